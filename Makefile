@@ -1,0 +1,59 @@
+# Two commands on a fresh machine with Python 3.11+ and make: `make demo` and `make test`.
+# `make help` lists the rest. Nothing is written outside this folder but temporary files.
+
+PYTHON ?= python3
+VENV   ?= .venv
+UV     ?= uv
+ARGS   ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+export PIP_REQUIRE_VIRTUALENV := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.dev ## the virtual environment with everything, from the hashed lock files
+
+demo: $(VENV)/.all ## the whole line on this machine: serve, post, score, lock, pull, verify
+	@$(BIN)/ampref demo $(ARGS)
+
+test: $(VENV)/.dev ## the whole test suite, real PostgreSQL and Redis included (ARGS='-k name')
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.dev ## ruff, mypy, the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## every benchmark; ARGS='--only NAME' for some
+	$(BIN)/python bench/run.py $(ARGS)
+
+lock: ## compile the lock files anew from pyproject.toml (needs uv)
+	requirements/lock $(UV)
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis MUJOCO_LOG.TXT
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that its lock file was installed as it stands now; the demo needs no development tools.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make virtual environments; on Debian install python3-venv" >&2; exit 1; }
+
+$(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) from requirements/all.txt"
+	@$(PIP) install --require-hashes -r requirements/all.txt -r requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.all
+	@echo "installing into $(VENV) from requirements/dev.txt"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,36 @@
+"""The client for training nodes: `load_dataset`, `pull`, `ApiClient`.
+
+It needs numpy and an HTTP library: no MuJoCo, no JAX, no web stack. Errors are those of `amp_core.errors`, whose tree is drawn
+at the top of that file; the ones to expect here:
+
+    AmprefError
+    ├── InputRefused            a spec, address or digest that cannot be read
+    ├── NotFound                no such dataset, version or alias
+    ├── IntegrityError          bytes differ from a digest
+    ├── FeatureCodeMismatch     this machine computes features with other code
+    └── Unavailable             no service and no whole cache, or no room for one
+
+`DatasetWarning` tells of a yanked version, and of an alias that was resolved from memory.
+"""
+
+from amp_core.client._api import ApiClient
+from amp_core.client._dataset import STD_FLOOR, Dataset, load_dataset
+from amp_core.client._download import Progress
+from amp_core.client._http import DEFAULT_URL, Retry
+from amp_core.client._pull import DatasetWarning, PulledVersion, pull
+from amp_core.client._spec import Spec, parse_spec
+
+__all__ = [
+    "DEFAULT_URL",
+    "STD_FLOOR",
+    "ApiClient",
+    "Dataset",
+    "DatasetWarning",
+    "Progress",
+    "PulledVersion",
+    "Retry",
+    "Spec",
+    "load_dataset",
+    "parse_spec",
+    "pull",
+]

@@ -1,0 +1,52 @@
+"""Which version is meant: `name==version`, `name@alias` or `name`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from amp_core.dataset import check_alias, check_dataset_name, check_version
+from amp_core.errors import InputRefused
+
+__all__ = ["Spec", "check_digest", "parse_spec"]
+
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A dataset and either an exact version or an alias (`latest` when neither was written)."""
+
+    name: str
+    version: str | None
+    alias: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}" if self.version else f"{self.name}@{self.alias}"
+
+
+def parse_spec(text: str) -> Spec:
+    """`walk==0.11.0`, `walk@production` or `walk` (its latest version); anything else is `InputRefused`."""
+    if not isinstance(text, str):
+        raise InputRefused(f"a {type(text).__name__} names no dataset", key="spec", expected="text such as 'walk==0.11.0'")
+    name, pin, version = text.strip().partition("==")
+    if pin:
+        return Spec(check_dataset_name(name.strip()), check_version(version.strip()), None)
+    if any(sign in text for sign in "=<>~!"):
+        shown = text if len(text) <= 80 else text[:80] + "…"
+        raise InputRefused(
+            f"{shown!r} does not name one version",
+            key="spec",
+            expected="name==version, name@alias, or a name for its latest version",
+            remedy="Datasets are pinned exactly, for example walk==0.11.0; ranges are not supported.",
+        )
+    name, at, alias = text.strip().partition("@")
+    return Spec(check_dataset_name(name.strip()), None, check_alias(alias.strip()) if at else "latest")
+
+
+def check_digest(digest: str, key: str) -> str:
+    """`digest` as `sha256:` and 64 lower-case hex digits; the prefix may be missing."""
+    match = _DIGEST.fullmatch(digest.strip()) if isinstance(digest, str) else None
+    if match is None:
+        raise InputRefused("this is not a SHA-256 digest", key=key, expected="'sha256:' and 64 hex digits")
+    return "sha256:" + match[1].lower()

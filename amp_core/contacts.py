@@ -1,0 +1,249 @@
+"""Contacts: who touches the ground, how hard, and whether feet slide.
+
+Forces are measured by MuJoCo's `contact` sensors, which are added to a copy of the robot's model. They read the true contact
+force under either friction cone, for every physics substep, without a Python loop over contacts; and as sensors take no part in
+the dynamics, the copy moves bit for bit like the robot's own model. (Reading `efc_force` at the contact's address is only right
+under the elliptic cone: under the pyramidal one it is a single edge of the pyramid.)
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+from mujoco.batch import MODEL_FIELDS, Batch
+
+from amp_core.errors import PhysicsFailed
+from amp_core.recipe import PhysicsScale
+
+if TYPE_CHECKING:
+    from amp_core.robot import Robot
+
+Array = npt.NDArray[np.float64]
+
+_FOUND = 1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND)
+_FORCE = 1 << int(mujoco.mjtConDataField.mjCONDATA_FORCE)
+_REDUCE_NONE = 0
+_REDUCE_NETFORCE = 3
+_PREFIX = "ampref."
+_POSES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class ContactProbe:
+    """A robot's model with contact sensors and without its own sensors.
+
+    Args:
+      model: the instrumented `MjModel`; same `qpos`, `qvel`, `ctrl` and dynamics as the robot's.
+      force_columns: (G,) columns of `sensordata` with the vertical force on each channel geom.
+      channel_of: (G,) the channel of each of those geoms.
+      channels: C.
+      ground_column: the column with the number of all contacts with the ground.
+      foot_columns: (F,) the columns with the number of those that are on the body of a foot.
+    """
+
+    model: Any
+    force_columns: npt.NDArray[np.int64]
+    channel_of: npt.NDArray[np.int64]
+    channels: int
+    ground_column: int
+    foot_columns: npt.NDArray[np.int64]
+
+    def loads(self, sensordata: Array) -> Array:
+        """(…, C) N: the normal force of the ground on each channel, from (…, nsensordata).
+
+        Recorded after a substep, these are the forces that acted during it: MuJoCo computes them before it integrates.
+        """
+        forces = sensordata[..., self.force_columns]
+        if len(self.channel_of) == self.channels:
+            return forces
+        loads = np.zeros((*forces.shape[:-1], self.channels))
+        for i, channel in enumerate(self.channel_of):
+            loads[..., channel] += forces[..., i]
+        return loads
+
+    def nonfoot(self, sensordata: Array) -> npt.NDArray[np.bool_]:
+        """(…,) whether anything but a foot's body is in contact with the ground."""
+        others: npt.NDArray[np.bool_] = sensordata[..., self.ground_column] > sensordata[..., self.foot_columns].sum(axis=-1)
+        return others
+
+
+_PROBES: weakref.WeakKeyDictionary[Robot, dict[PhysicsScale, ContactProbe]] = weakref.WeakKeyDictionary()
+
+
+def instrument(robot: Robot, scale: PhysicsScale) -> ContactProbe:
+    """The robot's probe at this physics scale. It is compiled once a robot and scale.
+
+    Raises:
+      PhysicsFailed: the model file is not what it was when the robot was loaded.
+    """
+    probes = _PROBES.setdefault(robot, {})
+    if scale not in probes:
+        probes[scale] = _instrument(robot, robot.scaled_model(scale))
+    return probes[scale]
+
+
+def _instrument(robot: Robot, source: Any) -> ContactProbe:
+    spec = mujoco.MjSpec.from_file(str(robot.model_path))
+    # The robot's own sensors have no part in the dynamics and cost time. Plugin sensors stay: a plugin may do anything.
+    for sensor in list(spec.sensors):
+        if sensor.type != mujoco.mjtSensor.mjSENS_PLUGIN:
+            spec.delete(sensor)
+    geoms = {geom: str(source.geom(geom).name) for geom in (robot.ground_geom, *(g for foot in robot.feet for g in foot.geoms))}
+    bodies = {foot.body: str(source.body(foot.body).name) for foot in robot.feet}
+    if not all((*geoms.values(), *bodies.values())):
+        # Sensors refer to names: what has none is given one, once compiling has numbered the elements.
+        spec.compile()
+        _name(spec.geoms, geoms, "geom")
+        _name(spec.bodies, bodies, "body")
+    ground = geoms[robot.ground_geom]
+    geom, body = mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtObj.mjOBJ_BODY
+    channel_of = []
+    for channel, members in enumerate(robot.channel_geoms):
+        for member in members:
+            # The net force of the first on the second, in world axes; the ground is a horizontal plane, so z is the normal.
+            _contact_sensor(spec, f"force.{member}", (geom, ground), (geom, geoms[member]), _FORCE, _REDUCE_NETFORCE)
+            channel_of.append(channel)
+    _contact_sensor(spec, "ground", (geom, ground), None, _FOUND, _REDUCE_NONE)
+    for foot in robot.feet:
+        _contact_sensor(spec, f"foot.{foot.body}", (geom, ground), (body, bodies[foot.body]), _FOUND, _REDUCE_NONE)
+
+    model = spec.compile()
+    _copy_physics(robot, source, model)
+    model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+    return ContactProbe(
+        model=model,
+        force_columns=np.array([_column(model, f"force.{g}") + 2 for members in robot.channel_geoms for g in members]),
+        channel_of=np.array(channel_of),
+        channels=len(robot.channels),
+        ground_column=_column(model, "ground"),
+        foot_columns=np.array([_column(model, f"foot.{foot.body}") for foot in robot.feet], dtype=np.int64),
+    )
+
+
+def _name(elements: Any, names: dict[int, str], kind: str) -> None:
+    """Give a name to the elements in `names` that have none, in the spec and in `names`."""
+    for element in list(elements):
+        number = int(element.id)
+        if number in names and not names[number]:
+            element.name = names[number] = f"{_PREFIX}{kind}.{number}"
+
+
+def _contact_sensor(
+    spec: Any, name: str, first: tuple[Any, str], second: tuple[Any, str] | None, data: int, reduce: int
+) -> None:
+    sensor = spec.add_sensor(name=_PREFIX + name, type=mujoco.mjtSensor.mjSENS_CONTACT, objtype=first[0], objname=first[1])
+    if second is not None:
+        sensor.reftype, sensor.refname = second
+    # (which data, how several contacts become one record, how many records)
+    sensor.intprm[:3] = [data, reduce, 1]
+
+
+def _column(model: Any, name: str) -> int:
+    return int(model.sensor(_PREFIX + name).adr[0])
+
+
+def _copy_physics(robot: Robot, source: Any, model: Any) -> None:
+    """Give `model` every physical field of `source`, which is the same model at some physics scale."""
+    for field in sorted(MODEL_FIELDS):
+        if field.startswith(("sensor_", "name_", "names_")):
+            continue
+        if field.startswith("opt."):
+            name = field.removeprefix("opt.")
+            value = getattr(source.opt, name)
+            if isinstance(value, np.ndarray):
+                getattr(model.opt, name)[:] = value
+            else:
+                setattr(model.opt, name, value)
+            continue
+        value, target = getattr(source, field), getattr(model, field)
+        if np.shape(value) != np.shape(target):
+            raise _changed(robot)
+        target[...] = value
+    if (model.nq, model.nv, model.nu, model.na) != (source.nq, source.nv, source.nu, source.na):
+        raise _changed(robot)
+
+
+def _changed(robot: Robot) -> PhysicsFailed:
+    return PhysicsFailed(
+        "the model file has changed since the robot was loaded",
+        file=str(robot.model_path),
+        expected="the model that its digest names",
+        remedy="Load the robot again",
+    )
+
+
+class FootTracker:
+    """Where the feet of a robot are in given states, and how fast they moved between two.
+
+    The corners of a foot are those of the bounding boxes of its channel geoms.
+
+    Args:
+      nthread: threads for the kinematics; no result depends on it.
+      size: how many states will be asked for at once, about.
+    """
+
+    def __init__(self, robot: Robot, *, nthread: int = 1, size: int = _POSES_AT_ONCE) -> None:
+        self._robot = robot
+        # The model without contacts and constraints: all that its kinematics need, and cheap.
+        model = copy.copy(instrument(robot, PhysicsScale()).model)
+        disabled = mujoco.mjtDisableBit
+        model.opt.disableflags |= int(disabled.mjDSBL_CONSTRAINT) | int(disabled.mjDSBL_CONTACT) | int(disabled.mjDSBL_SENSOR)
+        self._size = min(size, _POSES_AT_ONCE)
+        self._batch = Batch(model, self._size, nthread=nthread)
+        self._qpos, self._xpos, self._xmat = (self._batch.bind(name) for name in ("qpos", "xpos", "xmat"))
+        self._corners = [_box_corners(model, foot.geoms) for foot in robot.feet]
+
+    def speeds(self, before: Array, after: Array) -> Array:
+        """(N, F) m/s: how fast the slowest corner of each foot moved horizontally during each frame.
+
+        A foot that rolls over its toe has a corner at rest; a foot that slides has none. The speed is the distance between a
+        corner's places before and after the frame, over the frame's time.
+
+        Args:
+          before: (N, nq) the state that each frame started from.
+          after: (N, nq) the state that it ended in.
+        """
+        # A rollout's frames start where the one before ended, so that one pass over the states serves both ends.
+        if len(after) > 1 and np.array_equal(before[1:], after[:-1]):
+            path = self._places(np.concatenate([before[:1], after]))
+            start, end = [p[:, :-1] for p in path], [p[:, 1:] for p in path]
+        else:
+            start, end = self._places(before), self._places(after)
+        speeds = np.empty((len(after), len(self._corners)))
+        for i in range(len(self._corners)):
+            moved = end[i] - start[i]
+            speeds[:, i] = np.sqrt((moved[0] ** 2 + moved[1] ** 2).min(axis=-1)) / self._robot.control_dt
+        return speeds
+
+    def _places(self, qpos: Array) -> list[Array]:
+        """For each foot the (2, N, corners) horizontal places, x then y, of its corners in the states (N, nq)."""
+        places = [np.empty((2, len(qpos), len(corners))) for corners in self._corners]
+        for first in range(0, len(qpos), self._size):
+            count = min(self._size, len(qpos) - first)
+            self._qpos[:count] = qpos[first : first + count]
+            self._batch.forward(ids=np.arange(count), stage=mujoco.mjtStage.mjSTAGE_POS)
+            for foot, corners, place in zip(self._robot.feet, self._corners, places, strict=True):
+                # Written out: quicker than a matrix product of this shape, and no BLAS that may add in another order elsewhere.
+                for axis in range(2):
+                    row = self._xmat[:count, foot.body, 3 * axis : 3 * axis + 3]
+                    turned = row[:, 0, None] * corners[:, 0] + row[:, 1, None] * corners[:, 1] + row[:, 2, None] * corners[:, 2]
+                    place[axis, first : first + count] = turned + self._xpos[:count, foot.body, axis, None]
+        return places
+
+
+def _box_corners(model: Any, geoms: tuple[int, ...]) -> Array:
+    """(8·geoms, 3) the corners of the geoms' bounding boxes, in the frame of their body."""
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    corners = []
+    for geom in geoms:
+        rotation = np.empty(9)
+        mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
+        local = model.geom_aabb[geom, :3] + signs * model.geom_aabb[geom, 3:]
+        corners.append(model.geom_pos[geom] + local @ rotation.reshape(3, 3).T)
+    return np.concatenate(corners)

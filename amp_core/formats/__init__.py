@@ -1,0 +1,10 @@
+"""Motion files in: GMR pickles, npz, JSON and CSV, all safe on hostile bytes.
+
+`read_motion` never executes anything from a file, never allocates more than the file justifies, and answers every file with a
+`Motion` or a `MotionRefused`. Needs numpy alone.
+"""
+
+from amp_core.formats.clip import Limits, Motion, clean_name
+from amp_core.formats.reader import FORMATS, QUAT_ORDERS, read_motion, sniff
+
+__all__ = ["FORMATS", "QUAT_ORDERS", "Limits", "Motion", "clean_name", "read_motion", "sniff"]

@@ -1,0 +1,273 @@
+"""The motion clip as a value, the limits it must keep, and the names it may have."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from amp_core.errors import MotionRefused
+
+__all__ = ["Limits", "Motion", "clean_name"]
+
+MAX_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a motion file may cost and what a clip may claim.
+
+    Args:
+      max_bytes: size of the file.
+      max_duration_sec: s, from the first frame to the last.
+      max_fps: frames per second.
+      min_fps: frames per second; below it, interpolation would invent the motion.
+      max_joints: joint columns.
+      max_values: numbers in the three arrays together; bounds the memory of a clip to 8 bytes times this.
+      max_speed: m/s, root displacement between two frames; above it the root teleports.
+      max_turn_rate: rad/s, root rotation between two frames; above it the root flips over.
+      max_distance: m from the origin, in each coordinate.
+      max_norm_error: how far a quaternion's norm may be from 1.
+    """
+
+    max_bytes: int = 64 * 1024 * 1024
+    max_duration_sec: float = 120.0
+    max_fps: float = 1000.0
+    min_fps: float = 1.0
+    max_joints: int = 128
+    max_values: int = 8_000_000
+    max_speed: float = 10.0
+    max_turn_rate: float = 50.0
+    max_distance: float = 10_000.0
+    max_norm_error: float = 1e-2
+
+    @property
+    def max_frames(self) -> int:
+        """The most frames that both limits on time allow."""
+        return int(self.max_duration_sec * self.max_fps) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """A retargeted clip as its file has it: N >= 2 frames, n joints, read-only float64 arrays.
+
+    Args:
+      name: the clip's name, by the rule of `clean_name`.
+      fps: frames per second.
+      root_pos: (N, 3) m, world frame, z up.
+      root_rot: (N, 4) unit quaternions xyzw that take body to world.
+      dof_pos: (N, n) rad, in the robot's joint order.
+      source_digest: `sha256:…` of the file's bytes.
+      source_format: `pkl`, `npz`, `json` or `csv`.
+
+    Raises:
+      MotionRefused: wrong shapes, fewer than two frames, or a value that is not finite.
+    """
+
+    name: str
+    fps: float
+    root_pos: NDArray[np.float64]
+    root_rot: NDArray[np.float64]
+    dof_pos: NDArray[np.float64]
+    source_digest: str
+    source_format: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", clean_name(self.name))
+        object.__setattr__(self, "fps", float(self.fps))
+        for key in ("root_pos", "root_rot", "dof_pos"):
+            object.__setattr__(self, key, _own(getattr(self, key)))
+        check_values(self.name, self.fps, self.root_pos, self.root_rot, self.dof_pos)
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.root_pos.shape[0])
+
+    @property
+    def duration_sec(self) -> float:
+        """s, from the first frame to the last: (N - 1) / fps."""
+        return (self.num_frames - 1) / self.fps
+
+
+def _own(values: ArrayLike) -> NDArray[np.float64]:
+    """A read-only, C-ordered float64 array that nobody else can write to; no copy where it is that already."""
+    array = np.asarray(values)
+    if not (array.dtype == np.float64 and array.flags.c_contiguous and not array.flags.writeable and _is_owned_or_bytes(array)):
+        array = np.array(array, dtype=np.float64, order="C", copy=True)
+        array.flags.writeable = False
+    return array
+
+
+def _is_owned_or_bytes(array: NDArray[np.float64]) -> bool:
+    # A read-only view of a writable array could still change under the clip.
+    return array.base is None or isinstance(array.base, bytes)
+
+
+def check_values(
+    file: str, fps: float, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], dof_pos: NDArray[np.float64]
+) -> None:
+    """Shapes, equal frame counts, N >= 2, everything finite, fps positive.
+
+    Args:
+      file: what errors call the source.
+
+    Raises:
+      MotionRefused: names the key and the first offending frame.
+    """
+    if not math.isfinite(fps) or fps <= 0.0:
+        raise MotionRefused(
+            f"fps is {fps!r}",
+            file=file,
+            key="fps",
+            expected="a positive number of frames per second",
+            remedy="Write the rate that the clip was recorded at",
+        )
+    arrays = {"root_pos": root_pos, "root_rot": root_rot, "dof_pos": dof_pos}
+    for key, width in (("root_pos", "3"), ("root_rot", "4"), ("dof_pos", "n")):
+        array = arrays[key]
+        if array.ndim != 2 or (width != "n" and array.shape[1] != int(width)) or array.shape[1] == 0:
+            raise MotionRefused(
+                f"its shape is {shape_text(array.shape)}",
+                file=file,
+                key=key,
+                expected=f"shape (N, {width}): one row a frame",
+                remedy="Write one row per frame",
+            )
+    counts = {key: len(array) for key, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        # The odd one out is named: where two of the three agree, the third is at fault.
+        odd = next((key for key, count in counts.items() if list(counts.values()).count(count) == 1), "dof_pos")
+        raise MotionRefused(
+            "the arrays differ in their number of frames: " + ", ".join(f"{key} has {n}" for key, n in counts.items()),
+            file=file,
+            key=odd,
+            expected="the same number of rows in root_pos, root_rot and dof_pos",
+            remedy="Cut them to the same frames and export again",
+        )
+    if counts["root_pos"] < 2:
+        raise MotionRefused(
+            f"the clip has {counts['root_pos']} frame{'' if counts['root_pos'] == 1 else 's'}",
+            file=file,
+            key="root_pos",
+            expected="at least 2 frames: a motion needs a velocity",
+            remedy="Export the whole clip",
+        )
+    for key, array in arrays.items():
+        finite = np.isfinite(array)
+        if not finite.all():
+            frame, column = (int(i) for i in np.argwhere(~finite)[0])
+            raise MotionRefused(
+                f"column {column} is {float(array[frame, column])}",
+                file=file,
+                key=key,
+                frame=frame,
+                expected="finite numbers",
+                remedy="Fill or cut the frames that the retargeter could not solve",
+            )
+
+
+def check_limits(
+    file: str, fps: float, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], num_joints: int, limits: Limits
+) -> None:
+    """The rate, the duration, the distance from the origin and the quaternions' norms.
+
+    Raises:
+      MotionRefused: names the key and the first offending frame.
+    """
+    if not limits.min_fps <= fps <= limits.max_fps:
+        raise MotionRefused(
+            f"fps is {fps:g}",
+            file=file,
+            key="fps",
+            expected=f"between {limits.min_fps:g} and {limits.max_fps:g} frames per second",
+            remedy="Check whether it holds a time step instead of a rate, or resample the clip",
+        )
+    frames = len(root_pos)
+    duration = (frames - 1) / fps
+    if duration > limits.max_duration_sec:
+        raise MotionRefused(
+            f"the clip lasts {duration:.1f} s ({frames} frames at {fps:g} fps)",
+            file=file,
+            key="root_pos",
+            expected=f"at most {limits.max_duration_sec:g} s",
+            remedy="Cut it into shorter clips, or raise the limit",
+        )
+    if num_joints > limits.max_joints:
+        raise MotionRefused(
+            f"it has {num_joints} columns",
+            file=file,
+            key="dof_pos",
+            expected=f"at most {limits.max_joints} joints",
+            remedy="Is it transposed? Write one row per frame",
+        )
+    far = np.abs(root_pos).max(axis=1) > limits.max_distance
+    if far.any():
+        frame = int(np.argmax(far))
+        raise MotionRefused(
+            f"the root is at {np.array2string(root_pos[frame], precision=4)} m",
+            file=file,
+            key="root_pos",
+            frame=frame,
+            expected=f"within {limits.max_distance:g} m of the origin",
+            remedy="Positions are in metres; move the clip to the origin",
+        )
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", root_rot, root_rot))
+    error = np.abs(norms - 1.0)
+    off = error > limits.max_norm_error
+    if off.any():
+        frame = int(np.argmax(off))
+        raise MotionRefused(
+            f"the quaternion's norm is {float(norms[frame]):.4g} ({int(off.sum())} of {frames} are off)",
+            file=file,
+            key="root_rot",
+            frame=frame,
+            expected=f"unit quaternions xyzw, to {limits.max_norm_error:g}",
+            remedy="Check that root_rot holds quaternions, not Euler angles or a rotation vector, and normalize them",
+        )
+
+
+def clean_name(name: str) -> str:
+    """A clip's name, in Unicode's NFC form, or a refusal.
+
+    Names become file names, URL parts and table cells, so: 1 to 200 bytes of UTF-8, no path separators, no control,
+    formatting or unassigned characters, no space at either end, no leading dot.
+
+    Raises:
+      MotionRefused: says which rule it breaks.
+    """
+    problem = None
+    if not isinstance(name, str):
+        problem = "is not text"
+    elif not name:
+        problem = "is empty"
+    elif len(name) > MAX_NAME_BYTES:
+        problem = f"has {len(name)} characters"
+    elif any(unicodedata.category(c).startswith("C") for c in name):
+        problem = "holds a control or other invisible character"
+    elif "/" in name or "\\" in name:
+        problem = "holds a path separator"
+    elif name != name.strip():
+        problem = "begins or ends with a space"
+    elif name.startswith("."):
+        problem = "begins with a dot"
+    else:
+        name = unicodedata.normalize("NFC", name)
+        if len(name.encode("utf-8")) > MAX_NAME_BYTES:
+            problem = f"has {len(name.encode('utf-8'))} bytes of UTF-8"
+    if problem:
+        shown = f"the clip's name {name[:40]!a}" if isinstance(name, str) and name else "the clip's name"
+        raise MotionRefused(
+            f"{shown} {problem}",
+            key="name",
+            expected=f"1 to {MAX_NAME_BYTES} bytes of printable text without '/' or '\\'",
+            remedy="Give the clip a plain name such as walk_slow_01",
+        )
+    return name
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"

@@ -1,0 +1,528 @@
+"""GMR pickles, read without `pickle`.
+
+A pickle is a program. This reader never runs it: it walks the opcodes that `pickletools.genops` lists, keeps a bounded stack
+of plain values, and stands an inert marker in for each of the few names that ordinary clips use (numpy's array and scalar
+constructors, `bytes` and a few containers). Any other name is a refusal that says which. Nothing is imported, called, hashed,
+compared or printed; arrays are only described here (`RawArray`) and built later, from plain types and the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from amp_core.errors import MotionRefused
+from amp_core.formats.values import KEYS, RawArray, describe, quote
+
+__all__ = ["read_pickle"]
+
+# About a number each where a clip is pickled as lists. Walking this many takes seconds.
+MAX_OPCODES = 1_000_000
+MAX_CONTAINERS = 400_000
+MAX_MEMO = 400_000
+MAX_STACK = 500_000
+# Text takes up to four bytes a character in memory, so it has less room than bytes have. Protocols 0 to 2 write arrays as text.
+MAX_TEXT_BYTES = 24 * 1024 * 1024
+MAX_INT_BYTES = 256
+
+_REMEDY = "Save the clip again as .npz, or pickle a plain dict of fps, root_pos, root_rot and dof_pos (numpy arrays)"
+
+
+class _Mark:
+    """The stack's MARK."""
+
+
+class _Set:
+    """A set's place; its members are dropped, since nothing here may be hashed."""
+
+
+@dataclass(slots=True)
+class _Global:
+    """A name that is known, and that is never imported."""
+
+    kind: str
+
+
+@dataclass(slots=True)
+class _Dtype:
+    """numpy.dtype(spec): the type string, completed with the byte order by BUILD."""
+
+    spec: str
+    order: str = "="
+    plain: bool = True
+
+    def text(self) -> str:
+        return self.order + self.spec if self.plain else "V"
+
+
+@dataclass(slots=True)
+class _Dict:
+    """A dictionary as pairs: keys are never hashed, so they may be anything."""
+
+    pairs: list[tuple[Any, Any]]
+
+
+_MULTIARRAY = (
+    "numpy.core.multiarray",
+    "numpy._core.multiarray",
+    "numpy.core._multiarray_umath",
+    "numpy._core._multiarray_umath",
+)
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_BUILTINS = ("__builtin__", "builtins")
+
+_KNOWN: Final[dict[tuple[str, str], str]] = {
+    **{(module, "_reconstruct"): "reconstruct" for module in _MULTIARRAY},
+    **{(module, "scalar"): "scalar" for module in _MULTIARRAY},
+    **{(module, "_frombuffer"): "frombuffer" for module in _NUMERIC},
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): "dtype",
+    ("_codecs", "encode"): "encode",
+    **{(module, name): name for module in _BUILTINS for name in ("bytes", "bytearray", "set", "frozenset")},
+    ("collections", "OrderedDict"): "dict",
+}
+
+_TEXT_OPCODES = frozenset(
+    {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "GLOBAL", "INST"}
+    | {"INT", "LONG", "FLOAT", "GET", "PUT", "PERSID"}
+)
+_INT_OPCODES = frozenset({"LONG1", "LONG4", "INT", "LONG", "FLOAT", "GET", "PUT"})
+_REFUSED_OPCODES = {
+    "PERSID": "refers to an object outside the file",
+    "BINPERSID": "refers to an object outside the file",
+    "EXT1": "uses the copyreg extension registry",
+    "EXT2": "uses the copyreg extension registry",
+    "EXT4": "uses the copyreg extension registry",
+    "NEXT_BUFFER": "keeps its arrays outside the file (out-of-band buffers)",
+    "READONLY_BUFFER": "keeps its arrays outside the file (out-of-band buffers)",
+}
+_CODES = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
+
+
+def read_pickle(data: bytes, file: str) -> dict[str, Any]:
+    """The clip's keys of the pickled dictionary: numbers, lists and `RawArray`s. Other keys are dropped.
+
+    Raises:
+      MotionRefused: a name that is not one of the few known, an opcode that has no place in a clip, a damaged or
+        disproportionate file, or something else than a dictionary.
+    """
+    walker = _Walker(data, file)
+    top = walker.walk()
+    if not isinstance(top, _Dict):
+        raise MotionRefused(
+            f"the pickle holds {_describe(top)}", file=file, expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
+        )
+    found: dict[str, Any] = {}
+    for key, value in top.pairs:
+        if isinstance(key, bytes) and len(key) <= 32:
+            key = key.decode("latin-1")
+        if not isinstance(key, str) or key not in KEYS:
+            continue
+        if key in found:
+            raise MotionRefused("the key appears twice", file=file, key=key, expected="each key once", remedy=_REMEDY)
+        found[key] = value
+    return found
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, _Dict):
+        return "a dictionary"
+    return describe(value)
+
+
+class _Source(io.BytesIO):
+    """What genops reads from. It sees each opcode before its argument is read, and refuses while nothing is allocated."""
+
+    def __init__(self, data: bytes, refuse: Callable[[str], NoReturn]) -> None:
+        super().__init__(data)
+        self._size = len(data)
+        self._refuse = refuse
+        self._text_left = MAX_TEXT_BYTES
+        self.at_opcode = True
+        self._name = ""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.at_opcode:
+            self.at_opcode = False
+            code = super().read(1)
+            if not code:
+                self._refuse("it ends before its STOP: the file is cut off")
+            self._name = _CODES.get(code, "")
+            if not self._name:
+                self._refuse(f"byte {self.tell() - 1} is no pickle opcode")
+            if self._name in _REFUSED_OPCODES:
+                self._refuse(_REFUSED_OPCODES[self._name])
+            return code
+        assert size is not None
+        if size < 0 or size > self._size - self.tell():
+            self._refuse(f"{self._name} claims {size} bytes where {self._size - self.tell()} are left")
+        if self._name in _TEXT_OPCODES:
+            self._spend(size)
+        elif self._name in _INT_OPCODES and size > MAX_INT_BYTES:
+            self._refuse(f"an integer of {size} bytes")
+        return super().read(size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        # At most what is left of the budget: a line without an end costs no more than that.
+        line = super().readline(self._text_left + 1)
+        if self._name in _INT_OPCODES and len(line) > MAX_INT_BYTES:
+            self._refuse(f"a number of {len(line)} digits")
+        self._spend(len(line))
+        return line
+
+    def _spend(self, size: int) -> None:
+        self._text_left -= size
+        if self._text_left < 0:
+            self._refuse(f"it holds more than {MAX_TEXT_BYTES} bytes of text (save it with protocol 4 or 5)")
+
+
+class _Walker:
+    """The bounded, inert stack machine."""
+
+    def __init__(self, data: bytes, file: str) -> None:
+        self._data = data
+        self._file = file
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._containers = 0
+        self._encode_left = MAX_TEXT_BYTES
+
+    def refuse(self, what: str) -> NoReturn:
+        raise MotionRefused(
+            f"the pickle cannot be used: {what}",
+            file=self._file,
+            expected="a pickled dictionary of numbers and numpy arrays",
+            remedy=_REMEDY,
+        )
+
+    def walk(self) -> Any:
+        """The value that the pickle describes."""
+        source = _Source(self._data, self.refuse)
+        steps = pickletools.genops(source)
+        count = 0
+        while True:
+            source.at_opcode = True
+            try:
+                opcode, arg, _ = next(steps)
+            except StopIteration:
+                self.refuse("it ends before its STOP: the file is cut off")
+            # A Warning comes from an unknown escape in a protocol 0 string, where warnings are errors.
+            except (ValueError, OverflowError, IndexError, Warning) as error:
+                self.refuse(f"it is damaged near byte {source.tell()} ({quote(str(error), 80)})")
+            count += 1
+            if count > MAX_OPCODES:
+                self.refuse(f"it has more than {MAX_OPCODES} opcodes (save arrays, not lists)")
+            if opcode.name == "STOP":
+                break
+            handler = _HANDLERS.get(opcode.name)
+            if handler is None:
+                self.refuse(f"it uses {opcode.name}")
+            handler(self, arg)
+        if len(self._stack) != 1 or self._stack[0] is _Mark:
+            self.refuse("it leaves something else than one value behind")
+        if source.tell() != len(self._data):
+            self.refuse(f"{len(self._data) - source.tell()} bytes follow its end")
+        return self._stack[0]
+
+    # --- The stack
+
+    def push(self, value: Any) -> None:
+        if len(self._stack) >= MAX_STACK:
+            self.refuse(f"it stacks more than {MAX_STACK} values")
+        self._stack.append(value)
+
+    def container(self, value: Any) -> None:
+        self._containers += 1
+        if self._containers > MAX_CONTAINERS:
+            self.refuse(f"it holds more than {MAX_CONTAINERS} lists, tuples and dictionaries")
+        self.push(value)
+
+    def pop(self) -> Any:
+        if not self._stack or self._stack[-1] is _Mark:
+            self.refuse("it takes a value from an empty stack")
+        return self._stack.pop()
+
+    def top(self) -> Any:
+        if not self._stack or self._stack[-1] is _Mark:
+            self.refuse("it takes a value from an empty stack")
+        return self._stack[-1]
+
+    def pop_mark(self) -> list[Any]:
+        stack = self._stack
+        for at in range(len(stack) - 1, -1, -1):
+            if stack[at] is _Mark:
+                break
+        else:
+            self.refuse("it closes a group that it did not open")
+        items = stack[at + 1 :]
+        del stack[at:]
+        return items
+
+    def memoize(self, index: int) -> None:
+        # Picklers count from 0, so a large index is a forgery (and as bytes 2 to 4 of LONG_BINPUT it once cost gigabytes).
+        if not 0 <= index < MAX_MEMO:
+            self.refuse(f"it numbers a value {index:.3g}, beyond {MAX_MEMO}")
+        self._memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if index not in self._memo:
+            self.refuse(f"it recalls value {index:.6g}, which it never stored")
+        self.push(self._memo[index])
+
+    # --- Containers
+
+    def append(self, items: list[Any]) -> None:
+        target = self.top()
+        if not isinstance(target, list):
+            self.refuse(f"it appends to {_describe(target)}")
+        target.extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.top()
+        if not isinstance(target, _Dict) or len(items) % 2:
+            self.refuse(f"it sets items of {_describe(target)}")
+        target.pairs.extend(zip(items[::2], items[1::2], strict=True))
+
+    def build_dict(self, items: list[Any]) -> None:
+        self.container(_Dict([]))
+        self.set_items(items)
+
+    def add_items(self) -> None:
+        self.pop_mark()
+        if not isinstance(self.top(), _Set):
+            self.refuse("it adds to something that is no set")
+
+    # --- Names and what they stand for
+
+    def name(self, module: object, name: object) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            self.refuse("it names something by other means than text")
+        kind = _KNOWN.get((module, name))
+        if kind is None:
+            self.refuse_name(module, name)
+        self.push(_Global(kind))
+
+    def refuse_name(self, module: str, name: str) -> NoReturn:
+        shown = quote(module[:61] + "." + name[:61], 120).strip("'")
+        if module in ("posix", "nt"):
+            shown += f" (os.{quote(name).strip(chr(39))})"
+        if module.partition(".")[0] == "joblib":
+            raise MotionRefused(
+                f"this is a joblib pickle ({shown}): its arrays are raw bytes between the opcodes",
+                file=self._file,
+                expected="a plain pickle, .npz, .json or .csv",
+                remedy="Load it with joblib where you trust it, and save the arrays with np.savez",
+            )
+        if module.partition(".")[0] == "torch":
+            hint = "Convert the tensors with .numpy() and save them with np.savez"
+        else:
+            hint = _REMEDY
+        raise MotionRefused(
+            f"the pickle calls {shown}; ampref never imports or calls anything that a file names",
+            file=self._file,
+            expected="a pickled dictionary of numbers and numpy arrays",
+            remedy=hint,
+        )
+
+    def global_line(self, arg: str) -> None:
+        # genops joins the two lines of GLOBAL with a space.
+        module, _, name = arg.partition(" ")
+        self.name(module, name)
+
+    def stack_global(self) -> None:
+        name = self.pop()
+        module = self.pop()
+        self.name(module, name)
+
+    def instance(self, arg: str) -> NoReturn:
+        module, _, name = arg.partition(" ")
+        self.refuse_name(module, name)
+
+    def reduce(self) -> None:
+        args = self.pop()
+        callee = self.pop()
+        if not isinstance(callee, _Global) or not isinstance(args, tuple):
+            self.refuse(f"it calls {_describe(callee)}")
+        self.container(self._call(callee.kind, args))
+
+    def new_object(self) -> NoReturn:
+        self.refuse("it creates objects of a class (NEWOBJ)")
+
+    def _call(self, kind: str, args: tuple[Any, ...]) -> Any:
+        """What the known names would return, as a description."""
+        if kind == "reconstruct" and len(args) == 3 and _is(args[0], "ndarray"):
+            return RawArray()
+        if kind == "dtype" and args and isinstance(args[0], str | bytes):
+            return _Dtype(_short_text(args[0]))
+        if kind == "scalar" and len(args) == 2 and isinstance(args[0], _Dtype):
+            return RawArray(args[0].text(), (), False, self._bytes(args[1]))
+        if kind == "frombuffer" and len(args) in (4, 5) and isinstance(args[1], _Dtype) and isinstance(args[3], str):
+            # Order K permutes the axes of arrays of three dimensions and more, which no clip key has.
+            data = self._bytes(args[0]) if args[3] in ("C", "F") else None
+            return RawArray(args[1].text(), self._shape(args[2]), args[3] == "F", data)
+        if kind == "encode" and len(args) in (1, 2) and isinstance(args[0], str):
+            if len(args) == 2 and args[1] not in ("latin1", "latin-1", "iso-8859-1"):
+                self.refuse("it encodes bytes in an unusual way")
+            encoded = self._bytes(args[0])
+            if encoded is None:
+                self.refuse("it encodes text that is no bytes")
+            return encoded
+        if kind in ("bytes", "bytearray") and len(args) <= 2:
+            # bytearray(text, "latin-1") is how protocols 0 to 2 write one.
+            raw = self._bytes(args[0]) if args else b""
+            if raw is not None and (len(args) < 2 or args[1] in ("latin1", "latin-1")):
+                return raw
+        if kind in ("set", "frozenset"):
+            return _Set()
+        if kind != "dict" or args:
+            self.refuse(f"it calls numpy's or Python's {kind} in a way that no clip does")
+        return _Dict([])
+
+    def build(self) -> None:
+        state = self.pop()
+        target = self.top()
+        if isinstance(target, _Dtype) and isinstance(state, tuple) and len(state) >= 8:
+            if state[1] not in ("<", ">", "|", "="):
+                self.refuse("an array's type has an unusual byte order")
+            target.order = "=" if state[1] == "|" else state[1]
+            target.plain = all(part is None for part in state[2:5])
+            return
+        if isinstance(target, RawArray) and not target.dtype and isinstance(state, tuple) and len(state) in (4, 5):
+            shape, dtype, fortran, raw = state[-4:]
+            if isinstance(dtype, _Dtype) and isinstance(fortran, bool | int):
+                target.dtype, target.shape, target.fortran = dtype.text(), self._shape(shape), bool(fortran)
+                target.data = self._bytes(raw)
+                return
+        self.refuse(f"it sets the state of {_describe(target)}")
+
+    def _bytes(self, raw: Any) -> bytes | bytearray | None:
+        """An array's bytes, or None where there is something else (an object array has a list).
+
+        Protocols 0 to 2 and Python 2 write bytes as text, one character each. Encoding it makes a copy, and a value that was
+        remembered can be encoded any number of times, so copies have a budget.
+        """
+        if isinstance(raw, bytes | bytearray):
+            return raw
+        if not isinstance(raw, str):
+            return None
+        self._encode_left -= len(raw)
+        if self._encode_left < 0:
+            self.refuse(f"it encodes more than {MAX_TEXT_BYTES} bytes of text")
+        try:
+            return raw.encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+
+    def _shape(self, shape: Any) -> tuple[int, ...]:
+        if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in shape):
+            self.refuse("an array's shape is damaged")
+        return shape
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, _Global) and value.kind == kind
+
+
+def _short_text(text: str | bytes) -> str:
+    return (text.decode("latin-1") if isinstance(text, bytes) else text)[:16]
+
+
+_Handler = Callable[[_Walker, Any], None]
+
+
+def _value(walker: _Walker, arg: Any) -> None:
+    walker.push(arg)
+
+
+def _constant(value: Any) -> _Handler:
+    return lambda walker, _: walker.push(value)
+
+
+def _tuple(size: int) -> _Handler:
+    def handler(walker: _Walker, _: Any) -> None:
+        items = [walker.pop() for _ in range(size)]
+        walker.container(tuple(reversed(items)))
+
+    return handler
+
+
+def _append_one(walker: _Walker, _: Any) -> None:
+    item = walker.pop()
+    walker.append([item])
+
+
+def _set_item(walker: _Walker, _: Any) -> None:
+    value = walker.pop()
+    key = walker.pop()
+    walker.set_items([key, value])
+
+
+def _frozenset(walker: _Walker, _: Any) -> None:
+    walker.pop_mark()
+    walker.container(_Set())
+
+
+def _pop(walker: _Walker, _: Any) -> None:
+    # POP removes a MARK as well, as the unpickler does.
+    if not walker._stack:
+        walker.refuse("it takes a value from an empty stack")
+    walker._stack.pop()
+
+
+def _pop_mark(walker: _Walker, _: Any) -> None:
+    walker.pop_mark()
+
+
+def _protocol(walker: _Walker, arg: int) -> None:
+    if arg > 5:
+        walker.refuse(f"it is of protocol {arg}; this reader knows 0 to 5")
+
+
+_HANDLERS: Final[dict[str, _Handler]] = {
+    "PROTO": _protocol,
+    "FRAME": lambda walker, _: None,
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"), _value),
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"), _value),
+    **dict.fromkeys(("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _value),
+    "NONE": _constant(None),
+    "NEWTRUE": _constant(True),
+    "NEWFALSE": _constant(False),
+    "MARK": _constant(_Mark),
+    "EMPTY_LIST": lambda walker, _: walker.container([]),
+    "EMPTY_TUPLE": _constant(()),
+    "EMPTY_DICT": lambda walker, _: walker.container(_Dict([])),
+    "EMPTY_SET": lambda walker, _: walker.container(_Set()),
+    "LIST": lambda walker, _: walker.container(walker.pop_mark()),
+    "TUPLE": lambda walker, _: walker.container(tuple(walker.pop_mark())),
+    "TUPLE1": _tuple(1),
+    "TUPLE2": _tuple(2),
+    "TUPLE3": _tuple(3),
+    "DICT": lambda walker, _: walker.build_dict(walker.pop_mark()),
+    "APPEND": _append_one,
+    "APPENDS": lambda walker, _: walker.append(walker.pop_mark()),
+    "SETITEM": _set_item,
+    "SETITEMS": lambda walker, _: walker.set_items(walker.pop_mark()),
+    "ADDITEMS": lambda walker, _: walker.add_items(),
+    "FROZENSET": _frozenset,
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
+    "DUP": lambda walker, _: walker.push(walker.top()),
+    "PUT": lambda walker, arg: walker.memoize(arg),
+    "BINPUT": lambda walker, arg: walker.memoize(arg),
+    "LONG_BINPUT": lambda walker, arg: walker.memoize(arg),
+    "MEMOIZE": lambda walker, _: walker.memoize(len(walker._memo)),
+    "GET": lambda walker, arg: walker.recall(arg),
+    "BINGET": lambda walker, arg: walker.recall(arg),
+    "LONG_BINGET": lambda walker, arg: walker.recall(arg),
+    "GLOBAL": lambda walker, arg: walker.global_line(arg),
+    "STACK_GLOBAL": lambda walker, _: walker.stack_global(),
+    "INST": lambda walker, arg: walker.instance(arg),
+    "OBJ": lambda walker, _: walker.new_object(),
+    "NEWOBJ": lambda walker, _: walker.new_object(),
+    "NEWOBJ_EX": lambda walker, _: walker.new_object(),
+    "REDUCE": lambda walker, _: walker.reduce(),
+    "BUILD": lambda walker, _: walker.build(),
+}

@@ -1,0 +1,248 @@
+"""`read_motion`: from bytes to a checked `Motion`, whatever the bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amp_core.errors import MotionRefused
+from amp_core.formats.clip import Limits, Motion, check_limits, check_values, clean_name
+from amp_core.formats.csv_rows import read_csv
+from amp_core.formats.npz import read_npz
+from amp_core.formats.pkl import read_pickle
+from amp_core.formats.strict_json import read_json
+from amp_core.formats.values import KEYS, matrix, number, quote
+
+__all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
+
+FORMATS = ("pkl", "npz", "json", "csv")
+QUAT_ORDERS = ("xyzw", "wxyz")
+
+_EXTENSIONS = {"pkl": "pkl", "pickle": "pkl", "npz": "npz", "json": "json", "csv": "csv"}
+_NOT_READ = {
+    b"\x93NUMPY": "a single .npy array",
+    b"\x1f\x8b": "gzip-compressed data",
+    b"BZh": "bzip2-compressed data",
+    b"\xfd7zXZ": "xz-compressed data",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed data",
+    b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF",
+    b"\x7fELF": "a program",
+    b"version https://git-lfs": "a Git LFS pointer instead of the file (run git lfs pull)",
+}
+
+
+def read_motion(
+    source: Path | bytes,
+    *,
+    name: str,
+    format: str | None = None,
+    fps: float | None = None,
+    quat_order: str | None = None,
+    limits: Limits | None = None,
+) -> Motion:
+    """Reads a motion clip. Nothing in the file is executed, and memory stays in proportion to its size.
+
+    Args:
+      source: a file, or its bytes.
+      name: the clip's name (`clean_name` gives the rule); also what errors call bytes.
+      format: `pkl`, `npz`, `json` or `csv`, when it is known. The content decides; another `format`, or a file name that
+        ends otherwise, is refused rather than guessed around.
+      fps: frames per second, for files that do not say (every CSV). A file that says otherwise is refused.
+      quat_order: `xyzw` or `wxyz`. Needed for CSV; for the other formats it defaults to xyzw.
+      limits: what a clip may cost; the defaults are `Limits()`.
+
+    Raises:
+      MotionRefused: names file, key, frame, expectation and remedy.
+    """
+    limits = limits or Limits()
+    name = clean_name(name)
+    _check_arguments(format, fps, quat_order)
+    data, file = (bytes(source), name) if isinstance(source, bytes | bytearray | memoryview) else _load(source, limits)
+    if len(data) > limits.max_bytes:
+        raise _too_large(file, len(data), limits)
+    if not data.strip(b" \t\r\n\0"):
+        raise MotionRefused("the file is empty", file=file, expected="a motion clip", remedy="Copy or export it again")
+    hint = format or _EXTENSIONS.get(Path(file).suffix[1:].lower())
+    kind = sniff(data, file, hint)
+    if hint and hint != kind:
+        raise MotionRefused(
+            f"it is named or declared {hint} but its content is {kind}",
+            file=file,
+            expected="a name that says what the content is",
+            remedy=f"Rename it to end in .{kind}, or say format={kind!r}, if that is what it is meant to be",
+        )
+    motion = _assemble(data, kind, name, file, fps, quat_order, limits)
+    check_limits(file, motion.fps, motion.root_pos, motion.root_rot, motion.dof_pos.shape[1], limits)
+    return motion
+
+
+def _check_arguments(format: str | None, fps: float | None, quat_order: str | None) -> None:
+    if format is not None and format not in FORMATS:
+        raise MotionRefused(f"there is no format {quote(format)}", key="format", expected="one of " + ", ".join(FORMATS))
+    if quat_order is not None and quat_order not in QUAT_ORDERS:
+        raise MotionRefused(
+            f"there is no quaternion order {quote(quat_order)}", key="quat_order", expected="one of " + ", ".join(QUAT_ORDERS)
+        )
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0):
+        raise MotionRefused(
+            f"fps is {fps!r}" if isinstance(fps, float | int) else "fps is no number",
+            key="fps",
+            expected="a positive number of frames per second",
+        )
+
+
+def _too_large(file: str, size: int, limits: Limits) -> MotionRefused:
+    return MotionRefused(
+        f"the file has {size} bytes" if size <= limits.max_bytes * 64 else "the file is far too large",
+        file=file,
+        expected=f"at most {limits.max_bytes} bytes",
+        remedy="Cut the clip into shorter ones, or save only fps, root_pos, root_rot and dof_pos",
+    )
+
+
+def _load(path: Path, limits: Limits) -> tuple[bytes, str]:
+    """A regular file's bytes, at most one more than the limit."""
+    path = Path(path)
+    file = str(path)
+    if len(file) > 200:
+        file = "…" + file[-200:]
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for a writer for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
+        raise MotionRefused(
+            f"it cannot be opened: {reason}",
+            file=quote(file, 240).strip("'"),
+            expected="a motion file",
+            remedy="Check the path",
+        ) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise MotionRefused("it is not a regular file", file=file, expected="a motion file", remedy="Check the path")
+    with os.fdopen(handle, "rb") as stream:
+        if status.st_size > limits.max_bytes:
+            raise _too_large(file, status.st_size, limits)
+        return stream.read(limits.max_bytes + 1), file
+
+
+def sniff(data: bytes, file: str, hint: str | None = None) -> str:
+    """What the content is: `pkl`, `npz`, `json` or `csv`.
+
+    Args:
+      hint: what the name or the caller says. It decides only between a pickle of protocol 0, which is text, and CSV.
+
+    Raises:
+      MotionRefused: none of them; says what it looks like.
+    """
+    for magic, what in _NOT_READ.items():
+        if data.startswith(magic):
+            raise _unknown(file, f"its content is {what}")
+    if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "npz"
+    if data[:1] == b"\x80" and data[1:2] <= b"\x08":
+        return "pkl"
+    if data[:1] == b"\x78" and data[1:2] in (b"\x01", b"\x5e", b"\x9c", b"\xda"):
+        raise _unknown(file, "its content is zlib-compressed data (a joblib pickle?)")
+    head = data[:4096]
+    first_line = head.split(b"\n", 1)[0]
+    # Pickles of protocol 0 and 1 have no magic. They begin by opening a container, or naming something, and end with a dot.
+    opens = head[:1] in b"(}])" or (head[:1] == b"c" and len(first_line) < 200)
+    if (opens and data.endswith(b".") and b"," not in first_line) or (hint == "pkl" and head[:1] in b"(}])c"):
+        return "pkl"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")[:1]
+    if start and start in b"{[":
+        return "json"
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise _unknown(file, "its content is UTF-16 text")
+    if _is_text(head) and (b"," in head or hint == "csv"):
+        return "csv"
+    raise _unknown(file, "its content is plain text" if _is_text(head) else f"it begins with {head[:8].hex(' ')}")
+
+
+def _is_text(head: bytes) -> bool:
+    return not head.translate(None, bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)) + b"\t\r\n")
+
+
+def _unknown(file: str, what: str) -> MotionRefused:
+    return MotionRefused(
+        f"this is no motion clip: {what}",
+        file=file,
+        expected="a GMR pickle (.pkl), .npz, .json or .csv",
+        remedy="Export the clip in one of these formats; see docs/motions.md",
+    )
+
+
+def _assemble(
+    data: bytes, kind: str, name: str, file: str, fps: float | None, quat_order: str | None, limits: Limits
+) -> Motion:
+    fields: Mapping[str, Any]
+    if kind == "csv":
+        missing = [key for key, value in (("fps", fps), ("quat_order", quat_order)) if value is None]
+        if missing:
+            raise MotionRefused(
+                f"a CSV does not say its {' and '.join(missing)}",
+                file=file,
+                key=missing[0],
+                expected="fps in frames per second and quat_order xyzw or wxyz from the caller",
+                remedy="Pass both, for example fps=50 and quat_order=xyzw",
+            )
+        assert quat_order is not None
+        fields = read_csv(data, file, limits, quat_order)
+    elif kind == "npz":
+        fields = read_npz(data, file, limits)
+    elif kind == "json":
+        fields = read_json(data, file)
+    else:
+        fields = read_pickle(data, file)
+    rate = _rate(fields, file, fps)
+    for key in KEYS[1:]:
+        if key not in fields:
+            raise MotionRefused(
+                f"the key {key!r} is missing",
+                file=file,
+                key=key,
+                expected="the keys " + ", ".join(KEYS),
+                remedy="Export the clip with all of them; see docs/motions.md",
+            )
+    root_pos, root_rot, dof_pos = (
+        value if isinstance(value := fields[key], np.ndarray) else matrix(file, key, value, limits) for key in KEYS[1:]
+    )
+    # Before the order is changed: it is the shape that says whether there are four columns.
+    check_values(file, rate, root_pos, root_rot, dof_pos)
+    if quat_order == "wxyz":
+        root_rot = root_rot[:, [1, 2, 3, 0]]
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind)
+
+
+def _rate(fields: Mapping[str, Any], file: str, fps: float | None) -> float:
+    if "fps" not in fields:
+        if fps is None:
+            raise MotionRefused(
+                "the key 'fps' is missing",
+                file=file,
+                key="fps",
+                expected="the keys " + ", ".join(KEYS),
+                remedy="Export the clip with its rate, or pass fps",
+            )
+        return float(fps)
+    rate = number(file, "fps", fields["fps"])
+    if fps is not None and not math.isclose(rate, fps, rel_tol=1e-6):
+        raise MotionRefused(
+            f"the file says {rate:g} fps, the caller {fps:g}",
+            file=file,
+            key="fps",
+            expected="one rate",
+            remedy="Leave fps out: the file has its own",
+        )
+    return rate

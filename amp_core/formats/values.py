@@ -1,0 +1,261 @@
+"""From what a reader found in a file to numbers: type, shape and size are checked before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amp_core.errors import MotionRefused
+from amp_core.formats.clip import Limits, shape_text
+
+__all__ = ["KEYS", "RawArray", "describe", "matrix", "number", "quote"]
+
+KEYS = ("fps", "root_pos", "root_rot", "dof_pos")
+WIDTHS: Mapping[str, int | None] = {"root_pos": 3, "root_rot": 4, "dof_pos": None}
+AXES = {"root_pos": "x, y, z in m", "root_rot": "quaternion xyzw", "dof_pos": "joint angles in rad"}
+
+_PLAIN_DTYPE = re.compile(r"[<>|=]?([fiu])([1248])")
+
+
+MAX_LIST_VALUES = 2_500_000
+# A numpy scalar in a list is an array of its own, and slower.
+MAX_LISTED_SCALARS = 400_000
+
+
+@dataclass(slots=True, eq=False)
+class RawArray:
+    """An array that a file describes and that nothing has been built from yet. (A pickle fills it in a second step.)
+
+    Args:
+      dtype: the type string as the file has it, for example `<f8`.
+      shape: its sizes.
+      fortran: column-major.
+      data: the bytes, or None where the file has something else (an object array's list).
+    """
+
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    fortran: bool = False
+    data: bytes | bytearray | memoryview | None = None
+
+    def build(self, file: str, key: str) -> NDArray[Any]:
+        """A view of the bytes with a plain numeric type.
+
+        Raises:
+          MotionRefused: an object, text, structured or otherwise unusual type, or bytes that do not fill the shape.
+        """
+        plain = _PLAIN_DTYPE.fullmatch(self.dtype)
+        if plain is None or plain.group(1) + plain.group(2) == "f1" or self.data is None:
+            kind = "an object array" if "O" in self.dtype else f"an array of type {quote(self.dtype)}"
+            raise MotionRefused(
+                f"it is {kind}",
+                file=file,
+                key=key,
+                expected="plain numbers (float32 or float64)",
+                remedy="Save it with np.asarray(..., dtype=np.float64)",
+            )
+        dtype = np.dtype(self.dtype)
+        declared = math.prod(self.shape) * dtype.itemsize
+        if declared != len(self.data):
+            raise MotionRefused(
+                f"the header declares shape {shape_text(self.shape)} of {self.dtype}, {declared} bytes, but the file has "
+                f"{len(self.data)}",
+                file=file,
+                key=key,
+                expected="as many bytes as the shape needs",
+                remedy="The file is damaged: export it again",
+            )
+        flat = np.frombuffer(self.data, dtype=dtype) if declared else np.empty(0, dtype=dtype)
+        return flat.reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def quote(text: object, limit: int = 60) -> str:
+    """Hostile text made fit for an error: ASCII, short, on one line. Only str and bytes are ever shown."""
+    if isinstance(text, bytes):
+        text = text[: limit + 1].decode("latin-1")
+    if not isinstance(text, str):
+        return describe(text)
+    shown = ascii(text[:limit])
+    return shown + "…" if len(text) > limit else shown
+
+
+def describe(value: object) -> str:
+    """What kind of thing this is, without ever printing what is in it."""
+    if value is None:
+        return "None"
+    if isinstance(value, bool):
+        return "a true/false value"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return f"the text {quote(value, 24)}"
+    if isinstance(value, bytes | bytearray):
+        return "bytes"
+    if isinstance(value, RawArray):
+        return f"an array of shape {shape_text(value.shape)}" if len(value.shape) <= 8 else "an array of many dimensions"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a dictionary"
+    return f"a {type(value).__name__.strip('_').lower()}"
+
+
+def number(file: str, key: str, value: object) -> float:
+    """One finite or infinite number from a number, a 0-d array or an array of one.
+
+    Raises:
+      MotionRefused: anything else, booleans included.
+    """
+    if isinstance(value, RawArray) and math.prod(value.shape) == 1 and len(value.shape) <= 2:
+        return float(value.build(file, key).reshape(())[()])
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MotionRefused(
+            f"it is {describe(value)}",
+            file=file,
+            key=key,
+            expected="one number",
+            remedy="Write it as a plain number, for example 50.0",
+        )
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def matrix(file: str, key: str, value: object, limits: Limits) -> NDArray[np.float64]:
+    """The (N, w) float64 array of a key, from an array or from rows of numbers.
+
+    Raises:
+      MotionRefused: not numbers, not two-dimensional, the wrong width, or over the limits.
+    """
+    width = WIDTHS[key]
+    if isinstance(value, RawArray):
+        _check_shape(file, key, value.shape, width, limits)
+        return np.ascontiguousarray(value.build(file, key), dtype=np.float64)
+    if isinstance(value, list | tuple):
+        return _rows(file, key, value, width, limits)
+    raise MotionRefused(
+        f"it is {describe(value)}",
+        file=file,
+        key=key,
+        expected=f"an array of shape (N, {width or 'n'}): {AXES[key]}",
+        remedy="Export the motion again",
+    )
+
+
+def _check_shape(file: str, key: str, shape: tuple[int, ...], width: int | None, limits: Limits) -> None:
+    if len(shape) != 2 or (width is not None and shape[1] != width) or shape[1] == 0:
+        raise MotionRefused(
+            f"its shape is {shape_text(shape[:8])}",
+            file=file,
+            key=key,
+            expected=f"(N, {width or 'n'}): one row a frame, {AXES[key]}",
+            remedy="Write one row per frame",
+        )
+    if shape[0] > limits.max_frames:
+        raise MotionRefused(
+            f"it has {shape[0]} frames",
+            file=file,
+            key=key,
+            expected=f"at most {limits.max_frames} ({limits.max_duration_sec:g} s at {limits.max_fps:g} fps)",
+            remedy="Cut the clip into shorter ones",
+        )
+    if shape[1] > limits.max_joints:
+        raise MotionRefused(
+            f"it has {shape[1]} columns",
+            file=file,
+            key=key,
+            expected=f"at most {limits.max_joints} joints",
+            remedy="Is it transposed? Write one row per frame",
+        )
+    if shape[0] * shape[1] > limits.max_values:
+        raise MotionRefused(
+            f"it has {shape[0]} × {shape[1]} values",
+            file=file,
+            key=key,
+            expected=f"at most {limits.max_values}",
+            remedy="Cut the clip into shorter ones",
+        )
+
+
+def _rows(file: str, key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
+    """Rows of Python numbers, of numpy scalars, or one-dimensional arrays."""
+    if not rows:
+        _check_shape(file, key, (0,), width, limits)
+    first = _row_length(rows[0])
+    if first is None:
+        raise MotionRefused(
+            f"the first row is {describe(rows[0])}",
+            file=file,
+            key=key,
+            frame=0,
+            expected=f"a row of {width or 'n'} numbers: {AXES[key]}",
+            remedy="Write one row per frame",
+        )
+    # The size is known before any row is touched: a row that is shared by a million frames costs nothing until here.
+    _check_shape(file, key, (len(rows), first), width, limits)
+    if len(rows) * first > MAX_LIST_VALUES:
+        raise MotionRefused(
+            f"it lists {len(rows)} × {first} values one by one",
+            file=file,
+            key=key,
+            expected=f"at most {MAX_LIST_VALUES} in lists",
+            remedy="Save arrays (.npz), or cut the clip into shorter ones",
+        )
+    out = np.empty((len(rows), first), dtype=np.float64)
+    scalars = 0
+    for frame, row in enumerate(rows):
+        if _row_length(row) != first:
+            length = _row_length(row)
+            raise MotionRefused(
+                f"the row is {describe(row)}" if length is None else f"the row has {length} values",
+                file=file,
+                key=key,
+                frame=frame,
+                expected=f"{first} numbers, as in the first frame",
+                remedy="Write rows of one length",
+            )
+        if isinstance(row, RawArray):
+            out[frame] = row.build(file, key)
+            continue
+        assert isinstance(row, list | tuple)
+        scalars += sum(isinstance(item, RawArray) for item in row)
+        if scalars > MAX_LISTED_SCALARS:
+            raise MotionRefused(
+                "it lists too many numpy scalars one by one",
+                file=file,
+                key=key,
+                frame=frame,
+                expected=f"at most {MAX_LISTED_SCALARS}",
+                remedy="Save arrays: np.asarray(rows)",
+            )
+        for column, item in enumerate(row):
+            out[frame, column] = item if type(item) is float else _item(file, key, frame, column, item)
+    return out
+
+
+def _row_length(row: object) -> int | None:
+    if isinstance(row, list | tuple):
+        return len(row)
+    if isinstance(row, RawArray) and len(row.shape) == 1:
+        return row.shape[0]
+    return None
+
+
+def _item(file: str, key: str, frame: int, column: int, item: object) -> float:
+    if (isinstance(item, int | float) and not isinstance(item, bool)) or (isinstance(item, RawArray) and item.shape == ()):
+        return number(file, key, item)
+    raise MotionRefused(
+        f"column {column} is {describe(item)}",
+        file=file,
+        key=key,
+        frame=frame,
+        expected="a number",
+        remedy="Write numbers only",
+    )

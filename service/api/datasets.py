@@ -1,0 +1,397 @@
+"""Datasets: lock a version, find versions and aliases, serve their files.
+
+A version is shown whole or not at all: while its lock job works, and after it failed, its address is a 404 that names the job.
+What an address with an exact version serves never changes and may be cached for ever; one with an alias is revalidated.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from amp_core.errors import InputRefused, NotFound
+from service import diff, uploads
+from service.api.blob import IMMUTABLE, REVALIDATE, StoredFile, file_responses, serve
+from service.api.deps import Caller, Service, needs
+from service.api.jobs import JobView
+from service.api.params import (
+    AliasName,
+    Body,
+    DatasetName,
+    Digest,
+    ExactVersion,
+    FileName,
+    Mode,
+    Name,
+    Note,
+    RobotName,
+    Tag,
+    Tier,
+    Time,
+    VersionOrAlias,
+    View,
+)
+from service.api.strict import StrictRoute
+from service.catalog import Session, job_rows
+from service.catalog import datasets as queries
+from service.catalog.records import Dataset, Select, Version
+from service.errors import responses
+
+router = APIRouter(prefix="/datasets", route_class=StrictRoute, tags=["datasets"])
+
+
+class FileView(View):
+    """One of a version's three files."""
+
+    name: str
+    sha256: str = Field(description="`sha256:…` of its bytes; also its ETag.")
+    size: int = Field(description="bytes")
+    media_type: str
+    url: str
+
+
+class VersionSummary(View):
+    """A locked version in a list."""
+
+    dataset: str
+    version: str
+    robot: str
+    created_at: Time
+    locked_at: Time | None
+    dataset_hash: str | None = Field(description="SHA-256 of the feature rows.")
+    num_clips: int | None
+    num_frames: int | None
+    yanked: bool
+    yank_reason: str | None
+
+
+class VersionView(VersionSummary):
+    """A locked version: what was selected, what came of it, its files and who may rely on it."""
+
+    asked_for: str = Field(description="The version, `latest` or alias in the address; `version` is what it means now.")
+    select: dict[str, Any]
+    feature_code_hash: str | None
+    manifest_sha256: str | None = Field(description="Pin this in a training config.")
+    readiness: dict[str, Any] | None = Field(description="The readiness checklist, as of the lock.")
+    aliases: list[str] = Field(description="That point to this version now; `latest` among them.")
+    files: list[FileView]
+    manifest_url: str | None
+
+
+class DatasetView(View):
+    """A dataset: its locked versions, newest first, and what its aliases mean now."""
+
+    name: str
+    created_at: Time
+    latest: str | None = Field(description="The highest version that is locked, not yanked and no pre-release.")
+    aliases: dict[str, str]
+    versions: list[VersionSummary]
+
+
+class DatasetSummary(View):
+    """A dataset in a list."""
+
+    name: str
+    created_at: Time
+    latest: str | None
+    aliases: dict[str, str]
+    num_versions: int
+
+
+class DatasetList(BaseModel):
+    """Every dataset that has a locked version."""
+
+    items: list[DatasetSummary]
+
+
+class SelectBody(Body):
+    """Which rollouts a version takes: for each clip its best one, or its best in `mode`, or the one of `recipe`."""
+
+    robot: RobotName = "wildrobot"
+    tier: Annotated[Tier | list[Tier], Field(description="One or several; Tier 0 alone is what training wants.")] = 0
+    mode: Mode | None = None
+    recipe: Annotated[Digest | None, Field(description="A recipe's digest.")] = None
+    tags: list[Tag] = Field(default_factory=list, max_length=50, description="The clip bears all of them.")
+    clips: list[Name] = Field(default_factory=list, max_length=100_000, description="Ids or names; empty: all.")
+    segments: Annotated[bool, Field(description="Take passing windows of clips that fail as a whole, too.")] = False
+
+
+class LockBody(Body):
+    """A version to be locked."""
+
+    version: ExactVersion
+    select: SelectBody = Field(default_factory=lambda: SelectBody())
+
+
+class Locking(BaseModel):
+    """A version that is being locked: follow the job; the version appears when it has succeeded."""
+
+    dataset: str
+    version: str
+    state: Literal["locking"]
+    select: dict[str, Any]
+    job: JobView
+
+
+class AliasBody(Body):
+    """What an alias is to mean."""
+
+    version: ExactVersion
+
+
+class YankBody(Body):
+    """Why nobody should start to use a version."""
+
+    reason: Note
+
+
+class TakenView(View):
+    """What a version takes of one clip."""
+
+    clip_id: str
+    name: str
+    rollout_id: str
+    tiers: list[int]
+    ranges: list[tuple[int, int]] = Field(description="Half-open frame ranges of the rollout.")
+    frames: int
+
+
+class ChangedView(View):
+    """A clip that both versions hold, with another rollout or other frames."""
+
+    before: TakenView
+    after: TakenView
+
+
+class DiffView(BaseModel):
+    """From one version to another."""
+
+    dataset: str
+    before: str
+    after: str
+    same_features: bool = Field(description="Whether the feature rows are the same, bit for bit.")
+    added: list[TakenView]
+    removed: list[TakenView]
+    changed: list[ChangedView]
+    unchanged: int
+
+
+READ, WRITE = [needs("datasets:read")], needs("datasets:write")
+Writer = Annotated[Caller, WRITE]
+
+_YANKED = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
+
+
+@router.get("", responses=responses(), dependencies=READ)
+def list_datasets(opened: Service) -> DatasetList:
+    """Every dataset that has a locked version."""
+    with opened.catalog.session() as session:
+        found = queries.list_datasets(session)
+    return DatasetList(items=[_dataset_summary(dataset) for dataset in found])
+
+
+def _dataset_summary(dataset: Dataset) -> DatasetSummary:
+    facts = {name: getattr(dataset, name) for name in ("name", "created_at", "latest", "aliases")}
+    return DatasetSummary.model_validate(facts | {"num_versions": len(dataset.versions)})
+
+
+@router.get("/{name}", responses=responses(404), dependencies=READ)
+def get_dataset(name: DatasetName, opened: Service) -> DatasetView:
+    """A dataset: its locked versions, the highest first, its aliases, and what `latest` means now."""
+    with opened.catalog.session() as session:
+        return DatasetView.model_validate(queries.get_dataset(session, name))
+
+
+@router.post("/{name}/versions", status_code=202, responses=responses(400, 404, 408, 409, 413, 415, 422))
+def lock_version(
+    name: DatasetName, body: LockBody, opened: Service, response: Response, later: BackgroundTasks, who: Writer
+) -> Locking:
+    """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
+    opened.robot(body.select.robot)
+    wanted = _select(body.select)
+    with opened.catalog.session() as session:
+        _refuse_empty(session, wanted)
+    with opened.catalog.begin() as session:
+        version, job = queries.begin_version(
+            session, name, body.version, wanted, max_attempts=opened.settings.max_attempts, actor=who.name
+        )
+    later.add_task(uploads.ring, opened.notify, job.id)
+    response.headers["location"] = f"/v1/jobs/{job.id}"
+    return Locking(dataset=name, version=version.version, state="locking", select=dict(version.select), job=JobView.of(job))
+
+
+def _select(body: SelectBody) -> Select:
+    tiers = tuple(body.tier) if isinstance(body.tier, list) else (body.tier,)
+    return Select(
+        robot=body.robot,
+        tiers=tuple(dict.fromkeys(tiers)),
+        mode=body.mode,
+        recipe=body.recipe,
+        tags=tuple(body.tags),
+        clips=tuple(body.clips),
+        segments=body.segments,
+    )
+
+
+def _refuse_empty(session: Session, wanted: Select) -> None:
+    missing = queries.missing_clips(session, wanted)
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputRefused(
+            f"there is no clip {', '.join(repr(clip) for clip in missing[:5])}{more} for the robot {wanted.robot!r}",
+            key="select.clips",
+            expected="ids or names of clips",
+            remedy="GET /v1/clips lists what there is",
+        )
+    if next(iter(queries.select_members(session, wanted, chunk=1)), None) is None:
+        raise InputRefused(
+            "the selection is empty",
+            key="select",
+            expected="at least one rollout of the tiers asked for",
+            remedy="Widen it (tier, tags, segments), or wait for the clips' jobs; GET /v1/clips?tier=0 lists what would go in",
+        )
+
+
+@router.get("/{name}/versions/{version}", responses={200: {"headers": _YANKED}, **responses(404)}, dependencies=READ)
+def get_version(name: DatasetName, version: VersionOrAlias, opened: Service, response: Response) -> VersionView:
+    """A locked version by its exact name, `latest` or an alias: readiness, files and digests. 404 while it is being locked."""
+    with opened.catalog.session() as session:
+        found = _find(session, name, version)
+        dataset = queries.get_dataset(session, name)
+    _warn(response, found)
+    return _version_view(found, dataset, version)
+
+
+def _find(session: Session, name: str, version: str) -> Version:
+    try:
+        return queries.get_version(session, name, version)
+    except NotFound as error:
+        raise _explained(session, name, version) or error from None
+
+
+def _explained(session: Session, name: str, version: str) -> NotFound | None:
+    """Why a version that somebody wanted locked is not there: its newest lock job tells."""
+    for job in job_rows.list_jobs(session, kind="lock", limit=500).items:
+        if job.payload.get("dataset") == name and job.payload.get("version") == version:
+            if job.finished:
+                reason = f" ({job.error['detail']})" if job.error and "detail" in job.error else ""
+                return NotFound(
+                    f"{name}=={version} is not there: its lock job {job.id} has ended as {job.state}{reason}",
+                    remedy="Mend what it names, and lock the version again",
+                )
+            return NotFound(
+                f"{name}=={version} is not there yet: its lock job {job.id} is {job.state}",
+                remedy=f"Follow GET /v1/jobs/{job.id}; the version appears when it has succeeded",
+            )
+    return None
+
+
+def _version_view(found: Version, dataset: Dataset, asked_for: str) -> VersionView:
+    base = f"/v1/datasets/{found.dataset}/versions/{found.version}/files"
+    files = [
+        FileView(name=file.name, sha256=file.digest, size=file.size, media_type=file.media_type, url=f"{base}/{file.name}")
+        for file in found.files
+    ]
+    manifest = next((file.url for file in files if file.sha256 == found.manifest_digest), None)
+    aliases = [alias for alias, version in dataset.aliases.items() if version == found.version]
+    if dataset.latest == found.version:
+        aliases.append("latest")
+    facts = {name: getattr(found, name) for name in VersionView.model_fields if hasattr(found, name)}
+    return VersionView.model_validate(
+        facts
+        | {
+            "asked_for": asked_for,
+            "manifest_sha256": found.manifest_digest,
+            "aliases": sorted(aliases),
+            "files": files,
+            "manifest_url": manifest,
+        }
+    )
+
+
+def _warning(found: Version) -> dict[str, str]:
+    if not found.yanked:
+        return {}
+    # Quoted, on one line, in ASCII: what a header can carry.
+    reason = (found.yank_reason or "").encode("ascii", "replace").decode().replace("\\", "/").replace('"', "'")
+    text = " ".join(f"{found.dataset}=={found.version} is yanked: {reason}".split())
+    return {"warning": f'299 ampref "{text}"'}
+
+
+def _warn(response: Response, found: Version) -> None:
+    response.headers.update(_warning(found))
+
+
+@router.get("/{name}/diff", responses=responses(404), dependencies=READ)
+def diff_versions(
+    name: DatasetName, before: Annotated[VersionOrAlias, Query()], after: Annotated[VersionOrAlias, Query()], opened: Service
+) -> DiffView:
+    """Which clips came, went or changed from one version to another."""
+    with opened.catalog.session() as session:
+        old, new = _find(session, name, before), _find(session, name, after)
+        found = diff.between(session, old, new)
+    return DiffView(
+        dataset=name,
+        before=old.version,
+        after=new.version,
+        same_features=old.dataset_hash is not None and old.dataset_hash == new.dataset_hash,
+        added=[TakenView.model_validate(taken) for taken in found.added],
+        removed=[TakenView.model_validate(taken) for taken in found.removed],
+        changed=[ChangedView.model_validate(change) for change in found.changed],
+        unchanged=found.unchanged,
+    )
+
+
+@router.put("/{name}/aliases/{alias}", responses=responses(400, 404, 408, 409, 413, 415, 422))
+def set_alias(name: DatasetName, alias: AliasName, body: AliasBody, opened: Service, who: Writer) -> VersionView:
+    """Let an alias lead to a locked version; what it led to before stays as it is."""
+    with opened.catalog.begin() as session:
+        found = queries.set_alias(session, name, alias, body.version, actor=who.name)
+        return _version_view(found, queries.get_dataset(session, name), alias)
+
+
+@router.delete("/{name}/aliases/{alias}", status_code=204, responses=responses(404, 409))
+def delete_alias(name: DatasetName, alias: AliasName, opened: Service, who: Writer) -> None:
+    """Forget an alias; the version that it led to stays."""
+    with opened.catalog.begin() as session:
+        queries.drop_alias(session, name, alias, actor=who.name)
+
+
+@router.post("/{name}/versions/{version}/yank", responses=responses(400, 404, 408, 413, 415, 422))
+def yank_version(name: DatasetName, version: ExactVersion, body: YankBody, opened: Service, who: Writer) -> VersionView:
+    """Ask that nobody starts to use a version: `latest` passes it by, its exact name still works and warns."""
+    with opened.catalog.begin() as session:
+        found = queries.yank_version(session, name, version, body.reason, actor=who.name)
+        return _version_view(found, queries.get_dataset(session, name), version)
+
+
+@router.post("/{name}/versions/{version}/unyank", responses=responses(404))
+def unyank_version(name: DatasetName, version: ExactVersion, opened: Service, who: Writer) -> VersionView:
+    """Take a yank back."""
+    with opened.catalog.begin() as session:
+        found = queries.unyank_version(session, name, version, actor=who.name)
+        return _version_view(found, queries.get_dataset(session, name), version)
+
+
+def _file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, opened: Service) -> Response:
+    """One of the version's files, with its SHA-256 as ETag. Resumes by Range; an exact version's may be cached for ever."""
+    with opened.catalog.session() as session:
+        found = _find(session, name, version)
+        stored = queries.get_file(session, name, found.version, file)
+    exact = found.version == version
+    answer = StoredFile(stored.digest, stored.size, stored.name, stored.media_type, IMMUTABLE if exact else REVALIDATE)
+    return serve(request, opened.blobs, answer, _warning(found))
+
+
+for method in ("GET", "HEAD"):
+    router.add_api_route(
+        "/{name}/versions/{version}/files/{file}",
+        _file,
+        methods=[method],
+        name="get_version_file" if method == "GET" else "head_version_file",
+        response_class=Response,
+        responses=file_responses("application/octet-stream", 404),
+        dependencies=READ,
+    )

@@ -1,0 +1,32 @@
+"""Pages: items, the cursor to the next ones, and the Link header that says the same (RFC 8288)."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import Request, Response
+from pydantic import BaseModel, Field
+
+T = TypeVar("T", bound=BaseModel)
+
+LINK_HEADER = {
+    "Link": {"description": '`<…>; rel="next"` while there are more items.', "schema": {"type": "string"}},
+}
+
+
+class PageView(BaseModel, Generic[T]):
+    """Some items. The end is where `next_cursor` is null, not where a page is short."""
+
+    items: list[T]
+    next_cursor: str | None = Field(
+        description="Give it back as `cursor`, with the same filters and sort, for the items after these."
+    )
+
+
+def link_next(request: Request, response: Response, cursor: str | None) -> None:
+    """Name the next page in a Link header: this request with another cursor."""
+    if cursor is None:
+        return
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    response.headers["link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'

@@ -1,0 +1,277 @@
+"""Clips: adding, finding and deleting them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, delete, func, insert, select
+
+from amp_core.errors import Conflict, InputRefused, NotFound
+from service.catalog import audit, blob_refs, job_rows, rollouts
+from service.catalog.engine import Session, new_id, now
+from service.catalog.records import Clip, DeletedClip, Job, NewClip, RecipeRow, Rollout, Submission
+from service.catalog.tables import clip_tags, clips, curriculum, recipes, version_members, versions
+from service.catalog.tables import rollouts as rollouts_table
+
+MAX_TAGS = 50
+
+
+def check_name(name: str) -> str:
+    """A clip's name as it can be stored and shown; raises `InputRefused`."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputRefused("the clip's name is not text", key="name", expected="valid Unicode") from None
+    if not name.strip() or len(name) > 200 or any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
+        raise InputRefused(
+            "the clip's name cannot be used", key="name", expected="1 to 200 characters, none of them a control character"
+        )
+    return name
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags in order, each once; raises `InputRefused`."""
+    found = tuple(sorted(set(tags)))
+    if len(found) > MAX_TAGS:
+        raise InputRefused(f"{len(found)} tags on a clip", key="tags", expected=f"at most {MAX_TAGS}")
+    for tag in found:
+        if not tag or len(tag) > 64 or tag != tag.strip() or "," in tag or not tag.isprintable():
+            raise InputRefused(
+                f"the tag {tag[:80]!r} cannot be used",
+                key="tags",
+                expected="1 to 64 printable characters without a comma and without space at its ends",
+            )
+    return found
+
+
+def _identity(new: NewClip) -> str:
+    facts = [new.source_digest, new.source_format, dict(new.read_options), new.robot, new.robot_digest]
+    return "sha256:" + hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def submit(
+    session: Session,
+    new: NewClip,
+    recipe: RecipeRow,
+    *,
+    max_attempts: int = job_rows.DEFAULT_MAX_ATTEMPTS,
+    actor: str = audit.ANONYMOUS,
+) -> Submission:
+    """Add a clip and the job that scores it, in the caller's transaction.
+
+    The same bytes, read the same way, for the same robot are the same clip, however often and at whatever moment they come;
+    the same
+    recipe on it is the same job or result. Then nothing is added but tags. A job that failed, was quarantined or cancelled
+    is not an
+    answer: submitting again makes a new one.
+    """
+    check_name(new.name)
+    tags = check_tags(new.tags)
+    identity = _identity(new)
+    clip_id = new_id("clip")
+    at = now(session)
+    made = job_rows.insert_ignore(
+        session,
+        clips,
+        {
+            "id": clip_id,
+            "identity": identity,
+            "name": new.name,
+            "robot": new.robot,
+            "robot_digest": new.robot_digest,
+            "source_digest": new.source_digest,
+            "source_format": new.source_format,
+            "read_options": dict(new.read_options),
+            "blob_digest": new.blob_digest,
+            "size": new.size,
+            "frames_in": new.frames_in,
+            "fps_in": new.fps_in,
+            "duration_sec": new.duration_sec,
+            "created_at": at,
+            "actor": actor,
+        },
+    )
+    if made:
+        session.execute(
+            insert(curriculum).values(
+                scope=rollouts.ANY_MODE,
+                clip_id=clip_id,
+                name_folded=new.name.casefold()[:400],
+                robot=new.robot,
+                created_at=at,
+                duration_sec=new.duration_sec,
+            )
+        )
+        audit.record(session, actor, "clip.create", f"clip:{clip_id}", {"name": new.name, "source": new.source_digest})
+    else:
+        # The row is locked until the end, so that a deletion cannot fall between finding the clip and giving it a job.
+        found = session.execute(select(clips.c.id).where(clips.c.identity == identity).with_for_update()).scalar_one_or_none()
+        if found is None:
+            raise Conflict("this clip was deleted while it was sent again", remedy="Send it once more")
+        clip_id = found
+    if tags:
+        _add_tags(session, clip_id, tags, actor, audited=not made)
+    return _ask(session, clip_id, recipe, max_attempts=max_attempts, actor=actor, new_clip=made)
+
+
+def request_rollout(
+    session: Session,
+    clip_id: str,
+    recipe: RecipeRow,
+    *,
+    max_attempts: int = job_rows.DEFAULT_MAX_ATTEMPTS,
+    actor: str = audit.ANONYMOUS,
+) -> Submission:
+    """Ask for another rollout of a clip; as `submit` when the result or its job is there already. Raises `NotFound`."""
+    if session.execute(select(clips.c.id).where(clips.c.id == clip_id).with_for_update()).scalar_one_or_none() is None:
+        raise _no_clip(clip_id)
+    return _ask(session, clip_id, recipe, max_attempts=max_attempts, actor=actor, new_clip=False)
+
+
+def _ask(session: Session, clip_id: str, recipe: RecipeRow, *, max_attempts: int, actor: str, new_clip: bool) -> Submission:
+    clip = get(session, clip_id)
+    add_recipe(session, recipe)
+    rollout = rollouts.find(session, clip_id, recipe.digest)
+    job: Job | None
+    if rollout is not None:
+        job, new_job = job_rows.latest_for_rollout(session, clip_id, recipe.digest), False
+    else:
+        job, new_job = job_rows.enqueue(
+            session,
+            "rollout",
+            clip_id=clip_id,
+            recipe_digest=recipe.digest,
+            payload={"clip_name": clip.name},
+            max_attempts=max_attempts,
+            actor=actor,
+        )
+    return Submission(clip, job, rollout, new_clip, new_job)
+
+
+def add_recipe(session: Session, recipe: RecipeRow) -> None:
+    """Keep a recipe; nothing happens when it is there."""
+    if session.execute(select(recipes.c.digest).where(recipes.c.digest == recipe.digest)).scalar_one_or_none() is None:
+        job_rows.insert_ignore(
+            session,
+            recipes,
+            {"digest": recipe.digest, "mode": recipe.mode, "recipe": dict(recipe.recipe), "created_at": now(session)},
+        )
+
+
+def get_recipe(session: Session, digest: str) -> RecipeRow:
+    """A recipe by digest; raises `NotFound`."""
+    row = session.execute(
+        select(recipes.c.digest, recipes.c.mode, recipes.c.recipe).where(recipes.c.digest == digest)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"no recipe {digest[:80]!r}")
+    return RecipeRow(row.digest, row.mode, row.recipe)
+
+
+def get(session: Session, clip_id: str) -> Clip:
+    """A clip by id; raises `NotFound`."""
+    found = by_ids(session, [clip_id])
+    if not found:
+        raise _no_clip(clip_id)
+    return found[clip_id]
+
+
+def get_with_rollouts(session: Session, clip_id: str) -> tuple[Clip, list[Rollout], list[Job]]:
+    """A clip, its rollouts (best first) and its jobs (newest first); raises `NotFound`."""
+    return get(session, clip_id), rollouts.for_clip(session, clip_id), job_rows.for_clip(session, clip_id)
+
+
+_CLIP_COLUMNS = tuple(clips.c[field.name] for field in dataclasses.fields(Clip) if field.name != "tags")
+_BY_IDS = select(*_CLIP_COLUMNS).where(clips.c.id.in_(bindparam("ids", expanding=True)))
+_TAGS_BY_IDS = (
+    select(clip_tags.c.clip_id, clip_tags.c.tag)
+    .where(clip_tags.c.clip_id.in_(bindparam("ids", expanding=True)))
+    .order_by(clip_tags.c.tag)
+)
+
+
+def by_ids(session: Session, ids: Sequence[str]) -> dict[str, Clip]:
+    """The clips that there are of some ids."""
+    tags: dict[str, list[str]] = {}
+    for clip_id, tag in session.execute(_TAGS_BY_IDS, {"ids": ids}).all():
+        tags.setdefault(clip_id, []).append(tag)
+    # Positional, because a page of the curriculum makes hundreds of them.
+    rows: Sequence[Sequence[Any]] = session.execute(_BY_IDS, {"ids": ids}).all()
+    make: Callable[..., Clip] = Clip
+    return {row[0]: make(*row, tuple(tags.get(row[0], ()))) for row in rows}
+
+
+def add_tags(session: Session, clip_id: str, tags: Iterable[str], *, actor: str = audit.ANONYMOUS) -> Clip:
+    """Add tags to a clip; raises `NotFound`, `InputRefused`."""
+    if session.execute(select(clips.c.id).where(clips.c.id == clip_id).with_for_update()).scalar_one_or_none() is None:
+        raise _no_clip(clip_id)
+    _add_tags(session, clip_id, check_tags(tags), actor, audited=True)
+    return get(session, clip_id)
+
+
+def _add_tags(session: Session, clip_id: str, tags: tuple[str, ...], actor: str, *, audited: bool) -> None:
+    have = set(session.execute(select(clip_tags.c.tag).where(clip_tags.c.clip_id == clip_id)).scalars())
+    fresh = [tag for tag in tags if tag not in have]
+    if len(have) + len(fresh) > MAX_TAGS:
+        raise InputRefused(f"{len(have) + len(fresh)} tags on a clip", key="tags", expected=f"at most {MAX_TAGS}")
+    if fresh:
+        session.execute(insert(clip_tags), [{"clip_id": clip_id, "tag": tag} for tag in fresh])
+        if audited:
+            audit.record(session, actor, "clip.tag", f"clip:{clip_id}", {"added": fresh})
+
+
+def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS) -> DeletedClip:
+    """Delete a clip with its rollouts, and cancel its jobs.
+
+    Raises `NotFound`, and `Conflict` that names the locked versions that hold it. The blobs named in the answer may be
+    deleted once
+    the transaction is committed; the garbage collection does it otherwise.
+    """
+    row = session.execute(select(clips.c.id).where(clips.c.id == clip_id).with_for_update()).scalar_one_or_none()
+    if row is None:
+        raise _no_clip(clip_id)
+    clip = get(session, clip_id)
+    holders = held_by(session, clip_id)
+    if holders:
+        raise Conflict(
+            f"the clip {clip.name!r} is part of {', '.join(holders[:5])}"
+            + (f" and {len(holders) - 5} more" * (len(holders) > 5)),
+            remedy="A locked version keeps its clips for good; yank the version if nobody should use it any more",
+        )
+    cancelled = job_rows.cancel_for_clip(session, clip_id, "the clip was deleted")
+    digests = [
+        clip.blob_digest,
+        *session.execute(select(rollouts_table.c.arrays_digest).where(rollouts_table.c.clip_id == clip_id)).scalars(),
+    ]
+    session.execute(delete(clips).where(clips.c.id == clip_id))
+    audit.record(session, actor, "clip.delete", f"clip:{clip_id}", {"name": clip.name, "source": clip.source_digest})
+    return DeletedClip(clip_id, clip.name, tuple(cancelled), tuple(sorted(blob_refs.unreferenced(session, digests))))
+
+
+def held_by(session: Session, clip_id: str) -> list[str]:
+    """The locked versions that hold a clip, as `name==version`."""
+    query = (
+        select(versions.c.dataset, versions.c.version)
+        .join(version_members, version_members.c.version_id == versions.c.id)
+        .where(version_members.c.clip_id == clip_id)
+        .distinct()
+        .order_by(versions.c.dataset, versions.c.version)
+    )
+    return [f"{row.dataset}=={row.version}" for row in session.execute(query)]
+
+
+def count(session: Session) -> Mapping[str, int]:
+    """Clips by the tier of their best rollout: `total`, `0`, `1`, `-1` and `unscored`."""
+    query = select(curriculum.c.tier, func.count()).where(curriculum.c.scope == rollouts.ANY_MODE).group_by(curriculum.c.tier)
+    by_tier = {("unscored" if tier is None else str(tier)): number for tier, number in session.execute(query)}
+    found = {name: by_tier.get(name, 0) for name in ("0", "1", "-1", "unscored")}
+    return {"total": sum(found.values()), **found}
+
+
+def _no_clip(clip_id: str) -> NotFound:
+    return NotFound(f"no clip {clip_id[:80]!r}", remedy="`ampref clips` lists what there is")

@@ -1,0 +1,375 @@
+"""What queries return: plain frozen values, nothing of the database in them.
+
+Times are epoch seconds (UTC). A metric that could not be computed is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NewClip:
+    """An upload that was stored and checked, ready to be a clip.
+
+    Args:
+      name: what people call it.
+      robot, robot_digest: the robot it is for, and the digest of its model.
+      source_digest: `sha256:…` of the uploaded bytes.
+      source_format: `pkl`, `npz`, `json` or `csv`.
+      read_options: what else the reader needs (for CSV its `fps` and `quat_order`); part of the clip's identity.
+      blob_digest: where the bytes are stored.
+      size: bytes of the upload.
+      frames_in, fps_in, duration_sec: of the motion as it was uploaded.
+      tags: labels; added to the clip's tags when it is there already.
+    """
+
+    name: str
+    robot: str
+    robot_digest: str
+    source_digest: str
+    source_format: str
+    blob_digest: str
+    size: int
+    frames_in: int
+    fps_in: float
+    duration_sec: float
+    read_options: Mapping[str, Any] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RecipeRow:
+    """A recipe: its digest, its mode and its canonical dictionary (`Recipe.to_dict()`)."""
+
+    digest: str
+    mode: str
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as it was uploaded, without its results."""
+
+    id: str
+    name: str
+    robot: str
+    robot_digest: str
+    source_digest: str
+    source_format: str
+    read_options: Mapping[str, Any]
+    blob_digest: str
+    size: int
+    frames_in: int
+    fps_in: float
+    duration_sec: float
+    created_at: float
+    actor: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames `start ≤ k < end` of a rollout that pass a tier on their own."""
+
+    start: int
+    end: int
+    tier: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class NewRollout:
+    """What a rollout job found out.
+
+    Args:
+      mode: the mode that made it (for `auto` the one that was kept).
+      tier: 0, 1 or -1; `tier_reason` says why.
+      gate_profile: e.g. `amp-0.11`.
+      metrics: by the names of `amp_core.quality.METRICS`; every one must be there.
+      segments: windows that pass on their own.
+      frames, duration_sec: of the rollout at control rate.
+      arrays_digest, arrays_size: the export npz in the blob store.
+      feature_code_hash, mujoco_version: what computed it.
+      result: the whole `Score.to_dict()`: gates, segments with metrics, ingest report, provenance, warnings.
+    """
+
+    mode: str
+    tier: int
+    tier_reason: str
+    gate_profile: str
+    metrics: Mapping[str, float | int | None]
+    frames: int
+    duration_sec: float
+    arrays_digest: str
+    arrays_size: int
+    feature_code_hash: str
+    mujoco_version: str
+    result: Mapping[str, Any]
+    segments: Sequence[Segment] = ()
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A scored rollout of a clip under a recipe."""
+
+    id: str
+    clip_id: str
+    recipe_digest: str
+    mode: str
+    tier: int
+    tier_reason: str
+    gate_profile: str
+    metrics: Mapping[str, float | int | None]
+    segments: tuple[Segment, ...]
+    frames: int
+    duration_sec: float
+    arrays_digest: str
+    arrays_size: int
+    feature_code_hash: str
+    mujoco_version: str
+    result: Mapping[str, Any]
+    created_at: float
+
+
+@dataclass(frozen=True)
+class RolloutSummary:
+    """A rollout in a list: no result document, no segments."""
+
+    id: str
+    recipe_digest: str
+    mode: str
+    tier: int
+    tier_reason: str
+    frames: int
+    metrics: Mapping[str, float | int | None]
+    created_at: float
+
+
+@dataclass(frozen=True)
+class ListedClip:
+    """A clip in the curriculum, with the rollout that speaks for it (None until one was scored)."""
+
+    clip: Clip
+    rollout: RolloutSummary | None
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some items and the cursor to the next ones; the end is where `next_cursor` is None, not where a page is short."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the job table. `revision` grows with every change that a watcher should see."""
+
+    id: str
+    kind: str
+    state: str
+    clip_id: str | None
+    recipe_digest: str | None
+    version_id: str | None
+    payload: Mapping[str, Any]
+    attempts: int
+    max_attempts: int
+    not_before: float
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    updated_at: float
+    revision: int
+    worker: str | None
+    token: int
+    lease_until: float | None
+    cancel_requested: bool
+    progress: float
+    message: str | None
+    error: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    actor: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        return self.state in ("succeeded", "failed", "quarantined", "cancelled")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of an upload or of a wish for a rollout.
+
+    `new_clip` and `new_job` tell what was made; when neither, the clip and its recipe were known: `rollout` is the result
+    when there
+    is one already, `job` the one that made it or is about to.
+    """
+
+    clip: Clip
+    job: Job | None
+    rollout: Rollout | None
+    new_clip: bool
+    new_job: bool
+
+
+@dataclass(frozen=True)
+class DeletedClip:
+    """A clip that is gone: the jobs that were cancelled, and the blobs that nothing names any more."""
+
+    id: str
+    name: str
+    cancelled_jobs: tuple[str, ...]
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which rollouts a version takes.
+
+    One rollout stands for each clip: its best one, or its best in `mode`, or the one of `recipe`. It is taken when its tier
+    is one of
+    `tiers` and the clip fits the other filters. With `segments`, a clip whose rollout is of another tier gives its windows
+    of those tiers.
+
+    Args:
+      tiers: default Tier 0 only.
+      robot: the version's robot; a version holds one robot's clips.
+      mode, recipe: see above.
+      tags: the clip must bear all of them.
+      clips: ids or names; empty means all.
+      segments: see above.
+    """
+
+    robot: str
+    tiers: tuple[int, ...] = (0,)
+    mode: str | None = None
+    recipe: str | None = None
+    tags: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ()
+    segments: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, the way the version keeps it."""
+        return {
+            "robot": self.robot,
+            "tiers": list(self.tiers),
+            "mode": self.mode,
+            "recipe": self.recipe,
+            "tags": list(self.tags),
+            "clips": list(self.clips),
+            "segments": self.segments,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Select:
+        """Back from `to_dict`."""
+        return cls(
+            robot=value["robot"],
+            tiers=tuple(value["tiers"]),
+            mode=value["mode"],
+            recipe=value["recipe"],
+            tags=tuple(value["tags"]),
+            clips=tuple(value["clips"]),
+            segments=value["segments"],
+        )
+
+
+@dataclass(frozen=True)
+class SelectedRollout:
+    """A rollout that goes into a version, with the frame ranges `(start, end, tier)` that it gives."""
+
+    clip_id: str
+    rollout_id: str
+    name: str
+    source_digest: str
+    robot_digest: str
+    recipe_digest: str
+    mode: str
+    tier: int
+    gate_profile: str
+    frames: int
+    ranges: tuple[tuple[int, int, int], ...]
+    metrics: Mapping[str, float | int | None]
+    arrays_digest: str
+    feature_code_hash: str
+    mujoco_version: str
+
+
+@dataclass(frozen=True)
+class VersionFile:
+    """An artifact of a version: its name, where its bytes are, and how many."""
+
+    name: str
+    digest: str
+    size: int
+    media_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class VersionMember:
+    """Frames `start ≤ k < end` of one rollout in a version; `position` is the segment's number in it."""
+
+    clip_id: str
+    rollout_id: str
+    name: str
+    start: int
+    end: int
+    tier: int
+    position: int = -1
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a dataset. Only `state == "locked"` ones are shown to users."""
+
+    id: str
+    dataset: str
+    version: str
+    state: str
+    robot: str
+    select: Mapping[str, Any]
+    created_at: float
+    locked_at: float | None
+    actor: str
+    dataset_hash: str | None
+    feature_code_hash: str | None
+    manifest_digest: str | None
+    num_clips: int | None
+    num_frames: int | None
+    readiness: Mapping[str, Any] | None
+    yanked_at: float | None
+    yank_reason: str | None
+    files: tuple[VersionFile, ...] = ()
+
+    @property
+    def yanked(self) -> bool:
+        """Whether its owner asks that nobody starts to use it."""
+        return self.yanked_at is not None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: its locked versions, newest first, its aliases (alias → version) and what `latest` means now."""
+
+    name: str
+    created_at: float
+    latest: str | None
+    aliases: Mapping[str, str]
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """Somebody changed something."""
+
+    id: int
+    at: float
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, Any]

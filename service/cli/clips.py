@@ -1,0 +1,144 @@
+"""`ampref clips`, `ampref clip`: the curriculum, and one clip of it."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.output import Json, Output, Quiet, number
+from service.cli.remote import RESULT_COLUMNS, Url, connect, result_row
+
+# A page of clips does not hold their segments.
+COLUMNS = ("Clip", *RESULT_COLUMNS[:-1])
+
+
+def _bounds(given: list[str] | None, side: str) -> dict[str, float]:
+    """`["slip_rate=0.1"]` as `{"min_slip_rate": 0.1}`; the service knows the names."""
+    bounds = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        try:
+            bounds[f"{side}_{name.strip()}"] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"{text!r} is not METRIC=NUMBER", param_hint=f"--{side}")
+    return bounds
+
+
+def clips(
+    tier: Annotated[int | None, typer.Option(min=-1, max=1, help="0, 1, or -1 for Rejected.")] = None,
+    robot: Annotated[str | None, typer.Option(help="For this robot.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Judge each clip by its best rollout in this mode.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Bearing this tag; may be repeated, all must be there.")] = None,
+    name: Annotated[str | None, typer.Option(help="Part of the name, in any case.")] = None,
+    min_duration_sec: Annotated[float | None, typer.Option(min=0, help="At least this long, as uploaded.")] = None,
+    minimum: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="METRIC=NUMBER", help="At least this value of a metric; may be repeated."),
+    ] = None,
+    maximum: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="METRIC=NUMBER", help="At most this value of a metric; may be repeated."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="created_at, name, duration_sec or a metric; with - before it descending.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="Every one, however many.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric."""
+    filters: dict[str, Any] = {
+        "tier": tier,
+        "robot": robot,
+        "mode": mode,
+        "tag": tag or None,
+        "name": name,
+        "min_duration_sec": min_duration_sec,
+        "sort": sort,
+        **_bounds(minimum, "min"),
+        **_bounds(maximum, "max"),
+    }
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        # One more than is shown tells whether there are more.
+        wanted = None if everything else limit + 1
+        found = list(islice(api.iter_clips(limit=min(wanted or 500, 500), **filters), wanted))
+    more = not everything and len(found) > limit
+    found = found if everything else found[:limit]
+    out.document(found)
+    out.values(item["id"] for item in found)
+    rows = []
+    for item in found:
+        if item["rollout"]:
+            row = result_row({"duration_sec": item["duration_sec"]} | item["rollout"], item["name"])[:-1]
+        else:
+            row = (item["name"], "not yet", number(item["duration_sec"]), *([None] * (len(COLUMNS) - 4)))
+        rows.append((item["id"], *row))
+    if rows:
+        out.table(COLUMNS, rows)
+    out.say(
+        f"\n{len(found)} {'clip' if len(found) == 1 else 'clips'}{', and there are more: --limit N or --all' if more else ''}"
+        if found
+        else "no clip matches"
+    )
+    out.say("next: ampref clip ID" if found else "next: ampref submit MOTION... --wait, or fewer filters")
+
+
+def clip(
+    clip_id: Annotated[str, typer.Argument(metavar="ID", help="The clip's id, as ampref clips shows it.")],
+    mode: Annotated[str | None, typer.Option("--score", metavar="MODE", help="Have it scored in this mode, too.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show one clip with its rollouts and jobs; have it scored in another mode, or delete it."""
+    if delete and mode is not None:
+        raise typer.BadParameter("a clip is either scored or deleted", param_hint="--delete")
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        if delete:
+            api.delete_clip(clip_id)
+            out.document({"id": clip_id, "deleted": True})
+            out.say(f"clip {clip_id} is deleted")
+            return
+        if mode is not None:
+            made = api.add_rollout(clip_id, mode=mode)
+            out.document(made)
+            job = made["job"]
+            out.values([job["id"]] if job else [])
+            if made["rollout"]:
+                out.say("that is known already: see ampref clip " + clip_id)
+            elif job:
+                out.say(f"job {job['id']} is {job['state']}\nnext: ampref job {job['id']} --wait")
+            return
+        found = api.get_clip(clip_id)
+    out.document(found)
+    out.values(rollout["id"] for rollout in found["rollouts"])
+    facts = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
+    out.table(
+        ("Clip", found["id"]), [(key, ", ".join(value) if isinstance(value := found[key], list) else value) for key in facts]
+    )
+    out.say()
+    if found["rollouts"]:
+        rows = [
+            (r["id"], r["mode"], *result_row(r | {"duration_sec": found["duration_sec"]}, "")[1:-1]) for r in found["rollouts"]
+        ]
+        out.table(("Rollout", "Mode", *RESULT_COLUMNS[1:-1]), rows)
+        out.say()
+        for rollout in found["rollouts"]:
+            out.say(f"{rollout['id']}: {rollout['tier_reason']}")
+        out.say()
+    out.table(
+        ("Job", "State", ">attempts", "Message"), [(j["id"], j["state"], j["attempts"], _message(j)) for j in found["jobs"]]
+    )
+
+
+def _message(job: dict[str, Any]) -> str | None:
+    return (job.get("error") or {}).get("detail") or job.get("message")

@@ -1,0 +1,217 @@
+"""`ampref dataset`: lock versions, look at them, point aliases at them, warn people off them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.output import Json, Output, Quiet, size
+from service.cli.remote import Timeout, Url, connect, wait_for_job
+
+app = typer.Typer(help="Lock, list, show and compare dataset versions.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name, for example walk.")]
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="An exact version, for example 0.11.0.")]
+
+
+@app.command("lock")
+def lock(
+    name: Name,
+    version: Version,
+    tier: Annotated[
+        list[int] | None, typer.Option(min=-1, max=1, help="Take this tier; may be repeated; default 0 alone.")
+    ] = None,
+    robot: Annotated[str | None, typer.Option(help="For this robot; default wildrobot.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Take each clip's best rollout in this mode.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="DIGEST", help="Take the rollouts of this recipe.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
+    clip: Annotated[list[str] | None, typer.Option(help="This clip, by id or name; may be repeated; default all.")] = None,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Also take the passing windows of clips that fail as a whole.")
+    ] = False,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="Point this alias at the version afterwards; may be repeated.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is locked.")] = True,
+    url: Url = None,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Gather the clips that a query selects, check them and lock them as a version that never changes."""
+    if alias and not wait:
+        raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
+    select: dict[str, Any] = {"tier": tier or [0], "segments": segments}
+    given = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip}
+    select.update({key: value for key, value in given.items() if value})
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out, patient=True) as api:
+        locking = api.lock_version(name, version, select=select)
+        if not wait:
+            out.document(locking)
+            out.values([locking["job"]["id"]])
+            out.say(f"{name}=={version} is being locked\nnext: ampref job {locking['job']['id']} --wait")
+            return
+        with out.progress(f"locking {name}=={version}", total=1) as progress:
+            wait_for_job(api, locking["job"], progress, label=f"{name}=={version}", timeout=timeout)
+        for one in alias or ():
+            api.set_alias(name, one, version)
+        found = api.get_version(name, version)
+    out.document(found)
+    out.values([found["manifest_sha256"]])
+    print_version(out, found)
+    out.say(f"\nnext, on a training node: ampref pull {name}=={version}")
+
+
+def print_version(out: Output, found: dict[str, Any]) -> None:
+    """A locked version for people."""
+    state = f"yanked: {found['yank_reason']}" if found["yanked"] else "locked"
+    out.say(f"{found['dataset']}=={found['version']} ({state}): {found['num_clips']} clips, {found['num_frames']} frames")
+    out.say(f"  robot            {found['robot']}")
+    out.say(f"  aliases          {', '.join(found['aliases']) or '-'}")
+    out.say(f"  dataset_hash     {found['dataset_hash']}")
+    out.say(f"  manifest_sha256  {found['manifest_sha256']}")
+    out.say()
+    for file in found["files"]:
+        out.say(f"  {file['name']:<36} {size(file['size']):>9}  {file['sha256']}")
+
+
+@app.command("list")
+def list_datasets(url: Url = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the datasets that have a locked version."""
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        found = api.list_datasets()
+    out.document(found)
+    out.values(item["name"] for item in found)
+    if found:
+        rows = [(d["name"], d["latest"], d["num_versions"], _aliases(d["aliases"])) for d in found]
+        out.table(("Dataset", "Latest", ">versions", "Aliases"), rows)
+    out.say(
+        "\nnext: ampref dataset show NAME" if found else "there is none yet\nnext: ampref dataset lock NAME VERSION --tier 0"
+    )
+
+
+def _aliases(aliases: dict[str, str]) -> str:
+    return ", ".join(f"{alias} = {version}" for alias, version in sorted(aliases.items())) or "-"
+
+
+@app.command("show")
+def show(
+    name: Name,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="A version or an alias; default: all of them.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show a dataset's versions and aliases, or one version with its files and checks. NAME==VERSION works, too."""
+    if version is None:
+        for sign in ("==", "@"):
+            name, _, version = name.partition(sign) if sign in name else (name, "", version)
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        found = api.get_dataset(name) if version is None else api.get_version(name, version)
+    out.document(found)
+    if version is not None:
+        out.values([found["manifest_sha256"]])
+        print_version(out, found)
+        if found["readiness"]:
+            out.say(f"\nreadiness: {_readiness(found['readiness'])}")
+        return
+    out.values(item["version"] for item in found["versions"])
+    columns = ("Version", ">clips", ">frames", "Locked", "Robot", "State")
+    rows = [
+        (
+            v["version"],
+            v["num_clips"],
+            v["num_frames"],
+            v["locked_at"],
+            v["robot"],
+            f"yanked: {v['yank_reason']}" if v["yanked"] else "locked",
+        )
+        for v in found["versions"]
+    ]
+    out.table(columns, rows)
+    out.say(f"\naliases: {_aliases(found['aliases'])}; latest = {found['latest'] or '-'}")
+    out.say(f"next: ampref dataset show {name} VERSION, ampref pull {name}")
+
+
+def _readiness(report: dict[str, Any]) -> str:
+    checks = report.get("checks")
+    if not isinstance(checks, list):
+        return "see --json"
+    failed = [str(check.get("name")) for check in checks if not check.get("passed")]
+    return f"{len(checks) - len(failed)} of {len(checks)} checks passed" + (f"; not: {', '.join(failed)}" if failed else "")
+
+
+@app.command("diff")
+def diff(
+    name: Name,
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A version or an alias.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="A version or an alias.")],
+    url: Url = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell which clips came, went or changed from one version to another."""
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        found = api.diff_versions(name, before, after)
+    out.document(found)
+    rows = [("added", t["name"], None, t["frames"]) for t in found["added"]]
+    rows += [("removed", t["name"], t["frames"], None) for t in found["removed"]]
+    rows += [("changed", c["after"]["name"], c["before"]["frames"], c["after"]["frames"]) for c in found["changed"]]
+    out.values(f"{row[0]}\t{row[1]}" for row in rows)
+    if rows:
+        out.table(("What", "Clip", f">frames in {found['before']}", f">frames in {found['after']}"), rows)
+    same = "the feature rows are the same" if found["same_features"] else "the feature rows differ"
+    out.say(
+        f"\n{name} {found['before']} to {found['after']}: {len(found['added'])} added, {len(found['removed'])} removed, "
+        f"{len(found['changed'])} changed, {found['unchanged']} unchanged; {same}"
+    )
+
+
+@app.command("alias")
+def alias_version(
+    name: Name,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="For example production.")],
+    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="The exact version that it is to mean.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Forget the alias; the version stays.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Point an alias at a version, or forget it. NAME@ALIAS can then be pulled."""
+    if delete == (version is not None):
+        raise typer.BadParameter("give the version that the alias is to mean, or --delete", param_hint="VERSION")
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        if version is None:
+            api.delete_alias(name, alias)
+        else:
+            api.set_alias(name, alias, version)
+    out.document({"dataset": name, "alias": alias, "version": version})
+    out.say(f"{name}@{alias} is forgotten" if version is None else f"{name}@{alias} now means {name}=={version}")
+
+
+@app.command("yank")
+def yank(
+    name: Name,
+    version: Version,
+    reason: Annotated[str | None, typer.Option(help="Why nobody should start to use it; pulling it shows this.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the yank back.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Warn everybody off a version. It stays readable by its exact name, and latest passes it by."""
+    if undo == (reason is not None):
+        raise typer.BadParameter("say why nobody should use it, or --undo", param_hint="--reason")
+    out = Output(as_json=as_json, quiet=quiet)
+    with connect(url, out) as api:
+        found = api.unyank_version(name, version) if reason is None else api.yank_version(name, version, reason)
+    out.document(found)
+    out.say(f"{name}=={version} is {'yanked: ' + str(found['yank_reason']) if found['yanked'] else 'no longer yanked'}")

@@ -1,0 +1,242 @@
+"""The one sink for everything that the command line says.
+
+    human     results on stdout, notes and progress on stderr
+    --json    one JSON document on stdout, everything else on stderr
+    --quiet   on stdout only what a script needs (ids, one a line), no notes and no progress; errors are still printed
+
+Colours and moving progress bars appear on a terminal only; elsewhere progress is a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from amp_core.errors import AmprefError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, and errors.")]
+
+PLAIN_WIDTH = 160
+SECONDS_BETWEEN_PLAIN_LINES = 5.0
+TIER_NAMES = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
+_TIER_STYLES = {0: "green", 1: "yellow", -1: "red"}
+
+
+def tier_name(tier: int | None) -> str:
+    """`Tier 0`, `Tier 1`, `Rejected`, or `-` where there is none yet."""
+    return "-" if tier is None else TIER_NAMES.get(tier, str(tier))
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A figure for a table: `-` where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def size(n_bytes: int) -> str:
+    """A size that people read: `12.3 MB`."""
+    amount = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError("unreachable")
+
+
+def show_error(error: AmprefError, stream: IO[str] | None = None) -> None:
+    """Print what was wrong, where, what was expected, and what to type next."""
+    stream = sys.stderr if stream is None else stream
+    places = (
+        error.file,
+        f"key {error.key!r}" if error.key is not None else None,
+        f"frame {error.frame}" if error.frame is not None else None,
+    )
+    where = ", ".join(place for place in places if place)
+    lines = [f"error: {where + ': ' if where else ''}{error.what}"]
+    if error.expected:
+        lines.append(f"  expected: {error.expected}")
+    if error.remedy:
+        lines.append(f"  what to do: {error.remedy}")
+    stream.write("".join(_printable(line) + "\n" for line in lines))
+
+
+def _printable(text: str) -> str:
+    """The text without control characters: a file's name or a server's answer must not drive the terminal."""
+    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+
+
+class Output:
+    """Where a verb prints to.
+
+    Args:
+      as_json: print one JSON document on stdout; human text goes to stderr then.
+      quiet: print no notes, no tables and no progress.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._consoles: dict[str, Console] = {}
+
+    def _console(self, name: str) -> Console:
+        if name not in self._consoles:
+            from rich.console import Console
+
+            stream: IO[str] = getattr(sys, name)
+            width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
+            self._consoles[name] = Console(file=stream, width=width, highlight=False, emoji=False, markup=False, soft_wrap=True)
+        return self._consoles[name]
+
+    @property
+    def _human(self) -> Console:
+        return self._console("stderr" if self.as_json else "stdout")
+
+    def say(self, text: str = "") -> None:
+        """A line that answers what was asked."""
+        if not self.quiet:
+            self._human.print(text)
+
+    def note(self, text: str) -> None:
+        """A line about what happens, which is no answer: always on stderr."""
+        if not self.quiet:
+            self._console("stderr").print(text)
+
+    def error(self, error: AmprefError) -> None:
+        """An error that does not end the command, such as one refused file of several."""
+        show_error(error)
+
+    def document(self, document: Any) -> None:
+        """The JSON document, if one was asked for."""
+        if self.as_json:
+            sys.stdout.write(dumps(document))
+
+    def values(self, values: Iterable[str]) -> None:
+        """What a script needs, one a line, if that alone was asked for."""
+        if self.quiet and not self.as_json:
+            sys.stdout.write("".join(f"{value}\n" for value in values))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+        """A table. A column named `>x` is right-aligned under the heading `x`; a `Tier` column is coloured."""
+        if self.quiet:
+            return
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, show_edge=False)
+        for column in columns:
+            table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        styles = {name: _TIER_STYLES[tier] for tier, name in TIER_NAMES.items()}
+        for row in rows:
+            cells = ["-" if cell is None else _printable(str(cell)) for cell in row]
+            table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in cells))
+        self._human.print(table, soft_wrap=False)
+
+    @contextmanager
+    def progress(self, description: str, total: float | None = None) -> Iterator[Progress]:
+        """A progress bar on a terminal, a line every few seconds elsewhere, nothing when quiet."""
+        if self.quiet:
+            yield Progress(description, total)
+        elif self._console("stderr").is_terminal:
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+            )
+            with Bar(*columns, console=self._console("stderr"), transient=True) as bar:
+                yield _BarProgress(bar, description, total)
+        else:
+            yield _LineProgress(self, description, total)
+
+
+class Progress:
+    """How far long work has come; this one shows nothing.
+
+    Args:
+      description: what is being done.
+      total: the amount that is the whole, or None while it is not known.
+    """
+
+    def __init__(self, description: str, total: float | None) -> None:
+        self.description = description
+        self.total = total
+        self.done = 0.0
+
+    def update(self, done: float | None = None, *, description: str | None = None, total: float | None = None) -> None:
+        """Report the amount done so far; thread-safe enough for one reporter at a time."""
+        self.done = self.done if done is None else done
+        self.description = description or self.description
+        self.total = self.total if total is None else total
+        self._show()
+
+    def _show(self) -> None:
+        pass
+
+
+class _BarProgress(Progress):
+    def __init__(self, bar: Any, description: str, total: float | None) -> None:
+        super().__init__(description, total)
+        self._bar = bar
+        self._task = bar.add_task(description, total=total)
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=self.done, description=self.description, total=self.total)
+
+
+class _LineProgress(Progress):
+    def __init__(self, output: Output, description: str, total: float | None) -> None:
+        super().__init__(description, total)
+        self._output = output
+        self._last = time.monotonic()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_PLAIN_LINES:
+            self._last = now
+            share = f" {100 * self.done / self.total:.0f}%" if self.total else ""
+            self._output.note(f"{self.description}{share}")
+
+
+def dumps(document: Any) -> str:
+    """Strict JSON (no NaN), readable, with a final newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or none: a private temporary file beside it, flushed to disk, then renamed."""
+    import tempfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".partial", delete=False) as stream:
+        temporary = Path(stream.name)
+        try:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    # There is no call that only reads it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

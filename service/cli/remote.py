@@ -1,0 +1,105 @@
+"""What several verbs do with a running service, over HTTP and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from amp_core.errors import AmprefError
+from service.cli.output import Output, Progress, number, tier_name
+
+if TYPE_CHECKING:
+    from amp_core.client import ApiClient
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="The service's address; overrides AMPREF_URL, default http://127.0.0.1:8000.")
+]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; the work goes on without us.")]
+
+RESULT_COLUMNS = ("Motion", "Tier", ">s", ">load/mg", ">harness/mg", ">unloaded %", ">fell", ">segments")
+
+
+def connect(url: str | None, out: Output, *, patient: bool = False) -> ApiClient:
+    """A client of the service at `url`; what it tries again is told as a note.
+
+    Args:
+      patient: keep trying for as long as the client usually does, because there is work to lose; a question fails soon.
+    """
+    from amp_core.client import ApiClient, Retry
+
+    tell_retries(out)
+    return ApiClient(url, retry=None if patient else Retry(attempts=3, wait_initial=0.1, wait_max=1.0))
+
+
+def tell_retries(out: Output) -> None:
+    """Let the client's retries be notes on stderr; left alone, they would be logged to stdout, into a JSON document."""
+    from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+    def tell(details: RetryDetails) -> None:
+        what = getattr(getattr(details.caused_by, "error", None), "what", details.caused_by)
+        out.note(f"{what}; trying again in {details.wait_for:.1f} s")
+
+    set_on_retry_hooks([tell])
+
+
+class JobFailed(AmprefError):
+    """A job ended without a result."""
+
+    slug = "job-failed"
+    title = "The job did not succeed"
+
+
+def wait_for_job(
+    api: ApiClient, job: Mapping[str, Any], progress: Progress, *, label: str, timeout: float | None
+) -> dict[str, Any]:
+    """Follow a job to its end, showing what it does, and return it; raises `JobFailed` unless it succeeded.
+
+    The progress counts jobs: this one moves it from where it is by at most one.
+    """
+    started = progress.done
+
+    def show(now: dict[str, Any]) -> None:
+        state = now.get("message") or now["state"]
+        progress.update(started + float(now.get("progress") or 0.0), description=f"{label}: {state}")
+
+    ended = api.wait_for_job(str(job["id"]), timeout=timeout, progress=show)
+    progress.update(started + 1)
+    if ended["state"] != "succeeded":
+        facts = ended.get("error") or {}
+        reason = facts.get("detail") or ended.get("message") or "no reason given"
+        raise JobFailed(
+            f"{label}: job {ended['id']} ended as {ended['state']}: {reason}",
+            remedy=f"See it with: ampref job {ended['id']}",
+        )
+    return ended
+
+
+def result_row(rollout: Mapping[str, Any], name: str | None = None) -> tuple[Any, ...]:
+    """A rollout as a row under `RESULT_COLUMNS`: mean load on the feet and p90 of the harness in units of the weight."""
+    metrics = rollout["quality_metrics"]
+    fell, unloaded, segments = metrics.get("fell_at_frame"), metrics.get("unloaded_frame_rate"), rollout.get("segments")
+    return (
+        name or rollout.get("clip_name") or rollout.get("name"),
+        tier_name(rollout["tier"]),
+        number(rollout.get("duration_sec")),
+        number(metrics.get("mean_sum_fn_over_mg")),
+        number(metrics.get("p90_stab_force_over_mg")),
+        None if unloaded is None else number(100.0 * unloaded, 1),
+        None if fell is None else f"frame {int(fell)}",
+        None if segments is None else len(segments),
+    )
+
+
+def show_results(out: Output, rollouts: Sequence[Mapping[str, Any]]) -> None:
+    """Rollouts as a table; below it why those that are not Tier 0 are not, and what reading the motions brought up."""
+    out.table(RESULT_COLUMNS, [result_row(rollout) for rollout in rollouts])
+    said = []
+    for rollout in rollouts:
+        name = rollout.get("clip_name") or rollout["name"]
+        if rollout["tier"] != 0:
+            said.append(f"{name}: {rollout['tier_reason']}")
+        said.extend(f"{name}: {note}" for note in (rollout.get("ingest") or {}).get("notes", ()))
+    for line in ("", *said) if said else ():
+        out.say(line)

@@ -1,0 +1,113 @@
+"""`ampref submit`: motions to a running service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amp_core.errors import AmprefError
+from service.cli.output import Json, Output, Quiet
+from service.cli.reading import reading_options
+from service.cli.recipes import read_recipe
+from service.cli.remote import Timeout, Url, connect, show_results, wait_for_job
+
+
+def submit(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Motion files: .pkl, .npz, .json or .csv.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Show live progress until every clip is scored.")] = False,
+    robot: Annotated[str | None, typer.Option(help="A robot that the service knows; default wildrobot.")] = None,
+    mode: Annotated[str | None, typer.Option(help="rollout or teacher_forced; the default is rollout.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The recipe's seed.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A whole recipe as JSON, instead of --mode and --seed.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag for the clips; may be repeated.")] = None,
+    name: Annotated[str | None, typer.Option(help="The clip's name; default: the file name without its ending.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, for .csv files and others that do not hold it.")] = None,
+    quat_order: Annotated[str | None, typer.Option(help="Quaternion order, wxyz or xyzw; must be given for .csv.")] = None,
+    url: Url = None,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload motions and have them scored.
+
+    The same file with the same recipe is known and is not scored again. Exits with 1 when a file was refused or a job
+    failed; the others are not held up.
+    """
+    if name is not None and len(files) > 1:
+        raise typer.BadParameter("one name cannot be for several files", param_hint="--name")
+    if recipe is not None and (mode is not None or seed is not None):
+        raise typer.BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
+    out = Output(as_json=as_json, quiet=quiet)
+    whole = None if recipe is None else read_recipe(recipe)
+    options = reading_options(files, fps, quat_order, out)
+    submitted: list[dict[str, Any]] = []
+    failed = 0
+    with connect(url, out, patient=True) as api:
+        with out.progress("uploading", total=len(files)) as progress:
+            for done, path in enumerate(files):
+                progress.update(done, description=f"uploading {path.name}")
+                try:
+                    answer = api.submit_clip(
+                        path,
+                        name=name,
+                        robot=robot,
+                        mode=mode,
+                        seed=seed,
+                        tags=tag or (),
+                        recipe=whole,
+                        **options(path),
+                    )
+                except AmprefError as error:
+                    if error.slug == "unavailable":
+                        raise
+                    error.file = str(path)
+                    out.error(error)
+                    failed += 1
+                else:
+                    submitted.append(answer | {"file": str(path)})
+        if wait:
+            with out.progress("scoring", total=len(submitted)) as progress:
+                for answer in submitted:
+                    try:
+                        if answer["rollout"] is None and answer["job"] is not None:
+                            label = answer["clip"]["name"]
+                            answer["job"] = wait_for_job(api, answer["job"], progress, label=label, timeout=timeout)
+                            answer["rollout"] = {"id": answer["job"]["result"]["rollout_id"]}
+                        if answer["rollout"] is not None:
+                            answer["rollout"] = api.get_rollout(answer["rollout"]["id"])
+                    except AmprefError as error:
+                        out.error(error)
+                        failed += 1
+    out.document(submitted)
+    out.values(answer["clip"]["id"] for answer in submitted)
+    _print(out, submitted, wait)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print(out: Output, submitted: list[dict[str, Any]], waited: bool) -> None:
+    if not submitted:
+        return
+    if waited:
+        show_results(
+            out, [answer["rollout"] | {"clip_name": answer["clip"]["name"]} for answer in submitted if answer["rollout"]]
+        )
+        out.say("\nnext: ampref clips --tier 0, then ampref dataset lock NAME VERSION --tier 0")
+    else:
+        out.table(
+            ("Motion", "Clip", "Job", "State"),
+            [
+                (
+                    answer["clip"]["name"],
+                    answer["clip"]["id"],
+                    answer["job"]["id"] if answer["job"] else None,
+                    "known, scored" if answer["rollout"] else answer["job"]["state"] if answer["job"] else None,
+                )
+                for answer in submitted
+            ],
+        )
+        out.say("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")

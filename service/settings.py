@@ -1,0 +1,216 @@
+"""Every setting of the service, read from `AMPREF_*` environment variables.
+
+A setting has one name, one default and one description here; `docs/catalog.md` shows the same table and a test compares the
+two.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from amp_core.errors import InputRefused
+
+_PREFIX = "AMPREF_"
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The service's configuration; frozen once it was read.
+
+    Use `Settings.load()` to read the environment: it turns a bad value into an `InputRefused` that names the variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    data_dir: Path = Field(
+        Path("~/.local/share/ampref"), description="Folder of everything the service keeps, unless the next two say otherwise."
+    )
+    database_url: str = Field(
+        "",
+        description="Catalog: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DB`. Default: `catalog.sqlite3` in "
+        "the data folder.",
+    )
+    blob_url: str = Field(
+        "",
+        description="Blob store: `file:///FOLDER`, `s3://BUCKET/PREFIX` or `memory://` (tests). Default: `blobs` in "
+        "the data folder.",
+    )
+    broker_url: str | None = Field(
+        None, description="Celery broker, `redis://HOST:PORT/DB`. Not set: jobs run in this process, with no broker to install."
+    )
+    robots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="`robot.yaml` files besides the bundled ones, separated by `:` (`;` on Windows). Only the "
+        "operator adds robots.",
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 takes a free one.")
+    max_upload_bytes: int = Field(64 * MIB, ge=1024, description="Largest motion file that is accepted, in bytes.")
+    max_duration_sec: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="Longest motion that is accepted, in seconds."
+    )
+    max_fps: float = Field(
+        1000.0, gt=0, allow_inf_nan=False, description="Highest frame rate that is accepted, in frames a second."
+    )
+    request_timeout_sec: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="How long a client may take to send a whole request, in seconds."
+    )
+    keep_alive_sec: int = Field(5, ge=1, description="How long an idle HTTP connection is kept open, in seconds.")
+    shutdown_grace_sec: int = Field(
+        10, ge=0, description="How long open requests may finish when the server stops, in seconds."
+    )
+    sse_interval_sec: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="How often an event stream looks for a job's progress, in seconds."
+    )
+    sse_ping_sec: int = Field(15, ge=1, description="How often an idle event stream sends a comment to stay open, in seconds.")
+
+    job_timeout_sec: float = Field(
+        900.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed.",
+    )
+    lock_timeout_sec: float = Field(
+        3600.0, gt=0, allow_inf_nan=False, description="Wall-clock limit of one attempt of a lock job, in seconds."
+    )
+    job_memory_mb: int = Field(
+        4096, ge=256, description="Address space that a job's child process may use, in MiB; more than that fails the attempt."
+    )
+    max_attempts: int = Field(3, ge=1, le=100, description="Attempts of a job before it is quarantined with its reason.")
+    lease_sec: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a worker owns a job without a heartbeat, in seconds; then others may take it.",
+    )
+    heartbeat_sec: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How often a worker renews its lease, in seconds; at most a third of the lease.",
+    )
+    sweep_sec: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How often expired leases and jobs that no worker heard of are looked for, in seconds.",
+    )
+    retry_backoff_sec: float = Field(
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Pause before the second attempt of a job, in seconds; it doubles with each one.",
+    )
+    poll_sec: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="How often an idle embedded worker looks at the job table, in seconds."
+    )
+    worker_concurrency: int = Field(1, ge=1, le=256, description="Jobs that one worker process runs at a time.")
+    blob_grace_sec: float = Field(
+        3600.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Age at which a blob that no row names is garbage, in seconds; longer than any upload or job "
+        "takes to commit.",
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_json: bool = Field(False, description="Log one JSON object a line instead of text for people.")
+
+    @field_validator("robots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part for part in value.split(os.pathsep) if part.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return Path(os.path.abspath(value.expanduser()))
+
+    @field_validator("robots", mode="after")
+    @classmethod
+    def _expand(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.expanduser() for path in value)
+
+    @field_validator("broker_url", mode="after")
+    @classmethod
+    def _broker(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if not value.startswith(("redis://", "rediss://", "memory://")):
+            raise ValueError("a broker URL starts with redis:// or rediss://")
+        return value
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        scheme = value.partition("://")[0].partition("+")[0]
+        if value and scheme not in ("sqlite", "postgresql", "postgres"):
+            raise ValueError("a database URL starts with sqlite:/// or postgresql://")
+        return value
+
+    @field_validator("blob_url", mode="after")
+    @classmethod
+    def _blob(cls, value: str) -> str:
+        if value and not value.startswith(("file://", "s3://", "memory://", "gs://", "az://")):
+            raise ValueError("a blob URL starts with file:/// or s3://")
+        return value
+
+    @model_validator(mode="after")
+    def _fill(self) -> Settings:
+        # The model is frozen for its users; its own defaults that depend on another field are filled in here, once.
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{self.data_dir / 'catalog.sqlite3'}")
+        if not self.blob_url:
+            object.__setattr__(self, "blob_url", (self.data_dir / "blobs").as_uri())
+        if self.heartbeat_sec > self.lease_sec / 3:
+            raise ValueError(
+                f"heartbeat_sec is {self.heartbeat_sec:g} s; expected at most a third of lease_sec ({self.lease_sec:g} s), "
+                "or one late heartbeat loses the job"
+            )
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether jobs run inside the API's process, without a broker."""
+        return self.broker_url is None
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the environment; `overrides` (by field name) win over it.
+
+        Raises `InputRefused` that names every bad variable, what it holds and what was expected.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise InputRefused(
+                "; ".join(_explain(fault) for fault in error.errors(include_url=False)),
+                remedy="Correct or unset it, then start again; docs/catalog.md lists every setting",
+            ) from None
+        except SettingsError as error:
+            raise InputRefused(
+                str(error), remedy="Correct or unset it, then start again; docs/catalog.md lists every setting"
+            ) from None
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    name = f"{_PREFIX}{where.upper()}" if where else f"the {_PREFIX}* settings"
+    said = fault["msg"].removeprefix("Value error, ")
+    said = said[:1].lower() + said[1:]
+    # A URL may hold a password, so its value is never repeated.
+    shown = "" if not where or where.endswith("_url") else f" is {str(fault.get('input'))[:80]!r}"
+    return f"{name}{shown}: {said}"

@@ -1,0 +1,101 @@
+"""What every test may ask for: real databases and a real broker, brought by wheels. A missing one fails; nothing is skipped."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.servers import postgres, redis
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[str]:
+    """URL of a real PostgreSQL server's `postgres` database: one server for each test process, stopped in the end."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pg_template(pg_server: str) -> str:
+    """A database with the catalog's schema, to copy."""
+    from service.catalog import schema
+
+    url = _make_database(pg_server, "ampref_template", None)
+    schema.upgrade(url)
+    return url
+
+
+def _make_database(server: str, name: str, template: str | None) -> str:
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+    return server.rpartition("/")[0] + f"/{name}"
+
+
+def _drop_database(server: str, name: str) -> None:
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def pg_empty(pg_server: str) -> Iterator[str]:
+    """URL of a PostgreSQL database of the test's own, with nothing in it."""
+    name = f"t_{uuid.uuid4().hex}"
+    yield _make_database(pg_server, name, None)
+    _drop_database(pg_server, name)
+
+
+@pytest.fixture
+def pg_url(pg_server: str, pg_template: str) -> Iterator[str]:
+    """URL of a PostgreSQL database of the test's own, with the catalog's schema."""
+    name = f"t_{uuid.uuid4().hex}"
+    yield _make_database(pg_server, name, "ampref_template")
+    _drop_database(pg_server, name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of an SQLite file of the test's own, with the catalog's schema."""
+    from service.catalog import schema
+
+    url = f"sqlite:///{tmp_path / 'catalog.sqlite3'}"
+    schema.upgrade(url)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A database with the catalog's schema: the test runs once on SQLite and once on PostgreSQL."""
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+    return str(request.getfixturevalue("pg_empty"))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """URL of a real Redis server: one for each test process, stopped in the end."""
+    with redis() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> Iterator[str]:
+    """URL of an empty Redis database; emptied again after the test."""
+    import redis as client
+
+    with client.Redis.from_url(redis_server) as connection:
+        connection.flushall()
+        yield redis_server
+        connection.flushall()

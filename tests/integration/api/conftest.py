@@ -1,0 +1,208 @@
+"""An API over a real SQLite catalog and local blobs, without workers: tests play the worker by the job table."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from amp_core.quality import METRICS
+from service.app import create_app
+from service.blobs import BlobStore
+from service.catalog import Catalog, datasets, schema
+from service.catalog.records import NewRollout, Segment, Version, VersionFile, VersionMember
+from service.jobs import Claim, JobQueue
+from service.settings import Settings
+
+GOOD = {
+    "mean_sum_fn_over_mg": 0.98,
+    "p90_stab_force_over_mg": 0.05,
+    "unloaded_frame_rate": 0.02,
+    "slip_rate": 0.1,
+    "height_std": 0.012,
+}
+
+
+def motion_bytes(seed: int = 0, frames: int = 51, rate: float = 50.0, **changes: Any) -> bytes:
+    """A small clip for the bundled robot as JSON: standing, with a joint that moves a little; each seed gives other bytes."""
+    t = np.arange(frames) / rate
+    dof = np.zeros((frames, 8))
+    dof[:, 2] = 0.2 + 0.05 * np.sin(2 * np.pi * t + seed)
+    clip: dict[str, Any] = {
+        "fps": rate,
+        "root_pos": [[0.0, 0.0, 0.45]] * frames,
+        "root_rot": [[0.0, 0.0, 0.0, 1.0]] * frames,
+        "dof_pos": dof.round(6).tolist(),
+        "note": seed,
+    }
+    return json.dumps(clip | changes).encode()
+
+
+@dataclass
+class Api:
+    """The application and what a worker would do behind it."""
+
+    http: TestClient
+    app: FastAPI
+    settings: Settings
+    rung: list[str] = field(default_factory=list)
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.app.state.services.catalog
+
+    @property
+    def blobs(self) -> BlobStore:
+        return self.app.state.services.blobs
+
+    @property
+    def queue(self) -> JobQueue:
+        return JobQueue(self.catalog)
+
+    def post(self, number: int = 0, /, *, data: bytes | None = None, **fields: Any) -> Any:
+        """POST a clip; the answer."""
+        file = ("walk.json", data if data is not None else motion_bytes(number))
+        return self.http.post("/v1/clips", files={"file": file}, data=fields)
+
+    def claim(self) -> Claim:
+        claim = self.queue.claim("a test")
+        assert claim is not None
+        return claim
+
+    def finish(self, claim: Claim | None = None, *, tier: int = 0, mode: str = "rollout", **metrics: Any) -> str:
+        """Score the oldest job's clip; the rollout's id."""
+        buffer = io.BytesIO()
+        claim = claim or self.claim()
+        np.savez(buffer, features=np.full((50, 27), len(claim.job.id), np.float32), id=np.array(claim.job.id))
+        arrays = buffer.getvalue()
+        known: dict[str, float | int | None] = {metric.name: 0.0 for metric in METRICS}
+        new = NewRollout(
+            mode=mode,
+            tier=tier,
+            tier_reason="all gates passed" if tier == 0 else "mean_sum_fn_over_mg is 0.4, needs >= 0.6",
+            gate_profile="amp-0.11",
+            metrics=known | GOOD | {"fell_at_frame": None} | metrics,
+            frames=50,
+            duration_sec=1.0,
+            arrays_digest=self.blobs.put_bytes(arrays),
+            arrays_size=len(arrays),
+            feature_code_hash="sha256:" + "0" * 64,
+            mujoco_version="4.0.1",
+            result={
+                "gates": [{"name": "slip_rate", "value": 0.1, "threshold": 0.2, "passed": True}],
+                "segments": [{"start": 0, "end": 50, "tier": tier, "score": 0.9, "quality_metrics": {}}],
+                "ingest": {"fps_in": 50.0},
+                "provenance": {"mujoco_version": "4.0.1"},
+            },
+            segments=[Segment(0, 50, tier, 0.9)],
+        )
+        return self.queue.complete_rollout(claim, new).id
+
+    def scored(self, number: int = 0, name: str = "walk", tier: int = 0, tags: str = "", **metrics: Any) -> str:
+        """POST a clip and score it; the clip's id."""
+        answer = self.post(number, name=name, tags=tags)
+        assert answer.status_code == 202, answer.text
+        self.finish(tier=tier, **metrics)
+        return str(answer.json()["clip"]["id"])
+
+    def lock(self, name: str = "walk", version: str = "0.1.0", **select: Any) -> Version:
+        """POST a version and play the worker that locks it."""
+        answer = self.http.post(f"/v1/datasets/{name}/versions", json={"version": version, "select": select})
+        assert answer.status_code == 202, answer.text
+        return self.publish(self.claim())
+
+    def publish(self, claim: Claim) -> Version:
+        """Play the worker of a lock job: three files whose bytes tell which version they are of."""
+        payload = claim.job.payload
+        name, number = payload["dataset"], payload["version"]
+        files = []
+        for stem, suffix in (("features", "npz"), ("normalization_stats", "json"), ("dataset_manifest", "json")):
+            data = f"{stem} of {name}=={number}\n".encode() * 5000
+            media = "application/json" if suffix == "json" else "application/octet-stream"
+            files.append(VersionFile(f"{stem}_v{number}.{suffix}", self.blobs.put_bytes(data), len(data), media))
+
+        def work(session: Any) -> None:
+            assert claim.job.version_id is not None
+            version = datasets.get_version_by_id(session, claim.job.version_id)
+            selected = list(datasets.select_members(session, datasets.Select.from_dict(version.select)))
+            datasets.publish_version(
+                session,
+                version.id,
+                members=[
+                    VersionMember(one.clip_id, one.rollout_id, one.name, start, end, tier)
+                    for one in selected
+                    for start, end, tier in one.ranges
+                ],
+                files=files,
+                dataset_hash="sha256:" + hashlib.sha256(files[0].digest.encode()).hexdigest(),
+                feature_code_hash="sha256:" + "0" * 64,
+                manifest_digest=files[2].digest,
+                num_clips=len(selected),
+                num_frames=50 * len(selected),
+                readiness={"checks": [{"name": "arrays", "passed": True, "members": len(selected)}]},
+            )
+
+        self.queue.complete(claim, work=work)
+        with self.catalog.session() as session:
+            return datasets.get_version(session, name, number)
+
+
+def make_settings(folder: Path) -> Settings:
+    """Small limits, and nothing of this machine's environment."""
+    return Settings(data_dir=folder / "data", sse_interval_sec=0.02, max_upload_bytes=256 * 1024)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path)
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Api]:
+    with opened(settings) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One for all tests of a module that store nothing in it."""
+    with opened(make_settings(tmp_path_factory.mktemp("idle"))) as api:
+        yield api
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Api]:
+    """The API for `settings`, on a migrated catalog."""
+    schema.upgrade(settings.database_url)
+    rung: list[str] = []
+    app = create_app(settings, notify=rung.append)
+    with TestClient(app) as http:
+        yield Api(http, app, settings, rung)
+
+
+@pytest.fixture
+def motion() -> Any:
+    return motion_bytes
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """With two scored clips, a job that waits, and a dataset of two versions, one of them yanked."""
+    with opened(make_settings(tmp_path_factory.mktemp("seeded"))) as api:
+        api.scored(1, "walk", tags="slow")
+        api.scored(2, "squat", tier=-1)
+        api.lock(version="0.1.0")
+        api.lock(version="0.2.0")
+        api.http.post("/v1/datasets/walk/versions/0.2.0/yank", json={"reason": "for the tests"})
+        api.post(3)
+        yield api

@@ -1,0 +1,420 @@
+"""Clips over HTTP: what is accepted, what is refused and leaves nothing behind, and the curriculum query."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from amp_core.recipe import Recipe
+from service.app import create_app
+from service.catalog import schema
+from service.settings import Settings
+
+
+def _problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["type"] == f"urn:ampref:error:{slug}", body
+    assert body["status"] == status
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return dict(body)
+
+
+def _nothing_stored(api: Any) -> None:
+    assert api.http.get("/v1/clips").json()["items"] == []
+    assert api.http.get("/v1/jobs").json()["items"] == []
+    assert list(api.blobs.iter_digests()) == []
+    assert api.rung == []
+
+
+# Uploading
+
+
+def test_a_clip_is_accepted_with_its_job(api: Any, motion: Any) -> None:
+    data = motion(1)
+    answer = api.post(data=data, name="walk 01", tags="gait:walk, slow")
+    assert answer.status_code == 202, answer.text
+    body = answer.json()
+    clip, job = body["clip"], body["job"]
+    assert clip["name"] == "walk 01"
+    assert clip["source_digest"] == "sha256:" + hashlib.sha256(data).hexdigest()
+    assert (clip["robot"], clip["source_format"], clip["frames_in"], clip["fps_in"]) == ("wildrobot", "json", 51, 50.0)
+    assert clip["tags"] == ["gait:walk", "slow"]
+    assert (job["state"], job["kind"], job["clip_id"]) == ("queued", "rollout", clip["id"])
+    assert job["recipe_digest"] == Recipe.for_mode("rollout").digest
+    assert body["rollout"] is None
+    assert answer.headers["location"] == f"/v1/clips/{clip['id']}"
+    assert api.rung == [job["id"]]
+    assert api.blobs.read_bytes(clip["source_digest"]) == data
+
+
+def test_known_bytes_are_not_added_twice(api: Any) -> None:
+    first = api.post(1)
+    again = api.post(1, name="another name")
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["clip"]["id"] == first.json()["clip"]["id"]
+    assert again.json()["job"]["id"] == first.json()["job"]["id"]
+    assert len(api.rung) == 1
+    rollout = api.finish()
+    scored = api.post(1)
+    assert scored.status_code == 200
+    assert scored.json()["rollout"]["id"] == rollout
+
+
+def test_another_recipe_is_another_job(api: Any) -> None:
+    api.post(1)
+    other = api.post(1, mode="teacher_forced")
+    assert other.status_code == 202
+    recipe = Recipe.from_dict({"mode": "rollout", "physics": {"friction": 0.5}})
+    third = api.post(1, recipe=json.dumps(recipe.to_dict()))
+    assert third.status_code == 202
+    assert third.json()["job"]["recipe_digest"] == recipe.digest
+    assert len(api.http.get("/v1/jobs").json()["items"]) == 3
+    assert len(api.http.get("/v1/clips").json()["items"]) == 1
+
+
+def test_a_broken_doorbell_does_not_fail_the_upload(settings: Settings, motion: Any) -> None:
+    def broken(_: str) -> None:
+        raise ConnectionError("the broker is away")
+
+    schema.upgrade(settings.database_url)
+    with TestClient(create_app(settings, notify=broken)) as http:
+        answer = http.post("/v1/clips", files={"file": ("a.json", motion(1))})
+        assert answer.status_code == 202
+        assert http.get(f"/v1/jobs/{answer.json()['job']['id']}").json()["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("../../etc/passwd.json", "passwd"),
+        ("C:\\motions\\walk.JSON", "walk"),
+        ("步行.json", "步行"),
+        (".json", "json"),
+        ("a.b.json", "a.b"),
+        ("x" * 300 + ".json", "x" * 120),
+        ("new\u202eline.json", "newline"),
+    ],
+)
+def test_a_file_name_is_never_trusted(api: Any, motion: Any, filename: str, name: str) -> None:
+    answer = api.http.post("/v1/clips", files={"file": (filename, motion(1))}, data={"format": "json"})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["clip"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("data", "filename", "says"),
+    [
+        (b"", "walk.json", "empty"),
+        (b"\x00" * 1000, "walk.pkl", "empty"),
+        (b"PK\x03\x04 garbage", "walk.npz", ""),
+        (b"\x80\x04garbage", "walk.pkl", ""),
+        (b"cos\nsystem\n(S'id'\ntR.", "walk.pkl", ""),
+        (b'{"fps": NaN}', "walk.json", ""),
+        (b"[" * 100_000, "walk.json", ""),
+    ],
+)
+def test_a_file_that_is_no_motion_is_refused(idle: Any, data: bytes, filename: str, says: str) -> None:
+    answer = idle.http.post("/v1/clips", files={"file": (filename, data)})
+    body = _problem(answer, 422, "motion-refused")
+    assert body["file"] == filename
+    assert says in body["what"]
+    _nothing_stored(idle)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"fps": 0}, "fps"),
+        ({"fps": 1e6}, "fps"),
+        ({"dof_pos": [[0.0] * 7] * 51}, "dof_pos"),
+        ({"root_rot": [[1.0, 2.0, 3.0, 4.0]] * 51}, "root_rot"),
+        ({"root_pos": [[0.0, 0.0, 0.45]] * 50 + [[90.0, 0.0, 0.45]]}, "root_pos"),
+        ({"dof_pos": [[0.0] * 8] * 50}, None),
+    ],
+)
+def test_a_motion_that_cannot_be_meant_is_refused(idle: Any, motion: Any, changes: dict[str, Any], key: str | None) -> None:
+    body = _problem(idle.post(data=motion(1, **changes)), 422, "motion-refused")
+    assert body["expected"]
+    assert body["remedy"]
+    if key:
+        assert body["key"] == key
+    _nothing_stored(idle)
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"fps": "nan"}, "body.fps"),
+        ({"fps": "-1"}, "body.fps"),
+        ({"fps": "fast"}, "body.fps"),
+        ({"seed": "-1"}, "body.seed"),
+        ({"seed": "9" * 400}, "body.seed"),
+        ({"format": "exe"}, "body.format"),
+        ({"quat_order": "zyxw"}, "body.quat_order"),
+        ({"name": "a/b"}, "body.name"),
+        ({"name": "a%5Cb\\"}, "body.name"),
+        ({"name": "x" * 500}, "body.name"),
+        ({"mode": "Rollout!"}, "body.mode"),
+        ({"nme": "walk"}, "body.nme"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_refused(idle: Any, fields: dict[str, str], key: str) -> None:
+    body = _problem(idle.post(1, **fields), 422, "parameter-refused")
+    assert body["key"] == key
+    assert [fault["key"] for fault in body["errors"]] == [key]
+    _nothing_stored(idle)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "slug"),
+    [
+        ({"robot": "atlas"}, 404, "not-found"),
+        ({"mode": "fly"}, 422, "recipe-refused"),
+        ({"mode": "tracked"}, 422, "recipe-refused"),
+        ({"recipe": "{"}, 400, "bad-request"),
+        ({"recipe": '{"mode": "rollout", "seed": NaN}'}, 400, "bad-request"),
+        ({"recipe": '{"mode": "rollout", "speed": 1}'}, 422, "recipe-refused"),
+        ({"recipe": '{"mode": "rollout"}', "seed": "1"}, 422, "recipe-refused"),
+        ({"recipe": "[]"}, 422, "recipe-refused"),
+        ({"tags": "ok," + "x" * 65}, 422, "input-refused"),
+        ({"tags": ",".join(f"t{i}" for i in range(60))}, 422, "input-refused"),
+        ({"format": "pkl"}, 422, "motion-refused"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused(idle: Any, fields: dict[str, str], status: int, slug: str) -> None:
+    _problem(idle.post(1, **fields), status, slug)
+    _nothing_stored(idle)
+
+
+def test_there_must_be_a_file(idle: Any) -> None:
+    as_text = idle.http.post("/v1/clips", files={"name": (None, "walk"), "file": (None, "text")})
+    assert _problem(as_text, 422, "parameter-refused")["key"] == "body.file"
+    none = idle.http.post("/v1/clips", files={"name": (None, "walk")})
+    assert _problem(none, 422, "parameter-refused")["key"] == "body.file"
+    nothing = idle.http.post("/v1/clips")
+    assert _problem(nothing, 422, "parameter-refused")["key"] == "body.file"
+
+
+def test_only_one_file(idle: Any, motion: Any) -> None:
+    files = [("file", ("a.json", motion(1))), ("file", ("b.json", motion(2)))]
+    _problem(idle.http.post("/v1/clips", files=files), 400, "bad-request")
+    _nothing_stored(idle)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense"])
+def test_the_wrong_content_type_is_415(idle: Any, kind: str) -> None:
+    answer = idle.http.post("/v1/clips", content=b"{}", headers={"content-type": kind})
+    assert _problem(answer, 415, "unsupported-media-type")["expected"] == "multipart/form-data"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"--x", b"--x\r\n\r\n", b"garbage", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n"]
+)
+def test_a_broken_multipart_body_is_400_or_says_what_is_missing(idle: Any, body: bytes) -> None:
+    answer = idle.http.post("/v1/clips", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_multipart_body_without_boundary_is_400(idle: Any) -> None:
+    _problem(idle.http.post("/v1/clips", content=b"x", headers={"content-type": "multipart/form-data"}), 400, "bad-request")
+
+
+def test_a_file_over_the_limit_is_413(idle: Any) -> None:
+    limit = idle.settings.max_upload_bytes
+    body = _problem(idle.post(data=b" " * (limit + 1)), 413, "too-large")
+    assert f"{limit:,}" in body["expected"]
+    _problem(idle.post(data=b" " * (4 * limit)), 413, "too-large")
+    _nothing_stored(idle)
+
+
+def test_a_body_over_the_limit_is_413_without_a_declared_length(idle: Any) -> None:
+    sent = 0
+
+    def chunks() -> Any:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.json"\r\n\r\n'
+        for _ in range(1000):
+            sent += 1
+            yield b" " * 65536
+
+    answer = idle.http.post("/v1/clips", content=chunks(), headers={"content-type": "multipart/form-data; boundary=x"})
+    _problem(answer, 413, "too-large")
+    _nothing_stored(idle)
+
+
+# The curriculum
+
+
+def test_the_curriculum_query(api: Any) -> None:
+    for number, (tier, load) in enumerate([(0, 0.9), (0, 0.97), (1, 0.7), (-1, 0.2)]):
+        tags = "slow" if number % 2 else "fast"
+        api.scored(number, f"walk {number}", tier, tags, mean_sum_fn_over_mg=load, slip_rate=number / 10)
+    api.post(9, name="not yet scored")
+
+    def names(query: str) -> list[str]:
+        answer = api.http.get(f"/v1/clips?{query}")
+        assert answer.status_code == 200, answer.text
+        return [item["name"] for item in answer.json()["items"]]
+
+    assert names("") == ["not yet scored", "walk 3", "walk 2", "walk 1", "walk 0"]
+    assert names("tier=0&sort=-mean_sum_fn_over_mg") == ["walk 1", "walk 0"]
+    assert names("tier=-1") == ["walk 3"]
+    assert names("tag=slow&sort=slip_rate") == ["walk 1", "walk 3"]
+    assert names("tag=slow&tag=fast") == []
+    assert names("max_slip_rate=0.15&min_mean_sum_fn_over_mg=0.95") == ["walk 1"]
+    assert names("min_duration_sec=5") == []
+    assert names("robot=atlas") == []
+    assert names("mode=teacher_forced") == []
+    assert names("name=WALK%202") == ["walk 2"]
+    item = api.http.get("/v1/clips?tier=1").json()["items"][0]
+    assert item["rollout"]["tier"] == 1
+    assert item["rollout"]["quality_metrics"]["mean_sum_fn_over_mg"] == 0.7
+    assert item["rollout"]["quality_metrics"]["fell_at_frame"] is None
+
+
+def test_pages_follow_one_another(api: Any) -> None:
+    for number in range(5):
+        api.scored(number, f"walk {number}", slip_rate=number / 10)
+    seen, url = [], "/v1/clips?sort=slip_rate&limit=2"
+    while url:
+        answer = api.http.get(url)
+        seen += [item["name"] for item in answer.json()["items"]]
+        link = answer.headers.get("link", "")
+        assert bool(link) == (answer.json()["next_cursor"] is not None)
+        url = link.removeprefix("<").removesuffix('>; rel="next"')
+    assert seen == [f"walk {number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "says"),
+    [
+        ("tier=2", "query.tier", ""),
+        ("tier=zero", "query.tier", ""),
+        ("min_slip_rte=1", "query.min_slip_rte", "Did you mean min_slip_rate?"),
+        ("foo=1", "query.foo", ""),
+        ("min_slip_rate=nan", "query.min_slip_rate", ""),
+        ("min_slip_rate=inf", "query.min_slip_rate", ""),
+        ("min_slip_rate=0.5&max_slip_rate=0.1", "query.min_slip_rate", ""),
+        ("sort=colour", "query.sort", ""),
+        ("limit=0", "query.limit", ""),
+        ("limit=501", "query.limit", ""),
+        ("limit=" + "9" * 5000, "query.limit", ""),
+        ("limit=1&limit=2", "query.limit", ""),
+        ("robot=a%00b", "query.robot", ""),
+        ("tag=%00", "query.tag.0", ""),
+        ("cursor=%F0%9F%92%A9", "query.cursor", ""),
+    ],
+)
+def test_a_query_with_a_mistake_is_refused(idle: Any, query: str, key: str, says: str) -> None:
+    body = _problem(idle.http.get(f"/v1/clips?{query}"), 422, "parameter-refused")
+    assert body["key"] == key
+    assert says in body["remedy"] if says else True
+
+
+@pytest.mark.parametrize("cursor", ["x", "AAAA", "e30", "bnVsbA"])
+def test_a_cursor_of_another_list_is_refused(idle: Any, cursor: str) -> None:
+    _problem(idle.http.get(f"/v1/clips?cursor={cursor}"), 422, "input-refused")
+
+
+# One clip
+
+
+def test_a_clip_with_its_rollouts(api: Any) -> None:
+    clip = api.scored(1)
+    api.post(1, mode="teacher_forced")
+    body = api.http.get(f"/v1/clips/{clip}").json()
+    assert [rollout["mode"] for rollout in body["rollouts"]] == ["rollout"]
+    assert [job["state"] for job in body["jobs"]] == ["queued", "succeeded"]
+
+
+def test_scoring_again_with_another_recipe(api: Any) -> None:
+    clip = api.scored(1)
+    again = api.http.post(f"/v1/clips/{clip}/rollouts", json={"mode": "teacher_forced"})
+    assert again.status_code == 202
+    assert api.rung[-1] == again.json()["job"]["id"]
+    assert api.http.post(f"/v1/clips/{clip}/rollouts", json={"mode": "teacher_forced"}).status_code == 200
+    known = api.http.post(f"/v1/clips/{clip}/rollouts", json={})
+    assert known.status_code == 200
+    assert known.json()["rollout"]["tier"] == 0
+    custom = api.http.post(f"/v1/clips/{clip}/rollouts", json={"recipe": {"mode": "rollout", "seed": 7}})
+    assert custom.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "slug"),
+    [
+        (b'{"mode": "rollout", "mode": "teacher_forced"}', 400, "bad-request"),
+        (b'{"seed": NaN}', 400, "bad-request"),
+        (b'{"seed": 1e400}', 400, "bad-request"),
+        (b'{"seed": 1.5}', 422, "parameter-refused"),
+        (b'{"seed": true}', 422, "parameter-refused"),
+        (b'{"seed": "1"}', 422, "parameter-refused"),
+        (b'{"sead": 1}', 422, "parameter-refused"),
+        (b'{"recipe": ' + b"[" * 1000 + b"}", 400, "bad-request"),
+        (b'{"recipe": {"mode": "\\ud800"}}', 400, "bad-request"),
+        (b'{"recipe": {"mode": "fly"}}', 422, "recipe-refused"),
+        (b"", 422, "parameter-refused"),
+        (b"[]", 422, "parameter-refused"),
+    ],
+)
+def test_a_body_that_is_not_meant_is_refused(api: Any, content: bytes, status: int, slug: str) -> None:
+    clip = api.scored(1)
+    answer = api.http.post(f"/v1/clips/{clip}/rollouts", content=content, headers={"content-type": "application/json"})
+    _problem(answer, status, slug)
+    assert len(api.http.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_deleting(api: Any) -> None:
+    clip = api.scored(1)
+    assert api.http.delete(f"/v1/clips/{clip}").status_code == 204
+    _problem(api.http.get(f"/v1/clips/{clip}"), 404, "not-found")
+    _problem(api.http.delete(f"/v1/clips/{clip}"), 404, "not-found")
+
+
+def test_deleting_what_a_locked_version_holds_is_refused(api: Any) -> None:
+    clip = api.scored(1)
+    api.lock()
+    body = _problem(api.http.delete(f"/v1/clips/{clip}"), 409, "conflict")
+    assert "walk==0.1.0" in body["what"]
+    assert api.http.get(f"/v1/clips/{clip}").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["nope", "clip_00000000000000000000000000", "x" * 64])
+def test_there_is_no_such_clip(idle: Any, name: str) -> None:
+    _problem(idle.http.get(f"/v1/clips/{name}"), 404, "not-found")
+    _problem(idle.http.post(f"/v1/clips/{name}/rollouts", json={}), 404, "not-found")
+
+
+@pytest.mark.parametrize("name", ["a%00b", "%FF%FE", "x" * 5000, "%F0%9F%92%A9", "%ED%A0%80"])
+def test_an_id_that_no_clip_can_have(idle: Any, name: str) -> None:
+    assert idle.http.get(f"/v1/clips/{name}").status_code == 422
+
+
+# One rollout
+
+
+def test_a_rollout_and_its_arrays(api: Any) -> None:
+    api.post(1)
+    rollout = api.finish()
+    body = api.http.get(f"/v1/rollouts/{rollout}").json()
+    assert body["gates"][0]["name"] == "slip_rate"
+    assert body["segments"][0]["end"] == 50
+    assert body["recipe"] == Recipe.for_mode("rollout").to_dict()
+    assert body["ingest"] == {"fps_in": 50.0}
+    arrays = api.http.get(body["arrays_url"])
+    assert "sha256:" + hashlib.sha256(arrays.content).hexdigest() == body["arrays_digest"]
+    assert len(arrays.content) == body["arrays_size"]
+    assert arrays.headers["etag"] == '"' + body["arrays_digest"].removeprefix("sha256:") + '"'
+    part = api.http.get(body["arrays_url"], headers={"range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, arrays.content[10:20])
+    assert api.http.head(body["arrays_url"]).headers["content-length"] == str(body["arrays_size"])
+    assert api.http.get(body["arrays_url"], headers={"if-none-match": arrays.headers["etag"]}).status_code == 304
+    _problem(api.http.get("/v1/rollouts/nope"), 404, "not-found")
+    _problem(api.http.get("/v1/rollouts/nope/arrays"), 404, "not-found")

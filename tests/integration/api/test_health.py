@@ -1,0 +1,50 @@
+"""Liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_alive_and_ready(idle: Any, prefix: str) -> None:
+    assert idle.http.get(f"{prefix}/healthz").json()["status"] == "ok"
+    ready = idle.http.get(f"{prefix}/readyz").json()
+    assert (ready["status"], [one["ok"] for one in ready["components"]]) == ("ready", [True, True])
+
+
+def test_what_is_down_is_named(api: Any) -> None:
+    def broken() -> None:
+        raise ConnectionError("redis://:secret@host")
+
+    api.app.state.checks["broker"] = broken
+    answer = api.http.get("/readyz")
+    assert answer.status_code == 503
+    assert [one["name"] for one in answer.json()["components"] if not one["ok"]] == ["broker"]
+    assert "secret" not in answer.text
+
+
+def test_metrics_have_few_labels(api: Any) -> None:
+    clip = api.scored(1)
+    api.http.get(f"/v1/clips/{clip}")
+    api.http.get("/nothing/here")
+    text = api.http.get("/metrics").text
+    assert 'ampref_http_requests_total{method="POST",route="/v1/clips",status="202"} 1.0' in text
+    assert 'route="/v1/clips/{clip_id}"' in text
+    assert 'route="unmatched",status="404"' in text
+    assert clip not in text
+    assert 'ampref_jobs{state="succeeded"} 1.0' in text
+    assert 'ampref_clips{tier="0"} 1.0' in text
+
+
+def test_a_bug_tells_nothing_and_has_an_id(api: Any) -> None:
+    def bug() -> None:
+        raise RuntimeError("the password is swordfish")
+
+    api.app.add_api_route("/bug", bug)
+    answer = api.http.get("/bug", headers={"x-request-id": "trace-7"})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "trace-7"
+    assert "swordfish" not in answer.text

@@ -1,0 +1,138 @@
+"""Jobs over HTTP: polling, server-sent events, cancelling, retrying."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+from amp_core.errors import PhysicsFailed
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    found = []
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if fields:
+            found.append(fields | {"data": json.loads(fields["data"])})
+    return found
+
+
+def _fail(api: Any, times: int = 1) -> None:
+    for _ in range(times):
+        claim = api.claim()
+        api.queue.fail(claim, PhysicsFailed("the child was killed"))
+        # The pause before the next attempt is not what is tested here.
+        with api.catalog.begin() as session:
+            session.exec_driver_sql("UPDATE jobs SET not_before = 0")
+
+
+def test_polling(api: Any) -> None:
+    job = api.post(1).json()["job"]["id"]
+    url = f"/v1/jobs/{job}"
+    assert api.http.get(url).json()["state"] == "queued"
+    claim = api.claim()
+    api.queue.heartbeat(claim, 0.5, "simulating")
+    running = api.http.get(url).json()
+    assert (running["state"], running["progress"], running["message"]) == ("running", 0.5, "simulating")
+    rollout = api.finish(claim)
+    done = api.http.get(url).json()
+    assert (done["state"], done["progress"], done["result"]) == ("succeeded", 1.0, {"rollout_id": rollout, "tier": 0})
+    assert done["finished_at"] >= done["started_at"] >= done["created_at"]
+
+
+def test_events_from_the_first_to_done(api: Any) -> None:
+    job = api.post(1).json()["job"]["id"]
+
+    def work() -> None:
+        claim = api.claim()
+        for step in (0.25, 0.5, 0.75):
+            time.sleep(0.1)
+            api.queue.heartbeat(claim, step, "simulating")
+        time.sleep(0.1)
+        api.finish(claim)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    answer = api.http.get(f"/v1/jobs/{job}/events")
+    worker.join()
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = _events(answer.text)
+    assert [event["event"] for event in events[:-1]] == ["progress"] * (len(events) - 1)
+    assert (events[-1]["event"], events[-1]["data"]["state"]) == ("done", "succeeded")
+    progress = [event["data"]["progress"] for event in events if event["data"]["state"] == "running"]
+    assert progress == sorted(progress)
+    assert len(progress) >= 3
+    ids = [int(event["id"]) for event in events]
+    assert ids == sorted(set(ids))
+
+
+def test_events_resume_after_the_last_one(api: Any) -> None:
+    job = api.post(1).json()["job"]["id"]
+    api.finish()
+    url = f"/v1/jobs/{job}/events"
+    [done] = _events(api.http.get(url).text)
+    assert done["event"] == "done"
+    again = api.http.get(url, headers={"last-event-id": "1"})
+    assert [event["id"] for event in _events(again.text)] == [done["id"]]
+    over = api.http.get(url, headers={"last-event-id": done["id"]})
+    assert (over.status_code, over.content) == (204, b"")
+    assert api.http.get("/v1/jobs/nope/events").status_code == 404
+
+
+def test_events_end_when_the_clip_is_deleted(api: Any) -> None:
+    posted = api.post(1).json()
+    timer = threading.Timer(0.2, lambda: api.http.delete(f"/v1/clips/{posted['clip']['id']}"))
+    timer.start()
+    events = _events(api.http.get(f"/v1/jobs/{posted['job']['id']}/events").text)
+    timer.join()
+    assert events[-1]["data"]["state"] == "cancelled"
+
+
+def test_listing_by_state_in_pages(api: Any) -> None:
+    for number in range(3):
+        api.post(number)
+    api.finish()
+    assert len(api.http.get("/v1/jobs").json()["items"]) == 3
+    assert len(api.http.get("/v1/jobs?state=queued").json()["items"]) == 2
+    assert len(api.http.get("/v1/jobs?state=succeeded&kind=rollout").json()["items"]) == 1
+    assert api.http.get("/v1/jobs?kind=lock").json()["items"] == []
+    first = api.http.get("/v1/jobs?limit=2")
+    rest = api.http.get(first.headers["link"].split(">")[0].removeprefix("<"))
+    assert len(first.json()["items"] + rest.json()["items"]) == 3
+    assert rest.json()["next_cursor"] is None
+    assert api.http.get("/v1/jobs?state=lost").status_code == 422
+    assert api.http.get("/v1/jobs?cursor=nope").status_code == 422
+
+
+def test_cancelling(api: Any) -> None:
+    queued = api.post(1).json()["job"]["id"]
+    assert api.http.delete(f"/v1/jobs/{queued}").json()["state"] == "cancelled"
+    running = api.post(2).json()["job"]["id"]
+    claim = api.claim()
+    answer = api.http.delete(f"/v1/jobs/{running}").json()
+    assert (answer["state"], answer["cancel_requested"]) == ("running", True)
+    assert api.queue.heartbeat(claim) is False
+    finished = api.post(3).json()["job"]["id"]
+    api.finish()
+    refused = api.http.delete(f"/v1/jobs/{finished}")
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:ampref:error:conflict")
+    assert api.http.delete("/v1/jobs/nope").status_code == 404
+
+
+def test_a_quarantined_job_says_why_and_can_be_retried(api: Any) -> None:
+    job = api.post(1).json()["job"]["id"]
+    _fail(api, 3)
+    dead = api.http.get(f"/v1/jobs/{job}").json()
+    assert (dead["state"], dead["attempts"]) == ("quarantined", 3)
+    assert dead["error"]["type"] == "physics-failed"
+    assert [item["id"] for item in api.http.get("/v1/jobs?state=quarantined").json()["items"]] == [job]
+    again = api.http.post(f"/v1/jobs/{job}/retry")
+    assert again.status_code == 202
+    fresh = again.json()
+    assert (fresh["state"], fresh["attempts"]) == ("queued", 0)
+    assert again.headers["location"] == f"/v1/jobs/{fresh['id']}"
+    assert api.rung[-1] == fresh["id"]
+    assert api.http.post(f"/v1/jobs/{fresh['id']}/retry").status_code == 409
+    assert api.http.post("/v1/jobs/nope/retry").status_code == 404

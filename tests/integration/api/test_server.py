@@ -1,0 +1,224 @@
+"""The API as a process behind a real socket: slow and hostile clients, memory, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import psutil
+import pytest
+
+MIB = 1024 * 1024
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def memory(self) -> int:
+        """bytes, the most that was ever resident."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmHWM")
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **overrides: Any) -> Iterator[Served]:
+    command = [sys.executable, str(Path(__file__).with_name("server.py")), str(folder)]
+    command += [f"{name}={value}" for name, value in overrides.items()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            served = Served(process, port)
+            for _ in range(600):
+                with contextlib.suppress(httpx2.TransportError):
+                    if httpx2.get(served.url + "/healthz").status_code == 200:
+                        break
+                time.sleep(0.05)
+            yield served
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("served"), request_timeout_sec=2, keep_alive_sec=1) as one:
+        yield one
+
+
+def _read(connection: socket.socket) -> bytes:
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            data += part
+    return data
+
+
+def _body(answer: bytes) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head, answer
+    return dict(json.loads(body))
+
+
+def test_a_declared_size_over_the_limit_is_refused_before_the_body(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(
+            b"POST /v1/clips HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
+        )
+        answer = _read(connection)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"100 Continue" not in answer
+    assert _body(answer)["type"] == "urn:ampref:error:too-large"
+
+
+def test_a_client_that_sends_on_after_a_refusal_still_reads_why(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"POST /v1/clips HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4000000\r\n\r\n")
+        connection.sendall(b" " * 4_000_000)
+        answer = _read(connection)
+    assert answer.startswith(b"HTTP/1.1 415")
+    assert _body(answer)["type"] == "urn:ampref:error:unsupported-media-type"
+
+
+def test_a_body_that_stops_is_given_up(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(
+            b"POST /v1/clips HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 1000\r\n\r\n--x"
+        )
+        answer = _read(connection)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert _body(answer)["type"] == "urn:ampref:error:request-timeout"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+def test_headers_that_stop_are_given_up(served: Served, sent: bytes) -> None:
+    with served.connect() as connection:
+        connection.sendall(sent)
+        assert _read(connection) == b""
+
+
+def test_headers_that_trickle_are_given_up(served: Served) -> None:
+    sent = 0
+    with served.connect() as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        for sent in range(400):
+            connection.sendall(f"X-{sent}: 1\r\n".encode())
+            time.sleep(0.05)
+    assert sent < 399
+
+
+def test_a_connection_may_be_used_again(served: Served) -> None:
+    with served.connect() as connection, connection.makefile("rb") as file:
+        for _ in range(3):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = b"".join(iter(file.readline, b"\r\n"))
+            assert head.startswith(b"HTTP/1.1 200")
+            length = next(line for line in head.splitlines() if line.startswith(b"content-length:"))
+            assert json.loads(file.read(int(length.split()[1])))["status"] == "ok"
+        assert file.read() == b""  # closed when it had been idle
+
+
+def test_what_is_no_http_is_a_problem_too(served: Served) -> None:
+    for nonsense in (b"HELO there\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"):
+        with served.connect() as connection:
+            connection.sendall(nonsense)
+            answer = _read(connection)
+        assert answer.startswith(b"HTTP/1.1 4"), answer[:100]
+        assert _body(answer)["type"] == "urn:ampref:error:bad-request"
+
+
+def _zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**27, 4)})
+        for name in ("root_pos", "root_rot", "dof_pos"):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                member.write(header.getvalue())
+                for _ in range(512):
+                    member.write(b"\0" * MIB)
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "a zip bomb": ("a.npz", _zip_bomb),
+    "a pickle that asks for memory": ("a.pkl", lambda: b"\x80\x02r" + b"\xff\xff\xff\x7f" + b"." * 100),
+    "a pickle of many small things": ("a.pkl", lambda: b"\x80\x04" + b"](" * (20 * MIB)),
+    "deep JSON": ("a.json", lambda: b"[" * (60 * MIB)),
+    "JSON of small lists": ("a.json", lambda: b"[" + b"[]," * (20 * MIB) + b"[]]"),
+    "a CSV of short rows": ("a.csv", lambda: b"1,2\n" * (15 * MIB)),
+    "random bytes": ("a.pkl", lambda: np.random.default_rng(0).bytes(64 * MIB - 1000)),
+    "multipart line ends": ("a.pkl", lambda: b"\r\n--" * (15 * MIB)),
+}
+
+
+def test_hostile_uploads_stay_below_512_mib(tmp_path: Path) -> None:
+    with serving(tmp_path, request_timeout_sec=120) as served, httpx2.Client(timeout=300) as client:
+        for name, (filename, make) in HOSTILE.items():
+            data = make()
+            answer = client.post(served.url + "/v1/clips", files={"file": (filename, data)})
+            assert answer.status_code == 422, f"{name}: {answer.text[:300]}"
+            assert answer.json()["type"] == "urn:ampref:error:motion-refused", name
+            assert served.memory() < 512 * MIB, f"{name}: {served.memory() / MIB:.0f} MiB"
+        assert client.get(served.url + "/v1/clips").json()["items"] == []
+        assert not list((tmp_path / "blobs" / "sha256").rglob("*"))
+
+
+def test_large_uploads_at_once_stay_below_512_mib(tmp_path: Path) -> None:
+    data = b"[" + b"[]," * (10 * MIB) + b"[]]"
+    statuses: list[int] = []
+    with serving(tmp_path, request_timeout_sec=120) as served:
+
+        def post() -> None:
+            statuses.append(httpx2.post(served.url + "/v1/clips", files={"file": ("a.json", data)}, timeout=300).status_code)
+
+        clients = [threading.Thread(target=post) for _ in range(6)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert statuses == [422] * 6
+        assert served.memory() < 512 * MIB, f"{served.memory() / MIB:.0f} MiB"
+
+
+def test_stopping_with_an_open_event_stream(tmp_path: Path) -> None:
+    motion = {
+        "fps": 50,
+        "root_pos": [[0.0, 0.0, 0.45]] * 51,
+        "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51,
+        "dof_pos": [[0.0] * 8] * 51,
+    }
+    with serving(tmp_path) as served, httpx2.Client(timeout=30) as client:
+        posted = client.post(served.url + "/v1/clips", files={"file": ("a.json", json.dumps(motion).encode())})
+        job = posted.json()["job"]["id"]
+        with client.stream("GET", f"{served.url}/v1/jobs/{job}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("id: ") or next(lines)
+            served.process.send_signal(signal.SIGTERM)
+            # Well below the 10 s that open requests are given.
+            assert served.process.wait(timeout=8) is not None
+    assert not psutil.pid_exists(served.process.pid) or served.process.returncode is not None

@@ -1,0 +1,119 @@
+"""A stand-in for `workers.child` whose handlers do what the uploaded bytes say. Started by path; no request can reach it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from amp_core.errors import MotionRefused, PhysicsFailed
+from workers.child import HANDLERS, Report, serve
+
+
+def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
+    source = job_dir / "source.bin"
+    what, _, detail = (request.get("do") or source.read_text().strip()).partition(" ")
+    report(0.25, f"doing {what}")
+    match what:
+        case "answer":
+            return {"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), "nice": os.nice(0)}
+        case "hang":
+            while True:  # As mj_step does, it looks at no signal.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+                time.sleep(60)
+        case "spin":
+            while True:
+                pass
+        case "eat":
+            hoard = []
+            while True:
+                hoard.append(bytearray(16 << 20))
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "abort":
+            os.abort()
+        case "exit":
+            os._exit(int(detail))
+        case "refuse":
+            raise MotionRefused("the root teleports", file=request.get("name"), key="root_pos", frame=17, expected="< 10 m/s")
+        case "explode":
+            raise PhysicsFailed("the state is not finite", frame=3)
+        case "raise":
+            raise ValueError(detail)
+        case "unserializable":
+            return {"value": float("nan")}
+        case "chatter":
+            print("x" * 2_000_000, file=sys.stderr)
+            for step in range(2_000):
+                report(1.0, f"step {step} " + "y" * 100)
+            return {}
+        case "write":
+            (job_dir / "huge").write_bytes(b"\0" * (8 << 20))
+        case "spawn":
+            grandchild = subprocess.Popen([sys.executable, "-c", f"import time; {str(job_dir)!r}; time.sleep(600)"])
+            (job_dir / "grandchild").write_text(str(grandchild.pid))
+            time.sleep(600)
+        case "sleep":
+            time.sleep(float(detail))
+            return {"slept": float(detail)}
+        case "score":
+            return score(job_dir, json.loads(detail), request, report)
+        case "half":
+            (job_dir / "result.json.part").write_text('{"outcome": "succ')
+            (job_dir / "result.json").write_text('{"outcome": "succ')
+            os._exit(0)
+    raise AssertionError(f"unknown behaviour {what!r}")
+
+
+def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """A score as the real handler returns one, of the metrics and with as many random frames as the upload asks for."""
+    import numpy as np
+
+    from amp_core.features import feature_code_hash
+    from amp_core.npz import write_npz
+
+    steps = 20
+    for step in range(steps):
+        time.sleep(facts["sleep"] / steps)
+        report(step / steps, "simulating")
+    rows = np.random.default_rng(len(facts["name"])).standard_normal((facts["frames"], facts["dim"]), dtype=np.float32)
+    write_npz(job_dir / "export.npz", {"features": rows, "qpos": np.zeros((facts["frames"], 15))})
+    return {
+        "name": facts["name"],
+        "source_digest": request["source_digest"],
+        "frames": facts["frames"],
+        "simulated_frames": facts["frames"],
+        "duration_sec": facts["frames"] * 0.02,
+        "mode": "rollout",
+        "tier": facts["tier"],
+        "tier_reason": facts["tier_reason"],
+        "gates": [],
+        "quality_metrics": facts["metrics"],
+        "segments": [{"start": 0, "end": min(30, facts["frames"]), "tier": 0, "score": 0.5}],
+        "ingest": {},
+        "provenance": {
+            "gate_profile": facts["gate_profile"],
+            "feature_code_hash": feature_code_hash(),
+            "mujoco_version": "4.0.1",
+        },
+        "wall_sec": 0.0,
+    }
+
+
+def rollout(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """The real handler for real motions, and the behaviour that the bytes name for the rest."""
+    if not (job_dir / "source.bin").read_bytes().startswith(b"do "):
+        return HANDLERS["rollout"](job_dir, request, report)
+    request["do"] = (job_dir / "source.bin").read_text().removeprefix("do ").strip()
+    return misbehave(job_dir, request, report)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:], {"test": misbehave, "rollout": rollout, "lock": HANDLERS["lock"]}))

@@ -1,0 +1,235 @@
+"""The curriculum query against a plain Python one, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from catalogkit import Clock, add_clip, add_rollout, new_clip, opened, recipe, result
+from sqlalchemy import select
+
+from amp_core.errors import InputRefused
+from service.catalog import Catalog, clips, curriculum, tables
+from service.catalog.curriculum import ClipQuery, list_clips
+from service.catalog.records import ListedClip
+
+COUNT = 60
+
+
+@pytest.fixture
+def catalog(database_url: str) -> Iterator[Catalog]:
+    """Clips of every kind: equal sort values, NULLs, several rollouts in several modes, none at all."""
+    clock = Clock()
+    rng = random.Random(5)
+    with opened(database_url, clock) as found:
+        for number in range(COUNT):
+            clock.at += rng.choice([0, 1])
+            clip = add_clip(
+                found,
+                f"{rng.choice(['Walk', 'run'])}_{number:02}",
+                robot=rng.choice(["wildrobot", "other"]),
+                duration_sec=float(rng.randint(1, 6)),
+                tags=[tag for tag in ("x", "y") if rng.random() < 0.5],
+            )
+            for seed in range(rng.choice([0, 1, 1, 3])):
+                mode = rng.choice(["rollout", "teacher_forced"])
+                metrics = {"height_std": rng.choice([0.01, 0.02, 0.03, float("nan")]), "slip_rate": rng.random()}
+                fell = rng.choice([None, 3, 50])
+                new = result(rng.choice([0, 1, -1]), mode, **metrics, fell_at_frame=fell)
+                add_rollout(found, clip, new, recipe(mode, seed))
+                clock.at += 1
+        yield found
+
+
+def everything(catalog: Catalog, query: dict[str, Any], limit: int) -> tuple[list[ListedClip], int]:
+    items: list[ListedClip] = []
+    cursor, pages = None, 0
+    with catalog.session() as session:
+        while True:
+            page = list_clips(session, ClipQuery(**query, limit=limit, cursor=cursor))
+            items += page.items
+            pages += 1
+            cursor = page.next_cursor
+            assert len(page.items) <= limit
+            assert pages < 1000
+            if cursor is None:
+                return items, pages
+
+
+def by_hand(known: list[Any], query: ClipQuery) -> list[tuple[str, str | None]]:
+    """The whole list, without SQL for filters or order."""
+    found = []
+    for clip, made in known:
+        scored = [item for item in made if query.mode in (None, item.mode)]
+        best = min(scored, key=lambda item: ({0: 0, 1: 1, -1: 2}[item.tier], -item.created_at), default=None)
+        if not set(query.tags) <= set(clip.tags) or query.robot not in (None, clip.robot):
+            continue
+        if clip.duration_sec < (query.min_duration_sec or 0) or (query.name or "").casefold() not in clip.name.casefold():
+            continue
+        if best is None and (query.tier is not None or query.metrics or query.mode):
+            continue
+        if best is not None and query.tier not in (None, best.tier):
+            continue
+        inside = True
+        for name, (low, high) in query.metrics.items():
+            value = None if best is None else best.metrics[name]
+            inside &= value is not None and (low is None or value >= low) and (high is None or value <= high)
+        if inside:
+            found.append((clip, best))
+    sign = -1 if query.descending else 1
+
+    def key(item: Any) -> Any:
+        clip, best = item
+        value = (
+            getattr(clip, query.sort, None)
+            if query.sort in ("created_at", "duration_sec")
+            else best and best.metrics[query.sort]
+        )
+        return (value is None, sign * (value or 0), [sign * ord(char) for char in clip.id])
+
+    return [(clip.id, best and best.id) for clip, best in sorted(found, key=key)]
+
+
+QUERIES: list[dict[str, Any]] = [
+    {},
+    {"descending": False},
+    {"sort": "duration_sec"},
+    {"sort": "fell_at_frame"},
+    {"sort": "fell_at_frame", "descending": False},
+    {"sort": "height_std", "descending": False},
+    {"tier": 0},
+    {"tier": -1, "sort": "slip_rate"},
+    {"mode": "teacher_forced", "sort": "height_std"},
+    {"mode": "tracked"},
+    {"mode": "rollout", "tier": 1},
+    {"robot": "other", "sort": "slip_rate", "descending": False},
+    {"tags": ("x",)},
+    {"tags": ("x", "y", "x"), "sort": "fell_at_frame"},
+    {"tags": ("z",)},
+    {"min_duration_sec": 4.0},
+    {"name": "wALK_"},
+    {"name": "%"},
+    {"name": "_0"},
+    {"metrics": {"height_std": (0.02, None)}},
+    {"metrics": {"height_std": (0.01, 0.02), "slip_rate": (None, 0.6)}, "sort": "height_std"},
+    {"metrics": {"fell_at_frame": (None, None)}, "sort": "fell_at_frame"},
+    {"metrics": {"fell_at_frame": (2.5, 3.5)}},
+    {"metrics": {"slip_rate": (0.9, 0.1)}},
+    {
+        "tier": 1,
+        "robot": "wildrobot",
+        "tags": ("y",),
+        "min_duration_sec": 2,
+        "metrics": {"slip_rate": (0.1, None)},
+        "sort": "slip_rate",
+    },
+]
+
+
+@pytest.mark.parametrize("ways", ["collect", "walk", "walk in short stretches"])
+def test_every_list_is_what_plain_python_makes_of_it(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, ways: str) -> None:
+    monkeypatch.setattr(curriculum, "_FEW", 2000 if ways == "collect" else -1)
+    monkeypatch.setattr(curriculum, "_BUDGET", 7 if ways == "walk in short stretches" else 6000)
+    with catalog.session() as session:
+        ids = list(session.execute(select(tables.clips.c.id)).scalars())
+        known = [clips.get_with_rollouts(session, clip_id)[:2] for clip_id in ids]
+    for asked in QUERIES:
+        expected = by_hand(known, ClipQuery(**asked))
+        for limit in (4, 500):
+            found, pages = everything(catalog, asked, limit)
+            assert [(item.clip.id, item.rollout and item.rollout.id) for item in found] == expected, (asked, limit)
+            if limit == 500 and ways != "walk in short stretches":
+                assert pages == 1
+
+
+def test_a_list_stands_still_while_clips_come(catalog: Catalog) -> None:
+    with catalog.session() as session:
+        first = list_clips(session, ClipQuery(limit=20))
+    before, _ = everything(catalog, {}, 500)
+    for number in range(5):
+        add_clip(catalog, f"newer {number}")
+    with catalog.session() as session:
+        second = list_clips(session, ClipQuery(limit=20, cursor=first.next_cursor))
+    assert [item.clip.id for item in first.items + second.items] == [item.clip.id for item in before[:40]]
+
+
+def test_a_new_best_rollout_moves_its_clip_at_once(sqlite_url: str) -> None:
+    with opened(sqlite_url, Clock()) as catalog:
+        clip = add_clip(catalog)
+
+        def tiers() -> list[int | None]:
+            with catalog.session() as session:
+                items = list_clips(session, ClipQuery()).items
+            return [item.rollout and item.rollout.tier for item in items]
+
+        assert tiers() == [None]
+        for seed, (tier, shown) in enumerate([(-1, -1), (1, 1), (-1, 1), (0, 0), (1, 0)]):
+            add_rollout(catalog, clip, result(tier), recipe(seed=seed))
+            assert tiers() == [shown]
+
+
+def forged(query: ClipQuery, *facts: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps([query.fingerprint(), *facts]).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "!!!!",
+        "a" * 2000,
+        base64.urlsafe_b64encode(b"[1,2").decode(),
+        base64.urlsafe_b64encode(b"\xff\xfe").decode(),
+        base64.urlsafe_b64encode(b"[" * 600).decode(),
+        base64.urlsafe_b64encode(b'{"a": 1}').decode(),
+        forged(ClipQuery(), "0; DROP TABLE clips", "clip_1"),
+        forged(ClipQuery(), float("nan"), "clip_1"),
+        forged(ClipQuery(), True, "clip_1"),
+        forged(ClipQuery(), 10**400, "clip_1"),
+        forged(ClipQuery(), 1.0, 5),
+        forged(ClipQuery(), 1.0, "clip\0"),
+        forged(ClipQuery(), None, "clip_1"),
+        forged(ClipQuery(), [1.0], "clip_1"),
+        forged(ClipQuery(tier=0), 1.0, "clip_1"),
+    ],
+)
+def test_a_cursor_that_is_not_this_lists_is_refused(sqlite_url: str, cursor: str) -> None:
+    with opened(sqlite_url) as catalog, catalog.session() as session:
+        with pytest.raises(InputRefused) as refused:
+            list_clips(session, ClipQuery(cursor=cursor))
+        assert refused.value.key == "cursor"
+
+
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        ({"tier": 2}, "tier"),
+        ({"sort": "password"}, "sort"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 501}, "limit"),
+        ({"metrics": {"no_such": (0, 1)}}, "no_such"),
+        ({"metrics": {"slip_rate": (float("nan"), None)}}, "slip_rate"),
+        ({"min_duration_sec": float("inf")}, "min_duration_sec"),
+        ({"name": "a\0b"}, None),
+        ({"tags": ("a\0b",)}, None),
+    ],
+)
+def test_a_bad_question_is_refused_by_its_field(asked: dict[str, Any], key: str | None) -> None:
+    with pytest.raises(InputRefused) as refused:
+        ClipQuery(**asked)
+    assert refused.value.key == key
+
+
+def test_an_unscored_clip_is_listed_until_somebody_asks_about_results(database_url: str) -> None:
+    with opened(database_url) as catalog:
+        with catalog.begin() as session:
+            made = clips.submit(session, new_clip(), recipe())
+        with catalog.session() as session:
+            assert list_clips(session, ClipQuery(sort="slip_rate")).items == (ListedClip(made.clip, None),)
+            for asked in ({"tier": 0}, {"mode": "rollout"}, {"metrics": {"slip_rate": (None, None)}}):
+                assert list_clips(session, ClipQuery(**asked)).items == ()

@@ -1,0 +1,112 @@
+"""Workers inside a process: waking, stopping, and two processes on one database."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workerkit import CHILD, WORKER, Bench, alive, kill, script, settings_for, wait_until
+
+from workers.embedded import EmbeddedWorker
+from workers.sweeper import Sweeper
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(settings_for(tmp_path))
+    yield made
+    made.close()
+
+
+def test_a_ring_wakes_an_idle_worker(tmp_path: Path) -> None:
+    # It would look by itself only after the test's patience is over.
+    bench = Bench(settings_for(tmp_path, poll_sec=600.0, sweep_sec=600.0))
+    worker = EmbeddedWorker(bench.settings, command=CHILD)
+    with worker.running(bench):
+        first = bench.submit_score("one")
+        worker.notify(first.id)
+        assert bench.wait(first).state == "succeeded"
+        second = bench.submit_score("two")
+        worker.notify(second.id)
+        assert bench.wait(second).state == "succeeded"
+    bench.close()
+
+
+def test_a_worker_finds_jobs_that_nobody_rang_for(bench: Bench) -> None:
+    with EmbeddedWorker(bench.settings, command=CHILD).running(bench):
+        assert bench.wait(bench.submit_score("one")).state == "succeeded"
+
+
+def test_stopping_is_quick_and_costs_no_attempt(bench: Bench, tmp_path: Path) -> None:
+    job = bench.submit("hang")
+    before = set(threading.enumerate())
+    with EmbeddedWorker(bench.settings, command=CHILD).running(bench):
+        bench.wait(job, "running")
+        wait_until(lambda: alive(tmp_path), "its child runs")
+    assert (bench.job(job.id).state, bench.job(job.id).attempts) == ("queued", 0)
+    assert alive(tmp_path) == []
+    assert set(threading.enumerate()) <= before
+
+
+def test_several_jobs_run_at_a_time(tmp_path: Path) -> None:
+    bench = Bench(settings_for(tmp_path, worker_concurrency=2))
+    jobs = [bench.submit("hang"), bench.submit("spin")]
+    with EmbeddedWorker(bench.settings, command=CHILD).running(bench):
+        for job in jobs:
+            bench.wait(job, "running")
+    bench.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_process_with_its_children(bench: Bench, tmp_path: Path, number: int) -> None:
+    job = bench.submit("hang")
+    with script(WORKER, bench.settings) as process:
+        bench.wait(job, "running")
+        wait_until(lambda: alive(bench.settings.data_dir / "work"), "its child runs")
+        kill(process, number)
+        assert process.returncode == 0
+    assert (bench.job(job.id).state, bench.job(job.id).attempts) == ("queued", 0)
+    assert alive(bench.settings.data_dir / "work") == []
+
+
+def test_two_processes_share_one_database(tmp_path: Path, database_url: str) -> None:
+    bench = Bench(settings_for(tmp_path, database_url, worker_concurrency=2))
+    jobs = [bench.submit_score(f"clip{number}", frames=30) for number in range(10)]
+    with script(WORKER, bench.settings), script(WORKER, bench.settings):
+        for job in jobs:
+            assert bench.wait(job, timeout=60).state == "succeeded"
+        workers = {str(bench.job(job.id).worker).rsplit(":", 1)[0] for job in jobs}
+    assert [bench.job(job.id).attempts for job in jobs] == [1] * len(jobs)
+    assert [len(bench.rollouts(job.clip_id)) for job in jobs] == [1] * len(jobs)
+    assert 1 <= len(workers) <= 2
+    bench.close()
+
+
+def test_the_sweeper_outlives_what_it_meets() -> None:
+    class Broken:
+        def __init__(self) -> None:
+            self.sweeps = 0
+
+        def sweep(self) -> Any:
+            self.sweeps += 1
+            raise MemoryError
+
+    broken = Broken()
+    with Sweeper(broken, lambda ids: None, every_sec=0.01):
+        wait_until(lambda: broken.sweeps >= 3, "it has swept three times")
+
+
+def test_the_sweeper_stops_without_waiting_for_its_next_round() -> None:
+    class Idle:
+        def sweep(self) -> Any:
+            raise RuntimeError
+
+    began = time.monotonic()
+    with Sweeper(Idle(), lambda ids: None, every_sec=600.0):
+        pass
+    assert time.monotonic() - began < 300

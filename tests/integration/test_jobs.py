@@ -1,0 +1,330 @@
+"""The job table as a queue, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalogkit import Clock, add_clip, opened, recipe, result
+from sqlalchemy import func, select
+
+from amp_core.errors import Conflict, InputRefused, MotionRefused, NotFound
+from service.catalog import Catalog, clips, job_rows
+from service.catalog import tables as t
+from service.catalog.records import Job
+from service.jobs import Claim, JobQueue, LeaseLost
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def catalog(database_url: str, clock: Clock) -> Iterator[Catalog]:
+    with opened(database_url, clock) as found:
+        yield found
+
+
+@pytest.fixture
+def queue(catalog: Catalog) -> JobQueue:
+    return JobQueue(catalog, lease_sec=30, max_attempts=3, backoff_sec=2, ring_again_sec=60)
+
+
+def claim(queue: JobQueue, worker: str = "w") -> Claim:
+    found = queue.claim(worker)
+    assert found is not None
+    return found
+
+
+def job(queue: JobQueue, job_id: str) -> Job:
+    with queue.catalog.session() as session:
+        return queue.get(session, job_id)
+
+
+def test_jobs_are_claimed_once_and_in_their_order(queue: JobQueue, clock: Clock) -> None:
+    made = []
+    for name in "abc":
+        made.append(add_clip(queue.catalog, name).id)
+        clock.at += 1
+    claims = [claim(queue, f"w{number}") for number in range(3)]
+    assert [item.job.clip_id for item in claims] == made
+    assert queue.claim("w") is None
+    first = claims[0].job
+    assert (first.state, first.worker, first.attempts, first.token, first.lease_until) == ("running", "w0", 1, 1, clock.at + 30)
+    assert queue.counts() == {"queued": 0, "running": 3, "succeeded": 0, "failed": 0, "quarantined": 0, "cancelled": 0}
+
+
+def test_a_worker_may_ask_for_one_kind_only(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    assert queue.claim("w", kinds=("lock",)) is None
+    assert queue.claim("w", kinds=("rollout",)) is not None
+
+
+def test_a_result_the_curriculum_and_the_job_change_together(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    stored = queue.complete_rollout(mine, result(0))
+    done = job(queue, mine.job.id)
+    assert (done.state, done.progress, done.result) == ("succeeded", 1.0, {"rollout_id": stored.id, "tier": 0})
+    with pytest.raises(LeaseLost):
+        queue.complete_rollout(mine, result(0))
+    with pytest.raises(LeaseLost):
+        queue.fail(mine, {"detail": "late"})
+    assert job(queue, mine.job.id) == done
+
+
+def test_when_the_result_cannot_be_stored_the_job_goes_on(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    before = job(queue, mine.job.id)
+
+    def work(session: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        queue.complete(mine, work=work)
+    assert job(queue, mine.job.id) == before
+
+
+def test_heartbeats_keep_a_lease_and_tell_watchers_what_is_new(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    revision = mine.job.revision
+    clock.at += 25
+    assert queue.heartbeat(mine) is True
+    now = job(queue, mine.job.id)
+    assert (now.lease_until, now.revision) == (clock.at + 30, revision), "a heartbeat without news is no news"
+    assert queue.heartbeat(mine, 0.5, "frame 50 of 100") is True
+    now = job(queue, mine.job.id)
+    assert (now.progress, now.message, now.revision) == (0.5, "frame 50 of 100", revision + 1)
+    queue.heartbeat(mine, 0.5, "frame 50 of 100")
+    assert job(queue, mine.job.id).revision == revision + 1
+    queue.heartbeat(mine, 7.0)
+    assert job(queue, mine.job.id).progress == 1.0
+
+
+def test_a_silent_worker_loses_its_job_and_what_it_writes_later_is_refused(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    late = claim(queue, "late")
+    clock.at += 29
+    assert queue.sweep().requeued == ()
+    clock.at += 2
+    swept = queue.sweep()
+    assert swept.requeued == (late.job.id,)
+    waiting = job(queue, late.job.id)
+    assert (waiting.state, waiting.not_before) == ("queued", clock.at + 2)
+    assert waiting.error is not None
+    assert "worker late sent no heartbeat in attempt 1 of 3" in waiting.error["detail"]
+    for write in (
+        lambda: queue.heartbeat(late, 0.9),
+        lambda: queue.complete_rollout(late, result(0)),
+        lambda: queue.fail(late, {"detail": "x"}),
+        lambda: queue.release(late),
+        lambda: queue.cancelled(late),
+    ):
+        with pytest.raises(LeaseLost, match="this worker's is 1"):
+            write()
+    assert job(queue, late.job.id) == waiting
+    assert queue.claim("other") is None, "there is a pause before the next attempt"
+    clock.at += 2
+    other = claim(queue, "other")
+    assert (other.job.id, other.job.attempts) == (late.job.id, 2)
+    assert other.token > late.token
+    with pytest.raises(LeaseLost):
+        queue.complete_rollout(late, result(1))
+    assert queue.complete_rollout(other, result(0)).tier == 0
+    with queue.catalog.session() as session:
+        assert session.execute(select(func.count()).select_from(t.rollouts)).scalar_one() == 1
+
+
+def test_a_worker_that_is_late_but_was_not_missed_may_finish(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    clock.at += 100
+    assert queue.heartbeat(mine) is True
+    assert queue.sweep().requeued == ()
+
+
+def test_a_job_that_kills_its_workers_is_quarantined_with_its_reason(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    for attempt in range(3):
+        assert claim(queue, f"w{attempt}").job.attempts == attempt + 1
+        clock.at += 31
+        swept = queue.sweep()
+        assert (len(swept.requeued), len(swept.quarantined)) == ((1, 0) if attempt < 2 else (0, 1))
+        clock.at += 10
+    found = job(queue, swept.quarantined[0])
+    assert found.state == "quarantined"
+    assert found.error is not None
+    assert "attempt 3 of 3" in found.error["detail"]
+    assert queue.claim("w") is None
+    assert queue.sweep().wake == ()
+
+
+def test_failed_attempts_wait_longer_each_time_and_then_stop(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    pauses = []
+    for _ in range(2):
+        now = queue.fail(claim(queue), MotionRefused("it exploded", frame=7))
+        assert now.state == "queued"
+        assert (now.error or {})["frame"] == 7
+        pauses.append(now.not_before - clock.at)
+        assert queue.next_due() == pytest.approx(pauses[-1])
+        clock.at = now.not_before
+    assert pauses == [2, 4]
+    end = queue.fail(claim(queue), MotionRefused("it exploded again"))
+    assert (end.state, end.attempts) == ("quarantined", 3)
+    assert end.finished_at == clock.at
+
+
+def test_a_failure_for_good_takes_one_attempt(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    end = queue.fail(claim(queue), InputRefused("no such robot"), retry=False)
+    assert (end.state, end.attempts, (end.error or {})["type"]) == ("failed", 1, "input-refused")
+
+
+def test_a_released_job_is_as_if_it_had_not_begun(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    queue.release(mine)
+    again = claim(queue)
+    assert (again.job.id, again.job.attempts) == (mine.job.id, 1)
+    with pytest.raises(LeaseLost):
+        queue.heartbeat(mine)
+
+
+def test_cancelling(queue: JobQueue) -> None:
+    waiting, running = (add_clip(queue.catalog, name) for name in "ab")
+    with queue.catalog.session() as session:
+        jobs = {item.clip_id: item for clip in (waiting, running) for item in job_rows.for_clip(session, clip.id)}
+    assert queue.cancel(jobs[waiting.id].id).state == "cancelled"
+    assert queue.cancel(jobs[waiting.id].id).state == "cancelled", "asking twice is no error"
+    mine = claim(queue)
+    asked = queue.cancel(mine.job.id, actor="ann")
+    assert (asked.state, asked.cancel_requested) == ("running", True)
+    assert asked.revision > mine.job.revision
+    assert queue.heartbeat(mine) is False
+    assert queue.cancelled(mine).state == "cancelled"
+    with pytest.raises(NotFound):
+        queue.cancel("job_none")
+
+
+def test_a_cancelled_job_of_a_dead_worker_is_not_tried_again(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    queue.cancel(mine.job.id)
+    clock.at += 31
+    assert queue.sweep().cancelled == (mine.job.id,)
+
+
+def test_what_has_ended_cannot_be_cancelled(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    queue.complete_rollout(mine, result())
+    with pytest.raises(Conflict, match="succeeded already"):
+        queue.cancel(mine.job.id)
+    with pytest.raises(Conflict, match="did not succeed"):
+        queue.retry(mine.job.id)
+
+
+def test_a_quarantined_job_can_be_tried_again_with_fresh_attempts(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    queue.fail(mine, {"detail": "bad"}, retry=False)
+    again = queue.retry(mine.job.id)
+    assert (again.state, again.attempts, again.clip_id) == ("queued", 0, mine.job.clip_id)
+    assert queue.retry(mine.job.id).id == again.id, "asking twice makes one job"
+
+
+def test_the_sweep_names_jobs_that_nobody_was_told_of(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog, "a")
+    add_clip(queue.catalog, "b")
+    with queue.catalog.session() as session:
+        ids = [item.id for item in job_rows.list_jobs(session).items]
+    queue.mark_rung(ids[:1])
+    assert queue.sweep().wake == (ids[1],)
+    assert queue.sweep().wake == ()
+    clock.at += 61
+    assert set(queue.sweep().wake) == set(ids), "a broker that lost its messages is made good"
+    clock.at += 61
+    claim(queue)
+    assert len(queue.sweep().wake) == 1
+
+
+def test_jobs_are_listed_newest_first_in_pages(queue: JobQueue) -> None:
+    import time
+
+    for number in range(5):
+        add_clip(queue.catalog, f"clip {number}")
+        time.sleep(0.002)
+    with queue.catalog.session() as session:
+        whole = [item.id for item in job_rows.list_jobs(session).items]
+        seen, cursor = [], None
+        for _ in range(3):
+            page = job_rows.list_jobs(session, limit=2, cursor=cursor)
+            seen += [item.id for item in page.items]
+            cursor = page.next_cursor
+        assert seen == whole == sorted(whole, reverse=True)
+        assert cursor is None
+        assert job_rows.list_jobs(session, state="running").items == ()
+        with pytest.raises(InputRefused):
+            job_rows.list_jobs(session, cursor="'; DROP TABLE jobs")
+
+
+def _drain(url: str, worker: str, out: str) -> None:
+    with opened(url) as catalog:
+        queue = JobQueue(catalog)
+        ids = []
+        while (mine := queue.claim(worker)) is not None:
+            ids.append(mine.job.id)
+            queue.heartbeat(mine, 0.5)
+            queue.complete_rollout(mine, result(0))
+        Path(out).write_text("\n".join(ids))
+
+
+def test_processes_share_the_work_and_nothing_is_done_twice(database_url: str, tmp_path: Path) -> None:
+    count = 40
+    with opened(database_url) as catalog:
+        with catalog.begin() as session:
+            from catalogkit import new_clip
+
+            for number in range(count):
+                clips.submit(session, new_clip(f"clip {number}"), recipe())
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=_drain, args=(database_url, f"w{n}", str(tmp_path / f"w{n}"))) for n in range(3)]
+        catalog.close()
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+        done = [line for n in range(3) for line in (tmp_path / f"w{n}").read_text().split()]
+        assert len(done) == len(set(done)) == count
+        with catalog.session() as session:
+            assert job_rows.counts(session)["succeeded"] == count
+            assert session.execute(select(func.max(t.jobs.c.attempts))).scalar_one() == 1
+            assert session.execute(select(func.count()).select_from(t.rollouts)).scalar_one() == count
+
+
+def test_a_claim_ends_with_the_process_that_died_on_it(queue: JobQueue, clock: Clock, database_url: str) -> None:
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    add_clip(queue.catalog)
+    code = (
+        "import os, signal, sys\nfrom service.catalog import Catalog\nfrom service.jobs import JobQueue\n"
+        "assert JobQueue(Catalog.open(sys.argv[1])).claim('victim')\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code, database_url], cwd=root, check=False).returncode == -signal.SIGKILL
+    assert os.getpid()
+    assert queue.counts()["running"] == 1
+    clock.at = 4e9
+    assert len(queue.sweep().requeued) == 1
+    clock.at += 10
+    assert claim(queue).job.attempts == 2

@@ -1,0 +1,190 @@
+"""One history of migrations, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, select, text
+
+from amp_core.errors import Unavailable
+from amp_core.quality import METRICS
+from service.catalog import Catalog, schema
+from service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, rollouts
+
+ROOT = Path(__file__).parents[2]
+
+
+def tables(url: str) -> set[str]:
+    catalog = Catalog.open(url)
+    try:
+        return set(inspect(catalog.engine).get_table_names())
+    finally:
+        catalog.close()
+
+
+def test_up_and_down_and_up_again(empty_database_url: str) -> None:
+    assert schema.upgrade(empty_database_url) == schema.head()
+    assert tables(empty_database_url) == {*metadata.tables, "alembic_version"}
+    assert schema.upgrade(empty_database_url) == schema.head(), "upgrading twice must do nothing"
+    assert schema.downgrade(empty_database_url, "base") == "base"
+    assert tables(empty_database_url) == {"alembic_version"}
+    assert schema.upgrade(empty_database_url) == schema.head()
+
+
+def test_every_revision_goes_up_and_down(empty_database_url: str) -> None:
+    from alembic.script import ScriptDirectory
+
+    revisions = [script.revision for script in ScriptDirectory.from_config(schema.config()).walk_revisions()][::-1]
+    before = "base"
+    for revision in revisions:
+        assert schema.upgrade(empty_database_url, revision) == revision
+        assert schema.downgrade(empty_database_url, before) == before
+        assert schema.upgrade(empty_database_url, revision) == revision
+        before = revision
+
+
+def test_the_migrated_schema_is_the_models(database_url: str) -> None:
+    catalog = Catalog.open(database_url)
+    try:
+        with catalog.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, metadata) == []
+    finally:
+        catalog.close()
+
+
+def test_postgresql_compares_ids_by_bytes(pg_url: str) -> None:
+    catalog = Catalog.open(pg_url)
+    try:
+        with catalog.session() as session:
+            found = session.execute(
+                text(
+                    "SELECT DISTINCT collation_name FROM information_schema.columns WHERE table_name = 'clips' AND "
+                    "column_name IN ('id', 'name')"
+                )
+            ).scalars()
+            assert list(found) == ["C"]
+    finally:
+        catalog.close()
+
+
+def test_every_metric_is_a_column_of_its_type() -> None:
+    named = {metric.name: metric.type for metric in METRICS}
+    assert named == METRIC_COLUMNS, (
+        "amp_core.quality.METRICS and service.catalog.tables.METRIC_COLUMNS differ: "
+        "change METRIC_COLUMNS and write a migration that adds the columns and their indexes"
+    )
+    for table in (rollouts, curriculum):
+        assert set(METRIC_COLUMNS) <= set(table.c.keys())
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_two_processes_may_migrate_at_once(empty_database_url: str, number: int) -> None:
+    code = "import sys\nfrom service.catalog import schema\nprint(schema.upgrade(sys.argv[1]))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, empty_database_url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert [out.strip() for out, _ in told] == [schema.head()] * 2
+    catalog = Catalog.open(empty_database_url)
+    catalog.check()
+    catalog.close()
+
+
+def test_a_migration_that_is_killed_leaves_the_database_as_it_was(empty_database_url: str) -> None:
+    # The transaction is left open at its end, where every table is made, and the process is killed there.
+    code = (
+        "import os, signal, sys\nfrom alembic import command\nfrom service.catalog import schema\nreal = command.upgrade\n"
+        "def upgrade(*args):\n    real(*args)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "command.upgrade = upgrade\nschema.upgrade(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, empty_database_url], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert tables(empty_database_url) == set()
+    assert schema.upgrade(empty_database_url) == schema.head()
+
+
+def test_a_database_without_the_schema_says_what_to_type(empty_database_url: str) -> None:
+    catalog = Catalog.open(empty_database_url)
+    try:
+        with pytest.raises(Unavailable, match="Run `ampref migrate`"):
+            catalog.check()
+        with pytest.raises(Unavailable, match="Run `ampref migrate`"), catalog.session() as session:
+            session.execute(select(audit_events))
+    finally:
+        catalog.close()
+
+
+def test_a_database_of_another_release_says_so(database_url: str) -> None:
+    catalog = Catalog.open(database_url)
+    try:
+        with catalog.begin() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(Unavailable, match="has schema 9999"):
+            catalog.check()
+    finally:
+        catalog.close()
+
+
+def test_a_server_that_is_not_there_is_unavailable_and_its_password_is_not_told() -> None:
+    catalog = Catalog.open("postgresql://somebody:secret@127.0.0.1:1/none")
+    try:
+        with pytest.raises(Unavailable, match="AMPREF_DATABASE_URL") as refused:
+            catalog.check()
+        assert "secret" not in str(refused.value)
+    finally:
+        catalog.close()
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite3").write_bytes(b"not a database, but a text of some length" * 50)
+    with pytest.raises(Unavailable):
+        schema.upgrade(f"sqlite:///{tmp_path / 'x.sqlite3'}")
+
+
+def test_sqlite_is_set_up_to_survive_and_to_share(sqlite_url: str) -> None:
+    catalog = Catalog.open(sqlite_url)
+    try:
+        with catalog.session() as session:
+            said = {
+                name: session.execute(text(f"PRAGMA {name}")).scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            }
+        assert said == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+    finally:
+        catalog.close()
+
+
+def test_a_write_takes_its_lock_at_the_start(sqlite_url: str) -> None:
+    catalog = Catalog.open(sqlite_url)
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
+    try:
+        with catalog.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        with catalog.session() as session:
+            session.execute(select(audit_events))
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+    finally:
+        other.close()
+        catalog.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://x/y", "nonsense", ""])
+def test_a_url_that_cannot_hold_a_catalog_is_refused(url: str) -> None:
+    with pytest.raises(Exception, match="expected sqlite:///FILE"):
+        Catalog.open(url)

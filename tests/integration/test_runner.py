@@ -1,0 +1,315 @@
+"""The runner over a real job table and real children: every way in which an attempt can end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workerkit import CHILD, Bench, alive, settings_for, wait_until
+
+from amp_core.errors import Unavailable
+from service.catalog import clips, datasets
+from service.catalog.records import Select
+from service.jobs import JobQueue
+from workers.runner import Runner
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(settings_for(tmp_path))
+    yield made
+    made.close()
+
+
+def runner(bench: Bench, **options: object) -> Runner:
+    return Runner(bench.settings, bench.catalog, bench.blobs, command=CHILD, **options)  # type: ignore[arg-type]
+
+
+def run_to_the_end(bench: Bench, job_id: str) -> list[str]:
+    """Every attempt's end until the job is finished."""
+    worker, ends = runner(bench), []
+    while not bench.job(job_id).finished:
+        ended = worker.run_once()
+        if ended != "idle":
+            ends.append(ended)
+        assert len(ends) < 10
+    return ends
+
+
+def leftovers(bench: Bench) -> list[Path]:
+    return list((bench.settings.data_dir / "work").glob("*"))
+
+
+def test_nothing_due_is_idle(bench: Bench) -> None:
+    assert runner(bench).run_once() == "idle"
+
+
+def test_a_clip_is_scored_and_its_arrays_are_stored(bench: Bench) -> None:
+    job = bench.submit_score("stand", frames=40)
+    assert runner(bench).run_once() == "succeeded"
+    done = bench.job(job.id)
+    (rollout,) = bench.rollouts(job.clip_id)
+    assert (done.state, done.progress, done.attempts) == ("succeeded", 1.0, 1)
+    assert done.result == {"rollout_id": rollout.id, "tier": 0}
+    assert (rollout.tier, rollout.frames) == (0, 40)
+    assert bench.blobs.size(rollout.arrays_digest) == rollout.arrays_size
+    assert [(s.start, s.end, s.tier) for s in rollout.segments] == [(0, 30, 0)]
+    assert leftovers(bench) == []
+
+
+def test_a_refusal_is_final_and_keeps_its_facts(bench: Bench) -> None:
+    job = bench.submit("refuse", name="march.pkl")
+    assert run_to_the_end(bench, job.id) == ["failed"]
+    error = bench.job(job.id).error
+    assert error is not None
+    assert (error["type"], error["key"], error["frame"]) == ("motion-refused", "root_pos", 17)
+    assert bench.rollouts(job.clip_id) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("hang", "timeout: still running after 1"), ("eat", "memory: "), ("segfault", "SIGSEGV"), ("explode", "not finite")],
+)
+def test_a_clip_that_never_goes_well_is_quarantined_with_its_reason(tmp_path: Path, what: str, said: str) -> None:
+    bench = Bench(settings_for(tmp_path, job_timeout_sec=1.0 if what == "hang" else 30.0))
+    job = bench.submit(what)
+    good = bench.submit_score("stand")
+    assert run_to_the_end(bench, job.id).count("queued") == 2  # the last attempt quarantines
+    ended = bench.job(job.id)
+    assert (ended.state, ended.attempts) == ("quarantined", 3)
+    assert ended.error is not None
+    assert said in ended.error["detail"]
+    runner(bench).run_once()
+    assert bench.job(good.id).state == "succeeded"  # It cost its own attempts and nobody else's.
+    assert alive(tmp_path) == []
+    assert leftovers(bench) == []
+    bench.close()
+
+
+def test_a_job_that_is_cancelled_while_it_runs_stops(bench: Bench, tmp_path: Path) -> None:
+    job = bench.submit("hang")
+    ends: list[str] = []
+    thread = threading.Thread(target=lambda: ends.append(runner(bench).run_once()))
+    thread.start()
+    wait_until(lambda: bench.job(job.id).message == "doing hang", "its progress is told")
+    JobQueue(bench.catalog).cancel(job.id)
+    thread.join(15)
+    assert ends == ["cancelled"]
+    assert bench.job(job.id).state == "cancelled"
+    assert alive(tmp_path) == []
+
+
+def test_a_worker_told_to_stop_gives_its_job_back_unharmed(bench: Bench, tmp_path: Path) -> None:
+    job = bench.submit("hang")
+    stop = threading.Event()
+    ends: list[str] = []
+    thread = threading.Thread(target=lambda: ends.append(runner(bench).run_once(stop.is_set)))
+    thread.start()
+    wait_until(lambda: bench.job(job.id).state == "running", "it runs")
+    stop.set()
+    thread.join(15)
+    assert ends == ["released"]
+    assert (bench.job(job.id).state, bench.job(job.id).attempts) == ("queued", 0)
+    assert alive(tmp_path) == []
+
+
+def test_a_result_that_comes_after_the_lease_was_lost_is_dropped(bench: Bench) -> None:
+    job = bench.submit_score("slow", sleep=2.0)
+    ends: list[str] = []
+    thread = threading.Thread(target=lambda: ends.append(runner(bench).run_once()))
+    thread.start()
+    wait_until(lambda: bench.job(job.id).state == "running", "it runs")
+    with bench.catalog.begin() as session:  # What a sweep does once the lease is over, without the wait.
+        from service.catalog.tables import jobs
+
+        session.execute(jobs.update().where(jobs.c.id == job.id).values(lease_until=0))
+    swept = JobQueue(bench.catalog, backoff_sec=0).sweep()
+    assert swept.requeued == (job.id,)
+    thread.join(15)
+    assert ends == ["lost"]
+    assert bench.rollouts(job.clip_id) == []
+    assert run_to_the_end(bench, job.id) == ["succeeded"]
+    assert len(bench.rollouts(job.clip_id)) == 1
+
+
+def test_a_clip_deleted_while_it_is_scored_ends_quietly(bench: Bench) -> None:
+    job = bench.submit_score("slow", sleep=1.5)
+    ends: list[str] = []
+    thread = threading.Thread(target=lambda: ends.append(runner(bench).run_once()))
+    thread.start()
+    wait_until(lambda: bench.job(job.id).state == "running", "it runs")
+    assert job.clip_id is not None
+    with bench.catalog.begin() as session:
+        clips.delete_clip(session, job.clip_id)
+    thread.join(15)
+    assert ends == ["lost"]
+
+
+def test_a_rotten_upload_is_told_and_not_retried(bench: Bench) -> None:
+    job = bench.submit_score("stand")
+    assert job.clip_id is not None
+    with bench.catalog.session() as session:
+        path = bench.blobs.local_path(clips.get(session, job.clip_id).blob_digest)
+    assert path is not None
+    path.chmod(0o644)
+    path.write_bytes(b"do answer something else")
+    assert run_to_the_end(bench, job.id) == ["failed"]
+    error = bench.job(job.id).error
+    assert error is not None
+    assert error["type"] == "integrity"
+
+
+def test_a_store_that_is_away_for_a_moment_costs_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.submit_score("stand")
+    put, away = bench.blobs.put_file, [2]
+
+    def flaky(path: Path) -> str:
+        if away[0]:
+            away[0] -= 1
+            raise Unavailable("the store is away")
+        return put(path)
+
+    monkeypatch.setattr(bench.blobs, "put_file", flaky)
+    assert runner(bench).run_once() == "succeeded"
+    assert (bench.job(job.id).state, bench.job(job.id).attempts) == ("succeeded", 1)
+
+
+def test_nothing_that_a_worker_meets_ends_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.submit_score("stand")
+    worker = runner(bench)
+
+    def short_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.blobs, "fetch", short_of_memory)
+        assert worker.run_once() == "queued"
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.jobs, "claim", short_of_memory)
+        assert worker.run_once() == "unavailable"
+    assert run_to_the_end(bench, job.id) == ["succeeded"]
+
+
+def test_an_older_attempts_folder_is_removed(bench: Bench) -> None:
+    job = bench.submit_score("stand")
+    old = bench.settings.data_dir / "work" / f"{job.id}-0"
+    old.mkdir(parents=True)
+    (old / "half").write_bytes(b"x")
+    assert runner(bench).run_once() == "succeeded"
+    assert leftovers(bench) == []
+
+
+# Locks -----------------------------------------------------------------------------------------------------------------------
+
+
+def begin_lock(bench: Bench, version: str = "1.0.0", **select: object) -> tuple[str, str]:
+    with bench.catalog.begin() as session:
+        made, job = datasets.begin_version(session, "walk", version, Select(robot="wildrobot", **select))  # type: ignore[arg-type]
+    return made.id, job.id
+
+
+def score_all(bench: Bench, count: int = 3) -> None:
+    for number in range(count):
+        bench.submit_score(f"clip{number}", frames=40 + number)
+    for _ in range(count):
+        assert runner(bench).run_once() == "succeeded"
+
+
+def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
+    score_all(bench)
+    _, job_id = begin_lock(bench)
+    assert runner(bench).run_once() == "succeeded"
+    with bench.catalog.session() as session:
+        version = datasets.get_version(session, "walk", "1.0.0")
+        members = datasets.list_members(session, version.id)
+    assert (version.state, version.num_clips, version.num_frames) == ("locked", 3, 40 + 41 + 42)
+    assert [file.name for file in sorted(version.files, key=lambda file: file.name)] == [
+        "dataset_manifest_v1.0.0.json",
+        "features_v1.0.0.npz",
+        "normalization_stats_v1.0.0.json",
+    ]
+    for file in version.files:
+        bench.blobs.verify(file.digest)
+        assert bench.blobs.size(file.digest) == file.size
+    ranges = [(member.name, member.start, member.end) for member in members]
+    assert ranges == [("clip0", 0, 40), ("clip1", 0, 41), ("clip2", 0, 42)]
+    assert version.readiness is not None
+    assert {check["name"] for check in version.readiness["checks"]} == {"one_origin", "feature_code_hash", "tier", "arrays"}
+    assert bench.job(job_id).result == {"dataset": "walk", "version": "1.0.0", "dataset_hash": version.dataset_hash}
+    assert leftovers(bench) == []
+
+
+def test_the_same_clips_lock_to_the_same_bytes(bench: Bench) -> None:
+    score_all(bench)
+    begin_lock(bench, "1.0.0")
+    begin_lock(bench, "1.0.1")
+    assert [runner(bench).run_once() for _ in range(2)] == ["succeeded", "succeeded"]
+    with bench.catalog.session() as session:
+        first, second = (datasets.get_version(session, "walk", version) for version in ("1.0.0", "1.0.1"))
+    assert first.dataset_hash == second.dataset_hash
+    features = [next(file.digest for file in version.files if "features" in file.name) for version in (first, second)]
+    assert features[0] == features[1]
+
+
+def test_segments_of_clips_that_fail_as_a_whole_can_be_locked(bench: Bench) -> None:
+    bench.submit_score("falls", frames=50, max_tilt_deg=90.0)
+    assert runner(bench).run_once() == "succeeded"
+    begin_lock(bench, segments=True)
+    assert runner(bench).run_once() == "succeeded"
+    with bench.catalog.session() as session:
+        version = datasets.get_version(session, "walk", "1.0.0")
+        (member,) = datasets.list_members(session, version.id)
+    assert (version.num_frames, member.start, member.end, member.tier) == (30, 0, 30, 0)
+
+
+@pytest.mark.parametrize("fault", ["arrays", "missing", "tier", "code", "nothing"])
+def test_the_gate_before_the_lock_stops_what_is_not_as_it_was_scored(bench: Bench, fault: str) -> None:
+    from service.catalog.tables import rollouts
+
+    score_all(bench, 2)
+    if fault in ("arrays", "missing"):
+        with bench.catalog.session() as session:
+            clip = {member.name: member for member in datasets.select_members(session, Select(robot="wildrobot"))}["clip1"]
+        path = bench.blobs.local_path(clip.arrays_digest)
+        assert path is not None
+        if fault == "missing":
+            path.unlink()
+        else:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(data)
+    else:
+        other_code = {"feature_code_hash": "sha256:" + "0" * 64}
+        change = {"tier": {"max_tilt_deg": 80.0}, "code": other_code, "nothing": {"tier": 1}}[fault]
+        where = rollouts.c.id.is_not(None)
+        with bench.catalog.begin() as session:
+            session.execute(rollouts.update().where(where).values(**change))
+    _, job_id = begin_lock(bench, **({"tiers": (-1,)} if fault == "nothing" else {}))
+    ends = run_to_the_end(bench, job_id)
+    job = bench.job(job_id)
+    assert job.error is not None
+    expected = {
+        "arrays": ("failed", "integrity", "clip1"),
+        "missing": ("quarantined", "not-found", ""),
+        "tier": ("failed", "conflict", "its metrics give -1"),
+        "code": ("failed", "feature-code-mismatch", "clip0"),
+        "nothing": ("failed", "input-refused", "holds no clip"),
+    }[fault]
+    assert (job.state, job.error["type"]) == expected[:2]
+    assert expected[2] in job.error["detail"]
+    assert ends[-1] == job.state
+    # The name is free again.
+    begin_lock(bench)
+
+
+def test_remote_blobs_are_fetched_for_the_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    score_all(bench, 2)
+    begin_lock(bench)
+    monkeypatch.setattr(bench.blobs, "local_path", lambda digest: None)
+    assert runner(bench).run_once() == "succeeded"
+    with bench.catalog.session() as session:
+        assert datasets.get_version(session, "walk", "1.0.0").num_clips == 2
+    assert leftovers(bench) == []

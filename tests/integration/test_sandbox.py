@@ -1,0 +1,160 @@
+"""The sandbox against children that hang, crash, hoard and lie. Every one of them is a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from workerkit import CHILD, alive, wait_until
+
+from workers import sandbox
+from workers.sandbox import Failed, Limits, Refused, Stopped, Succeeded
+
+QUICK = Limits(timeout_sec=30, memory_mb=512)
+
+
+def do(job_dir: Path, what: str, limits: Limits = QUICK, **options: Any) -> sandbox.Outcome:
+    sandbox.write_request(job_dir, {"kind": "test", "do": what, "name": "march.pkl"})
+    return sandbox.run(job_dir, limits, command=CHILD, **options)
+
+
+def test_a_result_comes_back_with_its_progress(tmp_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+    outcome = do(tmp_path, "answer yes", on_progress=lambda fraction, message: told.append((fraction, message)))
+    assert isinstance(outcome, Succeeded)
+    assert outcome.result["answer"] == "yes"
+    assert told == [(0.25, "doing answer")]
+    assert outcome.result["cwd"] == str(tmp_path)  # so that MUJOCO_LOG.TXT goes there
+    assert outcome.result["nice"] >= 10
+
+
+def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMPREF_DATABASE_URL", "postgresql://ampref:secret@db/ampref")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    outcome = do(tmp_path, "answer yes")
+    assert isinstance(outcome, Succeeded)
+    environ = outcome.result["environ"]
+    assert "secret" not in str(environ)
+    assert environ["OMP_NUM_THREADS"] == "1"
+    assert environ["HOME"] == str(tmp_path)
+
+
+def test_a_refusal_keeps_its_facts(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "refuse")
+    assert isinstance(outcome, Refused)
+    assert outcome.error["type"] == "motion-refused"
+    assert (outcome.error["file"], outcome.error["key"], outcome.error["frame"]) == ("march.pkl", "root_pos", 17)
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "said"),
+    [
+        ("eat", "memory", "memory: it needed more than its 512 MiB"),
+        ("segfault", "crash", "SIGSEGV"),
+        ("killed", "crash", "SIGKILL; a machine that is short of memory"),
+        ("abort", "crash", "SIGABRT"),
+        ("exit 0", "crash", "status 0 and no result"),
+        ("exit 3", "crash", "status 3 and no result"),
+        ("half", "crash", "status 0 and no result"),
+        ("explode", "exception", "the state is not finite"),
+        ("raise not this one", "exception", "ValueError: not this one (in misbehave, misbehaving_child.py:"),
+        ("unserializable", "exception", "ValueError"),
+    ],
+)
+def test_an_end_that_is_not_well_says_how(tmp_path: Path, what: str, kind: str, said: str) -> None:
+    outcome = do(tmp_path, what)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == kind
+    assert said in outcome.reason
+    assert alive(tmp_path) == []
+
+
+def test_a_segfault_tells_where(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "segfault")
+    assert isinstance(outcome, Failed)
+    assert "misbehave" in outcome.stderr
+
+
+@pytest.mark.parametrize("what", ["hang", "spin"])
+def test_what_does_not_end_is_killed(tmp_path: Path, what: str) -> None:
+    outcome = do(tmp_path, what, Limits(timeout_sec=1.5, memory_mb=512))
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "timeout"
+    assert "1.5 s" in outcome.reason
+    assert alive(tmp_path) == []
+
+
+def test_processor_time_is_limited(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "spin", Limits(timeout_sec=60, memory_mb=512, cpu_sec=1))
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "timeout"
+    assert "processor time" in outcome.reason
+
+
+def test_file_size_is_limited(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "write", Limits(timeout_sec=30, memory_mb=512, file_mb=1))
+    assert isinstance(outcome, Failed)
+    assert "File too large" in outcome.reason
+    assert (tmp_path / "huge").stat().st_size <= 1 << 20
+
+
+def test_a_child_that_talks_without_end_blocks_nobody(tmp_path: Path) -> None:
+    told: list[float] = []
+    outcome = do(tmp_path, "chatter", on_progress=lambda fraction, message: told.append(fraction))
+    assert isinstance(outcome, Succeeded)
+    assert told[-1] == 1.0
+
+
+def test_stopping_kills_the_child_and_what_it_started(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "spawn", should_stop=(tmp_path / "grandchild").exists)
+    assert isinstance(outcome, Stopped)
+    wait_until(lambda: alive(tmp_path) == [], "nothing of the child's group is left")
+
+
+def test_a_caller_that_raises_leaves_no_child(tmp_path: Path) -> None:
+    def broken(fraction: float, message: str) -> None:
+        raise RuntimeError("the caller's own fault")
+
+    with pytest.raises(RuntimeError, match="own fault"):
+        do(tmp_path, "hang", on_progress=broken)
+    assert alive(tmp_path) == []
+
+
+def test_a_result_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    assert isinstance(do(tmp_path, "answer one"), Succeeded)
+    assert isinstance(do(tmp_path, "exit 0"), Failed)
+
+
+def test_descriptors_do_not_leak(tmp_path: Path) -> None:
+    do(tmp_path, "answer one")
+    before = psutil.Process().num_fds()
+    for _ in range(3):
+        do(tmp_path, "exit 3")
+    assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_dies_with_its_parent(tmp_path: Path, number: int) -> None:
+    sandbox.write_request(tmp_path, {"kind": "test", "do": "spin"})
+    script = (
+        "import sys; from pathlib import Path; from workers.sandbox import Limits, run\n"
+        f"run(Path({str(tmp_path)!r}), Limits(), command={CHILD!r},"
+        f" on_progress=lambda *_: Path({str(tmp_path / 'started')!r}).touch())\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        wait_until((tmp_path / "started").exists, "the child runs")
+        assert len(alive(tmp_path)) >= 1
+        os.kill(parent.pid, number)
+    finally:
+        if not (tmp_path / "started").exists():
+            parent.kill()
+        parent.wait(10)
+    wait_until(lambda: alive(tmp_path) == [], "the child is gone as well")

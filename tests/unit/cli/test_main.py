@@ -1,0 +1,223 @@
+"""The entry point: help, exit codes, missing extras, interruption, a reader that leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from amp_core.errors import Conflict
+from service.cli import main as cli
+
+ROOT = Path(__file__).parents[3]
+VERBS = (
+    "score",
+    "up",
+    "api",
+    "worker",
+    "migrate",
+    "submit",
+    "clips",
+    "clip",
+    "jobs",
+    "job",
+    "dataset",
+    "pull",
+    "demo",
+    "robots",
+)
+BARE = ("mujoco", "yaml", "fastapi", "starlette", "uvicorn", "pydantic_settings", "sqlalchemy", "alembic", "psycopg", "obstore")
+BARE += ("celery", "kombu", "redis", "structlog", "prometheus_client", "sse_starlette")
+
+
+def _bare(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`ampref` in an environment that has only what the bare install brings."""
+    code = f"""
+    import sys
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in {BARE!r}:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    sys.meta_path.insert(0, Blocker())
+    from service.cli.main import main
+    main()
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_help_works_with_the_bare_install_and_names_every_verb() -> None:
+    done = _bare("--help")
+    assert done.returncode == 0, done.stderr
+    listed = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.startswith("  ")}
+    assert set(VERBS) <= listed
+    assert "ampref demo" in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from service.cli.main import run; run(['--help']);"
+        f"print(sorted(set(sys.modules) & {{'numpy', 'rich', 'httpx2', 'stamina', *{BARE!r}}}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["score", "walk.npz"], "physics"),
+        (["robots"], "physics"),
+        (["up", "--port", "0"], "service"),
+        (["api"], "service"),
+        (["migrate"], "service"),
+        (["worker"], "worker"),
+    ],
+)
+def test_a_verb_whose_extra_is_missing_says_what_to_install(arguments: list[str], extra: str, tmp_path: Path) -> None:
+    done = _bare(*arguments)
+    assert done.returncode == 1
+    assert f"pip install 'ampref[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["score"],
+        ["score", "x.npz", "--nonsense"],
+        ["score", "x.csv", "--quat-order", "zyxw"],
+        ["score", "x.npz", "--threads", "0"],
+        ["clips", "--tier", "7"],
+        ["clips", "--min", "slip_rate"],
+        ["clips", "--max", "slip_rate=low"],
+        ["dataset", "lock", "walk"],
+        ["dataset", "yank", "walk", "1.0.0"],
+        ["dataset", "alias", "walk", "production"],
+        ["up", "--port", "70000"],
+    ],
+)
+def test_wrong_usage_is_2_and_says_how_to_get_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert "--help" in captured.err
+    assert captured.out == ""
+
+
+def test_an_error_is_1_and_printed_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Command:
+        def main(self, **_: object) -> None:
+            raise Conflict("it is held", remedy="Let it go")
+
+    monkeypatch.setattr("typer.main.get_command", lambda _: Command())
+    assert cli.run([]) == 1
+    assert capsys.readouterr() == ("", "error: it is held\n  what to do: Let it go\n")
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Command:
+        def main(self, **_: object) -> None:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("typer.main.get_command", lambda _: Command())
+    with pytest.raises(ZeroDivisionError):
+        cli.run([])
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug_and_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Command:
+        def main(self, **_: object) -> None:
+            raise ModuleNotFoundError("No module named 'amp_core.gone'", name="amp_core.gone")
+
+    monkeypatch.setattr("typer.main.get_command", lambda _: Command())
+    with pytest.raises(ModuleNotFoundError):
+        cli.run([])
+
+
+def test_no_service_is_1_and_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["clips", "--url", "http://127.0.0.1:1", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "ampref up" in captured.err
+
+
+def test_what_the_system_refuses_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.run(["up", "--port", "0", "--data-dir", str(tmp_path / "file" / "data")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {tmp_path / 'file'}")
+    assert "what to do:" in captured.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_ends_without_a_traceback(number: signal.Signals, code: int) -> None:
+    program = """
+    import os, sys, time, typer
+    import service.cli.main as cli
+    @cli.app.command("hang")
+    def hang():
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaned up", flush=True)
+    cli.main()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), "hang"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert out == "cleaned up\n"
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_no_error_message() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    _, err = process.communicate(timeout=30)
+    assert err == ""
+    assert process.returncode in (0, 1)
+
+
+def test_the_version_is_printed() -> None:
+    done = _bare("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("ampref 0.")
+
+
+def test_a_recipe_file_must_be_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.json"
+    for text in ("[1]", "{", "[" * 100_000, json.dumps({"mode": "rollout", "nonsense": 1})):
+        recipe.write_text(text)
+        assert cli.run(["score", "x.npz", "--recipe", str(recipe)]) == 1
+        assert capsys.readouterr().err.startswith("error: ")
+    assert cli.run(["score", "x.npz", "--recipe", str(tmp_path / "none.json")]) == 1
+    assert "none.json: cannot be read" in capsys.readouterr().err
+    recipe.write_text(json.dumps({"mode": "rollout"}))
+    assert cli.run(["score", "x.npz", "--recipe", str(recipe), "--mode", "teacher_forced"]) == 2

@@ -1,0 +1,100 @@
+"""The sink: what goes where, and how an error reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import stat
+from pathlib import Path
+
+import pytest
+
+from amp_core.errors import MotionRefused
+from service.cli.output import Output, dumps, show_error, size, tier_name, write_atomically
+
+
+def test_an_error_says_what_where_what_was_expected_and_what_to_do() -> None:
+    stream = io.StringIO()
+    error = MotionRefused("not finite", file="walk.pkl", key="dof_pos", frame=3, expected="numbers", remedy="Export it again")
+    show_error(error, stream)
+    assert stream.getvalue().splitlines() == [
+        "error: walk.pkl, key 'dof_pos', frame 3: not finite",
+        "  expected: numbers",
+        "  what to do: Export it again",
+    ]
+
+
+def test_a_hostile_name_cannot_drive_the_terminal() -> None:
+    stream = io.StringIO()
+    show_error(MotionRefused("no", file="a\x1b[2Jb\nerror: c"), stream)
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue() == "error: a\\x1b[2Jb\\nerror: c: no\n"
+
+
+def test_human_output_goes_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output()
+    out.say("answer")
+    out.note("by the way")
+    out.table(("Name", ">n"), [("walk", 3)])
+    out.document({"a": 1})
+    out.values(["x"])
+    captured = capsys.readouterr()
+    assert "answer" in captured.out
+    assert "walk" in captured.out
+    assert captured.err == "by the way\n"
+
+
+def test_with_json_stdout_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(as_json=True)
+    out.say("answer")
+    out.table(("Name",), [("walk",)])
+    out.document({"name": "gehen ä"})
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"name": "gehen ä"}
+    assert "answer" in captured.err
+    assert "walk" in captured.err
+
+
+def test_quiet_prints_only_values(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(quiet=True)
+    out.say("answer")
+    out.note("note")
+    out.table(("Name",), [("walk",)])
+    with out.progress("working", 3) as progress:
+        progress.update(2)
+    out.values(["id-1", "id-2"])
+    assert capsys.readouterr() == ("id-1\nid-2\n", "")
+
+
+def test_there_is_no_colour_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().table(("Tier",), [("Tier 0",), ("Rejected",), ("[red]x[/red]",)])
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "[red]x[/red]" in text
+
+
+def test_json_is_strict() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        dumps({"a": math.nan})
+
+
+def test_tiers_and_sizes_read_well() -> None:
+    assert [tier_name(t) for t in (0, 1, -1, None)] == ["Tier 0", "Tier 1", "Rejected", "-"]
+    assert [size(n) for n in (0, 999, 1500, 500_000_000)] == ["0 B", "999 B", "1.5 kB", "500.0 MB"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "out.json"
+    write_atomically(target, b"one")
+    assert target.read_bytes() == b"one"
+    assert stat.S_IMODE(target.stat().st_mode) & 0o600 == 0o600
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(target, b"two")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in target.parent.iterdir()] == ["out.json"]

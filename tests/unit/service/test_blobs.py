@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amp_core.errors import InputRefused, IntegrityError, NotFound, Unavailable
+from service.blobs import CHUNK, BlobStore, LocalBlobStore, digest_of, digest_of_file
+
+Make = Callable[[], BlobStore]
+NOTHING = "sha256:" + "0" * 64
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    return BlobStore.from_url("memory://" if request.param == "memory" else (tmp_path / "blobs").as_uri())
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalBlobStore:
+    return LocalBlobStore(tmp_path / "blobs")
+
+
+def files(store: LocalBlobStore) -> list[Path]:
+    return sorted(path for path in store.root.rglob("*") if path.is_file())
+
+
+def test_bytes_come_back_under_their_own_digest(store: BlobStore) -> None:
+    data = os.urandom(3 * CHUNK + 17)
+    digest = store.put_bytes(data)
+    assert digest == "sha256:" + hashlib.sha256(data).hexdigest() == digest_of(data)
+    assert store.exists(digest)
+    assert store.size(digest) == len(data)
+    assert store.read_bytes(digest) == data
+    with store.open(digest) as file:
+        file.seek(5)
+        assert file.read(7) == data[5:12]
+
+
+def test_a_file_is_stored_as_the_bytes_it_holds(store: BlobStore, tmp_path: Path) -> None:
+    path = tmp_path / "motion.pkl"
+    path.write_bytes(os.urandom(2 * CHUNK + 1))
+    digest = store.put_file(path)
+    assert digest == digest_of_file(path)
+    store.fetch(digest, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+
+
+def test_nothing_is_a_blob_too(store: BlobStore) -> None:
+    assert store.read_bytes(store.put_bytes(b"")) == b""
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, None), (0, 0), (1, 2), (10, 2 * CHUNK + 5), (2 * CHUNK, 99 * CHUNK), (99 * CHUNK, None)]
+)
+def test_a_range_is_what_slicing_gives(store: BlobStore, start: int, end: int | None) -> None:
+    data = os.urandom(2 * CHUNK + 100)
+    digest = store.put_bytes(data)
+    assert b"".join(store.iter_range(digest, start, end)) == data[start:end]
+
+
+@pytest.mark.parametrize("ask", ["size", "open", "read_bytes", "local_path"])
+def test_what_is_not_there_is_not_found_before_anything_is_sent(store: BlobStore, ask: str) -> None:
+    with pytest.raises(NotFound, match="no blob"):
+        getattr(store, ask)(NOTHING)
+    with pytest.raises(NotFound, match="no blob"):
+        store.iter_range(NOTHING)
+    assert not store.exists(NOTHING)
+    assert store.delete(NOTHING) is False
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "0" * 64, NOTHING + "\n"]
+)
+def test_only_a_digest_is_a_name(store: BlobStore, digest: str) -> None:
+    with pytest.raises(InputRefused, match="is not a blob digest"):
+        store.exists(digest)
+
+
+def test_delete_and_list(store: BlobStore) -> None:
+    first, second = store.put_bytes(b"1"), store.put_bytes(b"2")
+    assert {digest for digest, _ in store.iter_digests()} == {first, second}
+    assert store.delete(first) is True
+    assert [digest for digest, _ in store.iter_digests()] == [second]
+    store.check()
+
+
+def test_rotten_bytes_are_found_out(local: LocalBlobStore, tmp_path: Path) -> None:
+    digest = local.put_bytes(b"the truth")
+    path = local.local_path(digest)
+    assert path is not None
+    path.chmod(0o644)
+    path.write_bytes(b"a lie....")
+    with pytest.raises(IntegrityError):
+        local.read_bytes(digest)
+    with pytest.raises(IntegrityError):
+        local.verify(digest)
+    with pytest.raises(IntegrityError):
+        local.fetch(digest, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert local.read_bytes(digest, verify=False) == b"a lie...."
+
+
+def test_what_is_there_is_never_written_again(local: LocalBlobStore) -> None:
+    digest = local.put_bytes(b"once")
+    path = local.local_path(digest)
+    assert path is not None
+    os.utime(path, (1, 1))
+    before = path.stat()
+    assert local.put_bytes(b"once") == digest
+    assert path.stat().st_ino == before.st_ino
+    assert path.stat().st_mtime > time.time() - 60, "a blob that is put again must be young for the garbage collection"
+    assert files(local) == [path]
+    assert path.stat().st_mode & 0o222 == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing(
+    local: LocalBlobStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match="no space left for blobs"):
+        local.put_bytes(b"x" * 100)
+    assert files(local) == []
+
+
+def test_a_write_that_the_kernel_refuses_half_way_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom service.blobs import LocalBlobStore\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nstore = LocalBlobStore(Path(sys.argv[1]))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\nstore.put_bytes(bytes(5_000_000))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "blobs")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Unavailable: no space left for blobs" in done.stderr
+    assert files(LocalBlobStore(tmp_path / "blobs")) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="cannot be written"):
+        LocalBlobStore(tmp_path / "file" / "blobs")
+
+
+def test_a_killed_put_leaves_no_blob_and_its_part_is_cleaned_up(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom service.blobs import LocalBlobStore\n"
+        "store = LocalBlobStore(Path(sys.argv[1]))\n"
+        "chunks = iter([b'x' * 100000])\n"
+        "def read():\n    try:\n        return next(chunks)\n    except StopIteration:\n        print('half', "
+        "flush=True); time.sleep(60)\n"
+        "store._put(read)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "blobs")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    store = LocalBlobStore(tmp_path / "blobs")
+    assert list(store.iter_digests()) == []
+    assert [path.parent.name for path in files(store)] == ["tmp"]
+    assert store.drop_partials(3600) == 0
+    assert store.drop_partials(-1) == 1
+    assert files(store) == []
+
+
+def test_many_put_the_same_bytes_at_once(local: LocalBlobStore) -> None:
+    data = os.urandom(CHUNK)
+    digests: list[str] = []
+    threads = [threading.Thread(target=lambda: digests.append(local.put_bytes(data))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert digests == [digest_of(data)] * 8
+    assert len(files(local)) == 1
+    local.verify(digests[0])
+
+
+def _put(root: str, seed: int) -> None:
+    store = LocalBlobStore(Path(root))
+    for number in range(20):
+        store.put_bytes(bytes([number]) * 1000 + bytes([seed]) * (number % 2))
+
+
+def test_many_processes_put_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_put, args=(str(tmp_path / "blobs"), seed)) for seed in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    store = LocalBlobStore(tmp_path / "blobs")
+    found = [digest for digest, _ in store.iter_digests()]
+    assert len(found) == 10 + 2 * 10
+    for digest in found:
+        store.verify(digest)
+
+
+def test_a_large_file_takes_constant_memory(store: BlobStore, tmp_path: Path) -> None:
+    if not isinstance(store, LocalBlobStore):
+        store = LocalBlobStore(tmp_path / "local")
+    path = tmp_path / "large"
+    with open(path, "wb") as file:
+        file.truncate(64 * CHUNK)
+    tracemalloc.start()
+    try:
+        digest = store.put_file(path)
+        for _ in store.iter_range(digest):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * CHUNK
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "file://host/x", "relative", "s3://"])
+def test_a_bad_url_says_what_a_good_one_is(url: str) -> None:
+    with pytest.raises(InputRefused, match="file:///"):
+        BlobStore.from_url(url)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from amp_core.errors import InputRefused
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AMPREF_"):
+            monkeypatch.delenv(name)
+
+
+def test_defaults_keep_everything_in_one_folder_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = Settings.load()
+    assert settings.data_dir == tmp_path / ".local/share/ampref"
+    assert settings.database_url == f"sqlite:///{tmp_path}/.local/share/ampref/catalog.sqlite3"
+    assert settings.blob_url == f"file://{tmp_path}/.local/share/ampref/blobs"
+    assert settings.host == "127.0.0.1"
+    assert settings.embedded
+    assert (settings.max_upload_bytes, settings.max_duration_sec, settings.max_fps) == (64 * 2**20, 120.0, 1000.0)
+
+
+def test_the_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("AMPREF_PORT", "9000")
+    monkeypatch.setenv("AMPREF_LOG_LEVEL", "DEBUG")
+    monkeypatch.setenv("AMPREF_BROKER_URL", "redis://127.0.0.1:6379/0")
+    settings = Settings.load(host="127.0.0.2", port=9001)
+    assert (settings.data_dir, settings.host, settings.port, settings.log_level) == (tmp_path, "127.0.0.2", 9001, "debug")
+    assert not settings.embedded
+
+
+def test_an_empty_broker_url_means_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMPREF_BROKER_URL", "")
+    assert Settings.load().embedded
+
+
+def test_robots_are_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMPREF_ROBOTS", os.pathsep.join(["/a/robot.yaml", "b/robot.yaml", ""]))
+    assert Settings.load().robots == (Path("/a/robot.yaml"), Path("b/robot.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("AMPREF_PORT", "eight", "'eight'"),
+        ("AMPREF_PORT", "70000", "65535"),
+        ("AMPREF_MAX_DURATION_SEC", "nan", "finite"),
+        ("AMPREF_MAX_ATTEMPTS", "0", "greater than or equal to 1"),
+        ("AMPREF_LOG_LEVEL", "loud", "'debug'"),
+        ("AMPREF_BROKER_URL", "amqp://x", "redis://"),
+        ("AMPREF_DATABASE_URL", "mysql://root:secret@db/x", "postgresql://"),
+        ("AMPREF_BLOB_URL", "/tmp/blobs", "file:///"),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputRefused) as refused:
+        Settings.load()
+    assert name in str(refused.value)
+    assert told in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert "docs/" in str(refused.value)
+
+
+def test_every_bad_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMPREF_PORT", "x")
+    monkeypatch.setenv("AMPREF_MAX_FPS", "-1")
+    with pytest.raises(InputRefused, match=r"AMPREF_PORT.*AMPREF_MAX_FPS"):
+        Settings.load()
+
+
+def test_a_heartbeat_that_would_lose_its_lease_is_refused() -> None:
+    with pytest.raises(InputRefused, match=r"heartbeat_sec is 20 s; expected at most a third of lease_sec \(30 s\)"):
+        Settings.load(heartbeat_sec=20.0, lease_sec=30.0)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.load().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_has_a_description_and_a_row_in_the_docs() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "catalog.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert f"| `AMPREF_{name.upper()}` |" in page, f"{name} is not in docs/catalog.md"
+        assert field.description in page, f"docs/catalog.md says something else about {name}"

@@ -1,0 +1,161 @@
+"""A loaded version: normalization, sampling, transitions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from amp_core.client import STD_FLOOR, Dataset, load_dataset
+from amp_core.dataset import Bundle, Member, RobotFacts, lock_bundle
+from amp_core.features import FeatureLayout
+from amp_core.npz import read_npz, write_npz
+
+JOINTS = ("knee",)
+LAYOUT = FeatureLayout.for_robot(JOINTS, ("foot",))
+LENGTHS = (5, 1, 9, 2)
+
+
+def lock(folder: Path) -> Bundle:
+    """Four clips of one segment each. The first feature numbers the rows, the last one is the contact."""
+    folder.mkdir()
+
+    def rows(index: int) -> np.ndarray:
+        made = np.random.default_rng(index).normal(size=(LENGTHS[index], LAYOUT.dim)).astype(np.float32)
+        made[:, 0] = np.arange(LENGTHS[index]) + sum(LENGTHS[:index])
+        made[:, LAYOUT.block("root_height").slice] = 0.5
+        # Nearly always on, so that off is more than three deviations away.
+        made[:, LAYOUT.block("foot_contacts").slice] = 0.0 if index == 1 else 1.0
+        return made
+
+    members = [
+        Member(
+            name=f"clip{index}",
+            digest="sha256:" + hashlib.sha256(b"%d" % index).hexdigest(),
+            tier=0,
+            mode="rollout",
+            recipe_digest="sha256:" + "1" * 64,
+            ranges=((0, length),),
+            quality_metrics={},
+            load=lambda index=index: rows(index),
+        )
+        for index, length in enumerate(LENGTHS)
+    ]
+    robot = RobotFacts("hopper", "sha256:" + "0" * 64, JOINTS, 0.02, LAYOUT)
+    return lock_bundle(
+        members, folder, name="hop", version="1.0.0", robot=robot, mujoco_version="4.0.1", gate_profile="amp-0.11"
+    )
+
+
+def service(bundle: Bundle) -> httpx2.MockTransport:
+    """As much of the API as the client relies on."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        file = request.url.path.rpartition("/")[2]
+        if file == "1.0.0":
+            return httpx2.Response(200, json={"version": "1.0.0", "manifest_sha256": bundle.manifest.sha256})
+        found = [item for item in bundle.files if item.name == file]
+        if not found:
+            return httpx2.Response(404)
+        return httpx2.Response(200, stream=httpx2.ByteStream(found[0].path.read_bytes()))
+
+    return httpx2.MockTransport(answer)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    bundle = lock(tmp_path / "locked")
+    return load_dataset("hop==1.0.0", url="http://test", cache_dir=tmp_path / "cache", transport=service(bundle))
+
+
+def reweighted(data: Dataset, folder: Path, weights: Callable[[np.ndarray], np.ndarray]) -> Dataset:
+    """The same rows with other weights, as a later rule might set them."""
+    import dataclasses
+
+    arrays = read_npz(data.pulled.features)
+    arrays["sample_weight"] = weights(np.arange(len(data))).astype(np.float32)
+    write_npz(folder / "reweighted.npz", arrays)
+    return Dataset(dataclasses.replace(data.pulled, features=folder / "reweighted.npz"))
+
+
+def test_it_says_what_it_is(data: Dataset) -> None:
+    assert repr(data) == "<Dataset hop==1.0.0: 17 frames of 10 features, 4 clips>"
+    assert (len(data), data.dim, data.layout) == (17, 10, LAYOUT.to_dict())
+    assert data.block("root_lin_vel") == LAYOUT.block("root_lin_vel").slice
+    with pytest.raises(KeyError, match="joint_pos, joint_vel"):
+        data.block("nothing")
+
+
+def test_normalized_rows_have_mean_0_and_deviation_1(data: Dataset) -> None:
+    normal = data.normalize(data.features)
+    height = data.block("root_height")
+    varying = np.ones(data.dim, bool)
+    varying[height] = False
+    np.testing.assert_allclose(normal.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(normal.std(0)[varying], 1, rtol=1e-5)
+    assert normal.dtype == np.float32
+    np.testing.assert_allclose(data.denormalize(normal), data.features, atol=1e-5)
+
+
+def test_a_constant_feature_is_0_and_a_deviation_from_it_is_finite(data: Dataset) -> None:
+    height = data.block("root_height")
+    assert np.asarray(data.stats["std"])[height] == 0.0
+    assert (data.normalize(data.features)[:, height] == 0).all()
+    fallen = np.array(data.features[0])
+    fallen[height] = 0.4
+    assert data.normalize(fallen)[height] == pytest.approx(-0.1 / STD_FLOOR, rel=1e-4)
+
+
+def test_clipping_limits_everything_but_contacts(data: Dataset) -> None:
+    far = np.full((2, 3, data.dim), 100.0)
+    far[..., data.block("foot_contacts")] = 0.0
+    clipped, free = data.normalize(far, clip=True), data.normalize(far)
+    contacts = data.block("foot_contacts")
+    others = np.delete(clipped, np.arange(data.dim)[contacts], axis=-1)
+    assert (others == 3.0).all()
+    assert (clipped[..., contacts] == free[..., contacts]).all()
+    assert (free[..., contacts] < -3).all()
+
+
+@pytest.mark.parametrize("shape", [(), (9,), (10, 2)])
+def test_other_shapes_are_refused(data: Dataset, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected 10 features"):
+        data.normalize(np.zeros(shape))
+
+
+def test_samples_are_rows_and_repeat_with_the_seed(data: Dataset) -> None:
+    drawn = data.sample(np.random.default_rng(3), 500)
+    assert drawn.shape == (500, data.dim)
+    assert set(drawn[:, 0].astype(int)) == set(range(17))
+    assert np.array_equal(drawn, data.features[drawn[:, 0].astype(int)])
+    assert np.array_equal(drawn, data.sample(np.random.default_rng(3), 500))
+    drawn[:] = 0  # A copy: the mapped rows stay as they are.
+    assert data.features[5, 0] == 5
+
+
+def test_transitions_are_consecutive_frames_of_one_segment(data: Dataset) -> None:
+    first, second = data.sample_transitions(np.random.default_rng(0), 2000)
+    pairs = set(zip(first[:, 0].astype(int).tolist(), second[:, 0].astype(int).tolist(), strict=True))
+    assert pairs == {(row, row + 1) for row in range(16) if data.segment_index[row] == data.segment_index[row + 1]}
+    assert len(pairs) == sum(length - 1 for length in LENGTHS)
+
+
+def test_weights_decide_what_is_drawn(data: Dataset, tmp_path: Path) -> None:
+    """Weight on rows 2, 3, 4 (the last of its segment) and 16 (the last of all): two of them begin a transition."""
+    weighted = reweighted(data, tmp_path, lambda row: np.isin(row, (3, 4, 16)) + 3.0 * (row == 2))
+    rows = weighted.sample(np.random.default_rng(0), 4000)[:, 0].astype(int)
+    counts = np.bincount(rows, minlength=17)
+    assert set(np.flatnonzero(counts)) == {2, 3, 4, 16}
+    assert counts[2] / counts[3] == pytest.approx(3, rel=0.2)
+    first, second = weighted.sample_transitions(np.random.default_rng(0), 4000)
+    assert set(first[:, 0].astype(int)) == {2, 3}
+    assert (second[:, 0] == first[:, 0] + 1).all()
+
+
+def test_rows_are_drawn_evenly(data: Dataset) -> None:
+    counts = np.bincount(data.sample(np.random.default_rng(1), 17_000)[:, 0].astype(int), minlength=17)
+    assert (abs(counts - 1000) < 200).all()

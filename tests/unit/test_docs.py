@@ -1,0 +1,74 @@
+"""Everything that a user can call, set or read is in docs/*.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from amp_core.quality import METRICS
+from service.app import create_app
+from service.cli.main import app as cli
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+ALL = "\n".join(PAGES.values())
+
+
+def _routes(tmp_path: Path) -> list[tuple[str, str]]:
+    app = create_app(Settings(data_dir=tmp_path))
+    return [(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods]
+
+
+def test_every_route_is_documented(tmp_path: Path) -> None:
+    missing = []
+    routes = _routes(tmp_path)
+    for method, path in routes:
+        # The pages may leave out the common prefix and name a parameter otherwise.
+        pattern = re.sub(r"\\\{[^}]*\\\}", r"\\{[^}]*\\}", re.escape(path.removeprefix("/v1")))
+        line = re.compile(rf"\b{method}\b.*{pattern}(?![\w/{{])")
+        if not any(line.search(text) for text in ALL.splitlines()):
+            missing.append(f"{method} {path}")
+    assert len(routes) >= 15
+    assert not missing, f"in no page of docs/: {missing}"
+
+
+def test_every_setting_is_documented() -> None:
+    missing = [name for field in Settings.model_fields if f"`{(name := f'AMPREF_{field.upper()}')}`" not in ALL]
+    assert not missing, f"in no page of docs/: {missing}"
+
+
+def test_every_metric_is_documented() -> None:
+    missing = [metric.name for metric in METRICS if f"`{metric.name}`" not in ALL]
+    assert not missing, f"in no page of docs/: {missing}"
+
+
+def _verbs() -> dict[str, typer.core.TyperCommand]:
+    root = typer.main.get_command(cli)
+    found = {}
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        for inner, subcommand in getattr(command, "commands", {}).items():
+            found[f"{name} {inner}"] = subcommand
+        if not hasattr(command, "commands"):
+            found[name] = command
+    return found
+
+
+@pytest.mark.parametrize("verb", sorted(_verbs()))
+def test_every_verb_and_option_is_documented(verb: str) -> None:
+    sections = re.split(r"^## ", PAGES["cli.md"], flags=re.MULTILINE)
+    section = next((s for s in sections if s.startswith(f"`ampref {verb}`")), None)
+    assert section is not None, f"docs/cli.md has no section '## `ampref {verb}`'"
+    shown = [param for param in _verbs()[verb].params if not getattr(param, "hidden", False)]
+    options = {name for param in shown for name in (*param.opts, *param.secondary_opts) if name.startswith("--")}
+    missing = sorted(name for name in options - {"--help"} if not re.search(rf"{name}(?![\w-])", section))
+    assert not missing, f"section {verb!r} of docs/cli.md lacks {missing}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

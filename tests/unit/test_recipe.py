@@ -1,0 +1,133 @@
+"""Recipes: one value, one digest; nothing odd gets in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amp_core.errors import RecipeRefused
+from amp_core.recipe import AVAILABLE_MODES, Harness, PhysicsScale, Recipe
+
+
+def test_the_usual_recipes_have_the_seeds_harness() -> None:
+    rollout, forced = Recipe.for_mode("rollout"), Recipe.for_mode("teacher_forced")
+    assert rollout.harness == Harness(60.0, 10.0, 4.0, 0.436)
+    assert (forced.harness.height_kp, forced.harness.height_kd, forced.harness.force_cap) == (500.0, 50.0, None)
+    assert rollout.force_threshold == 1.0
+    assert rollout.initial_velocity == "from_clip"
+
+
+@pytest.mark.parametrize("mode", AVAILABLE_MODES)
+def test_a_recipe_survives_json(mode: str) -> None:
+    recipe = Recipe.for_mode(mode, seed=7, physics=PhysicsScale(0.8, 1.1, 2))
+    again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again == recipe
+    assert again.digest == recipe.digest
+
+
+def test_every_setting_changes_the_digest() -> None:
+    usual = Recipe.for_mode("rollout")
+    others = [
+        Recipe.for_mode("teacher_forced"),
+        Recipe.for_mode("rollout", seed=1),
+        dataclasses.replace(usual, physics=PhysicsScale(friction=0.9)),
+        dataclasses.replace(usual, physics=PhysicsScale(mass=0.9)),
+        dataclasses.replace(usual, physics=PhysicsScale(damping=0.9)),
+        dataclasses.replace(usual, harness=Harness.off()),
+        dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, height_kp=61)),
+        dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, height_kd=11)),
+        dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, force_cap=5)),
+        dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, force_cap=None)),
+        dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, orient_gate=0.4)),
+        dataclasses.replace(usual, gate_profile="other"),
+        dataclasses.replace(usual, generator_version="0.12.0"),
+        dataclasses.replace(usual, force_threshold=2),
+        dataclasses.replace(usual, initial_velocity="zero"),
+    ]
+    digests = [recipe.digest for recipe in (usual, *others)]
+    assert len(set(digests)) == len(digests)
+    assert all(digest.startswith("sha256:") and len(digest) == 71 for digest in digests)
+
+
+def test_equal_values_have_equal_digests_however_they_were_written() -> None:
+    spelled = Recipe.from_dict({"mode": "rollout", "harness": {"force_cap": 4, "height_kp": 60}, "physics": {"mass": 1}})
+    assert spelled.digest == Recipe.for_mode("rollout").digest
+    zero = dataclasses.replace(spelled, harness=dataclasses.replace(spelled.harness, height_kd=-0.0))
+    assert zero.digest == dataclasses.replace(spelled, harness=dataclasses.replace(spelled.harness, height_kd=0)).digest
+
+
+def test_what_a_partial_recipe_leaves_out_is_the_modes_usual_value() -> None:
+    forced = Recipe.from_dict({"mode": "teacher_forced", "harness": {"force_cap": 20.0}})
+    assert forced.harness == Harness(500.0, 50.0, 20.0, 0.436)
+
+
+@pytest.mark.parametrize("mode", ["tracked", "auto"])
+def test_a_mode_that_is_not_there_yet_is_refused_with_what_to_use(mode: str) -> None:
+    with pytest.raises(RecipeRefused, match=r"not available yet.*Use mode 'rollout'"):
+        Recipe.for_mode(mode)
+    with pytest.raises(RecipeRefused, match="not available yet"):
+        Recipe.from_dict({"mode": mode})
+
+
+@pytest.mark.parametrize(
+    ("facts", "key"),
+    [
+        ({}, "mode"),
+        ({"mode": "dance"}, "mode"),
+        ({"mode": 3}, "mode"),
+        ({"mode": "rollout", "colour": "red"}, "recipe"),
+        ({"mode": "rollout", "harness": {"kp": 1}}, "harness"),
+        ({"mode": "rollout", "harness": None}, "harness"),
+        ({"mode": "rollout", "harness": {"height_kp": "60"}}, "harness.height_kp"),
+        ({"mode": "rollout", "harness": {"height_kp": None}}, "harness.height_kp"),
+        ({"mode": "rollout", "harness": {"force_cap": -1}}, "harness.force_cap"),
+        ({"mode": "rollout", "harness": {"orient_gate": 4}}, "harness.orient_gate"),
+        ({"mode": "rollout", "physics": {"mass": 0}}, "physics.mass"),
+        ({"mode": "rollout", "physics": {"mass": 11}}, "physics.mass"),
+        ({"mode": "rollout", "physics": {"friction": float("nan")}}, "physics.friction"),
+        ({"mode": "rollout", "physics": {"damping": float("inf")}}, "physics.damping"),
+        ({"mode": "rollout", "physics": [1, 1, 1]}, "physics"),
+        ({"mode": "rollout", "seed": -1}, "seed"),
+        ({"mode": "rollout", "seed": 1.0}, "seed"),
+        ({"mode": "rollout", "seed": True}, "seed"),
+        ({"mode": "rollout", "seed": 2**63}, "seed"),
+        ({"mode": "rollout", "planner": {"samples": 10}}, "planner"),
+        ({"mode": "rollout", "gate_profile": ""}, "gate_profile"),
+        ({"mode": "rollout", "gate_profile": 7}, "gate_profile"),
+        ({"mode": "rollout", "force_threshold": True}, "force_threshold"),
+        ({"mode": "rollout", "initial_velocity": "fast"}, "initial_velocity"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(facts: dict[str, object], key: str) -> None:
+    with pytest.raises(RecipeRefused) as refusal:
+        Recipe.from_dict(facts)
+    assert refusal.value.key == key
+    assert refusal.value.expected
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([field.name for field in dataclasses.fields(Recipe)]), json_values)
+def test_any_json_gives_a_recipe_or_a_refusal(key: str, value: object) -> None:
+    try:
+        recipe = Recipe.from_dict({"mode": "rollout", key: value})
+    except RecipeRefused as refusal:
+        assert len(str(refusal)) < 500  # noqa: PT017 (either way is right)
+    else:
+        json.dumps(recipe.to_dict(), allow_nan=False)
+        assert Recipe.from_dict(recipe.to_dict()).digest == recipe.digest
+
+
+def test_the_harness_can_be_off() -> None:
+    assert Harness.off().is_off
+    assert not Harness.assist().is_off
+    assert not Harness.strong().is_off

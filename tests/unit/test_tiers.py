@@ -1,0 +1,162 @@
+"""Tiers: validity first, every failed gate named, thresholds exactly where the profile puts them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from amp_core.errors import RecipeRefused
+from amp_core.quality import METRICS
+from amp_core.tiers import GATE_PROFILES, MODE_GATE, Classification, classify, gate_profile
+
+PROFILE = GATE_PROFILES["amp-0.11"]
+RANGE = (0.35, 0.55)
+
+GOOD: dict[str, float | int | None] = {
+    **{metric.name: 0.0 for metric in METRICS},
+    "mean_sum_fn_over_mg": 1.0,
+    "contact_rate": 0.6,
+    "height_std": 0.01,
+    "height_min": 0.42,
+    "height_max": 0.47,
+    "finite_frame_rate": 1.0,
+    "fell_at_frame": None,
+}
+
+
+def judged(mode: str = "rollout", **changed: float | None) -> Classification:
+    return classify({**GOOD, **changed}, PROFILE, mode, height_range=RANGE)
+
+
+def up(value: float) -> float:
+    return math.nextafter(value, math.inf)
+
+
+def down(value: float) -> float:
+    return math.nextafter(value, -math.inf)
+
+
+def test_a_good_clip_is_tier_0() -> None:
+    verdict = judged()
+    assert (verdict.tier, verdict.tier_reason) == (0, "All Tier 0 gates passed")
+    assert all(gate.passed for gate in verdict.gates)
+    assert 0 < verdict.score <= 1
+
+
+# (metric, the last value that passes, the first that does not)
+TIER_0_EDGES = [
+    ("mean_sum_fn_over_mg", 0.85, down(0.85)),
+    ("p90_stab_force_over_mg", 0.15, up(0.15)),
+    ("unloaded_frame_rate", 0.10, up(0.10)),
+    ("contact_rate", 0.3, down(0.3)),
+    ("contact_rate", 0.95, up(0.95)),
+    ("height_std", up(0.001), 0.001),
+]
+VALIDITY_EDGES = [
+    ("max_tilt_deg", 60.0, up(60.0)),
+    ("p95_pitch_deg", 30.0, up(30.0)),
+    ("p95_roll_deg", 30.0, up(30.0)),
+    ("height_min", 0.35, down(0.35)),
+    ("height_max", 0.55, up(0.55)),
+    ("nonfoot_contact_rate", 0.0, 0.001),
+    ("finite_frame_rate", 1.0, down(1.0)),
+    ("solver_warnings", 0.0, 1.0),
+]
+TIER_1_EDGES = [
+    ("mean_sum_fn_over_mg", 0.60, down(0.60)),
+    ("p90_stab_force_over_mg", 0.40, up(0.40)),
+    ("unloaded_frame_rate", 0.30, up(0.30)),
+]
+
+
+@pytest.mark.parametrize(("name", "passes", "fails"), TIER_0_EDGES)
+def test_a_missed_tier_0_gate_leaves_tier_1(name: str, passes: float, fails: float) -> None:
+    assert judged(**{name: passes}).tier == 0
+    verdict = judged(**{name: fails})
+    assert verdict.tier == 1
+    assert verdict.tier_reason.startswith(f"Tier 1, not Tier 0: {name} ")
+    assert [gate.name for gate in verdict.gates if not gate.passed] == [name]
+    assert verdict.score == 0.0
+
+
+@pytest.mark.parametrize(("name", "passes", "fails"), TIER_1_EDGES)
+def test_a_missed_tier_1_gate_rejects(name: str, passes: float, fails: float) -> None:
+    assert judged(**{name: passes}).tier == 1
+    verdict = judged(**{name: fails})
+    assert verdict.tier == -1
+    assert "(Tier 1)" in verdict.tier_reason
+
+
+@pytest.mark.parametrize("mode", ["rollout", "teacher_forced"])
+@pytest.mark.parametrize(("name", "passes", "fails"), VALIDITY_EDGES)
+def test_an_invalid_clip_is_rejected_whatever_its_load(name: str, passes: float, fails: float, mode: str) -> None:
+    assert judged(mode, **{name: passes}).tier == (0 if mode == "rollout" else 1)
+    verdict = judged(mode, **{name: fails})
+    assert verdict.tier == -1
+    assert verdict.tier_reason.startswith(f"Rejected: {name} ")
+
+
+def test_a_teacher_forced_clip_is_tier_1_at_best_and_says_why() -> None:
+    verdict = judged("teacher_forced")
+    assert verdict.tier == 1
+    assert "teacher_forced" in verdict.tier_reason
+    assert [gate.name for gate in verdict.gates if not gate.passed] == [MODE_GATE]
+
+
+def test_fidelity_is_asked_of_tracked_clips_only() -> None:
+    far = {"joint_rmse_rad": 0.3, "root_drift_m": 2.0}
+    assert judged("rollout", **far).tier == 0
+    verdict = judged("tracked", **far)
+    assert verdict.tier == 1
+    assert "joint_rmse_rad 0.3 is over 0.25" in verdict.tier_reason
+    assert "root_drift_m 2 is over 0.25" in verdict.tier_reason
+
+
+def test_the_reason_names_every_failed_gate_with_value_and_threshold() -> None:
+    verdict = judged(max_tilt_deg=92.34, nonfoot_contact_rate=0.5, mean_sum_fn_over_mg=0.4, contact_rate=0.99)
+    for part in (
+        "max_tilt_deg 92.3 is over 60",
+        "nonfoot_contact_rate 0.5 is not 0",
+        "mean_sum_fn_over_mg 0.4 is below 0.6 (Tier 1)",
+        "mean_sum_fn_over_mg 0.4 is below 0.85 (Tier 0)",
+        "contact_rate 0.99 is outside [0.3, 0.95] (Tier 0)",
+    ):
+        assert part in verdict.tier_reason
+    assert verdict.tier_reason.index("max_tilt") < verdict.tier_reason.index("mean_sum_fn")
+
+
+def test_a_value_close_to_its_threshold_is_not_rounded_onto_it() -> None:
+    assert "0.1000000001 is over 0.1" in judged(unloaded_frame_rate=0.1000000001).tier_reason
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_a_gate_without_a_value_fails(value: float | None) -> None:
+    assert judged(contact_rate=value).tier == 1
+    assert judged(max_tilt_deg=value).tier == -1
+
+
+def test_a_gate_is_json_with_its_threshold() -> None:
+    gates = [gate.to_dict() for gate in judged().gates]
+    assert json.loads(json.dumps(gates, allow_nan=False)) == gates
+    by_name = {(gate["name"], gate["tier"]): gate for gate in gates}
+    assert by_name["contact_rate", 0]["threshold"] == [0.3, 0.95]
+    assert by_name["height_min", "validity"]["threshold"] == 0.35
+    assert set(gates[0]) == {"name", "value", "threshold", "op", "passed", "tier"}
+
+
+def test_the_score_grows_with_the_margins() -> None:
+    better = judged(unloaded_frame_rate=0.02, p95_pitch_deg=5.0)
+    worse = judged(unloaded_frame_rate=0.08, p95_pitch_deg=25.0)
+    assert 0 < worse.score < better.score < 1
+
+
+def test_profiles_are_data_over_known_metrics() -> None:
+    names = {metric.name for metric in METRICS} | {MODE_GATE}
+    for name, profile in GATE_PROFILES.items():
+        assert profile.name == name
+        assert {gate.name for gate in profile.gates} <= names
+        json.dumps(profile.to_dict(), allow_nan=False)
+    with pytest.raises(RecipeRefused, match=r"amp-0\.11"):
+        gate_profile("amp-9")
