@@ -22,7 +22,7 @@ from amp_core.errors import PhysicsFailed
 from amp_core.recipe import PhysicsScale
 
 if TYPE_CHECKING:
-    from amp_core.robot import Robot
+    from amp_core.robot import Foot, Robot
 
 Array = npt.NDArray[np.float64]
 
@@ -40,11 +40,12 @@ class ContactProbe:
 
     Args:
       model: the instrumented `MjModel`; same `qpos`, `qvel`, `ctrl` and dynamics as the robot's.
-      force_columns: (G,) columns of `sensordata` with the vertical force on each channel geom.
+      force_columns: (G,) columns of `sensordata` with the vertical force on each channel geom; a sensor has the count of its
+        contacts first, then their net force.
       channel_of: (G,) the channel of each of those geoms.
       channels: C.
       ground_column: the column with the number of all contacts with the ground.
-      foot_columns: (F,) the columns with the number of those that are on the body of a foot.
+      foot_columns: the columns that count those of them that are on the body of a foot, each contact once.
     """
 
     model: Any
@@ -107,23 +108,38 @@ def _instrument(robot: Robot, source: Any) -> ContactProbe:
     for channel, members in enumerate(robot.channel_geoms):
         for member in members:
             # The net force of the first on the second, in world axes; the ground is a horizontal plane, so z is the normal.
-            _contact_sensor(spec, f"force.{member}", (geom, ground), (geom, geoms[member]), _FORCE, _REDUCE_NETFORCE)
+            both = _FOUND | _FORCE
+            _contact_sensor(spec, f"force.{member}", (geom, ground), (geom, geoms[member]), both, _REDUCE_NETFORCE)
             channel_of.append(channel)
     _contact_sensor(spec, "ground", (geom, ground), None, _FOUND, _REDUCE_NONE)
+    counts = []
     for foot in robot.feet:
+        if _channels_are_all(source, foot):
+            # The channels' own sensors count its contacts already, and every sensor costs time in every substep.
+            counts.extend(f"force.{member}" for member in foot.geoms)
+            continue
         _contact_sensor(spec, f"foot.{foot.body}", (geom, ground), (body, bodies[foot.body]), _FOUND, _REDUCE_NONE)
+        counts.append(f"foot.{foot.body}")
 
     model = spec.compile()
     _copy_physics(robot, source, model)
     model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
     return ContactProbe(
         model=model,
-        force_columns=np.array([_column(model, f"force.{g}") + 2 for members in robot.channel_geoms for g in members]),
+        force_columns=np.array([_column(model, f"force.{g}") + 3 for members in robot.channel_geoms for g in members]),
         channel_of=np.array(channel_of),
         channels=len(robot.channels),
         ground_column=_column(model, "ground"),
-        foot_columns=np.array([_column(model, f"foot.{foot.body}") for foot in robot.feet], dtype=np.int64),
+        foot_columns=np.array([_column(model, name) for name in counts], dtype=np.int64),
     )
+
+
+def _channels_are_all(model: Any, foot: Foot) -> bool:
+    """Whether nothing on the foot's body can touch anything, but its channel geoms."""
+    first = int(model.body_geomadr[foot.body])
+    others = set(range(first, first + int(model.body_geomnum[foot.body]))) - set(foot.geoms)
+    paired = {int(geom) for geom in (*model.pair_geom1, *model.pair_geom2)}
+    return not any(model.geom_contype[g] or model.geom_conaffinity[g] or g in paired for g in others)
 
 
 def _name(elements: Any, names: dict[int, str], kind: str) -> None:

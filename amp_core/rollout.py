@@ -309,12 +309,13 @@ class _Stage:
                     self.qpos[i] = poses[frame]
             places = self.qpos[chosen, root_q + 2 : root_q + 7].tolist()
             velocities = self.qvel[chosen, root_v + 2].tolist()
-            self.stab[chosen, frame] = [
+            forces = [
                 harness_force(harnesses[i], self.targets[i], place[0], velocity, place[1:])
                 for i, place, velocity in zip(active, places, velocities, strict=True)
             ]
+            self.stab[chosen, frame] = forces
+            self.applied[chosen, root_v + 2] = forces
             self.ctrl[chosen] = self.controls[chosen, frame]
-            self.applied[chosen, root_v + 2] = self.stab[chosen, frame]
 
             errors: dict[int, str] = {}
             try:
