@@ -112,7 +112,7 @@ def _instrument(robot: Robot, source: Any) -> ContactProbe:
             _contact_sensor(spec, f"force.{member}", (geom, ground), (geom, geoms[member]), both, _REDUCE_NETFORCE)
             channel_of.append(channel)
     _contact_sensor(spec, "ground", (geom, ground), None, _FOUND, _REDUCE_NONE)
-    counts = []
+    counts: list[str] = []
     for foot in robot.feet:
         if _channels_are_all(source, foot):
             # The channels' own sensors count its contacts already, and every sensor costs time in every substep.
