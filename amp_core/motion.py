@@ -62,6 +62,10 @@ GLITCH_UNITS = {"root_pos": "m", "root_rot": "rad", "dof_pos": "rad"}
 CLIPPED_NOTE_RAD = 0.2
 CLIPPED_NOTE_SHARE = 0.2
 SPREAD_NOTE_M = 0.03
+# Retargeted clips need shifts of a few centimetres; this much is a clip whose height is measured from somewhere else.
+SHIFT_NOTE_M = 0.1
+# No floor is this far from where a clip has it, be the robot knee-high or a grown person's size: it is the unit or the axis.
+ABSURD_SHIFT_M = 1.0
 DEEP_M = 0.02
 
 
@@ -238,7 +242,8 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
 
     Raises:
       MotionRefused: another joint count, a clip over the limits or shorter than two control steps, quaternions far off unit
-        norm or in wxyz order, a root that teleports or flips over, joints in degrees or beyond any hinge.
+        norm or in wxyz order, a root over 1 m outside the robot's height range, that teleports or flips over, joints in
+        degrees or beyond any hinge.
     """
     limits = limits or Limits()
     file = motion.name
@@ -261,6 +266,7 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
             remedy="Export the whole clip, or check fps",
         )
     _check_order(motion)
+    _check_height(motion, robot)
     _check_teleports(motion, limits)
     _check_radians(motion, robot)
     _check_order_by_feet(motion, robot)
@@ -276,6 +282,29 @@ def _check_order(motion: Motion) -> None:
         frame = int(np.argmax(_tilt(motion.root_rot) > WXYZ_READ_TILT))
         degrees = f"{math.degrees(read):.0f} degrees on average, read as wxyz by {math.degrees(other):.0f}"
         raise _wxyz(motion, frame, f"read as xyzw the root is tilted by {degrees}")
+
+
+def _check_height(motion: Motion, robot: Robot) -> None:
+    """A root that is on average so far above or below where this robot can be that no shift of the floor explains it."""
+    low, high = robot.height_range
+    mean = float(motion.root_pos[:, 2].mean())
+    if low - ABSURD_SHIFT_M <= mean <= high + ABSURD_SHIFT_M:
+        return
+    raise MotionRefused(
+        f"the root is {mean:.4g} m high on average{_unit_guess(mean, low, high)}",
+        file=motion.name,
+        key="root_pos",
+        frame=0,
+        expected=f"metres with z up, so about {low:g} to {high:g} m for {robot.name}",
+        remedy="Is it in metres, and is z up? Convert root_pos, or put the floor at z = 0, and export again",
+    )
+
+
+def _unit_guess(mean: float, low: float, high: float) -> str:
+    for unit, metres in (("centimetres", 0.01), ("millimetres", 0.001), ("inches", 0.0254), ("feet", 0.3048)):
+        if low <= mean * metres <= high:
+            return f", which would be right in {unit}"
+    return ""
 
 
 def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
@@ -383,7 +412,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     the first two frames. Everything is float64 and sequential: the same motion gives the same bytes.
 
     Raises:
-      MotionRefused: whatever `check_motion` refuses.
+      MotionRefused: whatever `check_motion` refuses; feet over 1 m off the floor.
     """
     limits = limits or Limits()
     check_motion(motion, robot, limits)
@@ -408,6 +437,14 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     foot = _lowest_foot_points(position, rotation, joints, robot)
     low, height, top = (float(v) for v in np.percentile(foot, (25, 50, 75)))
     shift = -height
+    if abs(shift) > ABSURD_SHIFT_M:
+        raise MotionRefused(
+            f"the lowest foot point is {height:.4g} m above the floor (median over the frames)",
+            file=motion.name,
+            key="root_pos",
+            expected=f"feet within {ABSURD_SHIFT_M:g} m of the floor z = 0",
+            remedy="Is root_pos in metres, and is z up? Convert it, or put the floor at z = 0, and export again",
+        )
     position = position + np.array([0.0, 0.0, shift])
     clearance = foot + shift
 
@@ -440,7 +477,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         root_frame=_root_frame(motion),
         notes=(),
     )
-    report = replace(report, notes=_notes(report, robot))
+    report = replace(report, notes=_notes(report, motion, robot))
     qpos, qvel = _initial_state(position, rotation, joints, robot)
     return Conditioned(
         name=motion.name,
@@ -598,7 +635,7 @@ def _forward_speed(position: Array, rotation: Array, fps: float) -> float:
     return float(np.einsum("ij,ij->i", np.diff(position[:, :2], axis=0), heading).mean() * fps)
 
 
-def _notes(report: IngestReport, robot: Robot) -> tuple[str, ...]:
+def _notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str, ...]:
     notes = []
     if report.root_frame.suspect:
         notes.append(f"Root frame: {report.root_frame.detail}.")
@@ -610,6 +647,14 @@ def _notes(report: IngestReport, robot: Robot) -> tuple[str, ...]:
     if bad:
         facts = ", ".join(f"{c.joint} in {c.frames} frames by up to {c.max_excess_rad:.3g} rad" for c in bad)
         notes.append(f"Joint limits: clipped {facts}; check the joint order and the retargeting.")
+    if abs(report.ground_shift_m) > SHIFT_NOTE_M:
+        moved = "raised" if report.ground_shift_m > 0 else "lowered"
+        hint = "; the root's y stays where its height should be, so y and z may be swapped"
+        swapped = hint if _looks_y_up(motion, robot) else ""
+        notes.append(
+            f"Ground: the whole clip was {moved} by {abs(report.ground_shift_m):.3g} m to bring its feet to the floor; "
+            f"check that root_pos is in metres with z up and the floor at z = 0{swapped}."
+        )
     if report.foot_height_spread_m > SPREAD_NOTE_M:
         notes.append(
             f"Ground: the lowest foot point varies by {report.foot_height_spread_m * 1e3:.0f} mm (interquartile); "
@@ -632,6 +677,12 @@ def _notes(report: IngestReport, robot: Robot) -> tuple[str, ...]:
             "forward, its quaternions may be wxyz or its heading reversed."
         )
     return tuple(notes)
+
+
+def _looks_y_up(motion: Motion, robot: Robot) -> bool:
+    low, high = robot.height_range
+    y, z = motion.root_pos[:, 1], motion.root_pos[:, 2]
+    return bool(((y >= low) & (y <= high)).all() and not ((z >= low) & (z <= high)).all())
 
 
 # --- The robot's own kinematics -------------------------------------------------------------------------------------------

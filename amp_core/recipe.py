@@ -153,7 +153,8 @@ class Recipe:
     initial_velocity: str = "from_clip"
 
     def __post_init__(self) -> None:
-        _choice(self.mode, "mode", MODES)
+        if self.mode not in MODES:
+            _choice(self.mode, "mode", AVAILABLE_MODES)
         if self.mode not in AVAILABLE_MODES:
             raise RecipeRefused(
                 f"the mode {self.mode!r} is not available yet",
@@ -200,7 +201,7 @@ class Recipe:
         facts = _mapping(facts, "recipe", {field.name for field in fields(cls)})
         if "mode" not in facts:
             raise RecipeRefused("the recipe names no mode", key="mode", expected=f"one of {', '.join(AVAILABLE_MODES)}")
-        usual = cls.for_mode(_choice(facts["mode"], "mode", MODES))
+        usual = cls.for_mode(facts["mode"])
         given = dict(facts)
         if "harness" in given:
             parts = _mapping(given["harness"], "harness", {field.name for field in fields(Harness)})

@@ -24,7 +24,7 @@ from amp_core.errors import RobotRefused
 from amp_core.robot import Robot, bundled_robots
 from amp_core.version import __version__
 from service import errors
-from service.api import clips, datasets, health, jobs, robots, rollouts, schema
+from service.api import clips, datasets, docs_page, faults, health, jobs, robots, rollouts, schema
 from service.api.deps import Notify, Services
 from service.api.middleware import BodyLimits, RequestScope
 from service.api.telemetry import Counts, Telemetry
@@ -90,6 +90,8 @@ def create_app(
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # The framework's pages load their scripts from elsewhere; see service.api.docs_page.
+        redoc_url=None,
         separate_input_output_schemas=False,
         form_limits={"max_files": 1, "max_fields": 128, "max_part_size": 64 * 1024},
         generate_unique_id_function=lambda route: route.name,
@@ -97,9 +99,11 @@ def create_app(
     app.state.telemetry = telemetry
     app.state.started = time.monotonic()
     errors.install(app)
+    faults.install(app)
     for resource in (clips, rollouts, jobs, datasets, robots, schema):
         app.include_router(resource.router, prefix="/v1")
     app.include_router(health.router)
+    app.include_router(docs_page.router)
 
     def body_limit(scope: Scope) -> int:
         if scope["path"] == "/v1/clips" and scope["method"] == "POST":
@@ -118,6 +122,16 @@ def open_services(settings: Settings, notify: Notify = ring_nothing) -> Services
     Raises:
       RobotRefused: a robot cannot be used, or two have one name.
     """
+    robots = load_robots(settings)
+    return Services(settings, Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url), robots, notify)
+
+
+def load_robots(settings: Settings) -> dict[str, Robot]:
+    """The bundled robots and those of the settings, by name.
+
+    Raises:
+      RobotRefused: a robot cannot be used, or two have one name.
+    """
     installed: dict[str, Robot] = {}
     sources: tuple[str | Path, ...] = (*bundled_robots(), *settings.robots)
     for source in sources:
@@ -130,12 +144,13 @@ def open_services(settings: Settings, notify: Notify = ring_nothing) -> Services
                 remedy="Change `name` in one of their files; AMPREF_ROBOTS lists them",
             )
         installed[robot.name] = robot
-    return Services(settings, Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url), installed, notify)
+    return installed
 
 
-def _counts(opened: Services) -> Counts:
+def _counts(opened: Services) -> tuple[Counts, float]:
     with opened.catalog.session() as session:
-        return {"ampref_jobs": job_rows.counts(session), "ampref_clips": clip_rows.count(session)}
+        counts = {"ampref_jobs": job_rows.counts(session), "ampref_clips": clip_rows.count(session)}
+    return counts, opened.queue.oldest_due()
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import io
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +93,11 @@ class BlobStore(abc.ABC):
     @abc.abstractmethod
     def delete(self, digest: str) -> bool:
         """Remove a blob; False when there was none."""
+
+    def delete_older(self, digest: str, age_sec: float) -> bool:
+        """Remove a blob unless it was put within the last `age_sec`; False when it stays or there was none."""
+        modified = self.modified(digest)
+        return modified is not None and time.time() - modified >= age_sec and self.delete(digest)
 
     @abc.abstractmethod
     def iter_digests(self) -> Iterator[tuple[str, float]]:
@@ -244,6 +250,24 @@ class LocalBlobStore(BlobStore):
             return False
         return True
 
+    def delete_older(self, digest: str, age_sec: float) -> bool:
+        # Moved aside first and looked at there: between looking and deleting under its name, somebody could put it again and
+        # rely on it. Who puts it while it is aside finds none and writes it anew.
+        path = self._path(digest)
+        aside = self.root / "tmp" / f"gone-{os.getpid()}-{threading.get_ident()}-{path.parent.name}{path.name}"
+        try:
+            if time.time() - path.stat().st_mtime < age_sec:
+                return False
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return False
+        if time.time() - aside.stat().st_mtime < age_sec:
+            os.rename(aside, path)
+            _sync_folder(path.parent)
+            return False
+        aside.unlink(missing_ok=True)
+        return True
+
     def iter_digests(self) -> Iterator[tuple[str, float]]:
         base = self.root / "sha256"
         for folder in sorted(base.iterdir()) if base.is_dir() else ():
@@ -255,12 +279,19 @@ class LocalBlobStore(BlobStore):
                         yield digest, modified
 
     def drop_partials(self, older_than_sec: float) -> int:
-        """Remove temporary files that a killed process left behind; returns how many."""
+        """Remove temporary files that a killed process left behind; returns how many.
+
+        A blob that it had moved aside to delete goes back, unless it is there again: perhaps somebody had just put it.
+        """
         count = 0
         for path in (self.root / "tmp").iterdir():
             try:
                 if time.time() - path.stat().st_mtime > older_than_sec:
-                    path.unlink()
+                    digest = f"sha256:{path.name.rpartition('-')[2]}"
+                    if path.name.startswith("gone-") and _DIGEST.match(digest) and not self._path(digest).exists():
+                        path.rename(self._path(digest))
+                    else:
+                        path.unlink()
                     count += 1
             except FileNotFoundError:
                 continue
@@ -276,7 +307,7 @@ class ObjectBlobStore(BlobStore):
     """Blobs as objects, through obstore."""
 
     # Above this age a blob that is put again is written again, so that garbage collection sees it as young.
-    _RENEW_AFTER_SEC = 600.0
+    RENEW_AFTER_SEC = 600.0
 
     def __init__(self, store: Any, name: str) -> None:
         self._store = store
@@ -300,7 +331,7 @@ class ObjectBlobStore(BlobStore):
 
     def _young(self, digest: str) -> bool:
         modified = self.modified(digest)
-        return modified is not None and time.time() - modified < self._RENEW_AFTER_SEC
+        return modified is not None and time.time() - modified < self.RENEW_AFTER_SEC
 
     def size(self, digest: str) -> int:
         with self._clear(digest):
@@ -418,10 +449,13 @@ def _rotten(digest: str) -> IntegrityError:
     return IntegrityError(f"the stored bytes do not have the digest {digest}", remedy="Restore this blob from a backup")
 
 
-def delete_unreferenced(catalog: Any, store: BlobStore, *, grace_sec: float = 3600.0) -> list[str]:
+def delete_unreferenced(
+    catalog: Any, store: BlobStore, *, grace_sec: float = 3600.0, should_stop: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Delete the blobs that no row of the catalog names and that were last put more than `grace_sec` ago.
 
-    The grace covers the time between storing a blob and committing the row that names it. Returns the deleted digests.
+    The grace covers the time between storing a blob and committing the row that names it: storing it, again or for the first
+    time, makes it young. Any number may collect at a time. Returns the deleted digests.
     """
     from service.catalog import blob_refs  # The store itself needs no database.
 
@@ -431,14 +465,16 @@ def delete_unreferenced(catalog: Any, store: BlobStore, *, grace_sec: float = 36
     def flush() -> None:
         with catalog.session() as session:
             unused = blob_refs.unreferenced(session, batch)
-        for digest in sorted(unused):
-            # Looked at again, because it may have been put again since it was listed.
-            modified = store.modified(digest)
-            if modified is not None and time.time() - modified >= grace_sec and store.delete(digest):
-                gone.append(digest)
+        # Their age is looked at again, because they may have been put again since they were listed.
+        gone.extend(digest for digest in sorted(unused) if not should_stop() and store.delete_older(digest, grace_sec))
         batch.clear()
 
+    if isinstance(store, ObjectBlobStore):
+        # What was put again is renewed only above an age, so that much more has to pass.
+        grace_sec = max(grace_sec, 2 * store.RENEW_AFTER_SEC)
     for digest, modified in store.iter_digests():
+        if should_stop():
+            return gone
         if time.time() - modified >= grace_sec:
             batch.append(digest)
             if len(batch) >= 200:

@@ -20,13 +20,12 @@ from __future__ import annotations
 import json
 import re
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -176,31 +175,14 @@ def traceback_text(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _validation_faults(errors: Iterable[Any]) -> list[Fault]:
-    # Only the place and pydantic's message: `input` and `ctx` would echo what was sent.
-    faults = []
-    for error in errors:
-        key = ".".join(str(part)[:64] for part in error.get("loc", ()))
-        faults.append(Fault(key=key or "request", what=str(error.get("msg", "is not valid"))[:300]))
-    return faults[:MAX_FAULTS]
-
-
 def _on_ampref_error(request: Request, error: Exception) -> Response:
     error = cast(AmprefError, error)
     if error.status >= 500:
-        log.error("request_failed", slug=error.slug, detail=str(error), exception=traceback_text(error))
+        # Damaged bytes are for the operator to mend, and where they were read tells nothing about it.
+        shown = {} if error.slug == "integrity" else {"exception": traceback_text(error)}
+        log.error("request_failed", slug=error.slug, detail=str(error), **shown)
     headers = {"retry-after": "5"} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return problem(request.scope, error, headers=headers | getattr(error, "headers", {}))
-
-
-def _on_validation_error(request: Request, error: Exception) -> Response:
-    faults = _validation_faults(cast(RequestValidationError, error).errors())
-    first = faults[0]
-    more = f" (and {len(faults) - 1} more, see `errors`)" if len(faults) > 1 else ""
-    refused = ParameterRefused(
-        first.what + more, key=first.key, remedy="See /docs or /openapi.json for what this endpoint takes"
-    )
-    return problem(request.scope, refused, faults=faults)
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -246,9 +228,8 @@ def _on_anything(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Render every error of `app` as a problem."""
+    """Render every error of `app` as a problem; `service.api.faults` adds those of parameters and fields."""
     app.add_exception_handler(AmprefError, _on_ampref_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_anything)
 

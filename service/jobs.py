@@ -319,6 +319,12 @@ class JobQueue:
         with self.catalog.session() as session:
             return job_rows.counts(session)
 
+    def oldest_due(self) -> float:
+        """Seconds for which the job that has been due the longest has waited for a worker; 0 when none is due."""
+        with self.catalog.session() as session:
+            first = session.execute(select(func.min(jobs.c.not_before)).where(jobs.c.state == "queued")).scalar_one()
+            return 0.0 if first is None else max(0.0, now(session) - float(first))
+
     def next_due(self) -> float | None:
         """Seconds until a queued job is due (0 when one is), None when nothing is queued."""
         with self.catalog.session() as session:

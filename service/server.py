@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 from typing import Any
 
@@ -85,7 +86,9 @@ def listen(settings: Settings) -> socket.socket:
       Unavailable: the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where the socket names its protocol. With it on, the second write of an answer
+    # (its body) waits for the client's delayed acknowledgement of the first: 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -125,5 +128,9 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
 
 def run(app: FastAPI, settings: Settings, listener: socket.socket | None = None, **_: Any) -> None:
     """Serve until SIGINT or SIGTERM, and return when the last request has ended."""
+    # What start-up made stays for good. Without this every full collection looks through all of it, 40 to 70 ms in which no
+    # request is answered.
+    gc.collect()
+    gc.freeze()
     with contextlib.closing(listener or listen(settings)) as bound:
         make_server(app, settings).run(sockets=[bound])

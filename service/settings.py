@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         "the data folder.",
     )
     broker_url: str | None = Field(
-        None, description="Celery broker, `redis://HOST:PORT/DB`. Not set: jobs run in this process, with no broker to install."
+        None, description="Celery broker, `redis://HOST:PORT/DB`. Not set: for `ampref up`, which runs jobs itself."
     )
     robots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         3600.0, gt=0, allow_inf_nan=False, description="Wall-clock limit of one attempt of a lock job, in seconds."
     )
     job_memory_mb: int = Field(
-        4096, ge=256, description="Address space that a job's child process may use, in MiB; more than that fails the attempt."
+        4096, ge=256, description="Private memory that a job's child process may use, in MiB; more than that fails the attempt."
     )
     max_attempts: int = Field(3, ge=1, le=100, description="Attempts of a job before it is quarantined with its reason.")
     lease_sec: float = Field(
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(1, ge=1, le=256, description="Jobs that one worker process runs at a time.")
     blob_grace_sec: float = Field(
         3600.0,
-        ge=0,
+        ge=60,
         allow_inf_nan=False,
         description="Age at which a blob that no row names is garbage, in seconds; longer than any upload or job "
         "takes to commit.",

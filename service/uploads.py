@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import structlog
 
@@ -24,12 +24,13 @@ from amp_core.robot import Robot
 from service.blobs import BlobStore
 from service.catalog import Catalog, clips
 from service.catalog.records import NewClip, RecipeRow, Submission
-from service.settings import Settings
+from service.settings import MIB, Settings
 
 log = structlog.get_logger("service.uploads")
 
 _LARGE_BYTES = 4 * 1024 * 1024
-# A large file is read while no other large file is: reading takes several times its size, and memory is the service's.
+# A large file is taken from the disk, where the form's parser has put it, while no other large file is: reading takes several
+# times its size, and memory is the service's.
 _one_large_file = threading.Lock()
 
 _MAX_LABEL_BYTES = 120
@@ -41,14 +42,16 @@ class Upload:
     """A motion file as it came, and how it is to be read.
 
     Args:
-      data: the bytes.
+      file: the bytes, not read yet.
+      size: how many they are.
       filename: what the client calls the file; used for the clip's name and format where those are not given, never as a path.
       name: the clip's name, None for the file name's stem.
       format: None for the file name's ending.
       fps, quat_order: for formats that do not say it themselves.
     """
 
-    data: bytes
+    file: BinaryIO
+    size: int
     filename: str
     name: str | None = None
     format: str | None = None
@@ -71,32 +74,32 @@ def accept_clip(
       MotionRefused: the file cannot be used; nothing was stored.
       TooLarge: it is over the limit; nothing was stored.
     """
-    if len(upload.data) > settings.max_upload_bytes:
+    if upload.size > settings.max_upload_bytes:
         raise TooLarge(
-            f"the file has {len(upload.data):,} bytes",
+            f"the file has {upload.size:,} bytes",
             file=file_label(upload.filename),
-            expected=f"at most {settings.max_upload_bytes:,} bytes",
+            expected=f"at most {settings.max_upload_bytes / MIB:.6g} MiB ({settings.max_upload_bytes:,} bytes)",
             remedy="Cut the motion into shorter clips, or ask the operator to raise AMPREF_MAX_UPLOAD_BYTES",
         )
-    new = _read(settings, robot, upload)
-    stored = blobs.put_bytes(upload.data)
-    assert stored == new.blob_digest
+    with _room_for(upload.size):
+        data = upload.file.read()
+        new = _read(settings, robot, upload, data)
+        stored = blobs.put_bytes(data)
+        assert stored == new.blob_digest
+        del data
     with catalog.begin() as session:
         return clips.submit(session, new, recipe_row(recipe), max_attempts=settings.max_attempts, actor=actor)
 
 
-def _read(settings: Settings, robot: Robot, upload: Upload) -> NewClip:
+def _read(settings: Settings, robot: Robot, upload: Upload, data: bytes) -> NewClip:
     label = file_label(upload.filename)
     suffix = PurePosixPath(label).suffix.lower()
     name = clean_name(upload.name or (label.removesuffix(PurePosixPath(label).suffix) if suffix in _FORMATS else label))
     options: dict[str, Any] = {"fps": upload.fps, "quat_order": upload.quat_order}
     given = {key: value for key, value in options.items() if value is not None}
-    with _room_for(len(upload.data)):
-        # The label, not the clip's name: errors name the file that somebody has to mend.
-        motion = read_motion(
-            upload.data, name=label, format=upload.format or _FORMATS.get(suffix), limits=limits(settings), **given
-        )
-        check_motion(motion, robot, limits(settings))
+    # The label, not the clip's name: errors name the file that somebody has to mend.
+    motion = read_motion(data, name=label, format=upload.format or _FORMATS.get(suffix), limits=limits(settings), **given)
+    check_motion(motion, robot, limits(settings))
     return NewClip(
         name=name,
         robot=robot.name,
@@ -104,7 +107,7 @@ def _read(settings: Settings, robot: Robot, upload: Upload) -> NewClip:
         source_digest=motion.source_digest,
         source_format=motion.source_format,
         blob_digest=motion.source_digest,
-        size=len(upload.data),
+        size=len(data),
         frames_in=motion.num_frames,
         fps_in=motion.fps,
         duration_sec=motion.duration_sec,

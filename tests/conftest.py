@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from bench.servers import postgres, redis
+
+# Left alone, structlog writes to stdout, which tests of the command line read; a thread that outlives its test may still log.
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
 @pytest.fixture(scope="session")
@@ -59,14 +65,20 @@ def pg_url(pg_server: str, pg_template: str) -> Iterator[str]:
     _drop_database(pg_server, name)
 
 
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """URL of an SQLite file of the test's own, with the catalog's schema."""
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the catalog's schema, to copy."""
     from service.catalog import schema
 
-    url = f"sqlite:///{tmp_path / 'catalog.sqlite3'}"
-    schema.upgrade(url)
-    return url
+    path = tmp_path_factory.mktemp("template") / "catalog.sqlite3"
+    schema.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """URL of an SQLite file of the test's own, with the catalog's schema."""
+    return f"sqlite:///{shutil.copyfile(sqlite_template, tmp_path / 'catalog.sqlite3')}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

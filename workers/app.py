@@ -30,10 +30,10 @@ from service.catalog import Catalog
 from service.settings import Settings
 from workers.runner import Runner
 from workers.sandbox import CHILD
-from workers.sweeper import Sweeper
+from workers.sweeper import Collector, Sweeper
 from workers.tasks import RING, ring_task
 
-__all__ = ["QUEUE", "Doorbell", "Worker", "check_broker", "check_workers", "main", "make_celery", "make_notifier"]
+__all__ = ["QUEUE", "Doorbell", "Worker", "check_broker", "check_workers", "main", "make_celery", "make_notifier", "node_name"]
 
 QUEUE = "ampref"
 """The Redis list of the messages."""
@@ -132,6 +132,7 @@ class Worker:
     def _ready(self, **_: Any) -> None:
         self._stop.clear()
         self._sweeping.enter_context(Sweeper(self.runner, self._bell.ring, every_sec=self._settings.sweep_sec))
+        self._sweeping.enter_context(Collector(self.runner, every_sec=self._settings.blob_grace_sec))
 
     def _shutting_down(self, **_: Any) -> None:
         # With a pool of threads the running children are killed now and their jobs released.
@@ -198,7 +199,10 @@ class Notifier:
 
     def _loop(self) -> None:
         while True:
-            self._bell.ring([self._jobs.get()])
+            if not self._bell.ring([self._jobs.get()]):
+                # The broker is away. What waits would be tried in vain, one after the other: the sweeper rings for all of it.
+                with self._jobs.mutex:
+                    self._jobs.queue.clear()
 
 
 def make_notifier(settings: Settings) -> Callable[[str], None]:
@@ -224,14 +228,12 @@ def check_workers(settings: Settings, *, hostname: str | None = None, timeout: f
     """Names of the workers that answer through the broker; raises `Unavailable` when none does.
 
     Args:
-      hostname: ask only this machine's worker.
+      hostname: ask only this machine's workers, of which one is enough.
     """
     check_broker(settings)
-    destination = [f"celery@{hostname}"] if hostname is not None else None
+    only: dict[str, Any] = {} if hostname is None else {"pattern": f"*@{hostname}", "matcher": "glob"}
     with contextlib.closing(make_celery(settings)) as app:
-        answers: Sequence[Mapping[str, Any]] = app.control.ping(
-            destination=destination, timeout=timeout, limit=1 if hostname else None
-        )
+        answers: Sequence[Mapping[str, Any]] = app.control.ping(timeout=timeout, limit=1 if hostname else None, **only)
     names = sorted(name for answer in answers for name in answer)
     if not names:
         raise Unavailable(
@@ -239,6 +241,11 @@ def check_workers(settings: Settings, *, hostname: str | None = None, timeout: f
             remedy="Start one with `ampref worker`; one that is busy answers all the same",
         )
     return names
+
+
+def node_name() -> str:
+    """This process's name among the workers of a broker, `ampref-PID@HOST`: two on one machine are two."""
+    return f"ampref-{os.getpid()}@{platform.node()}"
 
 
 def main(settings: Settings | None = None, *, command: Sequence[str] = CHILD, arguments: Sequence[str] = ()) -> None:
@@ -255,7 +262,7 @@ def main(settings: Settings | None = None, *, command: Sequence[str] = CHILD, ar
             "worker",
             "--pool=threads",
             f"--concurrency={settings.worker_concurrency}",
-            f"--hostname=celery@{platform.node()}",
+            f"--hostname={node_name()}",
             f"--loglevel={settings.log_level}",
             "--without-gossip",
             "--without-mingle",

@@ -9,6 +9,7 @@ written last and by a rename, so that a result is whole or not there. Nothing he
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import json
 import os
@@ -76,6 +77,9 @@ def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
 def _told(error: Exception) -> dict[str, Any]:
     if "allocate memory" in str(error).lower():  # MuJoCo's own words, from its C allocator
         return {"outcome": "memory"}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "make room, then `ampref job ID --retry`"
+        return {"outcome": "exception", "reason": f"no space left on the disk of the job folder {Path.cwd()}; {remedy}"}
     frames = traceback.extract_tb(error.__traceback__)
     where = f" (in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return {"outcome": "exception", "reason": f"{type(error).__name__}: {error}"[:1000] + where}
@@ -108,8 +112,6 @@ def _limit(limits: dict[str, Any]) -> Callable[[], None]:
     """Apply `sandbox.Limits` to this process; the result is a call that lets it have the little memory held back."""
     import resource
 
-    with contextlib.suppress(OSError):
-        os.nice(int(limits["nice"]))
     cpu = limits["cpu_sec"] or int(2 * limits["timeout_sec"]) + 5
     _lower(resource.RLIMIT_CORE, 0)
     # Reaching the lower of the two is SIGXCPU, which names the cause; reaching the upper is SIGKILL.

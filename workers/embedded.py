@@ -20,7 +20,7 @@ from service.catalog import Catalog
 from service.settings import Settings
 from workers.runner import Runner
 from workers.sandbox import CHILD
-from workers.sweeper import Sweeper
+from workers.sweeper import Collector, Sweeper
 
 __all__ = ["EmbeddedWorker"]
 
@@ -65,7 +65,7 @@ class EmbeddedWorker:
         for thread in threads:
             thread.start()
         try:
-            with sweeper:
+            with sweeper, Collector(runner, every_sec=self._settings.blob_grace_sec):
                 yield
         finally:
             self._stop.set()

@@ -33,7 +33,7 @@ from amp_core.errors import (
     TooLarge,
     Unavailable,
 )
-from service.blobs import BlobStore
+from service.blobs import BlobStore, delete_unreferenced
 from service.catalog import Catalog, clips, datasets, rollouts
 from service.catalog.records import Select, SelectedRollout, VersionFile, VersionMember
 from service.jobs import Claim, JobQueue, LeaseLost, Swept
@@ -121,6 +121,16 @@ class Runner:
                 log.warning(event, jobs=ids, reason="their worker fell silent")
         self._drop_old_folders()
         return swept
+
+    def collect(self, should_stop: Callable[[], bool] = _never) -> list[str]:
+        """Delete the blobs that no row names and that are older than `blob_grace_sec`; returns their digests.
+
+        Safe beside uploads, jobs and other collectors; see `service.blobs.delete_unreferenced`.
+        """
+        gone = delete_unreferenced(self.catalog, self.blobs, grace_sec=self.settings.blob_grace_sec, should_stop=should_stop)
+        if gone:
+            log.info("blobs_collected", count=len(gone))
+        return gone
 
     # One job ---------------------------------------------------------------------------------------------------------------
 

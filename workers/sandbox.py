@@ -9,8 +9,8 @@ here, never an exception:
     Failed(kind, reason)        timeout | memory | crash | exception: costs an attempt
     Stopped()                   the caller asked for it (cancelled, lease lost, shutting down)
 
-The child gets a session of its own (so that a Ctrl-C for the worker does not reach it, and one signal ends it with all it
-started), limits on time, memory, file size and open files, the lowest claim on the processor, one thread for every numeric
+The child gets a process group of its own (so that a Ctrl-C for the worker does not reach it, and one signal ends it with all it
+started), limits on time, memory, file size and open files, a low claim on the processor, one thread for every numeric
 library, an environment without secrets, and a tie to its parent: it dies when the parent does, however that happens.
 """
 
@@ -63,7 +63,7 @@ class Limits:
       cpu_sec: processor seconds, all threads together; `None` is twice the wall clock and a bit.
       file_mb: MiB of the largest file that it may write.
       open_files: descriptors.
-      nice: added to the niceness, so that the API on the same machine stays quick.
+      nice: added to the niceness from the first instruction on, so that the API on the same machine stays quick.
     """
 
     timeout_sec: float = 120.0
@@ -149,8 +149,11 @@ def run(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(progress_write,),
-            start_new_session=True,
+            # A group, not a session: Linux shares the processor out among sessions first, and niceness counts only within one.
+            process_group=0,
         )
+        with contextlib.suppress(OSError):  # It may have ended already.
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + limits.nice)
     except BaseException:
         os.close(progress_read)
         raise

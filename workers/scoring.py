@@ -57,13 +57,14 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
     report(0.0, "loading the robot")
     robot = find_robot(request["robot"], request["robots"], request["robot_digest"])
     recipe = Recipe.from_dict(request["recipe"])
+    limits = Limits(**request["limits"])
     motion = read_motion(
         job_dir / SOURCE,
         name=request["name"],
         format=request["format"],
         fps=request["fps"],
         quat_order=request["quat_order"],
-        limits=Limits(**request["limits"]),
+        limits=limits,
     )
     if motion.source_digest != request["source_digest"]:
         raise IntegrityError(
@@ -72,7 +73,7 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
             expected=request["source_digest"],
             remedy="Upload the clip again.",
         )
-    scored = score([motion], robot, recipe, progress=lambda share, text: report(0.05 + 0.9 * share, text))[0]
+    scored = score([motion], robot, recipe, progress=lambda share, text: report(0.05 + 0.9 * share, text), limits=limits)[0]
     report(0.95, "writing the arrays")
     scored.export(job_dir / EXPORT)
     return scored.to_dict()

@@ -255,6 +255,13 @@ class ApiClient:
         """A locked version, by its exact name, `latest` or an alias."""
         return self._get(f"v1/datasets/{_part(name)}/versions/{_part(version)}")
 
+    def get_manifest(self, name: str, version: str) -> dict[str, Any]:
+        """The manifest of a locked version, as it is served; `pull` verifies it, this does not."""
+        url = self.get_version(name, version).get("manifest_url")
+        if not isinstance(url, str):
+            raise Unavailable(f"the service gives no manifest for {name}=={version}", remedy="Check its address.")
+        return self._get(url)
+
     def lock_version(
         self, name: str, version: str, *, select: Mapping[str, Any] | None = None, **options: Any
     ) -> dict[str, Any]:
@@ -289,6 +296,10 @@ class ApiClient:
         """The robots that the service knows."""
         items = self._get("v1/robots").get("items")
         return items if isinstance(items, list) else []
+
+    def get_robot(self, name: str) -> dict[str, Any]:
+        """One robot with its joints, time steps and features."""
+        return self._get(f"v1/robots/{_part(name)}")
 
     def ready(self) -> bool:
         """Whether database, blobs and broker answer; False as well when nothing does. One quick try."""

@@ -22,6 +22,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,14 @@ __all__ = ["Cache", "active_partials", "resolve_cache_dir"]
 log = logging.getLogger("amp_core.client")
 
 _ABANDONED = 3600.0  # Seconds without a write after which another machine's partial file counts as left behind.
+_FORGOTTEN = 86_400.0  # Seconds after which a left-behind partial file is removed, whatever version it is of.
 _STALLED = 15.0  # Seconds for which a peer's download may stand still before this process starts its own.
 active_partials: set[Path] = set()
 """The partial files that this process is writing."""
 
+_PARTIAL = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.\d+\.[0-9a-f]{12}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # File systems that do not know how.
 _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -61,6 +65,7 @@ class Cache:
         url = httpx2.URL(server)
         key = f"{url.scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}"
         readable = re.sub(r"[^0-9a-z.]+", "_", url.netloc.decode("ascii").lower())[:60]
+        self._unsynced: list[Path] = []
         self._refs = root / "refs" / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
     def blob(self, digest: str) -> Path:
@@ -84,8 +89,9 @@ class Cache:
         temporary = path.with_name(f".{label}.{_identity()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_synced(temporary, canonical_json(value))
+            temporary.write_bytes(canonical_json(value))
             os.replace(temporary, path)
+            self._unsynced.append(path)
         except OSError as error:
             _unlink(temporary)
             if error.errno not in _DENIED | _FULL:
@@ -139,10 +145,23 @@ class Cache:
             taken = path.with_name(f"{path.name.split('.')[0]}.{_place()}.{_identity()}")
             try:
                 os.rename(path, taken)
+                os.utime(taken)  # In use, and not one to be swept.
             except OSError:
                 continue
             return taken
         return None
+
+    def sweep(self, mine: Path) -> None:
+        """Remove partial files of any version that nobody has written for a day. `mine` tells the time, as above."""
+        now = mine.stat().st_mtime
+        for path in self._partials(""):
+            try:
+                idle = now - path.stat().st_mtime
+                if path != mine and _PARTIAL.fullmatch(path.name) and idle > _FORGOTTEN and _is_abandoned(path, idle):
+                    path.unlink()
+                    log.info("removed %s, which an interrupted download left behind", path)
+            except OSError:
+                continue
 
     def wait_for_peer(self, digest: str, waiting: Callable[[], None] | None = None) -> bool:
         """Whether another process on the way to the same file has finished it. Returns at once when nobody downloads it, and
@@ -171,17 +190,51 @@ class Cache:
             time.sleep(0.1)
 
     def publish(self, partial: Path, digest: str) -> Path:
-        """Put a verified, synced partial file in its place."""
+        """Put a verified partial file in its place. `sync` brings it to the disk."""
         blob = self.blob(digest)
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(partial, 0o444)
             os.replace(partial, blob)
-            _sync_folder(blob.parent)
         except OSError as error:
             _unlink(partial)
             raise self.failure(error) from error
+        self._unsynced.append(blob)
         return blob
+
+    def sync(self) -> Future[None]:
+        """Bring to the disk what was published and remembered, in a thread; the interpreter waits for it at its exit.
+
+        What a load needs is safe before that, because every load verifies: a file that a machine took with it when it lost
+        power is found damaged and downloaded again. A file that the disk would not take is removed, logged, and is the
+        future's `Unavailable`.
+        """
+        paths, self._unsynced = self._unsynced, []
+        done: Future[None] = Future()
+        if not paths:
+            done.set_result(None)
+            return done
+        pool = ThreadPoolExecutor(1, "ampref-sync")
+        future = pool.submit(self._sync, paths)
+        pool.shutdown(wait=False)
+        return future
+
+    def _sync(self, paths: list[Path]) -> None:
+        failed: OSError | None = None
+        for path in paths:
+            try:
+                _sync(path)
+                _sync_folder(path.parent)
+            except FileNotFoundError:
+                continue  # Somebody has emptied the cache.
+            except OSError as error:
+                if error.errno in _CANNOT_SYNC:
+                    continue
+                failed = error
+                log.error("%s could not be brought to the disk (%s); it is removed", path, error.strerror or error)
+                _unlink(path)
+        if failed is not None:
+            raise self.failure(failed) from failed
 
     def failure(self, error: OSError, needed: int | None = None) -> Unavailable:
         """The readable error for a cache folder that cannot be used."""
@@ -195,7 +248,7 @@ class Cache:
         )
 
     def _partials(self, digest: str) -> list[Path]:
-        prefix = digest.removeprefix("sha256:") + "."
+        prefix = digest.removeprefix("sha256:") + "." if digest else ""
         try:
             with os.scandir(self.root / "partial") as entries:
                 return [Path(entry.path) for entry in entries if entry.name.startswith(prefix)]
@@ -233,11 +286,12 @@ def _is_abandoned(path: Path, idle: float) -> bool:
     return idle > _ABANDONED
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _unlink(path: Path) -> None:

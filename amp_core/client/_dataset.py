@@ -44,7 +44,8 @@ def load_dataset(
 ) -> Dataset:
     """A locked version, downloaded once, verified, memory-mapped.
 
-    Every load verifies the digests of the three files and computes `dataset_hash` again from the mapped rows. Without
+    Every load verifies the three files as `pull` does and computes `dataset_hash` again from the mapped rows; what was
+    downloaded is on the disk when it returns. Without
     `manifest_sha256` the service's word is taken for what the version is, and a log line gives the digest to pin.
 
     Args and Raises: as for `pull`.
@@ -61,7 +62,14 @@ def load_dataset(
     )
     if manifest_sha256 is None:
         log.info('%s==%s: pin it with manifest_sha256="%s"', pulled.name, pulled.version, pulled.manifest_sha256)
-    return Dataset(pulled)
+    try:
+        data = Dataset(pulled)
+    except FileNotFoundError:
+        pulled.wait_for_disk()  # Which tells why it is gone.
+        raise
+    # Here, because the disk has worked while the rows were hashed.
+    pulled.wait_for_disk()
+    return data
 
 
 class Dataset:

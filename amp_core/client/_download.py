@@ -1,7 +1,7 @@
 """Downloading one file into the cache: resumed, verified while it arrives, put in place whole.
 
-The connection's thread reads into buffers of one block; other threads write them and check their digests, which costs the
-reader nothing because both release the interpreter lock. Memory is a handful of blocks, whatever the file's size.
+The connection's thread reads from its socket into buffers of one block; other threads check their digests and write them, which
+costs the reader nothing because both release the interpreter lock. Memory is a handful of blocks, whatever the file's size.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import hashlib
 import logging
 import os
 import queue
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,6 @@ Progress = Callable[[int, int], None]
 
 _BUFFERS = 6
 _THREADS = 2
-_SYNC_EVERY = 16  # Blocks (64 MiB): the disk starts early, so that the last sync is short.
 _UNKNOWN_LIMIT = 1 << 30  # Bytes of a file whose size nobody has vouched for.
 _STEP_FORWARD = 1 << 20  # Bytes after which a broken transfer counts as having moved forward.
 
@@ -45,7 +46,7 @@ class Remote:
       path: below the service's URL.
       digest: `sha256:…` of the whole file.
       size: bytes, where known.
-      blocks: BLAKE2b digests of its blocks of `BLOCK_SIZE` bytes; the SHA-256 is checked where there are none.
+      blocks: BLAKE3 digests of its blocks of `BLOCK_SIZE` bytes; the SHA-256 is checked where there are none.
     """
 
     path: str
@@ -82,6 +83,7 @@ def download(connection: Connection, cache: Cache, remote: Remote, progress: Pro
     """
     for adopt in (True, False):
         with _private_file(cache, remote) as (partial, descriptor):
+            cache.sweep(partial)
             sink = _Sink(descriptor, remote, progress)
             try:
                 if adopt and remote.size is not None:
@@ -135,7 +137,7 @@ class _Sink:
         self._sha = hashlib.sha256()
         # One thread keeps the order that SHA-256 needs.
         self._workers = ThreadPoolExecutor(_THREADS if remote.blocks is not None else 1, "ampref-verify")
-        self._syncer = ThreadPoolExecutor(1, "ampref-sync")
+        self._writing = threading.Lock()
         self._tasks: set[Future[None]] = set()
         self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         self._made = 0
@@ -148,13 +150,23 @@ class _Sink:
         """Take the next bytes. Raises what a writing or checking thread has raised."""
         view = memoryview(data)
         while view:
-            count = min(len(view), BLOCK_SIZE - self._filled)
-            self._buffer[self._filled : self._filled + count] = view[:count]
-            self._filled += count
-            self.position += count
+            room = self.room()
+            count = min(len(view), len(room))
+            room[:count] = view[:count]
+            room.release()
             view = view[count:]
-            if self._filled == BLOCK_SIZE:
-                self._dispatch()
+            self.took(count)
+
+    def room(self) -> memoryview:
+        """Where the next bytes may be put directly; tell `took` how many there were."""
+        return memoryview(self._buffer)[self._filled :]
+
+    def took(self, count: int) -> None:
+        """`count` bytes were put into `room()`. Raises what a writing or checking thread has raised."""
+        self._filled += count
+        self.position += count
+        if self._filled == BLOCK_SIZE:
+            self._dispatch()
         limit = self._remote.size if self._remote.size is not None else _UNKNOWN_LIMIT
         if self.position > limit:
             raise IntegrityError(
@@ -167,7 +179,7 @@ class _Sink:
             self._report()
 
     def finish(self) -> bool:
-        """Write and check what is left and put it on disk; whether all digests are right."""
+        """Write and check what is left; whether all digests are right."""
         if self._filled:
             self._dispatch()
         self._collect(everything=True)
@@ -176,7 +188,8 @@ class _Sink:
                 return False
         elif f"sha256:{self._sha.hexdigest()}" != self._remote.digest:
             return False
-        os.fsync(self._descriptor)
+        # Network file systems write when a descriptor is closed, and say only then that there is no room.
+        os.close(os.dup(self._descriptor))
         if self._progress is not None:
             self._report()
         return True
@@ -184,7 +197,6 @@ class _Sink:
     def close(self) -> None:
         """Stop the threads; an unfinished block is written, so that the next one can resume from it."""
         self._workers.shutdown(wait=True)
-        self._syncer.shutdown(wait=True)
         if self._filled:
             try:
                 os.pwrite(self._descriptor, memoryview(self._buffer)[: self._filled], self.position - self._filled)
@@ -194,8 +206,6 @@ class _Sink:
     def _dispatch(self) -> None:
         buffer, filled, offset = self._buffer, self._filled, self.position - self._filled
         self._tasks.add(self._workers.submit(self._settle, buffer, filled, offset))
-        if offset // BLOCK_SIZE % _SYNC_EVERY == _SYNC_EVERY - 1:
-            self._tasks.add(self._syncer.submit(os.fsync, self._descriptor))
         self._filled = 0
         self._collect()
         self._buffer = self._take()
@@ -211,8 +221,10 @@ class _Sink:
                 if index >= len(blocks) or block_digest(data) != blocks[index]:
                     raise _differs(self._remote, f"bytes {offset:,} to {offset + filled:,}")
             written = 0
-            while written < filled:
-                written += os.pwrite(self._descriptor, data[written:], offset + written)
+            # One at a time: the kernel lets no two write to one file, and the second would burn a core while it waits.
+            with self._writing:
+                while written < filled:
+                    written += os.pwrite(self._descriptor, data[written:], offset + written)
             del data
         finally:
             self._free.put(buffer)
@@ -240,7 +252,8 @@ def _adopt(cache: Cache, remote: Remote, mine: Path, sink: _Sink) -> None:
     if taken is None or remote.size is None:
         return
     try:
-        with open(taken, "rb") as file:
+        # Another machine may have swept it away just now.
+        with suppress(FileNotFoundError), open(taken, "rb") as file:
             while sink.position < remote.size:
                 block = file.read(min(BLOCK_SIZE, remote.size - sink.position))
                 if not block:
@@ -284,7 +297,10 @@ def _receive_once(connection: Connection, remote: Remote, sink: _Sink, etag: str
         headers |= {"range": f"bytes={sink.position}-", "if-range": etag}
     with connection.stream("GET", remote.path, headers=headers, retry=patience) as response:
         skip = _to_skip(response, remote, sink)
-        for chunk in response.iter_raw():
+        came = 0
+        chunks = response.iter_raw()
+        for chunk in chunks:
+            came += len(chunk)
             if skip:
                 # The service sent the whole file in answer to a range; what is here already passes by.
                 passed = min(skip, len(chunk))
@@ -292,6 +308,9 @@ def _receive_once(connection: Connection, remote: Remote, sink: _Sink, etag: str
                 chunk = chunk[passed:]
             if chunk:
                 sink.feed(chunk)
+            if not skip and (plain := _plain_body(response)) is not None:
+                _drain(*plain, came, patience, sink)
+                break
         if remote.size is not None and sink.position < remote.size:
             raise RetryableError(
                 Unavailable(
@@ -302,6 +321,44 @@ def _receive_once(connection: Connection, remote: Remote, sink: _Sink, etag: str
             )
         given = response.headers.get("etag", etag)
         return etag if given.startswith("W/") else given
+
+
+def _plain_body(response: httpx2.Response) -> tuple[socket.socket, int] | None:
+    """The socket and the length of a body that can be read from the socket itself; None where it cannot.
+
+    The HTTP library hands out 64 KiB at a time, copied four times. A body in HTTP/1.1 with a length and no transfer coding is
+    the plain bytes of the connection, and once a first chunk was handed out, the library holds none of them back: the rest
+    can go from the socket (of the library's making: proxies, redirects and TLS are as ever) into the place where it stays.
+    """
+    length = response.headers.get("content-length", "")
+    if response.http_version != "HTTP/1.1" or "transfer-encoding" in response.headers or not length.isdigit():
+        return None
+    stream = response.extensions.get("network_stream")
+    if stream is None:
+        return None
+    found, encrypted = stream.get_extra_info("socket"), stream.get_extra_info("ssl_object")
+    # TLS within TLS (an https proxy) does not decrypt in the socket.
+    usable = isinstance(found, socket.socket) and (encrypted is None or encrypted is found)
+    return (found, int(length)) if usable else None
+
+
+def _drain(source: socket.socket, length: int, came: int, patience: Retry, sink: _Sink) -> None:
+    """Read what is left of a body of `length` bytes, of which `came` have come, from its socket into the sink."""
+    while came < length:
+        room = sink.room()[: length - came]
+        try:
+            source.settimeout(patience.read)
+            count = source.recv_into(room)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpx2.ReadError(str(error)) from error
+        finally:
+            room.release()
+        if not count:
+            raise httpx2.RemoteProtocolError(f"the connection was closed after {came:,} of {length:,} bytes")
+        came += count
+        sink.took(count)
 
 
 def _to_skip(response: httpx2.Response, remote: Remote, sink: _Sink) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import email.utils
 import json
+import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import httpx2
-import stamina
 
 from amp_core.errors import AmprefError, Conflict, InputRefused, NotFound, TooLarge, Unavailable
 
 __all__ = ["DEFAULT_URL", "Connection", "Retry", "RetryableError", "resolve_url"]
+
+log = logging.getLogger("amp_core.client.retry")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -124,40 +127,37 @@ class Connection:
             yield response
 
     def retried(self, call: Callable[[Retry], T], retry: Retry) -> T:
-        """`call(retry)` until it succeeds, fails for good, or patience ends."""
-
-        def wait(error: Exception) -> bool | float:
-            if not isinstance(error, RetryableError):
-                return False
-            return True if error.wait is None else error.wait
-
-        try:
-            for attempt in stamina.retry_context(
-                on=wait,
-                attempts=retry.attempts,
-                timeout=retry.timeout,
-                wait_initial=retry.wait_initial,
-                wait_max=retry.wait_max,
-                wait_jitter=retry.wait_initial,
-            ):
-                with attempt:
-                    return call(retry)
-        except RetryableError as failed:
-            raise failed.error from failed.__cause__
-        raise AssertionError("unreachable")
+        """`call(retry)` until it succeeds, fails for good, or patience ends. Every further try is told by a log record."""
+        started, attempt = time.monotonic(), 1
+        while True:
+            try:
+                return call(retry)
+            except RetryableError as failed:
+                wait = failed.wait
+                if wait is None:
+                    # Jitter keeps the nodes of a cluster, which fail together, from coming back together.
+                    jitter = random.uniform(0.0, retry.wait_initial)
+                    wait = min(retry.wait_initial * 2.0 ** min(attempt - 1, 30) + jitter, retry.wait_max)
+                if attempt >= retry.attempts or time.monotonic() - started >= retry.timeout:
+                    raise failed.error from failed.__cause__
+                log.warning("%s; trying again in %.1f s", failed.error.what, wait)
+            time.sleep(wait)
+            attempt += 1
 
     @contextmanager
     def _sent(self, method: str, path: str, retry: Retry, repeatable: bool, **options: Any) -> Iterator[httpx2.Response]:
         timeout = httpx2.Timeout(retry.read, connect=retry.connect)
+        began = False
         try:
             with self._client.stream(method, path.lstrip("/"), timeout=timeout, **options) as response:
                 if not response.is_success:
                     self._refuse(response, path, repeatable)
+                began = True
                 yield response
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise RetryableError(self._unreachable(error)) from error
         except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError) as error:
-            failure = self._unreachable(error)
+            failure = self._broken_off(path, error) if began else self._unreachable(error)
             if repeatable:
                 raise RetryableError(failure) from error
             raise failure from error
@@ -182,6 +182,12 @@ class Connection:
             f"the service at {self.url} cannot be reached ({reason})",
             expected="an ampref service that answers",
             remedy="Start it with 'ampref up', or give its address by AMPREF_URL.",
+        )
+
+    def _broken_off(self, path: str, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"the transfer of {self.url}/{path.lstrip('/')} broke off ({str(error) or type(error).__name__})",
+            remedy="Try again; if it repeats, look into the service's log.",
         )
 
     def _strange(self, path: str, what: str) -> Unavailable:

@@ -10,7 +10,8 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from amp_core.client._cache import Cache, resolve_cache_dir
 from amp_core.client._download import Progress, Remote, download, is_intact
 from amp_core.client._http import Connection, Retry, resolve_url
 from amp_core.client._spec import Spec, check_digest, parse_spec
-from amp_core.dataset import BLOCK_ALGORITHM, BLOCK_SIZE, MANIFEST_SCHEMA, check_version, file_names
+from amp_core.dataset import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE, MANIFEST_SCHEMA, check_version, file_names
 from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.features import feature_code_hash
 
@@ -41,6 +42,7 @@ class PulledVersion:
       features, normalization_stats, manifest: paths of the three files.
       manifest_sha256: pins the version: the manifest names the digests of the other two.
       downloaded_bytes: what came over the network; 0 when the cache had everything.
+      disk: done when the files are on the disk; see `wait_for_disk`.
     """
 
     name: str
@@ -57,6 +59,14 @@ class PulledVersion:
     yanked: bool
     yank_reason: str | None
     downloaded_bytes: int
+    disk: Future[None] = field(repr=False, compare=False)
+
+    def wait_for_disk(self) -> None:
+        """Return when the cached files would survive a power failure. `pull` returns before that; the interpreter does not end.
+
+        Raises `Unavailable` when the disk would not take them.
+        """
+        self.disk.result()
 
     @property
     def files(self) -> tuple[Path, Path, Path]:
@@ -75,13 +85,15 @@ class PulledVersion:
             "\n"
             "data = load_dataset(\n"
             f'    "{self.name}=={self.version}",\n'
+            f'    url="{self.url}",\n'
             f'    manifest_sha256="{self.manifest_sha256}",\n'
             ")\n"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready data."""
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
+        facts = {key: value for key, value in vars(self).items() if key != "disk"}
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
         return plain | {"training_config": self.training_config()}
 
 
@@ -98,6 +110,10 @@ def pull(
     transport: httpx2.BaseTransport | None = None,
 ) -> PulledVersion:
     """Bring a locked version to this machine, verified; nothing is downloaded that is there already.
+
+    Verified means: the manifest against its SHA-256, which pins the rest; the statistics against their SHA-256; the features
+    block by block against the BLAKE3 digests that the manifest lists (their SHA-256 where it lists none). `load_dataset`
+    computes `dataset_hash`, the SHA-256 of the rows, as well.
 
     Args:
       spec: `name==version`, `name@alias`, or `name` for its latest version.
@@ -202,6 +218,7 @@ class _Pull:
             yanked=record.yanked,
             yank_reason=record.yank_reason,
             downloaded_bytes=self._downloaded,
+            disk=self._cache.sync(),
         )
 
     def _resolve(self) -> _Record:
@@ -353,7 +370,8 @@ def _remote(manifest: Mapping[str, Any], kind: str, path: str) -> Remote:
         if type(size) is not int or size < 0:
             raise TypeError("size")
         listed = facts.get("blocks")
-        if isinstance(listed, Mapping) and listed.get("algorithm") == BLOCK_ALGORITHM and listed.get("size") == BLOCK_SIZE:
+        known = BLOCKS_AVAILABLE and isinstance(listed, Mapping)
+        if known and listed.get("algorithm") == BLOCK_ALGORITHM and listed.get("size") == BLOCK_SIZE:
             blocks = tuple(str(digest) for digest in listed["digests"])
             if len(blocks) != -(-size // BLOCK_SIZE):
                 raise TypeError("blocks")

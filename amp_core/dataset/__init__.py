@@ -1,12 +1,13 @@
 """Locked dataset versions: names, statistics, and the three deterministic files."""
 
-from amp_core.dataset._blocks import BLOCK_ALGORITHM, BLOCK_SIZE, block_digest, block_digests
+from amp_core.dataset._blocks import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE, block_digest, block_digests
 from amp_core.dataset._json import canonical_json
 from amp_core.dataset._lock import MANIFEST_SCHEMA, Bundle, BundleFile, LayoutLike, Member, RobotFacts, RobotLike, lock_bundle
 from amp_core.dataset._names import FileNames, check_alias, check_dataset_name, check_version, file_names
 from amp_core.dataset._stats import ColumnStats
 
 __all__ = [
+    "BLOCKS_AVAILABLE",
     "BLOCK_ALGORITHM",
     "BLOCK_SIZE",
     "MANIFEST_SCHEMA",

@@ -1,26 +1,41 @@
 """Digests of a large file by blocks, so that it can be verified on several cores while it arrives.
 
-A SHA-256 is one long chain: on a processor without SHA instructions it is slower than the network (measured: 0.36 GB/s against
-loopback at 0.5–0.9 GB/s). Blocks can be checked in parallel, and a damaged one is found when it arrives and not at the end.
-The list is part of the manifest and thereby pinned by the manifest's own SHA-256.
+A SHA-256 is one long chain: on a processor without SHA instructions it is slower than the network (measured: 0.38 GB/s against
+loopback at 1.4 GB/s). Blocks can be checked in parallel, BLAKE3 uses vector instructions that every processor has (2–4 GB/s on
+the same one), and a damaged block is found when it arrives and not at the end. The list is part of the manifest and thereby
+pinned by the manifest's own SHA-256.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["BLOCK_ALGORITHM", "BLOCK_SIZE", "block_digest", "block_digests"]
+from amp_core.errors import Unavailable
 
-BLOCK_ALGORITHM = "blake2b-256"
+try:
+    import blake3
+except ImportError:  # A platform without its wheel: pulling falls back to the file's SHA-256; locking needs it.
+    blake3 = None  # type: ignore[assignment]
+
+__all__ = ["BLOCKS_AVAILABLE", "BLOCK_ALGORITHM", "BLOCK_SIZE", "block_digest", "block_digests"]
+
+BLOCKS_AVAILABLE = blake3 is not None
+
+BLOCK_ALGORITHM = "blake3"
 BLOCK_SIZE = 4 << 20
 """Bytes; the last block is as long as what is left."""
 
 
 def block_digest(data: bytes | bytearray | memoryview) -> str:
-    """The BLAKE2b digest of 32 bytes, as hex."""
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
+    """The BLAKE3 digest of 32 bytes, as hex.
+
+    Raises:
+      Unavailable: the package blake3 is not installed.
+    """
+    if blake3 is None:
+        raise Unavailable("the package blake3 is not installed", remedy="pip install blake3")
+    return str(blake3.blake3(data).hexdigest())
 
 
 def block_digests(path: str | os.PathLike[str]) -> list[str]:

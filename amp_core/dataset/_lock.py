@@ -34,6 +34,7 @@ MANIFEST_SCHEMA = "ampref-dataset-manifest/1"
 """Names the manifest's keys and their meaning; a reader refuses a number that it does not know."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+_WORST_LAST = (0, 1, -1)
 _STEP = 1 << 15  # Rows handled at once: about 3.5 MB of 27 float32.
 
 
@@ -85,13 +86,14 @@ class Member:
     Args:
       name: the clip's name.
       digest: `sha256:` of the motion's bytes.
-      tier: 0, 1 or -1.
+      tier: 0, 1 or -1: of the whole rollout.
       mode: the recipe's mode.
       recipe_digest: `sha256:` of the recipe.
       ranges: half-open frame ranges `(start, end)` in ascending order that do not overlap; each becomes one segment.
       quality_metrics: of the whole rollout; numbers or None.
       load: returns the whole rollout's features, (N, F) float32; called once, when its turn comes.
-      gates: outcome of every gate, `{name, value, threshold, passed}`.
+      gates: outcome of every gate, `{name, value, threshold, passed}`; of the whole rollout.
+      range_tiers: of each range on its own, where windows of a clip were chosen; `tier` for each when empty.
     """
 
     name: str
@@ -103,11 +105,22 @@ class Member:
     quality_metrics: Mapping[str, Any]
     load: Callable[[], NDArray[Any]]
     gates: Sequence[Mapping[str, Any]] = field(default=())
+    range_tiers: Sequence[int] = ()
 
     @property
     def frames(self) -> int:
         """How many frames the version takes."""
         return sum(end - start for start, end in self.ranges)
+
+    @property
+    def tiers(self) -> tuple[int, ...]:
+        """The tier of each range."""
+        return tuple(int(tier) for tier in self.range_tiers) or (int(self.tier),) * len(self.ranges)
+
+    @property
+    def tier_taken(self) -> int:
+        """The worst tier of the frames that the version takes."""
+        return max(self.tiers, key=_WORST_LAST.index)
 
 
 @dataclass(frozen=True)
@@ -218,7 +231,7 @@ def lock_bundle(
             "num_clips": len(ordered),
             "num_frames": total,
             **rows.stats.to_dict(),
-            "clips": [{"name": member.name, "tier": member.tier, "frames": member.frames} for member in ordered],
+            "clips": [{"name": member.name, "tier": member.tier_taken, "frames": member.frames} for member in ordered],
         }
         partial[names.normalization_stats].write_bytes(canonical_json(stats))
         normalization = _seal(partial[names.normalization_stats], folder / names.normalization_stats)
@@ -317,6 +330,12 @@ def _check_ranges(member: Member) -> None:
         position = end
     if not member.ranges:
         raise InputRefused(f"clip {member.name!r} has no frame range", key="ranges", expected="at least one")
+    if len(member.tiers) != len(member.ranges) or not set(member.tiers) <= set(_WORST_LAST):
+        raise InputRefused(
+            f"clip {member.name!r} has the tiers {list(member.tiers)} for {len(member.ranges)} frame ranges",
+            key="range_tiers",
+            expected="0, 1 or -1 for every range, or none at all",
+        )
 
 
 def _frames(member: Member, layout: LayoutLike) -> Iterator[NDArray[np.float32]]:
@@ -357,8 +376,8 @@ def _write_runs(writer: NpzWriter, values: NDArray[Any], lengths: NDArray[np.int
 
 def _clip_entry(member: Member, row: int, segment: int) -> dict[str, Any]:
     segments = []
-    for index, (start, end) in enumerate(member.ranges, segment):
-        segments.append({"segment_index": index, "start": int(start), "end": int(end), "row": row})
+    for index, ((start, end), tier) in enumerate(zip(member.ranges, member.tiers, strict=True), segment):
+        segments.append({"segment_index": index, "start": int(start), "end": int(end), "row": row, "tier": tier})
         row += end - start
     return {
         "name": member.name,
@@ -385,15 +404,18 @@ def _plain(value: Any, member: Member, key: str) -> Any:
 
 
 def _outcome(members: Sequence[Member]) -> dict[str, Any]:
-    """The gates' outcome over the version: clips by tier, and for each gate how many clips failed it."""
+    """The gates' outcome over the version: clips and taken frames by tier, and for each gate how many clips failed it."""
     tiers: dict[str, int] = {}
+    frames: dict[str, int] = {}
     failed: dict[str, int] = {}
     for member in members:
         tiers[str(member.tier)] = tiers.get(str(member.tier), 0) + 1
+        for (start, end), tier in zip(member.ranges, member.tiers, strict=True):
+            frames[str(tier)] = frames.get(str(tier), 0) + int(end - start)
         for gate in member.gates:
             name = str(gate["name"])
             failed[name] = failed.get(name, 0) + (not gate["passed"])
-    return {"clips_by_tier": tiers, "clips_failed_by_gate": failed}
+    return {"clips_by_tier": tiers, "frames_by_tier": frames, "clips_failed_by_gate": failed}
 
 
 @contextmanager

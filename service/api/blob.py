@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from amp_core.errors import AmprefError
+from amp_core.errors import AmprefError, IntegrityError, NotFound
 from service.blobs import BlobStore
 from service.errors import MEDIA_TYPE, RangeNotSatisfiable, problem, responses
 
@@ -85,9 +85,33 @@ def serve(request: Request, blobs: BlobStore, file: StoredFile, headers: dict[st
         (start, end), status = span, 206
         known["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
     known["content-length"] = str(end - start)
+    _check_there(blobs, file)
     if request.method == "HEAD":
         return Response(status_code=status, headers=known, media_type=file.media_type)
     return _BlobResponse(_chunks(blobs, file.digest, start, end), status, known, file.media_type)
+
+
+def _check_there(blobs: BlobStore, file: StoredFile) -> None:
+    """Refuse before the headers are out what could not be sent after them. Blobs never change, so this stays true."""
+    try:
+        size = blobs.size(file.digest)
+        path = blobs.local_path(file.digest)
+        if path is not None:
+            path.open("rb").close()
+    except (NotFound, OSError) as error:
+        reason = "is not there" if isinstance(error, NotFound) else f"cannot be read ({error.strerror or error})"
+        raise _damaged(file, reason) from None
+    if size != file.size:
+        raise _damaged(file, f"has {size:,} bytes instead of {file.size:,}")
+
+
+def _damaged(file: StoredFile, reason: str) -> IntegrityError:
+    return IntegrityError(
+        f"the stored bytes of this file are damaged: the blob {reason}",
+        file=file.filename,
+        expected=f"{file.size:,} bytes with {file.digest}",
+        remedy="The operator has to put the blob store (AMPREF_BLOB_URL) back from a backup, or check its permissions",
+    )
 
 
 def _matches(header: str, etag: str, *, weak: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -10,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_mod
 
 from amp_core.errors import RecipeRefused
 from amp_core.quality import METRICS
-from amp_core.recipe import Recipe
+from amp_core.recipe import AVAILABLE_MODES, Recipe
 from service import uploads
 from service.api.deps import Caller, Service, needs
+from service.api.faults import suggestion
 from service.api.jobs import JobView
 from service.api.pages import LINK_HEADER, PageView, link_next
 from service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
@@ -57,7 +59,7 @@ class ListedClipView(ClipView):
     def of(cls, listed: ListedClip) -> ListedClipView:
         """The view of a record."""
         rollout = RolloutSummaryView.of(listed.rollout) if listed.rollout else None
-        return cls.model_validate(_facts(listed.clip) | {"rollout": rollout})
+        return cls.model_validate(_facts(listed) | {"rollout": rollout})
 
 
 class ClipDetail(ClipView):
@@ -87,8 +89,8 @@ class ClipForm(BaseModel):
     file: UploadFile = Field(description="The motion: `.pkl` (GMR), `.npz`, `.json` or `.csv`.")
     name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
     robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
-    mode: Mode | None = Field(None, description="`rollout` (default) or `teacher_forced`; with `recipe`, the recipe's.")
-    seed: Seed | None = Field(None, description="Of the recipe; default 0.")
+    mode: Mode | None = Field(None, description="`rollout` (default) or `teacher_forced`, where `recipe` does not say it.")
+    seed: Seed | None = Field(None, description="Of the recipe, where that does not say it; default 0.")
     tags: list[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]] = Field(
         default_factory=list, max_length=50, description="Repeat the field, or separate by commas."
     )
@@ -102,33 +104,38 @@ class ClipForm(BaseModel):
         None, description="Default: by the file name's ending, then by content."
     )
     recipe: Annotated[str, StringConstraints(max_length=20_000)] | None = Field(
-        None, description="A recipe as JSON, instead of `mode` and `seed`; see `/v1/schema/modes`."
+        None, description="A recipe as JSON, or the part that differs from the mode's usual one; see `/v1/schema/modes`."
     )
 
 
 class RolloutBody(Body):
-    """Which recipe to score a clip with: a whole one, or a mode's usual one."""
+    """Which recipe to score a clip with: a mode's usual one, a whole one, or the part that differs."""
 
     recipe: dict[str, Any] | None = None
     mode: Mode | None = None
     seed: Seed | None = None
 
 
-def _facts(clip: Clip) -> dict[str, Any]:
+def _facts(clip: Clip | ListedClip) -> dict[str, Any]:
     return {name: getattr(clip, name) for name in ClipView.model_fields}
 
 
 def _recipe(mode: str | None, seed: int | None, recipe: Any | None) -> Recipe:
+    """The recipe asked for: `mode` and `seed` are those of a recipe that does not say them itself."""
     if recipe is None:
         return Recipe.for_mode(mode or "rollout", seed=seed or 0)
-    if mode is not None or seed is not None:
-        raise RecipeRefused(
-            "a recipe is given beside mode or seed",
-            key="recipe",
-            expected="either a recipe, or mode and seed",
-            remedy="Put mode and seed into the recipe",
-        )
-    return Recipe.from_dict(recipe)
+    if not isinstance(recipe, dict):
+        return Recipe.from_dict(recipe)
+    for name, value in (("mode", mode), ("seed", seed)):
+        if value is not None and recipe.get(name, value) != value:
+            raise RecipeRefused(
+                f"{name} is given twice: in the recipe and beside it, and they differ",
+                key=name,
+                expected="one of the two, or both the same",
+                remedy=f"Leave out the field {name}",
+            )
+    beside = {"mode": mode or "rollout"} | ({} if seed is None else {"seed": seed})
+    return Recipe.from_dict(beside | recipe)
 
 
 def _tags(given: list[str]) -> tuple[str, ...]:
@@ -166,7 +173,8 @@ def post_clip(
     """Upload a motion and have it scored. It is read and checked in full before anything is stored."""
     recipe = _recipe(form.mode, form.seed, None if form.recipe is None else loads(form.recipe.encode(), what="the recipe"))
     upload = uploads.Upload(
-        data=form.file.file.read(),
+        file=form.file.file,
+        size=form.file.size or 0,
         filename=form.file.filename or "",
         name=form.name,
         format=form.format,
@@ -186,8 +194,11 @@ def _query_model() -> Any:
             TierParam | None,
             Field(None, description="0, 1, or -1 for Rejected: of the rollout that speaks for the clip."),
         ),
-        "robot": (RobotName | None, None),
-        "mode": (Mode | None, Field(None, description="Let the best rollout in this mode speak for the clip.")),
+        "robot": (RobotName | None, Field(None, description="The robot of the clip; one that is installed or has clips.")),
+        "mode": (
+            Literal[AVAILABLE_MODES] | None,
+            Field(None, description="Let the best rollout in this mode speak for the clip."),
+        ),
         "tag": (list[Tag], Field(default_factory=list, max_length=20, description="Repeatable: the clip bears all of them.")),
         "name": (RobotName | None, Field(None, description="Part of the name, in any case.")),
         "min_duration_sec": (
@@ -220,9 +231,22 @@ def get_clips(
 ) -> ClipPage:
     """The curriculum query: clips by tier, robot, mode, tags, duration and any metric, sorted by any metric, in pages."""
     with opened.catalog.session() as session:
-        page = list_clips(session, _clip_query(query))
+        asked = _clip_query(query)
+        if asked.robot is not None and asked.robot not in opened.robots:
+            _check_robot(queries.robots(session) | opened.robots.keys(), asked.robot)
+        page = list_clips(session, asked)
     link_next(request, response, page.next_cursor)
     return ClipPage(items=[ListedClipView.of(item) for item in page.items], next_cursor=page.next_cursor)
+
+
+def _check_robot(known: Set[str], robot: str) -> None:
+    if robot not in known:
+        raise ParameterRefused(
+            f"there is no such robot{suggestion(robot, sorted(known))}",
+            key="query.robot",
+            expected=f"one of {', '.join(sorted(known))}",
+            remedy="See /v1/robots",
+        )
 
 
 def _clip_query(query: Any) -> ClipQuery:

@@ -23,12 +23,12 @@ from service.api.params import (
     Digest,
     ExactVersion,
     FileName,
+    LockableTier,
     Mode,
     Name,
     Note,
     RobotName,
     Tag,
-    Tier,
     Time,
     VersionOrAlias,
     View,
@@ -107,10 +107,15 @@ class DatasetList(BaseModel):
 
 
 class SelectBody(Body):
-    """Which rollouts a version takes: for each clip its best one, or its best in `mode`, or the one of `recipe`."""
+    """Which rollouts a version takes: for each clip its best one, or its best in `mode`, or the one of `recipe`.
+
+    A rollout in scaled physics is taken only when its `recipe` is named.
+    """
 
     robot: RobotName = "wildrobot"
-    tier: Annotated[Tier | list[Tier], Field(description="One or several; Tier 0 alone is what training wants.")] = 0
+    tier: Annotated[
+        LockableTier | list[LockableTier], Field(description="0, 1 or both; Tier 0 alone is what training wants.")
+    ] = 0
     mode: Mode | None = None
     recipe: Annotated[Digest | None, Field(description="A recipe's digest.")] = None
     tags: list[Tag] = Field(default_factory=list, max_length=50, description="The clip bears all of them.")
@@ -133,6 +138,9 @@ class Locking(BaseModel):
     state: Literal["locking"]
     select: dict[str, Any]
     job: JobView
+    pending_clips: Annotated[
+        int, Field(description="Clips that fit by robot, tags and names and are still being scored: too late, maybe.")
+    ]
 
 
 class AliasBody(Body):
@@ -217,9 +225,17 @@ def lock_version(
         version, job = queries.begin_version(
             session, name, body.version, wanted, max_attempts=opened.settings.max_attempts, actor=who.name
         )
+        pending = queries.pending_clips(session, wanted)
     later.add_task(uploads.ring, opened.notify, job.id)
     response.headers["location"] = f"/v1/jobs/{job.id}"
-    return Locking(dataset=name, version=version.version, state="locking", select=dict(version.select), job=JobView.of(job))
+    return Locking(
+        dataset=name,
+        version=version.version,
+        state="locking",
+        select=dict(version.select),
+        job=JobView.of(job),
+        pending_clips=pending,
+    )
 
 
 def _select(body: SelectBody) -> Select:

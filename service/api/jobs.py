@@ -108,10 +108,16 @@ def get_job_events(
 ) -> Response:
     """Follow a job by server-sent events, to its end."""
     job = _read(opened, job_id)
-    if job.finished and last_event_id == str(job.revision):
+    if job.finished and _names_the_end(last_event_id, job.revision):
         return Response(status_code=204)
     settings = opened.settings
     return EventSourceResponse(_events(opened, job_id, last_event_id), ping=settings.sse_ping_sec, sep="\n")
+
+
+def _names_the_end(last_event_id: str | None, revision: int) -> bool:
+    # Ids only grow, so one beyond the last is of a client that has seen everything, too.
+    seen = (last_event_id or "").strip()
+    return seen.isascii() and seen.isdigit() and len(seen) <= 18 and int(seen) >= revision
 
 
 async def _events(opened: Services, job_id: str, seen: str | None) -> AsyncIterator[ServerSentEvent]:

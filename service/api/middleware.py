@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from amp_core.errors import AmprefError, TooLarge
 from service.errors import BadRequest, RequestTimeout, internal_error, problem, traceback_text
+from service.settings import MIB
 
 log = structlog.get_logger("service.http")
 
@@ -28,8 +29,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # After an early refusal the connection is closed, but not before the client had a moment to read why: closing a socket with
 # unread bytes in it makes the kernel throw the answer away.
-LINGER_SEC = 2.0
-LINGER_BYTES = 16 * 1024 * 1024
+LINGER_SEC = 5.0
+LINGER_BYTES = 256 * 1024 * 1024
 
 Observe = Callable[[str, str, int, float], None]
 """Called with the route's path template, the method, the status and the seconds of every request."""
@@ -121,6 +122,11 @@ class BodyLimits:
         await self._app(scope, body.receive, body.closing(send))
 
 
+def _readable(limit: int) -> str:
+    """A limit in whole MiB: what the framing of a form may take besides its file is nobody's business."""
+    return f"{limit // MIB} MiB" if limit >= MIB else f"{limit:,} bytes"
+
+
 class _Body:
     def __init__(self, scope: Scope, receive: Receive, limit: int, timeout_sec: float) -> None:
         headers = Headers(scope=scope)
@@ -145,7 +151,7 @@ class _Body:
     def _too_large(self) -> TooLarge:
         return TooLarge(
             "the request body is too large",
-            expected=f"at most {self._limit:,} bytes",
+            expected=f"at most {_readable(self._limit)}",
             remedy="Cut the motion into shorter clips, or ask the operator to raise AMPREF_MAX_UPLOAD_BYTES",
         )
 

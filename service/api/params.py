@@ -12,28 +12,41 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from amp_core.dataset import check_alias, check_dataset_name, check_version
 
-_ID = StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-_TEXT = r"^[^\x00-\x1f\x7f]+$"
+# `service.api.faults` has words for each of these.
+ID_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+NAME_PATTERN = r"^[^\x00-\x1f\x7f/\\]+$"
+TEXT_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+TAG_PATTERN = r"^[^\x00-\x1f\x7f,]{1,64}$"
+MODE_PATTERN = r"^[a-z_]{1,32}$"
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+CURSOR_PATTERN = r"^[A-Za-z0-9_=.-]{1,1000}$"
+DATASET_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
+VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?$"
+ALIAS_PATTERN = r"^[a-z]([a-z0-9._-]{0,62}[a-z0-9])?$"
+VERSION_OR_ALIAS_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
+FILE_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
+
+_ID = StringConstraints(pattern=ID_PATTERN)
 
 Id = Annotated[str, _ID]
-Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f/\\]+$", min_length=1, max_length=120)]
-RobotName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=120)]
-Tag = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f,]{1,64}$")]
-Mode = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-Note = Annotated[str, StringConstraints(pattern=_TEXT, min_length=1, max_length=1000)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=120)]
+RobotName = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=120)]
+Tag = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]
+Mode = Annotated[str, StringConstraints(pattern=MODE_PATTERN)]
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
+Note = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=1000)]
 Tier = Literal[0, 1, -1]
+LockableTier = Literal[0, 1]
+"""What may be in a version; a Rejected clip teaches nothing."""
 TierParam = Annotated[int, Field(ge=-1, le=1)]
 """In a query, where everything is text at first and a Literal of numbers would match nothing."""
-Cursor = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_=.-]{1,1000}$")]
+Cursor = Annotated[str, StringConstraints(pattern=CURSOR_PATTERN)]
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """As large as every JSON reader keeps exact."""
 
-_DATASET = StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")
-_VERSION = StringConstraints(
-    pattern=r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?$", max_length=48
-)
-_ALIAS = StringConstraints(pattern=r"^[a-z]([a-z0-9._-]{0,62}[a-z0-9])?$")
+_DATASET = StringConstraints(pattern=DATASET_PATTERN)
+_VERSION = StringConstraints(pattern=VERSION_PATTERN, max_length=48)
+_ALIAS = StringConstraints(pattern=ALIAS_PATTERN)
 
 
 def _checked(check: Any) -> AfterValidator:
@@ -52,9 +65,9 @@ DatasetName = Annotated[str, _DATASET, _checked(check_dataset_name)]
 ExactVersion = Annotated[str, _VERSION, _checked(check_version)]
 AliasName = Annotated[str, _ALIAS, _checked(check_alias)]
 VersionOrAlias = Annotated[
-    str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"), Field(description="`0.11.0`, `latest`, or an alias")
+    str, StringConstraints(pattern=VERSION_OR_ALIAS_PATTERN), Field(description="`0.11.0`, `latest`, or an alias")
 ]
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+FileName = Annotated[str, StringConstraints(pattern=FILE_PATTERN)]
 
 
 def _from_epoch(value: Any) -> Any:

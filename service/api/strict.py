@@ -6,7 +6,6 @@ integers of thousands of digits. `loads` refuses them all with a 400 that says w
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,6 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.faults import listed, suggestion
 from service.errors import BadRequest, ParameterRefused, UnsupportedMediaType
 
 MAX_DEPTH = 32
@@ -159,12 +159,11 @@ def _repeatable(param: ModelField) -> bool:
 def _check_query(request: Request, known: Mapping[str, bool]) -> None:
     for name in request.query_params:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise ParameterRefused(
-                "there is no such query parameter",
+                f"there is no such query parameter{suggestion(name[:64], known)}",
                 key=f"query.{name[:64]}",
-                expected=f"only {', '.join(known)}" if known else "no query parameters",
-                remedy=f"Did you mean {near[0]}?" if near else "Leave it out",
+                expected=f"only {listed(list(known))}" if known else "no query parameters",
+                remedy="Correct its name or leave it out",
             )
         if not known[name] and len(request.query_params.getlist(name)) > 1:
             raise ParameterRefused("it is given more than once", key=f"query.{name}", expected="one value")

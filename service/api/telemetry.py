@@ -18,6 +18,8 @@ Counts = Mapping[str, Mapping[str, int]]
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+_AGE = "ampref_oldest_due_job_seconds"
+
 _GAUGES = {
     "ampref_jobs": ("Jobs by state", "state"),
     "ampref_clips": ("Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", "tier"),
@@ -51,8 +53,8 @@ class Telemetry:
         self._seconds.labels(route, known).observe(seconds)
         self._requests.labels(route, known, str(status)).inc()
 
-    def watch(self, counts: Callable[[], Counts]) -> None:
-        """Ask `counts` at every scrape."""
+    def watch(self, counts: Callable[[], tuple[Counts, float]]) -> None:
+        """Ask `counts` at every scrape: what there is, and the age of the oldest job that is due, in seconds."""
         self._registry.register(_Counted(counts))
 
     def render(self) -> bytes:
@@ -61,20 +63,27 @@ class Telemetry:
 
 
 class _Counted(Collector):
-    def __init__(self, counts: Callable[[], Counts]) -> None:
+    def __init__(self, counts: Callable[[], tuple[Counts, float]]) -> None:
         self._counts = counts
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         # Registering must not ask the database.
-        return [GaugeMetricFamily(name, text, labels=[label]) for name, (text, label) in _GAUGES.items()]
+        return [self._age(), *(GaugeMetricFamily(name, text, labels=[label]) for name, (text, label) in _GAUGES.items())]
+
+    @staticmethod
+    def _age(seconds: float | None = None) -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            _AGE, "How long the oldest job that is due has been waiting for a worker; 0 when none is", seconds
+        )
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
-            counts = self._counts()
+            counts, waiting_sec = self._counts()
         except Unavailable as error:
             # The latencies are worth the most while the database is away.
             log.warning("metrics_without_catalog", reason=error.what)
             return
+        yield self._age(waiting_sec)
         for name, (text, label) in _GAUGES.items():
             family = GaugeMetricFamily(name, text, labels=[label])
             for value, count in counts.get(name, {}).items():

@@ -17,11 +17,11 @@ ANONYMOUS = "anonymous"
 
 def record(session: Session, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
     """Add an event in the transaction of the change itself, so that there is neither without the other."""
-    session.execute(
-        insert(audit_events).values(
-            at=now(session), actor=actor, action=action, subject=subject[:400], detail=dict(detail) if detail else {}
-        )
-    )
+    event = {"at": now(session), "actor": actor, "action": action, "subject": subject[:400], "detail": dict(detail or {})}
+    session.execute(_ADD, event)
+
+
+_ADD = insert(audit_events).inline()
 
 
 def list_events(session: Session, *, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[AuditEvent]:

@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
 from service.catalog import audit, blob_refs, job_rows, rollouts
-from service.catalog.engine import Session, new_id, now
+from service.catalog.engine import Session, dumps, new_id, now
 from service.catalog.records import Clip, DeletedClip, Job, NewClip, RecipeRow, Rollout, Submission
 from service.catalog.tables import clip_tags, clips, curriculum, recipes, version_members, versions
 from service.catalog.tables import rollouts as rollouts_table
@@ -75,48 +74,46 @@ def submit(
     identity = _identity(new)
     clip_id = new_id("clip")
     at = now(session)
-    made = job_rows.insert_ignore(
-        session,
-        clips,
-        {
-            "id": clip_id,
-            "identity": identity,
-            "name": new.name,
-            "robot": new.robot,
-            "robot_digest": new.robot_digest,
-            "source_digest": new.source_digest,
-            "source_format": new.source_format,
-            "read_options": dict(new.read_options),
-            "blob_digest": new.blob_digest,
-            "size": new.size,
-            "frames_in": new.frames_in,
-            "fps_in": new.fps_in,
-            "duration_sec": new.duration_sec,
-            "created_at": at,
-            "actor": actor,
-        },
+    clip = Clip(
+        id=clip_id,
+        name=new.name,
+        robot=new.robot,
+        robot_digest=new.robot_digest,
+        source_digest=new.source_digest,
+        source_format=new.source_format,
+        read_options=dict(new.read_options),
+        blob_digest=new.blob_digest,
+        size=new.size,
+        frames_in=new.frames_in,
+        fps_in=new.fps_in,
+        duration_sec=new.duration_sec,
+        created_at=at,
+        actor=actor,
+        tags=tags,
     )
-    if made:
-        session.execute(
-            insert(curriculum).values(
-                scope=rollouts.ANY_MODE,
-                clip_id=clip_id,
-                name_folded=new.name.casefold()[:400],
-                robot=new.robot,
-                created_at=at,
-                duration_sec=new.duration_sec,
-            )
-        )
+    row = {name: getattr(clip, name) for name in _COLUMN_NAMES} | {"identity": identity}
+    if job_rows.insert_ignore(session, clips, row):
+        listed = {name: row[name] for name in _LISTED_NAMES} | {
+            "scope": rollouts.ANY_MODE,
+            "clip_id": clip_id,
+            "name_folded": new.name.casefold()[:400],
+            "read_options": dumps(row["read_options"]),
+            "tags": _joined(tags),
+        }
+        session.execute(_ADD_LISTED, listed)
+        if tags:
+            session.execute(_ADD_TAGS, [{"clip_id": clip_id, "tag": tag} for tag in tags])
         audit.record(session, actor, "clip.create", f"clip:{clip_id}", {"name": new.name, "source": new.source_digest})
-    else:
-        # The row is locked until the end, so that a deletion cannot fall between finding the clip and giving it a job.
-        found = session.execute(select(clips.c.id).where(clips.c.identity == identity).with_for_update()).scalar_one_or_none()
-        if found is None:
-            raise Conflict("this clip was deleted while it was sent again", remedy="Send it once more")
-        clip_id = found
+        add_recipe(session, recipe)
+        job, new_job = _enqueue(session, clip, recipe, max_attempts, actor)
+        return Submission(clip, job, None, True, new_job)
+    # The row is locked until the end, so that a deletion cannot fall between finding the clip and giving it a job.
+    found = session.execute(select(clips.c.id).where(clips.c.identity == identity).with_for_update()).scalar_one_or_none()
+    if found is None:
+        raise Conflict("this clip was deleted while it was sent again", remedy="Send it once more")
     if tags:
-        _add_tags(session, clip_id, tags, actor, audited=not made)
-    return _ask(session, clip_id, recipe, max_attempts=max_attempts, actor=actor, new_clip=made)
+        _add_tags(session, found, tags, actor)
+    return _ask(session, found, recipe, max_attempts=max_attempts, actor=actor)
 
 
 def request_rollout(
@@ -130,32 +127,34 @@ def request_rollout(
     """Ask for another rollout of a clip; as `submit` when the result or its job is there already. Raises `NotFound`."""
     if session.execute(select(clips.c.id).where(clips.c.id == clip_id).with_for_update()).scalar_one_or_none() is None:
         raise _no_clip(clip_id)
-    return _ask(session, clip_id, recipe, max_attempts=max_attempts, actor=actor, new_clip=False)
+    return _ask(session, clip_id, recipe, max_attempts=max_attempts, actor=actor)
 
 
-def _ask(session: Session, clip_id: str, recipe: RecipeRow, *, max_attempts: int, actor: str, new_clip: bool) -> Submission:
+def _ask(session: Session, clip_id: str, recipe: RecipeRow, *, max_attempts: int, actor: str) -> Submission:
     clip = get(session, clip_id)
     add_recipe(session, recipe)
     rollout = rollouts.find(session, clip_id, recipe.digest)
-    job: Job | None
     if rollout is not None:
-        job, new_job = job_rows.latest_for_rollout(session, clip_id, recipe.digest), False
-    else:
-        job, new_job = job_rows.enqueue(
-            session,
-            "rollout",
-            clip_id=clip_id,
-            recipe_digest=recipe.digest,
-            payload={"clip_name": clip.name},
-            max_attempts=max_attempts,
-            actor=actor,
-        )
-    return Submission(clip, job, rollout, new_clip, new_job)
+        return Submission(clip, job_rows.latest_for_rollout(session, clip_id, recipe.digest), rollout, False, False)
+    job, new_job = _enqueue(session, clip, recipe, max_attempts, actor)
+    return Submission(clip, job, None, False, new_job)
+
+
+def _enqueue(session: Session, clip: Clip, recipe: RecipeRow, max_attempts: int, actor: str) -> tuple[Job, bool]:
+    return job_rows.enqueue(
+        session,
+        "rollout",
+        clip_id=clip.id,
+        recipe_digest=recipe.digest,
+        payload={"clip_name": clip.name},
+        max_attempts=max_attempts,
+        actor=actor,
+    )
 
 
 def add_recipe(session: Session, recipe: RecipeRow) -> None:
     """Keep a recipe; nothing happens when it is there."""
-    if session.execute(select(recipes.c.digest).where(recipes.c.digest == recipe.digest)).scalar_one_or_none() is None:
+    if session.execute(_RECIPE_THERE, {"digest": recipe.digest}).scalar_one_or_none() is None:
         job_rows.insert_ignore(
             session,
             recipes,
@@ -175,10 +174,11 @@ def get_recipe(session: Session, digest: str) -> RecipeRow:
 
 def get(session: Session, clip_id: str) -> Clip:
     """A clip by id; raises `NotFound`."""
-    found = by_ids(session, [clip_id])
-    if not found:
+    row = session.execute(_BY_ID, {"id": clip_id}).one_or_none()
+    if row is None:
         raise _no_clip(clip_id)
-    return found[clip_id]
+    make: Callable[..., Clip] = Clip
+    return make(*row, tuple(session.execute(_TAGS_BY_ID, {"id": clip_id}).scalars()))
 
 
 def get_with_rollouts(session: Session, clip_id: str) -> tuple[Clip, list[Rollout], list[Job]]:
@@ -186,43 +186,40 @@ def get_with_rollouts(session: Session, clip_id: str) -> tuple[Clip, list[Rollou
     return get(session, clip_id), rollouts.for_clip(session, clip_id), job_rows.for_clip(session, clip_id)
 
 
-_CLIP_COLUMNS = tuple(clips.c[field.name] for field in dataclasses.fields(Clip) if field.name != "tags")
-_BY_IDS = select(*_CLIP_COLUMNS).where(clips.c.id.in_(bindparam("ids", expanding=True)))
-_TAGS_BY_IDS = (
-    select(clip_tags.c.clip_id, clip_tags.c.tag)
-    .where(clip_tags.c.clip_id.in_(bindparam("ids", expanding=True)))
-    .order_by(clip_tags.c.tag)
-)
+_COLUMN_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
+# What the curriculum repeats of a clip as it is.
+_LISTED_NAMES = tuple(name for name in _COLUMN_NAMES if name in curriculum.c and name != "read_options")
+_BY_ID = select(*(clips.c[name] for name in _COLUMN_NAMES)).where(clips.c.id == bindparam("id"))
+_TAGS_BY_ID = select(clip_tags.c.tag).where(clip_tags.c.clip_id == bindparam("id")).order_by(clip_tags.c.tag)
+_RECIPE_THERE = select(recipes.c.digest).where(recipes.c.digest == bindparam("digest"))
+_ADD_LISTED = insert(curriculum).inline()
+_ADD_TAGS = insert(clip_tags)
 
 
-def by_ids(session: Session, ids: Sequence[str]) -> dict[str, Clip]:
-    """The clips that there are of some ids."""
-    tags: dict[str, list[str]] = {}
-    for clip_id, tag in session.execute(_TAGS_BY_IDS, {"ids": ids}).all():
-        tags.setdefault(clip_id, []).append(tag)
-    # Positional, because a page of the curriculum makes hundreds of them.
-    rows: Sequence[Sequence[Any]] = session.execute(_BY_IDS, {"ids": ids}).all()
-    make: Callable[..., Clip] = Clip
-    return {row[0]: make(*row, tuple(tags.get(row[0], ()))) for row in rows}
+def _joined(tags: Iterable[str]) -> str:
+    """Tags as the curriculum keeps them."""
+    inside = ",".join(tags)
+    return f",{inside}," if inside else ""
 
 
 def add_tags(session: Session, clip_id: str, tags: Iterable[str], *, actor: str = audit.ANONYMOUS) -> Clip:
     """Add tags to a clip; raises `NotFound`, `InputRefused`."""
     if session.execute(select(clips.c.id).where(clips.c.id == clip_id).with_for_update()).scalar_one_or_none() is None:
         raise _no_clip(clip_id)
-    _add_tags(session, clip_id, check_tags(tags), actor, audited=True)
+    _add_tags(session, clip_id, check_tags(tags), actor)
     return get(session, clip_id)
 
 
-def _add_tags(session: Session, clip_id: str, tags: tuple[str, ...], actor: str, *, audited: bool) -> None:
-    have = set(session.execute(select(clip_tags.c.tag).where(clip_tags.c.clip_id == clip_id)).scalars())
+def _add_tags(session: Session, clip_id: str, tags: tuple[str, ...], actor: str) -> None:
+    have = set(session.execute(_TAGS_BY_ID, {"id": clip_id}).scalars())
     fresh = [tag for tag in tags if tag not in have]
     if len(have) + len(fresh) > MAX_TAGS:
         raise InputRefused(f"{len(have) + len(fresh)} tags on a clip", key="tags", expected=f"at most {MAX_TAGS}")
     if fresh:
-        session.execute(insert(clip_tags), [{"clip_id": clip_id, "tag": tag} for tag in fresh])
-        if audited:
-            audit.record(session, actor, "clip.tag", f"clip:{clip_id}", {"added": fresh})
+        session.execute(_ADD_TAGS, [{"clip_id": clip_id, "tag": tag} for tag in fresh])
+        joined = _joined(sorted(have | set(fresh)))
+        session.execute(update(curriculum).where(curriculum.c.clip_id == clip_id).values(tags=joined))
+        audit.record(session, actor, "clip.tag", f"clip:{clip_id}", {"added": fresh})
 
 
 def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS) -> DeletedClip:
@@ -263,6 +260,11 @@ def held_by(session: Session, clip_id: str) -> list[str]:
         .order_by(versions.c.dataset, versions.c.version)
     )
     return [f"{row.dataset}=={row.version}" for row in session.execute(query)]
+
+
+def robots(session: Session) -> frozenset[str]:
+    """The robots that clips are for, installed or not."""
+    return frozenset(session.execute(select(clips.c.robot).distinct()).scalars())
 
 
 def count(session: Session) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, delete, exc, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, distinct, exc, exists, func, insert, or_, select, update
 from sqlalchemy import Select as Query
 
 from amp_core.dataset import check_alias, check_dataset_name, check_version
@@ -26,12 +26,12 @@ from service.catalog.engine import Session, new_id, now
 from service.catalog.records import Dataset, Job, Select, SelectedRollout, Version, VersionFile, VersionMember
 from service.catalog.tables import (
     METRIC_COLUMNS,
-    TIERS,
     aliases,
     clip_tags,
     clips,
     curriculum,
     datasets,
+    jobs,
     recipes,
     segments,
     version_files,
@@ -41,6 +41,7 @@ from service.catalog.tables import (
 from service.catalog.tables import rollouts as rollouts_table
 
 LATEST = "latest"
+_LOCKABLE = (0, 1)
 _HOW_TO_LIST = "`ampref dataset list` shows what there is"
 
 
@@ -60,6 +61,7 @@ def begin_version(
     check_dataset_name(dataset)
     check_version(version)
     _check_select(wanted)
+    _check_robot(session, dataset, wanted.robot)
     at = now(session)
     job_rows.insert_ignore(session, datasets, {"name": dataset, "created_at": at})
     version_id = new_id("version")
@@ -96,9 +98,28 @@ def begin_version(
     return get_version_by_id(session, version_id), job
 
 
+def _check_robot(session: Session, dataset: str, robot: str) -> None:
+    """A dataset is of one robot: the same columns of another one would train without a word."""
+    query = select(versions.c.robot, versions.c.version).where(
+        versions.c.dataset == dataset, versions.c.state == "locked", versions.c.robot != robot
+    )
+    other = session.execute(query.limit(1)).one_or_none()
+    if other is not None:
+        raise Conflict(
+            f"the dataset {dataset} is of the robot {other.robot} (see {dataset}=={other.version}), not of {robot}",
+            key="select.robot",
+            expected=other.robot,
+            remedy="Lock it under another dataset name",
+        )
+
+
 def _check_select(wanted: Select) -> None:
-    if not wanted.tiers or any(tier not in TIERS for tier in wanted.tiers):
-        raise InputRefused(f"the tiers are {list(wanted.tiers)}", key="select.tier", expected="one or more of 0, 1, -1")
+    if not wanted.tiers or any(tier not in _LOCKABLE for tier in wanted.tiers):
+        raise InputRefused(
+            f"the tiers are {list(wanted.tiers)}",
+            key="select.tier",
+            expected="0 (training data), 1 (for a curriculum), or both: what was Rejected is in no version",
+        )
     if wanted.mode is not None and wanted.recipe is not None:
         raise InputRefused(
             "both a mode and a recipe are asked for", key="select.recipe", expected="one of them: a recipe has its mode in it"
@@ -217,8 +238,15 @@ def select_members(session: Session, wanted: Select, *, chunk: int = 500) -> Ite
     See `Select` for which they are. Read them to the end within the session.
     """
     _check_select(wanted)
+    # Without a recipe that the caller names, scaled physics stays out: a version is of one physics unless it says otherwise.
+    scaled = set[str]()
+    if wanted.recipe is None:
+        known = session.execute(select(recipes.c.digest, recipes.c.recipe))
+        scaled = {row.digest for row in known if not rollouts.own_physics(row.recipe)}
     with contextlib.closing(session.execute(_selected(wanted), execution_options={"yield_per": chunk})) as stream:
-        yield from _ranged(session, stream.mappings().partitions(chunk), wanted)
+        for selected in _ranged(session, stream.mappings().partitions(chunk), wanted):
+            if selected.recipe_digest not in scaled:
+                yield selected
 
 
 def _ranged(session: Session, parts: Iterable[Sequence[RowMapping]], wanted: Select) -> Iterator[SelectedRollout]:
@@ -265,16 +293,10 @@ def _selected(wanted: Select) -> Query[Any]:
             .join(spoken, spoken.c.id == curriculum.c.rollout_id)
             .where(curriculum.c.scope == scope)
         )
-    query = query.where(clips.c.robot == wanted.robot)
     fits: ColumnElement[bool] = spoken.c.tier.in_(wanted.tiers)
     if wanted.segments:
         fits = or_(fits, exists().where(segments.c.rollout_id == spoken.c.id, segments.c.tier.in_(wanted.tiers)))
-    query = query.where(fits)
-    for tag in sorted(set(wanted.tags)):
-        query = query.where(exists().where(clip_tags.c.clip_id == clips.c.id, clip_tags.c.tag == tag))
-    if wanted.clips:
-        query = query.where(or_(clips.c.id.in_(wanted.clips), clips.c.name.in_(wanted.clips)))
-    return query
+    return _about_clips(query.where(fits), wanted)
 
 
 def _windows(session: Session, ids: list[str], wanted: Select) -> dict[str, list[tuple[int, int, int]]]:
@@ -295,6 +317,24 @@ def _to_selected(row: RowMapping, ranges: tuple[tuple[int, int, int], ...]) -> S
         ranges=ranges,
         metrics={name: row[name] for name in METRIC_COLUMNS},
     )
+
+
+def pending_clips(session: Session, wanted: Select) -> int:
+    """How many clips that fit the selection by robot, tags and names have a scoring job that has not ended."""
+    query = select(func.count(distinct(clips.c.id))).join(jobs, jobs.c.clip_id == clips.c.id)
+    query = _about_clips(query.where(jobs.c.kind == "rollout", jobs.c.state.in_(("queued", "running"))), wanted)
+    if wanted.recipe is not None:
+        query = query.where(jobs.c.recipe_digest == wanted.recipe)
+    return int(session.execute(query).scalar_one())
+
+
+def _about_clips(query: Query[Any], wanted: Select) -> Query[Any]:
+    query = query.where(clips.c.robot == wanted.robot)
+    for tag in sorted(set(wanted.tags)):
+        query = query.where(exists().where(clip_tags.c.clip_id == clips.c.id, clip_tags.c.tag == tag))
+    if wanted.clips:
+        query = query.where(or_(clips.c.id.in_(wanted.clips), clips.c.name.in_(wanted.clips)))
+    return query
 
 
 def missing_clips(session: Session, wanted: Select) -> list[str]:

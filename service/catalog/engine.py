@@ -61,7 +61,7 @@ def create_engine(url: str) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return _create_engine(
+    engine = _create_engine(
         parsed,
         json_serializer=dumps,
         pool_pre_ping=True,
@@ -69,6 +69,15 @@ def create_engine(url: str) -> Engine:
         max_overflow=24,
         connect_args={"connect_timeout": 5, "application_name": "ampref"},
     )
+    event.listen(engine, "connect", _set_up_postgresql)
+    return engine
+
+
+def _set_up_postgresql(connection: Any, _record: Any) -> None:
+    # The default (4) is of spinning disks. With it the planner would rather sort thousands of clips than follow an index in
+    # order and stop when the page is full.
+    connection.execute("SET random_page_cost = 1.1")
+    connection.commit()
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
@@ -79,7 +88,10 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA cache_size=-65536")
+        # Read through the page cache of the system, which every connection shares, instead of through one of its own that each
+        # has to fill: a new connection's first page of the curriculum is as fast as its hundredth.
+        cursor.execute("PRAGMA mmap_size=1073741824")
+        cursor.execute("PRAGMA cache_size=-16384")
         cursor.execute("PRAGMA temp_store=MEMORY")
     finally:
         cursor.close()
@@ -161,6 +173,11 @@ def _clear_errors() -> Iterator[None]:
             raise Unavailable(
                 f"the database was busy for {_BUSY_TIMEOUT_SEC:g} s",
                 remedy="Try again; for many writers at a time use PostgreSQL",
+            ) from error
+        if isinstance(error.orig, sqlite3.OperationalError) and "disk is full" in said:
+            raise Unavailable(
+                "no space left on the disk of the catalog's folder",
+                remedy="Make room where AMPREF_DATA_DIR or AMPREF_DATABASE_URL points, then `ampref job ID --retry`",
             ) from error
         if isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError:
             raise Unavailable(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, Table, func, select, update
+from sqlalchemy import Insert, RowMapping, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from amp_core.errors import InputRefused, NotFound
@@ -24,9 +25,16 @@ def insert_ignore(session: Session, table: Table, values: Mapping[str, Any]) -> 
 
     A rival that is inserting the same row is waited for, so that after a False a query finds the row.
     """
-    make = postgresql.insert if session.dialect.name == "postgresql" else sqlite.insert
-    statement = make(table).values(values).on_conflict_do_nothing().inline()
-    return session.execute(statement, execution_options={"preserve_rowcount": True}).rowcount > 0
+    statement = _insert_ignore(session.dialect.name, table)
+    return session.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount > 0
+
+
+@functools.cache
+def _insert_ignore(dialect: str, table: Table) -> Insert:
+    # The same object for every row: putting a statement together costs more than running it.
+    if dialect == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing().inline()
+    return sqlite.insert(table).on_conflict_do_nothing().inline()
 
 
 def to_job(row: RowMapping) -> Job:
@@ -57,7 +65,7 @@ def enqueue(
 ) -> tuple[Job, bool]:
     """Add a job in the caller's transaction. Returns it and True, or the live one that does the same and False."""
     at = now(session)
-    values = {
+    values: dict[str, Any] = {
         "id": new_id("job"),
         "kind": kind,
         "state": "queued",
@@ -84,7 +92,8 @@ def enqueue(
             f"job:{values['id']}",
             {"kind": kind, "clip": clip_id, "recipe": recipe_digest, "version": version_id},
         )
-        return get(session, str(values["id"])), True
+        unset: dict[str, Any] = {column.name: None for column in jobs.c if column.name not in (*values, *_HIDDEN)}
+        return Job(**unset, **(values | {"cancel_requested": False})), True
     live = select(jobs).where(jobs.c.kind == kind, jobs.c.state.in_(("queued", "running")))
     if kind == "lock":
         live = live.where(jobs.c.version_id == version_id)

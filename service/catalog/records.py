@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -136,8 +136,7 @@ class Rollout:
     created_at: float
 
 
-@dataclass(frozen=True)
-class RolloutSummary:
+class RolloutSummary(NamedTuple):
     """A rollout in a list: no result document, no segments."""
 
     id: str
@@ -146,15 +145,29 @@ class RolloutSummary:
     tier: int
     tier_reason: str
     frames: int
-    metrics: Mapping[str, float | int | None]
     created_at: float
+    metrics: Mapping[str, float | int | None]
 
 
-@dataclass(frozen=True)
-class ListedClip:
-    """A clip in the curriculum, with the rollout that speaks for it (None until one was scored)."""
+class ListedClip(NamedTuple):
+    """A clip in the curriculum, with the rollout that speaks for it (None until one was scored).
 
-    clip: Clip
+    A tuple, because a page makes hundreds of them.
+    """
+
+    id: str
+    name: str
+    robot: str
+    robot_digest: str
+    source_digest: str
+    source_format: str
+    size: int
+    frames_in: int
+    fps_in: float
+    duration_sec: float
+    created_at: float
+    read_options: Mapping[str, Any]
+    tags: tuple[str, ...]
     rollout: RolloutSummary | None
 
 
@@ -231,13 +244,12 @@ class DeletedClip:
 class Select:
     """Which rollouts a version takes.
 
-    One rollout stands for each clip: its best one, or its best in `mode`, or the one of `recipe`. It is taken when its tier
-    is one of
-    `tiers` and the clip fits the other filters. With `segments`, a clip whose rollout is of another tier gives its windows
-    of those tiers.
+    One rollout stands for each clip: its best one, or its best in `mode`, or the one of `recipe`; one in scaled physics is
+    taken only when its `recipe` is named. It is taken when its tier is one of `tiers` and the clip fits the other filters.
+    With `segments`, a clip whose rollout is of another tier gives its windows of those tiers.
 
     Args:
-      tiers: default Tier 0 only.
+      tiers: 0, 1 or both; default Tier 0 only. What was Rejected is in no version.
       robot: the version's robot; a version holds one robot's clips.
       mode, recipe: see above.
       tags: the clip must bear all of them.

@@ -1,34 +1,45 @@
 """Rollouts, and the curriculum's projection of them.
 
-Of a clip's rollouts the best is the one of the best tier (0, then 1, then Rejected), among those the newest. It speaks for
-the clip in
-the curriculum and in a version, unless the caller names a mode (then the best in that mode does) or a recipe.
+Of a clip's rollouts the best is one in the robot's own physics before any in scaled physics (a domain-randomization bucket
+tells how robust a clip is, not what it is), then one of the best tier (0, then 1, then Rejected), then one that was simulated
+freely before one whose poses were forced, then the newest. It speaks for the clip in the curriculum and in a version, unless
+the caller names a mode (then the best in that mode does) or a recipe.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, case, insert, select, update
+from sqlalchemy import RowMapping, String, bindparam, insert, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
 from service.catalog import audit, job_rows
 from service.catalog.engine import Session, finite, new_id, now
-from service.catalog.records import NewRollout, Rollout, RolloutSummary, Segment
-from service.catalog.tables import METRIC_COLUMNS, TIERS, clips, curriculum, rollouts, segments
+from service.catalog.records import NewRollout, Rollout, Segment
+from service.catalog.tables import METRIC_COLUMNS, TIERS, clips, curriculum, recipes, rollouts, segments
 
 ANY_MODE = "*"
 """The curriculum scope in which a clip's best rollout of all modes speaks for it."""
 
-_RANK = case({0: 0, 1: 1}, value=rollouts.c.tier, else_=2)
-_BEST_FIRST = (_RANK, rollouts.c.created_at.desc(), rollouts.c.id.desc())
-_SUMMARY_FIELDS = ("id", "recipe_digest", "mode", "tier", "tier_reason", "frames")
-_METRIC_NAMES = tuple(METRIC_COLUMNS)
-_SUMMARIES = select(*(rollouts.c[name] for name in (*_SUMMARY_FIELDS, "created_at", *_METRIC_NAMES))).where(
-    rollouts.c.id.in_(bindparam("ids", expanding=True))
-)
+_TIER_RANK = {0: 0, 1: 1}
+_FORCED = "teacher_forced"
+
+
+def own_physics(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe leaves the robot's friction, mass and damping as the model has them."""
+    return all(factor == 1 for factor in (recipe.get("physics") or {}).values())
+
+
+def _best_first(session: Session, clip_id: str) -> list[tuple[str, str]]:
+    """(id, mode) of a clip's rollouts, the best first."""
+    ranked = [
+        ((not own_physics(row.recipe), _TIER_RANK.get(row.tier, 2), row.mode == _FORCED, -row.created_at), row.id, row.mode)
+        for row in session.execute(_RANKED, {"clip": clip_id})
+    ]
+    # The rows come with the highest id first, and sorting keeps equals in order.
+    return [(rollout_id, mode) for _, rollout_id, mode in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def add(
@@ -41,8 +52,7 @@ def add(
     clip is gone, `InputRefused` when a metric is missing or unknown.
     """
     values = _values(new)
-    clip = session.execute(select(clips).where(clips.c.id == clip_id).with_for_update()).mappings().one_or_none()
-    if clip is None:
+    if session.execute(_LOCK_CLIP, {"clip": clip_id}).one_or_none() is None:
         raise Conflict(f"the clip {clip_id} was deleted before its result came")
     rollout_id = new_id("rollout")
     values |= {"id": rollout_id, "clip_id": clip_id, "recipe_digest": recipe_digest, "created_at": now(session)}
@@ -50,9 +60,10 @@ def add(
         there = find(session, clip_id, recipe_digest)
         assert there is not None
         return there, False
-    if new.segments:
+    found = tuple(Segment(one.start, one.end, one.tier, finite(one.score)) for one in new.segments)
+    if found:
         session.execute(
-            insert(segments),
+            _ADD_SEGMENT,
             [
                 {
                     "rollout_id": rollout_id,
@@ -60,17 +71,16 @@ def add(
                     "start": segment.start,
                     "end": segment.end,
                     "tier": segment.tier,
-                    "score": finite(segment.score),
+                    "score": segment.score,
                 }
-                for position, segment in enumerate(new.segments)
+                for position, segment in enumerate(found)
             ],
         )
-    for scope in (ANY_MODE, new.mode):
-        _project(session, clip, scope)
+    _speak(session, values)
     audit.record(
         session, actor, "rollout.create", f"rollout:{rollout_id}", {"clip": clip_id, "recipe": recipe_digest, "tier": new.tier}
     )
-    return get(session, rollout_id), True
+    return _made(values, found), True
 
 
 def _values(new: NewRollout) -> dict[str, Any]:
@@ -114,27 +124,51 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def _project(session: Session, clip: RowMapping, scope: str) -> None:
-    best = select(rollouts).where(rollouts.c.clip_id == clip["id"]).order_by(*_BEST_FIRST).limit(1)
-    if scope != ANY_MODE:
-        best = best.where(rollouts.c.mode == scope)
-    row = session.execute(best).mappings().one_or_none()
-    spoken = {"rollout_id": None, "tier": None, **dict.fromkeys(METRIC_COLUMNS)}
-    if row is not None:
-        spoken = {"rollout_id": row["id"], "tier": row["tier"], **{name: row[name] for name in METRIC_COLUMNS}}
-    where = (curriculum.c.scope == scope, curriculum.c.clip_id == clip["id"])
-    if session.execute(update(curriculum).where(*where).values(spoken)).rowcount:
-        return
-    session.execute(
-        insert(curriculum).values(
-            scope=scope,
-            clip_id=clip["id"],
-            name_folded=clip["name"].casefold()[:400],
-            robot=clip["robot"],
-            created_at=clip["created_at"],
-            duration_sec=clip["duration_sec"],
-            **spoken,
-        )
+def _speak(session: Session, values: Mapping[str, Any]) -> None:
+    """Let a new rollout speak for its clip where it is the best: of all modes, of its own, or nowhere."""
+    best_first = _best_first(session, values["clip_id"])
+    spoken = {f"new_{name}": values[name] for name in METRIC_COLUMNS} | {
+        "new_rollout_id": values["id"],
+        "new_tier": values["tier"],
+        "new_recipe_digest": values["recipe_digest"],
+        "new_mode": values["mode"],
+        "new_tier_reason": values["tier_reason"],
+        "new_frames": values["frames"],
+        "new_scored_at": values["created_at"],
+        "of_clip": values["clip_id"],
+    }
+    if best_first[0][0] == values["id"]:
+        session.execute(_SPEAK, spoken | {"of_scope": ANY_MODE})
+    in_mode = [rollout_id for rollout_id, mode in best_first if mode == values["mode"]]
+    if in_mode[0] == values["id"]:
+        if len(in_mode) == 1:
+            session.execute(_NEW_SCOPE, {"new_scope": values["mode"], "of_clip": values["clip_id"], "of_scope": ANY_MODE})
+        session.execute(_SPEAK, spoken | {"of_scope": values["mode"]})
+
+
+_ABOUT_ROLLOUT = ("rollout_id", "tier", "recipe_digest", "mode", "tier_reason", "frames", "scored_at", *METRIC_COLUMNS)
+_ABOUT_CLIP = tuple(column.name for column in curriculum.c if column.name not in ("scope", *_ABOUT_ROLLOUT))
+_OF = (curriculum.c.scope == bindparam("of_scope"), curriculum.c.clip_id == bindparam("of_clip"))
+_SPEAK = update(curriculum).where(*_OF).values({name: bindparam(f"new_{name}") for name in _ABOUT_ROLLOUT})
+_NEW_SCOPE = insert(curriculum).from_select(
+    ["scope", *_ABOUT_CLIP],
+    select(bindparam("new_scope", type_=String), *(curriculum.c[name] for name in _ABOUT_CLIP)).where(*_OF),
+)
+_RANKED = (
+    select(rollouts.c.id, rollouts.c.mode, rollouts.c.tier, rollouts.c.created_at, recipes.c.recipe)
+    .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
+    .where(rollouts.c.clip_id == bindparam("clip"))
+    .order_by(rollouts.c.id.desc())
+)
+_LOCK_CLIP = select(clips.c.id).where(clips.c.id == bindparam("clip")).with_for_update()
+_ADD_SEGMENT = insert(segments)
+
+
+def _made(values: Mapping[str, Any] | RowMapping, found: tuple[Segment, ...]) -> Rollout:
+    return Rollout(
+        **{name: value for name, value in values.items() if name not in METRIC_COLUMNS},
+        metrics={name: values[name] for name in METRIC_COLUMNS},
+        segments=found,
     )
 
 
@@ -155,17 +189,9 @@ def find(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None:
 
 def for_clip(session: Session, clip_id: str) -> list[Rollout]:
     """A clip's rollouts, the best first."""
-    rows = session.execute(select(rollouts).where(rollouts.c.clip_id == clip_id).order_by(*_BEST_FIRST)).mappings().all()
-    return _to_rollouts(session, list(rows))
-
-
-def summaries(session: Session, ids: list[str]) -> dict[str, RolloutSummary]:
-    """Some rollouts without their documents."""
-    # Positional, because a page of the curriculum makes hundreds of them.
-    count = len(_SUMMARY_FIELDS)
-    make: Callable[..., RolloutSummary] = RolloutSummary
-    rows: Sequence[Sequence[Any]] = session.execute(_SUMMARIES, {"ids": ids}).all()
-    return {row[0]: make(*row[:count], dict(zip(_METRIC_NAMES, row[count + 1 :], strict=True)), row[count]) for row in rows}
+    rows = session.execute(select(rollouts).where(rollouts.c.clip_id == clip_id)).mappings().all()
+    place = {rollout_id: i for i, (rollout_id, _) in enumerate(_best_first(session, clip_id))}
+    return _to_rollouts(session, sorted(rows, key=lambda row: place[row["id"]]))
 
 
 def _to_rollouts(session: Session, rows: list[RowMapping]) -> list[Rollout]:
@@ -173,11 +199,4 @@ def _to_rollouts(session: Session, rows: list[RowMapping]) -> list[Rollout]:
     query = select(segments).where(segments.c.rollout_id.in_(list(found))).order_by(segments.c.rollout_id, segments.c.position)
     for row in session.execute(query).mappings():
         found[row["rollout_id"]].append(Segment(row["start"], row["end"], row["tier"], row["score"]))
-    return [
-        Rollout(
-            **{name: value for name, value in row.items() if name not in METRIC_COLUMNS},
-            metrics={name: row[name] for name in METRIC_COLUMNS},
-            segments=tuple(found[row["id"]]),
-        )
-        for row in rows
-    ]
+    return [_made(row, tuple(found[row["id"]])) for row in rows]

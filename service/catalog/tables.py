@@ -156,21 +156,37 @@ segments = Table(
     CheckConstraint('start >= 0 AND "end" > start', name="range"),
 )
 
-# What the curriculum query reads: for each clip one row in the scope '*' (its best rollout, or none yet) and one in the scope
-# of every
-# mode that it was scored in. It repeats what clips and rollouts say, and is written in their transactions.
+# What the curriculum query reads, whole: for each clip one row in the scope '*' (its best rollout, or none yet) and one in the
+# scope of every mode that it was scored in. It repeats what clips, tags and rollouts say, and is written in their transactions.
+# The columns that are filtered by come first: a row that is passed over is not read to its end.
 curriculum = Table(
     "curriculum",
     metadata,
     Column("scope", _text(40), primary_key=True),
     Column("clip_id", _ID, ForeignKey("clips.id", ondelete="CASCADE"), primary_key=True),
     Column("rollout_id", _ID, ForeignKey("rollouts.id", ondelete="CASCADE")),
-    Column("name_folded", _text(400), nullable=False),
+    Column("tier", Integer),
     Column("robot", _NAME, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("duration_sec", Double, nullable=False),
-    Column("tier", Integer),
+    Column("name_folded", _text(400), nullable=False),
+    # All tags in order, each between commas (",run,walk,"), or nothing; a tag has no comma.
+    Column("tags", String, nullable=False),
     *_metric_columns(),
+    Column("name", _NAME, nullable=False),
+    Column("robot_digest", _DIGEST, nullable=False),
+    Column("source_digest", _DIGEST, nullable=False),
+    Column("source_format", _text(40), nullable=False),
+    # JSON as text, since hardly any clip has options and parsing is what a page's time goes into.
+    Column("read_options", String, nullable=False),
+    Column("size", _BIG, nullable=False),
+    Column("frames_in", Integer, nullable=False),
+    Column("fps_in", Double, nullable=False),
+    Column("recipe_digest", _DIGEST),
+    Column("mode", _text(40)),
+    Column("tier_reason", String),
+    Column("frames", Integer),
+    Column("scored_at", Double),
     Index("ix_curriculum_clip_id", "clip_id"),
     Index("ix_curriculum_rollout_id", "rollout_id"),
     Index("ix_curriculum_robot", "scope", "robot", "clip_id"),

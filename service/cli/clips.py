@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amp_core.errors import Conflict, InputRefused, NotFound
 from service.cli.output import Json, Output, Quiet, number
+from service.cli.recipes import check_mode
 from service.cli.remote import RESULT_COLUMNS, Url, connect, result_row
 
+if TYPE_CHECKING:
+    from amp_core.client import ApiClient
+
 # A page of clips does not hold their segments.
-COLUMNS = ("Clip", *RESULT_COLUMNS[:-1])
+COLUMNS = ("Clip", "Motion", "Mode", *RESULT_COLUMNS[1:-1], ">source s")
+PAGE = 200
 
 
 def _bounds(given: list[str] | None, side: str) -> dict[str, float]:
@@ -43,9 +50,7 @@ def clips(
         list[str] | None,
         typer.Option("--max", metavar="METRIC=NUMBER", help="At most this value of a metric; may be repeated."),
     ] = None,
-    sort: Annotated[
-        str | None, typer.Option(help="created_at, name, duration_sec or a metric; with - before it descending.")
-    ] = None,
+    sort: Annotated[str | None, typer.Option(help="created_at, duration_sec or a metric; with - before it descending.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="Every one, however many.")] = False,
     url: Url = None,
@@ -53,6 +58,7 @@ def clips(
     quiet: Quiet = False,
 ) -> None:
     """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric."""
+    check_mode(mode)
     filters: dict[str, Any] = {
         "tier": tier,
         "robot": robot,
@@ -68,18 +74,20 @@ def clips(
     with connect(url, out) as api:
         # One more than is shown tells whether there are more.
         wanted = None if everything else limit + 1
-        found = list(islice(api.iter_clips(limit=min(wanted or 500, 500), **filters), wanted))
+        found = list(islice(api.iter_clips(limit=min(wanted or PAGE, PAGE), **filters), wanted))
+        steps = {} if quiet else _control_steps(api, found)
     more = not everything and len(found) > limit
     found = found if everything else found[:limit]
     out.document(found)
     out.values(item["id"] for item in found)
     rows = []
     for item in found:
-        if item["rollout"]:
-            row = result_row({"duration_sec": item["duration_sec"]} | item["rollout"], item["name"])[:-1]
+        rollout, source = item["rollout"], number(item["duration_sec"])
+        if rollout:
+            values = result_row(_timed(rollout, steps.get(item["robot"])))[1:-1]
+            rows.append((item["id"], item["name"], rollout["mode"], *values, source))
         else:
-            row = (item["name"], "not yet", number(item["duration_sec"]), *([None] * (len(COLUMNS) - 4)))
-        rows.append((item["id"], *row))
+            rows.append((item["id"], item["name"], None, "not yet", *([None] * (len(COLUMNS) - 5)), source))
     if rows:
         out.table(COLUMNS, rows)
     out.say(
@@ -90,8 +98,46 @@ def clips(
     out.say("next: ampref clip ID" if found else "next: ampref submit MOTION... --wait, or fewer filters")
 
 
+def _control_steps(api: ApiClient, clips: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds a frame of the rollouts, by robot; a robot that the service no longer has is left out."""
+    steps = {}
+    for robot in sorted({clip["robot"] for clip in clips}):
+        try:
+            steps[robot] = float(api.get_robot(robot)["control_dt"])
+        except NotFound:
+            continue
+    return steps
+
+
+def _timed(rollout: Mapping[str, Any], step: float | None) -> dict[str, Any]:
+    """A listed rollout with its duration, N frames of one control step each, as `ampref score` gives it."""
+    return {"duration_sec": None if step is None else rollout["frames"] * step, **rollout}
+
+
+def _find(api: ApiClient, wanted: str) -> str:
+    """The id of the clip with this id or, if only one has it, this name.
+
+    Raises:
+      NotFound: there is none.
+      Conflict: several have the name.
+    """
+    try:
+        return str(api.get_clip(wanted)["id"])
+    except (NotFound, InputRefused):
+        pass  # What cannot be an id, such as a name with a space, is refused rather than not found.
+    named = [clip for clip in api.iter_clips(name=wanted, limit=PAGE) if clip["name"] == wanted]
+    if not named:
+        raise NotFound(f"there is no clip with the id or the name {wanted!r}", remedy="ampref clips lists what there is")
+    if len(named) > 1:
+        ids = ", ".join(clip["id"] for clip in named)
+        raise Conflict(f"{len(named)} clips are called {wanted!r}", expected=f"one of their ids: {ids}", remedy="Give the id")
+    return str(named[0]["id"])
+
+
 def clip(
-    clip_id: Annotated[str, typer.Argument(metavar="ID", help="The clip's id, as ampref clips shows it.")],
+    clip_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The clip's id, as ampref clips shows it, or its name if no other has it.")
+    ],
     mode: Annotated[str | None, typer.Option("--score", metavar="MODE", help="Have it scored in this mode, too.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
     url: Url = None,
@@ -101,8 +147,12 @@ def clip(
     """Show one clip with its rollouts and jobs; have it scored in another mode, or delete it."""
     if delete and mode is not None:
         raise typer.BadParameter("a clip is either scored or deleted", param_hint="--delete")
+    if not clip_id.strip():
+        raise typer.BadParameter("give a clip's id or name", param_hint="ID")
+    check_mode(mode, "--score")
     out = Output(as_json=as_json, quiet=quiet)
     with connect(url, out) as api:
+        clip_id = _find(api, clip_id)
         if delete:
             api.delete_clip(clip_id)
             out.document({"id": clip_id, "deleted": True})
@@ -119,17 +169,17 @@ def clip(
                 out.say(f"job {job['id']} is {job['state']}\nnext: ampref job {job['id']} --wait")
             return
         found = api.get_clip(clip_id)
+        steps = {} if quiet else _control_steps(api, [found])
     out.document(found)
     out.values(rollout["id"] for rollout in found["rollouts"])
     facts = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
     out.table(
-        ("Clip", found["id"]), [(key, ", ".join(value) if isinstance(value := found[key], list) else value) for key in facts]
+        ("Clip", found["id"]),
+        [(_LABELS.get(key, key), ", ".join(value) if isinstance(value := found[key], list) else value) for key in facts],
     )
     out.say()
     if found["rollouts"]:
-        rows = [
-            (r["id"], r["mode"], *result_row(r | {"duration_sec": found["duration_sec"]}, "")[1:-1]) for r in found["rollouts"]
-        ]
+        rows = [(r["id"], r["mode"], *result_row(_timed(r, steps.get(found["robot"])))[1:-1]) for r in found["rollouts"]]
         out.table(("Rollout", "Mode", *RESULT_COLUMNS[1:-1]), rows)
         out.say()
         for rollout in found["rollouts"]:
@@ -138,6 +188,9 @@ def clip(
     out.table(
         ("Job", "State", ">attempts", "Message"), [(j["id"], j["state"], j["attempts"], _message(j)) for j in found["jobs"]]
     )
+
+
+_LABELS = {"duration_sec": "duration_sec (source)"}
 
 
 def _message(job: dict[str, Any]) -> str | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.output import Json, Output, Quiet, size
-from service.cli.remote import Timeout, Url, connect, wait_for_job
+from amp_core.errors import AmprefError, InputRefused
+from service.cli.output import Json, Output, Quiet, size, tier_name
+from service.cli.recipes import check_mode
+from service.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
+
+if TYPE_CHECKING:
+    from amp_core.client import ApiClient
 
 app = typer.Typer(help="Lock, list, show and compare dataset versions.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -20,11 +26,11 @@ def lock(
     name: Name,
     version: Version,
     tier: Annotated[
-        list[int] | None, typer.Option(min=-1, max=1, help="Take this tier; may be repeated; default 0 alone.")
+        list[int] | None, typer.Option(min=0, max=1, help="Take this tier, 0 or 1; may be repeated; default 0 alone.")
     ] = None,
     robot: Annotated[str | None, typer.Option(help="For this robot; default wildrobot.")] = None,
     mode: Annotated[str | None, typer.Option(help="Take each clip's best rollout in this mode.")] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="DIGEST", help="Take the rollouts of this recipe.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="This clip, by id or name; may be repeated; default all.")] = None,
     segments: Annotated[
@@ -42,26 +48,89 @@ def lock(
     """Gather the clips that a query selects, check them and lock them as a version that never changes."""
     if alias and not wait:
         raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
+    check_mode(mode)
+    for one in alias or ():
+        _check_alias(one)
     select: dict[str, Any] = {"tier": tier or [0], "segments": segments}
     given = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip}
     select.update({key: value for key, value in given.items() if value})
     out = Output(as_json=as_json, quiet=quiet)
     with connect(url, out, patient=True) as api:
         locking = api.lock_version(name, version, select=select)
+        if locking["pending_clips"]:
+            out.warn(
+                f"{locking['pending_clips']} clips that fit are still being scored; what is not done when the lock begins is "
+                "not in it"
+            )
         if not wait:
             out.document(locking)
             out.values([locking["job"]["id"]])
             out.say(f"{name}=={version} is being locked\nnext: ampref job {locking['job']['id']} --wait")
             return
-        with out.progress(f"locking {name}=={version}", total=1) as progress:
+        with (
+            told_to_go_on(out, lambda: [locking["job"]["id"]]),
+            out.progress(f"locking {name}=={version}", total=1) as progress,
+        ):
             wait_for_job(api, locking["job"], progress, label=f"{name}=={version}", timeout=timeout)
-        for one in alias or ():
-            api.set_alias(name, one, version)
-        found = api.get_version(name, version)
+        unset = _set_aliases(api, out, name, version, alias or ())
+        found = api.get_version(name, version) | {"contents": contents(api.get_manifest(name, version))}
     out.document(found)
     out.values([found["manifest_sha256"]])
     print_version(out, found)
+    _warn_of(out, found)
+    if unset:
+        raise typer.Exit(1)
     out.say(f"\nnext, on a training node: ampref pull {name}=={version}")
+
+
+def _check_alias(alias: str) -> None:
+    """Refuse, before anything is locked, an alias that the service would refuse afterwards."""
+    from amp_core.dataset import check_alias
+
+    try:
+        check_alias(alias)
+    except InputRefused as error:
+        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint="--alias") from None
+    if alias == "latest":
+        raise typer.BadParameter("latest is computed and cannot be set; choose another alias", param_hint="--alias")
+
+
+def _set_aliases(api: ApiClient, out: Output, name: str, version: str, aliases: Sequence[str]) -> bool:
+    """Point the aliases at a version that is locked by now; whether one of them could not be set."""
+    failed = False
+    for alias in aliases:
+        try:
+            api.set_alias(name, alias, version)
+        except AmprefError as error:
+            failed = True
+            error.what = f"{name}=={version} is locked, but the alias {alias!r} is not set: {error.what}"
+            error.remedy = f"Set it with: ampref dataset alias {name} {alias} {version}"
+            out.error(error)
+    return failed
+
+
+def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a version is made of: its clips by tier, and the digests of the recipes that made them."""
+    tiers = {str(tier): int(count) for tier, count in manifest["gates"]["clips_by_tier"].items()}
+    return {"clips_by_tier": tiers, "recipes": sorted({clip["recipe_digest"] for clip in manifest["clips"]})}
+
+
+def _tiers(by_tier: Mapping[str, int]) -> str:
+    # 0, 1, -1: from the best to the worst.
+    ordered = sorted(by_tier.items(), key=lambda entry: (int(entry[0]) < 0, int(entry[0])))
+    return ", ".join(f"{count} {tier_name(int(tier))}" for tier, count in ordered if count) or "-"
+
+
+def _warn_of(out: Output, found: Mapping[str, Any]) -> None:
+    """Say what a version holds that a training set usually does not."""
+    held, name = found["contents"], f"{found['dataset']}=={found['version']}"
+    if any(count for tier, count in held["clips_by_tier"].items() if tier != "0"):
+        out.warn(f"{name} holds {_tiers(held['clips_by_tier'])}: for a curriculum, not for training")
+    if len(held["recipes"]) > 1:
+        out.warn(
+            f"{name} holds rollouts of {len(held['recipes'])} recipes; --recipe DIGEST takes those of one: "
+            + ", ".join(held["recipes"])
+        )
 
 
 def print_version(out: Output, found: dict[str, Any]) -> None:
@@ -69,6 +138,9 @@ def print_version(out: Output, found: dict[str, Any]) -> None:
     state = f"yanked: {found['yank_reason']}" if found["yanked"] else "locked"
     out.say(f"{found['dataset']}=={found['version']} ({state}): {found['num_clips']} clips, {found['num_frames']} frames")
     out.say(f"  robot            {found['robot']}")
+    held, recipes = found["contents"], found["contents"]["recipes"]
+    out.say(f"  tiers            {_tiers(held['clips_by_tier'])}")
+    out.say(f"  recipes          {recipes[0] if len(recipes) == 1 else len(recipes)}")
     out.say(f"  aliases          {', '.join(found['aliases']) or '-'}")
     out.say(f"  dataset_hash     {found['dataset_hash']}")
     out.say(f"  manifest_sha256  {found['manifest_sha256']}")
@@ -113,13 +185,18 @@ def show(
             name, _, version = name.partition(sign) if sign in name else (name, "", version)
     out = Output(as_json=as_json, quiet=quiet)
     with connect(url, out) as api:
-        found = api.get_dataset(name) if version is None else api.get_version(name, version)
+        if version is None:
+            found = api.get_dataset(name)
+        else:
+            found = api.get_version(name, version)
+            found["contents"] = contents(api.get_manifest(name, found["version"]))
     out.document(found)
     if version is not None:
         out.values([found["manifest_sha256"]])
         print_version(out, found)
         if found["readiness"]:
             out.say(f"\nreadiness: {_readiness(found['readiness'])}")
+        _warn_of(out, found)
         return
     out.values(item["version"] for item in found["versions"])
     columns = ("Version", ">clips", ">frames", "Locked", "Robot", "State")

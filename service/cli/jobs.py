@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.output import Json, Output, Quiet
-from service.cli.remote import Timeout, Url, connect, wait_for_job
+from service.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
 
 
 def jobs(
@@ -47,7 +47,10 @@ def job(
     with connect(url, out, patient=wait) as api:
         found = api.cancel_job(job_id) if cancel else api.retry_job(job_id) if retry else api.get_job(job_id)
         if wait:
-            with out.progress(f"job {found['id']}", total=1) as progress:
+            with (
+                told_to_go_on(out, lambda: [job_id]),
+                out.progress(f"job {found['id']}", total=1) as progress,
+            ):
                 found = wait_for_job(api, found, progress, label=found["kind"], timeout=timeout)
     out.document(found)
     out.values([found["state"]])

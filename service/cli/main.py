@@ -16,7 +16,8 @@ import typer
 
 from amp_core.errors import AmprefError, InputRefused
 from service.cli import clips, dataset, demo, jobs, pull, robots, score, serve, submit
-from service.cli.output import show_error
+from service.cli.output import fail, forget_output
+from service.cli.remote import stop_telling_retries
 
 USAGE = 2
 INTERRUPTED = 130
@@ -85,6 +86,7 @@ class MissingExtra(AmprefError):
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors are printed; nothing but a bug leaves a traceback."""
     command = typer.main.get_command(app)
+    forget_output()
     try:
         result = command.main(args=arguments, prog_name="ampref", standalone_mode=False)
     except typer.TyperException as error:  # Wrong usage: typer's own message ends with the line to type for help.
@@ -98,7 +100,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if package in {"amp_core", "service", "workers", "migrations", ""}:
             raise
         extra = _EXTRA_OF.get(package, "service")
-        show_error(
+        fail(
             MissingExtra(
                 f"this needs the package {package!r}, which is not installed here",
                 remedy=f"pip install 'ampref[{extra}]'",
@@ -106,14 +108,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except AmprefError as error:
-        show_error(error)
+        fail(error)
         return 1
     except BrokenPipeError:
         raise
     except OSError as error:
         # The disk, a folder's permissions, a lack of descriptors: for the operator to mend, and no bug.
         name = None if error.filename is None else os.fsdecode(error.filename)
-        show_error(
+        fail(
             InputRefused(
                 f"the system refused it: {error.strerror or error}",
                 file=name,
@@ -126,9 +128,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        # A retry hook that a verb has set would go on writing where this command wrote.
-        if (stamina := sys.modules.get("stamina.instrumentation")) is not None:
-            stamina.set_on_retry_hooks(None)
+        stop_telling_retries()
+        forget_output()
     if result == INTERRUPTED:
         sys.stderr.write("interrupted\n")
     return result if isinstance(result, int) else 0

@@ -2,7 +2,10 @@
 
     human     results on stdout, notes and progress on stderr
     --json    one JSON document on stdout, everything else on stderr
-    --quiet   on stdout only what a script needs (ids, one a line), no notes and no progress; errors are still printed
+    --quiet   on stdout only what a script needs (ids, one a line), no notes and no progress; warnings and errors are
+              still printed
+
+A verb that fails as a whole prints its error as the JSON document (`fail`).
 
 Colours and moving progress bars appear on a terminal only; elsewhere progress is a plain line now and then.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, and errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]
 
 PLAIN_WIDTH = 160
 SECONDS_BETWEEN_PLAIN_LINES = 5.0
@@ -54,6 +58,26 @@ def size(n_bytes: int) -> str:
     raise AssertionError("unreachable")
 
 
+# The library and the service speak of their own parameters; whoever types a command needs its options.
+_IN_OUR_WORDS = (
+    (re.compile(r"\bquat_order=['\"]?(wxyz|xyzw)['\"]?"), r"--quat-order \1"),
+    (re.compile(r"\bquat_order\b"), "--quat-order"),
+    (re.compile(r"\bfps=([0-9.]+)"), r"--fps \1"),
+    (re.compile(r"^fps\b|(?<=Leave )fps\b"), "--fps"),
+    (re.compile(r"\bAMPREF_PORT\b"), "--port or AMPREF_PORT"),
+    (re.compile(r"\bGET /v1/jobs/(\w+)"), r"ampref job \1 --wait"),
+    (re.compile(r"\bGET /v1/clips\?tier=(\d)"), r"ampref clips --tier \1"),
+    (re.compile(r"\bGET /v1/clips\b"), "ampref clips"),
+    (re.compile(r"\bPOST /v1/clips/ID/rollouts\b"), "ampref clip ID --score MODE"),
+)
+
+
+def _in_our_words(text: str) -> str:
+    for pattern, words in _IN_OUR_WORDS:
+        text = pattern.sub(words, text)
+    return text
+
+
 def show_error(error: AmprefError, stream: IO[str] | None = None) -> None:
     """Print what was wrong, where, what was expected, and what to type next."""
     stream = sys.stderr if stream is None else stream
@@ -65,9 +89,9 @@ def show_error(error: AmprefError, stream: IO[str] | None = None) -> None:
     where = ", ".join(place for place in places if place)
     lines = [f"error: {where + ': ' if where else ''}{error.what}"]
     if error.expected:
-        lines.append(f"  expected: {error.expected}")
+        lines.append(f"  expected: {_in_our_words(error.expected)}")
     if error.remedy:
-        lines.append(f"  what to do: {error.remedy}")
+        lines.append(f"  what to do: {_in_our_words(error.remedy)}")
     stream.write("".join(_printable(line) + "\n" for line in lines))
 
 
@@ -87,7 +111,10 @@ class Output:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self._answered = False
         self._consoles: dict[str, Console] = {}
+        global _latest
+        _latest = self
 
     def _console(self, name: str) -> Console:
         if name not in self._consoles:
@@ -112,6 +139,10 @@ class Output:
         if not self.quiet:
             self._console("stderr").print(text)
 
+    def warn(self, text: str) -> None:
+        """What nobody may miss although the command goes on: always on stderr, quiet or not."""
+        sys.stderr.write(f"warning: {_printable(text)}\n")
+
     def error(self, error: AmprefError) -> None:
         """An error that does not end the command, such as one refused file of several."""
         show_error(error)
@@ -119,7 +150,14 @@ class Output:
     def document(self, document: Any) -> None:
         """The JSON document, if one was asked for."""
         if self.as_json:
+            self._answered = True
             sys.stdout.write(dumps(document))
+
+    def fail(self, error: AmprefError) -> None:
+        """The error that ends the command: for people and, if JSON was asked for and none is printed yet, as the document."""
+        show_error(error)
+        if not self._answered:
+            self.document(error.to_dict())
 
     def values(self, values: Iterable[str]) -> None:
         """What a script needs, one a line, if that alone was asked for."""
@@ -162,6 +200,24 @@ class Output:
                 yield _BarProgress(bar, description, total)
         else:
             yield _LineProgress(self, description, total)
+
+
+_latest: Output | None = None
+"""What the running verb prints to, for whoever catches its error."""
+
+
+def fail(error: AmprefError) -> None:
+    """`Output.fail` of the running verb; plain `show_error` where none had begun."""
+    if _latest is None:
+        show_error(error)
+    else:
+        _latest.fail(error)
+
+
+def forget_output() -> None:
+    """Let the next command begin anew."""
+    global _latest
+    _latest = None
 
 
 class Progress:
@@ -208,8 +264,8 @@ class _LineProgress(Progress):
         now = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last = now
-            share = f" {100 * self.done / self.total:.0f}%" if self.total else ""
-            self._output.note(f"{self.description}{share}")
+            share = f"{100 * self.done / self.total:3.0f}%  " if self.total else ""
+            self._output.note(f"{share}{self.description}")
 
 
 def dumps(document: Any) -> str:

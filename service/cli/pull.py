@@ -49,13 +49,14 @@ def pull(
             to=to,
             progress=lambda done, total: progress.update(done, total=total),
         )
+        pulled.wait_for_disk()
     for warning in said:
-        out.note(f"warning: {warning.message}")
+        out.warn(str(warning.message))
     out.document(pulled.to_dict())
     out.values([str(pulled.features)])
     source = f"{size(pulled.downloaded_bytes)} downloaded" if pulled.downloaded_bytes else "the cache had everything"
     contents = f"{pulled.num_clips} clips, {pulled.num_frames} frames"
-    out.say(f"{pulled.name}=={pulled.version}: {contents}; {source}, every digest verified")
+    out.say(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")
     for path in pulled.files:
         out.say(f"  {path}  {size(os.stat(path).st_size)}")
     out.say(f"\n{pulled.training_config()}".rstrip())

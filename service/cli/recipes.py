@@ -1,4 +1,4 @@
-"""Recipe files, as `--recipe FILE` takes them."""
+"""Modes and recipe files, as `--mode` and `--recipe FILE` take them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from amp_core.errors import InputRefused, RecipeRefused
 
 MAX_BYTES = 1 << 20
+
+
+def check_mode(mode: str | None, option: str = "--mode") -> None:
+    """Refuse, as wrong usage, a mode that there is not: as a filter it would only find nothing."""
+    from amp_core.recipe import AVAILABLE_MODES
+
+    if mode is not None and mode not in AVAILABLE_MODES:
+        raise typer.BadParameter(f"{mode!r} is no mode; choose {' or '.join(AVAILABLE_MODES)}", param_hint=option)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +21,7 @@ Url = Annotated[
 Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; the work goes on without us.")]
 
 RESULT_COLUMNS = ("Motion", "Tier", ">s", ">load/mg", ">harness/mg", ">unloaded %", ">fell", ">segments")
+_RETRIES = "amp_core.client.retry"
 
 
 def connect(url: str | None, out: Output, *, patient: bool = False) -> ApiClient:
@@ -34,14 +37,20 @@ def connect(url: str | None, out: Output, *, patient: bool = False) -> ApiClient
 
 
 def tell_retries(out: Output) -> None:
-    """Let the client's retries be notes on stderr; left alone, they would be logged to stdout, into a JSON document."""
-    from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+    """Let what the client tries again be notes of this command instead of log records."""
 
-    def tell(details: RetryDetails) -> None:
-        what = getattr(getattr(details.caused_by, "error", None), "what", details.caused_by)
-        out.note(f"{what}; trying again in {details.wait_for:.1f} s")
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            out.note(record.getMessage())
 
-    set_on_retry_hooks([tell])
+    logger = logging.getLogger(_RETRIES)
+    logger.handlers, logger.propagate = [Notes()], False
+
+
+def stop_telling_retries() -> None:
+    """Undo `tell_retries`: its notes would go on where this command wrote."""
+    logger = logging.getLogger(_RETRIES)
+    logger.handlers, logger.propagate = [], True
 
 
 class JobFailed(AmprefError):
@@ -52,17 +61,19 @@ class JobFailed(AmprefError):
 
 
 def wait_for_job(
-    api: ApiClient, job: Mapping[str, Any], progress: Progress, *, label: str, timeout: float | None
+    api: ApiClient, job: Mapping[str, Any], progress: Progress, *, label: str, timeout: float | None, overall: str = ""
 ) -> dict[str, Any]:
     """Follow a job to its end, showing what it does, and return it; raises `JobFailed` unless it succeeded.
 
-    The progress counts jobs: this one moves it from where it is by at most one.
+    The progress counts jobs: this one moves it from where it is by at most one. `overall` says what the bar is of, where that
+    is more than this job.
     """
     started = progress.done
 
     def show(now: dict[str, Any]) -> None:
         state = now.get("message") or now["state"]
-        progress.update(started + float(now.get("progress") or 0.0), description=f"{label}: {state}")
+        text = f"{label}: {state}"
+        progress.update(started + float(now.get("progress") or 0.0), description=f"{overall} ({text})" if overall else text)
 
     ended = api.wait_for_job(str(job["id"]), timeout=timeout, progress=show)
     progress.update(started + 1)
@@ -74,6 +85,20 @@ def wait_for_job(
             remedy=f"See it with: ampref job {ended['id']}",
         )
     return ended
+
+
+@contextmanager
+def told_to_go_on(out: Output, unfinished: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Say on Ctrl-C that the jobs go on without us, and how to follow them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        ids = unfinished()
+        if len(ids) == 1:
+            out.note(f"the job goes on: ampref job {ids[0]} --wait")
+        elif ids:
+            out.note(f"{len(ids)} jobs go on: ampref job {ids[0]} --wait follows the first, ampref jobs lists them all")
+        raise
 
 
 def result_row(rollout: Mapping[str, Any], name: str | None = None) -> tuple[Any, ...]:

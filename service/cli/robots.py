@@ -7,9 +7,10 @@ from service.cli.output import Json, Output, Quiet
 
 def robots(as_json: Json = False, quiet: Quiet = False) -> None:
     """List the bundled robots; any other is given as a path to its robot.yaml."""
+    out = Output(as_json=as_json, quiet=quiet)
+
     from amp_core.robot import Robot, bundled_robots
 
-    out = Output(as_json=as_json, quiet=quiet)
     found = [Robot.load(name) for name in bundled_robots()]
     out.document(
         [

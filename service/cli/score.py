@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_core.errors import AmprefError, InputRefused
+from amp_core.errors import AmprefError, InputRefused, RecipeRefused
 from service.cli.output import Output, Progress, Quiet, dumps, write_atomically
 from service.cli.reading import reading_options
 from service.cli.recipes import read_recipe
@@ -106,7 +106,11 @@ def _recipe(path: Path | None, mode: str | None, seed: int | None) -> Recipe:
     from amp_core.recipe import Recipe
 
     if path is None:
-        return Recipe.for_mode(mode or "rollout", seed=seed or 0)
+        try:
+            return Recipe.for_mode(mode or "rollout", seed=seed or 0)
+        except RecipeRefused as error:
+            # Nothing but options could be wrong, so it is wrong usage.
+            raise typer.BadParameter(str(error), param_hint=f"--{error.key}") from error
     facts = read_recipe(path)
     if mode is not None and facts.get("mode", mode) != mode:
         raise typer.BadParameter(f"the recipe in {path} has mode {facts['mode']!r}; drop one of the two", param_hint="--mode")
@@ -125,11 +129,20 @@ def _unreadable(path: Path, error: OSError) -> InputRefused:
 
 def _check_targets(json_out: Path | None, export: Path | None) -> None:
     """Find out before the work, not after it, that its results cannot be written."""
-    for folder in filter(None, (export, json_out.parent if json_out and str(json_out) != "-" else None)):
+    if json_out and str(json_out) != "-" and not json_out.parent.is_dir():
+        # Of a folder for exports it is said that it is made; a file in a folder that is not there is a slip of the pen.
+        raise InputRefused(
+            "cannot be written: there is no such folder",
+            file=str(json_out),
+            expected="a file in a folder that exists",
+            remedy=f"Check the path, or: mkdir -p {json_out.parent}",
+        )
+    if export:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            export.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise _unwritable(export, error) from error
+    for folder in filter(None, (export, json_out.parent if json_out and str(json_out) != "-" else None)):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise _unwritable(folder, PermissionError(13, "Permission denied"))
     if json_out and json_out.is_dir():

@@ -47,6 +47,8 @@ def up(
     It runs until Ctrl-C or SIGTERM and then stops within seconds; what was being scored is taken up at the next start.
     With --json it prints one document (url, data_dir, pid) when it is ready.
     """
+    out = Output(as_json=as_json, quiet=quiet)
+
     from service.app import create_app
     from service.catalog import schema
     from service.server import listen
@@ -54,6 +56,7 @@ def up(
 
     settings = _settings(data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
     _log(settings, default="warning")
+    _check_robots(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     schema.upgrade(settings.database_url)
     listener = listen(settings)
@@ -62,7 +65,6 @@ def up(
     if stop_with_parent:
         threading.Thread(target=_stop_at_end_of_input, name="parent", daemon=True).start()
     worker = EmbeddedWorker(settings)
-    out = Output(as_json=as_json, quiet=quiet)
 
     @contextlib.contextmanager
     def background(opened: Services) -> Iterator[None]:
@@ -92,17 +94,21 @@ def _announce(out: Output, settings: Settings, url: str) -> None:
     out.say(f"\nnext, in another shell: {other}ampref submit MOTION... --wait")
     out.say("stop with Ctrl-C")
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        out.note(f"warning: it listens on {settings.host}, and there are no keys yet: whoever reaches it may do everything")
+        out.warn(f"it listens on {settings.host}, and there are no keys yet: whoever reaches it may do everything")
     sys.stdout.flush()
 
 
-def api(host: Host = None, port: Port = None) -> None:
-    """Serve the HTTP API alone; workers run elsewhere. For production, configured by AMPREF_* variables."""
+def api(host: Host = None, port: Port = None, as_json: Json = False) -> None:
+    """Serve the HTTP API alone; workers run elsewhere. For production, configured by AMPREF_* variables.
+
+    With --json it prints one document (url, pid) when it listens.
+    """
     from service.app import create_app
     from service.server import listen
 
     settings = _settings(host=host, port=port)
     _log(settings)
+    _check_robots(settings)
     checks: dict[str, Any] = {"migrations": _check_schema(settings)}
     notify: dict[str, Any] = {}
     if not settings.embedded:
@@ -110,22 +116,39 @@ def api(host: Host = None, port: Port = None) -> None:
 
         notify["notify"] = make_notifier(settings)
         checks["broker"] = lambda: check_broker(settings)
-    _serve(create_app(settings, checks=checks, **notify), settings, listen(settings))
+    else:
+        Output().warn(
+            "AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process"
+        )
+    listener = listen(settings)
+    Output(as_json=as_json).document({"url": url_of(listener), "pid": os.getpid()})
+    sys.stdout.flush()
+    _serve(create_app(settings, checks=checks, **notify), settings, listener)
 
 
 def worker(
     check: Annotated[
         bool, typer.Option("--check", help="Ask whether this machine's worker answers, and exit with 0 if it does.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Score clips and lock versions for the API; any number may run. For production, configured by AMPREF_* variables."""
     from workers.app import check_workers, main
 
     settings = _settings()
     if check:
-        Output().say(f"answers: {', '.join(check_workers(settings, hostname=platform.node()))}")
+        out = Output(as_json=as_json)
+        answering = check_workers(settings, hostname=platform.node())
+        out.document({"answers": answering})
+        out.say(f"answers: {', '.join(answering)}")
         return
+    Output(as_json=as_json).document({"pid": os.getpid()})
+    sys.stdout.flush()
     _log(settings)
+    for path in settings.robots:
+        from amp_core.robot import Robot
+
+        Robot.load(path)
     try:
         main(settings)
     except SystemExit as stopped:
@@ -140,13 +163,14 @@ def migrate(
     quiet: Quiet = False,
 ) -> None:
     """Bring the catalog's schema up to date. Safe to run twice, and by several at once."""
+    out = Output(as_json=as_json, quiet=quiet)
+
     from service.catalog import schema
 
     settings = _settings()
     if to is None and settings.database_url.startswith("sqlite"):
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     revision = schema.upgrade(settings.database_url) if to is None else schema.downgrade(settings.database_url, to)
-    out = Output(as_json=as_json, quiet=quiet)
     out.document({"revision": revision})
     out.values([revision])
     out.say(f"the catalog is at revision {revision}")
@@ -158,6 +182,13 @@ def _settings(**overrides: Any) -> Settings:
     from service.settings import Settings
 
     return Settings.load(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _check_robots(settings: Settings) -> None:
+    """Refuse robots that cannot be used before anything is started; the server would say so with a traceback."""
+    from service.app import load_robots
+
+    load_robots(settings)
 
 
 def _log(settings: Settings, default: str | None = None) -> None:

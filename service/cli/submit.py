@@ -10,8 +10,8 @@ import typer
 from amp_core.errors import AmprefError
 from service.cli.output import Json, Output, Quiet
 from service.cli.reading import reading_options
-from service.cli.recipes import read_recipe
-from service.cli.remote import Timeout, Url, connect, show_results, wait_for_job
+from service.cli.recipes import check_mode, read_recipe
+from service.cli.remote import Timeout, Url, connect, show_results, told_to_go_on, wait_for_job
 
 
 def submit(
@@ -41,6 +41,7 @@ def submit(
         raise typer.BadParameter("one name cannot be for several files", param_hint="--name")
     if recipe is not None and (mode is not None or seed is not None):
         raise typer.BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
+    check_mode(mode)
     out = Output(as_json=as_json, quiet=quiet)
     whole = None if recipe is None else read_recipe(recipe)
     options = reading_options(files, fps, quat_order, out)
@@ -69,13 +70,22 @@ def submit(
                     failed += 1
                 else:
                     submitted.append(answer | {"file": str(path)})
+                    known = answer["clip"]
+                    if name is not None and known["name"] != name:
+                        out.note(f"{path}: already known as {known['name']} ({known['id']}); name unchanged")
         if wait:
-            with out.progress("scoring", total=len(submitted)) as progress:
-                for answer in submitted:
+            with (
+                told_to_go_on(out, lambda: [a["job"]["id"] for a in submitted if a["job"] and a["rollout"] is None]),
+                out.progress("scoring", total=len(submitted)) as progress,
+            ):
+                for done, answer in enumerate(submitted):
+                    overall = f"{done} of {len(submitted)} clips" if len(submitted) > 1 else ""
                     try:
                         if answer["rollout"] is None and answer["job"] is not None:
                             label = answer["clip"]["name"]
-                            answer["job"] = wait_for_job(api, answer["job"], progress, label=label, timeout=timeout)
+                            answer["job"] = wait_for_job(
+                                api, answer["job"], progress, label=label, timeout=timeout, overall=overall
+                            )
                             answer["rollout"] = {"id": answer["job"]["result"]["rollout_id"]}
                         if answer["rollout"] is not None:
                             answer["rollout"] = api.get_rollout(answer["rollout"]["id"])

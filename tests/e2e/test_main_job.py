@@ -157,7 +157,7 @@ def test_the_same_file_again_is_known_and_makes_no_job(up: Up, submitted: list[d
 def test_a_refused_file_does_not_hold_up_the_others(up: Up, tmp_path: Path, submitted: list[dict[str, Any]]) -> None:
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"PK\x03\x04 not a zip at all")
-    done = up.run("submit", str(bad), submitted[0]["file"], *CSV, "--quiet", code=1)
+    done = up.run("submit", str(bad), submitted[0]["file"], "--quiet", code=1)
     assert done.stdout.split() == [submitted[0]["clip"]["id"]]
     assert done.stderr.startswith(f"error: {bad}")
     assert "what to do:" in done.stderr
@@ -253,7 +253,7 @@ def test_ctrl_c_while_scoring_leaves_no_process_and_loses_no_clip(tmp_path: Path
     service = start(tmp_path, tmp_path / "data")
     server = psutil.Process(service.process.pid)
     try:
-        answers = service.json("submit", *(str(path) for path in bundled_motions()[:3]), *CSV)
+        answers = service.json("submit", *(str(path) for path in bundled_motions()[:3]))
         children: list[psutil.Process] = []
         deadline = time.monotonic() + 60
         while not children and time.monotonic() < deadline:

@@ -32,8 +32,8 @@ def new_clip(name: str = "walk", **changes: Any) -> NewClip:
     return NewClip(**(facts | changes))
 
 
-def recipe(mode: str = "rollout", seed: int = 0) -> RecipeRow:
-    return RecipeRow(sha(f"{mode} {seed}"), mode, {"mode": mode, "seed": seed})
+def recipe(mode: str = "rollout", seed: int = 0, **physics: float) -> RecipeRow:
+    return RecipeRow(sha(f"{mode} {seed} {sorted(physics.items())}"), mode, {"mode": mode, "seed": seed, "physics": physics})
 
 
 def result(

@@ -21,7 +21,8 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[st
     report(0.25, f"doing {what}")
     match what:
         case "answer":
-            return {"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), "nice": os.nice(0)}
+            place = {"session": os.getsid(0), "group": os.getpgrp(), "pid": os.getpid(), "nice": os.nice(0)}
+            return {"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), **place}
         case "hang":
             while True:  # As mj_step does, it looks at no signal.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

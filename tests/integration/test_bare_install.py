@@ -24,7 +24,7 @@ FORBIDDEN = (
     *("celery", "redis", "obstore", "structlog", "prometheus_client", "pytest", "hypothesis"),
 )
 NOT_IMPORTED = (*FORBIDDEN, "pydantic")  # typer brings pydantic along; the client has no use for it.
-BASE = ("numpy", "httpx2", "stamina", "typer", "rich")
+BASE = ("numpy", "httpx2", "blake3", "typer", "rich")
 
 
 def base_distributions(requirements: list[str]) -> dict[str, importlib.metadata.Distribution]:

@@ -608,9 +608,51 @@ def test_members_are_the_best_rollout_of_each_clip_by_name(catalog: Catalog) -> 
     assert chosen(tags=("x", "y")) == []
     with catalog.session() as session:
         assert datasets.missing_clips(session, Select("wildrobot", clips=("a", "zz", named["b"].id))) == ["zz"]
-    for bad in ({"tiers": ()}, {"tiers": (2,)}, {"mode": "rollout", "recipe": "x"}):
+    for bad in ({"tiers": ()}, {"tiers": (2,)}, {"tiers": (0, -1)}, {"mode": "rollout", "recipe": "x"}):
         with pytest.raises(InputRefused):
             chosen(**bad)
+
+
+def test_scaled_physics_speaks_last_and_is_locked_only_by_name(catalog: Catalog) -> None:
+    clip, alone = add_clip(catalog, "both"), add_clip(catalog, "alone")
+    slippery = recipe(friction=0.7, mass=1.0)
+    own = add_rollout(catalog, clip, result(1), recipe(friction=1.0))
+    forced = add_rollout(catalog, clip, result(1, "teacher_forced"), recipe("teacher_forced"))
+    scaled = add_rollout(catalog, clip, result(0), slippery)
+    add_rollout(catalog, alone, result(0), slippery)
+
+    def chosen(**wanted: Any) -> list[tuple[str, str]]:
+        with catalog.session() as session:
+            return [(it.name, it.rollout_id) for it in datasets.select_members(session, Select("wildrobot", **wanted))]
+
+    with catalog.session() as session:
+        assert [item.id for item in rollouts.for_clip(session, clip.id)] == [own.id, forced.id, scaled.id]
+        assert clips.count(session) == {"total": 2, "0": 1, "1": 1, "-1": 0, "unscored": 0}
+    assert chosen() == []
+    assert chosen(tiers=(0, 1)) == [("both", own.id)]
+    assert [name for name, _ in chosen(recipe=slippery.digest)] == ["alone", "both"]
+
+
+def test_a_dataset_is_of_one_robot(catalog: Catalog) -> None:
+    add_rollout(catalog, add_clip(catalog))
+    lock(catalog, "walk", "1.0.0")
+    with pytest.raises(Conflict, match="is of the robot wildrobot"), catalog.begin() as session:
+        datasets.begin_version(session, "walk", "2.0.0", Select("other"))
+
+
+def test_what_fits_and_is_still_being_scored_is_counted(catalog: Catalog) -> None:
+    waiting = add_clip(catalog, "waiting", tags=["x"])
+    add_clip(catalog, "elsewhere", robot="other")
+
+    def pending(**wanted: Any) -> int:
+        with catalog.session() as session:
+            return datasets.pending_clips(session, Select("wildrobot", **wanted))
+
+    assert (pending(), pending(tags=("x",)), pending(tags=("y",)), pending(clips=(waiting.id,))) == (1, 1, 0, 1)
+    with catalog.session() as session:
+        (job,) = clips.get_with_rollouts(session, waiting.id)[2]
+    JobQueue(catalog).cancel(job.id)
+    assert pending() == 0
 
 
 def test_segments_of_a_rejected_clip_can_be_members(catalog: Catalog) -> None:

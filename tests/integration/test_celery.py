@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -100,6 +101,14 @@ def test_a_worker_answers_and_says_so(on_sqlite: Bench) -> None:
     with script(WORKER, settings, "celery"):
         wait_until(lambda: _answers(settings), "the worker answers", 60)
         assert check_workers(settings, hostname="test") == ["celery@test"]
+
+
+def test_two_workers_of_one_machine_have_two_names() -> None:
+    code = "from workers.app import node_name; print(node_name())"
+    names = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(names) == 2
+    # `ampref worker --check` asks for every worker of its machine.
+    assert {name.strip().partition("@")[2] for name in names} == {platform.node()}
 
 
 def _answers(settings) -> bool:  # type: ignore[no-untyped-def]

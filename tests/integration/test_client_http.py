@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import logging
 import multiprocessing
@@ -25,7 +26,7 @@ import numpy as np
 import pytest
 from datasetkit import LAYOUT, Site, make_bundle, send_json, send_problem, serving
 
-from amp_core.client import DatasetWarning, Retry, load_dataset, pull
+from amp_core.client import DatasetWarning, Retry, _download, load_dataset, pull
 from amp_core.dataset import canonical_json
 from amp_core.errors import FeatureCodeMismatch, IntegrityError, NotFound, Unavailable
 
@@ -326,6 +327,42 @@ def test_a_service_that_stops_for_good_is_given_up_and_resumed_later(site: Site,
     assert partials(tmp_path) == []
 
 
+def test_a_body_with_a_length_is_read_from_the_socket(
+    site: Site, large: Any, get: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard of what makes a pull fast: the HTTP library still lets its socket be read."""
+    drained: list[int] = []
+    original = _download._drain
+
+    def spy(source: Any, length: int, came: int, *rest: Any) -> None:
+        drained.append(length - came)
+        original(source, length, came, *rest)
+
+    monkeypatch.setattr(_download, "_drain", spy)
+    site.add(large)
+    assert same_files(get(), large)
+    assert sum(drained) > 0.9 * large.features.size
+
+
+def test_a_body_in_chunks_is_left_to_the_http_library(site: Site, large: Any, get: Any) -> None:
+    def chunked(handler: BaseHTTPRequestHandler) -> bool:
+        if not handler.path.endswith(".npz"):
+            return False
+        data = site.contents[f"0.11.0/{large.features.name}"]
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for start in range(0, len(data), 1_000_003):
+            part = data[start : start + 1_000_003]
+            handler.wfile.write(b"%x\r\n" % len(part) + part + b"\r\n")
+        handler.wfile.write(b"0\r\n\r\n")
+        return True
+
+    site.add(large)
+    site.before = chunked
+    assert same_files(get(), large)
+
+
 def test_a_left_behind_part_with_wrong_bytes_is_not_used(site: Site, large: Any, get: Any, tmp_path: Path) -> None:
     site.add(large)
     site.break_after = [9_000_000] + [0] * 20
@@ -464,6 +501,54 @@ def test_a_damaged_cache_is_noticed_and_mended(
         assert blob.read_bytes() == file.path.read_bytes()
 
 
+def test_what_a_power_failure_has_emptied_is_downloaded_again(
+    site: Site, small: Any, get: Any, load: Any, tmp_path: Path
+) -> None:
+    site.add(small)
+    get().wait_for_disk()
+    for path in [*files_in(tmp_path / "cache" / "blobs"), *files_in(tmp_path / "cache" / "refs")]:
+        path.chmod(0o644)
+        path.write_bytes(b"")
+    assert load().pulled.downloaded_bytes == sum(file.size for file in small.files)
+    assert load(offline=True).features.shape == (small.num_frames, LAYOUT.dim)
+
+
+def test_what_was_downloaded_is_synced_before_a_load_returns(
+    site: Site, small: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.05)
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    site.add(small)
+    load()
+    written = [*files_in(tmp_path / "cache" / "blobs"), *files_in(tmp_path / "cache" / "refs")]
+    assert {path.stat().st_ino for path in written} <= synced
+    assert {path.parent.stat().st_ino for path in written} <= synced
+
+
+def test_what_the_disk_does_not_take_is_not_kept(
+    site: Site, small: Any, get: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    site.add(small)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        with pytest.raises(Unavailable, match="cannot be written"):
+            load()
+        assert files_in(tmp_path / "cache" / "blobs") == []
+        with pytest.raises(Unavailable, match="cannot be written"):
+            get().wait_for_disk()
+    assert load().pulled.downloaded_bytes > 0
+
+
 def pull_without_privileges(url: str, cache: Path, out: Any) -> None:
     """Pull what is cached and what is not, as somebody to whom the permissions of folders apply."""
     if os.geteuid() == 0:
@@ -589,6 +674,20 @@ def test_a_download_that_was_killed_is_taken_over(site: Site, large: Any, get: A
     assert name == large.features.name
     assert int(given[6:-1]) >= 8 << 20  # type: ignore[index]
     assert partials(tmp_path) == []
+
+
+def test_parts_that_nobody_has_touched_for_a_day_are_swept(site: Site, small: Any, get: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "partial"
+    folder.mkdir(parents=True)
+    elsewhere = "0123456789ab"
+    old, young = f"{'a' * 64}.{elsewhere}.77.0123456789ab", f"{'b' * 64}.{elsewhere}.77.0123456789ab"
+    stranger = "somebody's notes"
+    for name, days in ((old, 1.1), (young, 0.9), (stranger, 30.0)):
+        (folder / name).write_bytes(b"x" * 100)
+        os.utime(folder / name, (time.time() - 86_400 * days,) * 2)
+    site.add(small)
+    get()
+    assert {path.name for path in partials(tmp_path)} == {young, stranger}
 
 
 def test_waiting_for_a_peer_ends_with_its_file(site: Site, large: Any, get: Any, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from workerkit import CHILD, WORKER, Bench, alive, kill, script, settings_for, wait_until
 
 from workers.embedded import EmbeddedWorker
-from workers.sweeper import Sweeper
+from workers.sweeper import Collector, Sweeper
 
 
 @pytest.fixture
@@ -110,3 +112,35 @@ def test_the_sweeper_stops_without_waiting_for_its_next_round() -> None:
     with Sweeper(Idle(), lambda ids: None, every_sec=600.0):
         pass
     assert time.monotonic() - began < 300
+
+
+def test_garbage_is_collected_while_it_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.embedded.Collector", partial(Collector, first_after_sec=0.0))
+    kept = bench.submit_score("kept", frames=20)
+    old, young = bench.blobs.put_bytes(b"left by a killed upload"), bench.blobs.put_bytes(b"an upload that is under way")
+    for digest, _ in list(bench.blobs.iter_digests()):
+        path = bench.blobs.local_path(digest)
+        assert path is not None
+        if digest != young:
+            os.utime(path, (1.0, 1.0))
+    with EmbeddedWorker(bench.settings, command=CHILD).running(bench):
+        wait_until(lambda: not bench.blobs.exists(old), "the old one is gone")
+        assert bench.wait(kept).state == "succeeded"
+    assert bench.blobs.exists(young)
+
+
+def test_a_collector_outlives_what_it_meets_and_stops_in_the_middle() -> None:
+    class Slow:
+        rounds = 0
+
+        def collect(self, should_stop: Callable[[], bool]) -> list[str]:
+            self.rounds += 1
+            if self.rounds == 1:
+                raise OSError
+            wait_until(should_stop, "it is told to stop")
+            return []
+
+    slow = Slow()
+    with Collector(slow, every_sec=0.01, first_after_sec=0.0):
+        wait_until(lambda: slow.rounds == 2, "it collects again after an error")
+    assert slow.rounds == 2

@@ -287,7 +287,7 @@ def test_the_gate_before_the_lock_stops_what_is_not_as_it_was_scored(bench: Benc
         where = rollouts.c.id.is_not(None)
         with bench.catalog.begin() as session:
             session.execute(rollouts.update().where(where).values(**change))
-    _, job_id = begin_lock(bench, **({"tiers": (-1,)} if fault == "nothing" else {}))
+    _, job_id = begin_lock(bench, **({"tiers": (0,)} if fault == "nothing" else {}))
     ends = run_to_the_end(bench, job_id)
     job = bench.job(job_id)
     assert job.error is not None

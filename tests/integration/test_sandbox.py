@@ -31,7 +31,16 @@ def test_a_result_comes_back_with_its_progress(tmp_path: Path) -> None:
     assert outcome.result["answer"] == "yes"
     assert told == [(0.25, "doing answer")]
     assert outcome.result["cwd"] == str(tmp_path)  # so that MUJOCO_LOG.TXT goes there
+
+
+def test_the_child_stands_behind_its_parent_for_the_processor(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "answer yes")
+    assert isinstance(outcome, Succeeded)
     assert outcome.result["nice"] >= 10
+    # In a session of its own Linux would weigh it against the parent's whole session, whatever its niceness; a group of its own
+    # keeps a Ctrl-C away from it.
+    assert outcome.result["session"] == os.getsid(0)
+    assert outcome.result["group"] == outcome.result["pid"]
 
 
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

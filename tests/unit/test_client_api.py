@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,21 @@ def test_a_service_that_comes_up_late_is_waited_for() -> None:
 
 def job(state: str, progress: float = 0.0) -> dict[str, Any]:
     return {"id": "j", "state": state, "progress": progress}
+
+
+def test_tries_are_told_to_logging_and_never_to_stdout() -> None:
+    """In a process of its own, with nothing configured, as in somebody's training script that prints JSON."""
+    code = (
+        "from amp_core.client import ApiClient, Retry\n"
+        "from amp_core.errors import Unavailable\n"
+        "try:\n"
+        "    ApiClient('http://127.0.0.1:9', retry=Retry(attempts=3, wait_initial=0.01)).list_robots()\n"
+        "except Unavailable:\n"
+        "    print('the result')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "the result\n"
+    assert done.stderr.count("trying again in") == 2
 
 
 def test_a_job_is_followed_by_its_events() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,7 +149,11 @@ def test_the_manifest_says_what_the_contract_lists(bundle: Bundle) -> None:
     assert manifest["joint_names"] == list(JOINTS)
     assert manifest["feature_layout"] == LAYOUT.to_dict()
     assert (manifest["mujoco_version"], manifest["gate_profile"], manifest["select"]) == ("4.0.1", "amp-0.11", {"tier": 0})
-    assert manifest["gates"] == {"clips_by_tier": {"0": 3}, "clips_failed_by_gate": {"upright": 1}}
+    assert manifest["gates"] == {
+        "clips_by_tier": {"0": 3},
+        "frames_by_tier": {"0": 43},
+        "clips_failed_by_gate": {"upright": 1},
+    }
     assert (manifest["waivers"], manifest["verification"]) == ([], None)
     features, stats = manifest["files"]["features"], manifest["files"]["normalization_stats"]
     assert (features["sha256"], features["size"]) == (bundle.features.sha256, bundle.features.size)
@@ -157,11 +162,29 @@ def test_the_manifest_says_what_the_contract_lists(bundle: Bundle) -> None:
     clip = manifest["clips"][0]
     assert {"name", "digest", "tier", "mode", "recipe_digest", "frames", "quality_metrics", "gates"} < set(clip)
     assert clip["segments"] == [
-        {"segment_index": 0, "start": 5, "end": 15, "row": 0},
-        {"segment_index": 1, "start": 20, "end": 40, "row": 10},
+        {"segment_index": 0, "start": 5, "end": 15, "row": 0, "tier": 0},
+        {"segment_index": 1, "start": 20, "end": 40, "row": 10, "tier": 0},
     ]
     assert clip["quality_metrics"] == {"mean_sum_fn_over_mg": 0.9, "fell_at_frame": None}
-    assert manifest["clips"][2]["segments"] == [{"segment_index": 3, "start": 49, "end": 50, "row": 42}]
+    assert manifest["clips"][2]["segments"] == [{"segment_index": 3, "start": 49, "end": 50, "row": 42, "tier": 0}]
+
+
+def test_a_good_window_of_a_rejected_clip_keeps_its_own_tier(tmp_path: Path) -> None:
+    fell = member("fell", 40, ((5, 15), (20, 40)), tier=-1, range_tiers=(0, 1))
+    bundle = lock([fell, member("good", 12)], tmp_path / "out")
+    manifest = manifest_of(bundle)
+    assert [segment["tier"] for clip in manifest["clips"] for segment in clip["segments"]] == [0, 1, 0]
+    assert manifest["clips"][0]["tier"] == -1, "the whole clip is what it was"
+    assert manifest["gates"]["clips_by_tier"] == {"-1": 1, "0": 1}
+    assert manifest["gates"]["frames_by_tier"] == {"0": 22, "1": 20}
+    assert [clip["tier"] for clip in stats_of(bundle)["clips"]] == [1, 0], "the worst of the frames that were taken"
+
+
+@pytest.mark.parametrize("tiers", [(0,), (0, 0, 0), (0, 2)])
+def test_tiers_that_do_not_fit_the_ranges_are_refused(tiers: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(InputRefused) as caught:
+        lock([member("a", 40, ((5, 15), (20, 40)), range_tiers=tiers)], tmp_path / "out")
+    assert caught.value.key == "range_tiers"
 
 
 def test_the_same_members_give_the_same_bytes_in_any_order(bundle: Bundle, tmp_path: Path) -> None:
@@ -365,5 +388,5 @@ def test_json_is_canonical() -> None:
 def test_blocks_cover_the_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"x" * (BLOCK_SIZE + 1))
-    expected = [hashlib.blake2b(part, digest_size=32).hexdigest() for part in (b"x" * BLOCK_SIZE, b"x")]
+    expected = [blake3(part).hexdigest() for part in (b"x" * BLOCK_SIZE, b"x")]
     assert block_digests(path) == expected

@@ -384,6 +384,46 @@ def test_the_report_is_json(robot: Any) -> None:
 # --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
+def raised(height: float) -> np.ndarray[Any, Any]:
+    return make().root_pos + np.array([0.0, 0.0, height])
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(100.0, "centimetres"), (1000.0, "millimetres")])
+def test_another_unit_of_length(robot: Any, factor: float, unit: str) -> None:
+    given = make()
+    wrong = make(root_pos=given.root_pos * factor)
+    refused(wrong, robot, f"right in {unit}", "metres with z up", "Is it in metres", key="root_pos", frame=0)
+
+
+@pytest.mark.parametrize("offset", [2.0, -2.0])
+def test_a_root_far_off_the_floor(robot: Any, offset: float) -> None:
+    refused(make(root_pos=raised(offset)), robot, "high on average", key="root_pos", frame=0)
+
+
+def test_feet_far_off_the_floor(robot: Any) -> None:
+    """Where the root's height alone does not tell."""
+    wide = SimpleNamespace(**{**vars(robot), "height_range": (0.0, 9.0)})
+    lifted = make(root_pos=raised(2.0))
+    check_motion(lifted, wide)
+    with pytest.raises(MotionRefused, match=r"lowest foot point is 2.* m above the floor.*is z up"):
+        condition(lifted, wide)
+
+
+@pytest.mark.parametrize(("offset", "word"), [(0.3, "lowered by 0.3"), (-0.3, "raised by 0.3")])
+def test_a_large_shift_of_the_ground_is_noted(robot: Any, offset: float, word: str) -> None:
+    small = condition(make(), robot)
+    assert not any("whole clip was" in note for note in small.report.notes)
+    lifted = condition(make(root_pos=raised(offset - small.report.foot_height_m)), robot)
+    [note] = [note for note in lifted.report.notes if "whole clip was" in note]
+    assert word in note
+    assert "swapped" not in note
+
+
+def test_y_up_is_noted(robot: Any) -> None:
+    swapped = condition(make(root_pos=make().root_pos[:, [0, 2, 1]]), robot)
+    assert any("y and z may be swapped" in note for note in swapped.report.notes)
+
+
 def test_wrong_robot(robot: Any) -> None:
     refused(make(dof_pos=np.zeros((60, 8))), robot, "8 joints", "'leg' has 2", "hip, ankle", key="dof_pos")
 

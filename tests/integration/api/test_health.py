@@ -38,6 +38,24 @@ def test_metrics_have_few_labels(api: Any) -> None:
     assert 'ampref_clips{tier="0"} 1.0' in text
 
 
+def test_metrics_tell_how_long_the_oldest_job_waits(api: Any) -> None:
+    def waiting() -> float:
+        line = next(
+            line for line in api.http.get("/metrics").text.splitlines() if line.startswith("ampref_oldest_due_job_seconds ")
+        )
+        return float(line.split()[1])
+
+    assert waiting() == 0.0
+    api.post(1)
+    before = api.http.get("/v1/jobs").json()["items"][0]["created_at"]
+    assert before
+    first = waiting()
+    assert 0.0 < first < 600.0
+    assert waiting() > first
+    api.finish()
+    assert waiting() == 0.0
+
+
 def test_a_bug_tells_nothing_and_has_an_id(api: Any) -> None:
     def bug() -> None:
         raise RuntimeError("the password is swordfish")

@@ -78,6 +78,7 @@ def test_events_resume_after_the_last_one(api: Any) -> None:
     assert [event["id"] for event in _events(again.text)] == [done["id"]]
     over = api.http.get(url, headers={"last-event-id": done["id"]})
     assert (over.status_code, over.content) == (204, b"")
+    assert api.http.get(url, headers={"last-event-id": "999"}).status_code == 204
     assert api.http.get("/v1/jobs/nope/events").status_code == 404
 
 

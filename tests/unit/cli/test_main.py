@@ -68,7 +68,7 @@ def test_help_works_with_the_bare_install_and_names_every_verb() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from service.cli.main import run; run(['--help']);"
-        f"print(sorted(set(sys.modules) & {{'numpy', 'rich', 'httpx2', 'stamina', *{BARE!r}}}), file=sys.stderr)"
+        f"print(sorted(set(sys.modules) & {{'numpy', 'rich', 'httpx2', 'blake3', *{BARE!r}}}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr.strip() == "[]"
@@ -104,6 +104,15 @@ def test_a_verb_whose_extra_is_missing_says_what_to_install(arguments: list[str]
         ["clips", "--tier", "7"],
         ["clips", "--min", "slip_rate"],
         ["clips", "--max", "slip_rate=low"],
+        ["clips", "--mode", "rolout"],
+        ["clip", "walk", "--score", "rolout"],
+        ["clip", " "],
+        ["submit", "x.npz", "--mode", "rolout"],
+        ["dataset", "lock", "walk", "1.0.0", "--mode", "rolout"],
+        ["dataset", "lock", "walk", "1.0.0", "--tier", "-1"],
+        ["dataset", "lock", "walk", "1.0.0", "--alias", "latest"],
+        ["dataset", "lock", "walk", "1.0.0", "--alias", "Production"],
+        ["dataset", "lock", "walk", "1.0.0", "--alias", "1st"],
         ["dataset", "lock", "walk"],
         ["dataset", "yank", "walk", "1.0.0"],
         ["dataset", "alias", "walk", "production"],
@@ -150,8 +159,10 @@ def test_a_module_of_ours_that_is_missing_is_a_bug_and_no_extra(monkeypatch: pyt
 def test_no_service_is_1_and_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["clips", "--url", "http://127.0.0.1:1", "--json"]) == 1
     captured = capsys.readouterr()
-    assert captured.out == ""
     assert "ampref up" in captured.err
+    document = json.loads(captured.out)
+    assert document["type"] == "unavailable"
+    assert document["remedy"] in captured.err
 
 
 def test_what_the_system_refuses_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,6 +172,22 @@ def test_what_the_system_refuses_is_an_error_for_people(tmp_path: Path, capsys: 
     assert captured.out == ""
     assert captured.err.startswith(f"error: {tmp_path / 'file'}")
     assert "what to do:" in captured.err
+
+
+@pytest.mark.parametrize("verb", [["up", "--port", "0"], ["api", "--port", "0"], ["worker"]])
+def test_a_robot_that_cannot_be_used_is_refused_before_anything_starts(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = tmp_path / "none.yaml"
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("AMPREF_ROBOTS", str(robot))
+    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    assert cli.run(verb) == 1
+    captured = capsys.readouterr()
+    assert str(robot) in captured.err
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 3
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

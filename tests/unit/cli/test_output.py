@@ -98,3 +98,44 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_atomically(target, b"two")
     assert target.read_bytes() == b"one"
     assert [path.name for path in target.parent.iterdir()] == ["out.json"]
+
+
+def test_a_warning_is_printed_when_quiet_and_a_note_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (Output(quiet=True), Output(quiet=True, as_json=True)):
+        out.warn("it was yanked:\x1b[2J wrong")
+        out.note("it goes on")
+        assert capsys.readouterr() == ("", "warning: it was yanked:\\x1b[2J wrong\n")
+
+
+def test_the_error_that_ends_a_verb_is_its_json_document_unless_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    error = MotionRefused("not finite", key="dof_pos", frame=3)
+    Output(as_json=True).fail(error)
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == error.to_dict()
+    assert captured.err == "error: key 'dof_pos', frame 3: not finite\n"
+
+    out = Output(as_json=True)
+    out.document([])
+    out.fail(error)
+    assert json.loads(capsys.readouterr().out) == []
+
+    Output().fail(error)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("Read it with quat_order=wxyz, or export xyzw", "Read it with --quat-order wxyz, or export xyzw"),
+        ("Pass quat_order='wxyz'", "Pass --quat-order wxyz"),
+        ("Pass both, for example fps=50 and quat_order=xyzw", "Pass both, for example --fps 50 and --quat-order xyzw"),
+        ("Leave fps out: the file has its own", "Leave --fps out: the file has its own"),
+        ("GET /v1/clips?tier=0 lists what would go in", "ampref clips --tier 0 lists what would go in"),
+        ("Follow GET /v1/jobs/job_1; it goes on", "Follow ampref job job_1 --wait; it goes on"),
+        ("Write one row per frame", "Write one row per frame"),
+    ],
+)
+def test_remedies_name_what_can_be_typed(theirs: str, ours: str) -> None:
+    stream = io.StringIO()
+    show_error(MotionRefused("no", remedy=theirs), stream)
+    assert stream.getvalue() == f"error: no\n  what to do: {ours}\n"

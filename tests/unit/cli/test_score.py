@@ -39,7 +39,7 @@ def test_results_come_in_the_order_of_the_files_and_refused_files_cost_only_them
 ) -> None:
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"not a zip")
-    out, folder = tmp_path / "deep" / "out.json", tmp_path / "exports"
+    out, folder = tmp_path / "out.json", tmp_path / "deep" / "exports"
     files = [str(motions["walk"]), str(bad), str(motions["squat"]), str(tmp_path / "none.pkl"), str(tmp_path)]
     assert cli.run(["score", *files, "--json", str(out), "--export", str(folder)]) == 1
     documents = json.loads(out.read_text())
@@ -153,7 +153,7 @@ def test_an_unknown_robot_or_mode_is_refused_with_the_choices(
 ) -> None:
     assert cli.run(["score", str(motions["walk"]), "--robot", "nobody"]) == 1
     assert "wildrobot" in capsys.readouterr().err
-    assert cli.run(["score", str(motions["walk"]), "--mode", "flying"]) == 1
+    assert cli.run(["score", str(motions["walk"]), "--mode", "flying"]) == 2
     assert "teacher_forced" in capsys.readouterr().err
 
 
@@ -162,3 +162,21 @@ def test_robots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     (robot,) = json.loads(capsys.readouterr().out)
     assert robot["name"] == "wildrobot"
     assert robot["feature_dim"] == 27
+
+
+def test_results_are_not_written_into_a_folder_that_is_not_there(
+    motions: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "nosuch" / "out.json"
+    assert cli.run(["score", str(motions["walk"]), "--json", str(out)]) == 1
+    assert str(out) in capsys.readouterr().err
+    assert not out.parent.exists()
+
+
+def test_what_a_csv_lacks_is_named_by_the_options_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv = tmp_path / "walk.csv"
+    csv.write_text("0,0,0.5,0,0,0,1\n" * 20)
+    assert cli.run(["score", str(csv)]) == 1
+    said = capsys.readouterr().err
+    assert "--fps 50 and --quat-order xyzw" in said
+    assert "fps=" not in said

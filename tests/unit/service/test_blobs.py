@@ -234,3 +234,57 @@ def test_a_large_file_takes_constant_memory(store: BlobStore, tmp_path: Path) ->
 def test_a_bad_url_says_what_a_good_one_is(url: str) -> None:
     with pytest.raises(InputRefused, match="file:///"):
         BlobStore.from_url(url)
+
+
+def age(store: LocalBlobStore, digest: str) -> None:
+    path = store.local_path(digest)
+    assert path is not None
+    os.utime(path, (1.0, 1.0))
+
+
+def test_only_an_old_blob_is_deleted_by_age(store: BlobStore) -> None:
+    digest = store.put_bytes(b"young")
+    assert not store.delete_older(digest, 3600.0)
+    assert store.exists(digest)
+    assert store.delete_older(digest, 0.0)
+    assert not store.exists(digest)
+    assert not store.delete_older(digest, 0.0)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_blob_that_is_put_again_while_it_is_deleted_stays(
+    local: LocalBlobStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    digest = local.put_bytes(b"wanted again")
+    age(local, digest)
+    rename, calls = os.rename, []
+
+    def meanwhile(source: str | Path, target: str | Path) -> None:
+        calls.append(target)
+        if moment == "before" and len(calls) == 1:
+            assert local.put_bytes(b"wanted again") == digest
+        rename(source, target)
+        if moment == "after" and len(calls) == 1:
+            assert local.put_bytes(b"wanted again") == digest
+
+    monkeypatch.setattr(os, "rename", meanwhile)
+    local.delete_older(digest, 3600.0)
+    assert calls
+    assert local.read_bytes(digest) == b"wanted again"
+    assert [path.name for path in (local.root / "tmp").iterdir()] == []
+
+
+def test_a_blob_whose_deletion_was_cut_off_comes_back(local: LocalBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = local.put_bytes(b"half deleted")
+    age(local, digest)
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local.delete_older(digest, 3600.0)
+    assert not local.exists(digest)
+    local.drop_partials(60.0)
+    assert local.read_bytes(digest) == b"half deleted"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from amp_core.errors import RobotRefused
+from amp_core.errors import MotionRefused, RobotRefused
+from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from workers.scoring import find_robot, new_rollout
+from workers.scoring import EXPORT, SOURCE, find_robot, handle, new_rollout
 
 TRILEG = Path(__file__).parents[2] / "robots" / "trileg" / "robot.yaml"
 
@@ -51,3 +54,34 @@ def test_a_result_keeps_the_frames_that_were_simulated() -> None:
     assert (row.tier, row.frames, row.arrays_digest, row.arrays_size) == (-1, 40, "sha256:a", 10)
     assert [(segment.start, segment.end, segment.tier) for segment in row.segments] == [(0, 30, 0)]
     assert row.result == score
+
+
+@pytest.mark.parametrize(("max_fps", "accepted"), [(2000.0, True), (1000.0, False)])
+def test_the_operators_limits_hold_in_the_child(tmp_path: Path, max_fps: float, accepted: bool) -> None:
+    frames = 301
+    motion = {
+        "fps": 1500,
+        "root_pos": [[0.0, 0.0, 0.45]] * frames,
+        "root_rot": [[0.0, 0.0, 0.0, 1.0]] * frames,
+        "dof_pos": [[0.0] * 8] * frames,
+    }
+    data = json.dumps(motion).encode()
+    (tmp_path / SOURCE).write_bytes(data)
+    request = {
+        "name": "quick",
+        "source_digest": "sha256:" + hashlib.sha256(data).hexdigest(),
+        "robot": "wildrobot",
+        "robot_digest": Robot.load("wildrobot").digest,
+        "robots": [],
+        "recipe": Recipe.for_mode("rollout").to_dict(),
+        "format": "json",
+        "fps": None,
+        "quat_order": None,
+        "limits": {"max_bytes": 1 << 20, "max_duration_sec": 10.0, "max_fps": max_fps},
+    }
+    if accepted:
+        assert handle(tmp_path, request, lambda share, text: None)["mode"] == "rollout"
+        assert (tmp_path / EXPORT).exists()
+    else:
+        with pytest.raises(MotionRefused, match="1500"):
+            handle(tmp_path, request, lambda share, text: None)

@@ -1,0 +1,188 @@
+"""The verbs that talk to a service, with a service that is a function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from amp_core.client import ApiClient, Retry
+from service.cli import main as cli
+
+Answer = Callable[[str, str], tuple[int, Any]]
+JOB = {"id": "job_1", "kind": "lock", "state": "succeeded", "progress": 1.0, "message": None, "error": None, "result": {}}
+VERSION = {
+    "dataset": "walk",
+    "version": "1.0.0",
+    "robot": "wildrobot",
+    "num_clips": 2,
+    "num_frames": 700,
+    "yanked": False,
+    "yank_reason": None,
+    "dataset_hash": "sha256:1",
+    "manifest_sha256": "sha256:2",
+    "aliases": ["latest"],
+    "readiness": None,
+    "files": [],
+    "manifest_url": "/v1/manifest",
+}
+LOCK = ["dataset", "lock", "walk", "1.0.0"]
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[str]]:
+    """Let every verb talk to `answer(method, path)`, which gives status and JSON; the calls are listed."""
+
+    def install(answer: Answer) -> list[str]:
+        calls: list[str] = []
+
+        def handle(request: httpx2.Request) -> httpx2.Response:
+            calls.append(f"{request.method} {request.url.path}")
+            status, body = answer(request.method, request.url.path)
+            return httpx2.Response(status, json=body)
+
+        def connect(*_: Any, **__: Any) -> ApiClient:
+            return ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle))
+
+        for verb in ("clips", "dataset", "submit", "jobs"):
+            monkeypatch.setattr(f"service.cli.{verb}.connect", connect)
+        return calls
+
+    return install
+
+
+def _locking(tiers: dict[str, int], recipes: list[str], alias: tuple[int, Any] = (200, {})) -> Answer:
+    manifest = {"gates": {"clips_by_tier": tiers}, "clips": [{"recipe_digest": digest} for digest in recipes]}
+
+    def answer(method: str, path: str) -> tuple[int, Any]:
+        if method == "POST":
+            return 202, {"dataset": "walk", "version": "1.0.0", "state": "locking", "job": JOB, "pending_clips": 0}
+        if "/aliases/" in path:
+            return alias
+        return 200, JOB if "/jobs/" in path else manifest if path == "/v1/manifest" else VERSION
+
+    return answer
+
+
+def test_a_bad_alias_is_refused_before_anything_is_sent(service: Callable[[Answer], list[str]]) -> None:
+    calls = service(_locking({"0": 1}, ["a"]))
+    assert cli.run([*LOCK, "--alias", "good", "--alias", "latest"]) == 2
+    assert calls == []
+
+
+def test_an_alias_that_cannot_be_set_does_not_hide_that_the_version_is_locked(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"type": "conflict", "title": "no", "what": "somebody is at it"}
+    service(_locking({"0": 2}, ["a", "a"], alias=(409, problem)))
+    assert cli.run([*LOCK, "--alias", "production", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert "walk==1.0.0 is locked, but the alias 'production' is not set: somebody is at it" in captured.err
+    assert "ampref dataset alias walk production 1.0.0" in captured.err
+    assert json.loads(captured.out)["manifest_sha256"] == "sha256:2"
+
+
+def test_a_version_says_what_it_is_made_of_and_warns_of_what_no_training_set_holds(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service(_locking({"0": 2}, ["sha256:a", "sha256:a"]))
+    assert cli.run(LOCK) == 0
+    captured = capsys.readouterr()
+    assert "2 Tier 0\n" in captured.out
+    assert "sha256:a\n" in captured.out
+    assert "warning" not in captured.err
+
+    service(_locking({"0": 2, "1": 3}, ["sha256:a", "sha256:b", "sha256:a"]))
+    for verb in ([*LOCK, "-q"], ["dataset", "show", "walk", "1.0.0", "-q"]):
+        assert cli.run(verb) == 0
+        captured = capsys.readouterr()
+        assert captured.out == "sha256:2\n"
+        assert "holds 2 Tier 0, 3 Tier 1: for a curriculum, not for training" in captured.err
+        assert "rollouts of 2 recipes" in captured.err
+
+    assert cli.run(["dataset", "show", "walk", "1.0.0", "--json"]) == 0
+    contents = {"clips_by_tier": {"0": 2, "1": 3}, "recipes": ["sha256:a", "sha256:b"]}
+    assert json.loads(capsys.readouterr().out)["contents"] == contents
+
+
+def _clips(names: list[str]) -> Answer:
+    listed = [{"id": f"clip_{place}", "name": name, "robot": "r"} for place, name in enumerate(names)]
+
+    def answer(method: str, path: str) -> tuple[int, Any]:
+        if method == "DELETE":
+            return 204, None
+        if path == "/v1/clips":
+            return 200, {"items": listed, "next_cursor": None}
+        found = next((clip for clip in listed if path.endswith(f"/{clip['id']}")), None)
+        return (200, found) if found else (404, {"type": "not-found", "what": "no such clip"})
+
+    return answer
+
+
+def test_a_clip_is_found_by_its_name_when_that_is_unique(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = service(_clips(["walk", "walk fast", "turn", "turn"]))
+    for name, clip in (("walk", "clip_0"), ("walk fast", "clip_1"), ("clip_3", "clip_3")):
+        assert cli.run(["clip", name, "--delete"]) == 0
+        assert calls[-1] == f"DELETE /v1/clips/{clip}"
+    capsys.readouterr()
+    assert cli.run(["clip", "turn", "--delete", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert "clip_2, clip_3" in captured.err
+    assert json.loads(captured.out)["type"] == "conflict"
+    assert cli.run(["clip", "wal", "--delete"]) == 1
+    assert sum(call.startswith("DELETE") for call in calls) == 3
+
+
+def test_clips_show_the_rollouts_duration_beside_the_sources(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"id": "clip_0", "name": "walk", "robot": "r", "duration_sec": 7.98}
+    rollout = {"mode": "teacher_forced", "tier": 0, "frames": 400, "quality_metrics": {}}
+    items = [facts | {"rollout": rollout}, facts | {"name": "new", "rollout": None}]
+    service(lambda _, path: (200, {"control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None}))
+    assert cli.run(["clips"]) == 0
+    heading, _, first, second, *_ = capsys.readouterr().out.splitlines()
+    columns = [heading.index(f" {name} ") for name in ("Mode", "s")]
+    assert heading.endswith("source s")
+    assert first.split()[2:6] == ["teacher_forced", "Tier", "0", "8.00"]
+    assert columns == sorted(columns)
+    assert first.endswith(" 7.98")
+    assert second.endswith(" 7.98")
+    assert "8.00" not in second
+
+
+def test_a_name_for_a_known_file_is_said_to_change_nothing(
+    service: Callable[[Answer], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.npz").touch()
+    answer = {"clip": {"id": "clip_0", "name": "walk"}, "job": None, "rollout": {"id": "rollout_0"}}
+    service(lambda *_: (200, answer))
+    assert cli.run(["submit", str(tmp_path / "x.npz"), "--name", "other"]) == 0
+    assert "already known as walk (clip_0); name unchanged" in capsys.readouterr().err
+    assert cli.run(["submit", str(tmp_path / "x.npz"), "--name", "walk"]) == 0
+    assert "already known" not in capsys.readouterr().err
+
+
+def test_ctrl_c_while_waiting_says_that_the_jobs_go_on(
+    service: Callable[[Answer], list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ApiClient, "wait_for_job", interrupt)
+    (tmp_path / "x.npz").touch()
+    answer = {"clip": {"id": "clip_0", "name": "x"}, "job": JOB, "rollout": None}
+    service(lambda method, path: (202, answer) if path == "/v1/clips" else (200, JOB))
+    assert cli.run(["submit", str(tmp_path / "x.npz"), "--wait"]) == 130
+    assert "the job goes on: ampref job job_1 --wait" in capsys.readouterr().err
+    assert cli.run(["job", "job_1", "--wait"]) == 130
+    assert "the job goes on: ampref job job_1 --wait" in capsys.readouterr().err
