@@ -140,15 +140,18 @@ def test_a_clip_is_found_by_its_name_when_that_is_unique(
 
 
 def test_clips_show_the_rollouts_duration_beside_the_sources(
-    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     facts = {"id": "clip_0", "name": "walk", "robot": "r", "duration_sec": 7.98}
     rollout = {"mode": "teacher_forced", "tier": 0, "frames": 400, "quality_metrics": {}}
     items = [facts | {"rollout": rollout}, facts | {"name": "new", "rollout": None}]
     service(lambda _, path: (200, {"control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None}))
     assert cli.run(["clips"]) == 0
-    heading, _, first, second, *_ = capsys.readouterr().out.splitlines()
-    columns = [heading.index(f" {name} ") for name in ("Mode", "s")]
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("Clip"))
+    heading, _, first, second = lines[start : start + 4]
+    columns = [heading.split().index(name) for name in ("Mode", "s")]
     assert heading.endswith("source s")
     assert first.split()[2:6] == ["teacher_forced", "Tier", "0", "8.00"]
     assert columns == sorted(columns)
