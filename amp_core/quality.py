@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -146,6 +147,11 @@ class FrameSeries:
     def __len__(self) -> int:
         return len(self.height)
 
+    @cached_property
+    def fallen(self) -> npt.NDArray[np.bool_]:
+        """(N,) the root leans over 60° or is below the robot's height range."""
+        return (self.tilt > FALLEN_TILT_DEG) | (self.height < self.height_range[0])
+
     @classmethod
     def of(cls, rollout: Rollout, robot: Robot) -> FrameSeries:
         """The series of a rollout."""
@@ -216,7 +222,7 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         return nothing
     load, tilt, feet = series.load[rows], series.tilt[rows], series.feet[rows]
     standing = int(series.standing[rows].sum())
-    fallen = np.flatnonzero((tilt > FALLEN_TILT_DEG) | (height < series.height_range[0]))
+    fallen = np.flatnonzero(series.fallen[rows])
     return {
         "mean_sum_fn_over_mg": float(load.mean()),
         "p10_sum_fn_over_mg": percentile(load, 10),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.quality import FALLEN_TILT_DEG, UNLOADED_BELOW, FrameSeries, measure, percentile
+from amp_core.quality import UNLOADED_BELOW, FrameSeries, measure, percentile
 from amp_core.tiers import MODE_GATE, GateProfile, GateSpec, classify
 
 Array = npt.NDArray[np.float64]
@@ -182,7 +182,7 @@ def _falling(series: FrameSeries, margin: int) -> Bools:
     A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates that
     forgive a share of its frames. The end of a clip that the engine gave up on counts as a fall.
     """
-    fallen = (series.tilt > FALLEN_TILT_DEG) | (series.height < series.height_range[0])
+    fallen = series.fallen
     ends = np.flatnonzero(fallen & ~np.concatenate([[False], fallen[:-1]])).tolist()
     if series.clip_frames > len(series):
         ends.append(len(series))
