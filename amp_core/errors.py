@@ -14,6 +14,7 @@ command line, the HTTP API and the job table show the same facts.
     ├── IntegrityError          bytes that do not have the digest that was promised
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
     ├── Unavailable             a server, broker or blob store cannot be reached
+    │   └── DiskFull            a folder has no room left; nobody's fault but the machine's
     └── PhysicsFailed           a simulation could not be run to its end
 """
 
@@ -138,6 +139,12 @@ class Unavailable(AmprefError):
     slug = "unavailable"
     title = "Not reachable"
     status = 503
+
+
+class DiskFull(Unavailable):
+    """No room is left in a folder. Over HTTP it is `unavailable`, like its parent; to a worker no clip is to blame for it."""
+
+    title = "No space left"
 
 
 class PhysicsFailed(AmprefError):

@@ -227,6 +227,15 @@ class Conditioned:
     def num_frames(self) -> int:
         return int(self.root_pos.shape[0])
 
+    def qpos(self, robot: Robot) -> Array:
+        """(M, nq) the clip's poses as MuJoCo has them, for the robot that it was conditioned for."""
+        root = robot.root_qpos_adr
+        poses = np.tile(self.initial_qpos, (self.num_frames, 1))
+        poses[:, root : root + 3] = self.root_pos
+        poses[:, root + 3 : root + 7] = self.root_rot[:, [3, 0, 1, 2]]
+        poses[:, robot.qpos_adr] = self.dof_pos
+        return poses
+
 
 def resampled_count(frames: int, fps_in: float, fps_out: float) -> int:
     """Frames at `fps_out` whose time lies within the clip: floor((N - 1) · fps_out / fps_in) + 1.

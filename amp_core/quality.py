@@ -78,6 +78,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("actuator_saturation_rate", "1", float, "Share of (actuator, frame) pairs at 99 % or more of the force range."),
     Metric("joint_rmse_rad", "rad", float, "Root mean square difference from the clip's joint angles, over joints and frames."),
     Metric("root_drift_m", "m", float, "Greatest horizontal distance of the root from the clip's root."),
+    Metric(
+        "contact_agreement",
+        "1",
+        float,
+        "Share of (foot, frame) pairs in which the foot touches the ground exactly when the clip means it to; `tracked` only.",
+    ),
     Metric("finite_frame_rate", "1", float, "Share of the clip's frames that were simulated, finite and without a warning."),
     Metric("solver_warnings", "1", float, "Number of warnings that the physics engine raised."),
     Metric("fell_at_frame", "frame", int, "First frame with a tilt over 60° or the root below its height range; null if none."),
@@ -123,6 +129,7 @@ class FrameSeries:
       height_range: (low, high) m, the robot's.
       clip_frames: frames of the clip; more than N when the simulation failed.
       solver_warnings: warnings of the physics engine.
+      agreeing: (N,) number of feet that touch exactly where the clip means them to; None where what it means is not known.
     """
 
     load: Array
@@ -143,6 +150,7 @@ class FrameSeries:
     height_range: tuple[float, float]
     clip_frames: int
     solver_warnings: int
+    agreeing: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.height)
@@ -167,6 +175,7 @@ class FrameSeries:
         standing = load > LOADED_ABOVE * mg
         slipping = standing & (rollout.foot_speed > SLIP_SPEED)
         left, right = sides(robot)
+        meant = rollout.reference_contacts
         return cls(
             load=rollout.sum_fn_per_frame / mg,
             stab=np.abs(rollout.stab_force) / mg,
@@ -186,6 +195,7 @@ class FrameSeries:
             height_range=robot.height_range,
             clip_frames=rollout.clip_frames,
             solver_warnings=rollout.solver_warnings,
+            agreeing=None if meant is None else (feet == meant).sum(axis=1),
         )
 
 
@@ -246,10 +256,16 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "actuator_saturation_rate": float(series.saturation[rows].mean()),
         "joint_rmse_rad": float(np.sqrt(series.joint_error[rows].mean())),
         "root_drift_m": float(series.drift[rows].max()),
+        "contact_agreement": _agreement(series, rows),
         "finite_frame_rate": n / series.clip_frames if whole else 1.0,
         "solver_warnings": float(series.solver_warnings) if whole else 0.0,
         "fell_at_frame": start + int(fallen[0]) if len(fallen) else None,
     }
+
+
+def _agreement(series: FrameSeries, rows: slice) -> float | None:
+    pairs = series.feet[rows].size
+    return None if series.agreeing is None or pairs == 0 else int(series.agreeing[rows].sum()) / pairs
 
 
 def percentile(values: Array, q: float) -> float:

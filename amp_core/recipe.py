@@ -22,13 +22,22 @@ GATE_PROFILE = "amp-0.11"
 MODES = ("rollout", "teacher_forced", "tracked", "auto")
 """Every mode that a recipe may name."""
 
-AVAILABLE_MODES = ("rollout", "teacher_forced")
-"""The modes that this version can generate."""
+AVAILABLE_MODES = MODES
+"""The modes that this version can be asked for."""
+
+GENERATED_MODES = ("rollout", "teacher_forced", "tracked")
+"""The modes that a rollout can be in: `auto` picks one of them."""
+
+DEFAULT_MODE = "auto"
+"""The mode where nobody says one."""
 
 INITIAL_VELOCITIES = ("from_clip", "zero")
 
 SCALE_RANGE = (0.1, 10.0)
 """The least and the greatest factor that a physics scale may apply."""
+
+MAX_ATTEMPTS = 16
+"""The most plans that a recipe may ask for."""
 
 _MAX_SEED = 2**63 - 1
 
@@ -47,6 +56,18 @@ def _number(value: object, key: str, *, minimum: float, maximum: float = math.in
         raise RecipeRefused(f"{number!r} is out of range", key=key, expected=expected)
     # -0.0 and 0.0 mean the same and must have the same digest.
     return number + 0.0
+
+
+def _whole(value: object, key: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RecipeRefused(f"{value!r:.80} is not right here", key=key, expected=f"an integer from {low} to {high}")
+    return value
+
+
+def _numbers(value: object, key: str, low: float, high: float) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= 16:
+        raise RecipeRefused("it is not a short list of numbers", key=key, expected="1 to 16 numbers")
+    return tuple(_number(item, f"{key}[{i}]", minimum=low, maximum=high) for i, item in enumerate(value))
 
 
 def _choice(value: object, key: str, choices: tuple[str, ...]) -> str:
@@ -123,53 +144,178 @@ class PhysicsScale:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackingCost:
+    """Weights of the tracked mode's cost: each multiplies a sum of squares, for a frame of 20 ms.
+
+    Args:
+      joints: rad, from the clip's angles.
+      height, place: m, of the root, vertically and horizontally.
+      upright, heading: differences of the root's z and x axes.
+      feet: m, of the soles from the clip's.
+      slip: m/s, of a sole that is as low as the clip's lowest.
+      stance_slip: m/s, of a sole that the clip means to stand.
+      stance: m, a standing sole's height above the ground, and what a swinging one lacks in height.
+      contact: by how much a standing foot is not pressed to the ground, and a swinging one is, from 0 to 1.
+      vertical_velocity: m/s, of the root.
+      load: share of the weight by which the ground's force differs from the weight.
+      unloaded: share of the weight by which it falls short of 0.8 of the weight.
+      root_rate, joint_rate: rad/s. control: rad, from the clip's angles.
+      leaning: by how much the root's z axis falls short of 0.9 in the vertical; not squared.
+    """
+
+    joints: float = 6.0
+    height: float = 200.0
+    place: float = 80.0
+    upright: float = 20.0
+    heading: float = 8.0
+    feet: float = 20.0
+    slip: float = 5.0
+    stance_slip: float = 1.0
+    stance: float = 200.0
+    contact: float = 0.5
+    vertical_velocity: float = 5.0
+    load: float = 1.0
+    unloaded: float = 16.0
+    root_rate: float = 0.05
+    joint_rate: float = 0.002
+    control: float = 0.05
+    leaning: float = 500.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = _number(getattr(self, field.name), f"planner.cost.{field.name}", minimum=0.0)
+            object.__setattr__(self, field.name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Settings of the tracked mode's planner; docs/tracking.md explains it.
+
+    Args:
+      samples: simulations a round.
+      horizon_sec: s that each plan looks ahead.
+      replan_sec: s that are executed before the next plan.
+      step_sec: s, the longest physics step of the planning model.
+      rounds, first_rounds: rounds a plan; more for the first one, which starts from the clip alone.
+      noise_rad: rad, standard deviation of the noise on the controls. noise_correlation: of it between two control steps.
+      ridge: of the regression, a sample.
+      pooling: weight of the neighbouring steps' samples in a step's regression.
+      discard: share of the samples, the worst, that the regression leaves out.
+      damping: of the Gauss-Newton steps that are tried. step_lengths: the shares of each that are tried.
+      branches: planners that work side by side, each with its own noise. branch_sec: s after which all of them go on from the
+        best one's state.
+      attempts: plans with other noise that are made when one does not give Tier 0; the best is kept.
+      cost: the weights.
+    """
+
+    samples: int = 64
+    horizon_sec: float = 0.8
+    replan_sec: float = 0.08
+    step_sec: float = 0.007
+    rounds: int = 1
+    first_rounds: int = 6
+    noise_rad: float = 0.1
+    noise_correlation: float = 0.8
+    ridge: float = 0.1
+    pooling: float = 1.0
+    discard: float = 0.15
+    damping: tuple[float, ...] = (0.1, 1.0, 10.0)
+    step_lengths: tuple[float, ...] = (1.0, 0.4)
+    branches: int = 2
+    branch_sec: float = 0.48
+    attempts: int = 2
+    cost: TrackingCost = TrackingCost()
+
+    def __post_init__(self) -> None:
+        for key, low, high in (
+            ("samples", 16, 4096),
+            ("rounds", 1, 64),
+            ("first_rounds", 1, 256),
+            ("attempts", 1, MAX_ATTEMPTS),
+        ):
+            object.__setattr__(self, key, _whole(getattr(self, key), f"planner.{key}", low, high))
+        for key, least, most in (
+            ("horizon_sec", 0.1, 4.0),
+            ("replan_sec", 0.001, 4.0),
+            ("branch_sec", 0.001, 60.0),
+            ("step_sec", 0.0005, 0.02),
+            ("noise_rad", 1e-4, 1.0),
+            ("noise_correlation", 0.0, 0.999),
+            ("ridge", 1e-6, 1e3),
+            ("pooling", 0.0, 1.0),
+            ("discard", 0.0, 0.9),
+        ):
+            value = _number(getattr(self, key), f"planner.{key}", minimum=least, maximum=most)
+            object.__setattr__(self, key, value)
+        for key, least, most in (("damping", 1e-6, 1e6), ("step_lengths", 1e-3, 1.0)):
+            object.__setattr__(self, key, _numbers(getattr(self, key), f"planner.{key}", least, most))
+        if len(self.damping) * len(self.step_lengths) + 2 > self.samples:
+            what = f"{len(self.damping)} dampings of {len(self.step_lengths)} step lengths are more than the samples"
+            raise RecipeRefused(what, key="planner.damping", expected=f"at most {self.samples - 2} in all")
+        if not isinstance(self.cost, TrackingCost):
+            raise RecipeRefused("the cost is not a TrackingCost", key="planner.cost", expected="a TrackingCost")
+
+    @classmethod
+    def from_dict(cls, facts: object) -> Planner:
+        """The planner that `facts` describes; what is left out takes its usual value.
+
+        Raises:
+          RecipeRefused: an unknown key, a value of the wrong type or out of range.
+        """
+        given = _mapping(facts, "planner", {field.name for field in fields(cls)})
+        if "cost" in given:
+            known = {field.name for field in fields(TrackingCost)}
+            given["cost"] = TrackingCost(**_mapping(given["cost"], "planner.cost", known))
+        return cls(**given)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """The frozen settings of one generation.
 
     Args:
       mode: `rollout` (start once, drive the controls, weak harness) or `teacher_forced` (the pose is overwritten before every
-        control step, strong harness; Tier 1 at best). `tracked` and `auto` are known names that this version refuses.
-      harness: the vertical assist.
-      seed: of the planner's random numbers; the modes of this version draw none, so it only changes the digest.
+        control step, strong harness; Tier 1 at best), `tracked` (planned controls, no harness at all), or `auto` (the cheapest
+        of `rollout` and `tracked` that gives Tier 0; `stage` says under which recipes).
+      harness: the vertical assist; in mode `auto` that of its rollout.
+      seed: of the planner's noise; the other modes draw no random numbers, so there it only changes the digest.
       physics: factors on friction, mass and damping.
-      planner: settings of the tracked mode's planner; `None` for the modes that do not plan.
+      planner: settings of the tracked mode's planner, which `auto` may come to; `None` for the modes that do not plan.
       gate_profile: the name of the gate profile that decides the tier.
       generator_version: of the code that generates.
       force_threshold: N; a contact channel counts as touching above this normal force.
       initial_velocity: `from_clip` starts with the conditioned motion's velocity, `zero` at rest.
 
     Raises:
-      RecipeRefused: a value of the wrong type or out of its range, or a mode that is not available.
+      RecipeRefused: a value of the wrong type or out of its range, or a mode that there is not.
     """
 
     mode: str
     harness: Harness
     seed: int = 0
     physics: PhysicsScale = PhysicsScale()
-    planner: None = None
+    planner: Planner | None = None
     gate_profile: str = GATE_PROFILE
     generator_version: str = GENERATOR_VERSION
     force_threshold: float = 1.0
     initial_velocity: str = "from_clip"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            _choice(self.mode, "mode", AVAILABLE_MODES)
-        if self.mode not in AVAILABLE_MODES:
-            raise RecipeRefused(
-                f"the mode {self.mode!r} is not available yet",
-                key="mode",
-                expected=f"one of {', '.join(AVAILABLE_MODES)}",
-                remedy="Use mode 'rollout'",
-            )
+        _choice(self.mode, "mode", AVAILABLE_MODES)
         if not isinstance(self.harness, Harness):
             raise RecipeRefused("the harness is not a Harness", key="harness", expected="a Harness")
         if not isinstance(self.physics, PhysicsScale):
             raise RecipeRefused("the physics scale is not a PhysicsScale", key="physics", expected="a PhysicsScale")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= _MAX_SEED:
             raise RecipeRefused(f"{self.seed!r:.80} is not a seed", key="seed", expected=f"an integer from 0 to {_MAX_SEED}")
-        if self.planner is not None:
+        plans = self.mode in ("tracked", "auto")
+        if not plans and self.planner is not None:
             raise RecipeRefused(f"mode {self.mode!r} does not plan", key="planner", expected="null")
+        if plans and not isinstance(self.planner, Planner):
+            raise RecipeRefused(f"mode {self.mode!r} needs a planner", key="planner", expected="a Planner")
+        if self.mode == "tracked" and not self.harness.is_off:
+            what = "mode 'tracked' has no harness: its promise is that the feet alone carry the robot"
+            raise RecipeRefused(what, key="harness.force_cap", expected="0")
         # The profile is looked up when the recipe is used; a recipe that names one of another version can still be read.
         for key in ("gate_profile", "generator_version"):
             value = getattr(self, key)
@@ -183,10 +329,13 @@ class Recipe:
         """The mode's usual recipe.
 
         Raises:
-          RecipeRefused: no such mode, or one that is not available.
+          RecipeRefused: there is no such mode.
         """
-        harness = Harness.strong() if mode == "teacher_forced" else Harness.assist()
-        return cls(mode=mode, harness=harness, seed=seed, physics=physics if physics is not None else PhysicsScale())
+        _choice(mode, "mode", AVAILABLE_MODES)
+        harness = {"teacher_forced": Harness.strong(), "tracked": Harness.off()}.get(mode, Harness.assist())
+        planner = Planner() if mode in ("tracked", "auto") else None
+        scale = physics if physics is not None else PhysicsScale()
+        return cls(mode=mode, harness=harness, seed=seed, physics=scale, planner=planner)
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Recipe:
@@ -208,11 +357,25 @@ class Recipe:
             given["harness"] = replace(usual.harness, **parts)
         if "physics" in given:
             given["physics"] = PhysicsScale(**_mapping(given["physics"], "physics", {f.name for f in fields(PhysicsScale)}))
+        if given.get("planner") is not None:
+            given["planner"] = Planner.from_dict(given["planner"])
+        elif usual.planner is not None:
+            given.pop("planner", None)
         return replace(usual, **given)
+
+    def stage(self, mode: str) -> Recipe:
+        """The recipe under which mode `auto` scores a clip in `mode`, `rollout` or `tracked`: its own settings, those of them
+        that the mode has. From the usual recipe of `auto` this is the usual recipe of `mode`."""
+        harness = self.harness if mode == "rollout" else Harness.off()
+        return replace(self, mode=mode, harness=harness, planner=self.planner if mode == "tracked" else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data; `from_dict` reads it back to an equal recipe."""
-        return asdict(self)
+        facts = asdict(self)
+        if self.planner is not None:
+            # As JSON will give them back, so that a stored recipe equals a fresh one.
+            facts["planner"] |= {key: list(facts["planner"][key]) for key in ("damping", "step_lengths")}
+        return facts
 
     @property
     def digest(self) -> str:

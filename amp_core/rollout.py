@@ -1,8 +1,9 @@
 """Generation: conditioned motions in, simulated rollouts out, many clips in one batch.
 
-Timing. A clip of N frames gives N rows. Control step k holds `ctrl[k]`, the clip's joint angles of frame k clipped to the
-servos' range, and the harness force `stab_force[k]` over all its physics substeps; row k of every array is the state after that
-step and is compared with frame k of the clip. The simulation starts from the clip's frame 0.
+Timing. A clip of N frames gives N rows. Control step k holds `ctrl[k]` and the harness force `stab_force[k]` over all its
+physics substeps; row k of every array is the state after that step and is compared with frame k of the clip. `ctrl[k]` is the
+clip's joint angles of frame k or, in tracked mode, what was planned for it, clipped to the servos' range. The simulation starts
+from the clip's frame 0.
 
 A simulation that raises a warning or leaves the finite numbers at frame k is stopped there: rows 0 … k−1 are kept, `failure`
 says why. It cannot disturb the others in its batch: each clip's rows are the same bits alone, in any company, and on any number
@@ -12,7 +13,9 @@ of threads.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,8 @@ from mujoco.batch import Batch, SimulationError
 
 from amp_core import contacts, features
 from amp_core.errors import PhysicsFailed
-from amp_core.recipe import Harness, Recipe
+from amp_core.recipe import GENERATED_MODES, Harness, Recipe
+from amp_core.tracking import Plan, plan
 
 if TYPE_CHECKING:
     from amp_core.motion import Conditioned
@@ -36,8 +40,10 @@ Progress = Callable[[float, str], None]
 BATCH_SIZE = 64
 """Clips that are simulated side by side. More would cost memory and gain nothing."""
 
-_BLOCK = 32  # frames of sensor data that are kept before they are condensed
+_BLOCK = 2048  # rows (clips times frames) of sensor data, about, that are kept before they are condensed
 _PROGRESS_EVERY = 50  # frames
+_CLIPS_TOLD = 3  # of those that are planned at a time, in a line of progress
+_PLANNING_TICK = 0.1  # s between two looks at what several planners have done
 
 _SLEEP = int(mujoco.mjtEnableBit.mjENBL_SLEEP)
 
@@ -82,7 +88,11 @@ class Rollout:
       initial_qpos, initial_qvel: (nq,), (nv,) the state before the first control step.
       forced_qpos: (N, nq) what was written into `qpos` before each control step; None unless the mode is `teacher_forced`.
       reference_root_pos, reference_root_rot (xyzw), reference_dof_pos: (N, …) the clip's frames.
+      reference_contacts: (N, F) bool, which feet the clip means to stand on (`contacts.kinematic_contacts`); None unless the
+        mode is `tracked`.
+      plan: what planned the controls; None unless the mode is `tracked`.
       nonfoot_contact: (N,) bool, anything but a foot touched the ground in any substep.
+      actuator_force: (N, nu) N·m (N for a slide), what each actuator did in the last substep.
       saturation: (N,) share of the actuators at their force limit in the last substep.
       foot_speed: (N, F) m/s, see `contacts.FootTracker`.
       dt: s, a frame.
@@ -114,7 +124,10 @@ class Rollout:
     reference_root_pos: Array
     reference_root_rot: Array
     reference_dof_pos: Array
+    reference_contacts: npt.NDArray[np.bool_] | None
+    plan: Plan | None
     nonfoot_contact: npt.NDArray[np.bool_]
+    actuator_force: Array
     saturation: Array
     foot_speed: Array
     dt: float
@@ -165,14 +178,20 @@ def harness_force(harness: Harness, target: float, height: float, velocity: floa
     if harness.is_off:
         return 0.0
     w, x, y, z = quat_wxyz
-    pitch = math.asin(max(-1.0, min(1.0, 2 * (w * y - z * x))))
+    sine, gate, cap = 2 * (w * y - z * x), harness.orient_gate, harness.force_cap
+    pitch = math.asin(1.0 if sine > 1.0 else -1.0 if sine < -1.0 else sine)
     roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
-    if not (abs(pitch) < harness.orient_gate and abs(roll) < harness.orient_gate):
+    if not (-gate < pitch < gate and -gate < roll < gate):
         return 0.0
     force = harness.height_kp * (target - height) - harness.height_kd * velocity
-    if harness.force_cap is not None:
-        force = max(-harness.force_cap, min(harness.force_cap, force))
-    return force
+    if cap is None:
+        return force
+    return cap if force > cap else -cap if force < -cap else force
+
+
+def _offset(model: Any, state: mujoco.mjtState) -> int:
+    """Where a component of the state begins in a row: they are ordered by their bits."""
+    return int(mujoco.mj_stateSize(model, int(state) - 1))
 
 
 def generate(
@@ -182,8 +201,9 @@ def generate(
     *,
     nthread: int = 1,
     progress: Progress | None = None,
+    attempt: int = 0,
 ) -> list[Rollout]:
-    """Simulate every motion, in batches.
+    """Simulate every motion, in batches; what is to be tracked is planned first.
 
     Args:
       robot: the robot that all of them are for.
@@ -191,6 +211,7 @@ def generate(
       recipes: one for each motion, or one for all.
       nthread: threads that step the physics; the result does not depend on it.
       progress: called now and then; what it raises stops the work and is passed on.
+      attempt: another number plans with other noise.
 
     Returns:
       One rollout a motion, in order. A simulation that fails gives a rollout with its `failure`, not an exception.
@@ -198,6 +219,12 @@ def generate(
     per_motion = [recipes] * len(motions) if isinstance(recipes, Recipe) else list(recipes)
     if len(per_motion) != len(motions):
         raise ValueError(f"{len(motions)} motions but {len(per_motion)} recipes")
+    if any(recipe.mode not in GENERATED_MODES for recipe in per_motion):
+        raise ValueError(f"a rollout's mode is one of {', '.join(GENERATED_MODES)}; `amp_core.score` chooses for mode auto")
+    plans = _plan_all(robot, motions, per_motion, attempt, nthread, progress)
+    if plans and progress is not None:
+        whole, progress = progress, None  # What remains is quick beside planning.
+        whole(1.0, "planned")
     total = sum(len(motion.dof_pos) for motion in motions)
     # Clips of like length side by side: a batch is only full until its shortest clip ends.
     order = sorted(range(len(motions)), key=lambda i: -len(motions[i].dof_pos))
@@ -205,7 +232,8 @@ def generate(
     done = 0
     for first in range(0, len(order), BATCH_SIZE):
         chosen = order[first : first + BATCH_SIZE]
-        stage = _Stage(robot, [motions[i] for i in chosen], [per_motion[i] for i in chosen], nthread)
+        planned = [plans.get(i) for i in chosen]
+        stage = _Stage(robot, [motions[i] for i in chosen], [per_motion[i] for i in chosen], nthread, planned)
         before = done
 
         def report(frames: int, before: int = before) -> None:
@@ -219,11 +247,81 @@ def generate(
     return [rollouts[i] for i in range(len(motions))]
 
 
+def _plan_all(
+    robot: Robot,
+    motions: Sequence[Conditioned],
+    recipes: Sequence[Recipe],
+    attempt: int,
+    nthread: int,
+    progress: Progress | None,
+) -> dict[int, Plan]:
+    """The plans of the motions that are to be tracked, by their index."""
+    tracked = [i for i, recipe in enumerate(recipes) if recipe.mode == "tracked"]
+    total = sum(len(motions[i].dof_pos) for i in tracked)
+    done = dict.fromkeys(tracked, 0)
+    stopped = threading.Event()
+
+    def work(i: int, threads: int) -> Plan:
+        def planned(frames: int) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            done[i] = frames
+
+        start = np.zeros_like(motions[i].initial_qvel) if recipes[i].initial_velocity == "zero" else motions[i].initial_qvel
+        return plan(robot, motions[i], recipes[i], start, attempt=attempt, nthread=threads, progress=planned)
+
+    def report() -> None:
+        if progress is not None:
+            clips = [(motions[i].name, done[i], len(motions[i].dof_pos)) for i in tracked]
+            progress(sum(done.values()) / total, _planned(clips))
+
+    if not tracked:
+        return {}
+    # A clip a thread: while one waits for its simulations, another thinks. The longest first, so that none is left for last.
+    # A single clip has a thread of its own, too: this one is free to be interrupted, and then tells the others to stop.
+    threads = nthread if len(tracked) == 1 else 1
+    with ThreadPoolExecutor(min(nthread, len(tracked))) as pool:
+        order = sorted(tracked, key=lambda i: -len(motions[i].dof_pos))
+        pending = {i: pool.submit(work, i, threads) for i in order}
+        try:
+            while wait(pending.values(), timeout=_PLANNING_TICK).not_done:
+                if any(future.done() and future.exception() for future in pending.values()):
+                    break
+                report()
+        finally:
+            stopped.set()  # Of no effect on those that have ended.
+            for future in pending.values():
+                future.cancel()
+    errors = [None if future.cancelled() else future.exception() for future in pending.values()]
+    for error in errors:
+        # What stopped the others, and not what they say of it.
+        if error is not None and not isinstance(error, _Stopped):
+            raise error
+    return {i: pending[i].result() for i in tracked}
+
+
+def _planned(clips: Sequence[tuple[str, int, int]]) -> str:
+    """How far planning has come, in a few words, from each clip's name, planned frames and frames."""
+    if len(clips) == 1:
+        return f"planned {clips[0][1]} of {clips[0][2]} frames"
+    ended = sum(done == frames for _, done, frames in clips)
+    under_way = [f"{name} {done / frames:.0%}" for name, done, frames in clips if 0 < done < frames]
+    shown = ", ".join(under_way[:_CLIPS_TOLD]) + (", …" if len(under_way) > _CLIPS_TOLD else "")
+    return f"{ended} of {len(clips)} clips planned" + (f"; {shown}" if shown else "")
+
+
+class _Stopped(Exception):
+    """Another thread's work has ended early."""
+
+
 class _Stage:
     """The simulation of one batch of clips, from their first frame to their last."""
 
-    def __init__(self, robot: Robot, motions: list[Conditioned], recipes: list[Recipe], nthread: int) -> None:
+    def __init__(
+        self, robot: Robot, motions: list[Conditioned], recipes: list[Recipe], nthread: int, plans: Sequence[Plan | None]
+    ) -> None:
         self.robot = robot
+        self.plans = plans
         self.motions = motions
         self.recipes = recipes
         self.tracker = contacts.FootTracker(robot, nthread=nthread, size=max(len(motion.dof_pos) for motion in motions) + 1)
@@ -237,108 +335,89 @@ class _Stage:
         if any(probe is not self.probes[0] for probe in self.probes):
             self.batch.set_models([probe.model for probe in self.probes])
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
-        self.ctrl, self.applied = self.batch.bind("ctrl"), self.batch.bind("qfrc_applied")
+        # In a row of the state, qpos and qvel lie side by side, and so do ctrl and qfrc_applied: one copy takes both.
+        position, control = (_offset(model, state) for state in (mujoco.mjtState.mjSTATE_QPOS, mujoco.mjtState.mjSTATE_CTRL))
+        inputs = model.nu + robot.root_qvel_adr + 3
+        self.moving = self.batch.state[:, position : position + model.nq + model.nv]
+        self.driven = self.batch.state[:, control : control + inputs]
         self.force = self.batch.bind("actuator_force")
 
-        self.controls = np.zeros((nsim, frames, model.nu))
+        # What drives each frame: the controls, and the applied forces up to the root's vertical one.
+        self.inputs = np.zeros((nsim, frames, inputs))
+        self.controls, self.stab = self.inputs[:, :, : model.nu], self.inputs[:, :, -1]
         self.targets = [float(motion.root_pos[:, 2].mean()) for motion in motions]
         self.initial_qpos = np.array([motion.initial_qpos for motion in motions])
         self.initial_qvel = np.array([motion.initial_qvel for motion in motions])
         self.forced: list[Array | None] = []
         for i, (motion, recipe) in enumerate(zip(motions, recipes, strict=True)):
-            self.controls[i, : self.lengths[i], robot.ctrl_adr] = motion.dof_pos.T
+            planned = plans[i]
+            if planned is None:
+                self.controls[i, : self.lengths[i], robot.ctrl_adr] = motion.dof_pos.T
+            else:
+                self.controls[i, : self.lengths[i]] = planned.ctrl
             if recipe.initial_velocity == "zero":
                 self.initial_qvel[i] = 0.0
-            self.forced.append(self._forced(motion) if recipe.mode == "teacher_forced" else None)
+            self.forced.append(motion.qpos(robot) if recipe.mode == "teacher_forced" else None)
         limited = model.actuator_ctrllimited.astype(bool)
         low = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
         high = np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
         np.clip(self.controls, low, high, out=self.controls)
 
         channels = len(robot.channels)
-        self.rows_qpos = np.empty((nsim, frames, model.nq))
-        self.rows_qvel = np.empty((nsim, frames, model.nv))
+        self.rows_moving = np.empty((nsim, frames, model.nq + model.nv))
+        self.rows_qpos, self.rows_qvel = np.split(self.rows_moving, [model.nq], axis=2)
         self.rows_force = np.empty((nsim, frames, model.nu))
-        self.stab = np.zeros((nsim, frames))
         self.loads = np.empty((nsim, frames, channels))
         self.last_loads = np.empty((nsim, frames, channels))
         self.nonfoot = np.zeros((nsim, frames), dtype=bool)
         self.failures: list[Failure | None] = [None] * nsim
         self.warned = self.batch.warning[:, :, 1]  # how often each simulation raised each warning; never reset
-        self.failed_now = False  # in the last frame: the batch has to be gathered anew
 
         # A fresh row has a zero warm start, as a fresh MjData has; the certificate starts from the same.
         self.qpos[:] = self.initial_qpos
         self.qvel[:] = self.initial_qvel
 
-    def _forced(self, motion: Conditioned) -> Array:
-        """(N, nq) the clip's poses as MuJoCo has them."""
-        robot, root = self.robot, self.robot.root_qpos_adr
-        poses = np.tile(np.asarray(motion.initial_qpos, dtype=np.float64), (len(motion.dof_pos), 1))
-        poses[:, root : root + 3] = motion.root_pos
-        poses[:, root + 3 : root + 7] = motion.root_rot[:, [3, 0, 1, 2]]
-        poses[:, robot.qpos_adr] = motion.dof_pos
-        return poses
-
     def run(self, report: Callable[[int], None]) -> None:
-        robot, batch = self.robot, self.batch
-        root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
-        nsensor = self.probes[0].model.nsensordata
-        ids: npt.NDArray[np.int64] = np.array([], dtype=np.int64)
-        block: Array = np.empty(0)
-        block_start, done, warned = 0, 0, 0
+        model, substeps, nsensor = self.batch.model, self.robot.substeps, self.probes[0].model.nsensordata
+        # What the harness looks at, in one view: height, quaternion, …, vertical velocity.
+        seen = self.moving[:, self.robot.root_qpos_adr + 2 : model.nq + self.robot.root_qvel_adr + 3]
         harnesses = [recipe.harness for recipe in self.recipes]
-        forcing = [(i, poses) for i, poses in enumerate(self.forced) if poses is not None]
-        everyone, active = False, list[int]()
-        ends = set(self.lengths)
-        for frame in range(max(self.lengths)):
-            if frame == 0 or frame in ends or self.failed_now:
-                active = [i for i, length in enumerate(self.lengths) if frame < length and self.failures[i] is None]
-                self.failed_now = False
-            if len(active) != len(ids) or frame - block_start == _BLOCK:
-                self._condense(block[: frame - block_start], ids, block_start)
-                if not active:
-                    break
-                ids, block_start = np.array(active, dtype=np.int64), frame
-                block = np.empty((_BLOCK, len(ids), robot.substeps, nsensor))
-                everyone = len(ids) == len(self.lengths)
-
-            chosen = slice(None) if everyone else ids
-            for i, poses in forcing:
-                if self.failures[i] is None and frame < self.lengths[i]:
+        step, recorded, warnings = self.batch.rollout, ("sensordata",), self.batch.warning
+        frame, done, warned = 0, 0, 0
+        while active := [i for i, length in enumerate(self.lengths) if frame < length and self.failures[i] is None]:
+            # Until one of these clips ends or fails, nothing but their states changes.
+            start, stop = frame, min(frame + max(1, _BLOCK // len(active)), *(self.lengths[i] for i in active))
+            block = np.empty((stop - start, len(active), substeps, nsensor))
+            ids = np.array(active, dtype=np.int64)
+            everyone = len(ids) == len(self.lengths)
+            chosen, called = (slice(None), None) if everyone else (ids, ids)
+            forcing = [(i, poses) for i in active if (poses := self.forced[i]) is not None]
+            for rows in block:
+                for i, poses in forcing:
                     self.qpos[i] = poses[frame]
-            places = self.qpos[chosen, root_q + 2 : root_q + 7].tolist()
-            velocities = self.qvel[chosen, root_v + 2].tolist()
-            forces = [
-                harness_force(harnesses[i], self.targets[i], place[0], velocity, place[1:])
-                for i, place, velocity in zip(active, places, velocities, strict=True)
-            ]
-            self.stab[chosen, frame] = forces
-            self.applied[chosen, root_v + 2] = forces
-            self.ctrl[chosen] = self.controls[chosen, frame]
-
-            errors: dict[int, str] = {}
-            try:
-                batch.rollout(
-                    robot.substeps,
-                    record=("sensordata",),
-                    ids=None if everyone else ids,
-                    out={"sensordata": block[frame - block_start]},
-                )
-            except SimulationError as error:
-                errors = {int(i): batch.error(int(i)) for i in error.ids}
-            self.rows_qpos[chosen, frame] = self.qpos[chosen]
-            self.rows_qvel[chosen, frame] = self.qvel[chosen]
-            self.rows_force[chosen, frame] = self.force[chosen]
-            if errors or np.count_nonzero(self.warned) != warned:
-                for i in active:
-                    self.failures[i] = self._diagnose(i, frame, errors.get(i))
-                self.failed_now, warned = True, int(np.count_nonzero(self.warned))
-            done += len(ids)
-            if frame % _PROGRESS_EVERY == 0:
-                report(done)
-        else:
-            self._condense(block[: frame + 1 - block_start], ids, block_start)
+                self.stab[chosen, frame] = [
+                    harness_force(harnesses[i], self.targets[i], now[0], now[-1], now[1:5])
+                    for i, now in zip(active, seen[chosen].tolist(), strict=True)
+                ]
+                self.driven[chosen] = self.inputs[chosen, frame]
+                errors: dict[int, str] = {}
+                try:
+                    step(substeps, record=recorded, ids=called, out={"sensordata": rows})
+                except SimulationError as error:
+                    errors = {int(i): self.batch.error(int(i)) for i in error.ids}
+                self.rows_moving[chosen, frame] = self.moving[chosen]
+                self.rows_force[chosen, frame] = self.force[chosen]
+                frame += 1
+                done += len(active)
+                if frame % _PROGRESS_EVERY == 1:
+                    report(done)
+                # A simulation that still runs has none, so that its first warning always adds to the count.
+                if errors or np.count_nonzero(warnings) != warned:
+                    for i in active:
+                        self.failures[i] = self._diagnose(i, frame - 1, errors.get(i))
+                    warned = int(np.count_nonzero(warnings))
+                    break
+            self._condense(block[: frame - start], ids, start)
         report(sum(self.lengths))
 
     def _diagnose(self, i: int, frame: int, error: str | None) -> Failure | None:
@@ -426,6 +505,7 @@ class _Stage:
             "reference_root_rot": np.array(motion.root_rot[:rows], dtype=np.float64),
             "reference_dof_pos": np.array(motion.dof_pos[:rows], dtype=np.float64),
             "nonfoot_contact": self.nonfoot[i, :rows].copy(),
+            "actuator_force": self.rows_force[i, :rows].copy(),
             "saturation": self._saturation(i, rows),
             "foot_speed": self.tracker.speeds(before, qpos),
         }
@@ -439,21 +519,35 @@ class _Stage:
             clip_frames=self.lengths[i],
             failure=failure,
             forced_qpos=forced,
+            reference_contacts=self._reference_contacts(i, rows),
+            plan=self.plans[i],
             dt=robot.control_dt,
             **arrays,
         )
 
-    def _saturation(self, i: int, rows: int) -> Array:
-        from amp_core.quality import SATURATED_FROM
+    def _reference_contacts(self, i: int, rows: int) -> npt.NDArray[np.bool_] | None:
+        if self.plans[i] is None:
+            return None
+        found = contacts.kinematic_contacts(self.robot, self.motions[i].qpos(self.robot))[:rows].copy()
+        found.setflags(write=False)
+        return found
 
-        model = self.probes[i].model
-        force, (low, high) = self.rows_force[i, :rows], model.actuator_forcerange.T
-        limited = model.actuator_forcelimited.astype(bool)
-        # A side whose limit is 0 cannot push that way at all; being there is no sign of strain.
-        at_high = (high > 0) & (force >= SATURATED_FROM * high)
-        at_low = (low < 0) & (force <= SATURATED_FROM * low)
-        share: Array = (limited & (at_high | at_low)).mean(axis=1)
+    def _saturation(self, i: int, rows: int) -> Array:
+        share: Array = saturated(self.probes[i].model, self.rows_force[i, :rows]).mean(axis=1)
         return share
+
+
+def saturated(model: Any, force: Array) -> npt.NDArray[np.bool_]:
+    """(N, nu) which actuators are at their force limit, from their forces (N, nu)."""
+    from amp_core.quality import SATURATED_FROM
+
+    low, high = model.actuator_forcerange.T
+    limited = model.actuator_forcelimited.astype(bool)
+    # A side whose limit is 0 cannot push that way at all; being there is no sign of strain.
+    at_high = (high > 0) & (force >= SATURATED_FROM * high)
+    at_low = (low < 0) & (force <= SATURATED_FROM * low)
+    found: npt.NDArray[np.bool_] = limited & (at_high | at_low)
+    return found
 
 
 def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], recipe: Recipe) -> tuple[Array, Array]:

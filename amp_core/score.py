@@ -1,11 +1,16 @@
-"""Scoring: the whole line from a motion that was read to a tier, with everything that proves it."""
+"""Scoring: the whole line from a motion that was read to a tier, with everything that proves it.
+
+Mode `tracked` plans, and a plan may miss what it aims at; it is tried again with other noise, and the best attempt is kept.
+Mode `auto` scores a clip in the cheapest mode that gives Tier 0: it tries `rollout`, asks triage, and then `tracked`.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,17 +18,106 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import mujoco
 
 from amp_core import features
+from amp_core.contacts import kinematic_contacts
+from amp_core.diagnose import Diagnosis, diagnose
+from amp_core.errors import MotionRefused
 from amp_core.formats import Limits, Motion, read_motion
-from amp_core.motion import condition
+from amp_core.motion import Conditioned, condition
 from amp_core.npz import write_npz
 from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import Recipe
 from amp_core.rollout import Progress, Rollout, generate
 from amp_core.segments import Segment, find_segments
-from amp_core.tiers import Classification, Gate, classify, gate_profile
+from amp_core.tiers import REJECTED, TIER_0, TIER_1, Classification, Gate, classify, gate_profile
+from amp_core.triage import Triage, triage
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
+
+
+TRACKED_GOALS: Mapping[str, tuple[str, float]] = {
+    "unloaded_frame_rate": ("<=", 0.05),
+    "joint_rmse_rad": ("<=", 0.13),
+    "root_drift_m": ("<=", 0.15),
+    "slip_rate": ("<=", 0.10),
+    "contact_agreement": (">=", 0.7),
+}
+"""What a tracked clip should reach, stricter than the gates: missing one is a reason to try again and changes no tier."""
+
+_FIRST_ATTEMPT = 0.7  # of the bar, and of what is left the same for each further one: whether there will be one is not known
+_PLAIN_SHARE = 0.1  # of the bar in mode `auto`: a plain rollout is quick beside planning
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One plan of a tracked clip.
+
+    Args:
+      attempt: which; each plans with other noise.
+      tier, tier_reason: its verdict.
+      worst: the largest of its figures as a share of their goals; at most 1 where every goal is met.
+      missed: the goals that it missed.
+      figures: by metric, of those that have a goal.
+    """
+
+    attempt: int
+    tier: int
+    tier_reason: str
+    worst: float
+    missed: tuple[str, ...]
+    figures: dict[str, float | int | None]
+
+    @property
+    def good(self) -> bool:
+        """Whether there is nothing to try again for."""
+        return self.tier == TIER_0 and not self.missed
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "attempt": self.attempt,
+            "tier": self.tier,
+            "tier_reason": self.tier_reason,
+            "worst": self.worst,
+            "missed": list(self.missed),
+            "figures": dict(self.figures),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Auto:
+    """What mode `auto` did with a clip.
+
+    Args:
+      recipe: that asked for it, of mode `auto`.
+      triage: what the clip lacks.
+      tried: a score for each mode that was tried, under its own recipe; none of them has an `auto`.
+      shown: which of them is the clip's.
+    """
+
+    recipe: Recipe
+    triage: Triage
+    tried: tuple[Score, ...]
+    shown: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the verdicts of what was tried, not all of its figures."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "recipe_digest": self.recipe.digest,
+            "triage": self.triage.to_dict(),
+            "tried": [
+                {
+                    "mode": one.rollout.recipe.mode,
+                    "recipe_digest": one.rollout.recipe.digest,
+                    "tier": one.tier,
+                    "tier_reason": one.tier_reason,
+                    "wall_sec": one.wall_sec,
+                }
+                for one in self.tried
+            ],
+            "shown": self.shown,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +133,9 @@ class Score:
       provenance: robot, recipe, code and engine that made it.
       contact_warnings: suspicious contact patterns, which change no tier.
       wall_sec: s, from motion to verdict; in a batch, the batch's time in proportion to the clip's frames.
+      attempts: of a tracked clip, every plan that was tried; `provenance["attempt"]` names the one that was kept.
+      auto: how mode `auto` came to this; None for a score that was asked for by its own recipe.
+      diagnosis: why it is not Tier 0, in physical words; None where it is.
     """
 
     name: str
@@ -51,6 +148,9 @@ class Score:
     provenance: dict[str, Any]
     contact_warnings: tuple[dict[str, Any], ...]
     wall_sec: float
+    attempts: tuple[Attempt, ...] = ()
+    auto: Auto | None = None
+    diagnosis: Diagnosis | None = None
 
     @property
     def tier(self) -> int:
@@ -93,6 +193,9 @@ class Score:
             "segments": [segment.to_dict() for segment in self.segments],
             "failure": failure.to_dict() if failure is not None else None,
             "contact_warnings": [dict(warning) for warning in self.contact_warnings],
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
+            "auto": None if self.auto is None else self.auto.to_dict(),
+            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
             "ingest": self.ingest,
             "provenance": self.provenance,
             "wall_sec": self.wall_sec,
@@ -120,37 +223,195 @@ def score(
       progress: called with the share that is done, in [0, 1], and a few words.
       limits: of duration, rate and plausibility; the usual ones by default.
 
+    Returns:
+      One score a motion, in order. In mode `auto` it is that of the best mode that was tried, and `auto` holds all of them.
+
     Raises:
-      MotionRefused: a motion that does not fit the robot.
+      MotionRefused: a motion that does not fit the robot, or that is to be tracked with its root in another frame.
       RecipeRefused: a gate profile that does not exist.
     """
     gate_profile(recipe.gate_profile)  # A profile that is not there is refused before the work, not after it.
     began = time.perf_counter()
     conditioned = [condition(motion, robot, limits) for motion in motions]
+    run = _auto if recipe.mode == "auto" else _plainly
     # Measuring is quick beside simulating; the last hundredth of the bar is for it.
-    simulating = None if progress is None else (lambda share, text: progress(0.99 * share, text))
-    rollouts = generate(robot, conditioned, recipe, nthread=nthread, progress=simulating)
-    judgements = [judge(rollout, robot) for rollout in rollouts]
-    wall = time.perf_counter() - began
-    frames = sum(rollout.clip_frames for rollout in rollouts)
-    provenance = _provenance(robot, recipe)
+    scores = run(conditioned, robot, recipe, nthread, _part(progress, 0.0, 0.99), time.perf_counter() - began)
     if progress is not None:
         progress(1.0, "scored")
-    return [
-        Score(
-            name=clip.name,
-            source_digest=clip.source_digest,
-            rollout=rollout,
-            quality_metrics=judgement.quality_metrics,
-            classification=judgement.classification,
-            segments=judgement.segments,
-            ingest=clip.report.to_dict(),
-            provenance=provenance,
-            contact_warnings=judgement.contact_warnings,
-            wall_sec=wall * rollout.clip_frames / frames,
+    return scores
+
+
+def _part(progress: Progress | None, begin: float, end: float, prefix: str = "") -> Progress | None:
+    """A progress that moves the given one from `begin` to `end`."""
+    if progress is None:
+        return None
+    whole = progress
+    return lambda share, text: whole(begin + (end - begin) * share, prefix + text)
+
+
+def _auto(
+    clips: Sequence[Conditioned],
+    robot: Robot,
+    recipe: Recipe,
+    nthread: int,
+    progress: Progress | None,
+    conditioning: float,
+) -> list[Score]:
+    """The cheapest mode that gives Tier 0, or the best where none does. The arguments are `_plainly`'s."""
+    plain = _plainly(clips, robot, recipe.stage("rollout"), nthread, _part(progress, 0.0, _PLAIN_SHARE), conditioning)
+    found = [
+        triage(
+            clip.report,
+            kinematic_contacts(robot, clip.qpos(robot)).mean(axis=0).tolist(),
+            one.quality_metrics,
+            one.tier,
+            robot.control_dt,
         )
-        for clip, rollout, judgement in zip(conditioned, rollouts, judgements, strict=True)
+        for clip, one in zip(clips, plain, strict=True)
     ]
+    chosen = [i for i in range(len(clips)) if found[i].worth_planning]
+    tried = [[one] for one in plain]
+    if chosen:
+        planning = _part(progress, _PLAIN_SHARE, 1.0)
+        tracked = _plainly([clips[i] for i in chosen], robot, recipe.stage("tracked"), nthread, planning, 0.0)
+        for i, one in zip(chosen, tracked, strict=True):
+            tried[i].append(one)
+    scores = []
+    for lacks, those in zip(found, tried, strict=True):
+        shown = max(range(len(those)), key=lambda i: (_merit(those[i]), i))
+        auto = Auto(recipe, lacks, tuple(those), shown)
+        diagnosis = those[shown].diagnosis
+        if diagnosis is not None and len(those) > 1:
+            diagnosis = diagnosis.without("use_tracked")
+        scores.append(replace(those[shown], auto=auto, diagnosis=diagnosis, wall_sec=sum(one.wall_sec for one in those)))
+    return scores
+
+
+def _merit(score: Score) -> tuple[int, int]:
+    """How good a score is, the greater the better, as the catalog ranks rollouts: the tier first; of what is no Tier 0, the one
+    with more frames in windows that are."""
+    rank = {TIER_0: 2, TIER_1: 1}.get(score.tier, 0)
+    return rank, 0 if score.tier == TIER_0 else sum(one.stop - one.start for one in score.segments if one.tier == TIER_0)
+
+
+def _plainly(
+    clips: Sequence[Conditioned],
+    robot: Robot,
+    recipe: Recipe,
+    nthread: int,
+    progress: Progress | None,
+    conditioning: float,
+) -> list[Score]:
+    """Score clips in the one mode that the recipe names.
+
+    Args:
+      conditioning: s that conditioning them took.
+    """
+    began = time.perf_counter()
+    if recipe.mode == "tracked":
+        _refuse_other_frames(clips)
+    kept, attempts = _best_of_attempts(clips, robot, recipe, nthread, progress)
+    wall = conditioning + time.perf_counter() - began
+    frames = sum(rollout.clip_frames for rollout, _ in kept)
+    provenance = _provenance(robot, recipe)
+    scores = []
+    for clip, (rollout, judgement), tried in zip(clips, kept, attempts, strict=True):
+        scores.append(
+            Score(
+                name=clip.name,
+                source_digest=clip.source_digest,
+                rollout=rollout,
+                quality_metrics=judgement.quality_metrics,
+                classification=_with_root_frame(judgement.classification, clip),
+                segments=judgement.segments,
+                ingest=clip.report.to_dict(),
+                provenance=provenance | {"attempt": _best(tried) if tried else 0},
+                contact_warnings=judgement.contact_warnings,
+                wall_sec=wall * rollout.clip_frames / frames,
+                attempts=tuple(tried),
+                diagnosis=diagnose(rollout, clip, robot, judgement.classification),
+            )
+        )
+    return scores
+
+
+def _best_of_attempts(
+    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None
+) -> tuple[list[tuple[Rollout, Judgement]], list[list[Attempt]]]:
+    """Of each clip the best rollout with its judgement, and every attempt; none where the mode does not plan.
+
+    Each clip's attempts are its own: which others are in the batch changes nothing.
+    """
+    if recipe.planner is None:
+        rollouts = generate(robot, clips, recipe, nthread=nthread, progress=progress)
+        return [(rollout, judge(rollout, robot)) for rollout in rollouts], [[] for _ in clips]
+    kept: dict[int, tuple[Rollout, Judgement]] = {}
+    attempts: list[list[Attempt]] = [[] for _ in clips]
+    again = list(range(len(clips)))
+    begin = 0.0
+    for number in range(recipe.planner.attempts):
+        last = number == recipe.planner.attempts - 1
+        end = 1.0 if last else begin + (1.0 - begin) * _FIRST_ATTEMPT
+        part = _part(progress, begin, end, f"attempt {number + 1}: " if number else "")
+        rollouts = generate(robot, [clips[i] for i in again], recipe, nthread=nthread, progress=part, attempt=number)
+        for i, rollout in zip(again, rollouts, strict=True):
+            judgement = judge(rollout, robot)
+            attempts[i].append(_attempt(number, judgement))
+            if _best(attempts[i]) == number:
+                kept[i] = (rollout, judgement)
+        again = [i for i in again if not attempts[i][-1].good]
+        if not again:
+            break
+        begin = end
+    return [kept[i] for i in range(len(clips))], attempts
+
+
+def _attempt(number: int, judgement: Judgement) -> Attempt:
+    """An attempt's verdict; a metric that has no value has no goal."""
+    metrics = judgement.quality_metrics
+    figures = {name: metrics[name] for name in TRACKED_GOALS if name in metrics}
+    shares = {name: _share_of_goal(name, value) for name, value in figures.items() if value is not None}
+    return Attempt(
+        attempt=number,
+        tier=judgement.classification.tier,
+        tier_reason=judgement.classification.tier_reason,
+        worst=max(shares.values(), default=0.0),
+        missed=tuple(name for name, share in shares.items() if share > 1.0),
+        figures=figures,
+    )
+
+
+def _share_of_goal(name: str, value: float) -> float:
+    """1 at the goal, less where it is bettered. Bounded, since JSON has no infinity and no share beyond it means anything."""
+    op, goal = TRACKED_GOALS[name]
+    share = value / goal if op == "<=" else goal / max(value, 1e-9)
+    return min(share, 1e9) if math.isfinite(share) else 1e9
+
+
+def _best(attempts: Sequence[Attempt]) -> int:
+    """Tier 0 before what is not, then the one whose worst figure is best, then the first."""
+    return min(attempts, key=lambda one: (one.tier != TIER_0, one.worst, one.attempt)).attempt
+
+
+def _refuse_other_frames(clips: Sequence[Conditioned]) -> None:
+    """A planner would make something upright of a root in another frame, and nobody would hear that the clip was wrong."""
+    for clip in clips:
+        if clip.report.root_frame.suspect:
+            raise MotionRefused(
+                clip.report.root_frame.detail,
+                file=clip.name,
+                key="root_rot",
+                expected="the robot's own root frame, z up and x forward",
+                remedy="Retarget it with the robot's root frame; mode rollout simulates it as it is",
+            )
+
+
+def _with_root_frame(classification: Classification, clip: Conditioned) -> Classification:
+    """With the likely cause before what follows from it, where the clip's root is in another frame and it was Rejected."""
+    if classification.tier != REJECTED or not clip.report.root_frame.suspect:
+        return classification
+    said = classification.tier_reason.removeprefix("Rejected: ")
+    return replace(classification, tier_reason=f"Rejected: {clip.report.root_frame.detail}; {said}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +434,14 @@ def judge(rollout: Rollout, robot: Robot) -> Judgement:
     profile = gate_profile(recipe.gate_profile)
     series = FrameSeries.of(rollout, robot)
     metrics = measure(series)
+    classification = classify(metrics, profile, recipe.mode, height_range=robot.height_range)
+    if rollout.failure is not None:
+        # The gates say that frames are missing; why they are is what somebody can act on.
+        said = classification.tier_reason.removeprefix("Rejected: ")
+        classification = replace(classification, tier_reason=f"Rejected: {rollout.failure.reason}; {said}")
     return Judgement(
         quality_metrics=metrics,
-        classification=classify(metrics, profile, recipe.mode, height_range=robot.height_range),
+        classification=classification,
         segments=tuple(find_segments(series, profile, recipe.mode, rollout.dt)),
         contact_warnings=tuple(contact_warnings(rollout.foot_contacts, robot)),
     )

@@ -152,9 +152,9 @@ class Gate:
         if self.value is None:
             return f"{self.name} has no value"
         if isinstance(self.threshold, tuple):
-            return f"{self.name} {_figure(self.value)} is outside [{self.threshold[0]:g}, {self.threshold[1]:g}]"
+            return f"{self.name} {_figure(self.value)} is outside {_limit(self.threshold)}"
         words = {">=": "is below", "<=": "is over", ">": "is not over", "==": "is not"}[self.op]
-        return f"{self.name} {_figure(self.value, self.threshold)} {words} {self.threshold:g}"
+        return f"{self.name} {_figure(self.value, self.threshold)} {words} {_limit(self.threshold)}"
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,25 @@ def classify(
 
 
 def _explain_all(failed: list[Gate]) -> list[str]:
-    """Every failed gate, the validity gates first; of a load gate that fails for both tiers, both thresholds are named."""
+    """Every failed gate, the validity gates first; a metric that fails for both tiers is named once, with both thresholds."""
     order: dict[Level, int] = {"validity": 0, 1: 1, 0: 2}
+    metrics: dict[tuple[str, Op, bool], list[Gate]] = {}
+    for gate in sorted(failed, key=lambda gate: order[gate.tier]):
+        metrics.setdefault((gate.name, gate.op, gate.tier == "validity"), []).append(gate)
+    return [_explain_metric(gates) for gates in metrics.values()]
+
+
+def _explain_metric(gates: list[Gate]) -> str:
+    """What is wrong with one metric, by gates of one comparison: `slip_rate 0.6 is over 0.3 (Tier 1) and 0.1 (Tier 0)`."""
     said = {"validity": "", 1: " (Tier 1)", 0: " (Tier 0)"}
-    return [gate.explain() + said[gate.tier] for gate in sorted(failed, key=lambda gate: order[gate.tier])]
+    first, *others = gates
+    if first.value is None and others:
+        return f"{first.explain()} (Tier 1 and Tier 0)"
+    return first.explain() + said[first.tier] + "".join(f" and {_limit(gate.threshold)}{said[gate.tier]}" for gate in others)
+
+
+def _limit(threshold: Threshold) -> str:
+    return f"[{threshold[0]:g}, {threshold[1]:g}]" if isinstance(threshold, tuple) else f"{threshold:g}"
 
 
 def _ask(spec: GateSpec, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:

@@ -143,7 +143,10 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
                 arrays_size=export.stat().st_size,
                 feature_code_hash=feature_code_hash(),
                 mujoco_version="4.0.1",
-                result={"gates": [gate.to_dict() for gate in verdict.gates]},
+                result={
+                    "gates": [gate.to_dict() for gate in verdict.gates],
+                    "segments": [{"start": w.start, "end": w.end, "quality_metrics": metrics} for w in windows],
+                },
                 segments=windows,
             )
             rollouts.add(session, made.clip.id, recipe.digest, new)

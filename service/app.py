@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -20,8 +19,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Scope
 
-from amp_core.errors import RobotRefused
-from amp_core.robot import Robot, bundled_robots
+from amp_core.robot import Robot
 from amp_core.version import __version__
 from service import errors
 from service.api import clips, datasets, docs_page, faults, health, jobs, robots, rollouts, schema
@@ -31,6 +29,7 @@ from service.api.telemetry import Counts, Telemetry
 from service.blobs import BlobStore
 from service.catalog import Catalog, job_rows
 from service.catalog import clips as clip_rows
+from service.robots import load_robots
 from service.settings import Settings
 
 log = structlog.get_logger("service.app")
@@ -57,6 +56,7 @@ def create_app(
     notify: Notify = ring_nothing,
     checks: Mapping[str, Callable[[], None]] | None = None,
     background: Callable[[Services], AbstractContextManager[Any]] | None = None,
+    installed: Mapping[str, Robot] | None = None,
 ) -> FastAPI:
     """The application for `settings`; nothing is opened before its lifespan starts.
 
@@ -64,12 +64,13 @@ def create_app(
       notify: called with the id of every new job, after its row was committed. Its failure is logged and changes nothing.
       checks: more components for `/readyz`, by name, for example the broker.
       background: entered after everything is open and left before it is closed.
+      installed: the robots, where they are loaded already (`service.robots.load_robots`); else the lifespan loads them.
     """
     telemetry = Telemetry()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = await anyio.to_thread.run_sync(open_services, settings, notify)
+        opened = await anyio.to_thread.run_sync(open_services, settings, notify, installed)
         app.state.services = opened
         app.state.checks = {"database": opened.catalog.check, "blobs": opened.blobs.check, **(checks or {})}
         telemetry.watch(lambda: _counts(opened))
@@ -116,35 +117,14 @@ def create_app(
     return app
 
 
-def open_services(settings: Settings, notify: Notify = ring_nothing) -> Services:
-    """Open the catalog, the blobs and the robots that `settings` name.
+def open_services(settings: Settings, notify: Notify = ring_nothing, robots: Mapping[str, Robot] | None = None) -> Services:
+    """Open the catalog, the blobs and, unless they are given, the robots that `settings` name.
 
     Raises:
       RobotRefused: a robot cannot be used, or two have one name.
     """
-    robots = load_robots(settings)
+    robots = load_robots(settings) if robots is None else robots
     return Services(settings, Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url), robots, notify)
-
-
-def load_robots(settings: Settings) -> dict[str, Robot]:
-    """The bundled robots and those of the settings, by name.
-
-    Raises:
-      RobotRefused: a robot cannot be used, or two have one name.
-    """
-    installed: dict[str, Robot] = {}
-    sources: tuple[str | Path, ...] = (*bundled_robots(), *settings.robots)
-    for source in sources:
-        robot = Robot.load(source)
-        if robot.name in installed:
-            raise RobotRefused(
-                f"two robots are called {robot.name!r}",
-                file=str(source),
-                expected="one name a robot",
-                remedy="Change `name` in one of their files; AMPREF_ROBOTS lists them",
-            )
-        installed[robot.name] = robot
-    return installed
 
 
 def _counts(opened: Services) -> tuple[Counts, float]:

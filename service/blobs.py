@@ -26,7 +26,7 @@ import obstore
 import obstore.exceptions
 import obstore.store
 
-from amp_core.errors import InputRefused, IntegrityError, NotFound, Unavailable
+from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
 
 CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -139,7 +139,7 @@ class BlobStore(abc.ABC):
     def fetch(self, digest: str, target: Path, *, verify: bool = True) -> None:
         """Copy a blob into a new file in chunks, checking its digest on the way."""
         hasher = hashlib.sha256()
-        with _clear_disk_errors(str(target)), open(target, "wb") as out:
+        with _clear_disk_errors(str(target.parent)), open(target, "wb") as out:
             for chunk in self.iter_range(digest):
                 hasher.update(chunk)
                 out.write(chunk)
@@ -408,7 +408,7 @@ class _clear_disk_errors:  # noqa: N801 - it reads as a statement
         if not isinstance(error, OSError):
             return
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Unavailable(
+            raise DiskFull(
                 f"no space left for blobs in {self._where}", remedy="Free some disk space and send it again; nothing was stored"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

@@ -10,6 +10,8 @@ that it belongs to, so a worker that was believed dead and wakes up again change
       └──pause────┼──────┘ └────cancel, at a heartbeat
                   ▼              ▼
                cancelled     cancelled
+
+`release` and `postpone` bring a running job back to the queue, too, and the attempt does not count.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from sqlalchemy import func, or_, select, update
 
 from amp_core.errors import AmprefError, Conflict
-from service.catalog import audit, datasets, job_rows, rollouts
+from service.catalog import audit, clips, datasets, job_rows, rollouts
 from service.catalog.engine import Catalog, Session, now
 from service.catalog.records import Job, NewRollout, Rollout
 from service.catalog.tables import jobs
@@ -141,6 +143,12 @@ class JobQueue:
             session.execute(update(jobs).where(jobs.c.id == job.id).values(values))
         return not job.cancel_requested
 
+    def cancel_requested(self, claim: Claim) -> bool:
+        """Whether the next heartbeat would say that the work is not wanted any more; only reads, and takes no lock."""
+        with self.catalog.session() as session:
+            job = job_rows.get(session, claim.job.id)
+        return job.cancel_requested or job.token != claim.token
+
     def complete(
         self,
         claim: Claim,
@@ -159,10 +167,17 @@ class JobQueue:
             self._finish(session, claim.job.id, "succeeded", progress=1.0, result=told, message=None, error=None)
             return job_rows.get(session, claim.job.id)
 
-    def complete_rollout(self, claim: Claim, new: NewRollout) -> Rollout:
-        """Finish a rollout job: the rollout, its segments, the curriculum and the job change together, or nothing does.
+    def complete_rollout(
+        self, claim: Claim, *new: NewRollout, shown: int = 0, triage: Mapping[str, Any] | None = None
+    ) -> Rollout:
+        """Finish a rollout job: its rollouts, their segments, the curriculum and the job change together, or nothing does.
 
-        When the clip has a result for this recipe already, that one stays. Raises `LeaseLost`.
+        Where the clip has a result for a recipe already, that one stays. Raises `LeaseLost`.
+
+        Args:
+          new: what the job made: one rollout, but in mode `auto` one for each mode that was tried, in order.
+          shown: which of them is the job's answer; it is returned.
+          triage: what mode `auto` found that the clip lacks; kept in the job's result, with the ids of all its rollouts.
         """
         job = claim.job
         if job.clip_id is None or job.recipe_digest is None:
@@ -171,12 +186,19 @@ class JobQueue:
         clip_id, recipe_digest = job.clip_id, job.recipe_digest
 
         def work(session: Session) -> Mapping[str, Any]:
-            rollout, _ = rollouts.add(session, clip_id, recipe_digest, new, actor=job.actor)
-            stored.append(rollout)
-            return {"rollout_id": rollout.id, "tier": rollout.tier}
+            for one in new:
+                if one.recipe is not None:
+                    clips.add_recipe(session, one.recipe)
+                digest = recipe_digest if one.recipe is None else one.recipe.digest
+                stored.append(rollouts.add(session, clip_id, digest, one, actor=job.actor)[0])
+            answer = {"rollout_id": stored[shown].id, "tier": stored[shown].tier}
+            if triage is None:
+                return answer
+            tried = [{"rollout_id": one.id, "mode": one.mode, "tier": one.tier} for one in stored]
+            return answer | {"triage": dict(triage), "tried": tried}
 
         self.complete(claim, work=work)
-        return stored[0]
+        return stored[shown]
 
     def fail(self, claim: Claim, error: AmprefError | Mapping[str, Any], *, retry: bool = True) -> Job:
         """End an attempt that failed.
@@ -206,6 +228,24 @@ class JobQueue:
                 self._finish(session, job.id, "cancelled")
             else:
                 self._requeue(session, job, None, attempts=job.attempts - 1, pause=0.0)
+            return job_rows.get(session, job.id)
+
+    def postpone(self, claim: Claim, error: AmprefError, pause: float) -> Job:
+        """Give a job back that this machine cannot do now (its disk is full): the attempt does not count, the reason is kept.
+
+        Args:
+          pause: seconds before it is due again.
+
+        Raises `LeaseLost`.
+        """
+        with self.catalog.begin() as session:
+            job = self._own(session, claim)
+            if job.cancel_requested:
+                self._finish(session, job.id, "cancelled", error=error.to_dict())
+            else:
+                self._requeue(session, job, error.to_dict(), attempts=job.attempts - 1, pause=pause)
+                # Whoever follows the job sees why it waits.
+                session.execute(update(jobs).where(jobs.c.id == job.id).values(message=error.what[:500]))
             return job_rows.get(session, job.id)
 
     def cancel(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:

@@ -6,7 +6,9 @@ two.
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +16,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amp_core.errors import InputRefused
+from amp_core.recipe import MAX_ATTEMPTS
 
 _PREFIX = "AMPREF_"
 MIB = 1024 * 1024
+
+OTHERS = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT")
+"""Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
 
 
 class Settings(BaseSettings):
@@ -75,6 +81,13 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed.",
+    )
+    plan_timeout_factor: float = Field(
+        30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What a job that may plan (modes `tracked` and `auto`) gets on top of that: this many seconds for "
+        "each second of the clip and each plan that its recipe allows.",
     )
     lock_timeout_sec: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Wall-clock limit of one attempt of a lock job, in seconds."
@@ -182,6 +195,21 @@ class Settings(BaseSettings):
             )
         return self
 
+    def rollout_timeout(self, duration_sec: float, plans: int) -> float:
+        """s that one attempt of a rollout job may take, for a clip of this duration and this many plans."""
+        return self.job_timeout_sec + self.plan_timeout_factor * duration_sec * plans
+
+    @property
+    def longest_job_sec(self) -> float:
+        """s that no attempt of any job can exceed."""
+        return max(self.rollout_timeout(self.max_duration_sec, MAX_ATTEMPTS), self.lock_timeout_sec)
+
+    @property
+    def job_threads(self) -> int:
+        """Threads of one job's physics: what there is of processors, divided among the jobs that run at a time."""
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cpus // self.worker_concurrency)
+
     @property
     def embedded(self) -> bool:
         """Whether jobs run inside the API's process, without a broker."""
@@ -214,3 +242,20 @@ def _explain(fault: Any) -> str:
     # A URL may hold a password, so its value is never repeated.
     shown = "" if not where or where.endswith("_url") else f" is {str(fault.get('input'))[:80]!r}"
     return f"{name}{shown}: {said}"
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
+    """The `AMPREF_*` variables among `names` that nothing reads, each with the nearest name that something does.
+
+    A misspelt variable is not refused, as another release may read it; whoever starts a process is told.
+    """
+    known = {*OTHERS, *(f"{_PREFIX}{field.upper()}" for field in Settings.model_fields)}
+    stems = [name.removeprefix(_PREFIX) for name in sorted(known)]
+    found: dict[str, str | None] = {}
+    for name in sorted(names):
+        stem = name.upper().removeprefix(_PREFIX)
+        # pydantic-settings reads the names in any case.
+        if name.upper().startswith(_PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(stem, stems, n=1)
+            found[name] = _PREFIX + near[0] if near else None
+    return found

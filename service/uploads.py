@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import structlog
 
-from amp_core.errors import TooLarge
-from amp_core.formats import Limits, clean_name, read_motion
+from amp_core.augment import Augmentation, Augmented, Seam, augmented
+from amp_core.errors import Conflict, MotionRefused, TooLarge
+from amp_core.formats import Limits, Motion, clean_name, read_motion
 from amp_core.motion import check_motion
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -113,6 +114,112 @@ def _read(settings: Settings, robot: Robot, upload: Upload, data: bytes) -> NewC
         duration_sec=motion.duration_sec,
         read_options=given,
         tags=upload.tags,
+        **lineage_facts(motion),
+    )
+
+
+def lineage_facts(motion: Motion) -> dict[str, Any]:
+    """What a `NewClip` is told about where a motion comes from."""
+    if motion.lineage is None:
+        return {}
+    return {
+        "parent_digest": motion.lineage.parent,
+        "ancestor_digest": motion.lineage.ancestor,
+        "augmentation": motion.lineage.augmentation,
+    }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant that was asked for: what it is, the loop's seam if there is one, and what became of it."""
+
+    augmentation: Augmentation
+    seam: Seam | None
+    made: Submission
+
+
+def augment_clip(
+    catalog: Catalog,
+    blobs: BlobStore,
+    settings: Settings,
+    robots: Callable[[str], Robot],
+    clip_id: str,
+    wanted: Sequence[Augmentation],
+    recipe: Recipe,
+    *,
+    tags: tuple[str, ...] = (),
+    actor: str,
+) -> list[Variant]:
+    """Make variants of a clip, each a clip of its own, and queue their rollouts. All of them, or none.
+
+    Raises:
+      NotFound: there is no such clip, or its robot is not installed.
+      Conflict: the robot's model is another than the clip was uploaded for.
+      InputRefused: the robot has no symmetry to mirror; the clip cannot be looped, or its variant is over a limit.
+    """
+    with catalog.session() as session:
+        clip = clips.get(session, clip_id)
+    robot = robots(clip.robot)
+    if robot.digest != clip.robot_digest:
+        raise Conflict(
+            f"the model of the robot {clip.robot!r} has changed since this clip was uploaded",
+            expected=clip.robot_digest,
+            remedy="Upload the motion again, and augment that clip",
+        )
+    bounds = limits(settings)
+    inherited = clips.check_tags((*clip.tags, *tags))
+    made: list[tuple[Augmented, NewClip]] = []
+    with _room_for(clip.size):
+        with blobs.open(clip.blob_digest) as stream:
+            data = stream.read()
+        options: dict[str, Any] = dict(clip.read_options)
+        source = read_motion(data, name=clip.name, format=clip.source_format, limits=bounds, **options)
+        del data
+        for augmentation in wanted:
+            variant = augmented(source, robot, augmentation)
+            if len(variant.data) > settings.max_upload_bytes:
+                raise MotionRefused(
+                    f"the variant {augmentation.text} has {len(variant.data):,} bytes",
+                    key="augmentations",
+                    expected=f"at most {settings.max_upload_bytes:,}",
+                    remedy="Loop it fewer times",
+                )
+            # As an upload would be: a variant that is too long or leaves what the robot can do is refused here.
+            check_motion(variant.motion, robot, bounds)
+            made.append((variant, _variant(variant, robot, clip.id, inherited)))
+        for variant, new in made:
+            stored = blobs.put_bytes(variant.data)
+            assert stored == new.blob_digest
+    with catalog.begin() as session:
+        # Looked at again within the transaction: a parent that was deleted meanwhile is no parent.
+        clips.get(session, clip.id)
+        row = recipe_row(recipe)
+        return [
+            Variant(
+                variant.augmentation,
+                variant.seam,
+                clips.submit(session, new, row, max_attempts=settings.max_attempts, actor=actor),
+            )
+            for variant, new in made
+        ]
+
+
+def _variant(variant: Augmented, robot: Robot, parent: str, tags: tuple[str, ...]) -> NewClip:
+    motion = variant.motion
+    return NewClip(
+        name=motion.name,
+        robot=robot.name,
+        robot_digest=robot.digest,
+        source_digest=motion.source_digest,
+        source_format=motion.source_format,
+        blob_digest=motion.source_digest,
+        size=len(variant.data),
+        frames_in=motion.num_frames,
+        fps_in=motion.fps,
+        duration_sec=motion.duration_sec,
+        tags=tags,
+        parent_id=parent,
+        **lineage_facts(motion),
     )
 
 

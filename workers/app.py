@@ -57,7 +57,7 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,  # a worker waits for its broker as long as it takes
         broker_transport_options={
             # A message that is not acknowledged after this long is delivered again, while the first delivery may still run.
-            "visibility_timeout": int(max(settings.job_timeout_sec, settings.lock_timeout_sec)) + _MARGIN_SEC,
+            "visibility_timeout": int(settings.longest_job_sec) + _MARGIN_SEC,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             "socket_connect_timeout": _CONNECT_SEC,

@@ -22,15 +22,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amp_core.errors import AmprefError, PhysicsFailed, Unavailable
+from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
 
-__all__ = ["HANDLERS", "Handler", "Report", "main", "serve"]
+__all__ = ["DISK_FULL", "HANDLERS", "Handler", "Report", "main", "serve"]
 
 Report = Callable[[float, str], None]
 """Called with the fraction done (0 to 1) and a word on what is being done."""
 
 Handler = Callable[[Path, dict[str, Any], Report], dict[str, Any]]
 """Does one request in a job folder and returns its JSON-ready result."""
+
+DISK_FULL = 73
+"""The exit status of a child that had no room to write even its result (`EX_CANTCREAT`)."""
 
 _PR_SET_PDEATHSIG = 1
 _REPORT_SEC = 0.1
@@ -57,6 +60,8 @@ def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
     except MemoryError:
         more_memory()
         text = json.dumps({"outcome": "memory"})
+    except DiskFull:
+        text = json.dumps({"outcome": "disk"})
     except (PhysicsFailed, Unavailable) as error:
         # Not the input's fault for certain: it costs an attempt and may go well the next time.
         text = json.dumps({"outcome": "exception", "reason": str(error)})
@@ -67,8 +72,13 @@ def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
         traceback.print_exc()
         text = json.dumps(_told(error))
     partial = job_dir / "result.json.part"
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(job_dir / "result.json")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(job_dir / "result.json")
+    except OSError as error:
+        if not _no_room(error):
+            raise
+        os._exit(DISK_FULL)
     # Nothing is left to do, and tearing down an interpreter with C libraries in it is where crashes would no longer matter.
     sys.stderr.flush()
     os._exit(0)
@@ -77,12 +87,15 @@ def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
 def _told(error: Exception) -> dict[str, Any]:
     if "allocate memory" in str(error).lower():  # MuJoCo's own words, from its C allocator
         return {"outcome": "memory"}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        remedy = "make room, then `ampref job ID --retry`"
-        return {"outcome": "exception", "reason": f"no space left on the disk of the job folder {Path.cwd()}; {remedy}"}
+    if _no_room(error):
+        return {"outcome": "disk"}
     frames = traceback.extract_tb(error.__traceback__)
     where = f" (in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return {"outcome": "exception", "reason": f"{type(error).__name__}: {error}"[:1000] + where}
+
+
+def _no_room(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _die_with(parent: int) -> None:

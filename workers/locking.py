@@ -84,9 +84,13 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
                     recipe_digest=member["recipe_digest"],
                     ranges=[(start, end) for start, end, _ in member["ranges"]],
                     range_tiers=[tier for _, _, tier in member["ranges"]],
+                    range_metrics=member["range_metrics"],
                     quality_metrics=member["metrics"],
                     load=partial(mmap_member, member["path"], "features"),
                     gates=[gate.to_dict() for gate in _classify(member, robot).gates],
+                    parent=member["parent_digest"],
+                    lineage=member["ancestor_digest"] or "",
+                    augmentation=member["augmentation"],
                 )
                 for member in members
             ),
@@ -114,6 +118,7 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
         "num_frames": bundle.num_frames,
         "num_segments": bundle.num_segments,
         "readiness": readiness,
+        "coverage": bundle.coverage,
     }
 
 

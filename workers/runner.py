@@ -11,6 +11,8 @@ clip nor a database that is away for a minute ends a worker.
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import platform
 import shutil
@@ -27,6 +29,7 @@ import structlog
 from amp_core.errors import (
     AmprefError,
     Conflict,
+    DiskFull,
     FeatureCodeMismatch,
     InputRefused,
     IntegrityError,
@@ -39,7 +42,7 @@ from service.catalog.records import Select, SelectedRollout, VersionFile, Versio
 from service.jobs import Claim, JobQueue, LeaseLost, Swept
 from service.settings import Settings
 from workers import locking, sandbox, scoring
-from workers.sandbox import CHILD, Failed, Limits, Outcome, Refused, Stopped, Succeeded
+from workers.sandbox import CHILD, Failed, Limits, NoRoom, Outcome, Refused, Stopped, Succeeded
 
 __all__ = ["Ended", "Runner"]
 
@@ -47,13 +50,15 @@ log = structlog.get_logger("workers.runner")
 T = TypeVar("T")
 
 Ended = Literal["idle", "unavailable", "succeeded", "failed", "quarantined", "queued", "released", "cancelled", "lost"]
-"""What `run_once` came to. `idle`: nothing was due; `queued`: the attempt failed and there will be another; `lost`: the job was
+"""What `run_once` came to. `idle`: nothing was due; `queued`: there will be another attempt; `lost`: the job was
 another worker's by the time there was a result; `unavailable`: the database could not be reached."""
 
 _FOR_GOOD = (InputRefused, Conflict, TooLarge, IntegrityError, FeatureCodeMismatch)
 _TICK_SEC = 1.0  # How stale a job's progress may be, where its heartbeat is slower than that.
 _LOCK_FILE_MB = 1 << 20  # 1 TiB: the size of a version is its owner's business.
 _FOLDER_GRACE_SEC = 3600.0
+NO_ROOM_PAUSE_SEC = 60.0
+"""How long a job waits that found a disk full: short beside the time it takes somebody to make room."""
 
 
 def _never() -> bool:
@@ -136,14 +141,19 @@ class Runner:
 
     def _run(self, claim: Claim, should_stop: Callable[[], bool]) -> Ended:
         try:
-            with _Watch(self.jobs, claim, self.settings, should_stop) as watch, self._job_folder(claim) as folder:
+            with _Watch(self.jobs, claim, self.settings, should_stop) as watch:
                 try:
-                    return self._do(claim, folder, watch)
+                    with self._job_folder(claim) as folder:
+                        return self._do(claim, folder, watch)
                 except LeaseLost:
                     raise
+                except DiskFull as error:
+                    return self._postpone(claim, error.what, watch, file=error.file)
                 except AmprefError as error:
                     return self._fail(claim, error.to_dict(), watch, retry=not isinstance(error, _FOR_GOOD))
                 except Exception as error:  # MemoryError included: it must not end the worker.
+                    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        return self._postpone(claim, f"no space left for jobs in {self._folder}", watch)
                     log.exception("job_crashed")
                     said = f"{type(error).__name__}: {error}"[:1000]
                     return self._fail(claim, {"type": "worker-error", "title": "The worker failed", "detail": said}, watch)
@@ -168,6 +178,8 @@ class Runner:
             case Failed():
                 log.warning("attempt_failed", reason=outcome.reason)
                 return self._fail(claim, outcome.to_dict(), watch)
+            case NoRoom():
+                return self._postpone(claim, outcome.reason, watch)
             case Stopped():
                 return self._stopped(claim, watch)
 
@@ -178,21 +190,30 @@ class Runner:
         with self.catalog.session() as session:
             clip = clips.get(session, job.clip_id)
             recipe = clips.get_recipe(session, job.recipe_digest)
-            known = rollouts.find(session, job.clip_id, job.recipe_digest)
+            known = rollouts.answer(session, job.clip_id, job.recipe_digest)
         if known is not None:
             result = {"rollout_id": known.id, "tier": known.tier}
             watch.persist(lambda: self.jobs.complete(claim, result))
             return Succeeded(result)
         self.blobs.fetch(clip.blob_digest, folder / scoring.SOURCE)
         sandbox.write_request(folder, scoring.request(clip, recipe.recipe, self.settings))
-        outcome = self._in_child(folder, watch, Limits(self.settings.job_timeout_sec, self.settings.job_memory_mb))
+        outcome = self._in_child(folder, watch, self._rollout_limits(clip.duration_sec, scoring.plans_for(recipe.recipe)))
         if isinstance(outcome, Succeeded):
-            export = folder / scoring.EXPORT
             watch.tell(1.0, "storing the arrays")
-            digest = watch.persist(lambda: self.blobs.put_file(export))
-            new = scoring.new_rollout(outcome.result, digest, export.stat().st_size)
-            watch.persist(lambda: self.jobs.complete_rollout(claim, new))
+            made, found = [], outcome.result
+            for number, score in enumerate(found["scores"]):
+                export = folder / scoring.export_name(number)
+                digest = watch.persist(partial(self.blobs.put_file, export))
+                made.append(scoring.new_rollout(score, digest, export.stat().st_size))
+            watch.persist(lambda: self.jobs.complete_rollout(claim, *made, shown=found["shown"], triage=found["triage"]))
         return outcome
+
+    def _rollout_limits(self, duration_sec: float, plans: int) -> Limits:
+        """What the child of a rollout job may use: planning takes its time, for every second of the clip and every plan."""
+        timeout = self.settings.rollout_timeout(duration_sec, plans)
+        # Every thread may be busy all the while, and where the clock is what ends it, that is what should be said.
+        cpu = int(max(2, self.settings.job_threads) * timeout) + 5
+        return Limits(timeout, self.settings.job_memory_mb, cpu_sec=cpu)
 
     def _lock(self, claim: Claim, folder: Path, watch: _Watch) -> Outcome:
         job = claim.job
@@ -265,6 +286,7 @@ class Runner:
                 num_clips=result["num_clips"],
                 num_frames=result["num_frames"],
                 readiness=result["readiness"],
+                coverage=result["coverage"],
                 actor=claim.job.actor,
             )
             return {"dataset": version.dataset, "version": version.version, "dataset_hash": version.dataset_hash}
@@ -286,6 +308,16 @@ class Runner:
     def _fail(self, claim: Claim, facts: Mapping[str, Any], watch: _Watch, *, retry: bool = True) -> Ended:
         log.warning("job_failed", reason=facts.get("detail"), retry=retry)
         return watch.persist(lambda: self.jobs.fail(claim, facts, retry=retry)).state  # type: ignore[return-value]
+
+    def _postpone(self, claim: Claim, what: str, watch: _Watch, *, file: str | None = None) -> Ended:
+        """A disk is full: the job waits for room, as no clip is to blame for it."""
+        log.warning("disk_full", reason=what, file=file, again_in_sec=NO_ROOM_PAUSE_SEC)
+        error = DiskFull(what, file=file, remedy="Make room there; the job goes on by itself within a minute or so")
+        # Where it is the catalog's own disk this cannot be written either. Giving up would use up the attempt, and a worker
+        # without a catalog has nothing else to do.
+        return watch.persist(  # type: ignore[return-value]
+            lambda: self.jobs.postpone(claim, error, NO_ROOM_PAUSE_SEC), patience=math.inf
+        ).state
 
     def _stopped(self, claim: Claim, watch: _Watch) -> Ended:
         if watch.lost:
@@ -313,7 +345,7 @@ class Runner:
 
     def _drop_old_folders(self) -> None:
         """Remove what killed workers left, once no attempt can still be using it."""
-        oldest = time.time() - max(self.settings.job_timeout_sec, self.settings.lock_timeout_sec) - _FOLDER_GRACE_SEC
+        oldest = time.time() - self.settings.longest_job_sec - _FOLDER_GRACE_SEC
         with contextlib.suppress(OSError):
             for folder in self._folder.iterdir():
                 if folder.stat().st_mtime < oldest:
@@ -354,9 +386,12 @@ class _Watch:
         """Whether the work should end: cancelled, lease lost, or the worker is told to stop."""
         return self.cancelled or self.lost or self._stop()
 
-    def persist(self, write: Callable[[], T]) -> T:
-        """Do a write that a result depends on, again and again for as long as a lease lasts while the other side is away."""
-        deadline = time.monotonic() + self._patience
+    def persist(self, write: Callable[[], T], *, patience: float | None = None) -> T:
+        """Do a write that a result depends on, again and again while the other side is away: for `patience` seconds, for as
+        long as a lease lasts by default."""
+        deadline = time.monotonic() + (self._patience if patience is None else patience)
+        # Beyond a lease it is a race with the sweep, which can write again at the same moment and would count the attempt.
+        longest = 5.0 if patience is None else 1.0
         pause = 0.1
         while True:
             try:
@@ -366,14 +401,14 @@ class _Watch:
                     raise
                 log.warning("write_postponed", error=str(error), seconds=pause)
                 time.sleep(pause)
-                pause = min(2 * pause, 5.0)
+                pause = min(2 * pause, longest)
 
     def _beat(self) -> None:
         told: tuple[float, str] | None = None
         beaten = time.monotonic()
         while not self._over.wait(min(_TICK_SEC, self._every)):
             news = self._news
-            if news == told and time.monotonic() - beaten < self._every - 1e-3:
+            if news == told and time.monotonic() - beaten < self._every - 1e-3 and not self._called_off():
                 continue
             try:
                 wanted = self._jobs.heartbeat(self._claim, *(news or (None, None)))
@@ -386,3 +421,10 @@ class _Watch:
             told, beaten = news, time.monotonic()
             if not wanted:
                 self.cancelled = True
+
+    def _called_off(self) -> bool:
+        """Whether somebody wants the job cancelled: a look between two heartbeats, which writes nothing."""
+        try:
+            return self._jobs.cancel_requested(self._claim)
+        except Exception:
+            return False  # The next heartbeat says what is wrong.

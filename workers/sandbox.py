@@ -7,6 +7,7 @@ here, never an exception:
     Succeeded(result)           the child's own result; its files lie in the job folder
     Refused(error)              the input cannot be used: the facts of an `AmprefError`; trying again would change nothing
     Failed(kind, reason)        timeout | memory | crash | exception: costs an attempt
+    NoRoom(reason)              the disk is full: nobody's fault, so it costs none
     Stopped()                   the caller asked for it (cancelled, lease lost, shutting down)
 
 The child gets a process group of its own (so that a Ctrl-C for the worker does not reach it, and one signal ends it with all it
@@ -29,7 +30,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-__all__ = ["CHILD", "Failed", "Limits", "Outcome", "Refused", "Stopped", "Succeeded", "run", "write_request"]
+from workers.child import DISK_FULL
+
+__all__ = ["CHILD", "Failed", "Limits", "NoRoom", "Outcome", "Refused", "Stopped", "Succeeded", "run", "write_request"]
 
 CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "workers.child")
 """The command that the job folder is appended to. `-P` keeps the job folder, where it runs, off the import path."""
@@ -107,7 +110,14 @@ class Stopped:
     """The child was killed because `should_stop` said so."""
 
 
-Outcome = Succeeded | Refused | Failed | Stopped
+@dataclass(frozen=True)
+class NoRoom:
+    """The child found a disk full. `reason` is one sentence for people, which names the folder."""
+
+    reason: str
+
+
+Outcome = Succeeded | Refused | Failed | NoRoom | Stopped
 
 
 def write_request(job_dir: Path, request: dict[str, Any]) -> None:
@@ -287,6 +297,10 @@ def _outcome(job_dir: Path, returncode: int, limits: Limits, stderr: str) -> Out
     """What a child that ended by itself left behind."""
     if returncode < 0:
         return _killed(-returncode, limits, stderr)
+    # The job's own folder, all that a child writes to, is a passing thing; the one above it is what the operator knows.
+    no_room = NoRoom(f"no space left for jobs in {job_dir.parent}")
+    if returncode == DISK_FULL:
+        return no_room
     result = _read_result(job_dir) if returncode == 0 else None
     if result is None:
         return Failed("crash", f"crash: the child exited with status {returncode} and no result{_last_line(stderr)}", stderr)
@@ -297,6 +311,8 @@ def _outcome(job_dir: Path, returncode: int, limits: Limits, stderr: str) -> Out
             return Refused(result["error"])
         case "memory":
             return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB", stderr)
+        case "disk":
+            return no_room
         case _:
             return Failed("exception", f"exception: {result.get('reason', 'not told')}", stderr)
 

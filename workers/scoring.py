@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from workers.child import Report
 
-__all__ = ["EXPORT", "SOURCE", "find_robot", "handle", "new_rollout", "request"]
+__all__ = ["SOURCE", "export_name", "find_robot", "handle", "new_rollout", "plans_for", "request"]
 
 SOURCE = "source.bin"
 """The uploaded bytes, in the job folder."""
 
-EXPORT = "export.npz"
-"""The result's arrays, in the job folder."""
+
+def export_name(number: int) -> str:
+    """The file with the arrays of a job's score of that number, in the job folder."""
+    return f"export-{number}.npz"
+
+
+def plans_for(recipe: Mapping[str, Any]) -> int:
+    """How many plans a job under a recipe may make."""
+    return int((recipe.get("planner") or {}).get("attempts", 0))
 
 
 def request(clip: Clip, recipe: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
@@ -37,6 +44,7 @@ def request(clip: Clip, recipe: Mapping[str, Any], settings: Settings) -> dict[s
         "robot_digest": clip.robot_digest,
         "robots": [str(path) for path in settings.robots],
         "recipe": dict(recipe),
+        "threads": settings.job_threads,
         "format": clip.source_format,
         "fps": options.get("fps"),
         "quat_order": options.get("quat_order"),
@@ -49,7 +57,12 @@ def request(clip: Clip, recipe: Mapping[str, Any], settings: Settings) -> dict[s
 
 
 def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
-    """In the child: score `source.bin`, leave its arrays in `export.npz`, return the result document."""
+    """In the child: score `source.bin` and leave the arrays of every score in the job folder.
+
+    Returns:
+      `scores`, the result document of each mode that was tried (one, but in mode `auto`), in order; `shown`, which of them is
+      the clip's; and `triage`, what the clip lacks, or None where nobody asked.
+    """
     from amp_core.formats import Limits, read_motion
     from amp_core.recipe import Recipe
     from amp_core.score import score
@@ -73,10 +86,14 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
             expected=request["source_digest"],
             remedy="Upload the clip again.",
         )
-    scored = score([motion], robot, recipe, progress=lambda share, text: report(0.05 + 0.9 * share, text), limits=limits)[0]
-    report(0.95, "writing the arrays")
-    scored.export(job_dir / EXPORT)
-    return scored.to_dict()
+    telling = lambda share, text: report(0.01 + 0.98 * share, text)  # noqa: E731
+    scored = score([motion], robot, recipe, nthread=request["threads"], progress=telling, limits=limits)[0]
+    report(0.99, "writing the arrays")
+    made, shown = ((scored,), 0) if scored.auto is None else (scored.auto.tried, scored.auto.shown)
+    for number, one in enumerate(made):
+        one.export(job_dir / export_name(number))
+    triage = None if scored.auto is None else scored.auto.triage.to_dict()
+    return {"scores": [one.to_dict() for one in made], "shown": shown, "triage": triage}
 
 
 def find_robot(name: str, paths: Sequence[str], digest: str) -> Robot:
@@ -121,10 +138,11 @@ def find_robot(name: str, paths: Sequence[str], digest: str) -> Robot:
 
 
 def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) -> NewRollout:
-    """The catalog's row for what the child found out (`Score.to_dict()`)."""
-    from service.catalog.records import NewRollout, Segment
+    """The catalog's row for one of the scores that the child found out (`Score.to_dict()`)."""
+    from service.catalog.records import NewRollout, RecipeRow, Segment
 
     provenance = score["provenance"]
+    recipe = provenance["recipe"]
     return NewRollout(
         mode=score["mode"],
         tier=score["tier"],
@@ -139,4 +157,5 @@ def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) 
         mujoco_version=provenance["mujoco_version"],
         result=score,
         segments=[Segment(s["start"], s["end"], s["tier"], s["score"]) for s in score["segments"]],
+        recipe=RecipeRow(provenance["recipe_digest"], recipe["mode"], recipe),
     )

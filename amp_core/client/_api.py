@@ -135,6 +135,27 @@ class ApiClient:
         body = {"mode": mode, "seed": seed, "recipe": None if recipe is None else dict(recipe)}
         return self._post(f"v1/clips/{_part(clip_id)}/rollouts", {k: v for k, v in body.items() if v is not None}, True)
 
+    def augment_clip(
+        self,
+        clip_id: str,
+        augmentations: Sequence[str],
+        *,
+        mode: str | None = None,
+        seed: int | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Make variants of a clip, such as `["mirror", "warp=0.9"]`: `{parent, variants: [{augmentation, seam, clip, job,
+        rollout}]}`. Safe to repeat."""
+        body = {
+            "augmentations": list(augmentations),
+            "mode": mode,
+            "seed": seed,
+            "recipe": None if recipe is None else dict(recipe),
+            "tags": list(tags) or None,
+        }
+        return self._post(f"v1/clips/{_part(clip_id)}/augment", {k: v for k, v in body.items() if v is not None}, True)
+
     # Rollouts
 
     def get_rollout(self, rollout_id: str) -> dict[str, Any]:

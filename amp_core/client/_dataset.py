@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from amp_core.client._download import Progress
 from amp_core.client._http import Retry
 from amp_core.client._pull import PulledVersion, pull
+from amp_core.client._split import DatasetPart, split
 from amp_core.errors import IntegrityError
 from amp_core.npz import mmap_member
 
@@ -27,6 +28,9 @@ log = logging.getLogger("amp_core.client")
 
 STD_FLOOR = 0.01
 """The smallest deviation that `normalize` divides by: below it the seed's distribution test calls a dimension constant."""
+
+MOST_ROWS = 1 << 28
+"""The most rows that one call draws: 29 GB of 27 features. More is a mistake, which is better told than met as no memory."""
 
 _HASH_ROWS = 1 << 16
 
@@ -79,7 +83,7 @@ class Dataset:
       features: (N, F) float32, read-only and memory-mapped; one row a frame at the robot's control rate.
       clip_index: (N,) int32, into `manifest["clips"]`.
       segment_index: (N,) int32; rows with the same value are consecutive frames of one rollout.
-      sample_weight: (N,) float32.
+      sample_weight: (N,) float32; the same for all rows of a segment, mean 1.
       stats: the normalization statistics, as locked.
       manifest: the manifest, as locked.
       layout: the feature layout: `dim`, `names`, `blocks` with units and frames.
@@ -155,25 +159,55 @@ class Dataset:
         result: NDArray[np.float32] = self._rows(z) * self.scale + self.mean
         return result
 
-    def sample(self, rng: np.random.Generator, n: int) -> NDArray[np.float32]:
-        """`n` rows drawn with replacement in proportion to `sample_weight`: (n, F) float32, not normalized."""
-        cumulative = self._cumulative
+    def sample(self, rng: np.random.Generator, n: int, *, weighted: bool = True) -> NDArray[np.float32]:
+        """`n` rows drawn with replacement: (n, F) float32, not normalized.
+
+        Args:
+          weighted: in proportion to `sample_weight`; otherwise every row is as likely as any other.
+        Raises:
+          TypeError, ValueError: `rng` is no `numpy.random.Generator`, or `n` no whole number from 1 to `MOST_ROWS`.
+        """
+        n = _check_draw(rng, n)
+        cumulative = self._cumulative if weighted else None
         rows = rng.integers(0, len(self), n) if cumulative is None else _draw(rng, cumulative, n)
         return np.asarray(self.features[rows])
 
-    def sample_transitions(self, rng: np.random.Generator, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def sample_transitions(
+        self, rng: np.random.Generator, n: int, *, weighted: bool = True
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`n` pairs of consecutive frames `(s, s')`, each (n, F) float32, one control step apart.
 
         No pair crosses the border of a segment. A pair is drawn in proportion to the weight of its first frame.
+
+        Args:
+          weighted: as for `sample`.
+        Raises:
+          TypeError, ValueError: as for `sample`; or the version has no two consecutive frames.
         """
-        rows = self._transition_rows(rng, n)
+        n = _check_draw(rng, n)
+        rows = self._transition_rows(rng, n, weighted)
         return np.asarray(self.features[rows]), np.asarray(self.features[rows + 1])
 
-    def _transition_rows(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+    def split(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[DatasetPart, ...]:
+        """The version divided into parts, for example for training and evaluation, by lineage.
+
+        A clip and all variants made from it are in one part, so nothing held out was seen mirrored or slower. Groups are dealt
+        out whole, each to the part that lacks most frames, in an order that `seed` decides; the same everywhere. The
+        shares are met as nearly as whole groups allow, and no part is empty.
+
+        Args:
+          fractions: share of the frames of each part; they add up to 1.
+          seed: another one, another division.
+        Raises:
+          ValueError: fractions that do not add up to 1, or fewer lineage groups than parts.
+        """
+        return split(self, fractions, seed)
+
+    def _transition_rows(self, rng: np.random.Generator, n: int, weighted: bool) -> NDArray[np.int64]:
         starts, before = self._runs
         if before[-1] == 0:
             raise ValueError(f"{self.name}=={self.version} has no segment of two frames, so it holds no transition")
-        weights = self._cumulative_transitions
+        weights = self._cumulative_transitions if weighted else None
         if weights is not None:
             return _draw(rng, weights, n)
         drawn = rng.integers(0, before[-1], n)
@@ -244,6 +278,26 @@ class Dataset:
             expected=str(expected),
             remedy="The version was not locked properly: do not train on it, and ask the service's operator.",
         )
+
+
+def _check_draw(rng: object, n: object) -> int:
+    """`n` as an int, once both are known to be what `sample` takes."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng is {_named(rng)}; expected a numpy Generator, such as numpy.random.default_rng(0)")
+    # A bool is an int to Python, but nobody means to draw True rows.
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"n is {_named(n)}; expected a whole number of rows, such as 4096")
+    rows = int(n)
+    if not 1 <= rows <= MOST_ROWS:
+        raise ValueError(f"n is {rows if abs(rows) < 1 << 64 else 'far more'}; expected 1 to {MOST_ROWS:,} rows")
+    return rows
+
+
+def _named(value: object) -> str:
+    text = (
+        repr(value) if isinstance(value, float | bool | str | np.generic) or value is None else f"a {type(value).__qualname__}"
+    )
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _draw(rng: np.random.Generator, cumulative: NDArray[np.float64], n: int) -> NDArray[np.int64]:

@@ -33,7 +33,8 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in total (0 while the total is not known)."""
 
 _BUFFERS = 6
-_THREADS = 2
+# The reader keeps a core; where there are but two, a second thread only takes turns with it.
+_THREADS = 1 if (os.cpu_count() or 1) <= 2 else 2
 _UNKNOWN_LIMIT = 1 << 30  # Bytes of a file whose size nobody has vouched for.
 _STEP_FORWARD = 1 << 20  # Bytes after which a broken transfer counts as having moved forward.
 
@@ -141,7 +142,10 @@ class _Sink:
         self._tasks: set[Future[None]] = set()
         self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         self._made = 0
-        self._buffer = self._take()
+        self._limit = remote.size if remote.size is not None else _UNKNOWN_LIMIT
+        # A byte more than the file has shows a service that sends too many.
+        self._length = min(BLOCK_SIZE, self._limit + 1)
+        self._buffer: bytearray | None = None
         self._filled = 0
         self._reported = 0
         self.position = 0
@@ -159,6 +163,8 @@ class _Sink:
 
     def room(self) -> memoryview:
         """Where the next bytes may be put directly; tell `took` how many there were."""
+        if self._buffer is None:
+            self._buffer = self._take()
         return memoryview(self._buffer)[self._filled :]
 
     def took(self, count: int) -> None:
@@ -167,12 +173,11 @@ class _Sink:
         self.position += count
         if self._filled == BLOCK_SIZE:
             self._dispatch()
-        limit = self._remote.size if self._remote.size is not None else _UNKNOWN_LIMIT
-        if self.position > limit:
+        if self.position > self._limit:
             raise IntegrityError(
                 "the service sends more bytes than the file has",
                 file=self._remote.path,
-                expected=f"{limit:,} bytes",
+                expected=f"{self._limit:,} bytes",
                 remedy="Ask the service's operator to verify its blobs.",
             )
         if self._progress is not None and self.position - self._reported >= _STEP_FORWARD:
@@ -197,7 +202,7 @@ class _Sink:
     def close(self) -> None:
         """Stop the threads; an unfinished block is written, so that the next one can resume from it."""
         self._workers.shutdown(wait=True)
-        if self._filled:
+        if self._buffer is not None and self._filled:
             try:
                 os.pwrite(self._descriptor, memoryview(self._buffer)[: self._filled], self.position - self._filled)
             except OSError:
@@ -205,10 +210,10 @@ class _Sink:
 
     def _dispatch(self) -> None:
         buffer, filled, offset = self._buffer, self._filled, self.position - self._filled
+        assert buffer is not None
+        self._buffer, self._filled = None, 0
         self._tasks.add(self._workers.submit(self._settle, buffer, filled, offset))
-        self._filled = 0
         self._collect()
-        self._buffer = self._take()
 
     def _settle(self, buffer: bytearray, filled: int, offset: int) -> None:
         try:
@@ -237,7 +242,7 @@ class _Sink:
     def _take(self) -> bytearray:
         if self._made < _BUFFERS:
             self._made += 1
-            return bytearray(BLOCK_SIZE)
+            return bytearray(self._length)
         return self._free.get()
 
     def _report(self) -> None:
@@ -344,10 +349,10 @@ def _plain_body(response: httpx2.Response) -> tuple[socket.socket, int] | None:
 
 def _drain(source: socket.socket, length: int, came: int, patience: Retry, sink: _Sink) -> None:
     """Read what is left of a body of `length` bytes, of which `came` have come, from its socket into the sink."""
+    source.settimeout(patience.read)
     while came < length:
         room = sink.room()[: length - came]
         try:
-            source.settimeout(patience.read)
             count = source.recv_into(room)
         except TimeoutError as error:
             raise httpx2.ReadTimeout(str(error)) from error

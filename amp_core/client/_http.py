@@ -7,15 +7,17 @@ import json
 import logging
 import os
 import random
+import ssl
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import httpx2
 
-from amp_core.errors import AmprefError, Conflict, InputRefused, NotFound, TooLarge, Unavailable
+from amp_core.errors import AmprefError, Conflict, InputRefused, IntegrityError, NotFound, TooLarge, Unavailable
 
 __all__ = ["DEFAULT_URL", "Connection", "Retry", "RetryableError", "resolve_url"]
 
@@ -78,6 +80,38 @@ def resolve_url(url: str | None) -> str:
     return text
 
 
+class _TLS(ssl.SSLContext):
+    """The HTTP library's own verifying context, built at the first handshake.
+
+    To read the machine's certificates takes some 40 ms, also where nobody speaks TLS. This object stands in for that context
+    everywhere, so that a redirect or a proxy that turns to https is verified as ever. It has no certificates itself: whatever
+    passed it by could connect to nobody.
+    """
+
+    _lock: threading.Lock
+    _real: ssl.SSLContext | None
+
+    def __new__(cls) -> _TLS:
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        made._lock, made._real = threading.Lock(), None
+        return made
+
+    def real(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._real is None:
+                self._real = httpx2.create_ssl_context()
+            return self._real
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        self.real().set_alpn_protocols(alpn_protocols)
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        return self.real().wrap_socket(*args, **options)
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        return self.real().wrap_bio(*args, **options)
+
+
 class Connection:
     """An HTTP client for one service.
 
@@ -93,6 +127,7 @@ class Connection:
         self._client = httpx2.Client(
             base_url=self.url + "/",
             transport=transport,
+            verify=_TLS(),
             follow_redirects=True,
             headers={"user-agent": "ampref", "accept": "application/json, application/problem+json"},
         )
@@ -166,7 +201,7 @@ class Connection:
 
     def _refuse(self, response: httpx2.Response, path: str, repeatable: bool) -> None:
         error = _problem(response, f"{self.url}/{path.lstrip('/')}")
-        if response.status_code not in _RETRIED:
+        if response.status_code not in _RETRIED or isinstance(error, IntegrityError):  # Damaged bytes do not heal by asking.
             raise error
         wait = _retry_after(response.headers.get("retry-after"))
         told_to_wait = response.status_code in (429, 503) and wait is not None

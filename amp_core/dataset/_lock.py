@@ -19,12 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.dataset import _weights
 from amp_core.dataset._blocks import BLOCK_ALGORITHM, BLOCK_SIZE, block_digests
+from amp_core.dataset._coverage import Coverage, FootLike
 from amp_core.dataset._json import canonical_json
 from amp_core.dataset._names import check_dataset_name, file_names
 from amp_core.dataset._stats import ColumnStats
-from amp_core.errors import InputRefused, IntegrityError, PhysicsFailed, Unavailable
-from amp_core.features import feature_code_hash
+from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFailed, Unavailable
+from amp_core.features import FeatureBlock, feature_code_hash
 from amp_core.npz import NpzWriter
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
 
@@ -33,7 +35,8 @@ __all__ = ["MANIFEST_SCHEMA", "Bundle", "BundleFile", "LayoutLike", "Member", "R
 MANIFEST_SCHEMA = "ampref-dataset-manifest/1"
 """Names the manifest's keys and their meaning; a reader refuses a number that it does not know."""
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CANNOT_WRITE = _FULL | {errno.EFBIG, errno.EROFS, errno.EACCES}
 _WORST_LAST = (0, 1, -1)
 _STEP = 1 << 15  # Rows handled at once: about 3.5 MB of 27 float32.
 
@@ -45,6 +48,7 @@ class LayoutLike(Protocol):
     def dim(self) -> int: ...
     @property
     def names(self) -> Sequence[str]: ...
+    def block(self, name: str) -> FeatureBlock: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 
@@ -61,6 +65,8 @@ class RobotLike(Protocol):
     def control_dt(self) -> float: ...
     @property
     def layout(self) -> LayoutLike: ...
+    @property
+    def feet(self) -> Sequence[FootLike]: ...
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class RobotFacts:
     Args:
       digest: `sha256:` of the robot's specification and model files.
       control_dt: seconds a frame.
+      feet: which contact channels are on one foot; when empty, each channel is a foot of its own.
     """
 
     name: str
@@ -77,6 +84,7 @@ class RobotFacts:
     joint_names: tuple[str, ...]
     control_dt: float
     layout: LayoutLike
+    feet: tuple[FootLike, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,10 @@ class Member:
       load: returns the whole rollout's features, (N, F) float32; called once, when its turn comes.
       gates: outcome of every gate, `{name, value, threshold, passed}`; of the whole rollout.
       range_tiers: of each range on its own, where windows of a clip were chosen; `tier` for each when empty.
+      range_metrics: of each range on its own, for its weight; `quality_metrics` for each when empty. `WEIGHT_METRICS` are
+        enough; one that is missing counts as a gate that has no value: no margin.
+      lineage: digest of the motion at the root of this one's family; its own when empty. Coverage counts both as one source.
+      parent, augmentation: of a variant, the digest of the motion that it was made from and what was done to it; else None.
     """
 
     name: str
@@ -106,6 +118,10 @@ class Member:
     load: Callable[[], NDArray[Any]]
     gates: Sequence[Mapping[str, Any]] = field(default=())
     range_tiers: Sequence[int] = ()
+    range_metrics: Sequence[Mapping[str, Any]] = ()
+    lineage: str = ""
+    parent: str | None = None
+    augmentation: str | None = None
 
     @property
     def frames(self) -> int:
@@ -116,6 +132,16 @@ class Member:
     def tiers(self) -> tuple[int, ...]:
         """The tier of each range."""
         return tuple(int(tier) for tier in self.range_tiers) or (int(self.tier),) * len(self.ranges)
+
+    @property
+    def source(self) -> str:
+        """Digest of the clip that it comes from: its own, or that of the one it is a variant of."""
+        return self.lineage or self.digest
+
+    @property
+    def margins(self) -> list[dict[str, float]]:
+        """The margins of each range: what its weight is made of."""
+        return [_weights.margins(metrics) for metrics in self.range_metrics or (self.quality_metrics,) * len(self.ranges)]
 
     @property
     def tier_taken(self) -> int:
@@ -145,6 +171,7 @@ class Bundle:
     num_clips: int
     num_frames: int
     num_segments: int
+    coverage: Mapping[str, Any]
 
     @property
     def files(self) -> tuple[BundleFile, BundleFile, BundleFile]:
@@ -193,23 +220,30 @@ def lock_bundle(
     code_hash = feature_code_hash()
     layout = robot.layout
 
+    margins = [found for member in ordered for found in member.margins]
+    lengths = [end - start for member in ordered for start, end in member.ranges]
+    weights = _weights.normalized([_weights.raw_weight(found) for found in margins], lengths)
+    worth = [{"margins": found, "weight": weight} for found, weight in zip(margins, weights, strict=True)]
+
     with _all_or_none(folder, names) as partial:
-        rows = _Rows(layout)
+        rows = _Rows(robot)
         segments = 0
         clips: list[dict[str, Any]] = []
-        lengths: list[int] = []
         owners: list[int] = []
         with open(partial[names.features], "wb") as file, NpzWriter(file) as writer:
             writer.begin("features", (total, layout.dim), np.float32)
             for clip, member in enumerate(ordered):
-                entry = _clip_entry(member, rows.stats.count, segments)
-                for piece in _frames(member, layout):
-                    writer.write(piece)
-                    rows.take(piece)
+                ends = segments + len(member.ranges)
+                entry = _clip_entry(member, rows.stats.count, segments, worth[segments:ends])
+                rows.coverage.clip(member.name, member.source, original=member.source == member.digest)
+                for tier, pieces in zip(member.tiers, _frames(member, layout), strict=True):
+                    rows.coverage.segment(tier)
+                    for piece in pieces:
+                        writer.write(piece)
+                        rows.take(piece)
                 clips.append(entry)
-                lengths += [end - start for start, end in member.ranges]
                 owners += [clip] * len(member.ranges)
-                segments += len(member.ranges)
+                segments = ends
                 if progress is not None:
                     progress(rows.stats.count, total)
             run = np.asarray(lengths)
@@ -218,7 +252,7 @@ def lock_bundle(
             writer.begin("segment_index", (total,), np.int32)
             _write_runs(writer, np.arange(segments, dtype=np.int32), run)
             writer.begin("sample_weight", (total,), np.float32)
-            _write_runs(writer, np.ones(segments, np.float32), run)
+            _write_runs(writer, np.asarray(weights, np.float32), run)
         blocks = block_digests(partial[names.features])
         features = _seal(partial[names.features], folder / names.features)
 
@@ -236,6 +270,7 @@ def lock_bundle(
         partial[names.normalization_stats].write_bytes(canonical_json(stats))
         normalization = _seal(partial[names.normalization_stats], folder / names.normalization_stats)
 
+        coverage = rows.coverage.to_dict()
         manifest = {
             "schema": MANIFEST_SCHEMA,
             "name": name,
@@ -256,6 +291,8 @@ def lock_bundle(
             "num_clips": len(ordered),
             "num_segments": segments,
             "num_frames": total,
+            "weighting": _weights.weighting(weights, lengths),
+            "coverage": coverage,
             "files": {
                 "features": {
                     "name": features.name,
@@ -274,19 +311,21 @@ def lock_bundle(
         partial[names.manifest].write_bytes(canonical_json(manifest))
         sealed = _seal(partial[names.manifest], folder / names.manifest)
         _sync_folder(folder)
-    return Bundle(features, normalization, sealed, dataset_hash, code_hash, len(ordered), total, segments)
+    return Bundle(features, normalization, sealed, dataset_hash, code_hash, len(ordered), total, segments, coverage)
 
 
 class _Rows:
-    """What is computed from the rows as they pass: the dataset hash and the statistics."""
+    """What is computed from the rows as they pass: the dataset hash, the statistics and the coverage."""
 
-    def __init__(self, layout: LayoutLike) -> None:
-        self.stats = ColumnStats(layout.dim)
+    def __init__(self, robot: RobotLike) -> None:
+        self.stats = ColumnStats(robot.layout.dim)
+        self.coverage = Coverage(robot.layout, robot.control_dt, robot.feet)
         self._sha = hashlib.sha256()
 
     def take(self, rows: NDArray[np.float32]) -> None:
         self._sha.update(np.ascontiguousarray(rows, dtype="<f4").data)
         self.stats.add(rows)
+        self.coverage.take(rows)
 
     @property
     def digest(self) -> str:
@@ -336,10 +375,16 @@ def _check_ranges(member: Member) -> None:
             key="range_tiers",
             expected="0, 1 or -1 for every range, or none at all",
         )
+    if member.range_metrics and len(member.range_metrics) != len(member.ranges):
+        raise InputRefused(
+            f"clip {member.name!r} has metrics of {len(member.range_metrics)} windows for {len(member.ranges)} frame ranges",
+            key="range_metrics",
+            expected="the metrics of every range, or none at all",
+        )
 
 
-def _frames(member: Member, layout: LayoutLike) -> Iterator[NDArray[np.float32]]:
-    """The member's selected frames, a bounded number at a time."""
+def _frames(member: Member, layout: LayoutLike) -> Iterator[Iterator[NDArray[np.float32]]]:
+    """The frames of each of the member's ranges, a bounded number at a time."""
     features = member.load()
     needed = member.ranges[-1][1]
     if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != layout.dim or len(features) < needed:
@@ -350,19 +395,23 @@ def _frames(member: Member, layout: LayoutLike) -> Iterator[NDArray[np.float32]]
             remedy="Score the clip again with this robot.",
         )
     for start, end in member.ranges:
-        for first in range(start, end, _STEP):
-            piece = np.ascontiguousarray(features[first : min(end, first + _STEP)])
-            finite = np.isfinite(piece)
-            if not finite.all():
-                row, column = np.argwhere(~finite)[0].tolist()
-                raise PhysicsFailed(
-                    f"feature {layout.names[column]!r} of clip {member.name!r} is {float(piece[row, column])}",
-                    key="features",
-                    frame=first + row,
-                    expected="finite numbers",
-                    remedy="Leave the clip out, or score it again.",
-                )
-            yield piece
+        yield _pieces(features, start, end, member, layout)
+
+
+def _pieces(features: NDArray[Any], start: int, end: int, member: Member, layout: LayoutLike) -> Iterator[NDArray[np.float32]]:
+    for first in range(start, end, _STEP):
+        piece = np.ascontiguousarray(features[first : min(end, first + _STEP)])
+        finite = np.isfinite(piece)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0].tolist()
+            raise PhysicsFailed(
+                f"feature {layout.names[column]!r} of clip {member.name!r} is {float(piece[row, column])}",
+                key="features",
+                frame=first + row,
+                expected="finite numbers",
+                remedy="Leave the clip out, or score it again.",
+            )
+        yield piece
 
 
 def _write_runs(writer: NpzWriter, values: NDArray[Any], lengths: NDArray[np.int_]) -> None:
@@ -374,14 +423,17 @@ def _write_runs(writer: NpzWriter, values: NDArray[Any], lengths: NDArray[np.int
         begin = end
 
 
-def _clip_entry(member: Member, row: int, segment: int) -> dict[str, Any]:
+def _clip_entry(member: Member, row: int, segment: int, weighted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     segments = []
-    for index, ((start, end), tier) in enumerate(zip(member.ranges, member.tiers, strict=True), segment):
-        segments.append({"segment_index": index, "start": int(start), "end": int(end), "row": row, "tier": tier})
+    for index, ((start, end), tier, worth) in enumerate(zip(member.ranges, member.tiers, weighted, strict=True), segment):
+        segments.append({"segment_index": index, "start": int(start), "end": int(end), "row": row, "tier": tier, **worth})
         row += end - start
     return {
         "name": member.name,
         "digest": member.digest,
+        "lineage": member.source,
+        "parent": member.parent,
+        "augmentation": member.augmentation,
         "tier": int(member.tier),
         "mode": member.mode,
         "recipe_digest": member.recipe_digest,
@@ -428,8 +480,8 @@ def _all_or_none(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]
         for name, path in partial.items():
             path.unlink(missing_ok=True)
             (folder / name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise Unavailable(
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            raise (DiskFull if error.errno in _FULL else Unavailable)(
                 f"the version cannot be written ({error.strerror or error})",
                 file=str(folder),
                 remedy="Make room there or give another folder, then lock again.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from amp_core.errors import MotionRefused
 
-__all__ = ["Limits", "Motion", "clean_name"]
+__all__ = ["Limits", "Lineage", "Motion", "clean_name"]
 
 MAX_NAME_BYTES = 200
 
@@ -50,6 +51,43 @@ class Limits:
         return int(self.max_duration_sec * self.max_fps) + 1
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """Where a variant comes from (`amp_core.augment`).
+
+    Args:
+      parent: `sha256:…` of the bytes of the clip that it was made from.
+      ancestor: of the clip at the root of the family; the parent itself unless that is a variant too.
+      augmentation: what was done to the parent, in the canonical text.
+
+    Raises:
+      MotionRefused: a digest or text that cannot be one.
+    """
+
+    parent: str
+    ancestor: str
+    augmentation: str
+
+    def __post_init__(self) -> None:
+        for key, pattern, expected in (
+            ("parent", _DIGEST, "sha256: and 64 hex digits"),
+            ("ancestor", _DIGEST, "sha256: and 64 hex digits"),
+            ("augmentation", _AUGMENTATION, "an augmentation such as mirror+warp=0.9"),
+        ):
+            value = getattr(self, key)
+            if not isinstance(value, str) or not pattern.fullmatch(value):
+                raise MotionRefused(
+                    "the lineage cannot be read",
+                    key=f"ampref_{key}",
+                    expected=expected,
+                    remedy="Make the variant again with ampref augment, or leave the lineage out",
+                )
+
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_AUGMENTATION = re.compile(r"[a-z][a-z0-9=.:+-]{0,119}")
+
+
 @dataclass(frozen=True, eq=False)
 class Motion:
     """A retargeted clip as its file has it: N >= 2 frames, n joints, read-only float64 arrays.
@@ -62,6 +100,7 @@ class Motion:
       dof_pos: (N, n) rad, in the robot's joint order.
       source_digest: `sha256:…` of the file's bytes.
       source_format: `pkl`, `npz`, `json` or `csv`.
+      lineage: where it comes from, None for an original.
 
     Raises:
       MotionRefused: wrong shapes, fewer than two frames, or a value that is not finite.
@@ -74,6 +113,7 @@ class Motion:
     dof_pos: NDArray[np.float64]
     source_digest: str
     source_format: str
+    lineage: Lineage | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -85,6 +125,11 @@ class Motion:
     @property
     def num_frames(self) -> int:
         return int(self.root_pos.shape[0])
+
+    @property
+    def ancestor(self) -> str:
+        """The digest that a clip and all its variants share: that of the original's bytes."""
+        return self.lineage.ancestor if self.lineage else self.source_digest
 
     @property
     def duration_sec(self) -> float:

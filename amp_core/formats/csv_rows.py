@@ -16,7 +16,7 @@ from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
 from amp_core.formats.values import quote
 
-__all__ = ["read_csv"]
+__all__ = ["has_row", "read_csv"]
 
 MAX_LINE_BYTES = 64 * 1024
 MAX_BLANK_LINES = 1000
@@ -84,6 +84,17 @@ def read_csv(data: bytes, file: str, limits: Limits, quat_order: str) -> dict[st
     return {"root_pos": table[:, :3], "root_rot": table[:, 3:7], "dof_pos": table[:, 7:]}
 
 
+def has_row(head: bytes) -> bool:
+    """Whether a text begins like a table: the first line, or the one after a header, is several numbers with commas between.
+
+    Args:
+      head: the beginning of the text; its last line may be cut off.
+    """
+    lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
+    rows = [line.split(b",") for line in lines if line.strip() and not line.startswith(b"#")][:2]
+    return any(len(cells) > 1 and sum(map(_parses, cells)) > len(cells) // 2 for cells in rows)
+
+
 def _refuse(file: str, frame: int | None, what: str, expected: str) -> NoReturn:
     raise MotionRefused(
         what, file=file, frame=frame, expected=expected, remedy="Write rows of x, y, z, quaternion, joints; see docs/motions.md"
@@ -102,15 +113,16 @@ def _is_number(cell: bytes) -> bool:
 
 def _is_header(cells: list[bytes]) -> bool:
     """A first line in which no cell is a number, not even NaN."""
+    return not any(map(_parses, cells))
 
-    def numeric(cell: bytes) -> bool:
-        try:
-            float(cell)
-        except ValueError:
-            return False
-        return True
 
-    return not any(numeric(cell) for cell in cells)
+def _parses(cell: bytes) -> bool:
+    """Whether Python takes it for a number, NaN and infinities included."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_header(cells: list[bytes], file: str, quat_order: str) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
-from amp_core.formats.values import KEYS, RawArray, describe, quote
+from amp_core.formats.values import KEYS, LINEAGE_KEYS, RawArray, describe, quote
 
 __all__ = ["parse_npy", "read_npz"]
 
@@ -52,26 +52,48 @@ class _Member:
     offset: int
 
 
-def read_npz(data: bytes, file: str, limits: Limits) -> dict[str, RawArray]:
-    """The clip's arrays as the archive describes them; other members are never unpacked.
+# A text of up to 120 characters, four bytes each, and its header.
+_TEXT_BYTES = 2048
+_TEXT_DTYPE = re.compile(r"<U(\d{1,3})")
+
+
+def read_npz(data: bytes, file: str, limits: Limits) -> dict[str, RawArray | str]:
+    """The clip's arrays as the archive describes them, and its lineage's texts; other members are never unpacked.
 
     Raises:
       MotionRefused: a damaged archive, one that unpacks to more than a clip can hold, or members that are no arrays.
     """
-    found: dict[str, RawArray] = {}
+    found: dict[str, RawArray | str] = {}
     budget = limits.max_values * 8 + len(KEYS) * (MAX_HEADER_BYTES + 16)
     for member in _table(data, file):
         name = member.name.decode("latin-1").removesuffix(".npy")
-        if name not in KEYS:
+        if name not in KEYS and name not in LINEAGE_KEYS.values():
             continue
         if name in found:
             _refuse(file, f"the member {quote(name)} appears twice", "each array once", key=name)
+        if name not in KEYS:
+            found[name] = _text(data, member, file, name)
+            continue
         if member.size > budget:
             what = f"the member unpacks to {member.size} bytes"
             _refuse(file, what, f"arrays of at most {limits.max_values} values", key=name)
         budget -= member.size
         found[name] = parse_npy(_unpack(data, member, file, name), file, name)
     return found
+
+
+def _text(data: bytes, member: _Member, file: str, key: str) -> str:
+    """A short text, from numpy's array of no dimensions."""
+    if member.size > _TEXT_BYTES:
+        _refuse(file, f"the member unpacks to {member.size} bytes", "a short text", key=key)
+    array = parse_npy(_unpack(data, member, file, key), file, key)
+    match = _TEXT_DTYPE.fullmatch(array.dtype)
+    if match is None or array.shape != () or array.data is None or len(array.data) != 4 * int(match[1]):
+        _refuse(file, f"it is {describe(array)} of type {quote(array.dtype)}", "one short text", key=key)
+    try:
+        return bytes(array.data).decode("utf-32-le").rstrip("\0")
+    except UnicodeDecodeError:
+        _refuse(file, "it is not text", "one short text", key=key)
 
 
 def _refuse(file: str, what: str, expected: str = "a whole .npz archive", *, key: str | None = None) -> NoReturn:

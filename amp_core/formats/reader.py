@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from amp_core.errors import MotionRefused
-from amp_core.formats.clip import Limits, Motion, check_limits, check_values, clean_name
-from amp_core.formats.csv_rows import read_csv
+from amp_core.formats.clip import Limits, Lineage, Motion, check_limits, check_values, clean_name
+from amp_core.formats.csv_rows import has_row, read_csv
 from amp_core.formats.npz import read_npz
 from amp_core.formats.pkl import read_pickle
 from amp_core.formats.strict_json import read_json
-from amp_core.formats.values import KEYS, matrix, number, quote
+from amp_core.formats.values import KEYS, LINEAGE_KEYS, matrix, number, quote
 
 __all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
 
@@ -164,7 +164,7 @@ def sniff(data: bytes, file: str, hint: str | None = None) -> str:
         return "json"
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise _unknown(file, "its content is UTF-16 text")
-    if _is_text(head) and (b"," in head or hint == "csv"):
+    if _is_text(head) and (hint == "csv" or has_row(head)):
         return "csv"
     raise _unknown(file, "its content is plain text" if _is_text(head) else f"it begins with {head[:8].hex(' ')}")
 
@@ -222,7 +222,29 @@ def _assemble(
     if quat_order == "wxyz":
         root_rot = root_rot[:, [1, 2, 3, 0]]
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind)
+    lineage = _lineage(fields, file) if kind in ("npz", "json") else None
+    return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
+
+
+def _lineage(fields: Mapping[str, Any], file: str) -> Lineage | None:
+    """Where a variant comes from: all three texts, or none of them."""
+    there = {field: fields[key] for field, key in LINEAGE_KEYS.items() if key in fields}
+    if not there:
+        return None
+    missing = [key for field, key in LINEAGE_KEYS.items() if field not in there]
+    if missing:
+        raise MotionRefused(
+            f"the lineage is not whole: {', '.join(missing)} is missing",
+            file=file,
+            key=missing[0],
+            expected="all of " + ", ".join(LINEAGE_KEYS.values()) + ", or none",
+            remedy="Make the variant again with ampref augment, or leave the lineage out",
+        )
+    try:
+        return Lineage(**there)
+    except MotionRefused as error:
+        error.file = file
+        raise
 
 
 def _rate(fields: Mapping[str, Any], file: str, fps: float | None) -> float:

@@ -9,9 +9,10 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Form, Query, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
+from amp_core.augment import parse_all
 from amp_core.errors import RecipeRefused
 from amp_core.quality import METRICS
-from amp_core.recipe import AVAILABLE_MODES, Recipe
+from amp_core.recipe import DEFAULT_MODE, GENERATED_MODES, Recipe
 from service import uploads
 from service.api.deps import Caller, Service, needs
 from service.api.faults import suggestion
@@ -46,6 +47,10 @@ class ClipView(View):
     duration_sec: float
     tags: list[str]
     created_at: Time
+    parent: str | None = Field(description="Of a variant: the id of the clip that it was made from, while that is here.")
+    parent_digest: str | None = Field(description="Of a variant: SHA-256 of the bytes that it was made from.")
+    augmentation: str | None = Field(description="Of a variant: what was done, such as `mirror+warp=0.9`.")
+    lineage: str = Field(description="What a clip shares with all its variants: SHA-256 of the original's bytes.")
 
 
 class ListedClipView(ClipView):
@@ -81,6 +86,31 @@ class Submitted(BaseModel):
     rollout: RolloutSummaryView | None = Field(description="The result, when it is known already.")
 
 
+class SeamView(View):
+    """Where a loop closes: frame `end` of the parent is followed by frame `start`."""
+
+    start: int
+    end: int
+    cycle_sec: float = Field(description="s, of one repetition.")
+    residual: float = Field(description="The largest difference of the two frames, as a share of what is allowed; 0 to 1.")
+    worst: str = Field(description="Which difference that is.")
+    blend_sec: float
+
+
+class VariantView(Submitted):
+    """A variant and what became of it."""
+
+    augmentation: str
+    seam: SeamView | None = Field(description="Of a loop.")
+
+
+class Augmented(BaseModel):
+    """A clip and the variants that were asked for."""
+
+    parent: ClipView
+    variants: list[VariantView]
+
+
 class ClipForm(BaseModel):
     """A motion file and what to do with it."""
 
@@ -89,7 +119,9 @@ class ClipForm(BaseModel):
     file: UploadFile = Field(description="The motion: `.pkl` (GMR), `.npz`, `.json` or `.csv`.")
     name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
     robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
-    mode: Mode | None = Field(None, description="`rollout` (default) or `teacher_forced`, where `recipe` does not say it.")
+    mode: Mode | None = Field(
+        None, description="`auto` (default), `rollout`, `tracked` or `teacher_forced`, where `recipe` does not say it."
+    )
     seed: Seed | None = Field(None, description="Of the recipe, where that does not say it; default 0.")
     tags: list[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]] = Field(
         default_factory=list, max_length=50, description="Repeat the field, or separate by commas."
@@ -116,6 +148,17 @@ class RolloutBody(Body):
     seed: Seed | None = None
 
 
+class AugmentBody(RolloutBody):
+    """Which variants of a clip to make, and how to score them."""
+
+    augmentations: list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9=.:+-]{1,120}$")]] = Field(
+        min_length=1,
+        max_length=20,
+        description="`mirror`, `warp=0.9`, `heading=90`, `loop=3`, or several joined by `+`; each makes one clip.",
+    )
+    tags: list[Tag] = Field(default_factory=list, max_length=50, description="Besides those of the parent.")
+
+
 def _facts(clip: Clip | ListedClip) -> dict[str, Any]:
     return {name: getattr(clip, name) for name in ClipView.model_fields}
 
@@ -123,7 +166,7 @@ def _facts(clip: Clip | ListedClip) -> dict[str, Any]:
 def _recipe(mode: str | None, seed: int | None, recipe: Any | None) -> Recipe:
     """The recipe asked for: `mode` and `seed` are those of a recipe that does not say them itself."""
     if recipe is None:
-        return Recipe.for_mode(mode or "rollout", seed=seed or 0)
+        return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
     if not isinstance(recipe, dict):
         return Recipe.from_dict(recipe)
     for name, value in (("mode", mode), ("seed", seed)):
@@ -134,7 +177,7 @@ def _recipe(mode: str | None, seed: int | None, recipe: Any | None) -> Recipe:
                 expected="one of the two, or both the same",
                 remedy=f"Leave out the field {name}",
             )
-    beside = {"mode": mode or "rollout"} | ({} if seed is None else {"seed": seed})
+    beside = {"mode": mode or DEFAULT_MODE} | ({} if seed is None else {"seed": seed})
     return Recipe.from_dict(beside | recipe)
 
 
@@ -143,11 +186,23 @@ def _tags(given: list[str]) -> tuple[str, ...]:
 
 
 def _submitted(request: Request, response: Response, later: BackgroundTasks, service: Service, made: Submission) -> Submitted:
+    _ring(later, service, made)
+    response.status_code = 200 if _known(made) else 202
+    response.headers["location"] = f"/v1/clips/{made.clip.id}"
+    return _made(made)
+
+
+def _ring(later: BackgroundTasks, service: Service, made: Submission) -> None:
     if made.new_job and made.job is not None:
         # After the answer: a slow broker makes nobody wait, and the row is what counts.
         later.add_task(uploads.ring, service.notify, made.job.id)
-    response.status_code = 200 if made.rollout is not None or not made.new_job else 202
-    response.headers["location"] = f"/v1/clips/{made.clip.id}"
+
+
+def _known(made: Submission) -> bool:
+    return made.rollout is not None or not made.new_job
+
+
+def _made(made: Submission) -> Submitted:
     return Submitted(
         clip=ClipView.model_validate(_facts(made.clip)),
         job=JobView.of(made.job) if made.job else None,
@@ -196,11 +251,12 @@ def _query_model() -> Any:
         ),
         "robot": (RobotName | None, Field(None, description="The robot of the clip; one that is installed or has clips.")),
         "mode": (
-            Literal[AVAILABLE_MODES] | None,
+            Literal[GENERATED_MODES] | None,
             Field(None, description="Let the best rollout in this mode speak for the clip."),
         ),
         "tag": (list[Tag], Field(default_factory=list, max_length=20, description="Repeatable: the clip bears all of them.")),
         "name": (RobotName | None, Field(None, description="Part of the name, in any case.")),
+        "parent": (Id | None, Field(None, description="The id of a clip: its variants.")),
         "min_duration_sec": (
             Annotated[float | None, Field(ge=0, allow_inf_nan=False)],
             Field(None, description="s, as uploaded."),
@@ -261,6 +317,7 @@ def _clip_query(query: Any) -> ClipQuery:
         tags=tuple(query.tag),
         min_duration_sec=query.min_duration_sec,
         name=query.name,
+        parent=query.parent,
         metrics={name: pair for name, pair in bounds.items() if pair != (None, None)},
         sort=query.sort.removeprefix("-"),
         descending=query.sort.startswith("-"),
@@ -304,3 +361,52 @@ def post_rollout(
     with opened.catalog.begin() as session:
         made = queries.request_rollout(session, clip_id, recipe, max_attempts=attempts, actor=who.name)
     return _submitted(request, response, later, opened, made)
+
+
+@router.post(
+    "/{clip_id}/augment",
+    status_code=202,
+    responses={
+        202: {"model": Augmented, "description": "Accepted: the variants are stored, and jobs are queued for what is new."},
+        200: {"model": Augmented, "description": "All known already, with this recipe: nothing was added."},
+        **responses(400, 404, 408, 409, 413, 415, 422),
+    },
+)
+def post_augment(
+    clip_id: Id,
+    body: AugmentBody,
+    opened: Service,
+    response: Response,
+    later: BackgroundTasks,
+    who: Annotated[Caller, needs("clips:write")],
+) -> Augmented:
+    """Make variants of a clip for coverage, each a clip of its own, and have them scored: all of them, or none."""
+    recipe = _recipe(body.mode, body.seed, body.recipe)
+    wanted = parse_all(body.augmentations)
+    made = uploads.augment_clip(
+        opened.catalog,
+        opened.blobs,
+        opened.settings,
+        opened.robot,
+        clip_id,
+        wanted,
+        recipe,
+        tags=_tags(body.tags),
+        actor=who.name,
+    )
+    with opened.catalog.session() as session:
+        parent = queries.get(session, clip_id)
+    for variant in made:
+        _ring(later, opened, variant.made)
+    response.status_code = 200 if all(_known(variant.made) for variant in made) else 202
+    return Augmented(
+        parent=ClipView.model_validate(_facts(parent)),
+        variants=[
+            VariantView(
+                augmentation=variant.augmentation.text,
+                seam=None if variant.seam is None else SeamView.model_validate(variant.seam),
+                **dict(_made(variant.made)),
+            )
+            for variant in made
+        ],
+    )

@@ -75,6 +75,10 @@ class VersionView(VersionSummary):
     feature_code_hash: str | None
     manifest_sha256: str | None = Field(description="Pin this in a training config.")
     readiness: dict[str, Any] | None = Field(description="The readiness checklist, as of the lock.")
+    coverage: dict[str, Any] | None = Field(
+        description="The manifest's `coverage`: seconds by tier, source and speed, stance, feature space. "
+        "Null where it was locked before there were any."
+    )
     aliases: list[str] = Field(description="That point to this version now; `latest` among them.")
     files: list[FileView]
     manifest_url: str | None
@@ -275,9 +279,9 @@ def get_version(name: DatasetName, version: VersionOrAlias, opened: Service, res
     """A locked version by its exact name, `latest` or an alias: readiness, files and digests. 404 while it is being locked."""
     with opened.catalog.session() as session:
         found = _find(session, name, version)
-        dataset = queries.get_dataset(session, name)
+        view = _version_view(session, found, version)
     _warn(response, found)
-    return _version_view(found, dataset, version)
+    return view
 
 
 def _find(session: Session, name: str, version: str) -> Version:
@@ -304,7 +308,8 @@ def _explained(session: Session, name: str, version: str) -> NotFound | None:
     return None
 
 
-def _version_view(found: Version, dataset: Dataset, asked_for: str) -> VersionView:
+def _version_view(session: Session, found: Version, asked_for: str) -> VersionView:
+    dataset = queries.get_dataset(session, found.dataset)
     base = f"/v1/datasets/{found.dataset}/versions/{found.version}/files"
     files = [
         FileView(name=file.name, sha256=file.digest, size=file.size, media_type=file.media_type, url=f"{base}/{file.name}")
@@ -319,6 +324,7 @@ def _version_view(found: Version, dataset: Dataset, asked_for: str) -> VersionVi
         facts
         | {
             "asked_for": asked_for,
+            "coverage": queries.get_coverage(session, found.id),
             "manifest_sha256": found.manifest_digest,
             "aliases": sorted(aliases),
             "files": files,
@@ -365,7 +371,7 @@ def set_alias(name: DatasetName, alias: AliasName, body: AliasBody, opened: Serv
     """Let an alias lead to a locked version; what it led to before stays as it is."""
     with opened.catalog.begin() as session:
         found = queries.set_alias(session, name, alias, body.version, actor=who.name)
-        return _version_view(found, queries.get_dataset(session, name), alias)
+        return _version_view(session, found, alias)
 
 
 @router.delete("/{name}/aliases/{alias}", status_code=204, responses=responses(404, 409))
@@ -380,7 +386,7 @@ def yank_version(name: DatasetName, version: ExactVersion, body: YankBody, opene
     """Ask that nobody starts to use a version: `latest` passes it by, its exact name still works and warns."""
     with opened.catalog.begin() as session:
         found = queries.yank_version(session, name, version, body.reason, actor=who.name)
-        return _version_view(found, queries.get_dataset(session, name), version)
+        return _version_view(session, found, version)
 
 
 @router.post("/{name}/versions/{version}/unyank", responses=responses(404))
@@ -388,7 +394,7 @@ def unyank_version(name: DatasetName, version: ExactVersion, opened: Service, wh
     """Take a yank back."""
     with opened.catalog.begin() as session:
         found = queries.unyank_version(session, name, version, actor=who.name)
-        return _version_view(found, queries.get_dataset(session, name), version)
+        return _version_view(session, found, version)
 
 
 def _file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, opened: Service) -> Response:

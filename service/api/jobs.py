@@ -37,6 +37,10 @@ class JobView(View):
     dataset: str | None = Field(description="Of a lock job.")
     version: str | None = Field(description="Of a lock job.")
     progress: float = Field(description="0 to 1.")
+    eta_sec: float | None = Field(
+        description="Seconds that are left, by the rate of `progress` since `started_at`, as of `updated_at`; null while it is "
+        "not running or too little is done to tell."
+    )
     message: str | None
     attempts: int
     max_attempts: int

@@ -48,6 +48,13 @@ class RolloutView(RolloutSummaryView):
     gate_profile: str
     gates: list[dict[str, Any]] = Field(description="`{name, value, threshold, passed, …}` of every gate.")
     segments: list[dict[str, Any]] = Field(description="`{start, end, tier, score, quality_metrics}`, frames half-open.")
+    failure: dict[str, Any] | None = Field(
+        description="`{frame, reason, warnings}` of a simulation that had to stop, MuJoCo's warnings by name; else null."
+    )
+    diagnosis: dict[str, Any] | None = Field(
+        description="`{findings, suggestions}`: why it is not Tier 0, in physical words; null where it is, and for results of "
+        "earlier releases. docs/diagnosis.md lists the codes."
+    )
     ingest: dict[str, Any] = Field(description="What conditioning changed in the clip.")
     provenance: dict[str, Any]
     recipe: dict[str, Any]
@@ -65,9 +72,11 @@ def _facts(view: type[View], rollout: Rollout | RolloutSummary) -> dict[str, Any
 
 def _view(rollout: Rollout, clip: Clip, recipe: RecipeRow) -> RolloutView:
     document = {key: rollout.result.get(key) for key in ("gates", "segments", "ingest", "provenance")}
+    absent = {key: rollout.result.get(key) for key in ("failure", "diagnosis")}
     return RolloutView.model_validate(
         _facts(RolloutView, rollout)
         | {key: value for key, value in document.items() if value is not None}
+        | absent
         | {
             "clip_name": clip.name,
             "robot": clip.robot,

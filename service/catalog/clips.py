@@ -89,6 +89,10 @@ def submit(
         duration_sec=new.duration_sec,
         created_at=at,
         actor=actor,
+        parent_id=new.parent_id or _parent_of(session, new),
+        parent_digest=new.parent_digest,
+        ancestor_digest=new.ancestor_digest,
+        augmentation=new.augmentation,
         tags=tags,
     )
     row = {name: getattr(clip, name) for name in _COLUMN_NAMES} | {"identity": identity}
@@ -103,6 +107,7 @@ def submit(
         session.execute(_ADD_LISTED, listed)
         if tags:
             session.execute(_ADD_TAGS, [{"clip_id": clip_id, "tag": tag} for tag in tags])
+        _adopt(session, clip)
         audit.record(session, actor, "clip.create", f"clip:{clip_id}", {"name": new.name, "source": new.source_digest})
         add_recipe(session, recipe)
         job, new_job = _enqueue(session, clip, recipe, max_attempts, actor)
@@ -114,6 +119,22 @@ def submit(
     if tags:
         _add_tags(session, found, tags, actor)
     return _ask(session, found, recipe, max_attempts=max_attempts, actor=actor)
+
+
+def _parent_of(session: Session, new: NewClip) -> str | None:
+    """The oldest clip for the same robot with the bytes that a variant was made from."""
+    if new.parent_digest is None:
+        return None
+    query = select(clips.c.id).where(clips.c.source_digest == new.parent_digest, clips.c.robot == new.robot)
+    return session.execute(query.order_by(clips.c.created_at, clips.c.id).limit(1)).scalar_one_or_none()
+
+
+def _adopt(session: Session, clip: Clip) -> None:
+    """Make a new clip the parent of the variants of its bytes that came before it."""
+    orphans = session.execute(_ORPHANS, {"digest": clip.source_digest, "robot": clip.robot}).scalars().all()
+    if orphans:
+        session.execute(update(clips).where(clips.c.id.in_(orphans)).values(parent_id=clip.id))
+        session.execute(update(curriculum).where(curriculum.c.clip_id.in_(orphans)).values(parent_id=clip.id))
 
 
 def request_rollout(
@@ -133,7 +154,7 @@ def request_rollout(
 def _ask(session: Session, clip_id: str, recipe: RecipeRow, *, max_attempts: int, actor: str) -> Submission:
     clip = get(session, clip_id)
     add_recipe(session, recipe)
-    rollout = rollouts.find(session, clip_id, recipe.digest)
+    rollout = rollouts.answer(session, clip_id, recipe.digest)
     if rollout is not None:
         return Submission(clip, job_rows.latest_for_rollout(session, clip_id, recipe.digest), rollout, False, False)
     job, new_job = _enqueue(session, clip, recipe, max_attempts, actor)
@@ -158,7 +179,13 @@ def add_recipe(session: Session, recipe: RecipeRow) -> None:
         job_rows.insert_ignore(
             session,
             recipes,
-            {"digest": recipe.digest, "mode": recipe.mode, "recipe": dict(recipe.recipe), "created_at": now(session)},
+            {
+                "digest": recipe.digest,
+                "mode": recipe.mode,
+                "recipe": dict(recipe.recipe),
+                "created_at": now(session),
+                "scaled": int(not rollouts.own_physics(recipe.recipe)),
+            },
         )
 
 
@@ -192,6 +219,9 @@ _LISTED_NAMES = tuple(name for name in _COLUMN_NAMES if name in curriculum.c and
 _BY_ID = select(*(clips.c[name] for name in _COLUMN_NAMES)).where(clips.c.id == bindparam("id"))
 _TAGS_BY_ID = select(clip_tags.c.tag).where(clip_tags.c.clip_id == bindparam("id")).order_by(clip_tags.c.tag)
 _RECIPE_THERE = select(recipes.c.digest).where(recipes.c.digest == bindparam("digest"))
+_ORPHANS = select(clips.c.id).where(
+    clips.c.parent_digest == bindparam("digest"), clips.c.robot == bindparam("robot"), clips.c.parent_id.is_(None)
+)
 _ADD_LISTED = insert(curriculum).inline()
 _ADD_TAGS = insert(clip_tags)
 
@@ -245,6 +275,9 @@ def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS)
         clip.blob_digest,
         *session.execute(select(rollouts_table.c.arrays_digest).where(rollouts_table.c.clip_id == clip_id)).scalars(),
     ]
+    # Variants stay, and keep the digests of where they come from.
+    for table in (clips, curriculum):
+        session.execute(update(table).where(table.c.parent_id == clip_id).values(parent_id=None))
     session.execute(delete(clips).where(clips.c.id == clip_id))
     audit.record(session, actor, "clip.delete", f"clip:{clip_id}", {"name": clip.name, "source": clip.source_digest})
     return DeletedClip(clip_id, clip.name, tuple(cancelled), tuple(sorted(blob_refs.unreferenced(session, digests))))

@@ -56,6 +56,7 @@ class ClipQuery:
       tags: the clip bears all of them.
       min_duration_sec: of the uploaded motion.
       name: part of the name, in any case.
+      parent: the id of a clip: its variants.
       metrics: name → (least, most), either of them None; both inclusive.
       sort: one of `SORTS`.
       descending: the highest first.
@@ -69,6 +70,7 @@ class ClipQuery:
     tags: tuple[str, ...] = ()
     min_duration_sec: float | None = None
     name: str | None = None
+    parent: str | None = None
     metrics: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     sort: str = "created_at"
     descending: bool = True
@@ -93,7 +95,7 @@ class ClipQuery:
                 )
             if any(bound is not None and not math.isfinite(bound) for bound in bounds):
                 raise InputRefused("a bound of the range is not a number", key=name, expected="finite numbers")
-        for text in (self.robot, self.mode, self.name, *self.tags):
+        for text in (self.robot, self.mode, self.name, self.parent, *self.tags):
             if text is not None and ("\0" in text or not text.isprintable() or len(text) > 400):
                 raise InputRefused(
                     "a filter holds characters that no name has", expected="printable text of at most 400 characters"
@@ -110,6 +112,7 @@ class ClipQuery:
             sorted(set(self.tags)),
             self.min_duration_sec,
             self.name,
+            self.parent,
             sorted((name, list(bounds)) for name, bounds in self.metrics.items()),
             self.sort,
             self.descending,
@@ -137,6 +140,10 @@ _CLIP: Final = (
     "fps_in",
     "duration_sec",
     "created_at",
+    "parent_id",
+    "parent_digest",
+    "ancestor_digest",
+    "augmentation",
 )
 _ROLLOUT: Final = ("rollout_id", "recipe_digest", "mode", "tier", "tier_reason", "frames", "scored_at")
 _SHOWN: Final = ", ".join(f"c.{name}" for name in (*_CLIP, "read_options", "tags", *_ROLLOUT, *METRIC_COLUMNS))
@@ -210,6 +217,8 @@ class _Listing:
             found.append((name, *self._range(number, name)))
         if query.min_duration_sec is not None:
             found.append(("duration_sec", "c.duration_sec >= :seconds", {"seconds": query.min_duration_sec}))
+        if query.parent is not None:
+            found.append(("parent_id", "c.parent_id = :parent", {"parent": query.parent}))
         if query.robot is not None:
             found.append(("robot", "c.robot = :robot", {"robot": query.robot}))
         return found

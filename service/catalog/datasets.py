@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, delete, distinct, exc, exists, func, insert, or_, select, update
 from sqlalchemy import Select as Query
 
-from amp_core.dataset import check_alias, check_dataset_name, check_version
+from amp_core.dataset import WEIGHT_METRICS, check_alias, check_dataset_name, check_version
 from amp_core.errors import Conflict, InputRefused, NotFound
 from service.catalog import audit, job_rows, rollouts
 from service.catalog.engine import Session, new_id, now
@@ -61,6 +61,7 @@ def begin_version(
     check_dataset_name(dataset)
     check_version(version)
     _check_select(wanted)
+    _check_recipe(session, wanted.recipe)
     _check_robot(session, dataset, wanted.robot)
     at = now(session)
     job_rows.insert_ignore(session, datasets, {"name": dataset, "created_at": at})
@@ -113,12 +114,31 @@ def _check_robot(session: Session, dataset: str, robot: str) -> None:
         )
 
 
+def _check_recipe(session: Session, digest: str | None) -> None:
+    """A recipe of mode auto finds nothing: what it made is kept under the recipes that it came to, up to two for a clip."""
+    mode = session.execute(select(recipes.c.mode).where(recipes.c.digest == digest)).scalar_one_or_none()
+    if mode == "auto":
+        raise InputRefused(
+            "the recipe is of mode auto, which no rollout is in",
+            key="select.recipe",
+            expected="the digest of a rollout's own recipe",
+            remedy="Leave it out: then each clip is there once, by its best rollout",
+        )
+
+
 def _check_select(wanted: Select) -> None:
     if not wanted.tiers or any(tier not in _LOCKABLE for tier in wanted.tiers):
         raise InputRefused(
             f"the tiers are {list(wanted.tiers)}",
             key="select.tier",
             expected="0 (training data), 1 (for a curriculum), or both: what was Rejected is in no version",
+        )
+    if wanted.mode == "auto":
+        raise InputRefused(
+            "no rollout is in mode auto",
+            key="select.mode",
+            expected="rollout, tracked or teacher_forced: what mode auto came to",
+            remedy="Leave it out: then each clip is there once, by its best rollout",
         )
     if wanted.mode is not None and wanted.recipe is not None:
         raise InputRefused(
@@ -138,6 +158,7 @@ def publish_version(
     num_clips: int,
     num_frames: int,
     readiness: Mapping[str, Any] | None = None,
+    coverage: Mapping[str, Any] | None = None,
     actor: str = audit.ANONYMOUS,
 ) -> Version:
     """Give a version its members and files and make it visible, all in the caller's transaction. The blobs must be stored by
@@ -199,6 +220,7 @@ def publish_version(
             num_clips=num_clips,
             num_frames=num_frames,
             readiness=None if readiness is None else dict(readiness),
+            coverage=None if coverage is None else dict(coverage),
         )
     )
     audit.record(
@@ -238,27 +260,24 @@ def select_members(session: Session, wanted: Select, *, chunk: int = 500) -> Ite
     See `Select` for which they are. Read them to the end within the session.
     """
     _check_select(wanted)
-    # Without a recipe that the caller names, scaled physics stays out: a version is of one physics unless it says otherwise.
-    scaled = set[str]()
-    if wanted.recipe is None:
-        known = session.execute(select(recipes.c.digest, recipes.c.recipe))
-        scaled = {row.digest for row in known if not rollouts.own_physics(row.recipe)}
     with contextlib.closing(session.execute(_selected(wanted), execution_options={"yield_per": chunk})) as stream:
-        for selected in _ranged(session, stream.mappings().partitions(chunk), wanted):
-            if selected.recipe_digest not in scaled:
-                yield selected
+        yield from _ranged(session, stream.mappings().partitions(chunk), wanted)
 
 
 def _ranged(session: Session, parts: Iterable[Sequence[RowMapping]], wanted: Select) -> Iterator[SelectedRollout]:
     for part in parts:
-        windows = _windows(session, [row["rollout_id"] for row in part], wanted) if wanted.segments else {}
+        failed = [row["rollout_id"] for row in part if row["tier"] not in wanted.tiers]
+        windows = _windows(session, failed, wanted) if wanted.segments and failed else {}
         for row in part:
             if row["tier"] in wanted.tiers:
                 ranges: tuple[tuple[int, int, int], ...] = ((0, row["frames"], row["tier"]),)
+                measured: tuple[Mapping[str, Any], ...] = ({name: row[name] for name in WEIGHT_METRICS},)
             else:
-                ranges = tuple(windows.get(row["rollout_id"], ()))
+                found = windows.get(row["rollout_id"], ())
+                ranges = tuple(window for window, _ in found)
+                measured = tuple(metrics for _, metrics in found)
             if ranges:
-                yield _to_selected(row, ranges)
+                yield _to_selected(row, ranges, measured)
 
 
 def _selected(wanted: Select) -> Query[Any]:
@@ -268,6 +287,9 @@ def _selected(wanted: Select) -> Query[Any]:
         spoken.c.id.label("rollout_id"),
         clips.c.name,
         clips.c.source_digest,
+        clips.c.parent_digest,
+        clips.c.ancestor_digest,
+        clips.c.augmentation,
         clips.c.robot_digest,
         *(
             spoken.c[name]
@@ -291,7 +313,9 @@ def _selected(wanted: Select) -> Query[Any]:
         query = (
             query.join(curriculum, curriculum.c.clip_id == clips.c.id)
             .join(spoken, spoken.c.id == curriculum.c.rollout_id)
-            .where(curriculum.c.scope == scope)
+            .join(recipes, recipes.c.digest == spoken.c.recipe_digest)
+            # Scaled physics stays out unless the caller names its recipe: a version is of one physics.
+            .where(curriculum.c.scope == scope, recipes.c.scaled == 0)
         )
     fits: ColumnElement[bool] = spoken.c.tier.in_(wanted.tiers)
     if wanted.segments:
@@ -299,22 +323,35 @@ def _selected(wanted: Select) -> Query[Any]:
     return _about_clips(query.where(fits), wanted)
 
 
-def _windows(session: Session, ids: list[str], wanted: Select) -> dict[str, list[tuple[int, int, int]]]:
-    found: dict[str, list[tuple[int, int, int]]] = {}
+_Window = tuple[tuple[int, int, int], Mapping[str, Any]]
+
+
+def _windows(session: Session, ids: list[str], wanted: Select) -> dict[str, list[_Window]]:
+    """Of each rollout its windows of the wanted tiers, with what their sampling weights are made of."""
+    known: dict[tuple[str, int, int], Mapping[str, Any]] = {}
+    results = select(rollouts_table.c.id, rollouts_table.c.result["segments"]).where(rollouts_table.c.id.in_(ids))
+    for rollout_id, measured in session.execute(results):
+        for one in measured or ():
+            metrics = one.get("quality_metrics", {})
+            known[rollout_id, one["start"], one["end"]] = {name: metrics.get(name) for name in WEIGHT_METRICS}
+    found: dict[str, list[_Window]] = {}
     query = (
         select(segments.c.rollout_id, segments.c.start, segments.c.end, segments.c.tier)
         .where(segments.c.rollout_id.in_(ids), segments.c.tier.in_(wanted.tiers))
         .order_by(segments.c.rollout_id, segments.c.start)
     )
     for rollout_id, start, end, tier in session.execute(query):
-        found.setdefault(rollout_id, []).append((start, end, tier))
+        found.setdefault(rollout_id, []).append(((start, end, tier), known.get((rollout_id, start, end), {})))
     return found
 
 
-def _to_selected(row: RowMapping, ranges: tuple[tuple[int, int, int], ...]) -> SelectedRollout:
+def _to_selected(
+    row: RowMapping, ranges: tuple[tuple[int, int, int], ...], measured: tuple[Mapping[str, Any], ...]
+) -> SelectedRollout:
     return SelectedRollout(
         **{name: value for name, value in row.items() if name not in METRIC_COLUMNS},
         ranges=ranges,
+        range_metrics=measured,
         metrics={name: row[name] for name in METRIC_COLUMNS},
     )
 
@@ -445,7 +482,9 @@ def get_version_by_id(session: Session, version_id: str) -> Version:
 
 
 def _versions(session: Session, *where: Any) -> list[Version]:
-    rows = session.execute(select(versions).where(*where).order_by(versions.c.dataset, versions.c.locked_at)).mappings().all()
+    # Coverage lists every source; a list of versions has no use for it.
+    columns = [column for column in versions.c if column.name != "coverage"]
+    rows = session.execute(select(*columns).where(*where).order_by(versions.c.dataset, versions.c.locked_at)).mappings().all()
     files: dict[str, list[VersionFile]] = {}
     for part in _chunks([row["id"] for row in rows]):
         query = (
@@ -458,6 +497,14 @@ def _versions(session: Session, *where: Any) -> list[Version]:
                 VersionFile(row["name"], row["digest"], row["size"], row["media_type"])
             )
     return [Version(**row, files=tuple(files.get(row["id"], ()))) for row in rows]
+
+
+def get_coverage(session: Session, version_id: str) -> dict[str, Any] | None:
+    """The coverage figures of a version; None for one that was locked before there were any."""
+    found: dict[str, Any] | None = session.execute(
+        select(versions.c.coverage).where(versions.c.id == version_id)
+    ).scalar_one_or_none()
+    return found
 
 
 def get_file(session: Session, dataset: str, version: str, name: str) -> VersionFile:

@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Engine, event, exc, make_url, text
 from sqlalchemy import create_engine as _create_engine
 
-from amp_core.errors import InputRefused, Unavailable
+from amp_core.errors import DiskFull, InputRefused, Unavailable
 
 Session: TypeAlias = Connection
 """One transaction on the catalog: what every query takes as its first argument."""
 
 _BUSY_TIMEOUT_SEC = 30.0
+_POSTGRESQL_DISK_FULL = "53100"
 
 
 def normalize_url(url: str) -> str:
@@ -129,7 +130,7 @@ class Catalog:
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction for reading: one consistent view, nothing is kept."""
-        with _clear_errors(), self.engine.connect() as connection:
+        with _clear_errors(self.engine), self.engine.connect() as connection:
             connection.info["ampref_clock"] = self._clock
             if self.dialect == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -140,7 +141,7 @@ class Catalog:
     @contextlib.contextmanager
     def begin(self) -> Iterator[Session]:
         """A transaction for writing: committed when the block ends, rolled back when it raises."""
-        with _clear_errors(), self.engine.connect() as connection:
+        with _clear_errors(self.engine), self.engine.connect() as connection:
             connection.info["ampref_clock"] = self._clock
             connection = connection.execution_options(ampref_write=True)
             with connection.begin():
@@ -158,7 +159,7 @@ class Catalog:
 
 
 @contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
+def _clear_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except exc.TimeoutError as error:
@@ -175,9 +176,14 @@ def _clear_errors() -> Iterator[None]:
                 remedy="Try again; for many writers at a time use PostgreSQL",
             ) from error
         if isinstance(error.orig, sqlite3.OperationalError) and "disk is full" in said:
-            raise Unavailable(
-                "no space left on the disk of the catalog's folder",
-                remedy="Make room where AMPREF_DATA_DIR or AMPREF_DATABASE_URL points, then `ampref job ID --retry`",
+            raise DiskFull(
+                f"no space left for the catalog in {Path(engine.url.database or '.').parent}",
+                remedy="Make room there; nothing was written, so try again then",
+            ) from error
+        if getattr(error.orig, "sqlstate", None) == _POSTGRESQL_DISK_FULL:
+            raise DiskFull(
+                f"no space left on the database server {engine.url.host or ''}: {said}".replace(" :", ":"),
+                remedy="Make room on its disk; nothing was written, so try again then",
             ) from error
         if isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError:
             raise Unavailable(

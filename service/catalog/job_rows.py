@@ -114,6 +114,26 @@ def latest_for_rollout(session: Session, clip_id: str, recipe_digest: str) -> Jo
     return None if row is None else to_job(row)
 
 
+def answer(session: Session, clip_id: str, recipe_digest: str) -> str | None:
+    """The id of the rollout that the newest job to succeed gave for a clip and a recipe.
+
+    A recipe of mode `auto` has no rollout of its own: what its job made is kept under the recipes that really made it.
+    """
+    query = (
+        select(jobs.c.result)
+        .where(
+            jobs.c.clip_id == clip_id,
+            jobs.c.recipe_digest == recipe_digest,
+            jobs.c.kind == "rollout",
+            jobs.c.state == "succeeded",
+        )
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .limit(1)
+    )
+    result = session.execute(query).scalar_one_or_none()
+    return None if result is None else result.get("rollout_id")
+
+
 def for_clip(session: Session, clip_id: str, limit: int = 50) -> list[Job]:
     """A clip's jobs, newest first."""
     query = select(jobs).where(jobs.c.clip_id == clip_id).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)

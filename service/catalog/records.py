@@ -11,6 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+_ETA_FROM = 0.02
+"""The share of a job from which on its rate says something; before that, starting up is most of the time."""
+
 
 @dataclass(frozen=True)
 class NewClip:
@@ -26,6 +29,8 @@ class NewClip:
       size: bytes of the upload.
       frames_in, fps_in, duration_sec: of the motion as it was uploaded.
       tags: labels; added to the clip's tags when it is there already.
+      parent_digest, ancestor_digest, augmentation: of a variant, its `Lineage`; None for an original.
+      parent_id: the clip that it was made from; found by `parent_digest` where it is not said.
     """
 
     name: str
@@ -40,6 +45,10 @@ class NewClip:
     duration_sec: float
     read_options: Mapping[str, Any] = field(default_factory=dict)
     tags: Sequence[str] = ()
+    parent_id: str | None = None
+    parent_digest: str | None = None
+    ancestor_digest: str | None = None
+    augmentation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,21 @@ class Clip:
     duration_sec: float
     created_at: float
     actor: str
+    parent_id: str | None
+    parent_digest: str | None
+    ancestor_digest: str | None
+    augmentation: str | None
     tags: tuple[str, ...]
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the clip that it was made from; None for an original, and where that clip is not here."""
+        return self.parent_id
+
+    @property
+    def lineage(self) -> str:
+        """What a clip and all its variants share: the digest of the original's bytes."""
+        return self.ancestor_digest or self.source_digest
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ class NewRollout:
     """What a rollout job found out.
 
     Args:
-      mode: the mode that made it (for `auto` the one that was kept).
+      mode: the mode that made it, never `auto`.
       tier: 0, 1 or -1; `tier_reason` says why.
       gate_profile: e.g. `amp-0.11`.
       metrics: by the names of `amp_core.quality.METRICS`; every one must be there.
@@ -96,6 +119,7 @@ class NewRollout:
       arrays_digest, arrays_size: the export npz in the blob store.
       feature_code_hash, mujoco_version: what computed it.
       result: the whole `Score.to_dict()`: gates, segments with metrics, ingest report, provenance, warnings.
+      recipe: that made it; None for the job's own. In mode `auto` a job makes rollouts under recipes of other modes.
     """
 
     mode: str
@@ -111,6 +135,7 @@ class NewRollout:
     mujoco_version: str
     result: Mapping[str, Any]
     segments: Sequence[Segment] = ()
+    recipe: RecipeRow | None = None
 
 
 @dataclass(frozen=True)
@@ -166,9 +191,23 @@ class ListedClip(NamedTuple):
     fps_in: float
     duration_sec: float
     created_at: float
+    parent_id: str | None
+    parent_digest: str | None
+    ancestor_digest: str | None
+    augmentation: str | None
     read_options: Mapping[str, Any]
     tags: tuple[str, ...]
     rollout: RolloutSummary | None
+
+    @property
+    def parent(self) -> str | None:
+        """As of a `Clip`."""
+        return self.parent_id
+
+    @property
+    def lineage(self) -> str:
+        """As of a `Clip`."""
+        return self.ancestor_digest or self.source_digest
 
 
 @dataclass(frozen=True)
@@ -207,6 +246,16 @@ class Job:
     error: Mapping[str, Any] | None
     result: Mapping[str, Any] | None
     actor: str
+
+    @property
+    def eta_sec(self) -> float | None:
+        """s that a running job still takes if it goes on as it has since it was started, as of `updated_at`.
+
+        None while too little is done to tell.
+        """
+        if self.state != "running" or self.started_at is None or self.progress < _ETA_FROM:
+            return None
+        return max(0.0, self.updated_at - self.started_at) * (1.0 - self.progress) / self.progress
 
     @property
     def finished(self) -> bool:
@@ -293,7 +342,10 @@ class Select:
 
 @dataclass(frozen=True)
 class SelectedRollout:
-    """A rollout that goes into a version, with the frame ranges `(start, end, tier)` that it gives."""
+    """A rollout that goes into a version, with the frame ranges `(start, end, tier)` that it gives.
+
+    `range_metrics` has, of each range, the metrics that its sampling weight is made of.
+    """
 
     clip_id: str
     rollout_id: str
@@ -310,6 +362,10 @@ class SelectedRollout:
     arrays_digest: str
     feature_code_hash: str
     mujoco_version: str
+    range_metrics: tuple[Mapping[str, float | int | None], ...] = ()
+    parent_digest: str | None = None
+    ancestor_digest: str | None = None
+    augmentation: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Of a clip's rollouts the best is one in the robot's own physics before any in scaled physics (a domain-randomization bucket
 tells how robust a clip is, not what it is), then one of the best tier (0, then 1, then Rejected), then one that was simulated
-freely before one whose poses were forced, then the newest. It speaks for the clip in the curriculum and in a version, unless
-the caller names a mode (then the best in that mode does) or a recipe.
+freely before one whose poses were forced; of those that are not Tier 0 as a whole, the one with more frames in Tier 0 segments;
+then the newest. It speaks for the clip in the curriculum and in a version, unless the caller names a mode (then the best in
+that mode does) or a recipe.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, String, bindparam, insert, select, update
+from sqlalchemy import RowMapping, String, bindparam, func, insert, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
 from service.catalog import audit, job_rows
@@ -35,7 +36,17 @@ def own_physics(recipe: Mapping[str, Any]) -> bool:
 def _best_first(session: Session, clip_id: str) -> list[tuple[str, str]]:
     """(id, mode) of a clip's rollouts, the best first."""
     ranked = [
-        ((not own_physics(row.recipe), _TIER_RANK.get(row.tier, 2), row.mode == _FORCED, -row.created_at), row.id, row.mode)
+        (
+            (
+                row.scaled,
+                _TIER_RANK.get(row.tier, 2),
+                row.mode == _FORCED,
+                0 if row.tier == 0 else -(row.tier_0_frames or 0),
+                -row.created_at,
+            ),
+            row.id,
+            row.mode,
+        )
         for row in session.execute(_RANKED, {"clip": clip_id})
     ]
     # The rows come with the highest id first, and sorting keeps equals in order.
@@ -155,7 +166,17 @@ _NEW_SCOPE = insert(curriculum).from_select(
     select(bindparam("new_scope", type_=String), *(curriculum.c[name] for name in _ABOUT_CLIP)).where(*_OF),
 )
 _RANKED = (
-    select(rollouts.c.id, rollouts.c.mode, rollouts.c.tier, rollouts.c.created_at, recipes.c.recipe)
+    select(
+        rollouts.c.id,
+        rollouts.c.mode,
+        rollouts.c.tier,
+        rollouts.c.created_at,
+        recipes.c.scaled,
+        select(func.sum(segments.c.end - segments.c.start))
+        .where(segments.c.rollout_id == rollouts.c.id, segments.c.tier == 0)
+        .scalar_subquery()
+        .label("tier_0_frames"),
+    )
     .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
     .where(rollouts.c.clip_id == bindparam("clip"))
     .order_by(rollouts.c.id.desc())
@@ -185,6 +206,15 @@ def find(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None:
     query = select(rollouts).where(rollouts.c.clip_id == clip_id, rollouts.c.recipe_digest == recipe_digest)
     row = session.execute(query).mappings().one_or_none()
     return None if row is None else _to_rollouts(session, [row])[0]
+
+
+def answer(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None:
+    """What is known for a clip and a recipe: its rollout or, for a recipe of mode `auto`, the one that its job came to."""
+    known = find(session, clip_id, recipe_digest)
+    if known is None:
+        rollout_id = job_rows.answer(session, clip_id, recipe_digest)
+        known = None if rollout_id is None else get(session, rollout_id)
+    return known
 
 
 def for_clip(session: Session, clip_id: str) -> list[Rollout]:

@@ -50,6 +50,7 @@ METRIC_COLUMNS: dict[str, type[float] | type[int]] = {
     "actuator_saturation_rate": float,
     "joint_rmse_rad": float,
     "root_drift_m": float,
+    "contact_agreement": float,
     "finite_frame_rate": float,
     "solver_warnings": float,
     "fell_at_frame": int,
@@ -83,6 +84,15 @@ def _metric_columns() -> list[Column[Any]]:
     return [Column(name, Double if kind is float else Integer) for name, kind in METRIC_COLUMNS.items()]
 
 
+def _lineage_columns() -> list[Column[Any]]:
+    return [
+        Column("parent_id", _ID),
+        Column("parent_digest", _DIGEST),
+        Column("ancestor_digest", _DIGEST),
+        Column("augmentation", _NAME),
+    ]
+
+
 clips = Table(
     "clips",
     metadata,
@@ -102,6 +112,11 @@ clips = Table(
     Column("duration_sec", Double, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("actor", _NAME, nullable=False),
+    # Of a variant: the clip that it was made from (where that is here), the digests of that one's and of its family's first
+    # bytes, and what was done. Null for an original.
+    *_lineage_columns(),
+    Index("ix_clips_parent_id", "parent_id"),
+    Index("ix_clips_parent_digest", "parent_digest"),
 )
 
 clip_tags = Table(
@@ -119,6 +134,8 @@ recipes = Table(
     Column("mode", _text(40), nullable=False),
     Column("recipe", JSON, nullable=False),
     Column("created_at", Double, nullable=False),
+    # 1 where the recipe's physics is not the robot's own.
+    Column("scaled", Integer, nullable=False, server_default="0"),
 )
 
 rollouts = Table(
@@ -187,7 +204,9 @@ curriculum = Table(
     Column("tier_reason", String),
     Column("frames", Integer),
     Column("scored_at", Double),
+    *_lineage_columns(),
     Index("ix_curriculum_clip_id", "clip_id"),
+    Index("ix_curriculum_parent_id", "scope", "parent_id", "clip_id"),
     Index("ix_curriculum_rollout_id", "rollout_id"),
     Index("ix_curriculum_robot", "scope", "robot", "clip_id"),
     *(
@@ -269,6 +288,7 @@ versions = Table(
     Column("num_clips", Integer),
     Column("num_frames", _BIG),
     Column("readiness", JSON(none_as_null=True)),
+    Column("coverage", JSON(none_as_null=True)),
     Column("yanked_at", Double),
     Column("yank_reason", String),
     UniqueConstraint("dataset", "version"),

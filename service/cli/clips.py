@@ -41,6 +41,7 @@ def clips(
     mode: Annotated[str | None, typer.Option(help="Judge each clip by its best rollout in this mode.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Bearing this tag; may be repeated, all must be there.")] = None,
     name: Annotated[str | None, typer.Option(help="Part of the name, in any case.")] = None,
+    parent: Annotated[str | None, typer.Option(metavar="ID", help="The variants of this clip, by its id.")] = None,
     min_duration_sec: Annotated[float | None, typer.Option(min=0, help="At least this long, as uploaded.")] = None,
     minimum: Annotated[
         list[str] | None,
@@ -58,13 +59,14 @@ def clips(
     quiet: Quiet = False,
 ) -> None:
     """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric."""
-    check_mode(mode)
+    check_mode(mode, of_rollouts=True)
     filters: dict[str, Any] = {
         "tier": tier,
         "robot": robot,
         "mode": mode,
         "tag": tag or None,
         "name": name,
+        "parent": parent,
         "min_duration_sec": min_duration_sec,
         "sort": sort,
         **_bounds(minimum, "min"),
@@ -172,7 +174,19 @@ def clip(
         steps = {} if quiet else _control_steps(api, [found])
     out.document(found)
     out.values(rollout["id"] for rollout in found["rollouts"])
-    facts = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
+    facts: tuple[str, ...] = (
+        "name",
+        "robot",
+        "source_digest",
+        "source_format",
+        "frames_in",
+        "fps_in",
+        "duration_sec",
+        "tags",
+        "created_at",
+    )
+    if found["augmentation"]:
+        facts += ("parent", "parent_digest", "augmentation", "lineage")
     out.table(
         ("Clip", found["id"]),
         [(_LABELS.get(key, key), ", ".join(value) if isinstance(value := found[key], list) else value) for key in facts],

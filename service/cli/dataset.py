@@ -48,7 +48,7 @@ def lock(
     """Gather the clips that a query selects, check them and lock them as a version that never changes."""
     if alias and not wait:
         raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
-    check_mode(mode)
+    check_mode(mode, of_rollouts=True)
     for one in alias or ():
         _check_alias(one)
     select: dict[str, Any] = {"tier": tier or [0], "segments": segments}
@@ -110,9 +110,10 @@ def _set_aliases(api: ApiClient, out: Output, name: str, version: str, aliases: 
 
 
 def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a version is made of: its clips by tier, and the digests of the recipes that made them."""
+    """What a version is made of: its clips by tier, the digests of the recipes that made them, how frames are weighted."""
     tiers = {str(tier): int(count) for tier, count in manifest["gates"]["clips_by_tier"].items()}
-    return {"clips_by_tier": tiers, "recipes": sorted({clip["recipe_digest"] for clip in manifest["clips"]})}
+    recipes = sorted({clip["recipe_digest"] for clip in manifest["clips"]})
+    return {"clips_by_tier": tiers, "recipes": recipes, "weighting": manifest.get("weighting")}
 
 
 def _tiers(by_tier: Mapping[str, int]) -> str:
@@ -141,12 +142,60 @@ def print_version(out: Output, found: dict[str, Any]) -> None:
     held, recipes = found["contents"], found["contents"]["recipes"]
     out.say(f"  tiers            {_tiers(held['clips_by_tier'])}")
     out.say(f"  recipes          {recipes[0] if len(recipes) == 1 else len(recipes)}")
+    for label, text in _coverage(found.get("coverage"), held.get("weighting")):
+        out.say(f"  {label:<16} {text}")
     out.say(f"  aliases          {', '.join(found['aliases']) or '-'}")
     out.say(f"  dataset_hash     {found['dataset_hash']}")
     out.say(f"  manifest_sha256  {found['manifest_sha256']}")
     out.say()
     for file in found["files"]:
         out.say(f"  {file['name']:<36} {size(file['size']):>9}  {file['sha256']}")
+
+
+_SOURCES_SHOWN = 5
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def _coverage(coverage: Mapping[str, Any] | None, weighting: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What a version covers, a line a subject; nothing for one that was locked before there were such figures."""
+    if coverage is None:
+        return []
+    tiers = sorted(coverage["tiers"], key=lambda held: (held["tier"] < 0, held["tier"]))
+    seconds = "; ".join(
+        f"{held['seconds']:.1f} s of {tier_name(held['tier'])} from {held['sources']} sources" for held in tiers
+    )
+    shown = [f"{source['name']} {source['seconds']:.1f} s" for source in coverage["sources"][:_SOURCES_SHOWN]]
+    if len(coverage["sources"]) > _SOURCES_SHOWN:
+        shown.append(f"and {len(coverage['sources']) - _SOURCES_SHOWN} more")
+    stance, space = coverage["stance"], coverage["feature_space"]
+    lines = [
+        ("seconds", seconds),
+        ("sources", ", ".join(shown)),
+        *((name.replace("_", " "), _bars(coverage[name])) for name in ("forward_speed", "lateral_speed", "turning_rate")),
+        (
+            "stance",
+            f"single {stance['single_share']:.0%}, double {stance['double_share']:.0%}, flight {stance['flight_share']:.0%}; "
+            f"{stance['steps_per_second']:.1f} steps/s",
+        ),
+        (
+            "feature space",
+            f"{space['effective_dimensions']:.1f} effective dimensions of {space['varying_dimensions']} that vary; "
+            f"{space['poses']['effective']:.0f} poses and {space['velocities']['effective']:.0f} velocities, effectively",
+        ),
+    ]
+    if weighting is not None:
+        least, greatest, share = weighting["least"], weighting["greatest"], weighting["effective_share"]
+        lines.append(("weights", f"{least:.2f} to {greatest:.2f}; a weighted sample is worth {share:.0%} of the frames"))
+    return lines
+
+
+def _bars(histogram: Mapping[str, Any]) -> str:
+    """A histogram on one line: where it begins, a bar a bin, where it ends."""
+    seconds, first = histogram["seconds"], histogram["from"]
+    most = max(seconds)
+    bars = "".join(_BARS[round(bin / most * (len(_BARS) - 1))] if bin else " " for bin in seconds)
+    end = first + histogram["bin"] * len(seconds)
+    return f"{first:g} {bars} {end:g} {histogram['unit']}"
 
 
 @app.command("list")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 VERSION = "0.11.0"
 # By the best tier that there is: a name must not promise more than the clips hold.
 DATASET = {0: "demo", 1: "demo-curriculum", -1: "demo-rejected"}
+# Planning takes seconds for each second of a clip: one that falls by itself and walks once it is planned shows what it is for.
+PLANNED = "walk_long_stride"
 START_SEC = 60.0
 STOP_SEC = 15.0
 
@@ -150,9 +152,13 @@ def _score(out: Output, api: ApiClient) -> list[dict[str, Any]]:
 
     motions = bundled_motions()
     out.say(f"2. POST {len(motions)} bundled motions over HTTP and have them scored")
+    out.say(f"   in mode rollout; {PLANNED}, which falls in it, in mode auto, which then plans its balance")
     rollouts = []
     with out.progress("scoring", total=len(motions)) as progress:
-        submitted = [api.submit_clip(path, tags=["demo"], **reading_options(path)) for path in motions]
+        submitted = [
+            api.submit_clip(path, mode="auto" if path.stem == PLANNED else "rollout", tags=["demo"], **reading_options(path))
+            for path in motions
+        ]
         for answer in submitted:
             job = wait_for_job(api, answer["job"], progress, label=answer["clip"]["name"], timeout=300.0)
             rollouts.append(api.get_rollout(job["result"]["rollout_id"]))

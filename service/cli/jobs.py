@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.output import Json, Output, Quiet
+from service.cli.output import Json, Output, Quiet, time_left
 from service.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
 
 
@@ -67,6 +67,8 @@ def job(
 
 def _row(job: dict[str, Any]) -> tuple[Any, ...]:
     message = (job.get("error") or {}).get("detail") or job.get("message")
+    if job.get("eta_sec") is not None:
+        message = f"{message}, {time_left(job['eta_sec'])}" if message else time_left(job["eta_sec"])
     return (
         job["id"],
         job["kind"],

@@ -34,6 +34,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a sc
 
 PLAIN_WIDTH = 160
 SECONDS_BETWEEN_PLAIN_LINES = 5.0
+_TELLING_SHARE, _TELLING_SEC = 0.02, 1.0  # from here on, the rate so far says something about the rest
 TIER_NAMES = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
 _TIER_STYLES = {0: "green", 1: "yellow", -1: "red"}
 
@@ -56,6 +57,15 @@ def size(n_bytes: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     raise AssertionError("unreachable")
+
+
+def time_left(seconds: float | None) -> str:
+    """A time that is left, for people: `40 s left`; nothing where it is not known."""
+    if seconds is None:
+        return ""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s left"
+    return f"{round(seconds / 60)} min left" if seconds < 5970 else f"{seconds / 3600:.1f} h left"
 
 
 # The library and the service speak of their own parameters; whoever types a command needs its options.
@@ -195,6 +205,7 @@ class Output:
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
             )
             with Bar(*columns, console=self._console("stderr"), transient=True) as bar:
                 yield _BarProgress(bar, description, total)
@@ -232,13 +243,36 @@ class Progress:
         self.description = description
         self.total = total
         self.done = 0.0
+        self._began = time.monotonic()
+        self._left: float | None = None
 
-    def update(self, done: float | None = None, *, description: str | None = None, total: float | None = None) -> None:
-        """Report the amount done so far; thread-safe enough for one reporter at a time."""
+    def update(
+        self,
+        done: float | None = None,
+        *,
+        description: str | None = None,
+        total: float | None = None,
+        left: float | None = None,
+    ) -> None:
+        """Report the amount done so far; thread-safe enough for one reporter at a time.
+
+        `left` is the time in seconds that the rest takes, from who knows better than the rate so far.
+        """
         self.done = self.done if done is None else done
         self.description = description or self.description
         self.total = self.total if total is None else total
+        self._left = left
         self._show()
+
+    def left(self) -> float | None:
+        """s that the rest takes, as far as can be told: by what was reported, or by the rate since the beginning."""
+        if self._left is not None:
+            return self._left
+        elapsed = time.monotonic() - self._began
+        share = self.done / self.total if self.total else 0.0
+        if not _TELLING_SHARE <= share < 1.0 or elapsed < _TELLING_SEC:
+            return None
+        return elapsed * (1.0 - share) / share
 
     def _show(self) -> None:
         pass
@@ -248,10 +282,11 @@ class _BarProgress(Progress):
     def __init__(self, bar: Any, description: str, total: float | None) -> None:
         super().__init__(description, total)
         self._bar = bar
-        self._task = bar.add_task(description, total=total)
+        self._task = bar.add_task(description, total=total, left="")
 
     def _show(self) -> None:
-        self._bar.update(self._task, completed=self.done, description=self.description, total=self.total)
+        left = time_left(self.left())
+        self._bar.update(self._task, completed=self.done, description=self.description, total=self.total, left=left)
 
 
 class _LineProgress(Progress):
@@ -265,7 +300,8 @@ class _LineProgress(Progress):
         if now - self._last >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last = now
             share = f"{100 * self.done / self.total:3.0f}%  " if self.total else ""
-            self._output.note(f"{share}{self.description}")
+            left = time_left(self.left())
+            self._output.note(f"{share}{self.description}" + (f", {left}" if left else ""))
 
 
 def dumps(document: Any) -> str:

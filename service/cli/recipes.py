@@ -13,12 +13,17 @@ from amp_core.errors import InputRefused, RecipeRefused
 MAX_BYTES = 1 << 20
 
 
-def check_mode(mode: str | None, option: str = "--mode") -> None:
-    """Refuse, as wrong usage, a mode that there is not: as a filter it would only find nothing."""
-    from amp_core.recipe import AVAILABLE_MODES
+def check_mode(mode: str | None, option: str = "--mode", *, of_rollouts: bool = False) -> None:
+    """Refuse, as wrong usage, a mode that there is not.
 
-    if mode is not None and mode not in AVAILABLE_MODES:
-        raise typer.BadParameter(f"{mode!r} is no mode; choose {' or '.join(AVAILABLE_MODES)}", param_hint=option)
+    Args:
+      of_rollouts: it is to find rollouts, and none is in mode `auto`: that would only find nothing.
+    """
+    from amp_core.recipe import AVAILABLE_MODES, GENERATED_MODES
+
+    known = GENERATED_MODES if of_rollouts else AVAILABLE_MODES
+    if mode is not None and mode not in known:
+        raise typer.BadParameter(f"{mode!r} is no mode; choose {' or '.join(known)}", param_hint=option)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_core.errors import AmprefError
-from service.cli.output import Output, Progress, number, tier_name
+from service.cli.output import Output, Progress, number, tier_name, time_left
 
 if TYPE_CHECKING:
     from amp_core.client import ApiClient
@@ -21,6 +21,7 @@ Url = Annotated[
 Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; the work goes on without us.")]
 
 RESULT_COLUMNS = ("Motion", "Tier", ">s", ">load/mg", ">harness/mg", ">unloaded %", ">fell", ">segments")
+FINDINGS_SHOWN, SUGGESTIONS_SHOWN, SEGMENTS_SHOWN = 3, 2, 3
 _RETRIES = "amp_core.client.retry"
 
 
@@ -72,8 +73,14 @@ def wait_for_job(
 
     def show(now: dict[str, Any]) -> None:
         state = now.get("message") or now["state"]
-        text = f"{label}: {state}"
-        progress.update(started + float(now.get("progress") or 0.0), description=f"{overall} ({text})" if overall else text)
+        text, left = f"{label}: {state}", now.get("eta_sec")
+        done = started + float(now.get("progress") or 0.0)
+        if overall:
+            # The bar tells how long all of them take, the text how long this one does.
+            own = f"{text}, {time_left(left)}" if left is not None else text
+            progress.update(done, description=f"{overall} ({own})")
+        else:
+            progress.update(done, description=text, left=left)
 
     ended = api.wait_for_job(str(job["id"]), timeout=timeout, progress=show)
     progress.update(started + 1)
@@ -119,12 +126,36 @@ def result_row(rollout: Mapping[str, Any], name: str | None = None) -> tuple[Any
 
 def show_results(out: Output, rollouts: Sequence[Mapping[str, Any]]) -> None:
     """Rollouts as a table; below it why those that are not Tier 0 are not, and what reading the motions brought up."""
-    out.table(RESULT_COLUMNS, [result_row(rollout) for rollout in rollouts])
+    rows = [result_row(rollout) for rollout in rollouts]
+    modes = [rollout.get("mode") for rollout in rollouts]
+    out.table(
+        (RESULT_COLUMNS[0], "Mode", *RESULT_COLUMNS[1:]),
+        [(row[0], mode, *row[1:]) for row, mode in zip(rows, modes, strict=True)],
+    )
     said = []
     for rollout in rollouts:
         name = rollout.get("clip_name") or rollout["name"]
         if rollout["tier"] != 0:
             said.append(f"{name}: {rollout['tier_reason']}")
-        said.extend(f"{name}: {note}" for note in (rollout.get("ingest") or {}).get("notes", ()))
+            said.extend(f"  {line}" for line in diagnosis_lines(rollout))
+        notes = (rollout.get("ingest") or {}).get("notes", ())
+        # A note that is a reason of the verdict was said just now.
+        said.extend(f"{name}: {note}" for note in notes if note.partition(": ")[2].rstrip(".") not in rollout["tier_reason"])
     for line in ("", *said) if said else ():
         out.say(line)
+
+
+def diagnosis_lines(rollout: Mapping[str, Any]) -> list[str]:
+    """Why a rollout is not Tier 0, what would help, and its longest windows that are Tier 0: a few lines each at most."""
+    diagnosis = rollout.get("diagnosis") or {}
+    findings = diagnosis.get("findings") or ()
+    # A note is worth a line only where nothing weightier was found.
+    weighty = [finding for finding in findings if finding["severity"] != "note"] or findings
+    lines = [f"why: {finding['message']}" for finding in weighty[:FINDINGS_SHOWN]]
+    lines += [f"try: {suggestion['message']}" for suggestion in (diagnosis.get("suggestions") or ())[:SUGGESTIONS_SHOWN]]
+    longest = sorted(rollout.get("segments") or (), key=lambda segment: segment["start"] - segment["end"])[:SEGMENTS_SHOWN]
+    if longest and rollout.get("frames"):
+        dt = rollout["duration_sec"] / rollout["frames"]
+        windows = sorted((segment["start"] * dt, segment["end"] * dt) for segment in longest)
+        lines.append("best segments: " + ", ".join(f"{start:.2f}–{end:.2f} s" for start, end in windows))
+    return lines

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Enough to keep every thread busy, few enough that their arrays fit in memory and that results come in while work goes on.
 BATCH_PER_THREAD = 16
+# Planning takes a thread for seconds a clip: a few of them keep it busy.
+PLANNED_PER_THREAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def score(
     robot: Annotated[
         str, typer.Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")
     ] = "wildrobot",
-    mode: Annotated[str | None, typer.Option(help="rollout or teacher_forced; the default is rollout.")] = None,
+    mode: Annotated[str | None, typer.Option(help="auto, rollout, tracked or teacher_forced; the default is auto.")] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A recipe as JSON, as a result's provenance has it.")
     ] = None,
@@ -75,7 +77,8 @@ def score(
     scored: list[_Scored] = []
     with out.progress("scoring", total=len(motions)) as progress:
         readable = _read(motions, reading_options(motions, fps, quat_order, out), the_robot)
-        for batch in _batches(readable, BATCH_PER_THREAD * nthread):
+        per_thread = BATCH_PER_THREAD if the_recipe.planner is None else PLANNED_PER_THREAD
+        for batch in _batches(readable, per_thread * nthread):
             good = [(index, motion) for index, motion in batch if not isinstance(motion, AmprefError)]
             outcomes: dict[int, Score | AmprefError] = {
                 index: motion for index, motion in batch if isinstance(motion, AmprefError)
@@ -103,11 +106,11 @@ def score(
 
 
 def _recipe(path: Path | None, mode: str | None, seed: int | None) -> Recipe:
-    from amp_core.recipe import Recipe
+    from amp_core.recipe import DEFAULT_MODE, Recipe
 
     if path is None:
         try:
-            return Recipe.for_mode(mode or "rollout", seed=seed or 0)
+            return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
         except RecipeRefused as error:
             # Nothing but options could be wrong, so it is wrong usage.
             raise typer.BadParameter(str(error), param_hint=f"--{error.key}") from error
@@ -222,7 +225,7 @@ def _score_all(
     started = progress.done
 
     def report(share: float, message: str) -> None:
-        progress.update(started + share * len(motions))
+        progress.update(started + share * len(motions), description=f"scoring: {message}")
 
     try:
         results = score_motions([motion for _, motion in motions], robot, recipe, nthread=nthread, progress=report)
@@ -234,7 +237,7 @@ def _score_all(
             return {index: error}
     one_by_one: dict[int, Score | AmprefError] = {}
     for entry in motions:
-        one_by_one.update(_score_all([entry], robot, recipe, 1, progress, paths))
+        one_by_one.update(_score_all([entry], robot, recipe, 1 if recipe.planner is None else nthread, progress, paths))
     return one_by_one
 
 

@@ -51,12 +51,13 @@ def up(
 
     from service.app import create_app
     from service.catalog import schema
+    from service.robots import load_robots
     from service.server import listen
     from workers.embedded import EmbeddedWorker
 
-    settings = _settings(data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
+    settings = _settings(out, data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
     _log(settings, default="warning")
-    _check_robots(settings)
+    robots = load_robots(settings)  # Before anything is started; the server would refuse them with a traceback.
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     schema.upgrade(settings.database_url)
     listener = listen(settings)
@@ -72,7 +73,8 @@ def up(
             _announce(out, settings, url_of(listener))
             yield
 
-    app = create_app(settings, notify=worker.notify, checks={"migrations": _check_schema(settings)}, background=background)
+    checks = {"migrations": _check_schema(settings)}
+    app = create_app(settings, notify=worker.notify, checks=checks, background=background, installed=robots)
     _serve(app, settings, listener)
 
 
@@ -103,12 +105,15 @@ def api(host: Host = None, port: Port = None, as_json: Json = False) -> None:
 
     With --json it prints one document (url, pid) when it listens.
     """
+    out = Output(as_json=as_json)
+
     from service.app import create_app
+    from service.robots import load_robots
     from service.server import listen
 
-    settings = _settings(host=host, port=port)
+    settings = _settings(out, host=host, port=port)
     _log(settings)
-    _check_robots(settings)
+    robots = load_robots(settings)
     checks: dict[str, Any] = {"migrations": _check_schema(settings)}
     notify: dict[str, Any] = {}
     if not settings.embedded:
@@ -117,13 +122,11 @@ def api(host: Host = None, port: Port = None, as_json: Json = False) -> None:
         notify["notify"] = make_notifier(settings)
         checks["broker"] = lambda: check_broker(settings)
     else:
-        Output().warn(
-            "AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process"
-        )
+        out.warn("AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process")
     listener = listen(settings)
-    Output(as_json=as_json).document({"url": url_of(listener), "pid": os.getpid()})
+    out.document({"url": url_of(listener), "pid": os.getpid()})
     sys.stdout.flush()
-    _serve(create_app(settings, checks=checks, **notify), settings, listener)
+    _serve(create_app(settings, checks=checks, installed=robots, **notify), settings, listener)
 
 
 def worker(
@@ -133,22 +136,23 @@ def worker(
     as_json: Json = False,
 ) -> None:
     """Score clips and lock versions for the API; any number may run. For production, configured by AMPREF_* variables."""
+    out = Output(as_json=as_json)
+
     from workers.app import check_workers, main
 
-    settings = _settings()
     if check:
-        out = Output(as_json=as_json)
+        settings = _settings()
         answering = check_workers(settings, hostname=platform.node())
         out.document({"answers": answering})
         out.say(f"answers: {', '.join(answering)}")
         return
-    Output(as_json=as_json).document({"pid": os.getpid()})
-    sys.stdout.flush()
-    _log(settings)
-    for path in settings.robots:
-        from amp_core.robot import Robot
+    from service.robots import load_robots
 
-        Robot.load(path)
+    settings = _settings(out)
+    _log(settings)
+    load_robots(settings)
+    out.document({"pid": os.getpid()})
+    sys.stdout.flush()
     try:
         main(settings)
     except SystemExit as stopped:
@@ -167,7 +171,7 @@ def migrate(
 
     from service.catalog import schema
 
-    settings = _settings()
+    settings = _settings(out)
     if to is None and settings.database_url.startswith("sqlite"):
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     revision = schema.upgrade(settings.database_url) if to is None else schema.downgrade(settings.database_url, to)
@@ -178,17 +182,16 @@ def migrate(
         out.say("next: ampref api, and ampref worker on any number of machines")
 
 
-def _settings(**overrides: Any) -> Settings:
-    from service.settings import Settings
+def _settings(out: Output | None = None, **overrides: Any) -> Settings:
+    """The settings. With `out`, variables that look like settings and are none are told: they would change nothing."""
+    from service.settings import Settings, unknown_variables
 
-    return Settings.load(**{name: value for name, value in overrides.items() if value is not None})
-
-
-def _check_robots(settings: Settings) -> None:
-    """Refuse robots that cannot be used before anything is started; the server would say so with a traceback."""
-    from service.app import load_robots
-
-    load_robots(settings)
+    settings = Settings.load(**{name: value for name, value in overrides.items() if value is not None})
+    unknown = unknown_variables(os.environ) if out is not None else {}
+    if out is not None and unknown:
+        named = ", ".join(name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items())
+        out.warn(f"nothing reads the environment variable{'s' if len(unknown) > 1 else ''} {named}; docs/catalog.md lists all")
+    return settings
 
 
 def _log(settings: Settings, default: str | None = None) -> None:

@@ -18,7 +18,7 @@ def submit(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Motion files: .pkl, .npz, .json or .csv.")],
     wait: Annotated[bool, typer.Option("--wait", help="Show live progress until every clip is scored.")] = False,
     robot: Annotated[str | None, typer.Option(help="A robot that the service knows; default wildrobot.")] = None,
-    mode: Annotated[str | None, typer.Option(help="rollout or teacher_forced; the default is rollout.")] = None,
+    mode: Annotated[str | None, typer.Option(help="auto, rollout, tracked or teacher_forced; the default is auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="The recipe's seed.")] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A whole recipe as JSON, instead of --mode and --seed.")
@@ -78,6 +78,8 @@ def submit(
                 told_to_go_on(out, lambda: [a["job"]["id"] for a in submitted if a["job"] and a["rollout"] is None]),
                 out.progress("scoring", total=len(submitted)) as progress,
             ):
+                # What is known needs no time; the bar and its estimate are about the rest.
+                progress.update(total=sum(answer["rollout"] is None for answer in submitted))
                 for done, answer in enumerate(submitted):
                     overall = f"{done} of {len(submitted)} clips" if len(submitted) > 1 else ""
                     try:

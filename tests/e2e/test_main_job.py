@@ -120,8 +120,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def submitted(up: Up) -> list[dict[str, Any]]:
-    """The bundled motions, scored."""
-    done = up.spawn("submit", *map(str, bundled_motions()), *CSV, "--wait", "--tag", "e2e", "--json")
+    """The bundled motions, scored as they are, which shows every tier."""
+    done = up.spawn("submit", *map(str, bundled_motions()), *CSV, "--mode", "rollout", "--wait", "--tag", "e2e", "--json")
     answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers
 
@@ -148,7 +148,7 @@ def test_the_bundled_motions_are_scored_and_show_what_tiers_are_for(submitted: l
 def test_the_same_file_again_is_known_and_makes_no_job(up: Up, submitted: list[dict[str, Any]]) -> None:
     first = submitted[0]
     options = ["--fps", "30", "--quat-order", "wxyz"] if reading_options(Path(first["file"])) else []
-    (again,) = up.json("submit", first["file"], *options)
+    (again,) = up.json("submit", first["file"], *options, "--mode", "rollout")
     assert again["clip"]["id"] == first["clip"]["id"]
     assert again["rollout"]["id"] == first["rollout"]["id"]
     assert len(up.json("jobs", "--kind", "rollout", "--limit", "500")) == len(submitted)
@@ -157,7 +157,7 @@ def test_the_same_file_again_is_known_and_makes_no_job(up: Up, submitted: list[d
 def test_a_refused_file_does_not_hold_up_the_others(up: Up, tmp_path: Path, submitted: list[dict[str, Any]]) -> None:
     bad = tmp_path / "bad.npz"
     bad.write_bytes(b"PK\x03\x04 not a zip at all")
-    done = up.run("submit", str(bad), submitted[0]["file"], "--quiet", code=1)
+    done = up.run("submit", str(bad), submitted[0]["file"], "--mode", "rollout", "--quiet", code=1)
     assert done.stdout.split() == [submitted[0]["clip"]["id"]]
     assert done.stderr.startswith(f"error: {bad}")
     assert "what to do:" in done.stderr

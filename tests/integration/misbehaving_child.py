@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from amp_core.errors import MotionRefused, PhysicsFailed
+from amp_core.errors import DiskFull, MotionRefused, PhysicsFailed
 from workers.child import HANDLERS, Report, serve
 
 
@@ -57,6 +57,14 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[st
             return {}
         case "write":
             (job_dir / "huge").write_bytes(b"\0" * (8 << 20))
+        case "fill":
+            with open("/dev/full", "w") as full:
+                full.write("x")
+        case "fill-lock":
+            raise DiskFull("the version cannot be written", file=str(job_dir))
+        case "fill-result":
+            (job_dir / "result.json.part").symlink_to("/dev/full")
+            return {}
         case "spawn":
             grandchild = subprocess.Popen([sys.executable, "-c", f"import time; {str(job_dir)!r}; time.sleep(600)"])
             (job_dir / "grandchild").write_text(str(grandchild.pid))
@@ -79,14 +87,17 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
 
     from amp_core.features import feature_code_hash
     from amp_core.npz import write_npz
+    from amp_core.recipe import Recipe
+    from workers.scoring import export_name
 
     steps = 20
     for step in range(steps):
         time.sleep(facts["sleep"] / steps)
         report(step / steps, "simulating")
     rows = np.random.default_rng(len(facts["name"])).standard_normal((facts["frames"], facts["dim"]), dtype=np.float32)
-    write_npz(job_dir / "export.npz", {"features": rows, "qpos": np.zeros((facts["frames"], 15))})
-    return {
+    write_npz(job_dir / export_name(0), {"features": rows, "qpos": np.zeros((facts["frames"], 15))})
+    recipe = request["recipe"]
+    document = {
         "name": facts["name"],
         "source_digest": request["source_digest"],
         "frames": facts["frames"],
@@ -103,9 +114,12 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
             "gate_profile": facts["gate_profile"],
             "feature_code_hash": feature_code_hash(),
             "mujoco_version": "4.0.1",
+            "recipe": recipe,
+            "recipe_digest": Recipe.from_dict(recipe).digest,
         },
         "wall_sec": 0.0,
     }
+    return {"scores": [document], "shown": 0, "triage": None}
 
 
 def rollout(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from catalogkit import Clock, add_clip, add_rollout, new_clip, opened, recipe, result, sha
-from sqlalchemy import exc, func, select, text
+from sqlalchemy import exc, func, select, text, update
 
+from amp_core.dataset import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused, NotFound
 from service.blobs import LocalBlobStore, delete_unreferenced
 from service.catalog import Catalog, audit, clips, datasets, rollouts
@@ -190,7 +191,7 @@ def test_a_rollout_comes_back_as_it_was_stored(catalog: Catalog) -> None:
     stored = add_rollout(catalog, clip, new)
     with catalog.session() as session:
         found = rollouts.get(session, stored.id)
-    for name in (field.name for field in dataclasses.fields(new)):
+    for name in (field.name for field in dataclasses.fields(new) if field.name != "recipe"):
         assert getattr(found, name) == getattr(new, name), name
     assert isinstance(found.metrics["fell_at_frame"], int)
 
@@ -332,6 +333,7 @@ def publish(session: Any, version_id: str, chosen: Any) -> Version:
         num_clips=len(chosen),
         num_frames=100,
         readiness={"ready": True},
+        coverage={"seconds": 2.0},
     )
 
 
@@ -417,6 +419,7 @@ FORBIDDEN = [
     "UPDATE versions SET locked_at = 0",
     "UPDATE versions SET readiness = NULL",
     "DELETE FROM versions",
+    "UPDATE versions SET coverage = NULL",
     "UPDATE version_members SET start = 1",
     "UPDATE version_members SET version_id = version_id",
     "DELETE FROM version_members",
@@ -613,6 +616,22 @@ def test_members_are_the_best_rollout_of_each_clip_by_name(catalog: Catalog) -> 
             chosen(**bad)
 
 
+def test_of_what_is_no_tier_0_the_one_with_more_of_it_speaks(catalog: Catalog) -> None:
+    clip = add_clip(catalog)
+
+    def add(seed: int, tier: int, *segments: tuple[int, int, int]) -> str:
+        windows = tuple(Segment(start, end, of, 0.5) for start, end, of in segments)
+        return add_rollout(catalog, clip, result(tier, segments=windows), recipe(seed=seed)).id
+
+    longest, shorter = add(1, -1, (0, 30, 0), (40, 80, 0)), add(2, -1, (0, 60, 0))
+    none, valid = add(3, -1, (0, 90, 1)), add(4, 1)
+    with catalog.session() as session:
+        assert [one.id for one in rollouts.for_clip(session, clip.id)] == [valid, longest, shorter, none]
+    whole, newer = add(5, 0, (0, 100, 0)), add(6, 0, (0, 40, 0))
+    with catalog.session() as session:
+        assert [one.id for one in rollouts.for_clip(session, clip.id)][:2] == [newer, whole], "Tier 0 is Tier 0"
+
+
 def test_scaled_physics_speaks_last_and_is_locked_only_by_name(catalog: Catalog) -> None:
     clip, alone = add_clip(catalog, "both"), add_clip(catalog, "alone")
     slippery = recipe(friction=0.7, mass=1.0)
@@ -631,6 +650,9 @@ def test_scaled_physics_speaks_last_and_is_locked_only_by_name(catalog: Catalog)
     assert chosen() == []
     assert chosen(tiers=(0, 1)) == [("both", own.id)]
     assert [name for name, _ in chosen(recipe=slippery.digest)] == ["alone", "both"]
+    with catalog.begin() as session:  # The column decides, and not the recipe's JSON, which no selection need read.
+        session.execute(update(t.recipes).where(t.recipes.c.digest == slippery.digest).values(scaled=0))
+    assert [name for name, _ in chosen()] == ["alone"]
 
 
 def test_a_dataset_is_of_one_robot(catalog: Catalog) -> None:
@@ -666,6 +688,30 @@ def test_segments_of_a_rejected_clip_can_be_members(catalog: Catalog) -> None:
         parts = [(item.name, item.ranges) for item in datasets.select_members(session, Select("wildrobot", segments=True))]
     assert whole == [((0, 100, 0),)]
     assert parts == [("fallen", ((0, 28, 0), (30, 60, 0))), ("good", ((0, 100, 0),))]
+
+
+def test_a_window_comes_with_its_own_metrics(catalog: Catalog) -> None:
+    good, fallen = add_clip(catalog, "good"), add_clip(catalog, "fallen")
+    add_rollout(catalog, good, result(0, slip_rate=0.02))
+    measured = {"start": 30, "end": 60, "tier": 0, "quality_metrics": {"slip_rate": 0.03, "height_std": 9.0}}
+    windows = (Segment(0, 28, 0, 0.9), Segment(30, 60, 0, 0.8))
+    add_rollout(
+        catalog,
+        fallen,
+        dataclasses.replace(result(-1, segments=windows, slip_rate=0.9), result={"gates": [], "segments": [measured]}),
+    )
+    with catalog.session() as session:
+        first, second = datasets.select_members(session, Select("wildrobot", segments=True))
+    assert second.range_metrics == ({name: 0.5 for name in WEIGHT_METRICS} | {"slip_rate": 0.02},)
+    # A window that was stored without metrics has none, and not the clip's.
+    assert first.range_metrics == ({}, {name: None for name in WEIGHT_METRICS} | {"slip_rate": 0.03})
+
+
+def test_a_version_keeps_its_coverage(catalog: Catalog, scored: Clip) -> None:
+    version = lock(catalog)
+    with catalog.session() as session:
+        assert datasets.get_coverage(session, version.id) == {"seconds": 2.0}
+        assert datasets.get_coverage(session, "version_none") is None
 
 
 def test_select_survives_its_json() -> None:

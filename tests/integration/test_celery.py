@@ -172,7 +172,7 @@ def test_messages_are_json_and_outlive_their_worker(on_sqlite: Bench) -> None:
     conf = make_celery(on_sqlite.settings).conf
     assert conf.accept_content == ["json"]
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost, conf.worker_prefetch_multiplier) == (True, True, 1)
-    longest = max(on_sqlite.settings.job_timeout_sec, on_sqlite.settings.lock_timeout_sec)
+    longest = on_sqlite.settings.longest_job_sec
     assert conf.broker_transport_options["visibility_timeout"] > longest
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from catalogkit import Clock, add_clip, opened, recipe, result
+from catalogkit import Clock, add_clip, new_clip, opened, recipe, result
 from sqlalchemy import func, select
 
 from amp_core.errors import Conflict, InputRefused, MotionRefused, NotFound
-from service.catalog import Catalog, clips, job_rows
+from service.catalog import Catalog, clips, datasets, job_rows, rollouts
 from service.catalog import tables as t
-from service.catalog.records import Job
+from service.catalog.curriculum import ClipQuery, list_clips
+from service.catalog.records import Job, Select
 from service.jobs import Claim, JobQueue, LeaseLost
 
 
@@ -61,6 +63,81 @@ def test_a_worker_may_ask_for_one_kind_only(queue: JobQueue) -> None:
     add_clip(queue.catalog)
     assert queue.claim("w", kinds=("lock",)) is None
     assert queue.claim("w", kinds=("rollout",)) is not None
+
+
+def test_a_job_that_tried_several_modes_stores_them_all_or_nothing(queue: JobQueue, clock: Clock) -> None:
+    auto = recipe("auto")
+    with queue.catalog.begin() as session:
+        clip_id = clips.submit(session, new_clip(), auto).clip.id
+    mine = claim(queue)
+    tried = [
+        dataclasses.replace(result(-1), recipe=recipe("rollout")),
+        dataclasses.replace(result(0, "tracked"), recipe=recipe("tracked")),
+    ]
+    wrong = dataclasses.replace(tried[1], metrics={})
+    with pytest.raises(InputRefused, match="metrics"):
+        queue.complete_rollout(mine, tried[0], wrong, shown=1, triage={})
+    with queue.catalog.session() as session:
+        assert rollouts.for_clip(session, clip_id) == [], "the first of them went with the second"
+    clock.at += 31
+    queue.sweep()
+    with pytest.raises(LeaseLost):
+        queue.complete_rollout(mine, *tried, shown=1, triage={})
+    clock.at += 2
+    mine = claim(queue)
+    shown = queue.complete_rollout(mine, *tried, shown=1, triage={"lacks": []})
+    with queue.catalog.session() as session:
+        found = rollouts.for_clip(session, clip_id)
+        assert [(one.mode, one.tier, one.recipe_digest) for one in found] == [
+            ("tracked", 0, recipe("tracked").digest),
+            ("rollout", -1, recipe("rollout").digest),
+        ]
+        (listed,) = list_clips(session, ClipQuery()).items
+        assert listed.rollout is not None
+        assert listed.rollout.id == shown.id == found[0].id
+        # Each clip is in a version once, however many modes it was tried in.
+        for wanted in ({}, {"tiers": (0, 1)}, {"mode": "tracked"}, {"segments": True}):
+            (member,) = datasets.select_members(session, Select("wildrobot", **wanted))
+            assert member.rollout_id == shown.id
+    assert job(queue, mine.job.id).result == {
+        "rollout_id": shown.id,
+        "tier": 0,
+        "triage": {"lacks": []},
+        "tried": [
+            {"rollout_id": found[1].id, "mode": "rollout", "tier": -1},
+            {"rollout_id": found[0].id, "mode": "tracked", "tier": 0},
+        ],
+    }
+    # Asked again, the job's answer is the answer; a mode that was tried on the way is known as well.
+    with queue.catalog.begin() as session:
+        again = clips.submit(session, new_clip(), auto)
+        assert (again.rollout, again.new_job) == (shown, False)
+        assert clips.request_rollout(session, clip_id, recipe("rollout")).rollout == found[1]
+    with queue.catalog.begin() as session, pytest.raises(InputRefused, match="mode auto") as refusal:
+        datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot", recipe=auto.digest))
+    assert refusal.value.key == "select.recipe"
+    with queue.catalog.begin() as session, pytest.raises(InputRefused, match="mode auto") as refusal:
+        datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot", mode="auto"))
+    assert refusal.value.key == "select.mode"
+
+
+def test_a_job_that_ended_badly_is_no_answer(queue: JobQueue) -> None:
+    with queue.catalog.begin() as session:
+        clips.submit(session, new_clip(), recipe("auto"))
+    queue.fail(claim(queue), {"detail": "bad"}, retry=False)
+    with queue.catalog.begin() as session:
+        again = clips.submit(session, new_clip(), recipe("auto"))
+    assert (again.rollout, again.new_job) == (None, True)
+
+
+def test_a_cancelled_job_is_seen_without_a_heartbeat(queue: JobQueue) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    revision = job(queue, mine.job.id).revision
+    assert not queue.cancel_requested(mine)
+    assert job(queue, mine.job.id).revision == revision
+    queue.cancel(mine.job.id)
+    assert queue.cancel_requested(mine)
 
 
 def test_a_result_the_curriculum_and_the_job_change_together(queue: JobQueue) -> None:
@@ -328,3 +405,31 @@ def test_a_claim_ends_with_the_process_that_died_on_it(queue: JobQueue, clock: C
     assert len(queue.sweep().requeued) == 1
     clock.at += 10
     assert claim(queue).job.attempts == 2
+
+
+def test_the_time_that_is_left_follows_from_the_rate_since_the_start(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog, "a")
+    clock.at += 100  # waiting in the queue is no work
+    mine = claim(queue)
+    assert mine.job.eta_sec is None
+    clock.at += 1
+    queue.heartbeat(mine, 0.01, "loading")
+    assert job(queue, mine.job.id).eta_sec is None  # too little to tell
+    clock.at += 29
+    queue.heartbeat(mine, 0.25, "planning")
+    assert job(queue, mine.job.id).eta_sec == pytest.approx(90)
+    clock.at += 30
+    queue.heartbeat(mine)  # a lease is no progress
+    assert job(queue, mine.job.id).eta_sec == pytest.approx(90)
+    queue.heartbeat(mine, 0.75)
+    assert job(queue, mine.job.id).eta_sec == pytest.approx(20)
+    queue.fail(mine, MotionRefused("no"), retry=True)
+    assert job(queue, mine.job.id).eta_sec is None
+    clock.at += 3
+    again = claim(queue)
+    assert (again.job.progress, again.job.eta_sec) == (0.0, None)
+    clock.at += 10
+    queue.heartbeat(again, 0.5)
+    assert job(queue, again.job.id).eta_sec == pytest.approx(10)  # since this attempt began
+    queue.fail(again, MotionRefused("no"), retry=False)
+    assert job(queue, again.job.id).eta_sec is None

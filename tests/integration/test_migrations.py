@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, select, text
+from sqlalchemy import column, event, insert, inspect, select, text
+from sqlalchemy import table as lightweight
 
-from amp_core.errors import Unavailable
+from amp_core.errors import DiskFull, Unavailable
 from amp_core.quality import METRICS
-from service.catalog import Catalog, schema
-from service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, rollouts
+from service.catalog import Catalog, audit, schema
+from service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +48,29 @@ def test_every_revision_goes_up_and_down(empty_database_url: str) -> None:
         assert schema.downgrade(empty_database_url, before) == before
         assert schema.upgrade(empty_database_url, revision) == revision
         before = revision
+
+
+def test_recipes_that_were_there_learn_whether_their_physics_is_scaled(empty_database_url: str) -> None:
+    schema.upgrade(empty_database_url, "0001")
+    there = {"own": {"friction": 1.0, "mass": 1}, "none": {}, "slippery": {"friction": 0.5, "mass": 1.0}}
+    catalog = Catalog.open(empty_database_url)
+    try:
+        with catalog.begin() as session:
+            for digest, physics in there.items():
+                values = {"digest": digest, "mode": "rollout", "recipe": {"physics": physics}, "created_at": 0.0}
+                # As revision 0001 had the table: without the new column.
+                old = lightweight("recipes", *(column(name, recipes.c[name].type) for name in values))
+                session.execute(insert(old).values(values))
+        schema.upgrade(empty_database_url)
+        with catalog.session() as session:
+            found = {row.digest: row.scaled for row in session.execute(select(recipes.c.digest, recipes.c.scaled))}
+        assert found == {"own": 0, "none": 0, "slippery": 1}
+        schema.downgrade(empty_database_url, "0001")
+        schema.upgrade(empty_database_url)
+        with catalog.session() as session:
+            assert session.execute(select(recipes.c.digest).where(recipes.c.scaled == 1)).scalars().all() == ["slippery"]
+    finally:
+        catalog.close()
 
 
 def test_the_migrated_schema_is_the_models(database_url: str) -> None:
@@ -153,6 +177,30 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite3").write_bytes(b"not a database, but a text of some length" * 50)
     with pytest.raises(Unavailable):
         schema.upgrade(f"sqlite:///{tmp_path / 'x.sqlite3'}")
+
+
+def test_a_full_disk_is_told_by_the_catalogs_folder(sqlite_url: str) -> None:
+    catalog = Catalog.open(sqlite_url)
+    event.listen(catalog.engine, "connect", lambda raw, _: raw.execute("PRAGMA max_page_count = 1"))  # no less than it has now
+    try:
+        with pytest.raises(DiskFull) as full, catalog.begin() as session:
+            audit.record(session, "tester", "test", "test", {"long": "x" * 500_000})
+        assert f"no space left for the catalog in {Path(sqlite_url.removeprefix('sqlite:///')).parent}" in str(full.value)
+    finally:
+        catalog.close()
+
+
+def test_a_full_disk_of_the_database_server_is_told_as_one(pg_url: str) -> None:
+    catalog = Catalog.open(pg_url)
+    says = "DO $$ BEGIN RAISE EXCEPTION 'could not extend file \"base/1\"' USING ERRCODE = 'disk_full'; END $$"
+    try:
+        with (
+            pytest.raises(DiskFull, match=r"no space left on the database server.*could not extend file"),
+            catalog.begin() as session,
+        ):
+            session.execute(text(says))
+    finally:
+        catalog.close()
 
 
 def test_sqlite_is_set_up_to_survive_and_to_share(sqlite_url: str) -> None:

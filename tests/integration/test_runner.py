@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
-from amp_core.errors import Unavailable
+from amp_core.errors import DiskFull, Unavailable
+from amp_core.recipe import Recipe
 from service.catalog import clips, datasets
 from service.catalog.records import Select
 from service.jobs import JobQueue
-from workers.runner import Runner
+from workers import scoring
+from workers.runner import NO_ROOM_PAUSE_SEC, Runner
+
+QUICK_AUTO = Recipe.from_dict(
+    {"mode": "auto", "planner": {"samples": 16, "first_rounds": 1, "horizon_sec": 0.2, "attempts": 1}}
+)
+"""Plans badly, and in no time."""
 
 
 @pytest.fixture
@@ -101,6 +112,59 @@ def test_a_job_that_is_cancelled_while_it_runs_stops(bench: Bench, tmp_path: Pat
     assert alive(tmp_path) == []
 
 
+def test_auto_stores_what_it_tried_under_the_recipes_that_made_it(tmp_path: Path) -> None:
+    bench = Bench(settings_for(tmp_path, job_memory_mb=2048))
+    job = bench.submit_motion("walk_long_stride", QUICK_AUTO, 120)
+    assert runner(bench).run_once() == "succeeded"
+    done = bench.job(job.id)
+    assert done.result is not None
+    found = {one.mode: one for one in bench.rollouts(job.clip_id)}
+    assert {mode: one.recipe_digest for mode, one in found.items()} == {
+        mode: QUICK_AUTO.stage(mode).digest for mode in ("rollout", "tracked")
+    }
+    assert [one["mode"] for one in done.result["tried"]] == ["rollout", "tracked"]
+    assert done.result["triage"]["worth_planning"]
+    assert bench.rollouts(job.clip_id)[0].id == done.result["rollout_id"], "what the job shows speaks for the clip"
+    for one in found.values():
+        assert bench.blobs.size(one.arrays_digest) == one.arrays_size
+        assert one.result["provenance"]["recipe_digest"] == one.recipe_digest
+        assert one.result["auto"] is None
+    assert leftovers(bench) == []
+    bench.close()
+
+
+def test_a_job_that_is_cancelled_while_it_plans_stops_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    bench = Bench(settings_for(tmp_path, job_memory_mb=2048, job_timeout_sec=300.0, lease_sec=30.0, heartbeat_sec=10.0))
+    slow = Recipe.from_dict({"mode": "auto", "planner": {"samples": 64, "first_rounds": 1, "branches": 1}})
+    job = bench.submit_motion("walk_long_stride", slow, 200)
+    ends: list[str] = []
+    thread = threading.Thread(target=lambda: ends.append(runner(bench).run_once()))
+    thread.start()
+    wait_until(lambda: "planned" in (bench.job(job.id).message or ""), "it plans")
+    began = time.monotonic()
+    JobQueue(bench.catalog).cancel(job.id)
+    thread.join(15)
+    # The heartbeat is 10 s, and this machine may be busy: what counts is that nobody waits for either.
+    assert time.monotonic() - began < 4
+    assert ends == ["cancelled"]
+    assert bench.job(job.id).state == "cancelled"
+    assert bench.rollouts(job.clip_id) == []
+    assert alive(tmp_path) == []
+    assert leftovers(bench) == []
+    bench.close()
+
+
+def test_planning_has_time_by_the_length_of_the_clip_and_the_plans(tmp_path: Path) -> None:
+    bench = Bench(settings_for(tmp_path, job_timeout_sec=100.0, plan_timeout_factor=7.0))
+    limits = runner(bench)._rollout_limits(10.0, scoring.plans_for(Recipe.for_mode("auto").to_dict()))
+    assert limits.timeout_sec == 100.0 + 7.0 * 10.0 * Recipe.for_mode("auto").planner.attempts  # type: ignore[union-attr]
+    assert limits.cpu_sec is not None
+    assert limits.cpu_sec >= bench.settings.job_threads * limits.timeout_sec
+    assert runner(bench)._rollout_limits(10.0, scoring.plans_for(Recipe.for_mode("rollout").to_dict())).timeout_sec == 100.0
+    assert bench.settings.longest_job_sec >= limits.timeout_sec
+    bench.close()
+
+
 def test_a_worker_told_to_stop_gives_its_job_back_unharmed(bench: Bench, tmp_path: Path) -> None:
     job = bench.submit("hang")
     stop = threading.Event()
@@ -176,6 +240,69 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(bench: Bench, monkeypat
     assert (bench.job(job.id).state, bench.job(job.id).attempts) == ("succeeded", 1)
 
 
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_store(*_: object, **__: object) -> None:
+    raise DiskFull("no space left for blobs in /blobs")
+
+
+@pytest.mark.parametrize(
+    ("what", "target", "full", "folder"),
+    [
+        ("fill", None, None, "work"),
+        ("score", "pathlib.Path.mkdir", no_room, "work"),
+        ("score", "workers.sandbox.write_request", no_room, "work"),
+        ("score", "workers.sandbox.os.pipe", no_room, "work"),
+        ("score", "service.blobs.LocalBlobStore.put_file", full_store, "/blobs"),
+        ("score", "service.jobs.JobQueue.complete_rollout", full_store, "/blobs"),
+    ],
+)
+def test_a_full_disk_costs_no_attempt_and_the_job_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str, target: str | None, full: object, folder: str
+) -> None:
+    job = bench.submit("fill") if what == "fill" else bench.submit_score("stand")
+    worker = runner(bench)
+    with monkeypatch.context() as patch:
+        if target is not None:
+            patch.setattr(target, full)
+        assert worker.run_once() == "queued"
+        assert worker.run_once() == "idle"  # It waits.
+    waits = bench.job(job.id)
+    assert (waits.state, waits.attempts) == ("queued", 0)
+    assert waits.not_before - waits.updated_at == pytest.approx(NO_ROOM_PAUSE_SEC)
+    expected = str(bench.settings.data_dir / "work") if folder == "work" else folder
+    assert waits.error is not None
+    assert "no space left" in waits.error["detail"]
+    assert expected in waits.error["detail"]
+    assert waits.message is not None
+    assert expected in waits.message
+    if what == "score":
+        with bench.catalog.begin() as session:  # The minute is over, and there is room.
+            from service.catalog.tables import jobs
+
+            session.execute(jobs.update().where(jobs.c.id == job.id).values(not_before=0))
+        assert worker.run_once() == "succeeded"
+        assert bench.job(job.id).attempts == 1
+
+
+def test_a_catalog_without_room_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the result nor the postponement can be written for longer than a lease; it still costs no attempt."""
+    job = bench.submit("fill")
+    worker, postpone = runner(bench), JobQueue.postpone
+    began = time.monotonic()
+
+    def write(queue: JobQueue, *arguments: object) -> object:
+        if time.monotonic() - began < 2 * bench.settings.lease_sec:
+            raise DiskFull("no space left for the catalog")
+        return postpone(queue, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobQueue, "postpone", write)
+    assert worker.run_once() == "queued"
+    assert (bench.job(job.id).state, bench.job(job.id).attempts) == ("queued", 0)
+
+
 def test_nothing_that_a_worker_meets_ends_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     job = bench.submit_score("stand")
     worker = runner(bench)
@@ -239,6 +366,15 @@ def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
     assert {check["name"] for check in version.readiness["checks"]} == {"one_origin", "feature_code_hash", "tier", "arrays"}
     assert bench.job(job_id).result == {"dataset": "walk", "version": "1.0.0", "dataset_hash": version.dataset_hash}
     assert leftovers(bench) == []
+    with bench.catalog.session() as session:
+        coverage = datasets.get_coverage(session, version.id)
+    assert version.manifest_digest is not None
+    with bench.blobs.open(version.manifest_digest) as file:
+        manifest = json.load(file)
+    assert coverage is not None
+    assert coverage == manifest["coverage"]
+    assert coverage["seconds"] == pytest.approx((40 + 41 + 42) * manifest["robot"]["control_dt"])
+    assert [source["name"] for source in coverage["sources"]] == ["clip2", "clip1", "clip0"]
 
 
 def test_the_same_clips_lock_to_the_same_bytes(bench: Bench) -> None:

@@ -14,7 +14,7 @@ import pytest
 from workerkit import CHILD, alive, wait_until
 
 from workers import sandbox
-from workers.sandbox import Failed, Limits, Refused, Stopped, Succeeded
+from workers.sandbox import Failed, Limits, NoRoom, Refused, Stopped, Succeeded
 
 QUICK = Limits(timeout_sec=30, memory_mb=512)
 
@@ -112,6 +112,11 @@ def test_file_size_is_limited(tmp_path: Path) -> None:
     assert isinstance(outcome, Failed)
     assert "File too large" in outcome.reason
     assert (tmp_path / "huge").stat().st_size <= 1 << 20
+
+
+@pytest.mark.parametrize("what", ["fill", "fill-lock", "fill-result"])
+def test_a_full_disk_is_not_the_childs_fault(tmp_path: Path, what: str) -> None:
+    assert do(tmp_path, what) == NoRoom(f"no space left for jobs in {tmp_path.parent}")
 
 
 def test_a_child_that_talks_without_end_blocks_nobody(tmp_path: Path) -> None:

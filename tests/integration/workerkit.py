@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import signal
@@ -15,8 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
+from amp_core.formats import read_motion
+from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.tiers import classify, gate_profile
@@ -102,6 +106,30 @@ class Bench:
             submitted = clips.submit(
                 session, new, RecipeRow(RECIPE.digest, RECIPE.mode, RECIPE.to_dict()), max_attempts=self.settings.max_attempts
             )
+        assert submitted.job is not None
+        return submitted.job
+
+    def submit_motion(self, stem: str, recipe: Recipe, frames: int) -> Job:
+        """The first frames of a bundled motion, for the real child."""
+        motion = read_motion(next(path for path in bundled_motions() if path.stem == stem), name=stem)
+        buffer = io.BytesIO()
+        np.savez(buffer, fps=motion.fps, **{key: getattr(motion, key)[:frames] for key in ("root_pos", "root_rot", "dof_pos")})
+        data = buffer.getvalue()
+        new = NewClip(
+            name=stem,
+            robot="wildrobot",
+            robot_digest=self.robot.digest,
+            source_digest="sha256:" + hashlib.sha256(data).hexdigest(),
+            source_format="npz",
+            blob_digest=self.blobs.put_bytes(data),
+            size=len(data),
+            frames_in=frames,
+            fps_in=motion.fps,
+            duration_sec=(frames - 1) / motion.fps,
+        )
+        row = RecipeRow(recipe.digest, recipe.mode, recipe.to_dict())
+        with self.catalog.begin() as session:
+            submitted = clips.submit(session, new, row, max_attempts=self.settings.max_attempts)
         assert submitted.job is not None
         return submitted.job
 

@@ -19,6 +19,7 @@ from amp_core.errors import (
     AmprefError,
     Conflict,
     InputRefused,
+    IntegrityError,
     MotionRefused,
     NotFound,
     RecipeRefused,
@@ -263,3 +264,17 @@ def test_arrays_are_saved_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_readiness() -> None:
     assert api(lambda request: httpx2.Response(200, json={})).ready()
     assert not api(lambda request: httpx2.Response(503)).ready()
+
+
+def test_a_damaged_blob_is_asked_for_once() -> None:
+    asked: list[str] = []
+
+    def damaged(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.path)
+        return httpx2.Response(
+            500, json={"type": "urn:ampref:error:integrity", "what": "the stored bytes are not what they were"}
+        )
+
+    with pytest.raises(IntegrityError, match="not what they were"):
+        api(damaged).get_clip("clip_1")
+    assert len(asked) == 1

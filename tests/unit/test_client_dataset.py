@@ -137,6 +137,38 @@ def test_samples_are_rows_and_repeat_with_the_seed(data: Dataset) -> None:
     assert data.features[5, 0] == 5
 
 
+@pytest.mark.parametrize("draw", ["sample", "sample_transitions"])
+@pytest.mark.parametrize(
+    ("n", "refused", "said"),
+    [
+        (0, ValueError, "n is 0; expected 1 to 268,435,456 rows"),
+        (-3, ValueError, "n is -3; expected 1 to"),
+        (10**12, ValueError, "n is 1000000000000; expected 1 to"),
+        (10**500, ValueError, "n is far more; expected 1 to"),
+        (4.0, TypeError, "n is 4.0; expected a whole number of rows"),
+        (True, TypeError, "n is True; expected a whole number"),
+        (None, TypeError, "n is None; expected a whole number"),
+        ((3, 2), TypeError, "n is a tuple; expected a whole number"),
+    ],
+)
+def test_a_number_of_rows_that_is_none_is_refused(
+    data: Dataset, draw: str, n: object, refused: type[Exception], said: str
+) -> None:
+    with pytest.raises(refused, match=said):
+        getattr(data, draw)(np.random.default_rng(0), n)
+
+
+@pytest.mark.parametrize("draw", ["sample", "sample_transitions"])
+@pytest.mark.parametrize("rng", [0, None, np.random, np.random.RandomState(0)])
+def test_what_is_no_generator_is_refused(data: Dataset, draw: str, rng: object) -> None:
+    with pytest.raises(TypeError, match=r"rng is .*; expected a numpy Generator, such as numpy\.random\.default_rng"):
+        getattr(data, draw)(rng, 4)
+
+
+def test_any_integer_type_is_a_number_of_rows(data: Dataset) -> None:
+    assert data.sample(np.random.default_rng(0), np.int32(3)).shape == (3, data.dim)  # type: ignore[arg-type]
+
+
 def test_transitions_are_consecutive_frames_of_one_segment(data: Dataset) -> None:
     first, second = data.sample_transitions(np.random.default_rng(0), 2000)
     pairs = set(zip(first[:, 0].astype(int).tolist(), second[:, 0].astype(int).tolist(), strict=True))
@@ -156,6 +188,58 @@ def test_weights_decide_what_is_drawn(data: Dataset, tmp_path: Path) -> None:
     assert (second[:, 0] == first[:, 0] + 1).all()
 
 
+def test_weights_can_be_left_out(data: Dataset, tmp_path: Path) -> None:
+    weighted = reweighted(data, tmp_path, lambda row: (row == 2) + 0.0)
+    for draw in ("sample", "sample_transitions"):
+        drawn = getattr(weighted, draw)(np.random.default_rng(5), 300, weighted=False)
+        # What a version without weights gives, draw by draw.
+        assert np.array_equal(drawn, getattr(data, draw)(np.random.default_rng(5), 300))
+        assert len(np.unique(np.asarray(drawn)[..., 0])) > 10
+
+
 def test_rows_are_drawn_evenly(data: Dataset) -> None:
     counts = np.bincount(data.sample(np.random.default_rng(1), 17_000)[:, 0].astype(int), minlength=17)
     assert (abs(counts - 1000) < 200).all()
+
+
+def related(data: Dataset, lineages: list[str]) -> Dataset:
+    for clip, lineage in zip(data.manifest["clips"], lineages, strict=True):
+        clip["lineage"] = lineage
+    return data
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_split_keeps_a_clip_and_its_variants_together(data: Dataset, seed: int) -> None:
+    related(data, ["a", "b", "a", "c"])
+    parts = data.split((0.6, 0.4), seed=seed)
+    assert not set(parts[0].lineages) & set(parts[1].lineages)
+    assert sorted(clip for part in parts for clip in part.clips) == [0, 1, 2, 3]
+    assert all(len(part) and ({0, 2} <= set(part.clips) or not {0, 2} & set(part.clips)) for part in parts)
+    assert np.array_equal(np.sort(np.concatenate([part.rows for part in parts])), np.arange(len(data)))
+    again = data.split((0.6, 0.4), seed=seed)
+    assert [part.clips for part in again] == [part.clips for part in parts]
+    for part in parts:
+        drawn = part.sample(np.random.default_rng(0), 200)[:, 0]
+        assert set(drawn) <= set(part.features[:, 0])
+        if any(LENGTHS[clip] > 1 for clip in part.clips):
+            first, second = part.sample_transitions(np.random.default_rng(0), 200)
+            assert np.array_equal(second[:, 0], first[:, 0] + 1)
+            assert set(first[:, 0]) | set(second[:, 0]) <= set(part.features[:, 0])
+
+
+def test_the_seed_decides_a_split(data: Dataset) -> None:
+    assert len({data.split((0.5, 0.5), seed=seed)[0].clips for seed in range(20)}) > 1
+
+
+def test_a_split_that_cannot_be_is_refused(data: Dataset) -> None:
+    for fractions in ((0.5, 0.6), (), (1.0, 0.0), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="add up to 1"):
+            data.split(fractions)
+    with pytest.raises(ValueError, match="1 lineage groups, too few for 2 parts"):
+        related(data, ["a"] * 4).split((0.5, 0.5))
+
+
+def test_a_manifest_from_before_lineage_has_originals_alone(data: Dataset) -> None:
+    for clip in data.manifest["clips"]:
+        clip.pop("lineage", None)
+    assert len(data.split((0.25,) * 4)) == 4

@@ -205,3 +205,13 @@ def test_many_states_and_many_threads_give_the_same_speeds() -> None:
     broken = FootTracker(robot).speeds(before, path[1:])
     np.testing.assert_array_equal(np.delete(broken, 50, axis=0), np.delete(expected, 50, axis=0))
     assert (broken[50] > expected[50]).all()
+
+
+@pytest.mark.parametrize("nthread", [1, 2])
+def test_feet_of_a_robot_that_may_sleep_are_followed(nthread: int) -> None:
+    robot = Robot.load("wildrobot")
+    model = copy.copy(robot.model)
+    model.opt.enableflags |= int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+    path = moved(robot, 10, 0.004)
+    speeds = FootTracker(dataclasses.replace(robot, model=model), nthread=nthread).speeds(path[:-1], path[1:])
+    np.testing.assert_array_equal(speeds, FootTracker(robot).speeds(path[:-1], path[1:]))

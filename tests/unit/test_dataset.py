@@ -31,7 +31,7 @@ from amp_core.dataset import (
     file_names,
     lock_bundle,
 )
-from amp_core.errors import InputRefused, IntegrityError, PhysicsFailed, Unavailable
+from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFailed
 from amp_core.features import FeatureLayout, feature_code_hash
 from amp_core.npz import mmap_member
 
@@ -161,12 +161,13 @@ def test_the_manifest_says_what_the_contract_lists(bundle: Bundle) -> None:
     assert features["blocks"]["digests"] == block_digests(bundle.features.path)
     clip = manifest["clips"][0]
     assert {"name", "digest", "tier", "mode", "recipe_digest", "frames", "quality_metrics", "gates"} < set(clip)
+    alike = {"margins": {"load": 0.0, "slip": 0.0, "tilt": 0.0}, "weight": 1.0}
     assert clip["segments"] == [
-        {"segment_index": 0, "start": 5, "end": 15, "row": 0, "tier": 0},
-        {"segment_index": 1, "start": 20, "end": 40, "row": 10, "tier": 0},
+        {"segment_index": 0, "start": 5, "end": 15, "row": 0, "tier": 0, **alike},
+        {"segment_index": 1, "start": 20, "end": 40, "row": 10, "tier": 0, **alike},
     ]
     assert clip["quality_metrics"] == {"mean_sum_fn_over_mg": 0.9, "fell_at_frame": None}
-    assert manifest["clips"][2]["segments"] == [{"segment_index": 3, "start": 49, "end": 50, "row": 42, "tier": 0}]
+    assert manifest["clips"][2]["segments"] == [{"segment_index": 3, "start": 49, "end": 50, "row": 42, "tier": 0, **alike}]
 
 
 def test_a_good_window_of_a_rejected_clip_keeps_its_own_tier(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_missing_folder_is_an_error_of_its_own_kind(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
     (tmp_path / f".features_v0.11.0.npz.{os.getpid()}.partial").symlink_to("/dev/full")
-    with pytest.raises(Unavailable, match=r"cannot be written.*No space left"):
+    with pytest.raises(DiskFull, match=r"cannot be written.*No space left"):
         lock([member("a", 3000)], tmp_path)
     assert os.listdir(tmp_path) == []
 

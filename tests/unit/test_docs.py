@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from amp_core.diagnose import CODES, SUGGESTIONS
 from amp_core.quality import METRICS
 from service.app import create_app
 from service.cli.main import app as cli
@@ -44,6 +45,16 @@ def test_every_setting_is_documented() -> None:
 def test_every_metric_is_documented() -> None:
     missing = [metric.name for metric in METRICS if f"`{metric.name}`" not in ALL]
     assert not missing, f"in no page of docs/: {missing}"
+
+
+def test_every_code_of_a_diagnosis_is_documented() -> None:
+    findings, suggestions = PAGES["diagnosis.md"].split("\n## Suggestions\n")
+    missing = [code for code in CODES if f"\n| `{code}` |" not in findings]
+    missing += [code for code in SUGGESTIONS if f"\n| `{code}` |" not in suggestions]
+    assert not missing, f"not in docs/diagnosis.md: {missing}"
+    told = re.findall(r"^\| `(\w+)` \|", findings.partition("\n## Findings\n")[2] + suggestions, flags=re.MULTILINE)
+    unknown = set(told) - {*CODES, *SUGGESTIONS}
+    assert not unknown, f"docs/diagnosis.md explains what is never said: {unknown}"
 
 
 def _verbs() -> dict[str, typer.core.TyperCommand]:

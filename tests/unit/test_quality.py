@@ -189,3 +189,12 @@ def test_the_seeds_contact_warnings() -> None:
     contacts[:5, 1] = 1
     assert contact_warnings(contacts, robot) == []
     assert contact_warnings(contacts[:0], robot) == []
+
+
+def test_contact_agreement_counts_pairs_and_has_no_value_where_the_clip_means_nothing() -> None:
+    assert measure(series())["contact_agreement"] is None
+    agreeing = np.array([2] * 5 + [1] * 4 + [0])
+    found = series(agreeing=agreeing)
+    assert measure(found)["contact_agreement"] == 14 / 20
+    assert measure(found, 5, 10)["contact_agreement"] == 4 / 10
+    assert measure(series(0, agreeing=np.zeros(0, dtype=int)))["contact_agreement"] is None

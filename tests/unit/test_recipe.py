@@ -65,12 +65,30 @@ def test_what_a_partial_recipe_leaves_out_is_the_modes_usual_value() -> None:
     assert forced.harness == Harness(500.0, 50.0, 20.0, 0.436)
 
 
-@pytest.mark.parametrize("mode", ["tracked", "auto"])
-def test_a_mode_that_is_not_there_yet_is_refused_with_what_to_use(mode: str) -> None:
-    with pytest.raises(RecipeRefused, match=r"not available yet.*Use mode 'rollout'"):
-        Recipe.for_mode(mode)
-    with pytest.raises(RecipeRefused, match="not available yet"):
-        Recipe.from_dict({"mode": mode})
+@pytest.mark.parametrize("mode", ["rollout", "tracked"])
+def test_auto_scores_under_the_usual_recipes_of_the_modes_that_it_comes_to(mode: str) -> None:
+    physics = PhysicsScale(mass=1.1)
+    auto = Recipe.for_mode("auto", seed=3, physics=physics)
+    assert auto.stage(mode) == Recipe.for_mode(mode, seed=3, physics=physics)
+    assert auto.digest != auto.stage(mode).digest
+
+
+def test_autos_own_settings_reach_the_mode_that_has_them() -> None:
+    auto = Recipe.from_dict(
+        {"mode": "auto", "harness": {"force_cap": 0}, "planner": {"samples": 32}, "initial_velocity": "zero"}
+    )
+    assert Recipe.from_dict(auto.to_dict()) == auto
+    plain, tracked = auto.stage("rollout"), auto.stage("tracked")
+    assert (plain.harness.force_cap, plain.planner, plain.initial_velocity) == (0.0, None, "zero")
+    assert tracked.harness == Harness.off()
+    assert tracked.planner is not None
+    assert (tracked.planner.samples, tracked.initial_velocity) == (32, "zero")
+
+
+@pytest.mark.parametrize("mode", ["auto", "tracked"])
+def test_a_mode_that_plans_needs_a_planner(mode: str) -> None:
+    with pytest.raises(RecipeRefused, match="needs a planner"):
+        dataclasses.replace(Recipe.for_mode(mode), planner=None)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +113,8 @@ def test_a_mode_that_is_not_there_yet_is_refused_with_what_to_use(mode: str) -> 
         ({"mode": "rollout", "seed": 1.0}, "seed"),
         ({"mode": "rollout", "seed": True}, "seed"),
         ({"mode": "rollout", "seed": 2**63}, "seed"),
-        ({"mode": "rollout", "planner": {"samples": 10}}, "planner"),
+        ({"mode": "rollout", "planner": {"samples": 64}}, "planner"),
+        ({"mode": "auto", "planner": {"samples": 10}}, "planner.samples"),
         ({"mode": "rollout", "gate_profile": ""}, "gate_profile"),
         ({"mode": "rollout", "gate_profile": 7}, "gate_profile"),
         ({"mode": "rollout", "force_threshold": True}, "force_threshold"),

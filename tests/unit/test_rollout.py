@@ -313,6 +313,14 @@ def test_progress_rises_to_one_and_can_stop_the_work(robot: Robot) -> None:
         generate(robot, [clip(robot, 120)], ROLLOUT, progress=stop)
 
 
+def test_planning_is_told_per_clip_and_shortly() -> None:
+    assert module._planned([("walk", 120, 304)]) == "planned 120 of 304 frames"
+    clips = [("a", 100, 100), ("b", 40, 100), ("c", 1, 3), ("d", 0, 50)]
+    assert module._planned(clips) == "1 of 4 clips planned; b 40%, c 33%"
+    assert module._planned([(name, 0, 50) for name in "ab"]) == "0 of 2 clips planned"
+    assert module._planned([(name, 25, 50) for name in "abcd"]) == "0 of 4 clips planned; a 50%, b 50%, c 50%, …"
+
+
 def test_one_recipe_a_motion(robot: Robot) -> None:
     assert generate(robot, [], ROLLOUT) == []
     with pytest.raises(ValueError, match="1 motions but 2 recipes"):

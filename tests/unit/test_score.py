@@ -139,6 +139,8 @@ def test_a_clip_that_blows_up_is_rejected_with_the_frame(robot: Robot, monkeypat
     assert bad.tier == -1
     assert "finite_frame_rate 0.6 is below 1" in bad.tier_reason
     assert "solver_warnings 1 is not 0" in bad.tier_reason
+    assert bad.tier_reason.startswith("Rejected: MuJoCo warned at frame 30: BADCTRL; finite_frame_rate")
+    assert "frame 30" not in good.tier_reason
     facts = bad.to_dict()
     json.dumps(facts, allow_nan=False)
     assert facts["failure"] == {"frame": 30, "reason": "MuJoCo warned at frame 30: BADCTRL", "warnings": {"BADCTRL": 1}}

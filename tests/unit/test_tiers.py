@@ -119,12 +119,24 @@ def test_the_reason_names_every_failed_gate_with_value_and_threshold() -> None:
     for part in (
         "max_tilt_deg 92.3 is over 60",
         "nonfoot_contact_rate 0.5 is not 0",
-        "mean_sum_fn_over_mg 0.4 is below 0.6 (Tier 1)",
-        "mean_sum_fn_over_mg 0.4 is below 0.85 (Tier 0)",
+        "mean_sum_fn_over_mg 0.4 is below 0.6 (Tier 1) and 0.85 (Tier 0)",
         "contact_rate 0.99 is outside [0.3, 0.95] (Tier 0)",
     ):
         assert part in verdict.tier_reason
     assert verdict.tier_reason.index("max_tilt") < verdict.tier_reason.index("mean_sum_fn")
+
+
+def test_a_metric_that_fails_for_both_tiers_is_named_once() -> None:
+    verdict = judged(mean_sum_fn_over_mg=0.4, unloaded_frame_rate=0.5, p90_stab_force_over_mg=None)
+    assert verdict.tier_reason == (
+        "Rejected: mean_sum_fn_over_mg 0.4 is below 0.6 (Tier 1) and 0.85 (Tier 0); "
+        "p90_stab_force_over_mg has no value (Tier 1 and Tier 0); "
+        "unloaded_frame_rate 0.5 is over 0.3 (Tier 1) and 0.1 (Tier 0)"
+    )
+    # One that fails for Tier 0 alone says so in a Rejected clip.
+    assert (
+        "unloaded_frame_rate 0.2 is over 0.1 (Tier 0)" in judged(mean_sum_fn_over_mg=0.4, unloaded_frame_rate=0.2).tier_reason
+    )
 
 
 def test_a_value_close_to_its_threshold_is_not_rounded_onto_it() -> None:

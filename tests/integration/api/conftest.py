@@ -17,12 +17,14 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from amp_core.quality import METRICS
+from amp_core.recipe import Recipe
 from service.app import create_app
 from service.blobs import BlobStore
-from service.catalog import Catalog, datasets, schema
-from service.catalog.records import NewRollout, Segment, Version, VersionFile, VersionMember
+from service.catalog import Catalog, clips, datasets, schema
+from service.catalog.records import NewRollout, RecipeRow, Segment, Version, VersionFile, VersionMember
 from service.jobs import Claim, JobQueue
 from service.settings import Settings
+from service.uploads import recipe_row
 
 GOOD = {
     "mean_sum_fn_over_mg": 0.98,
@@ -79,7 +81,16 @@ class Api:
         assert claim is not None
         return claim
 
-    def finish(self, claim: Claim | None = None, *, tier: int = 0, mode: str = "rollout", **metrics: Any) -> str:
+    def finish(
+        self,
+        claim: Claim | None = None,
+        *,
+        tier: int = 0,
+        mode: str = "rollout",
+        failure: dict[str, Any] | None = None,
+        diagnosis: dict[str, Any] | None = None,
+        **metrics: Any,
+    ) -> str:
         """Score the oldest job's clip; the rollout's id."""
         buffer = io.BytesIO()
         claim = claim or self.claim()
@@ -101,12 +112,22 @@ class Api:
             result={
                 "gates": [{"name": "slip_rate", "value": 0.1, "threshold": 0.2, "passed": True}],
                 "segments": [{"start": 0, "end": 50, "tier": tier, "score": 0.9, "quality_metrics": {}}],
+                "failure": failure,
+                "diagnosis": diagnosis,
                 "ingest": {"fps_in": 50.0},
                 "provenance": {"mujoco_version": "4.0.1"},
             },
             segments=[Segment(0, 50, tier, 0.9)],
+            recipe=self._recipe(claim, mode),
         )
         return self.queue.complete_rollout(claim, new).id
+
+    def _recipe(self, claim: Claim, mode: str) -> RecipeRow | None:
+        """What a rollout in a mode is kept under, where the job's own recipe is of mode auto."""
+        assert claim.job.recipe_digest is not None
+        with self.catalog.session() as session:
+            asked = Recipe.from_dict(clips.get_recipe(session, claim.job.recipe_digest).recipe)
+        return recipe_row(asked.stage(mode)) if asked.mode == "auto" else None
 
     def scored(self, number: int = 0, name: str = "walk", tier: int = 0, tags: str = "", **metrics: Any) -> str:
         """POST a clip and score it; the clip's id."""
@@ -150,6 +171,7 @@ class Api:
                 num_clips=len(selected),
                 num_frames=50 * len(selected),
                 readiness={"checks": [{"name": "arrays", "passed": True, "members": len(selected)}]},
+                coverage={"seconds": 1.0 * len(selected)},
             )
 
         self.queue.complete(claim, work=work)

@@ -47,7 +47,7 @@ def test_a_clip_is_accepted_with_its_job(api: Any, motion: Any) -> None:
     assert (clip["robot"], clip["source_format"], clip["frames_in"], clip["fps_in"]) == ("wildrobot", "json", 51, 50.0)
     assert clip["tags"] == ["gait:walk", "slow"]
     assert (job["state"], job["kind"], job["clip_id"]) == ("queued", "rollout", clip["id"])
-    assert job["recipe_digest"] == Recipe.for_mode("rollout").digest
+    assert job["recipe_digest"] == Recipe.for_mode("auto").digest
     assert body["rollout"] is None
     assert answer.headers["location"] == f"/v1/clips/{clip['id']}"
     assert api.rung == [job["id"]]
@@ -70,13 +70,13 @@ def test_known_bytes_are_not_added_twice(api: Any) -> None:
 def test_a_recipe_may_be_the_part_that_differs(api: Any) -> None:
     heavier = {"physics": {"mass": 1.01}}
     for number, (fields, whole) in enumerate(
-        [({}, {"mode": "rollout"}), ({"mode": "teacher_forced", "seed": "3"}, {"mode": "teacher_forced", "seed": 3})]
+        [({}, {"mode": "auto"}), ({"mode": "teacher_forced", "seed": "3"}, {"mode": "teacher_forced", "seed": 3})]
     ):
         answer = api.post(number, recipe=json.dumps(heavier), **fields)
         assert answer.status_code == 202, answer.text
         assert answer.json()["job"]["recipe_digest"] == Recipe.from_dict(whole | heavier).digest
     again = api.http.post(f"/v1/clips/{answer.json()['clip']['id']}/rollouts", json={"recipe": heavier})
-    assert again.json()["job"]["recipe_digest"] == Recipe.from_dict({"mode": "rollout"} | heavier).digest
+    assert again.json()["job"]["recipe_digest"] == Recipe.from_dict({"mode": "auto"} | heavier).digest
 
 
 def test_a_motion_in_centimetres_is_refused_at_once(api: Any, motion: Any) -> None:
@@ -242,7 +242,8 @@ def test_a_field_that_cannot_be_used_is_refused(idle: Any, fields: dict[str, str
     [
         ({"robot": "atlas"}, 404, "not-found"),
         ({"mode": "fly"}, 422, "recipe-refused"),
-        ({"mode": "tracked"}, 422, "recipe-refused"),
+        ({"mode": "rollout", "recipe": '{"planner": {"samples": 64}}'}, 422, "recipe-refused"),
+        ({"mode": "tracked", "recipe": '{"harness": {"force_cap": 4, "height_kp": 60}}'}, 422, "recipe-refused"),
         ({"recipe": "{"}, 400, "bad-request"),
         ({"recipe": '{"mode": "rollout", "seed": NaN}'}, 400, "bad-request"),
         ({"recipe": '{"mode": "rollout", "speed": 1}'}, 422, "recipe-refused"),
@@ -474,6 +475,31 @@ def test_an_id_that_no_clip_can_have(idle: Any, name: str) -> None:
 # One rollout
 
 
+def test_a_rollout_that_exploded_says_where_and_why(api: Any) -> None:
+    failure = {"frame": 12, "reason": "MuJoCo warned at frame 12: BADQACC", "warnings": {"BADQACC": 1}}
+    api.post(1)
+    assert api.http.get(f"/v1/rollouts/{api.finish(tier=-1, failure=failure)}").json()["failure"] == failure
+    api.post(2)
+    assert api.http.get(f"/v1/rollouts/{api.finish()}").json()["failure"] is None
+
+
+def test_a_rollout_that_is_not_tier_0_says_why(api: Any) -> None:
+    finding = {"code": "fell", "severity": "failed", "message": "falls forward at 0.82 s", "frames": [13, 42]}
+    diagnosis = {"findings": [finding], "suggestions": [{"code": "use_tracked", "because": ["fell"]}]}
+    api.post(1)
+    assert api.http.get(f"/v1/rollouts/{api.finish(tier=-1, diagnosis=diagnosis)}").json()["diagnosis"] == diagnosis
+    api.post(2)
+    assert api.http.get(f"/v1/rollouts/{api.finish()}").json()["diagnosis"] is None
+
+
+def test_contact_agreement_is_a_filter_like_any_metric(api: Any) -> None:
+    for number, agreement in ((1, 0.6), (2, 0.9), (3, None)):
+        api.post(number)
+        api.finish(contact_agreement=agreement)
+    found = api.http.get("/v1/clips", params={"min_contact_agreement": 0.7}).json()["items"]
+    assert [item["rollout"]["quality_metrics"]["contact_agreement"] for item in found] == [0.9]
+
+
 def test_a_rollout_and_its_arrays(api: Any) -> None:
     api.post(1)
     rollout = api.finish()
@@ -492,3 +518,20 @@ def test_a_rollout_and_its_arrays(api: Any) -> None:
     assert api.http.get(body["arrays_url"], headers={"if-none-match": arrays.headers["etag"]}).status_code == 304
     _problem(api.http.get("/v1/rollouts/nope"), 404, "not-found")
     _problem(api.http.get("/v1/rollouts/nope/arrays"), 404, "not-found")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_arrays_whose_blob_is_damaged_are_a_problem_and_no_body(api: Any, damage: str) -> None:
+    api.post(1)
+    rollout = api.finish()
+    body = api.http.get(f"/v1/rollouts/{rollout}").json()
+    path = api.blobs.local_path(body["arrays_digest"])
+    path.chmod(0o644)
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-1])
+    for headers in ({}, {"range": "bytes=0-9"}):
+        problem = _problem(api.http.get(body["arrays_url"], headers=headers), 500, "integrity")
+        assert problem["file"] == f"{rollout}.npz"
+        assert body["arrays_digest"] in problem["expected"]
+        assert "AMPREF_BLOB_URL" in problem["remedy"]
+    assert api.http.head(body["arrays_url"]).status_code == 500
+    assert api.http.get(f"/v1/rollouts/{rollout}").status_code == 200  # The catalog still tells what it was.

@@ -34,6 +34,7 @@ def test_locking_a_version(api: Any) -> None:
     assert (body["num_clips"], body["robot"], body["yanked"]) == (2, "wildrobot", False)
     assert body["aliases"] == ["latest"]
     assert body["readiness"]["checks"][0]["passed"] is True
+    assert body["coverage"] == {"seconds": 2.0}
     assert [file["name"] for file in body["files"]] == [
         "dataset_manifest_v0.1.0.json",
         "features_v0.1.0.npz",
@@ -213,3 +214,15 @@ def test_there_is_no_such_dataset(idle: Any, path: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/datasets/a%00b", "/v1/datasets/UPPER", "/v1/datasets/walk/versions/%F0%9F%92%A9"])
 def test_a_name_that_no_dataset_can_have(idle: Any, path: str) -> None:
     assert _slug(idle.http.get(path), 422) == "parameter-refused"
+
+
+def test_a_version_whose_blob_is_missing_says_so(api: Any) -> None:
+    api.scored(1)
+    version = api.lock()
+    file = next(file for file in version.files if file.name.startswith("features"))
+    api.blobs.delete(file.digest)
+    answer = api.http.get(f"/v1/datasets/walk/versions/0.1.0/files/{file.name}")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.json()["type"] == "urn:ampref:error:integrity"
+    assert (answer.json()["file"], answer.headers.get("etag")) == (file.name, None)
+    assert "no-store" in answer.headers["cache-control"]

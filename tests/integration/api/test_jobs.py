@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from datetime import datetime
 from typing import Any
 
 from amp_core.errors import PhysicsFailed
@@ -31,10 +32,14 @@ def _fail(api: Any, times: int = 1) -> None:
 def test_polling(api: Any) -> None:
     job = api.post(1).json()["job"]["id"]
     url = f"/v1/jobs/{job}"
-    assert api.http.get(url).json()["state"] == "queued"
+    queued = api.http.get(url).json()
+    assert (queued["state"], queued["eta_sec"]) == ("queued", None)
     claim = api.claim()
     api.queue.heartbeat(claim, 0.5, "simulating")
     running = api.http.get(url).json()
+    # Half is done: the other half takes as long.
+    elapsed = time.time() - datetime.fromisoformat(running["started_at"]).timestamp()
+    assert 0 <= running["eta_sec"] <= elapsed + 1
     assert (running["state"], running["progress"], running["message"]) == ("running", 0.5, "simulating")
     rollout = api.finish(claim)
     done = api.http.get(url).json()

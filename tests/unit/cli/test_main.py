@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from amp_core.errors import Conflict
+from amp_core.robot import bundled_robots
 from service.cli import main as cli
 
 ROOT = Path(__file__).parents[3]
@@ -174,6 +178,47 @@ def test_what_the_system_refuses_is_an_error_for_people(tmp_path: Path, capsys: 
     assert "what to do:" in captured.err
 
 
+@pytest.mark.parametrize("verb", [["up", "--port", "0"], ["api", "--port", "0"], ["worker"], ["migrate"]])
+def test_a_variable_that_nothing_reads_is_told_once(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AMPREF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("AMPREF_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AMPREF_MAX_FSP", "200")
+    monkeypatch.setenv("AMPREF_NONSENSE", "1")
+    if verb != ["migrate"]:
+        monkeypatch.setenv("AMPREF_ROBOTS", str(tmp_path / "none.yaml"))  # So that it ends at once.
+    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    assert cli.run(verb) == (0 if verb == ["migrate"] else 1)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 1
+    assert "AMPREF_MAX_FSP (did you mean AMPREF_MAX_FPS?), AMPREF_NONSENSE;" in told[0]
+    assert "AMPREF_URL" not in told[0]
+
+
+@pytest.mark.parametrize("verb", ["up", "api"])
+def test_robots_are_loaded_once(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from amp_core.robot import Robot
+
+    loaded: list[object] = []
+    load = Robot.load
+    monkeypatch.setattr(Robot, "load", lambda source: (loaded.append(source), load(source))[1])
+    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
+
+    def serve(app: Any, _settings: object, listener: Any) -> None:
+        with listener, TestClient(app) as client:
+            assert client.get("/v1/robots").status_code == 200
+
+    monkeypatch.setattr("service.cli.serve._serve", serve)
+    if verb == "api":
+        assert cli.run(["migrate", "--quiet"]) == 0
+    assert cli.run([verb, "--port", "0"]) == 0
+    assert loaded == bundled_robots()
+
+
 @pytest.mark.parametrize("verb", [["up", "--port", "0"], ["api", "--port", "0"], ["worker"]])
 def test_a_robot_that_cannot_be_used_is_refused_before_anything_starts(
     verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -218,6 +263,33 @@ def test_an_interrupted_command_ends_without_a_traceback(number: signal.Signals,
     assert process.returncode == code
     assert out == "cleaned up\n"
     assert "Traceback" not in err
+
+
+def test_an_interrupt_while_it_is_still_starting_is_as_quiet() -> None:
+    begins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ampref"].partition(":")[0]
+    program = f"""
+    import sys, time
+    class Slow:
+        def find_spec(self, name, path=None, target=None):
+            if name == "typer":
+                print("importing", flush=True)
+                time.sleep(60)
+    sys.meta_path.insert(0, Slow())
+    from {begins} import main
+    main()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 def test_a_reader_that_leaves_is_no_error_message() -> None:

@@ -6,12 +6,13 @@ import io
 import json
 import math
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from amp_core.errors import MotionRefused
-from service.cli.output import Output, dumps, show_error, size, tier_name, write_atomically
+from service.cli.output import Output, dumps, show_error, size, tier_name, time_left, write_atomically
 
 
 def test_an_error_says_what_where_what_was_expected_and_what_to_do() -> None:
@@ -139,3 +140,35 @@ def test_remedies_name_what_can_be_typed(theirs: str, ours: str) -> None:
     stream = io.StringIO()
     show_error(MotionRefused("no", remedy=theirs), stream)
     assert stream.getvalue() == f"error: no\n  what to do: {ours}\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(None, ""), (0.2, "1 s left"), (99.4, "99 s left"), (99.6, "2 min left"), (3600, "60 min left"), (7200, "2.0 h left")],
+)
+def test_a_time_that_is_left(seconds: float | None, told: str) -> None:
+    assert time_left(seconds) == told
+
+
+def test_progress_tells_the_time_left_by_its_rate_or_by_who_knows_better(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Output().progress("scoring", 4) as progress:
+        assert progress.left() is None
+        now[0] += 10.0
+        progress.update(0.01)
+        assert progress.left() is None  # too little to tell
+        now[0] += 10.0
+        progress.update(1.0, description="walk: planned 30 of 120 frames")
+        assert progress.left() == pytest.approx(60.0)
+        now[0] += 10.0
+        progress.update(2.0, left=500.0)
+        assert progress.left() == 500.0
+        progress.update(4.0)
+        assert progress.left() is None  # nothing is left
+    lines = capsys.readouterr().err.splitlines()
+    assert "  0%  scoring" in lines
+    assert " 25%  walk: planned 30 of 120 frames, 60 s left" in lines
+    assert " 50%  walk: planned 30 of 120 frames, 8 min left" in lines

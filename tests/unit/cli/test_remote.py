@@ -12,6 +12,8 @@ import pytest
 
 from amp_core.client import ApiClient, Retry
 from service.cli import main as cli
+from service.cli.output import Output
+from service.cli.remote import diagnosis_lines, show_results
 
 Answer = Callable[[str, str], tuple[int, Any]]
 JOB = {"id": "job_1", "kind": "lock", "state": "succeeded", "progress": 1.0, "message": None, "error": None, "result": {}}
@@ -105,8 +107,47 @@ def test_a_version_says_what_it_is_made_of_and_warns_of_what_no_training_set_hol
         assert "rollouts of 2 recipes" in captured.err
 
     assert cli.run(["dataset", "show", "walk", "1.0.0", "--json"]) == 0
-    contents = {"clips_by_tier": {"0": 2, "1": 3}, "recipes": ["sha256:a", "sha256:b"]}
+    contents = {"clips_by_tier": {"0": 2, "1": 3}, "recipes": ["sha256:a", "sha256:b"], "weighting": None}
     assert json.loads(capsys.readouterr().out)["contents"] == contents
+
+
+def test_a_version_says_what_it_covers(service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    histogram = {"unit": "m/s", "bin": 0.1, "from": -0.2, "seconds": [1.0, 0.0, 8.0]}
+    sources = [{"name": f"clip{number}", "seconds": 30.0 - number} for number in range(7)]
+    coverage = {
+        "seconds": 189.0,
+        "tiers": [{"tier": 0, "seconds": 189.0, "sources": 7}],
+        "sources": sources,
+        **dict.fromkeys(("forward_speed", "lateral_speed", "turning_rate"), histogram),
+        "stance": {"single_share": 0.41, "double_share": 0.57, "flight_share": 0.02, "steps_per_second": 1.93},
+        "feature_space": {
+            **{"effective_dimensions": 5.13, "varying_dimensions": 25},
+            **{"poses": {"effective": 312.4}, "velocities": {"effective": 96.0}},
+        },
+    }
+    answer = _locking({"0": 7}, ["sha256:a"])
+    weighting = {"least": 0.7, "greatest": 1.125, "effective_share": 0.98}
+
+    def covered(method: str, path: str) -> tuple[int, Any]:
+        status, body = answer(method, path)
+        if path == "/v1/manifest":
+            return status, body | {"weighting": weighting}
+        return status, body | {"coverage": coverage} if "manifest_sha256" in body else body
+
+    service(covered)
+    assert cli.run(["dataset", "show", "walk", "1.0.0"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "seconds 189.0 s of Tier 0 from 7 sources",
+        "sources clip0 30.0 s, clip1 29.0 s, clip2 28.0 s, clip3 27.0 s, clip4 26.0 s, and 2 more",
+        "forward speed -0.2 ▂ █ 0.1 m/s",
+        "stance single 41%, double 57%, flight 2%; 1.9 steps/s",
+        "feature space 5.1 effective dimensions of 25 that vary; 312 poses and 96 velocities, effectively",
+        "weights 0.70 to 1.12; a weighted sample is worth 98% of the frames",
+    ):
+        assert said in shown
+    assert cli.run(["dataset", "show", "walk", "1.0.0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["coverage"] == coverage
 
 
 def _clips(names: list[str]) -> Answer:
@@ -189,3 +230,90 @@ def test_ctrl_c_while_waiting_says_that_the_jobs_go_on(
     assert "the job goes on: ampref job job_1 --wait" in capsys.readouterr().err
     assert cli.run(["job", "job_1", "--wait"]) == 130
     assert "the job goes on: ampref job job_1 --wait" in capsys.readouterr().err
+
+
+ROLLOUT = {
+    "id": "rollout_1",
+    "clip_name": "walk",
+    "mode": "rollout",
+    "tier": -1,
+    "tier_reason": "Rejected: the root is tilted; max_tilt_deg 90 is over 60",
+    "frames": 200,
+    "duration_sec": 4.0,
+    "quality_metrics": {},
+    "segments": [{"start": 150, "end": 200}, {"start": 0, "end": 26}, {"start": 30, "end": 60}, {"start": 70, "end": 140}],
+    "ingest": {"notes": ["Root frame: the root is tilted.", "Ground: it floats."]},
+    "diagnosis": {
+        "findings": [
+            {"severity": "fatal", "message": "the clip's root is in another frame"},
+            {"severity": "failed", "message": "falls forward"},
+            {"severity": "note", "message": "the left foot slides"},
+        ],
+        "suggestions": [{"message": "export it again"}, {"message": "score it slower"}, {"message": "a third"}],
+    },
+}
+
+
+def test_what_is_not_tier_0_says_why_what_to_try_and_what_of_it_is_good(capsys: pytest.CaptureFixture[str]) -> None:
+    show_results(Output(), [ROLLOUT])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("walk: Rejected: the root is tilted; max_tilt_deg 90 is over 60") + 1 :] == [
+        "  why: the clip's root is in another frame",
+        "  why: falls forward",
+        "  try: export it again",
+        "  try: score it slower",
+        "  best segments: 0.60–1.20 s, 1.40–2.80 s, 3.00–4.00 s",
+        "walk: Ground: it floats.",
+    ]
+
+
+def test_tier_0_and_results_of_earlier_releases_have_no_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:
+    show_results(Output(), [ROLLOUT | {"tier": 0, "ingest": {}}, ROLLOUT | {"diagnosis": None, "segments": [], "ingest": {}}])
+    said = capsys.readouterr().out
+    assert "why:" not in said
+    assert "try:" not in said
+    assert "best segments" not in said
+
+
+def test_a_note_speaks_where_nothing_weightier_was_found() -> None:
+    note = {"severity": "note", "message": "the left foot slides"}
+    assert diagnosis_lines({"diagnosis": {"findings": [note], "suggestions": []}}) == ["why: the left foot slides"]
+
+
+def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
+    service: Callable[[Answer], list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.cli.output.SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    going = JOB | {
+        "kind": "rollout",
+        "state": "running",
+        "progress": 0.4,
+        "message": "planned 40 of 100 frames",
+        "eta_sec": 90.0,
+    }
+
+    def wait(_: ApiClient, __: str, *, timeout: float | None, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        progress(going)
+        return JOB | {"kind": "rollout", "result": {"rollout_id": "rollout_1", "tier": 0}}
+
+    monkeypatch.setattr(ApiClient, "wait_for_job", wait)
+    service(lambda method, path: (200, going | {"attempts": 1, "max_attempts": 3}))
+    assert cli.run(["job", "job_1"]) == 0
+    assert "planned 40 of 100 frames, 90 s left" in capsys.readouterr().out
+
+    service(
+        lambda method, path: (
+            (202, {"clip": {"id": "clip_0", "name": "x"}, "job": going, "rollout": None})
+            if path == "/v1/clips"
+            else (200, ROLLOUT)
+        )
+    )
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.npz").touch()
+    assert cli.run(["submit", str(tmp_path / "x.npz"), "--wait"]) == 0
+    assert " 40%  x: planned 40 of 100 frames, 90 s left" in capsys.readouterr().err
+    assert cli.run(["submit", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"), "--wait"]) == 0
+    assert " 20%  0 of 2 clips (x: planned 40 of 100 frames, 90 s left)" in capsys.readouterr().err

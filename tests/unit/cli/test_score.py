@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,9 @@ from service.cli import main as cli
 from service.cli.score import _export_names
 
 FRAMES = 20
+
+QUICK_AUTO = {"mode": "auto", "planner": {"samples": 16, "first_rounds": 1, "horizon_sec": 0.2}}
+"""Plans badly, and in no time."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def test_results_come_in_the_order_of_the_files_and_refused_files_cost_only_them
     bad.write_bytes(b"not a zip")
     out, folder = tmp_path / "out.json", tmp_path / "deep" / "exports"
     files = [str(motions["walk"]), str(bad), str(motions["squat"]), str(tmp_path / "none.pkl"), str(tmp_path)]
-    assert cli.run(["score", *files, "--json", str(out), "--export", str(folder)]) == 1
+    assert cli.run(["score", *files, "--mode", "rollout", "--json", str(out), "--export", str(folder)]) == 1
     documents = json.loads(out.read_text())
     assert [document["name"] for document in documents] == ["walk", "squat"]
     keys = {"name", "source_digest", "frames", "duration_sec", "mode", "tier", "tier_reason", "gates", "quality_metrics"}
@@ -49,6 +54,7 @@ def test_results_come_in_the_order_of_the_files_and_refused_files_cost_only_them
     for document in documents:
         assert keys <= document.keys()
         assert document["mode"] == "rollout"
+        assert document["auto"] is None
         assert document["tier"] in (0, 1, -1)
         with np.load(folder / f"{document['name']}.npz", allow_pickle=False) as export:
             assert export["features"].shape == (document["frames"], 27)
@@ -69,9 +75,11 @@ def test_results_come_in_the_order_of_the_files_and_refused_files_cost_only_them
 def test_the_same_bytes_come_out_alone_in_a_batch_and_on_any_number_of_threads(
     motions: dict[str, Path], tmp_path: Path
 ) -> None:
-    both = [str(motions["walk"]), str(motions["squat"])]
+    recipe = tmp_path / "quick.json"
+    recipe.write_text(json.dumps(QUICK_AUTO))
+    both = ["--recipe", str(recipe), str(motions["walk"]), str(motions["squat"])]
     assert cli.run(["score", *both, "--export", str(tmp_path / "a"), "--threads", "2", "--quiet"]) == 0
-    assert cli.run(["score", both[1], "--export", str(tmp_path / "b"), "--threads", "1", "--quiet"]) == 0
+    assert cli.run(["score", *both[:2], both[3], "--export", str(tmp_path / "b"), "--threads", "1", "--quiet"]) == 0
     assert (tmp_path / "a/squat.npz").read_bytes() == (tmp_path / "b/squat.npz").read_bytes()
 
 
@@ -104,7 +112,7 @@ def test_a_dash_writes_the_document_to_stdout_and_nothing_else(motions: dict[str
 
 def test_a_result_can_be_made_again_from_its_own_recipe(motions: dict[str, Path], tmp_path: Path) -> None:
     first, second, recipe = tmp_path / "1.json", tmp_path / "2.json", tmp_path / "recipe.json"
-    assert cli.run(["score", str(motions["walk"]), "--json", str(first), "--seed", "5", "--quiet"]) == 0
+    assert cli.run(["score", str(motions["walk"]), "--json", str(first), "--mode", "rollout", "--seed", "5", "--quiet"]) == 0
     (document,) = json.loads(first.read_text())
     recipe.write_text(json.dumps(document["provenance"]["recipe"]))
     assert cli.run(["score", str(motions["walk"]), "--json", str(second), "--recipe", str(recipe), "--quiet"]) == 0
@@ -119,7 +127,7 @@ def test_motions_with_one_name_do_not_overwrite_each_other(motions: dict[str, Pa
     other.parent.mkdir()
     other.write_bytes(motions["squat"].read_bytes())
     folder = tmp_path / "exports"
-    assert cli.run(["score", str(motions["walk"]), str(other), "--export", str(folder)]) == 0
+    assert cli.run(["score", str(motions["walk"]), str(other), "--mode", "rollout", "--export", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["walk-2.npz", "walk.npz"]
     assert (folder / "walk.npz").read_bytes() != (folder / "walk-2.npz").read_bytes()
 
@@ -180,3 +188,35 @@ def test_what_a_csv_lacks_is_named_by_the_options_to_type(tmp_path: Path, capsys
     said = capsys.readouterr().err
     assert "--fps 50 and --quat-order xyzw" in said
     assert "fps=" not in said
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_ctrl_c_while_it_plans_ends_it_and_leaves_nothing(motions: dict[str, Path], tmp_path: Path, count: int) -> None:
+    recipe = tmp_path / "slow.json"
+    recipe.write_text(json.dumps({"mode": "tracked", "planner": {"samples": 256, "rounds": 4}}))
+    files = []
+    for number in range(count):
+        files.append(tmp_path / f"walk{number}.npz")
+        files[-1].write_bytes(motions["walk"].read_bytes())
+    exports, out = tmp_path / "exports", tmp_path / "out.json"
+    command = [sys.executable, "-m", "service.cli", "score", *map(str, files), "--recipe", str(recipe), "--threads", "2"]
+    process = subprocess.Popen(
+        [*command, "--export", str(exports), "--json", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert process.stderr is not None
+    said = ""
+    # The bar has moved, so it plans.
+    while "%" not in said:
+        said += process.stderr.read(1) or pytest.fail(said)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, rest = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5  # It is within a second on a machine that has nothing else to do.
+    assert process.returncode == 130
+    assert "Traceback" not in said + rest
+    assert not out.exists()
+    assert list(exports.iterdir()) == []

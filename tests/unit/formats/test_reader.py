@@ -161,12 +161,23 @@ def test_empty_and_foreign_files(tmp_path: Path) -> None:
     refused(b"version https://git-lfs.github.com/spec/v1\n", "Git LFS")
     refused(b"\x89PNG\r\n\x1a\n\x00\x00", "begins with 89 50 4e 47")
     refused(b"hello world", "plain text")
+    refused(b"Dear all,\n\nhere, at last, are the clips. 3, 4, and more\n", "plain text")
     refused('{"fps": 50}'.encode("utf-16"), "UTF-16")
     refused(tmp_path / "none.pkl", "cannot be opened", "No such file")
     refused(tmp_path, "cannot be opened" if os.name == "nt" else "not a regular file")
     refused(Path("a\0b"), "not a usable path")
     os.mkfifo(tmp_path / "pipe.pkl")
     refused(tmp_path / "pipe.pkl", "not a regular file")
+
+
+def test_a_text_with_commas_is_no_csv(tmp_path: Path, clip: dict[str, Any], as_csv: Callable[..., bytes]) -> None:
+    path = tmp_path / "walk.pkl"
+    path.write_text("Hello, this is no motion,\nnot at all.\n1, 2 and 3 are in it\n")
+    assert "csv" not in refused(path, "its content is plain text").what
+    header = b"# made by hand\n" + b",".join(b"c%d" % i for i in range(15)) + b"\n"
+    for data in (as_csv(clip), header + as_csv(clip), b"\xef\xbb\xbf" + as_csv(clip).replace(b"\n", b"\r\n")):
+        path.write_bytes(data)
+        refused(path, "declared pkl", "content is csv")
 
 
 def test_content_other_than_its_name(tmp_path: Path, clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
@@ -390,7 +401,7 @@ def test_csv_needs_to_be_told(clip: dict[str, Any], as_csv: Callable[..., bytes]
     refused(as_csv(clip), "its fps", quat_order="xyzw")
     header = b"x,y,z,qw,qx,qy,qz,a,b,c,d,e,f,g,h\n"
     refused(header + as_csv(clip), "in the order wxyz", fps=50, quat_order="xyzw", key="root_rot")
-    refused(header, "no rows", fps=50, quat_order="wxyz")
+    refused(header, "no rows", fps=50, quat_order="wxyz", format="csv")
     refused(b"0,0,0.47,0,0,0,1\n" * 3, "at least one joint", fps=50, quat_order="xyzw")
 
 

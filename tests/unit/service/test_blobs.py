@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from amp_core.errors import InputRefused, IntegrityError, NotFound, Unavailable
+from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
 from service.blobs import CHUNK, BlobStore, LocalBlobStore, digest_of, digest_of_file
 
 Make = Callable[[], BlobStore]
@@ -133,7 +133,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Unavailable, match="no space left for blobs"):
+    with pytest.raises(DiskFull, match=f"no space left for blobs in {local.root}"):
         local.put_bytes(b"x" * 100)
     assert files(local) == []
 
@@ -146,7 +146,7 @@ def test_a_write_that_the_kernel_refuses_half_way_leaves_nothing(tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "blobs")], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "Unavailable: no space left for blobs" in done.stderr
+    assert "DiskFull: no space left for blobs" in done.stderr
     assert files(LocalBlobStore(tmp_path / "blobs")) == []
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from amp_core.errors import InputRefused
-from service.settings import Settings
+from service.settings import OTHERS, Settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +96,22 @@ def test_every_setting_has_a_description_and_a_row_in_the_docs() -> None:
         assert field.description, name
         assert f"| `AMPREF_{name.upper()}` |" in page, f"{name} is not in docs/catalog.md"
         assert field.description in page, f"docs/catalog.md says something else about {name}"
+
+
+def test_a_misspelt_variable_is_known_as_one() -> None:
+    names = ["AMPREF_DATADIR", "AMPREF_MAX_UPLOAD_BITES", "AMPREF_QQQ", "ampref_port", "AMPREF_PORT", "PATH", *OTHERS]
+    assert unknown_variables(names) == {
+        "AMPREF_DATADIR": "AMPREF_DATA_DIR",
+        "AMPREF_MAX_UPLOAD_BITES": "AMPREF_MAX_UPLOAD_BYTES",
+        "AMPREF_QQQ": None,
+    }
+    assert unknown_variables(f"AMPREF_{name.upper()}" for name in Settings.model_fields) == {}
+
+
+def test_every_variable_that_the_code_names_is_known() -> None:
+    """The client's names, and that of the compose file, are written down in the settings by hand."""
+    root = Path(__file__).parents[3]
+    files = [*root.glob("amp_core/**/*.py"), *root.glob("s*/**/*.py"), *root.glob("workers/*.py"), root / "docker-compose.yml"]
+    named = {name for file in files for name in re.findall(r"\bAMPREF_[A-Z]+(?:_[A-Z]+)*\b", file.read_text())}
+    assert {"AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT"} <= named
+    assert unknown_variables(named) == {}

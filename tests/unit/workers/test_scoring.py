@@ -11,7 +11,7 @@ import pytest
 from amp_core.errors import MotionRefused, RobotRefused
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from workers.scoring import EXPORT, SOURCE, find_robot, handle, new_rollout
+from workers.scoring import SOURCE, export_name, find_robot, handle, new_rollout
 
 TRILEG = Path(__file__).parents[2] / "robots" / "trileg" / "robot.yaml"
 
@@ -48,12 +48,20 @@ def test_a_result_keeps_the_frames_that_were_simulated() -> None:
         "simulated_frames": 40,
         "duration_sec": 2.0,
         "segments": [{"start": 0, "end": 30, "tier": 0, "score": 0.5, "quality_metrics": {}}],
-        "provenance": {"gate_profile": "amp-0.11", "feature_code_hash": "sha256:f", "mujoco_version": "4.0.1"},
+        "provenance": {
+            "gate_profile": "amp-0.11",
+            "feature_code_hash": "sha256:f",
+            "mujoco_version": "4.0.1",
+            "recipe": {"mode": "rollout"},
+            "recipe_digest": "sha256:r",
+        },
     }
     row = new_rollout(score, "sha256:a", 10)
     assert (row.tier, row.frames, row.arrays_digest, row.arrays_size) == (-1, 40, "sha256:a", 10)
     assert [(segment.start, segment.end, segment.tier) for segment in row.segments] == [(0, 30, 0)]
     assert row.result == score
+    assert row.recipe is not None
+    assert (row.recipe.digest, row.recipe.mode) == ("sha256:r", "rollout")
 
 
 @pytest.mark.parametrize(("max_fps", "accepted"), [(2000.0, True), (1000.0, False)])
@@ -77,11 +85,14 @@ def test_the_operators_limits_hold_in_the_child(tmp_path: Path, max_fps: float, 
         "format": "json",
         "fps": None,
         "quat_order": None,
+        "threads": 1,
         "limits": {"max_bytes": 1 << 20, "max_duration_sec": 10.0, "max_fps": max_fps},
     }
     if accepted:
-        assert handle(tmp_path, request, lambda share, text: None)["mode"] == "rollout"
-        assert (tmp_path / EXPORT).exists()
+        found = handle(tmp_path, request, lambda share, text: None)
+        assert [score["mode"] for score in found["scores"]] == ["rollout"]
+        assert (found["shown"], found["triage"]) == (0, None)
+        assert (tmp_path / export_name(0)).exists()
     else:
         with pytest.raises(MotionRefused, match="1500"):
             handle(tmp_path, request, lambda share, text: None)

@@ -1,0 +1,370 @@
+"""Coverage: what a version's frames cover, in figures that a person can act on.
+
+Everything is gathered in one pass over the rows, in memory that hardly grows with them, and comes out the same on every
+machine: frames are counted, and what must be summed is summed exactly, as integers. No figure depends on a BLAS, on the number
+of threads or on numpy's choice of kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amp_core.features import FeatureBlock
+
+__all__ = ["Coverage", "FootLike", "LayoutLike"]
+
+SPEED_BIN = 0.1
+"""m/s: the width of a bin of forward and of lateral speed."""
+
+TURN_BIN = 0.25
+"""rad/s: the width of a bin of the turning rate."""
+
+JOINT_CELL = 0.2
+"""rad, about 11°: two poses with a joint that far apart are not the same pose."""
+
+CONSTANT_BELOW = 0.01
+"""A feature whose standard deviation is smaller does not vary; it is where the client's `normalize` has its floor."""
+
+_MOST_BINS = 50  # To either side: ±5 m/s and ±12.5 rad/s. What is beyond counts in the outermost bin.
+_BUFFER = 1 << 12  # Rows; with `_LARGEST` it keeps every partial sum of products exact in a float64: 2^12 · 2^40 < 2^53.
+_QUANTUM = 1e-4  # Of any feature's unit, in the exact sums.
+_LARGEST = 1 << 20  # Quanta: 104 rad, rad/s or m/s. What is beyond counts as that.
+_SLOTS = 1 << 16  # For quantiles: a float32's sign, exponent and first 7 bits, hence steps of under 0.8 % of the value.
+_LOW, _HIGH = 0.05, 0.95
+_DIGITS = 4
+
+
+class LayoutLike(Protocol):
+    """What coverage needs of a `FeatureLayout`."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    def block(self, name: str) -> FeatureBlock: ...
+
+
+class FootLike(Protocol):
+    """What coverage needs of a `Foot`: its contact channels' places among all."""
+
+    @property
+    def channels(self) -> Sequence[int]: ...
+
+
+@dataclass
+class _Source:
+    """One source clip with all that was made of it."""
+
+    name: str
+    digest: str
+    clips: int = 0
+    frames: int = 0
+    metres: float = 0.0  # Forward speed summed over frames: m/s.
+
+
+@dataclass
+class _Tier:
+    """The frames that were taken for a tier, and the sources that they come from."""
+
+    frames: int = 0
+    sources: set[str] = field(default_factory=set)
+
+
+class Coverage:
+    """Gathers the coverage of a version's rows as they pass.
+
+    Call `clip` once for each clip, `segment` for each of its frame ranges, then `take` with the range's rows in any pieces.
+
+    Args:
+      control_dt: s, a frame.
+      feet: which contact channels are on one foot; when empty, each channel is a foot of its own.
+    """
+
+    def __init__(self, layout: LayoutLike, control_dt: float, feet: Sequence[FootLike] = ()) -> None:
+        self._layout = layout
+        self._dt = float(control_dt)
+        contacts = layout.block("foot_contacts")
+        groups = [list(foot.channels) for foot in feet] or [[channel] for channel in range(contacts.size)]
+        self._feet = [[contacts.start + channel for channel in group] for group in groups]
+        self._frames = 0
+        self._sources: dict[str, _Source] = {}
+        self._tiers: dict[int, _Tier] = {}
+        self._now: tuple[_Source, int] | None = None
+        linear, angular = layout.block("root_lin_vel").start, layout.block("root_ang_vel").start
+        self._speeds = {
+            "forward_speed": _Histogram(linear, SPEED_BIN, "m/s"),
+            "lateral_speed": _Histogram(linear + 1, SPEED_BIN, "m/s"),
+            "turning_rate": _Histogram(angular + 2, TURN_BIN, "rad/s"),
+        }
+        self._forward = linear
+        self._stance = np.zeros(3, np.int64)
+        self._steps = 0
+        self._standing: int | None = None
+        self._rows = np.empty((_BUFFER, layout.dim), np.float32)
+        self._held = 0
+        self._quantiles = _Quantiles(layout.dim)
+        self._moments = _Moments(layout.dim)
+        self._poses, self._velocities = _Cells(), _Cells()
+
+    def clip(self, name: str, source: str, *, original: bool) -> None:
+        """The next segments are of this clip.
+
+        Args:
+          source: digest of the clip that it was made from: its own, or that of the one it is a variant of.
+          original: whether it is that clip; the source is then called by its name.
+        """
+        known = self._sources.setdefault(source, _Source(name, source))
+        if original:
+            known.name = name
+        known.clips += 1
+        self._now = (known, 0)
+
+    def segment(self, tier: int) -> None:
+        """The next rows are a frame range of the clip, of this tier."""
+        assert self._now is not None
+        self._now = (self._now[0], tier)
+        self._standing = None
+
+    def take(self, rows: NDArray[np.float32]) -> None:
+        """Take in the segment's next rows, (k, F) float32 and finite."""
+        assert self._now is not None
+        source, tier = self._now
+        self._frames += len(rows)
+        source.frames += len(rows)
+        source.metres += math.fsum(rows[:, self._forward].tolist())
+        held = self._tiers.setdefault(tier, _Tier())
+        held.frames += len(rows)
+        held.sources.add(source.digest)
+        self._take_stance(rows)
+        for start in range(0, len(rows), _BUFFER):
+            self._hold(rows[start : start + _BUFFER])
+
+    def _hold(self, rows: NDArray[np.float32]) -> None:
+        first = min(len(rows), _BUFFER - self._held)
+        self._rows[self._held : self._held + first] = rows[:first]
+        self._held += first
+        if first < len(rows):
+            self._flush()
+            self._hold(rows[first:])
+
+    def _flush(self) -> None:
+        rows = self._rows[: self._held]
+        self._held = 0
+        if not len(rows):
+            return
+        self._quantiles.add(rows)
+        self._moments.add(rows)
+        for histogram in self._speeds.values():
+            histogram.add(rows)
+        joints = np.rint(rows[:, self._layout.block("joint_pos").slice].astype(np.float64) / JOINT_CELL)
+        on = self._on_ground(rows)
+        self._poses.add(np.concatenate([joints, on], axis=1))
+        self._velocities.add(np.stack([histogram.bins(rows) for histogram in self._speeds.values()], axis=1))
+
+    def _on_ground(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(k, feet) which foot touches the ground."""
+        return np.stack([(rows[:, columns] > 0.5).any(axis=1) for columns in self._feet], axis=1)
+
+    def _take_stance(self, rows: NDArray[np.float32]) -> None:
+        on = self._on_ground(rows)
+        number = on.sum(axis=1)
+        self._stance += np.bincount(np.minimum(number, 2), minlength=3)
+        alone = on[number == 1].argmax(axis=1)
+        if len(alone):
+            if self._standing is not None:
+                self._steps += int(alone[0] != self._standing)
+            self._steps += int(np.count_nonzero(np.diff(alone)))
+            self._standing = int(alone[-1])
+
+    def _seconds(self, frames: int) -> float:
+        return round(frames * self._dt, 6)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's `coverage`: seconds with six decimals, shares and quantiles with four."""
+        self._flush()
+        total = self._frames
+        if not total:
+            raise ValueError("no rows, no coverage")
+        # From the most seconds to the least: what a version leans on comes first.
+        sources = sorted(self._sources.values(), key=lambda source: (-source.frames, source.name, source.digest))
+        flight, single, more = (int(count) for count in self._stance)
+        return {
+            "seconds": self._seconds(total),
+            "tiers": [
+                {"tier": tier, "seconds": self._seconds(held.frames), "sources": len(held.sources)}
+                for tier, held in sorted(self._tiers.items())
+            ],
+            "sources": [
+                {
+                    "name": source.name,
+                    "digest": source.digest,
+                    "clips": source.clips,
+                    "seconds": self._seconds(source.frames),
+                    "share": round(source.frames / total, _DIGITS),
+                    "forward_speed": round(source.metres / source.frames, _DIGITS) + 0.0,
+                }
+                for source in sources
+            ],
+            **{name: histogram.to_dict(self._seconds) for name, histogram in self._speeds.items()},
+            "stance": {
+                "single_share": round(single / total, _DIGITS),
+                "double_share": round(more / total, _DIGITS),
+                "flight_share": round(flight / total, _DIGITS),
+                "steps_per_second": round(self._steps / (total * self._dt), _DIGITS),
+            },
+            "feature_space": {
+                **self._moments.to_dict(self._layout.names),
+                "poses": {"joint_cell": JOINT_CELL, **self._poses.to_dict()},
+                "velocities": {"speed_cell": SPEED_BIN, "turn_cell": TURN_BIN, **self._velocities.to_dict()},
+            },
+            "ranges": [
+                {"name": name, "p5": low, "p95": high}
+                for name, low, high in zip(self._layout.names, self._quantiles.at(_LOW), self._quantiles.at(_HIGH), strict=True)
+            ],
+        }
+
+
+class _Histogram:
+    """Frames by the value of one column, in bins of one width whose borders are multiples of it."""
+
+    def __init__(self, column: int, width: float, unit: str) -> None:
+        self._column = column
+        self._width = width
+        self._unit = unit
+        self._counts = np.zeros(2 * _MOST_BINS, np.int64)
+
+    def bins(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(k,) the bin of each row: b holds `b·width` to `(b + 1)·width`."""
+        found: NDArray[np.float64] = np.floor(rows[:, self._column].astype(np.float64) / self._width)
+        return np.clip(found, -_MOST_BINS, _MOST_BINS - 1)
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        self._counts += np.bincount(self.bins(rows).astype(np.intp) + _MOST_BINS, minlength=2 * _MOST_BINS)
+
+    def to_dict(self, seconds: Callable[[int], float]) -> dict[str, Any]:
+        """The bins from the first to the last that holds a frame."""
+        used = np.flatnonzero(self._counts)
+        first, last = int(used[0]), int(used[-1])
+        return {
+            "unit": self._unit,
+            "bin": self._width,
+            "from": round((first - _MOST_BINS) * self._width, _DIGITS),
+            "seconds": [seconds(count) for count in self._counts[first : last + 1].tolist()],
+        }
+
+
+class _Quantiles:
+    """Quantiles of every column, to within 0.4 % of the value, from counts: in no order, and in memory that does not grow."""
+
+    def __init__(self, dim: int) -> None:
+        self._counts = np.zeros(dim * _SLOTS, np.int64)
+        self._offset = np.arange(dim, dtype=np.int64) * _SLOTS
+        self._min = np.full(dim, np.inf)
+        self._max = np.full(dim, -np.inf)
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        bits = (rows + np.float32(0)).view(np.uint32)  # Minus zero becomes zero.
+        # In this order of the bits, floats ascend.
+        ascending = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+        np.add.at(self._counts, ((ascending >> 16) + self._offset).ravel(), 1)
+        np.minimum(self._min, rows.min(axis=0), out=self._min)
+        np.maximum(self._max, rows.max(axis=0), out=self._max)
+
+    def at(self, share: float) -> list[float]:
+        """For every column a value that has `share` of the rows at or below it: the middle of its slot, within the extremes."""
+        found = []
+        for column, (least, greatest) in enumerate(zip(self._min.tolist(), self._max.tolist(), strict=True)):
+            reached = np.cumsum(self._counts[column * _SLOTS : (column + 1) * _SLOTS])
+            slot = int(np.searchsorted(reached, math.ceil(share * int(reached[-1]))))
+            ascending = (slot << 16) | (1 << 15)
+            bits = ascending & 0x7FFFFFFF if ascending >> 31 else ~ascending & 0xFFFFFFFF
+            value = float(np.array(bits, np.uint32).view(np.float32))
+            found.append(round(min(max(value, least), greatest), _DIGITS) + 0.0)
+        return found
+
+
+class _Moments:
+    """How many independent directions the rows vary in."""
+
+    def __init__(self, dim: int) -> None:
+        self._count = 0
+        self._sums: NDArray[Any] = np.zeros(dim, object)
+        self._products: NDArray[Any] = np.zeros((dim, dim), object)  # Python's integers: they never overflow.
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        quanta = np.clip(np.rint(rows.astype(np.float64) / _QUANTUM), -_LARGEST, _LARGEST)
+        # Sums of integers below 2^53 are exact in whatever order they are made.
+        self._sums = self._sums + quanta.sum(axis=0).astype(np.int64).astype(object)
+        self._products = self._products + (quanta.T @ quanta).astype(np.int64).astype(object)
+        self._count += len(rows)
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """The participation ratio `(Σλ)² / Σλ²` of the correlation matrix, whose trace is n and whose squares sum to Σλ²."""
+        count, sums = self._count, [int(value) for value in self._sums]
+        # n² times the covariance, in quanta squared: exact.
+        covariance = [
+            [count * int(self._products[i, j]) - sums[i] * sums[j] for j in range(len(sums))] for i in range(len(sums))
+        ]
+        least = (CONSTANT_BELOW / _QUANTUM * count) ** 2
+        varying = [i for i in range(len(sums)) if covariance[i][i] >= least]
+        squares = math.fsum(covariance[i][j] ** 2 / (covariance[i][i] * covariance[j][j]) for i in varying for j in varying)
+        return {
+            "effective_dimensions": round(len(varying) ** 2 / squares, 2) if varying else 0.0,
+            "varying_dimensions": len(varying),
+            "constant": [name for i, name in enumerate(names) if i not in set(varying)],
+        }
+
+
+class _Cells:
+    """Counts rows by the cell that they lie in; a cell is known by a 64-bit key of its coordinates."""
+
+    def __init__(self) -> None:
+        self._keys = np.zeros(0, np.uint64)
+        self._counts = np.zeros(0, np.int64)
+        self._new: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
+        self._pending = 0
+
+    def add(self, cells: NDArray[np.float64]) -> None:
+        """Take in (k, d) whole numbers, one row a frame."""
+        key = np.zeros(len(cells), np.uint64)
+        for column in cells.astype(np.int64).view(np.uint64).T:
+            key = _mixed(key ^ column)
+        keys, counts = np.unique(key, return_counts=True)
+        self._new.append((keys, counts))
+        self._pending += len(keys)
+        # As seldom as keeps the memory within twice of what is counted.
+        if self._pending > max(1 << 16, len(self._keys)):
+            self._merge()
+
+    def _merge(self) -> None:
+        keys = np.concatenate([self._keys, *(keys for keys, _ in self._new)])
+        counts = np.concatenate([self._counts, *(counts for _, counts in self._new)])
+        order = np.argsort(keys, kind="stable")
+        keys, counts = keys[order], counts[order]
+        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        self._keys, self._counts = keys[first], np.add.reduceat(counts, first)
+        self._new, self._pending = [], 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """`occupied` cells, and `effective`: e to the entropy of the time spent in them, the number of equally used cells."""
+        self._merge()
+        sizes, times = np.unique(self._counts, return_counts=True)
+        total = int(self._counts.sum())
+        spent = math.fsum(
+            cells * (size / total) * math.log(total / size) for size, cells in zip(sizes.tolist(), times.tolist(), strict=True)
+        )
+        return {"occupied": len(self._keys), "effective": round(math.exp(spent), 1)}
+
+
+def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of SplitMix64 (Steele and others, 2014): every bit of the result depends on every bit of the key."""
+    key = key + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))

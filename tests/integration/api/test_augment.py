@@ -1,0 +1,107 @@
+"""Variants of clips over HTTP and by the command."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from amp_core.augment import Augmentation, augmented
+from amp_core.formats import read_motion
+from amp_core.robot import Robot
+from service.catalog import datasets
+from service.catalog.records import Select
+
+
+def motion_bytes(**changes: Any) -> bytes:
+    """A clip for the bundled robot as JSON: standing, with a knee that moves a little."""
+    dof = np.zeros((51, 8))
+    dof[:, 2] = 0.2 + 0.05 * np.sin(2 * np.pi * np.arange(51) / 50)
+    still = {"root_pos": [[0.0, 0.0, 0.45]] * 51, "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51}
+    return json.dumps({"fps": 50.0, **still, "dof_pos": dof.tolist()} | changes).encode()
+
+
+def augment(api: Any, clip: str, *texts: str, **body: Any) -> Any:
+    return api.http.post(f"/v1/clips/{clip}/augment", json={"augmentations": list(texts), **body})
+
+
+def test_variants_are_clips_of_their_own_with_their_parent(api: Any) -> None:
+    parent = api.post(tags="slow").json()["clip"]
+    assert (parent["parent"], parent["augmentation"], parent["lineage"]) == (None, None, parent["source_digest"])
+    answer = augment(api, parent["id"], "mirror", "warp=0.9", "mirror", tags=["made"])
+    assert answer.status_code == 202, answer.text
+    variants = answer.json()["variants"]
+    assert [item["augmentation"] for item in variants] == ["mirror", "warp=0.9"]
+    for item in variants:
+        clip = item["clip"]
+        assert (clip["parent"], clip["parent_digest"]) == (parent["id"], parent["source_digest"])
+        assert clip["lineage"] == parent["source_digest"]
+        assert clip["tags"] == ["made", "slow"]
+        assert item["job"]["state"] == "queued"
+        assert item["job"]["id"] in api.rung
+        with api.blobs.open(clip["source_digest"]) as stream:
+            assert read_motion(stream.read(), name="x").lineage is not None
+    listed = api.http.get("/v1/clips", params={"parent": parent["id"]}).json()["items"]
+    assert {item["id"] for item in listed} == {item["clip"]["id"] for item in variants}
+    assert {item["augmentation"] for item in listed} == {"mirror", "warp=0.9"}
+    again = augment(api, parent["id"], "warp=0.9", "mirror", tags=["made"])
+    assert again.status_code == 200
+    assert {item["clip"]["id"] for item in again.json()["variants"]} == {item["clip"]["id"] for item in variants}
+    mixed = augment(api, parent["id"], "mirror", "heading=90")
+    assert mixed.status_code == 202
+
+
+def test_a_variant_of_a_variant_has_the_first_as_ancestor(api: Any) -> None:
+    parent = api.post().json()["clip"]
+    child = augment(api, parent["id"], "mirror").json()["variants"][0]["clip"]
+    grandchild = augment(api, child["id"], "warp=1.1").json()["variants"][0]["clip"]
+    assert grandchild["parent"] == child["id"]
+    assert grandchild["augmentation"] == "warp=1.1"
+    assert grandchild["lineage"] == parent["source_digest"]
+    assert api.http.delete(f"/v1/clips/{child['id']}").status_code == 204
+    left = api.http.get(f"/v1/clips/{grandchild['id']}").json()
+    assert (left["parent"], left["parent_digest"]) == (None, child["source_digest"])
+
+
+def test_a_variant_that_was_uploaded_finds_its_parent_whichever_came_first(api: Any) -> None:
+    source = read_motion(motion_bytes(), name="walk")
+    variant = augmented(source, Robot.load("wildrobot"), Augmentation(mirror=True))
+    sent = api.http.post("/v1/clips", files={"file": ("walk+mirror.npz", variant.data)}).json()["clip"]
+    assert (sent["parent"], sent["augmentation"], sent["lineage"]) == (None, "mirror", source.source_digest)
+    parent = api.post(data=motion_bytes()).json()["clip"]
+    assert api.http.get(f"/v1/clips/{sent['id']}").json()["parent"] == parent["id"]
+    assert augment(api, parent["id"], "mirror").json()["variants"][0]["clip"]["id"] == sent["id"]
+
+
+@pytest.mark.parametrize("texts", [["flip"], [], ["warp=0.5"], ["mirror+mirror"], ["loop=2"], ["mirror"] * 21])
+def test_what_cannot_be_made_is_refused_and_nothing_is_kept(api: Any, texts: list[str]) -> None:
+    # A ramp, which has no two like frames.
+    ramp = np.linspace(0, 0.8, 51)
+    dof = np.repeat(ramp[:, None], 8, axis=1) * [-1, -1, 1, 0.5, -1, 1, 1, 0.5]
+    parent = api.post(data=motion_bytes(dof_pos=dof.tolist())).json()["clip"]
+    answer = augment(api, parent["id"], "heading=10", *texts) if texts else augment(api, parent["id"])
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert api.http.get("/v1/clips", params={"parent": parent["id"]}).json()["items"] == []
+
+
+def test_a_clip_that_is_not_there_is_404(api: Any) -> None:
+    assert augment(api, "clip_none", "mirror").status_code == 404
+
+
+def test_a_version_is_told_where_its_clips_come_from(api: Any) -> None:
+    parent = api.post().json()["clip"]
+    child = augment(api, parent["id"], "mirror").json()["variants"][0]["clip"]
+    for _ in range(2):
+        api.finish()
+    with api.catalog.session() as session:
+        found = {member.clip_id: member for member in datasets.select_members(session, Select(robot="wildrobot"))}
+    assert (found[parent["id"]].ancestor_digest, found[parent["id"]].augmentation) == (None, None)
+    member = found[child["id"]]
+    assert (member.parent_digest, member.ancestor_digest, member.augmentation) == (
+        parent["source_digest"],
+        parent["source_digest"],
+        "mirror",
+    )
