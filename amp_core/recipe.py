@@ -223,7 +223,7 @@ class Planner:
     step_lengths: tuple[float, ...] = (1.0, 0.4)
     branches: int = 2
     branch_sec: float = 0.48
-    attempts: int = 2
+    attempts: int = 3
     cost: TrackingCost = TrackingCost()
 
     def __post_init__(self) -> None:

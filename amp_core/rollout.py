@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 from mujoco.batch import Batch, SimulationError
+from threadpoolctl import threadpool_limits
 
 from amp_core import contacts, features
 from amp_core.errors import PhysicsFailed
@@ -268,7 +269,9 @@ def _plan_all(
             done[i] = frames
 
         start = np.zeros_like(motions[i].initial_qvel) if recipes[i].initial_velocity == "zero" else motions[i].initial_qvel
-        return plan(robot, motions[i], recipes[i], start, attempt=attempt, nthread=threads, progress=planned)
+        made = plan(robot, motions[i], recipes[i], start, attempt=attempt, nthread=threads, progress=planned)
+        done[i] = len(motions[i].dof_pos)  # Also where the robot was lost before.
+        return made
 
     def report() -> None:
         if progress is not None:
@@ -279,8 +282,9 @@ def _plan_all(
         return {}
     # A clip a thread: while one waits for its simulations, another thinks. The longest first, so that none is left for last.
     # A single clip has a thread of its own, too: this one is free to be interrupted, and then tells the others to stop.
-    threads = nthread if len(tracked) == 1 else 1
-    with ThreadPoolExecutor(min(nthread, len(tracked))) as pool:
+    threads = max(1, nthread // max(1, len(tracked)))
+    # Linear algebra on several threads adds in another order, and is slower for matrices of this size.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(nthread, len(tracked))) as pool:
         order = sorted(tracked, key=lambda i: -len(motions[i].dof_pos))
         pending = {i: pool.submit(work, i, threads) for i in order}
         try:

@@ -45,7 +45,8 @@ TRACKED_GOALS: Mapping[str, tuple[str, float]] = {
 """What a tracked clip should reach, stricter than the gates: missing one is a reason to try again and changes no tier."""
 
 _FIRST_ATTEMPT = 0.7  # of the bar, and of what is left the same for each further one: whether there will be one is not known
-_PLAIN_SHARE = 0.1  # of the bar in mode `auto`: a plain rollout is quick beside planning
+_PLAIN_SHARE = 0.01  # of the bar in mode `auto`: a plain rollout takes next to nothing beside planning
+_RANK = {TIER_0: 2, TIER_1: 1, REJECTED: 0}
 
 
 @dataclass(frozen=True)
@@ -290,8 +291,9 @@ def _auto(
 def _merit(score: Score) -> tuple[int, int]:
     """How good a score is, the greater the better, as the catalog ranks rollouts: the tier first; of what is no Tier 0, the one
     with more frames in windows that are."""
-    rank = {TIER_0: 2, TIER_1: 1}.get(score.tier, 0)
-    return rank, 0 if score.tier == TIER_0 else sum(one.stop - one.start for one in score.segments if one.tier == TIER_0)
+    return _RANK[score.tier], 0 if score.tier == TIER_0 else sum(
+        one.stop - one.start for one in score.segments if one.tier == TIER_0
+    )
 
 
 def _plainly(
@@ -375,7 +377,8 @@ def _attempt(number: int, judgement: Judgement) -> Attempt:
         attempt=number,
         tier=judgement.classification.tier,
         tier_reason=judgement.classification.tier_reason,
-        worst=max(shares.values(), default=0.0),
+        # What was not simulated to its end has no figures to be proud of.
+        worst=max(shares.values(), default=0.0) if metrics["finite_frame_rate"] == 1.0 else 1e9,
         missed=tuple(name for name, share in shares.items() if share > 1.0),
         figures=figures,
     )
@@ -389,8 +392,8 @@ def _share_of_goal(name: str, value: float) -> float:
 
 
 def _best(attempts: Sequence[Attempt]) -> int:
-    """Tier 0 before what is not, then the one whose worst figure is best, then the first."""
-    return min(attempts, key=lambda one: (one.tier != TIER_0, one.worst, one.attempt)).attempt
+    """The better tier, then the one whose worst figure is best, then the first."""
+    return min(attempts, key=lambda one: (-_RANK[one.tier], one.worst, one.attempt)).attempt
 
 
 def _refuse_other_frames(clips: Sequence[Conditioned]) -> None:

@@ -4,7 +4,7 @@
 
 Without motions: the bundled ones on the bundled robot and, where this checkout has `../shared`, the real clips there, on the
 bundled robot and on the public model. The time is that of scoring all clips of a robot together, with planning, simulation and
-judgement, over their length. A benchmark that measures real clips passes when they are what docs/tracking.md says of them.
+judgement, over their length. It passes when the real clips are what is required of them (`LIMITS`).
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ def _clip(result: Score, plain_tier: int, robot: Robot) -> dict[str, Any]:
     }
 
 
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else format(value, form) + unit
+
+
 def show(found: dict[str, Any]) -> None:
     tiers = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
     for clip in found["clips"]:
@@ -101,13 +105,13 @@ def show(found: dict[str, Any]) -> None:
             found["robot"],
             tiers[clip["plain_tier"]],
             tiers[clip["tier"]],
-            f"{clip['unloaded_frame_rate']:.1%}",
-            f"{clip['p95_pitch_deg']:.1f}°",
-            f"{clip['p95_roll_deg']:.1f}°",
-            f"{clip['joint_rmse_rad']:.3f} rad",
-            f"{clip['root_drift_m']:.3f} m",
-            f"{clip['slip_rate']:.1%}",
-            f"{clip['contact_agreement']:.2f}",
+            _figure(clip["unloaded_frame_rate"], ".1%"),
+            _figure(clip["p95_pitch_deg"], ".1f", "°"),
+            _figure(clip["p95_roll_deg"], ".1f", "°"),
+            _figure(clip["joint_rmse_rad"], ".3f", " rad"),
+            _figure(clip["root_drift_m"], ".3f", " m"),
+            _figure(clip["slip_rate"], ".1%"),
+            _figure(clip["contact_agreement"], ".2f"),
             f"{clip['harness_n']:.0f} N",
             "exact" if clip["replay_exact"] else "DIFFERS",
         )

@@ -126,6 +126,7 @@ def plan(
         while best.frame < frames and not best.lost:
             advance(min(frames, best.frame + stretch))
             best = min(branches, key=lambda branch: branch.score)  # The first of equals.
+            steps_done = count * best.frame  # One that was lost has done fewer.
             if best.lost:
                 # Nobody stands: the one that stood the longest is the best there is.
                 best = max(branches, key=lambda branch: branch.frame)
@@ -202,7 +203,7 @@ class _Planner:
         self.sensors = self.batch.bind("sensordata")
         self.gravity = -float(model.opt.gravity[2])
         # Every planner has its own stream of noise, so that no other changes it.
-        self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream)))
+        self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream[0], spawn_key=stream[1:])))
         limited = model.actuator_ctrllimited.astype(bool)
         self.ctrl_low = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
         self.ctrl_high = np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
@@ -216,6 +217,8 @@ class _Planner:
         self.state_scale = np.concatenate([[0.03] * 3, [0.06] * 3, [0.1] * joints, [0.2] * 3, [0.6] * 3, [1.5] * joints])
         self.ctrl_scale = 0.1
         self.sole_size = model.geom_size[self.planning.soles]
+        self.first_share = max(1, self.planning.substeps - 1) / self.planning.substeps
+        self.weight = robot.mg_for(recipe.physics)
         self.simulated_sec = 0.0
 
         # As the rollout will: a fresh MjData, and nothing computed before the first step, which would be a warm start.
@@ -318,6 +321,9 @@ class _Planner:
         controls = self._clip_controls(frame) if trajectory is None else trajectory.ctrl
         no_gains = np.zeros((*controls.shape, self.nx))
         samples = self._simulate(state, frame, controls, trajectory, self._noise())
+        if samples.cost[0] >= _LOST:
+            # There is nothing to fit about. Another sample may do for a nominal; else there is nothing to follow either.
+            return self._without_model(state, frame, samples)
         dynamics, residuals = self._fit(samples)
         candidates, gains = [samples.ctrl[0]], [no_gains if trajectory is None else trajectory.gains]
         for damping in settings.damping:
@@ -334,8 +340,17 @@ class _Planner:
         best = int(np.argmin(tried.cost))
         # The gains of the most damped step are also the best there are for a trajectory that no step could better.
         usable = best if 0 < best < len(candidates) - 1 else len(candidates) - 2
-        cost = (tried.residuals[best] ** 2).sum(axis=1) if tried.cost[best] < _LOST else np.full(self.horizon, _LOST)
+        cost = (tried.residuals[best] ** 2).sum(axis=1)
         return _Trajectory(tried.ctrl[best], tried.qpos[best], tried.qvel[best], nominal.gains[usable], cost)
+
+    def _without_model(self, state: _State, frame: int, samples: _Samples) -> _Trajectory:
+        best = int(np.argmin(samples.cost))
+        no_gains = np.zeros((self.horizon, samples.ctrl.shape[2], self.nx))
+        if samples.cost[best] < _LOST:
+            cost = (samples.residuals[best] ** 2).sum(axis=1)
+            return _Trajectory(samples.ctrl[best], samples.qpos[best], samples.qvel[best], no_gains, cost)
+        qpos, qvel = (np.repeat(values[None], self.horizon + 1, axis=0) for values in (state.qpos, state.qvel))
+        return _Trajectory(self._clip_controls(frame), qpos, qvel, no_gains, np.full(self.horizon, _LOST))
 
     def _clip_controls(self, frame: int) -> Array:
         """(H, nu) rad, the clip's joint angles from a frame on."""
@@ -381,6 +396,9 @@ class _Planner:
                 failed.update(int(i) for i in error.ids)
             all_qpos[:, step + 1], all_qvel[:, step + 1] = qpos, qvel
             places, velocity = self.sole_places[:count, self.planning.soles], self.sensors[:count, com].copy()
+            # Sensors and places are those of one physics step before the end, so that from the start, which is exact, the first
+            # step's changes are over less time.
+            elapsed = self.robot.control_dt * (self.first_share if step == 0 else 1.0)
             # The third row of a box's axes: how far up each of them reaches.
             rise = np.abs(self.sole_axes[:count, self.planning.soles, 6:9])
             residuals.append(
@@ -392,7 +410,8 @@ class _Planner:
                     places,
                     soles,
                     places[:, :, 2] - (rise * self.sole_size).sum(axis=-1),
-                    (velocity - com_velocity) / self.robot.control_dt,
+                    (velocity - com_velocity) / elapsed,
+                    elapsed,
                     self.sensors[:count, self.planning.loads],
                 )
             )
@@ -417,6 +436,7 @@ class _Planner:
         before: Array,
         lowest: Array,
         com_acceleration: Array,
+        elapsed: float,
         forces: Array,
     ) -> Array:
         """(S, R) what is wrong with frame `frame`; the cost is the sum of the squares."""
@@ -425,12 +445,12 @@ class _Planner:
         position, velocity = qpos[:, root_q : root_q + 3], qvel[:, root_v : root_v + 3]
         up, forward = rotation_axes(qpos[:, root_q + 3 : root_q + 7])
         away = position - reference.root_pos[frame]
-        sole_velocity = (soles - before)[:, :, :2] / robot.control_dt
+        sole_velocity = (soles - before)[:, :, :2] / elapsed
         standing = reference.standing[frame]
         # A foot that is as low as this may be carrying weight, whether the clip means it to or not.
         low = np.clip((_LOW - lowest) / _LOW, 0.0, 1.0)
         load = 1.0 + com_acceleration / self.gravity
-        pressed = np.clip(forces / (_STANDING * robot.mg), 0.0, 1.0)
+        pressed = np.clip(forces / (_STANDING * self.weight), 0.0, 1.0)
         joints = qpos[:, robot.qpos_adr] - reference.dof_pos[frame]
         parts: list[tuple[float, Array]] = [
             (cost.joints, joints),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,12 @@ def attempt(number: int, tier: int, worst: float) -> Attempt:
     [
         ([attempt(0, 1, 0.5), attempt(1, 0, 3.0)], 1),
         ([attempt(0, 0, 1.5), attempt(1, 0, 1.2)], 1),
-        ([attempt(0, -1, 2.0), attempt(1, 1, 2.5)], 0),
+        ([attempt(0, -1, 2.0), attempt(1, 1, 2.5)], 1),
+        ([attempt(0, -1, 2.0), attempt(1, -1, 1.5)], 1),
         ([attempt(0, 0, 1.5), attempt(1, 0, 1.5)], 0),
     ],
 )
-def test_tier_0_comes_before_the_goals_and_the_goals_before_the_order(attempts: list[Attempt], kept: int) -> None:
+def test_the_tier_comes_before_the_goals_and_the_goals_before_the_order(attempts: list[Attempt], kept: int) -> None:
     assert module._best(attempts) == kept
 
 
@@ -205,3 +207,18 @@ def test_triage_names_what_the_clip_lacks(robot: Robot) -> None:
 def test_a_rollout_is_never_generated_in_mode_auto(robot: Robot) -> None:
     with pytest.raises(ValueError, match="chooses for mode auto"):
         generate(robot, [condition(bundled("walk"), robot)], AUTO)
+
+
+REAL = Path(__file__).parents[3] / "shared/data/motions/walking_slow01_gmr_orig.pkl"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real clips are not beside this checkout (../shared/data/motions)")
+def test_the_real_clip_with_its_root_in_another_frame_is_never_repaired(robot: Robot) -> None:
+    motion = read_motion(REAL, name=REAL.stem)
+    with pytest.raises(MotionRefused, match="root"):
+        score([motion], robot, Recipe.for_mode("tracked"))
+    [result] = score([motion], robot, Recipe.for_mode("auto"))
+    assert result.tier == -1
+    assert result.auto is not None
+    assert [one.rollout.recipe.mode for one in result.auto.tried] == ["rollout"]
+    assert "root" in result.tier_reason.split(";")[0]
