@@ -33,8 +33,8 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in total (0 while the total is not known)."""
 
 _BUFFERS = 6
-# The reader keeps a core; where there are but two, a second thread only takes turns with it.
-_THREADS = 1 if (os.cpu_count() or 1) <= 2 else 2
+# One thread verifies while the other waits for the disk; measured on two cores, one alone is slower (bench/bench_pull.py).
+_THREADS = 2
 _UNKNOWN_LIMIT = 1 << 30  # Bytes of a file whose size nobody has vouched for.
 _STEP_FORWARD = 1 << 20  # Bytes after which a broken transfer counts as having moved forward.
 
