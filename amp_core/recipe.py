@@ -36,7 +36,11 @@ INITIAL_VELOCITIES = ("from_clip", "zero")
 SCALE_RANGE = (0.1, 10.0)
 """The least and the greatest factor that a physics scale may apply."""
 
+CANONICAL = "canonical"
+"""What the bucket of the robot's own physics is called."""
+
 MAX_ATTEMPTS = 16
+MAX_SAMPLES = 4096
 """The most plans that a recipe may ask for."""
 
 _MAX_SEED = 2**63 - 1
@@ -138,9 +142,42 @@ class PhysicsScale:
         for name in ("friction", "mass", "damping"):
             object.__setattr__(self, name, _number(getattr(self, name), f"physics.{name}", minimum=low, maximum=high))
 
+    @classmethod
+    def parse(cls, text: str) -> PhysicsScale:
+        """The scale that `text` names, as `name` writes it: `canonical`, or factors such as `friction=0.7,mass=1.1`; what is
+        left out is 1.
+
+        Raises:
+          RecipeRefused: it says something else, says a factor twice, or one is out of range.
+        """
+        expected = f"{CANONICAL}, or factors such as friction=0.7,mass=1.1 (of {', '.join(cls.__dataclass_fields__)})"
+        if text.strip() == CANONICAL:
+            return cls()
+        factors: dict[str, float] = {}
+        for part in text.split(","):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or name not in cls.__dataclass_fields__ or name in factors:
+                raise RecipeRefused(f"{text!r:.80} is no physics scale", key="physics", expected=expected)
+            try:
+                factors[name] = float(value)
+            except ValueError:
+                raise RecipeRefused(f"{text!r:.80} is no physics scale", key=f"physics.{name}", expected=expected) from None
+        return cls(**factors)
+
     @property
     def is_identity(self) -> bool:
         return (self.friction, self.mass, self.damping) == (1.0, 1.0, 1.0)
+
+    @property
+    def name(self) -> str:
+        """What the bucket is called: `canonical`, or its factors other than 1 in a fixed order, `friction=0.7,mass=1.1`."""
+        factors = [f"{name}={factor!r}".removesuffix(".0") for name, factor in asdict(self).items() if factor != 1.0]
+        return ",".join(factors) or CANONICAL
+
+    @property
+    def order(self) -> tuple[bool, float, float, float]:
+        """A sort key: the robot's own physics first, then by friction, mass and damping."""
+        return not self.is_identity, self.friction, self.mass, self.damping
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +241,8 @@ class Planner:
       damping: of the Gauss-Newton steps that are tried. step_lengths: the shares of each that are tried.
       branches: planners that work side by side, each with its own noise. branch_sec: s after which all of them go on from the
         best one's state.
-      attempts: plans with other noise that are made when one does not give Tier 0; the best is kept.
+      attempts: plans with other noise that are made when one does not give Tier 0 or misses a goal; the best is kept.
+      attempt_growth: how many times more simulations a round each further attempt gets: an easy clip is done with few.
       cost: the weights.
     """
 
@@ -224,11 +262,12 @@ class Planner:
     branches: int = 2
     branch_sec: float = 0.48
     attempts: int = 3
+    attempt_growth: float = 2.0
     cost: TrackingCost = TrackingCost()
 
     def __post_init__(self) -> None:
         for key, low, high in (
-            ("samples", 16, 4096),
+            ("samples", 16, MAX_SAMPLES),
             ("rounds", 1, 64),
             ("first_rounds", 1, 256),
             ("attempts", 1, MAX_ATTEMPTS),
@@ -244,6 +283,7 @@ class Planner:
             ("ridge", 1e-6, 1e3),
             ("pooling", 0.0, 1.0),
             ("discard", 0.0, 0.9),
+            ("attempt_growth", 1.0, 8.0),
         ):
             value = _number(getattr(self, key), f"planner.{key}", minimum=least, maximum=most)
             object.__setattr__(self, key, value)
@@ -254,6 +294,18 @@ class Planner:
             raise RecipeRefused(what, key="planner.damping", expected=f"at most {self.samples - 2} in all")
         if not isinstance(self.cost, TrackingCost):
             raise RecipeRefused("the cost is not a TrackingCost", key="planner.cost", expected="a TrackingCost")
+
+    def samples_of(self, attempt: int) -> int:
+        """Simulations a round of an attempt, the first being 0."""
+        return min(MAX_SAMPLES, round(self.samples * self.attempt_growth**attempt))
+
+    @property
+    def effort(self) -> float:
+        """How many times the work of one plan with the usual settings all attempts may take."""
+        usual = _USUAL_PLAN
+        rounds = self.rounds * usual.replan_sec / self.replan_sec
+        one = rounds * self.branches * self.horizon_sec / (usual.rounds * usual.branches * usual.horizon_sec)
+        return one * sum(self.samples_of(attempt) for attempt in range(self.attempts)) / usual.samples
 
     @classmethod
     def from_dict(cls, facts: object) -> Planner:
@@ -267,6 +319,9 @@ class Planner:
             known = {field.name for field in fields(TrackingCost)}
             given["cost"] = TrackingCost(**_mapping(given["cost"], "planner.cost", known))
         return cls(**given)
+
+
+_USUAL_PLAN = Planner()
 
 
 @dataclass(frozen=True, slots=True)

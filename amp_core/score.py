@@ -22,7 +22,7 @@ from amp_core.contacts import kinematic_contacts
 from amp_core.diagnose import Diagnosis, diagnose
 from amp_core.errors import MotionRefused
 from amp_core.formats import Limits, Motion, read_motion
-from amp_core.motion import Conditioned, condition
+from amp_core.motion import Conditioned, check_motion, condition
 from amp_core.npz import write_npz
 from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import Recipe
@@ -279,12 +279,11 @@ def _auto(
             tried[i].append(one)
     scores = []
     for lacks, those in zip(found, tried, strict=True):
+        if len(those) > 1:
+            those = [replace(one, diagnosis=one.diagnosis and one.diagnosis.without("use_tracked")) for one in those]
         shown = max(range(len(those)), key=lambda i: (_merit(those[i]), i))
         auto = Auto(recipe, lacks, tuple(those), shown)
-        diagnosis = those[shown].diagnosis
-        if diagnosis is not None and len(those) > 1:
-            diagnosis = diagnosis.without("use_tracked")
-        scores.append(replace(those[shown], auto=auto, diagnosis=diagnosis, wall_sec=sum(one.wall_sec for one in those)))
+        scores.append(replace(those[shown], auto=auto, wall_sec=sum(one.wall_sec for one in those)))
     return scores
 
 
@@ -394,6 +393,18 @@ def _share_of_goal(name: str, value: float) -> float:
 def _best(attempts: Sequence[Attempt]) -> int:
     """The better tier, then the one whose worst figure is best, then the first."""
     return min(attempts, key=lambda one: (-_RANK[one.tier], one.worst, one.attempt)).attempt
+
+
+def check_scorable(motion: Motion, robot: Robot, recipe: Recipe) -> None:
+    """Refuse, without simulating, a motion that `score` would refuse under this recipe and with it the batch that it is in.
+
+    Raises:
+      MotionRefused: it does not fit the robot, or it is to be tracked with its root in another frame.
+    """
+    if recipe.mode == "tracked":
+        _refuse_other_frames([condition(motion, robot)])
+    else:
+        check_motion(motion, robot)
 
 
 def _refuse_other_frames(clips: Sequence[Conditioned]) -> None:

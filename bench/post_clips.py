@@ -1,6 +1,6 @@
 """POST /v1/clips while the workers are busy: latency at a fixed rate, and whether anything was lost.
 
-    python bench/post_clips.py [--rate 20] [--seconds 20] [--workers N] [--json OUT]
+    python bench/post_clips.py [--rate 20] [--seconds 20] [--workers N] [--mode rollout] [--json OUT]
 
 Starts the embedded service (SQLite, local blobs, workers in the same process; the default settings) in an empty folder and
 posts a distinct 10 s clip every 1/rate seconds, whether or not the answers have come (open loop): a latency counts from the
@@ -83,14 +83,14 @@ def _text(path: Path) -> str:
         return ""  # that thread has just ended
 
 
-def measure(url: str, server: int, blobs: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """Post at `rate` for `seconds`; latencies in ms and what became of the jobs."""
+def measure(url: str, server: int, blobs: Path, rate: float, seconds: float, mode: str) -> dict[str, Any]:
+    """Post at `rate` for `seconds`, to be scored in `mode`; latencies in ms and what became of the jobs."""
     total = int(rate * seconds)
     bodies = [clip(number) for number in range(total + 1)]
     with httpx2.Client(base_url=url, timeout=60, limits=httpx2.Limits(max_connections=64)) as client:
 
         def post(number: int, due: float) -> tuple[float, int, str | None]:
-            answer = client.post("/v1/clips", files={"file": (f"clip{number}.pkl", bodies[number])})
+            answer = client.post("/v1/clips", data={"mode": mode}, files={"file": (f"clip{number}.pkl", bodies[number])})
             late = time.perf_counter() - due
             return late * 1e3, answer.status_code, answer.json().get("job", {}).get("id")
 
@@ -151,6 +151,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--workers", type=int, help="jobs at a time; the service's default unless given")
+    parser.add_argument(
+        "--mode", default="rollout", help="what the workers are busy with; planning a 10 s clip outlasts the run"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -172,13 +175,15 @@ def main() -> int:
                             break
                     except httpx2.TransportError:
                         time.sleep(0.1)
-                result = measure(url, server.pid, Path(folder) / "blobs", options.rate, options.seconds)
+                result = measure(url, server.pid, Path(folder) / "blobs", options.rate, options.seconds, options.mode)
             finally:
                 server.send_signal(signal.SIGTERM)
                 server.wait(timeout=60)
     result |= {"cores": os.cpu_count(), "workers": options.workers or "default", "load_before": load_before}
     whole = result["accepted"] == result["posts"] and result["lost"] == result["unstored"] == result["failed"] == 0
-    busy = result["children_at_work"] >= 0.8 and result["scored_meanwhile"] > 0
+    result["mode"] = options.mode
+    # A planned clip takes longer than the whole run: there it is enough that children are at work.
+    busy = result["children_at_work"] >= 0.8 and (result["scored_meanwhile"] > 0 or options.mode != "rollout")
     result["ok"] = result["p99_ms"] <= 100.0 and whole and busy
     print(json.dumps(result, indent=2))
     if options.json:

@@ -16,10 +16,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amp_core.errors import InputRefused
-from amp_core.recipe import MAX_ATTEMPTS
 
 _PREFIX = "AMPREF_"
 MIB = 1024 * 1024
+_MOST_PLANS = 64
 
 OTHERS = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT")
 """Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
@@ -87,7 +87,8 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         description="What a job that may plan (modes `tracked` and `auto`) gets on top of that: this many seconds for "
-        "each second of the clip and each plan that its recipe allows.",
+        "each second of the clip and each plan of the usual size that its recipe allows (at most 64 of them: 1, 2 and 4 for the "
+        "three attempts of the usual recipe).",
     )
     lock_timeout_sec: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Wall-clock limit of one attempt of a lock job, in seconds."
@@ -195,14 +196,14 @@ class Settings(BaseSettings):
             )
         return self
 
-    def rollout_timeout(self, duration_sec: float, plans: int) -> float:
-        """s that one attempt of a rollout job may take, for a clip of this duration and this many plans."""
-        return self.job_timeout_sec + self.plan_timeout_factor * duration_sec * plans
+    def rollout_timeout(self, duration_sec: float, plans: float) -> float:
+        """s that one attempt of a rollout job may take, for a clip of this duration and this many plans of the usual size."""
+        return self.job_timeout_sec + self.plan_timeout_factor * duration_sec * min(plans, _MOST_PLANS)
 
     @property
     def longest_job_sec(self) -> float:
         """s that no attempt of any job can exceed."""
-        return max(self.rollout_timeout(self.max_duration_sec, MAX_ATTEMPTS), self.lock_timeout_sec)
+        return max(self.rollout_timeout(self.max_duration_sec, _MOST_PLANS), self.lock_timeout_sec)
 
     @property
     def job_threads(self) -> int:

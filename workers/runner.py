@@ -208,7 +208,7 @@ class Runner:
             watch.persist(lambda: self.jobs.complete_rollout(claim, *made, shown=found["shown"], triage=found["triage"]))
         return outcome
 
-    def _rollout_limits(self, duration_sec: float, plans: int) -> Limits:
+    def _rollout_limits(self, duration_sec: float, plans: float) -> Limits:
         """What the child of a rollout job may use: planning takes its time, for every second of the clip and every plan."""
         timeout = self.settings.rollout_timeout(duration_sec, plans)
         # Every thread may be busy all the while, and where the clock is what ends it, that is what should be said.

@@ -28,9 +28,11 @@ def export_name(number: int) -> str:
     return f"export-{number}.npz"
 
 
-def plans_for(recipe: Mapping[str, Any]) -> int:
-    """How many plans a job under a recipe may make."""
-    return int((recipe.get("planner") or {}).get("attempts", 0))
+def plans_for(recipe: Mapping[str, Any]) -> float:
+    """How many plans of the usual size a job under a recipe may make: `Planner.effort`, 0 for a recipe that plans nothing."""
+    from amp_core.recipe import Planner
+
+    return Planner.from_dict(recipe["planner"]).effort if recipe.get("planner") else 0.0
 
 
 def request(clip: Clip, recipe: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def plan(
       motion: conditioned for this robot.
       recipe: with a planner.
       initial_qvel: (nv,) the velocity that the rollout starts with.
-      attempt: another number draws other noise.
+      attempt: another number draws other noise, and a higher one more of it.
       nthread: threads that simulate; the plan does not depend on it.
       progress: called with the number of frames that are planned. What it raises stops the work and is passed on.
     """
@@ -196,7 +196,8 @@ class _Planner:
 
         self.horizon = max(2, round(settings.horizon_sec / robot.control_dt))
         self.replan = max(1, min(self.horizon, round(settings.replan_sec / robot.control_dt)))
-        self.batch = Batch(model, settings.samples, nthread=nthread)
+        self.samples = settings.samples_of(stream[1])
+        self.batch = Batch(model, self.samples, nthread=nthread)
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self.warmstart = self.batch.bind("qacc_warmstart")
         self.sole_places, self.sole_axes = self.batch.bind("geom_xpos"), self.batch.bind("geom_xmat")
@@ -359,7 +360,7 @@ class _Planner:
     def _noise(self) -> Array:
         """(K, H, nu) rad, correlated in time; none for the first simulation."""
         settings = self.settings
-        noise = self.noise_stream.standard_normal((settings.samples, self.horizon, self.reference_ctrl.shape[1]))
+        noise = self.noise_stream.standard_normal((self.samples, self.horizon, self.reference_ctrl.shape[1]))
         keep = settings.noise_correlation
         for step in range(1, self.horizon):
             noise[:, step] = keep * noise[:, step - 1] + np.sqrt(1.0 - keep * keep) * noise[:, step]

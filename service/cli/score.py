@@ -76,7 +76,7 @@ def score(
     refused = 0
     scored: list[_Scored] = []
     with out.progress("scoring", total=len(motions)) as progress:
-        readable = _read(motions, reading_options(motions, fps, quat_order, out), the_robot)
+        readable = _read(motions, reading_options(motions, fps, quat_order, out), the_robot, the_recipe)
         per_thread = BATCH_PER_THREAD if the_recipe.planner is None else PLANNED_PER_THREAD
         for batch in _batches(readable, per_thread * nthread):
             good = [(index, motion) for index, motion in batch if not isinstance(motion, AmprefError)]
@@ -177,10 +177,10 @@ def _export_names(paths: list[Path]) -> list[str]:
 
 
 def _read(
-    paths: list[Path], options: Callable[[Path], dict[str, Any]], robot: Robot
+    paths: list[Path], options: Callable[[Path], dict[str, Any]], robot: Robot, recipe: Recipe
 ) -> Iterator[tuple[int, Motion | AmprefError]]:
     from amp_core.formats import read_motion
-    from amp_core.motion import check_motion
+    from amp_core.score import check_scorable
 
     for index, path in enumerate(paths):
         try:
@@ -192,7 +192,7 @@ def _read(
                     remedy=f"Try: ampref score {path}/*.pkl" if path.is_dir() else f"Check: ls -l {path}",
                 )
             motion = read_motion(path, name=path.stem, **options(path))
-            check_motion(motion, robot)
+            check_scorable(motion, robot, recipe)
             yield index, motion
         except AmprefError as error:
             error.file = error.file if error.file and "/" in error.file else str(path)

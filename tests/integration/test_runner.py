@@ -157,7 +157,16 @@ def test_a_job_that_is_cancelled_while_it_plans_stops_at_once_and_leaves_nothing
 def test_planning_has_time_by_the_length_of_the_clip_and_the_plans(tmp_path: Path) -> None:
     bench = Bench(settings_for(tmp_path, job_timeout_sec=100.0, plan_timeout_factor=7.0))
     limits = runner(bench)._rollout_limits(10.0, scoring.plans_for(Recipe.for_mode("auto").to_dict()))
-    assert limits.timeout_sec == 100.0 + 7.0 * 10.0 * Recipe.for_mode("auto").planner.attempts  # type: ignore[union-attr]
+    planner = Recipe.for_mode("auto").planner
+    assert planner is not None
+    assert planner.effort == 1 + 2 + 4  # its attempts grow
+    assert limits.timeout_sec == 100.0 + 7.0 * 10.0 * planner.effort
+    twice = Recipe.from_dict({"mode": "auto", "planner": {"samples": 2 * planner.samples}})
+    assert scoring.plans_for(twice.to_dict()) == 2 * planner.effort
+    endless = Recipe.from_dict({"mode": "auto", "planner": {"samples": 4096, "rounds": 64, "attempts": 16}})
+    assert (
+        bench.settings.longest_job_sec >= runner(bench)._rollout_limits(1.0, scoring.plans_for(endless.to_dict())).timeout_sec
+    )
     assert limits.cpu_sec is not None
     assert limits.cpu_sec >= bench.settings.job_threads * limits.timeout_sec
     assert runner(bench)._rollout_limits(10.0, scoring.plans_for(Recipe.for_mode("rollout").to_dict())).timeout_sec == 100.0
@@ -375,6 +384,40 @@ def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
     assert coverage == manifest["coverage"]
     assert coverage["seconds"] == pytest.approx((40 + 41 + 42) * manifest["robot"]["control_dt"])
     assert [source["name"] for source in coverage["sources"]] == ["clip2", "clip1", "clip0"]
+
+
+def test_a_version_keeps_a_clip_and_its_variants_together(bench: Bench) -> None:
+    jobs = [bench.submit_score(name, frames=40) for name in ("clip0", "clip1")]
+    assert [runner(bench).run_once() for _ in jobs] == ["succeeded", "succeeded"]
+    with bench.catalog.session() as session:
+        origin = {clip.name: clip.source_digest for job in jobs if (clip := clips.get(session, str(job.clip_id)))}
+    names = {
+        "clip0+mirror": (origin["clip0"], "mirror"),
+        "clip0+mirror+warp=0.9": ("sha256:" + "5" * 64, "mirror+warp=0.9"),
+    }
+    for name, (parent, augmentation) in names.items():
+        facts = {"parent_digest": parent, "ancestor_digest": origin["clip0"], "augmentation": augmentation}
+        bench.submit_score(name, frames=40, lineage=facts)
+        assert runner(bench).run_once() == "succeeded"
+    begin_lock(bench)
+    assert runner(bench).run_once() == "succeeded"
+    with bench.catalog.session() as session:
+        version = datasets.get_version(session, "walk", "1.0.0")
+    assert version.manifest_digest is not None
+    with bench.blobs.open(version.manifest_digest) as file:
+        manifest = json.load(file)
+    held = {clip["name"]: clip for clip in manifest["clips"]}
+    assert set(held) == {"clip0", "clip1", *names}
+    assert held["clip0"]["lineage"] == held["clip0"]["digest"] == origin["clip0"]
+    assert (held["clip0"]["parent"], held["clip0"]["augmentation"]) == (None, None)
+    for name, (parent, augmentation) in names.items():
+        assert (held[name]["lineage"], held[name]["parent"], held[name]["augmentation"]) == (
+            origin["clip0"],
+            parent,
+            augmentation,
+        )
+    # Seconds are counted by source: the family is one.
+    assert len(manifest["coverage"]["sources"]) == 2
 
 
 def test_the_same_clips_lock_to_the_same_bytes(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ class Bench:
         self.blobs = BlobStore.from_url(settings.blob_url)
         self.robot = wildrobot()
 
-    def submit(self, what: str, name: str | None = None) -> Job:
-        """A clip whose child will do `what`: what the API does with an upload."""
+    def submit(self, what: str, name: str | None = None, **of: str) -> Job:
+        """A clip whose child will do `what`: what the API does with an upload. `of` is its lineage."""
         data = b"do " + what.encode()
         digest = self.blobs.put_bytes(data)
         new = NewClip(
@@ -101,6 +101,7 @@ class Bench:
             frames_in=2,
             fps_in=50.0,
             duration_sec=0.02,
+            **of,  # type: ignore[arg-type]
         )
         with self.catalog.begin() as session:
             submitted = clips.submit(
@@ -133,7 +134,9 @@ class Bench:
         assert submitted.job is not None
         return submitted.job
 
-    def submit_score(self, name: str, frames: int = 60, sleep: float = 0.0, **metrics: float) -> Job:
+    def submit_score(
+        self, name: str, frames: int = 60, sleep: float = 0.0, lineage: Mapping[str, str] | None = None, **metrics: float
+    ) -> Job:
         """A clip whose child answers with a score of these metrics and random features, after a while."""
         values = STANDING | metrics
         verdict = classify(values, gate_profile(RECIPE.gate_profile), RECIPE.mode, height_range=tuple(self.robot.height_range))
@@ -147,7 +150,7 @@ class Bench:
             "gate_profile": RECIPE.gate_profile,
             "sleep": sleep,
         }
-        return self.submit("score " + json.dumps(facts), name)
+        return self.submit("score " + json.dumps(facts), name, **(lineage or {}))
 
     def job(self, job_id: str) -> Job:
         with self.catalog.session() as session:

@@ -18,7 +18,7 @@ from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
-from amp_core.score import Attempt, Score, score
+from amp_core.score import Attempt, Score, check_scorable, score
 from amp_core.triage import triage
 
 QUICK = {"samples": 16, "first_rounds": 1, "horizon_sec": 0.2, "attempts": 2}
@@ -167,6 +167,9 @@ def test_auto_tries_the_tracked_mode_and_keeps_both(robot: Robot) -> None:
     tracked = score([toppling(robot)], robot, AUTO.stage("tracked"))[0]
     assert _timeless(found.auto.tried[1]) == _timeless(tracked)
     assert heard.shares == sorted(heard.shares)
+    # Nobody is told to try what was tried.
+    for one in found.auto.tried:
+        assert one.diagnosis is None or "use_tracked" not in [advice.code for advice in one.diagnosis.suggestions]
 
 
 def test_a_root_in_another_frame_is_rejected_with_that_diagnosis_and_not_planned_for(robot: Robot) -> None:
@@ -182,6 +185,9 @@ def test_a_root_in_another_frame_is_refused_where_it_would_be_tracked(robot: Rob
     with pytest.raises(MotionRefused, match="its frame is probably not the robot's") as refusal:
         score([lying()], robot, TRACKED)
     assert refusal.value.key == "root_rot"
+    with pytest.raises(MotionRefused, match="its frame is probably not the robot's"):
+        check_scorable(lying(), robot, TRACKED)
+    check_scorable(lying(), robot, AUTO)
 
 
 def test_a_clip_that_lifts_no_foot_is_not_planned_for(robot: Robot) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_core.errors import RecipeRefused
-from amp_core.recipe import AVAILABLE_MODES, Harness, PhysicsScale, Recipe
+from amp_core.recipe import AVAILABLE_MODES, Harness, PhysicsScale, Planner, Recipe
 
 
 def test_the_usual_recipes_have_the_seeds_harness() -> None:
@@ -47,6 +47,8 @@ def test_every_setting_changes_the_digest() -> None:
         dataclasses.replace(usual, generator_version="0.12.0"),
         dataclasses.replace(usual, force_threshold=2),
         dataclasses.replace(usual, initial_velocity="zero"),
+        Recipe.for_mode("tracked"),
+        Recipe.from_dict({"mode": "tracked", "planner": {"attempt_growth": 1.5}}),
     ]
     digests = [recipe.digest for recipe in (usual, *others)]
     assert len(set(digests)) == len(digests)
@@ -150,3 +152,14 @@ def test_the_harness_can_be_off() -> None:
     assert Harness.off().is_off
     assert not Harness.assist().is_off
     assert not Harness.strong().is_off
+
+
+def test_further_attempts_get_more_samples_up_to_a_bound() -> None:
+    planner = Planner(samples=64, attempts=3, attempt_growth=2.0)
+    assert [planner.samples_of(attempt) for attempt in range(3)] == [64, 128, 256]
+    assert Planner(samples=4096, attempt_growth=8.0).samples_of(15) == 4096
+    assert planner.effort == 7.0
+    assert dataclasses.replace(planner, attempt_growth=1.0).effort == 3.0
+    # Half the horizon twice as often is as much work; another branch is half as much again.
+    assert dataclasses.replace(planner, horizon_sec=0.4, replan_sec=0.04).effort == pytest.approx(7.0)
+    assert dataclasses.replace(planner, branches=3).effort == pytest.approx(10.5)

@@ -137,7 +137,7 @@ def test_rotation_axes_are_the_columns_of_mujocos_matrix() -> None:
 def planner(wildrobot: Robot) -> _Planner:
     motion = clip(wildrobot, frames=30)
     settings = Planner(samples=200, ridge=1e-6, pooling=0.0, discard=0.0, horizon_sec=0.1)
-    return _Planner(wildrobot, motion, tracked(settings), motion.initial_qvel, (0,), 1)
+    return _Planner(wildrobot, motion, tracked(settings), motion.initial_qvel, (0, 0, 0), 1)
 
 
 def test_the_fit_finds_a_linear_system(planner: _Planner, wildrobot: Robot) -> None:
@@ -213,7 +213,7 @@ def test_a_round_never_makes_the_plan_worse(planner: _Planner, wildrobot: Robot)
 
 def test_a_branch_goes_on_from_the_best_ones_state(wildrobot: Robot) -> None:
     motion = clip(wildrobot, frames=30)
-    first, second = (_Planner(wildrobot, motion, tracked(), motion.initial_qvel, (0, branch), 1) for branch in range(2))
+    first, second = (_Planner(wildrobot, motion, tracked(), motion.initial_qvel, (0, 0, branch), 1) for branch in range(2))
     for branch in (first, second):
         branch.advance(8, lambda steps: None)
     assert not np.array_equal(first.data.qpos, second.data.qpos)
@@ -304,6 +304,12 @@ def test_seed_and_attempt_change_the_plan_and_nothing_else_does(
         rollouts[0],
     ]
     assert len({bytes_of(rollout) for rollout in plans}) == 3
+    # The further attempt samples twice as many; a round's candidates are as many as before.
+    assert plans[1].plan is not None
+    assert plans[2].plan is not None
+    candidates = 2 + len(QUICK.damping) * len(QUICK.step_lengths)
+    more = (QUICK.samples_of(1) + candidates) / (QUICK.samples + candidates)
+    assert plans[1].plan.simulated_sec == pytest.approx(more * plans[2].plan.simulated_sec)
 
 
 def test_a_motion_that_falls_by_itself_walks_when_it_is_tracked(wildrobot: Robot) -> None:
@@ -350,7 +356,7 @@ def test_another_robot_can_be_tracked(trileg: Robot) -> None:
 
 def test_a_scaled_robot_is_planned_for_with_its_own_weight(wildrobot: Robot, motions: list[Conditioned]) -> None:
     heavy = tracked(physics=PhysicsScale(mass=1.5))
-    planner = _Planner(wildrobot, motions[0], heavy, motions[0].initial_qvel, (0,), 1)
+    planner = _Planner(wildrobot, motions[0], heavy, motions[0].initial_qvel, (0, 0, 0), 1)
     assert planner.weight == pytest.approx(1.5 * wildrobot.mg)
     rollout = generate(wildrobot, motions[:1], heavy)[0]
     np.testing.assert_array_equal(replay(wildrobot, rollout, heavy)[0], rollout.qpos)
@@ -358,7 +364,7 @@ def test_a_scaled_robot_is_planned_for_with_its_own_weight(wildrobot: Robot, mot
 
 def test_the_first_step_of_a_free_fall_accelerates_as_the_others_do(wildrobot: Robot, motions: list[Conditioned]) -> None:
     """The sensors lag behind by a physics step, the state that a simulation starts from does not."""
-    planner = _Planner(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0,), 1)
+    planner = _Planner(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0, 0, 0), 1)
     planner.data.qpos[wildrobot.root_qpos_adr + 2] += 1.0
     planner.data.qvel[:] = 0.0
     told: list[float] = []
@@ -375,7 +381,7 @@ def test_the_first_step_of_a_free_fall_accelerates_as_the_others_do(wildrobot: R
 
 
 def test_a_state_that_cannot_be_simulated_gives_finite_controls(wildrobot: Robot, motions: list[Conditioned]) -> None:
-    planner = _Planner(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0,), 1)
+    planner = _Planner(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0, 0, 0), 1)
     planner.data.qvel[:] = 1e12
     trajectory = planner._improve(planner._state(), 0, None)
     assert np.isfinite(trajectory.ctrl).all()
@@ -435,6 +441,7 @@ def test_a_tracked_recipe_reads_back() -> None:
         ({"samples": 16, "damping": [1] * 8}, "planner.damping"),
         ({"cost": {"joints": -1}}, "planner.cost.joints"),
         ({"cost": {"joint": 1}}, "planner.cost"),
+        ({"attempt_growth": 0.5}, "planner.attempt_growth"),
         ({"sample": 1}, "planner"),
         ([], "planner"),
     ],
