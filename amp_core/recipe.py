@@ -175,9 +175,11 @@ class PhysicsScale:
         return ",".join(factors) or CANONICAL
 
     @property
-    def order(self) -> tuple[bool, float, float, float]:
-        """A sort key: the robot's own physics first, then by friction, mass and damping."""
-        return not self.is_identity, self.friction, self.mass, self.damping
+    def order(self) -> tuple[Any, ...]:
+        """A sort key: the robot's own physics, then what differs from it in one factor (friction, mass, damping), in two, …"""
+        values = (self.friction, self.mass, self.damping)
+        same = tuple(value == 1.0 for value in values)
+        return 3 - sum(same), same, values
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,7 @@ def generate(
     nthread: int = 1,
     progress: Progress | None = None,
     attempt: int = 0,
+    plans: Sequence[Plan | None] | None = None,
 ) -> list[Rollout]:
     """Simulate every motion, in batches; what is to be tracked is planned first.
 
@@ -213,6 +214,7 @@ def generate(
       nthread: threads that step the physics; the result does not depend on it.
       progress: called now and then; what it raises stops the work and is passed on.
       attempt: another number plans with other noise.
+      plans: one for each motion, made before and perhaps for other physics: they are simulated, and nothing is planned.
 
     Returns:
       One rollout a motion, in order. A simulation that fails gives a rollout with its `failure`, not an exception.
@@ -222,8 +224,11 @@ def generate(
         raise ValueError(f"{len(motions)} motions but {len(per_motion)} recipes")
     if any(recipe.mode not in GENERATED_MODES for recipe in per_motion):
         raise ValueError(f"a rollout's mode is one of {', '.join(GENERATED_MODES)}; `amp_core.score` chooses for mode auto")
-    plans = _plan_all(robot, motions, per_motion, attempt, nthread, progress)
-    if plans and progress is not None:
+    if plans is None:
+        planned = _plan_all(robot, motions, per_motion, attempt, nthread, progress)
+    else:
+        planned = {i: plan for i, plan in enumerate(plans) if plan is not None}
+    if plans is None and planned and progress is not None:
         whole, progress = progress, None  # What remains is quick beside planning.
         whole(1.0, "planned")
     total = sum(len(motion.dof_pos) for motion in motions)
@@ -233,8 +238,8 @@ def generate(
     done = 0
     for first in range(0, len(order), BATCH_SIZE):
         chosen = order[first : first + BATCH_SIZE]
-        planned = [plans.get(i) for i in chosen]
-        stage = _Stage(robot, [motions[i] for i in chosen], [per_motion[i] for i in chosen], nthread, planned)
+        driving = [planned.get(i) for i in chosen]
+        stage = _Stage(robot, [motions[i] for i in chosen], [per_motion[i] for i in chosen], nthread, driving)
         before = done
 
         def report(frames: int, before: int = before) -> None:

@@ -1,14 +1,13 @@
 """Real PostgreSQL and Redis servers for tests and benchmarks, from wheels, on free ports of 127.0.0.1.
 
 Each is a context manager that starts a server with its data in a temporary folder and stops it in the end, whatever happens;
-the kernel
-stops it when the process that started it is killed. PostgreSQL refuses to run as root: started by root it runs as `nobody`.
+the kernel stops it when the process that started it is killed. PostgreSQL refuses to run as root: started by root it runs
+as `nobody`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import pwd
@@ -44,8 +43,9 @@ def _package(name: str, wheel: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG; both servers leave quickly and cleanly on SIGINT
+# Becomes the command that it is given, which then ends with the process that started it: both servers leave quickly and cleanly
+# on SIGINT. No `preexec_fn`: Python code after a fork may hang where other threads run. Of util-linux, which every Debian has.
+_DIES_WITH_PARENT = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
 
 
 def _reachable_by_all(path: Path) -> bool:
@@ -149,14 +149,13 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
             options = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
             with open(log, "wb") as out:
                 return subprocess.Popen(
-                    [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options],
+                    [*_DIES_WITH_PARENT, str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     cwd=folder,
                     env=environment,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
                     **as_user,
                 )
 
@@ -191,12 +190,11 @@ def redis(*, port: int | None = None) -> Iterator[str]:
             command = [str(binary), "--port", str(port or free), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
             with open(log, "wb") as out:
                 return subprocess.Popen(
-                    [*command, "--dir", str(folder)],
+                    [*_DIES_WITH_PARENT, *command, "--dir", str(folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
                 )
 
         def ready(free: int) -> bool:

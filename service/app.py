@@ -22,7 +22,7 @@ from starlette.types import Scope
 from amp_core.robot import Robot
 from amp_core.version import __version__
 from service import errors
-from service.api import clips, datasets, docs_page, faults, health, jobs, robots, rollouts, schema
+from service.api import clips, datasets, docs_page, faults, health, jobs, robots, rollouts, schema, verification
 from service.api.deps import Notify, Services
 from service.api.middleware import BodyLimits, RequestScope
 from service.api.telemetry import Counts, Telemetry
@@ -101,7 +101,7 @@ def create_app(
     app.state.started = time.monotonic()
     errors.install(app)
     faults.install(app)
-    for resource in (clips, rollouts, jobs, datasets, robots, schema):
+    for resource in (clips, rollouts, jobs, datasets, verification, robots, schema):
         app.include_router(resource.router, prefix="/v1")
     app.include_router(health.router)
     app.include_router(docs_page.router)

@@ -1,4 +1,4 @@
-"""What changed between two versions of a dataset, clip by clip."""
+"""What changed between two versions of a dataset, clip by clip; one that is held in several physics counts in each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _PAGE = 2000
 
 @dataclass(frozen=True)
 class Taken:
-    """What a version takes of one clip: its rollout and the frame ranges (half-open) of it."""
+    """What a version takes of one clip in one bucket of physics: its rollout and the frame ranges (half-open) of it."""
 
     clip_id: str
     name: str
+    bucket: str
     rollout_id: str
     tiers: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
@@ -57,24 +58,26 @@ def between(session: Session, before: Version, after: Version) -> Diff:
     )
 
 
-def _by_name(taken: Taken) -> tuple[str, str]:
-    return taken.name, taken.clip_id
+def _by_name(taken: Taken) -> tuple[str, str, str]:
+    return taken.name, taken.clip_id, taken.bucket
 
 
-def _taken(session: Session, version: Version) -> dict[str, Taken]:
-    by_clip: dict[str, list[VersionMember]] = {}
+def _taken(session: Session, version: Version) -> dict[tuple[str, str], Taken]:
+    buckets = datasets.get_bucket_names(session, version.id)
+    by_clip: dict[tuple[str, str], list[VersionMember]] = {}
     after = -1
     while page := datasets.list_members(session, version.id, after=after, limit=_PAGE):
         for member in page:
-            by_clip.setdefault(member.clip_id, []).append(member)
+            by_clip.setdefault((member.clip_id, buckets[member.rollout_id]), []).append(member)
         after = page[-1].position
     return {
-        clip_id: Taken(
+        (clip_id, bucket): Taken(
             clip_id,
             members[0].name,
+            bucket,
             members[0].rollout_id,
             tuple(sorted({member.tier for member in members})),
             tuple(sorted((member.start, member.end) for member in members)),
         )
-        for clip_id, members in by_clip.items()
+        for (clip_id, bucket), members in by_clip.items()
     }

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amp_core.errors import InputRefused
+from amp_core.readiness import TEST_IDS, parse_tests
 
 _PREFIX = "AMPREF_"
 MIB = 1024 * 1024
@@ -87,11 +88,25 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         description="What a job that may plan (modes `tracked` and `auto`) gets on top of that: this many seconds for "
-        "each second of the clip and each plan of the usual size that its recipe allows (at most 64 of them: 1, 2 and 4 for the "
-        "three attempts of the usual recipe).",
+        "each second of the clip and each plan of the usual size that its recipe allows (at most 64 of them: 1, 2 and 4 for "
+        "the three attempts of the usual recipe).",
     )
     lock_timeout_sec: float = Field(
-        3600.0, gt=0, allow_inf_nan=False, description="Wall-clock limit of one attempt of a lock job, in seconds."
+        3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Wall-clock limit of writing a version in one attempt of a lock job, in seconds; its tests have their own.",
+    )
+    lock_tests: str = Field(
+        "all",
+        description="Readiness tests that run before every lock: `all`, `none`, or ids such as `1A,1C,7`. The checklist of a "
+        "version shows the others open.",
+    )
+    verify_timeout_sec: float = Field(
+        3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Wall-clock limit of the readiness tests in one attempt of a lock job, in seconds.",
     )
     job_memory_mb: int = Field(
         4096, ge=256, description="Private memory that a job's child process may use, in MiB; more than that fails the attempt."
@@ -158,6 +173,16 @@ class Settings(BaseSettings):
     def _expand(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(path.expanduser() for path in value)
 
+    @field_validator("lock_tests", mode="after")
+    @classmethod
+    def _tests(cls, value: str) -> str:
+        try:
+            named = parse_tests(value)
+        except InputRefused as error:
+            raise ValueError(f"{error.what}; expected all, none, or a comma list {error.expected}") from None
+        # One way to write each choice, whatever was typed.
+        return "all" if named == TEST_IDS else ",".join(named) or "none"
+
     @field_validator("broker_url", mode="after")
     @classmethod
     def _broker(cls, value: str | None) -> str | None:
@@ -203,7 +228,13 @@ class Settings(BaseSettings):
     @property
     def longest_job_sec(self) -> float:
         """s that no attempt of any job can exceed."""
-        return max(self.rollout_timeout(self.max_duration_sec, _MOST_PLANS), self.lock_timeout_sec)
+        locking = self.lock_timeout_sec + (self.verify_timeout_sec if self.lock_test_ids else 0.0)
+        return max(self.rollout_timeout(self.max_duration_sec, _MOST_PLANS), locking)
+
+    @property
+    def lock_test_ids(self) -> tuple[str, ...]:
+        """The readiness tests that run before every lock, in the seed's order."""
+        return parse_tests(self.lock_tests)
 
     @property
     def job_threads(self) -> int:

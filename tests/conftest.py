@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import uuid
@@ -12,6 +13,9 @@ import pytest
 import structlog
 
 from bench.servers import postgres, redis
+
+# The width of a terminal that the tests have not: tables are as wide as they are in a file.
+os.environ.pop("COLUMNS", None)
 
 # Left alone, structlog writes to stdout, which tests of the command line read; a thread that outlives its test may still log.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))

@@ -181,7 +181,13 @@ def _lock(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, A
     return locking.handle(job_dir, request, report)
 
 
-HANDLERS: dict[str, Handler] = {"rollout": _rollout, "lock": _lock}
+def _verify(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
+    from workers import verifying
+
+    return verifying.handle(job_dir, request, report)
+
+
+HANDLERS: dict[str, Handler] = {"rollout": _rollout, "verify": _verify, "lock": _lock}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,12 +3,14 @@
 `request` runs in the worker, `handle` in the child. Every member is checked again before its frames go in (`CHECKS`): what the
 catalog remembers of a rollout is compared with its arrays' bytes, its gate profile and this machine's feature code, so that a
 rotten disk or a hand-edited row cannot get into a version. The frames are read where they lie, through a memory map, one
-member at a time.
+member at a time. What the readiness tests found (`workers.verifying`) is kept with the version: all of it in a report of its
+own, the statuses in the manifest, the checklist in the catalog.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from workers.child import Report
 
-__all__ = ["CHECKS", "OUT", "Check", "Checked", "check_members", "handle", "request"]
+__all__ = ["CHECKS", "OUT", "Check", "Checked", "check_members", "checked", "handle", "request"]
 
 OUT = "version"
 """The folder of the three finished files, in the job folder."""
@@ -41,8 +43,16 @@ def request(
     select: Mapping[str, Any],
     robot: str,
     settings: Settings,
+    verification: Path | None = None,
+    waivers: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
-    """What the child needs to know of a lock job; `arrays` has the export's file by its digest."""
+    """What the child needs to know of a lock job.
+
+    Args:
+      arrays: the exports' files, by digest.
+      verification: what the readiness tests found; None where the operator turned all of them off.
+      waivers: `{test, reason}` of the failures that are borne.
+    """
     return {
         "kind": "lock",
         "name": name,
@@ -50,6 +60,8 @@ def request(
         "select": dict(select),
         "robot": robot,
         "robots": [str(path) for path in settings.robots],
+        "verification": None if verification is None else str(verification),
+        "waivers": [dict(waiver) for waiver in waivers],
         "members": [asdict(member) | {"path": str(arrays[member.arrays_digest])} for member in members],
     }
 
@@ -58,19 +70,11 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
     """In the child: check the members, write the version's files into `version/`, return what they are."""
     from amp_core.dataset import Member, lock_bundle
     from amp_core.npz import mmap_member
-    from workers.scoring import find_robot
+    from amp_core.verify.checklist import document, outcome
 
     members = request["members"]
-    if not members:
-        raise InputRefused(
-            "the selection holds no clip",
-            key="select",
-            expected="at least one rollout of the tiers asked for",
-            remedy="Widen the selection, or score more clips: ampref clips lists what there is.",
-        )
-    report(0.0, "loading the robot")
-    robot = find_robot(request["robot"], request["robots"], members[0]["robot_digest"])
-    readiness = check_members(members, robot, lambda part: report(0.5 * part, "checking the members"))
+    robot, checks = checked(request, lambda share, text: report(0.5 * share, text))
+    found = _found(request)
     out = job_dir / OUT
     out.mkdir()
     try:
@@ -91,6 +95,7 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
                     parent=member["parent_digest"],
                     lineage=member["ancestor_digest"] or "",
                     augmentation=member["augmentation"],
+                    physics=member.get("physics"),
                 )
                 for member in members
             ),
@@ -101,7 +106,8 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
             mujoco_version=members[0]["mujoco_version"],
             gate_profile=members[0]["gate_profile"],
             select=request["select"],
-            verification=readiness,
+            waivers=request["waivers"],
+            verification=checks | _statuses(found),
             progress=lambda done, total: report(0.5 + 0.5 * done / max(total, 1), "writing the frames"),
         )
     except PhysicsFailed as error:
@@ -109,7 +115,14 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
         raise IntegrityError(
             error.what, file=error.file, key=error.key, frame=error.frame, expected=error.expected, remedy=error.remedy
         ) from error
+    locked = {
+        "normalization_stats": f"{bundle.normalization_stats.name} {bundle.normalization_stats.sha256}",
+        "manifest": f"{bundle.manifest.name} {bundle.manifest.sha256}",
+        "feature_code_hash": bundle.feature_code_hash,
+    }
+    report_of = document(found, request["waivers"], locked)
     return {
+        "verification": _keep(out, request["version"], report_of),
         "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in bundle.files],
         "manifest": bundle.manifest.name,
         "dataset_hash": bundle.dataset_hash,
@@ -117,9 +130,59 @@ def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
         "num_clips": bundle.num_clips,
         "num_frames": bundle.num_frames,
         "num_segments": bundle.num_segments,
-        "readiness": readiness,
+        # Without the figures, which fill megabytes.
+        "readiness": checks | {key: report_of[key] for key in _CHECKLIST} | {"tests": outcome(found)},
         "coverage": bundle.coverage,
     }
+
+
+_CHECKLIST = ("ready", "groups", "waivers")
+
+
+def checked(request: Mapping[str, Any], report: Report) -> tuple[Robot, dict[str, Any]]:
+    """The robot of a request's members, and the outcome of checking them; raises what stands against a lock."""
+    from workers.scoring import find_robot
+
+    members = request["members"]
+    if not members:
+        raise InputRefused(
+            "the selection holds no clip",
+            key="select",
+            expected="at least one rollout of the tiers asked for",
+            remedy="Widen the selection, or score more clips: ampref clips lists what there is.",
+        )
+    report(0.0, "loading the robot")
+    robot = find_robot(request["robot"], request["robots"], members[0]["robot_digest"])
+    return robot, check_members(members, robot, lambda part: report(part, "checking the members"))
+
+
+def _found(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tests found; where none was to run, that they were not."""
+    if request["verification"] is not None:
+        report: dict[str, Any] = json.loads(Path(request["verification"]).read_bytes())
+        return report
+    from amp_core.readiness import TEST_IDS, skipped
+    from workers.verifying import TURNED_OFF
+
+    subject = {"robot": request["robot"], "dataset": request["name"], "version": request["version"]}
+    return {"status": "SKIP", "subject": subject, "tests": [skipped(test, TURNED_OFF) for test in TEST_IDS]}
+
+
+def _statuses(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest keeps, as `Verification.summary()`: no figure that was measured, as the last bit of one may differ
+    between two machines, and the manifest's bytes may not."""
+    return {"tests": [{key: test[key] for key in ("id", "name", "status")} for test in found["tests"]]}
+
+
+def _keep(folder: Path, version: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the whole report beside the version's files."""
+    from service.catalog.sources import verification_name
+
+    path = folder / verification_name(version)
+    path.write_text(json.dumps(report, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "size": path.stat().st_size, "sha256": f"sha256:{digest}"}
 
 
 def _share(report: Callable[[float], None], before: int, of: int, part: float) -> None:
@@ -233,7 +296,7 @@ def _arrays(members: Members, robot: Robot, report: Callable[[float], None]) -> 
 
 
 CHECKS: tuple[Check, ...] = (_one_origin, _feature_code, _tiers, _arrays)
-"""The gate before the lock, in order. The readiness tests join here."""
+"""What every member is asked, in order, before the readiness tests and again before its frames go in."""
 
 
 def _classify(member: Mapping[str, Any], robot: Robot) -> Classification:

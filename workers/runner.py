@@ -37,11 +37,11 @@ from amp_core.errors import (
     Unavailable,
 )
 from service.blobs import BlobStore, delete_unreferenced
-from service.catalog import Catalog, clips, datasets, rollouts
+from service.catalog import Catalog, clips, datasets, rollouts, sources
 from service.catalog.records import Select, SelectedRollout, VersionFile, VersionMember
 from service.jobs import Claim, JobQueue, LeaseLost, Swept
 from service.settings import Settings
-from workers import locking, sandbox, scoring
+from workers import locking, sandbox, scoring, verifying
 from workers.sandbox import CHILD, Failed, Limits, NoRoom, Outcome, Refused, Stopped, Succeeded
 
 __all__ = ["Ended", "Runner"]
@@ -55,6 +55,7 @@ another worker's by the time there was a result; `unavailable`: the database cou
 
 _FOR_GOOD = (InputRefused, Conflict, TooLarge, IntegrityError, FeatureCodeMismatch)
 _TICK_SEC = 1.0  # How stale a job's progress may be, where its heartbeat is slower than that.
+_TESTING = 0.9  # of a lock's bar: the tests take far longer than writing the version
 _LOCK_FILE_MB = 1 << 20  # 1 TiB: the size of a version is its owner's business.
 _FOLDER_GRACE_SEC = 3600.0
 NO_ROOM_PAUSE_SEC = 60.0
@@ -222,13 +223,32 @@ class Runner:
         with self.catalog.session() as session:
             version = datasets.get_version_by_id(session, version_id)
             members = list(datasets.select_members(session, Select.from_dict(version.select)))
+            tested = bool(members and self.settings.lock_test_ids)
+            origins = sources.get_sources(session, [member.rollout_id for member in members]) if tested else {}
+        waivers = job.payload.get("waivers") or ()
         watch.tell(0.0, "gathering the arrays")
         arrays: dict[str, Path] = {}
-        for member in members:
+        for digest in [member.arrays_digest for member in members] + [origin.blob_digest for origin in origins.values()]:
             if watch.should_stop():
                 return Stopped()
-            if member.arrays_digest not in arrays:
-                arrays[member.arrays_digest] = self._local(member.arrays_digest, folder)
+            if digest not in arrays:
+                arrays[digest] = self._local(digest, folder)
+        if tested:
+            asked = verifying.request(
+                members,
+                origins,
+                arrays,
+                name=version.dataset,
+                version=version.version,
+                robot=version.robot,
+                settings=self.settings,
+            )
+            outcome = self._verify(folder, watch, asked)
+            if not isinstance(outcome, Succeeded):
+                return outcome
+            if failures := verifying.blocked(outcome.result["failed"], waivers):
+                error = verifying.refused(version.dataset, version.version, failures)
+                return Refused(error.to_dict() | {"tests": list(failures)})
         sandbox.write_request(
             folder,
             locking.request(
@@ -239,12 +259,25 @@ class Runner:
                 select=version.select,
                 robot=version.robot,
                 settings=self.settings,
+                verification=folder / verifying.REPORT if tested else None,
+                waivers=waivers,
             ),
         )
         limits = Limits(self.settings.lock_timeout_sec, self.settings.job_memory_mb, file_mb=_LOCK_FILE_MB)
-        outcome = self._in_child(folder, watch, limits)
+        outcome = self._in_child(folder, watch, limits, begin=_TESTING if tested else 0.0)
         if isinstance(outcome, Succeeded):
             self._publish(claim, version_id, members, folder, outcome.result, watch)
+        return outcome
+
+    def _verify(self, folder: Path, watch: _Watch, request: dict[str, Any]) -> Outcome:
+        """The readiness tests, in a child of their own."""
+        sandbox.write_request(folder, request)
+        timeout = self.settings.verify_timeout_sec
+        cpu = int(max(2, self.settings.job_threads) * timeout) + 5
+        limits = Limits(timeout, self.settings.job_memory_mb, cpu_sec=cpu)
+        outcome = self._in_child(folder, watch, limits, end=_TESTING)
+        # The next child must not be taken for this one.
+        (folder / "result.json").unlink(missing_ok=True)
         return outcome
 
     def _publish(
@@ -256,10 +289,11 @@ class Runner:
         result: Mapping[str, Any],
         watch: _Watch,
     ) -> None:
-        """Store the three files, then show the version: all of it in one transaction under the claim's token."""
+        """Store the three files and the tests' report, then show the version: all of it in one transaction under the claim's
+        token."""
         watch.tell(1.0, "storing the files")
         files = []
-        for file in result["files"]:
+        for file in (*result["files"], result["verification"]):
             path = folder / locking.OUT / file["name"]
             digest = watch.persist(partial(self.blobs.put_file, path))
             if digest != file["sha256"]:
@@ -293,8 +327,13 @@ class Runner:
 
         watch.persist(lambda: self.jobs.complete(claim, work=work))
 
-    def _in_child(self, folder: Path, watch: _Watch, limits: Limits) -> Outcome:
-        return sandbox.run(folder, limits, on_progress=watch.tell, should_stop=watch.should_stop, command=self._command)
+    def _in_child(self, folder: Path, watch: _Watch, limits: Limits, *, begin: float = 0.0, end: float = 1.0) -> Outcome:
+        """Run the request in the folder; its progress is the job's from `begin` to `end`."""
+
+        def tell(share: float, text: str) -> None:
+            watch.tell(begin + (end - begin) * share, text)
+
+        return sandbox.run(folder, limits, on_progress=tell, should_stop=watch.should_stop, command=self._command)
 
     def _local(self, digest: str, folder: Path) -> Path:
         """A blob as a local file: where it lies, or a copy where blobs are remote."""

@@ -19,13 +19,14 @@ from amp_core.client._download import Progress
 from amp_core.client._http import DEFAULT_URL, Retry
 from amp_core.client._pull import DatasetWarning, PulledVersion, pull
 from amp_core.client._spec import Spec, parse_spec
-from amp_core.client._split import DatasetPart
+from amp_core.client._split import DatasetBucket, DatasetPart
 
 __all__ = [
     "DEFAULT_URL",
     "STD_FLOOR",
     "ApiClient",
     "Dataset",
+    "DatasetBucket",
     "DatasetPart",
     "DatasetWarning",
     "Progress",

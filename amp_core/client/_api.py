@@ -119,6 +119,10 @@ class ApiClient:
         """A clip with its rollouts and jobs."""
         return self._get(f"v1/clips/{_part(clip_id)}")
 
+    def download_clip(self, clip_id: str, target: str | os.PathLike[str]) -> Path:
+        """Save the file that was uploaded as `target`, whole or not at all."""
+        return self._download(f"v1/clips/{_part(clip_id)}/file", Path(target))
+
     def delete_clip(self, clip_id: str) -> None:
         """Delete a clip; `Conflict` while a locked version holds it."""
         self._connection.json("DELETE", f"v1/clips/{_part(clip_id)}", repeatable=False)
@@ -164,12 +168,14 @@ class ApiClient:
 
     def download_arrays(self, rollout_id: str, target: str | os.PathLike[str]) -> Path:
         """Save a rollout's export npz as `target`, whole or not at all."""
-        final = Path(target)
+        return self._download(f"v1/rollouts/{_part(rollout_id)}/arrays", Path(target))
+
+    def _download(self, path: str, final: Path) -> Path:
         partial = final.with_name(f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}")
 
         def call(patience: Retry) -> Path:
             with (
-                self._connection.stream("GET", f"v1/rollouts/{_part(rollout_id)}/arrays", retry=patience) as response,
+                self._connection.stream("GET", path, retry=patience) as response,
                 open(partial, "wb") as file,
             ):
                 for chunk in response.iter_bytes(_MB):
@@ -283,10 +289,19 @@ class ApiClient:
             raise Unavailable(f"the service gives no manifest for {name}=={version}", remedy="Check its address.")
         return self._get(url)
 
+    def get_verification(self, name: str, version: str) -> dict[str, Any]:
+        """All that the readiness tests found before the version was locked; `NotFound` where it is older than they are."""
+        return self._get(f"v1/datasets/{_part(name)}/versions/{_part(version)}/verification")
+
+    def iter_members(self, name: str, version: str) -> Iterator[dict[str, Any]]:
+        """The segments of a version, in order: `{position, clip_id, rollout_id, name, start, end, tier}`."""
+        return self._pages(f"v1/datasets/{_part(name)}/versions/{_part(version)}/members", {"limit": 500})
+
     def lock_version(
         self, name: str, version: str, *, select: Mapping[str, Any] | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Have the selected rollouts locked as a version: `{dataset, version, state, job}`; `Conflict` when it exists."""
+        """Have the selected rollouts tested and locked as a version: `{dataset, version, state, job}`; `Conflict` when it
+        exists. `waivers=[{"test": "6", "reason": "…"}]` bears the failure of a test."""
         body = {"version": version, "select": dict(select or {}), **{k: v for k, v in options.items() if v is not None}}
         return self._post(f"v1/datasets/{_part(name)}/versions", body, False)
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from amp_core.client._download import Progress
 from amp_core.client._http import Retry
 from amp_core.client._pull import PulledVersion, pull
-from amp_core.client._split import DatasetPart, split
+from amp_core.client._split import DatasetBucket, DatasetPart, buckets, split
 from amp_core.errors import IntegrityError
 from amp_core.npz import mmap_member
 
@@ -124,6 +124,22 @@ class Dataset:
         raise KeyError(f"no feature block {name!r}; there are {', '.join(block['name'] for block in blocks)}")
 
     @cached_property
+    def buckets(self) -> tuple[DatasetBucket, ...]:
+        """The version's rows by the physics that they were generated in, the robot's own first.
+
+        One, `canonical`, for a version of the robot's own physics; none for one that was locked before buckets were recorded.
+        """
+        return buckets(self)
+
+    def bucket(self, name: str) -> DatasetBucket:
+        """The bucket of this name, such as `friction=0.7`; `KeyError` lists the buckets there are."""
+        for found in self.buckets:
+            if found.name == name:
+                return found
+        there = ", ".join(found.name for found in self.buckets) or "none: it was locked before buckets were recorded"
+        raise KeyError(f"{self.name}=={self.version} has no bucket {name!r}; there are {there}")
+
+    @cached_property
     def mean(self) -> NDArray[np.float32]:
         """(F,) mean of every feature."""
         return _frozen(np.asarray(self.stats["mean"], np.float64))
@@ -159,31 +175,39 @@ class Dataset:
         result: NDArray[np.float32] = self._rows(z) * self.scale + self.mean
         return result
 
-    def sample(self, rng: np.random.Generator, n: int, *, weighted: bool = True) -> NDArray[np.float32]:
+    def sample(
+        self, rng: np.random.Generator, n: int, *, weighted: bool = True, bucket: str | None = None
+    ) -> NDArray[np.float32]:
         """`n` rows drawn with replacement: (n, F) float32, not normalized.
 
         Args:
           weighted: in proportion to `sample_weight`; otherwise every row is as likely as any other.
+          bucket: only rows of this bucket, such as `friction=0.7`.
         Raises:
           TypeError, ValueError: `rng` is no `numpy.random.Generator`, or `n` no whole number from 1 to `MOST_ROWS`.
+          KeyError: there is no such bucket.
         """
+        if bucket is not None:
+            return self.bucket(bucket).sample(rng, n, weighted=weighted)
         n = _check_draw(rng, n)
         cumulative = self._cumulative if weighted else None
         rows = rng.integers(0, len(self), n) if cumulative is None else _draw(rng, cumulative, n)
         return np.asarray(self.features[rows])
 
     def sample_transitions(
-        self, rng: np.random.Generator, n: int, *, weighted: bool = True
+        self, rng: np.random.Generator, n: int, *, weighted: bool = True, bucket: str | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`n` pairs of consecutive frames `(s, s')`, each (n, F) float32, one control step apart.
 
         No pair crosses the border of a segment. A pair is drawn in proportion to the weight of its first frame.
 
         Args:
-          weighted: as for `sample`.
+          weighted, bucket: as for `sample`.
         Raises:
-          TypeError, ValueError: as for `sample`; or the version has no two consecutive frames.
+          TypeError, ValueError, KeyError: as for `sample`; or the version has no two consecutive frames.
         """
+        if bucket is not None:
+            return self.bucket(bucket).sample_transitions(rng, n, weighted=weighted)
         n = _check_draw(rng, n)
         rows = self._transition_rows(rng, n, weighted)
         return np.asarray(self.features[rows]), np.asarray(self.features[rows + 1])
@@ -191,9 +215,9 @@ class Dataset:
     def split(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[DatasetPart, ...]:
         """The version divided into parts, for example for training and evaluation, by lineage.
 
-        A clip and all variants made from it are in one part, so nothing held out was seen mirrored or slower. Groups are dealt
-        out whole, each to the part that lacks most frames, in an order that `seed` decides; the same everywhere. The
-        shares are met as nearly as whole groups allow, and no part is empty.
+        A clip and all variants made from it, in every bucket, are in one part, so nothing held out was seen mirrored, slower or
+        in other physics. Groups are dealt out whole, each to the part that lacks most frames, in an order that `seed` decides;
+        the same everywhere. The shares are met as nearly as whole groups allow, and no part is empty.
 
         Args:
           fractions: share of the frames of each part; they add up to 1.

@@ -1,12 +1,12 @@
-"""Dividing a version so that a clip and its variants stay on one side."""
+"""Parts of a version: by lineage, so that a clip and its variants stay on one side, and by bucket."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from amp_core.client._dataset import Dataset
 
-__all__ = ["DatasetPart", "split"]
+__all__ = ["DatasetBucket", "DatasetPart", "buckets", "split"]
 
 
 class DatasetPart:
@@ -27,7 +27,7 @@ class DatasetPart:
       rows: (M,) int64, its rows in `dataset.features`, ascending.
     """
 
-    def __init__(self, dataset: Dataset, clips: Sequence[int], lineages: Sequence[str]) -> None:
+    def __init__(self, dataset: Dataset, clips: Sequence[int], lineages: Iterable[str]) -> None:
         self.dataset = dataset
         self.clips = tuple(sorted(clips))
         self.lineages = tuple(sorted(lineages))
@@ -53,20 +53,41 @@ class DatasetPart:
         """As `Dataset.denormalize`."""
         return self.dataset.denormalize(z)
 
-    def sample(self, rng: np.random.Generator, n: int, *, weighted: bool = True) -> NDArray[np.float32]:
+    def bucket(self, name: str) -> DatasetPart:
+        """Those of these clips that are in one bucket; the whole version's statistics normalize them, too.
+
+        Raises:
+          KeyError: the version has no such bucket.
+          ValueError: this part has none of its clips.
+        """
+        if name not in self._buckets:
+            whole = self.dataset.bucket(name)
+            clips = [clip for clip in whole.clips if clip in set(self.clips)]
+            if not clips:
+                raise ValueError(f"this part has no clip in the bucket {name!r}")
+            self._buckets[name] = DatasetPart(self.dataset, clips, _lineages(self.dataset, clips))
+        return self._buckets[name]
+
+    def sample(
+        self, rng: np.random.Generator, n: int, *, weighted: bool = True, bucket: str | None = None
+    ) -> NDArray[np.float32]:
         """As `Dataset.sample`, from these rows."""
         from amp_core.client._dataset import _check_draw, _draw
 
+        if bucket is not None:
+            return self.bucket(bucket).sample(rng, n, weighted=weighted)
         n = _check_draw(rng, n)
         drawn = _draw(rng, self._cumulative, n) if weighted else rng.integers(0, len(self), n)
         return np.asarray(self.dataset.features[self.rows[drawn]])
 
     def sample_transitions(
-        self, rng: np.random.Generator, n: int, *, weighted: bool = True
+        self, rng: np.random.Generator, n: int, *, weighted: bool = True, bucket: str | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `Dataset.sample_transitions`, from these rows."""
         from amp_core.client._dataset import _check_draw, _draw
 
+        if bucket is not None:
+            return self.bucket(bucket).sample_transitions(rng, n, weighted=weighted)
         n = _check_draw(rng, n)
         if not len(self._firsts):
             raise ValueError("this part has no segment of two frames, so it holds no transition")
@@ -76,6 +97,10 @@ class DatasetPart:
             drawn = rng.integers(0, len(self._firsts), n)
         rows = self._firsts[drawn]
         return np.asarray(self.dataset.features[rows]), np.asarray(self.dataset.features[rows + 1])
+
+    @cached_property
+    def _buckets(self) -> dict[str, DatasetPart]:
+        return {}
 
     @cached_property
     def _cumulative(self) -> NDArray[np.float64]:
@@ -90,6 +115,44 @@ class DatasetPart:
         return firsts
 
 
+class DatasetBucket(DatasetPart):
+    """The clips of a version in one bucket of physics.
+
+    Attributes:
+      name: `canonical` for the robot's own physics, or its factors, `friction=0.7,mass=1.1`.
+      physics: the factors on `friction`, `mass` and `damping`.
+      stats: statistics of these rows alone, with the keys of `Dataset.stats`. `normalize` uses the whole version's, so that one
+        discriminator can see every bucket.
+      dataset_hash: SHA-256 of these rows.
+    """
+
+    def __init__(self, dataset: Dataset, facts: Mapping[str, Any], index: int) -> None:
+        clips = [i for i, clip in enumerate(dataset.manifest["clips"]) if clip["bucket"] == index]
+        super().__init__(dataset, clips, _lineages(dataset, clips))
+        self.name: str = facts["name"]
+        self.physics: dict[str, float] = dict(facts["physics"])
+        self.stats: dict[str, list[float]] = dict(facts["statistics"])
+        self.dataset_hash: str = facts["dataset_hash"]
+
+    def __repr__(self) -> str:
+        whole = f"{self.dataset.name}=={self.dataset.version}"
+        return f"<DatasetBucket {self.name} of {whole}: {len(self):,} frames, {len(self.clips)} clips>"
+
+
+def buckets(dataset: Dataset) -> tuple[DatasetBucket, ...]:
+    """See `Dataset.buckets`."""
+    return tuple(DatasetBucket(dataset, facts, index) for index, facts in enumerate(dataset.manifest.get("buckets", ())))
+
+
+def _lineage(clip: Mapping[str, Any]) -> str:
+    # A version from before lineage was recorded has originals alone.
+    return str(clip.get("lineage") or clip["digest"])
+
+
+def _lineages(dataset: Dataset, clips: Sequence[int]) -> set[str]:
+    return {_lineage(dataset.manifest["clips"][clip]) for clip in clips}
+
+
 def split(dataset: Dataset, fractions: Sequence[float], seed: int) -> tuple[DatasetPart, ...]:
     """See `Dataset.split`."""
     shares = [float(share) for share in fractions]
@@ -99,12 +162,11 @@ def split(dataset: Dataset, fractions: Sequence[float], seed: int) -> tuple[Data
         raise TypeError("seed is no whole number")
     groups: dict[str, list[int]] = {}
     for index, clip in enumerate(dataset.manifest["clips"]):
-        # A version from before lineage was recorded has originals alone.
-        groups.setdefault(clip.get("lineage") or clip["digest"], []).append(index)
+        groups.setdefault(_lineage(clip), []).append(index)
     if len(groups) < len(shares):
         raise ValueError(
             f"{dataset.name}=={dataset.version} has {len(groups)} lineage groups, too few for {len(shares)} parts: "
-            "a clip and its variants cannot be divided"
+            "a clip, its variants and its buckets cannot be divided"
         )
     frames = np.bincount(dataset.clip_index, minlength=len(dataset.manifest["clips"]))
     # An order by hash is the same on every machine and with every numpy.

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from amp_core.dataset import _weights
 from amp_core.dataset._blocks import BLOCK_ALGORITHM, BLOCK_SIZE, block_digests
+from amp_core.dataset._buckets import Buckets, scale_of
 from amp_core.dataset._coverage import Coverage, FootLike
 from amp_core.dataset._json import canonical_json
 from amp_core.dataset._names import check_dataset_name, file_names
-from amp_core.dataset._stats import ColumnStats
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureBlock, feature_code_hash
 from amp_core.npz import NpzWriter
+from amp_core.recipe import PhysicsScale
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
 
 __all__ = ["MANIFEST_SCHEMA", "Bundle", "BundleFile", "LayoutLike", "Member", "RobotFacts", "RobotLike", "lock_bundle"]
@@ -106,6 +107,7 @@ class Member:
         enough; one that is missing counts as a gate that has no value: no margin.
       lineage: digest of the motion at the root of this one's family; its own when empty. Coverage counts both as one source.
       parent, augmentation: of a variant, the digest of the motion that it was made from and what was done to it; else None.
+      physics: the recipe's factors on friction, mass and damping; None, like a factor that is left out, is the robot's own.
     """
 
     name: str
@@ -122,6 +124,12 @@ class Member:
     lineage: str = ""
     parent: str | None = None
     augmentation: str | None = None
+    physics: Mapping[str, float] | None = None
+
+    @property
+    def scale(self) -> PhysicsScale:
+        """The physics that it was generated in: its bucket."""
+        return scale_of(self.physics)
 
     @property
     def frames(self) -> int:
@@ -226,7 +234,7 @@ def lock_bundle(
     worth = [{"margins": found, "weight": weight} for found, weight in zip(margins, weights, strict=True)]
 
     with _all_or_none(folder, names) as partial:
-        rows = _Rows(robot)
+        rows = _Rows(robot, [member.scale for member in ordered])
         segments = 0
         clips: list[dict[str, Any]] = []
         owners: list[int] = []
@@ -234,18 +242,19 @@ def lock_bundle(
             writer.begin("features", (total, layout.dim), np.float32)
             for clip, member in enumerate(ordered):
                 ends = segments + len(member.ranges)
-                entry = _clip_entry(member, rows.stats.count, segments, worth[segments:ends])
+                bucket = rows.buckets.index(member.scale)
+                entry = _clip_entry(member, bucket, rows.count, segments, worth[segments:ends])
                 rows.coverage.clip(member.name, member.source, original=member.source == member.digest)
                 for tier, pieces in zip(member.tiers, _frames(member, layout), strict=True):
                     rows.coverage.segment(tier)
                     for piece in pieces:
                         writer.write(piece)
-                        rows.take(piece)
+                        rows.take(piece, bucket)
                 clips.append(entry)
                 owners += [clip] * len(member.ranges)
                 segments = ends
                 if progress is not None:
-                    progress(rows.stats.count, total)
+                    progress(rows.count, total)
             run = np.asarray(lengths)
             writer.begin("clip_index", (total,), np.int32)
             _write_runs(writer, np.asarray(owners, np.int32), run)
@@ -264,7 +273,7 @@ def lock_bundle(
             "generation_date": GENERATOR_RELEASE_DATE,
             "num_clips": len(ordered),
             "num_frames": total,
-            **rows.stats.to_dict(),
+            **rows.buckets.whole().to_dict(),
             "clips": [{"name": member.name, "tier": member.tier_taken, "frames": member.frames} for member in ordered],
         }
         partial[names.normalization_stats].write_bytes(canonical_json(stats))
@@ -293,6 +302,7 @@ def lock_bundle(
             "num_frames": total,
             "weighting": _weights.weighting(weights, lengths),
             "coverage": coverage,
+            "buckets": rows.buckets.to_list(dataset_hash, _counts(ordered, rows.buckets.scales)),
             "files": {
                 "features": {
                     "name": features.name,
@@ -315,17 +325,19 @@ def lock_bundle(
 
 
 class _Rows:
-    """What is computed from the rows as they pass: the dataset hash, the statistics and the coverage."""
+    """What is computed from the rows as they pass: the dataset hash, the statistics of every bucket and the coverage."""
 
-    def __init__(self, robot: RobotLike) -> None:
-        self.stats = ColumnStats(robot.layout.dim)
+    def __init__(self, robot: RobotLike, scales: Sequence[PhysicsScale]) -> None:
+        self.count = 0
+        self.buckets = Buckets(scales, robot.layout.dim)
         self.coverage = Coverage(robot.layout, robot.control_dt, robot.feet)
         self._sha = hashlib.sha256()
 
-    def take(self, rows: NDArray[np.float32]) -> None:
+    def take(self, rows: NDArray[np.float32], bucket: int) -> None:
         self._sha.update(np.ascontiguousarray(rows, dtype="<f4").data)
-        self.stats.add(rows)
+        self.buckets.take(bucket, self.count, rows)
         self.coverage.take(rows)
+        self.count += len(rows)
 
     @property
     def digest(self) -> str:
@@ -423,7 +435,7 @@ def _write_runs(writer: NpzWriter, values: NDArray[Any], lengths: NDArray[np.int
         begin = end
 
 
-def _clip_entry(member: Member, row: int, segment: int, weighted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _clip_entry(member: Member, bucket: int, row: int, segment: int, weighted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     segments = []
     for index, ((start, end), tier, worth) in enumerate(zip(member.ranges, member.tiers, weighted, strict=True), segment):
         segments.append({"segment_index": index, "start": int(start), "end": int(end), "row": row, "tier": tier, **worth})
@@ -437,6 +449,8 @@ def _clip_entry(member: Member, row: int, segment: int, weighted: Sequence[Mappi
         "tier": int(member.tier),
         "mode": member.mode,
         "recipe_digest": member.recipe_digest,
+        "physics": asdict(member.scale),
+        "bucket": bucket,
         "frames": int(member.frames),
         "segments": segments,
         "quality_metrics": {key: _plain(value, member, key) for key, value in member.quality_metrics.items()},
@@ -453,6 +467,16 @@ def _plain(value: Any, member: Member, key: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, member, key) for item in value]
     return value
+
+
+def _counts(members: Sequence[Member], scales: Sequence[PhysicsScale]) -> list[dict[str, Any]]:
+    """Of each bucket, how many clips and segments it has, and the gates' outcome over them."""
+    found = []
+    for scale in scales:
+        those = [member for member in members if member.scale == scale]
+        segments = sum(len(member.ranges) for member in those)
+        found.append({"num_clips": len(those), "num_segments": segments, "gates": _outcome(those)})
+    return found
 
 
 def _outcome(members: Sequence[Member]) -> dict[str, Any]:

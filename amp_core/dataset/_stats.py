@@ -60,6 +60,13 @@ class ColumnStats:
         np.minimum(self._min, rows.min(axis=0), out=self._min)
         np.maximum(self._max, rows.max(axis=0), out=self._max)
 
+    def merge(self, other: ColumnStats) -> None:
+        """Take in what another one has taken in; exact, like everything here."""
+        self._sums += other._sums
+        self.count += other.count
+        np.minimum(self._min, other._min, out=self._min)
+        np.maximum(self._max, other._max, out=self._max)
+
     def to_dict(self) -> dict[str, list[float]]:
         """`mean`, `std` (population), `min`, `max`, `clip_low` and `clip_high` (mean ∓ 3·std): F float64 each."""
         if self.count == 0:

@@ -74,6 +74,7 @@ def plan(
     attempt: int = 0,
     nthread: int = 1,
     progress: Callable[[int], None] | None = None,
+    frames: int | None = None,
 ) -> Plan:
     """Plan the controls that make the robot follow a clip.
 
@@ -84,6 +85,8 @@ def plan(
       attempt: another number draws other noise, and a higher one more of it.
       nthread: threads that simulate; the plan does not depend on it.
       progress: called with the number of frames that are planned. What it raises stops the work and is passed on.
+      frames: stop once as many frames are planned, the whole clip's by default; they are the whole plan's first ones, and
+        what follows them is the clip's joint angles.
     """
     assert recipe.planner is not None
     count = recipe.planner.branches
@@ -91,7 +94,8 @@ def plan(
         _Planner(robot, motion, recipe, initial_qvel, (recipe.seed, attempt, branch), max(1, nthread // count))
         for branch in range(count)
     ]
-    frames = len(motion.dof_pos)
+    total = len(motion.dof_pos)
+    wanted = total if frames is None else min(frames, total)
     stretch = max(1, round(recipe.planner.branch_sec / robot.control_dt))
     said, stop = threading.Lock(), threading.Event()
     steps_done = 0
@@ -103,7 +107,7 @@ def plan(
         with said:
             steps_done += steps
             if progress is not None:
-                progress(min(frames, steps_done // count))
+                progress(min(total, steps_done // count))
 
     def advance(until: int) -> None:
         if pool is None:
@@ -123,8 +127,9 @@ def plan(
     pool = ThreadPoolExecutor(min(nthread, count)) if nthread > 1 and count > 1 else None
     with pool if pool is not None else nullcontext():
         best = branches[0]
-        while best.frame < frames and not best.lost:
-            advance(min(frames, best.frame + stretch))
+        while best.frame < wanted and not best.lost:
+            # Every stop is where the whole plan has one, so that the choice among the branches is the same.
+            advance(min(total, best.frame + stretch))
             best = min(branches, key=lambda branch: branch.score)  # The first of equals.
             steps_done = count * best.frame  # One that was lost has done fewer.
             if best.lost:

@@ -14,6 +14,7 @@ from amp_core.errors import RecipeRefused
 from amp_core.quality import METRICS
 from amp_core.recipe import DEFAULT_MODE, GENERATED_MODES, Recipe
 from service import uploads
+from service.api.blob import IMMUTABLE, StoredFile, file_responses, serve
 from service.api.deps import Caller, Service, needs
 from service.api.faults import suggestion
 from service.api.jobs import JobView
@@ -333,6 +334,26 @@ def get_clip(clip_id: Id, opened: Service) -> ClipDetail:
         clip, rollouts, jobs = queries.get_with_rollouts(session, clip_id)
     parts = {"rollouts": [RolloutSummaryView.of(one) for one in rollouts], "jobs": [JobView.of(job) for job in jobs]}
     return ClipDetail.model_validate(_facts(clip) | parts)
+
+
+def _file(clip_id: Id, request: Request, opened: Service) -> Response:
+    """The bytes that were uploaded, with their SHA-256 as ETag."""
+    with opened.catalog.session() as session:
+        clip = queries.get(session, clip_id)
+    name = f"{clip.id}.{clip.source_format}"
+    return serve(request, opened.blobs, StoredFile(clip.blob_digest, clip.size, name, "application/octet-stream", IMMUTABLE))
+
+
+for method in ("GET", "HEAD"):
+    router.add_api_route(
+        "/{clip_id}/file",
+        _file,
+        methods=[method],
+        name="get_clip_file" if method == "GET" else "head_clip_file",
+        response_class=Response,
+        responses=file_responses("application/octet-stream", 404),
+        dependencies=[needs("clips:read")],
+    )
 
 
 @router.delete("/{clip_id}", status_code=204, responses=responses(404, 409))

@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from amp_core.errors import InputRefused, NotFound
+from amp_core.readiness import MAX_REASON, TEST_IDS, check_waivers
+from amp_core.recipe import SCALE_RANGE, PhysicsScale
 from service import diff, uploads
 from service.api.blob import IMMUTABLE, REVALIDATE, StoredFile, file_responses, serve
 from service.api.deps import Caller, Service, needs
 from service.api.jobs import JobView
 from service.api.params import (
+    TEXT_PATTERN,
     AliasName,
     Body,
     DatasetName,
@@ -34,7 +37,7 @@ from service.api.params import (
     View,
 )
 from service.api.strict import StrictRoute
-from service.catalog import Session, job_rows
+from service.catalog import Session, job_rows, sources
 from service.catalog import datasets as queries
 from service.catalog.records import Dataset, Select, Version
 from service.errors import responses
@@ -67,6 +70,15 @@ class VersionSummary(View):
     yank_reason: str | None
 
 
+class BucketView(View):
+    """What a version holds of one bucket of physics; the manifest has its rows and statistics."""
+
+    name: str = Field(description="`canonical` for the robot's own physics, or its factors: `friction=0.7,mass=1.1`.")
+    physics: dict[str, float] = Field(description="Factors on `friction`, `mass` and `damping`.")
+    num_clips: int
+    num_frames: int
+
+
 class VersionView(VersionSummary):
     """A locked version: what was selected, what came of it, its files and who may rely on it."""
 
@@ -74,11 +86,17 @@ class VersionView(VersionSummary):
     select: dict[str, Any]
     feature_code_hash: str | None
     manifest_sha256: str | None = Field(description="Pin this in a training config.")
-    readiness: dict[str, Any] | None = Field(description="The readiness checklist, as of the lock.")
+    readiness: dict[str, Any] | None = Field(
+        description="The training-readiness checklist, as of the lock: `ready`, `groups` of criteria with status and evidence, "
+        "each of the `tests` with status and reason, `waivers`, and the `checks` of every member. Only `checks` where it was "
+        "locked before there were tests."
+    )
+    verification_url: str | None = Field(description="All that the tests found, as JSON or as a page; null as above.")
     coverage: dict[str, Any] | None = Field(
         description="The manifest's `coverage`: seconds by tier, source and speed, stance, feature space. "
         "Null where it was locked before there were any."
     )
+    buckets: list[BucketView] = Field(description="By the physics that the clips were simulated in, the robot's own first.")
     aliases: list[str] = Field(description="That point to this version now; `latest` among them.")
     files: list[FileView]
     manifest_url: str | None
@@ -110,10 +128,22 @@ class DatasetList(BaseModel):
     items: list[DatasetSummary]
 
 
-class SelectBody(Body):
-    """Which rollouts a version takes: for each clip its best one, or its best in `mode`, or the one of `recipe`.
+_Factor = Annotated[float, Field(ge=SCALE_RANGE[0], le=SCALE_RANGE[1], allow_inf_nan=False)]
 
-    A rollout in scaled physics is taken only when its `recipe` is named.
+
+class PhysicsBody(Body):
+    """A bucket: factors on the robot's own physics; what is left out is 1."""
+
+    friction: _Factor = 1.0
+    mass: _Factor = 1.0
+    damping: _Factor = 1.0
+
+
+class SelectBody(Body):
+    """Which rollouts a version takes: for each clip its best one in the robot's own physics, or its best in `mode`, or the one
+    of `recipe`; with `buckets`, its best one in each of them.
+
+    A rollout in scaled physics is taken only when its `recipe` or its bucket is named.
     """
 
     robot: RobotName = "wildrobot"
@@ -125,6 +155,21 @@ class SelectBody(Body):
     tags: list[Tag] = Field(default_factory=list, max_length=50, description="The clip bears all of them.")
     clips: list[Name] = Field(default_factory=list, max_length=100_000, description="Ids or names; empty: all.")
     segments: Annotated[bool, Field(description="Take passing windows of clips that fail as a whole, too.")] = False
+    buckets: Annotated[
+        Literal["all"] | Annotated[list[PhysicsBody], Field(min_length=1, max_length=100)] | None,
+        Field(
+            description="The physics to take each clip in, `{}` being the robot's own; `all`: in each that it was scored in."
+        ),
+    ] = None
+
+
+class WaiverBody(Body):
+    """A failure that is borne, and why."""
+
+    test: Literal[TEST_IDS] = Field(description="The test's id.")  # type: ignore[valid-type]
+    reason: Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=MAX_REASON)] = Field(
+        description="For those who train on the version."
+    )
 
 
 class LockBody(Body):
@@ -132,6 +177,11 @@ class LockBody(Body):
 
     version: ExactVersion
     select: SelectBody = Field(default_factory=lambda: SelectBody())
+    waivers: list[WaiverBody] = Field(
+        default_factory=list,
+        max_length=len(TEST_IDS),
+        description="Readiness tests whose failure does not stop the lock; the manifest keeps them, each test once.",
+    )
 
 
 class Locking(BaseModel):
@@ -160,10 +210,11 @@ class YankBody(Body):
 
 
 class TakenView(View):
-    """What a version takes of one clip."""
+    """What a version takes of one clip in one bucket."""
 
     clip_id: str
     name: str
+    bucket: str
     rollout_id: str
     tiers: list[int]
     ranges: list[tuple[int, int]] = Field(description="Half-open frame ranges of the rollout.")
@@ -171,7 +222,7 @@ class TakenView(View):
 
 
 class ChangedView(View):
-    """A clip that both versions hold, with another rollout or other frames."""
+    """A clip that both versions hold in the same bucket, with another rollout or other frames."""
 
     before: TakenView
     after: TakenView
@@ -193,7 +244,7 @@ class DiffView(BaseModel):
 READ, WRITE = [needs("datasets:read")], needs("datasets:write")
 Writer = Annotated[Caller, WRITE]
 
-_YANKED = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
+YANKED = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
 
 
 @router.get("", responses=responses(), dependencies=READ)
@@ -222,12 +273,12 @@ def lock_version(
 ) -> Locking:
     """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
     opened.robot(body.select.robot)
-    wanted = _select(body.select)
+    wanted, waivers = _select(body.select), check_waivers(waiver.model_dump() for waiver in body.waivers)
     with opened.catalog.session() as session:
         _refuse_empty(session, wanted)
     with opened.catalog.begin() as session:
         version, job = queries.begin_version(
-            session, name, body.version, wanted, max_attempts=opened.settings.max_attempts, actor=who.name
+            session, name, body.version, wanted, waivers=waivers, max_attempts=opened.settings.max_attempts, actor=who.name
         )
         pending = queries.pending_clips(session, wanted)
     later.add_task(uploads.ring, opened.notify, job.id)
@@ -252,7 +303,13 @@ def _select(body: SelectBody) -> Select:
         tags=tuple(body.tags),
         clips=tuple(body.clips),
         segments=body.segments,
+        buckets=_scales(body.buckets) if isinstance(body.buckets, list) else body.buckets,
     )
+
+
+def _scales(buckets: list[PhysicsBody]) -> tuple[PhysicsScale, ...]:
+    scales = {PhysicsScale(one.friction, one.mass, one.damping) for one in buckets}
+    return tuple(sorted(scales, key=lambda scale: scale.order))
 
 
 def _refuse_empty(session: Session, wanted: Select) -> None:
@@ -265,6 +322,14 @@ def _refuse_empty(session: Session, wanted: Select) -> None:
             expected="ids or names of clips",
             remedy="GET /v1/clips lists what there is",
         )
+    absent, there = queries.missing_buckets(session, wanted)
+    if absent and there:
+        raise InputRefused(
+            f"nothing of the selection is in the bucket {', '.join(repr(scale.name) for scale in absent)}",
+            key="select.buckets",
+            expected=f"of {', '.join(scale.name for scale in there)}",
+            remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
+        )
     if next(iter(queries.select_members(session, wanted, chunk=1)), None) is None:
         raise InputRefused(
             "the selection is empty",
@@ -274,17 +339,17 @@ def _refuse_empty(session: Session, wanted: Select) -> None:
         )
 
 
-@router.get("/{name}/versions/{version}", responses={200: {"headers": _YANKED}, **responses(404)}, dependencies=READ)
+@router.get("/{name}/versions/{version}", responses={200: {"headers": YANKED}, **responses(404)}, dependencies=READ)
 def get_version(name: DatasetName, version: VersionOrAlias, opened: Service, response: Response) -> VersionView:
     """A locked version by its exact name, `latest` or an alias: readiness, files and digests. 404 while it is being locked."""
     with opened.catalog.session() as session:
-        found = _find(session, name, version)
+        found = find_version(session, name, version)
         view = _version_view(session, found, version)
     _warn(response, found)
     return view
 
 
-def _find(session: Session, name: str, version: str) -> Version:
+def find_version(session: Session, name: str, version: str) -> Version:
     try:
         return queries.get_version(session, name, version)
     except NotFound as error:
@@ -310,7 +375,8 @@ def _explained(session: Session, name: str, version: str) -> NotFound | None:
 
 def _version_view(session: Session, found: Version, asked_for: str) -> VersionView:
     dataset = queries.get_dataset(session, found.dataset)
-    base = f"/v1/datasets/{found.dataset}/versions/{found.version}/files"
+    address = f"/v1/datasets/{found.dataset}/versions/{found.version}"
+    base, tested = f"{address}/files", sources.get_verification(session, found.id) is not None
     files = [
         FileView(name=file.name, sha256=file.digest, size=file.size, media_type=file.media_type, url=f"{base}/{file.name}")
         for file in found.files
@@ -325,15 +391,17 @@ def _version_view(session: Session, found: Version, asked_for: str) -> VersionVi
         | {
             "asked_for": asked_for,
             "coverage": queries.get_coverage(session, found.id),
+            "buckets": queries.get_buckets(session, found.id),
             "manifest_sha256": found.manifest_digest,
             "aliases": sorted(aliases),
             "files": files,
             "manifest_url": manifest,
+            "verification_url": f"{address}/verification" if tested else None,
         }
     )
 
 
-def _warning(found: Version) -> dict[str, str]:
+def yank_warning(found: Version) -> dict[str, str]:
     if not found.yanked:
         return {}
     # Quoted, on one line, in ASCII: what a header can carry.
@@ -343,7 +411,7 @@ def _warning(found: Version) -> dict[str, str]:
 
 
 def _warn(response: Response, found: Version) -> None:
-    response.headers.update(_warning(found))
+    response.headers.update(yank_warning(found))
 
 
 @router.get("/{name}/diff", responses=responses(404), dependencies=READ)
@@ -352,7 +420,7 @@ def diff_versions(
 ) -> DiffView:
     """Which clips came, went or changed from one version to another."""
     with opened.catalog.session() as session:
-        old, new = _find(session, name, before), _find(session, name, after)
+        old, new = find_version(session, name, before), find_version(session, name, after)
         found = diff.between(session, old, new)
     return DiffView(
         dataset=name,
@@ -400,11 +468,11 @@ def unyank_version(name: DatasetName, version: ExactVersion, opened: Service, wh
 def _file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, opened: Service) -> Response:
     """One of the version's files, with its SHA-256 as ETag. Resumes by Range; an exact version's may be cached for ever."""
     with opened.catalog.session() as session:
-        found = _find(session, name, version)
+        found = find_version(session, name, version)
         stored = queries.get_file(session, name, found.version, file)
     exact = found.version == version
     answer = StoredFile(stored.digest, stored.size, stored.name, stored.media_type, IMMUTABLE if exact else REVALIDATE)
-    return serve(request, opened.blobs, answer, _warning(found))
+    return serve(request, opened.blobs, answer, yank_warning(found))
 
 
 for method in ("GET", "HEAD"):

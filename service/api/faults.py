@@ -29,6 +29,7 @@ PATTERNS: dict[str, str] = {
     params.MODE_PATTERN: "the name of a mode, for example rollout",
     params.DIGEST_PATTERN: "a digest: sha256: and 64 lower-case hex digits",
     params.CURSOR_PATTERN: "the `next_cursor` of the page before, unchanged",
+    params.POSITION_PATTERN: "the `next_cursor` of the page before, unchanged",
     params.DATASET_PATTERN: "a dataset name: 1 to 64 lower-case letters, digits, '.', '_' or '-', beginning and ending with a "
     "letter or digit, for example walk",
     params.VERSION_PATTERN: "a version MAJOR.MINOR.PATCH without a leading v, for example 0.11.0 or 0.12.0-rc.1",

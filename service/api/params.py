@@ -20,6 +20,7 @@ TAG_PATTERN = r"^[^\x00-\x1f\x7f,]{1,64}$"
 MODE_PATTERN = r"^[a-z_]{1,32}$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 CURSOR_PATTERN = r"^[A-Za-z0-9_=.-]{1,1000}$"
+POSITION_PATTERN = r"^[0-9]{1,9}$"
 DATASET_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?$"
 ALIAS_PATTERN = r"^[a-z]([a-z0-9._-]{0,62}[a-z0-9])?$"
@@ -41,6 +42,8 @@ LockableTier = Literal[0, 1]
 TierParam = Annotated[int, Field(ge=-1, le=1)]
 """In a query, where everything is text at first and a Literal of numbers would match nothing."""
 Cursor = Annotated[str, StringConstraints(pattern=CURSOR_PATTERN)]
+Position = Annotated[str, StringConstraints(pattern=POSITION_PATTERN)]
+"""A cursor in a list that never changes: the place of the last item."""
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """As large as every JSON reader keeps exact."""
 

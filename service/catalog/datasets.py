@@ -12,18 +12,31 @@ version that is locked later does not become `latest`, and a pre-release does on
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, RowMapping, delete, distinct, exc, exists, func, insert, or_, select, update
 from sqlalchemy import Select as Query
 
 from amp_core.dataset import WEIGHT_METRICS, check_alias, check_dataset_name, check_version
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.readiness import check_waivers
+from amp_core.recipe import PhysicsScale
 from service.catalog import audit, job_rows, rollouts
 from service.catalog.engine import Session, new_id, now
-from service.catalog.records import Dataset, Job, Select, SelectedRollout, Version, VersionFile, VersionMember
+from service.catalog.records import (
+    Dataset,
+    Job,
+    Select,
+    SelectedRollout,
+    Version,
+    VersionBucket,
+    VersionFile,
+    VersionMember,
+)
+from service.catalog.sources import VERIFICATION
 from service.catalog.tables import (
     METRIC_COLUMNS,
     aliases,
@@ -51,15 +64,20 @@ def begin_version(
     version: str,
     wanted: Select,
     *,
+    waivers: Sequence[Mapping[str, str]] = (),
     max_attempts: int = job_rows.DEFAULT_MAX_ATTEMPTS,
     actor: str = audit.ANONYMOUS,
 ) -> tuple[Version, Job]:
     """Take a version's name and queue the job that locks it, in the caller's transaction.
 
     Of two at the same time one wins; the other gets `Conflict`. The version stays invisible until `publish_version`.
+
+    Args:
+      waivers: `{test, reason}` of the readiness tests whose failure is to be borne.
     """
     check_dataset_name(dataset)
     check_version(version)
+    borne = list(check_waivers(waivers))
     _check_select(wanted)
     _check_recipe(session, wanted.recipe)
     _check_robot(session, dataset, wanted.robot)
@@ -91,11 +109,12 @@ def begin_version(
         session,
         "lock",
         version_id=version_id,
-        payload={"dataset": dataset, "version": version, "select": wanted.to_dict()},
+        payload={"dataset": dataset, "version": version, "select": wanted.to_dict(), "waivers": borne},
         max_attempts=max_attempts,
         actor=actor,
     )
-    audit.record(session, actor, "version.begin", f"version:{dataset}=={version}", {"select": wanted.to_dict(), "job": job.id})
+    detail = {"select": wanted.to_dict(), "job": job.id} | ({"waivers": borne} if borne else {})
+    audit.record(session, actor, "version.begin", f"version:{dataset}=={version}", detail)
     return get_version_by_id(session, version_id), job
 
 
@@ -144,6 +163,14 @@ def _check_select(wanted: Select) -> None:
         raise InputRefused(
             "both a mode and a recipe are asked for", key="select.recipe", expected="one of them: a recipe has its mode in it"
         )
+    if wanted.buckets is not None and wanted.recipe is not None:
+        raise InputRefused(
+            "both buckets and a recipe are asked for",
+            key="select.recipe",
+            expected="one of them: a recipe has its physics in it",
+        )
+    if wanted.buckets == ():
+        raise InputRefused("the list of buckets is empty", key="select.buckets", expected="all, or at least one bucket")
 
 
 def publish_version(
@@ -260,12 +287,15 @@ def select_members(session: Session, wanted: Select, *, chunk: int = 500) -> Ite
     See `Select` for which they are. Read them to the end within the session.
     """
     _check_select(wanted)
-    with contextlib.closing(session.execute(_selected(wanted), execution_options={"yield_per": chunk})) as stream:
+    query = _selected(wanted, None if wanted.buckets is None else _recipes_of(session, wanted.buckets))
+    with contextlib.closing(session.execute(query, execution_options={"yield_per": chunk})) as stream:
         yield from _ranged(session, stream.mappings().partitions(chunk), wanted)
 
 
 def _ranged(session: Session, parts: Iterable[Sequence[RowMapping]], wanted: Select) -> Iterator[SelectedRollout]:
+    scales: dict[str, PhysicsScale] = {}
     for part in parts:
+        scales |= _scales(session, {row["recipe_digest"] for row in part} - scales.keys())
         failed = [row["rollout_id"] for row in part if row["tier"] not in wanted.tiers]
         windows = _windows(session, failed, wanted) if wanted.segments and failed else {}
         for row in part:
@@ -277,10 +307,46 @@ def _ranged(session: Session, parts: Iterable[Sequence[RowMapping]], wanted: Sel
                 ranges = tuple(window for window, _ in found)
                 measured = tuple(metrics for _, metrics in found)
             if ranges:
-                yield _to_selected(row, ranges, measured)
+                yield _to_selected(row, ranges, measured, scales[row["recipe_digest"]])
 
 
-def _selected(wanted: Select) -> Query[Any]:
+def _scales(session: Session, digests: Iterable[str] | None = None) -> dict[str, PhysicsScale]:
+    """The physics of recipes; of every one that rollouts can have, where none are named."""
+    query = select(recipes.c.digest, recipes.c.recipe)
+    if digests is None:
+        rows = session.execute(query.where(recipes.c.mode != "auto")).all()
+    else:
+        rows = [row for part in _chunks(sorted(digests)) for row in session.execute(query.where(recipes.c.digest.in_(part)))]
+    return {row.digest: PhysicsScale(**(row.recipe.get("physics") or {})) for row in rows}
+
+
+def _recipes_of(session: Session, wanted: Literal["all"] | tuple[PhysicsScale, ...]) -> dict[PhysicsScale, list[str]]:
+    """Which recipes are in each of the wanted buckets. There are few recipes, so they are told apart here: databases differ in
+    how they read a number in JSON."""
+    found: dict[PhysicsScale, list[str]] = {} if wanted == "all" else {scale: [] for scale in wanted}
+    for digest, scale in sorted(_scales(session).items()):
+        if wanted == "all" or scale in found:
+            found.setdefault(scale, []).append(digest)
+    return found
+
+
+def missing_buckets(session: Session, wanted: Select) -> tuple[list[PhysicsScale], list[PhysicsScale]]:
+    """Of the buckets asked for, those that hold nothing of the selection; and those that do hold something, if any is missing
+    all there are."""
+
+    def holds(scale: PhysicsScale) -> bool:
+        one = dataclasses.replace(wanted, buckets=(scale,))
+        return next(iter(select_members(session, one, chunk=1)), None) is not None
+
+    asked = wanted.buckets if isinstance(wanted.buckets, tuple) else ()
+    missing = [scale for scale in asked if not holds(scale)]
+    if not missing:
+        return [], sorted(asked, key=lambda scale: scale.order)
+    every = select_members(session, dataclasses.replace(wanted, buckets="all"))
+    return missing, sorted({PhysicsScale(**(member.physics or {})) for member in every}, key=lambda scale: scale.order)
+
+
+def _selected(wanted: Select, buckets: Mapping[PhysicsScale, Sequence[str]] | None) -> Query[Any]:
     spoken = rollouts_table
     query = select(
         clips.c.id.label("clip_id"),
@@ -305,16 +371,19 @@ def _selected(wanted: Select) -> Query[Any]:
                 *METRIC_COLUMNS,
             )
         ),
-    ).order_by(clips.c.name, clips.c.source_digest, clips.c.id)
+    ).order_by(clips.c.name, clips.c.source_digest, clips.c.id, spoken.c.recipe_digest)
     if wanted.recipe is not None:
         query = query.join(spoken, spoken.c.clip_id == clips.c.id).where(spoken.c.recipe_digest == wanted.recipe)
+    elif buckets is not None:
+        best = rollouts.best_in(buckets, wanted.mode)
+        query = query.join(spoken, spoken.c.clip_id == clips.c.id).join(best, best.c.id == spoken.c.id).where(best.c.place == 1)
     else:
         scope = rollouts.ANY_MODE if wanted.mode is None else wanted.mode
         query = (
             query.join(curriculum, curriculum.c.clip_id == clips.c.id)
             .join(spoken, spoken.c.id == curriculum.c.rollout_id)
             .join(recipes, recipes.c.digest == spoken.c.recipe_digest)
-            # Scaled physics stays out unless the caller names its recipe: a version is of one physics.
+            # Scaled physics stays out unless the caller names its recipe or buckets: nobody is to mix physics unawares.
             .where(curriculum.c.scope == scope, recipes.c.scaled == 0)
         )
     fits: ColumnElement[bool] = spoken.c.tier.in_(wanted.tiers)
@@ -346,13 +415,17 @@ def _windows(session: Session, ids: list[str], wanted: Select) -> dict[str, list
 
 
 def _to_selected(
-    row: RowMapping, ranges: tuple[tuple[int, int, int], ...], measured: tuple[Mapping[str, Any], ...]
+    row: RowMapping,
+    ranges: tuple[tuple[int, int, int], ...],
+    measured: tuple[Mapping[str, Any], ...],
+    scale: PhysicsScale,
 ) -> SelectedRollout:
     return SelectedRollout(
         **{name: value for name, value in row.items() if name not in METRIC_COLUMNS},
         ranges=ranges,
         range_metrics=measured,
         metrics={name: row[name] for name in METRIC_COLUMNS},
+        physics=dataclasses.asdict(scale),
     )
 
 
@@ -489,7 +562,7 @@ def _versions(session: Session, *where: Any) -> list[Version]:
     for part in _chunks([row["id"] for row in rows]):
         query = (
             select(version_files)
-            .where(version_files.c.version_id.in_(part))
+            .where(version_files.c.version_id.in_(part), ~version_files.c.name.startswith(VERIFICATION, autoescape=True))
             .order_by(version_files.c.version_id, version_files.c.name)
         )
         for row in session.execute(query).mappings():
@@ -505,6 +578,43 @@ def get_coverage(session: Session, version_id: str) -> dict[str, Any] | None:
         select(versions.c.coverage).where(versions.c.id == version_id)
     ).scalar_one_or_none()
     return found
+
+
+def get_buckets(session: Session, version_id: str) -> list[VersionBucket]:
+    """What a version holds of each physics, the robot's own first."""
+    query = (
+        select(
+            rollouts_table.c.recipe_digest,
+            func.count(distinct(version_members.c.rollout_id)).label("clips"),
+            func.sum(version_members.c.end - version_members.c.start).label("frames"),
+        )
+        .join(rollouts_table, rollouts_table.c.id == version_members.c.rollout_id)
+        .where(version_members.c.version_id == version_id)
+        .group_by(rollouts_table.c.recipe_digest)
+    )
+    rows = session.execute(query).all()
+    scales = _scales(session, {row.recipe_digest for row in rows})
+    counts: dict[PhysicsScale, tuple[int, int]] = {}
+    for row in rows:
+        number, frames = counts.get(scales[row.recipe_digest], (0, 0))
+        counts[scales[row.recipe_digest]] = (number + int(row.clips), frames + int(row.frames))
+    return [
+        VersionBucket(scale.name, dataclasses.asdict(scale), *counts[scale])
+        for scale in sorted(counts, key=lambda scale: scale.order)
+    ]
+
+
+def get_bucket_names(session: Session, version_id: str) -> dict[str, str]:
+    """The bucket of each rollout in a version, by the rollout's id."""
+    query = (
+        select(rollouts_table.c.id, rollouts_table.c.recipe_digest)
+        .join(version_members, version_members.c.rollout_id == rollouts_table.c.id)
+        .where(version_members.c.version_id == version_id)
+        .distinct()
+    )
+    rows = session.execute(query).all()
+    scales = _scales(session, {row.recipe_digest for row in rows})
+    return {row.id: scales[row.recipe_digest].name for row in rows}
 
 
 def get_file(session: Session, dataset: str, version: str, name: str) -> VersionFile:

@@ -6,8 +6,10 @@ Times are epoch seconds (UTC). A metric that could not be computed is None.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from amp_core.recipe import PhysicsScale
 
 T = TypeVar("T")
 
@@ -293,9 +295,9 @@ class DeletedClip:
 class Select:
     """Which rollouts a version takes.
 
-    One rollout stands for each clip: its best one, or its best in `mode`, or the one of `recipe`; one in scaled physics is
-    taken only when its `recipe` is named. It is taken when its tier is one of `tiers` and the clip fits the other filters.
-    With `segments`, a clip whose rollout is of another tier gives its windows of those tiers.
+    One rollout stands for each clip: its best one in the robot's own physics, or its best of these in `mode`, or the one of
+    `recipe`, whatever its physics; with `buckets`, the best one of each bucket. It is taken when its tier is one of `tiers` and
+    the clip fits the other filters. With `segments`, a clip whose rollout is of another tier gives its windows of those tiers.
 
     Args:
       tiers: 0, 1 or both; default Tier 0 only. What was Rejected is in no version.
@@ -304,6 +306,8 @@ class Select:
       tags: the clip must bear all of them.
       clips: ids or names; empty means all.
       segments: see above.
+      buckets: the physics to take each clip in, `PhysicsScale()` for the robot's own; `all` means whatever it was scored in;
+        None means the robot's own alone.
     """
 
     robot: str
@@ -313,6 +317,7 @@ class Select:
     tags: tuple[str, ...] = ()
     clips: tuple[str, ...] = ()
     segments: bool = False
+    buckets: Literal["all"] | tuple[PhysicsScale, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, the way the version keeps it."""
@@ -324,11 +329,13 @@ class Select:
             "tags": list(self.tags),
             "clips": list(self.clips),
             "segments": self.segments,
+            "buckets": [asdict(scale) for scale in self.buckets] if isinstance(self.buckets, tuple) else self.buckets,
         }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Select:
-        """Back from `to_dict`."""
+        """Back from `to_dict`, also of a release that knew no buckets."""
+        buckets = value.get("buckets")
         return cls(
             robot=value["robot"],
             tiers=tuple(value["tiers"]),
@@ -337,6 +344,7 @@ class Select:
             tags=tuple(value["tags"]),
             clips=tuple(value["clips"]),
             segments=value["segments"],
+            buckets=tuple(PhysicsScale(**factors) for factors in buckets) if isinstance(buckets, list) else buckets,
         )
 
 
@@ -344,7 +352,8 @@ class Select:
 class SelectedRollout:
     """A rollout that goes into a version, with the frame ranges `(start, end, tier)` that it gives.
 
-    `range_metrics` has, of each range, the metrics that its sampling weight is made of.
+    `range_metrics` has, of each range, the metrics that its sampling weight is made of; `physics` are the factors on friction,
+    mass and damping that it was simulated with.
     """
 
     clip_id: str
@@ -366,6 +375,17 @@ class SelectedRollout:
     parent_digest: str | None = None
     ancestor_digest: str | None = None
     augmentation: str | None = None
+    physics: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class VersionBucket:
+    """What a version holds of one bucket: rollouts and frames."""
+
+    name: str
+    physics: Mapping[str, float]
+    num_clips: int
+    num_frames: int
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ that mode does) or a recipe.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, String, bindparam, func, insert, select, update
+from sqlalchemy import RowMapping, String, Subquery, bindparam, case, func, insert, literal, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.recipe import PhysicsScale
 from service.catalog import audit, job_rows
 from service.catalog.engine import Session, finite, new_id, now
 from service.catalog.records import NewRollout, Rollout, Segment
@@ -165,6 +166,11 @@ _NEW_SCOPE = insert(curriculum).from_select(
     ["scope", *_ABOUT_CLIP],
     select(bindparam("new_scope", type_=String), *(curriculum.c[name] for name in _ABOUT_CLIP)).where(*_OF),
 )
+_TIER_0_FRAMES = (
+    select(func.sum(segments.c.end - segments.c.start))
+    .where(segments.c.rollout_id == rollouts.c.id, segments.c.tier == 0)
+    .scalar_subquery()
+)
 _RANKED = (
     select(
         rollouts.c.id,
@@ -172,10 +178,7 @@ _RANKED = (
         rollouts.c.tier,
         rollouts.c.created_at,
         recipes.c.scaled,
-        select(func.sum(segments.c.end - segments.c.start))
-        .where(segments.c.rollout_id == rollouts.c.id, segments.c.tier == 0)
-        .scalar_subquery()
-        .label("tier_0_frames"),
+        _TIER_0_FRAMES.label("tier_0_frames"),
     )
     .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
     .where(rollouts.c.clip_id == bindparam("clip"))
@@ -183,6 +186,33 @@ _RANKED = (
 )
 _LOCK_CLIP = select(clips.c.id).where(clips.c.id == bindparam("clip")).with_for_update()
 _ADD_SEGMENT = insert(segments)
+
+
+def best_in(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None) -> Subquery:
+    """A query for the rollouts of every clip in each bucket, of all modes or of one: `id`, and `place`, 1 for the best.
+
+    Args:
+      buckets: the digests of the recipes in each.
+    """
+    digests = [digest for found in buckets.values() for digest in found]
+    held = [(rollouts.c.recipe_digest.in_(found), i) for i, found in enumerate(buckets.values()) if found]
+    bucket = case(*held, else_=-1) if held else literal(-1)
+    tier_0 = func.coalesce(_TIER_0_FRAMES, 0)
+    place = func.row_number().over(
+        partition_by=(rollouts.c.clip_id, bucket),
+        # As `_best_first` sorts them.
+        order_by=(
+            case(_TIER_RANK, value=rollouts.c.tier, else_=2),
+            case((rollouts.c.mode == _FORCED, 1), else_=0),
+            case((rollouts.c.tier == 0, 0), else_=-tier_0),
+            rollouts.c.created_at.desc(),
+            rollouts.c.id.desc(),
+        ),
+    )
+    query = select(rollouts.c.id, place.label("place")).where(rollouts.c.recipe_digest.in_(digests))
+    if mode is not None:
+        query = query.where(rollouts.c.mode == mode)
+    return query.subquery()
 
 
 def _made(values: Mapping[str, Any] | RowMapping, found: tuple[Segment, ...]) -> Rollout:

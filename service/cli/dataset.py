@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amp_core.errors import AmprefError, InputRefused
 from service.cli.output import Json, Output, Quiet, size, tier_name
-from service.cli.recipes import check_mode
+from service.cli.recipes import check_mode, parse_physics
 from service.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
 
 if TYPE_CHECKING:
@@ -36,6 +37,18 @@ def lock(
     segments: Annotated[
         bool, typer.Option("--segments", help="Also take the passing windows of clips that fail as a whole.")
     ] = False,
+    bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take each clip in these physics: canonical, factors such as friction=0.7,mass=1.1, or all; may be repeated."
+        ),
+    ] = None,
+    waive: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='ID="REASON"', help="Lock although this test fails, and keep the reason with the version; may be repeated."
+        ),
+    ] = None,
     alias: Annotated[
         list[str] | None, typer.Option(help="Point this alias at the version afterwards; may be repeated.")
     ] = None,
@@ -45,18 +58,22 @@ def lock(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Gather the clips that a query selects, check them and lock them as a version that never changes."""
+    """Gather the clips that a query selects, test them and lock them as a version that never changes.
+
+    The ten tests of ampref verify run before the lock. One that fails stops it, unless it is waived by name with a reason.
+    """
+    waivers = _waivers(waive or ())
     if alias and not wait:
         raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
     check_mode(mode, of_rollouts=True)
     for one in alias or ():
         _check_alias(one)
     select: dict[str, Any] = {"tier": tier or [0], "segments": segments}
-    given = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip}
+    given = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip, "buckets": _buckets(bucket or ())}
     select.update({key: value for key, value in given.items() if value})
     out = Output(as_json=as_json, quiet=quiet)
     with connect(url, out, patient=True) as api:
-        locking = api.lock_version(name, version, select=select)
+        locking = api.lock_version(name, version, select=select, waivers=waivers or None)
         if locking["pending_clips"]:
             out.warn(
                 f"{locking['pending_clips']} clips that fit are still being scored; what is not done when the lock begins is "
@@ -77,10 +94,31 @@ def lock(
     out.document(found)
     out.values([found["manifest_sha256"]])
     print_version(out, found)
+    print_readiness(out, found["readiness"])
     _warn_of(out, found)
     if unset:
         raise typer.Exit(1)
     out.say(f"\nnext, on a training node: ampref pull {name}=={version}")
+
+
+def _buckets(given: Sequence[str]) -> str | list[dict[str, float]]:
+    """What `--bucket` names, as a selection has it."""
+    if "all" not in given:
+        return [asdict(scale) for scale in parse_physics(given, "--bucket")]
+    if len(set(given)) > 1:
+        raise typer.BadParameter("all are all; drop the others", param_hint="--bucket")
+    return "all"
+
+
+def _waivers(given: Sequence[str]) -> list[dict[str, str]]:
+    """What `--waive ID="REASON"` says; what cannot be meant is wrong usage."""
+    from amp_core.readiness import check_waivers
+
+    parts = [one.partition("=") for one in given]
+    try:
+        return list(check_waivers({"test": test.strip(), "reason": reason} for test, _, reason in parts))
+    except InputRefused as error:
+        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint="--waive") from None
 
 
 def _check_alias(alias: str) -> None:
@@ -127,7 +165,8 @@ def _warn_of(out: Output, found: Mapping[str, Any]) -> None:
     held, name = found["contents"], f"{found['dataset']}=={found['version']}"
     if any(count for tier, count in held["clips_by_tier"].items() if tier != "0"):
         out.warn(f"{name} holds {_tiers(held['clips_by_tier'])}: for a curriculum, not for training")
-    if len(held["recipes"]) > 1:
+    # Each bucket has a recipe of its own, and was asked for by name.
+    if len(held["recipes"]) > max(1, len(found.get("buckets") or ())):
         out.warn(
             f"{name} holds rollouts of {len(held['recipes'])} recipes; --recipe DIGEST takes those of one: "
             + ", ".join(held["recipes"])
@@ -142,6 +181,8 @@ def print_version(out: Output, found: dict[str, Any]) -> None:
     held, recipes = found["contents"], found["contents"]["recipes"]
     out.say(f"  tiers            {_tiers(held['clips_by_tier'])}")
     out.say(f"  recipes          {recipes[0] if len(recipes) == 1 else len(recipes)}")
+    for bucket in _scaled(found.get("buckets") or ()):
+        out.say(f"  bucket           {bucket['name']}: {bucket['num_clips']} clips, {bucket['num_frames']} frames")
     for label, text in _coverage(found.get("coverage"), held.get("weighting")):
         out.say(f"  {label:<16} {text}")
     out.say(f"  aliases          {', '.join(found['aliases']) or '-'}")
@@ -150,6 +191,11 @@ def print_version(out: Output, found: dict[str, Any]) -> None:
     out.say()
     for file in found["files"]:
         out.say(f"  {file['name']:<36} {size(file['size']):>9}  {file['sha256']}")
+
+
+def _scaled(buckets: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """A version's buckets; none where it holds the robot's own physics alone, which goes without saying."""
+    return [] if [bucket["name"] for bucket in buckets] == ["canonical"] else buckets
 
 
 _SOURCES_SHOWN = 5
@@ -243,8 +289,7 @@ def show(
     if version is not None:
         out.values([found["manifest_sha256"]])
         print_version(out, found)
-        if found["readiness"]:
-            out.say(f"\nreadiness: {_readiness(found['readiness'])}")
+        print_readiness(out, found["readiness"])
         _warn_of(out, found)
         return
     out.values(item["version"] for item in found["versions"])
@@ -265,7 +310,26 @@ def show(
     out.say(f"next: ampref dataset show {name} VERSION, ampref pull {name}")
 
 
-def _readiness(report: dict[str, Any]) -> str:
+def print_readiness(out: Output, readiness: Mapping[str, Any] | None) -> None:
+    """The training-readiness checklist: what its lock found, criterion by criterion."""
+    if not readiness:
+        return
+    out.say(f"\nchecks of every clip: {_checks(readiness)}")
+    if "groups" not in readiness:
+        out.say("readiness: locked before there were readiness tests; ampref verify NAME==VERSION runs them")
+        return
+    rows = [
+        (criterion["status"], f"{group['name']}: {criterion['name']}", criterion["evidence"])
+        for group in readiness["groups"]
+        for criterion in group["criteria"]
+    ]
+    out.say(f"ready for training: {'yes' if readiness['ready'] else 'no'}\n")
+    out.table(("Status", "Criterion", "Evidence"), rows)
+    for waiver in readiness["waivers"]:
+        out.say(f"waived: test {waiver['test']}: {waiver['reason']}")
+
+
+def _checks(report: Mapping[str, Any]) -> str:
     checks = report.get("checks")
     if not isinstance(checks, list):
         return "see --json"
@@ -287,9 +351,9 @@ def diff(
     with connect(url, out) as api:
         found = api.diff_versions(name, before, after)
     out.document(found)
-    rows = [("added", t["name"], None, t["frames"]) for t in found["added"]]
-    rows += [("removed", t["name"], t["frames"], None) for t in found["removed"]]
-    rows += [("changed", c["after"]["name"], c["before"]["frames"], c["after"]["frames"]) for c in found["changed"]]
+    rows = [("added", _taken(t), None, t["frames"]) for t in found["added"]]
+    rows += [("removed", _taken(t), t["frames"], None) for t in found["removed"]]
+    rows += [("changed", _taken(c["after"]), c["before"]["frames"], c["after"]["frames"]) for c in found["changed"]]
     out.values(f"{row[0]}\t{row[1]}" for row in rows)
     if rows:
         out.table(("What", "Clip", f">frames in {found['before']}", f">frames in {found['after']}"), rows)
@@ -298,6 +362,11 @@ def diff(
         f"\n{name} {found['before']} to {found['after']}: {len(found['added'])} added, {len(found['removed'])} removed, "
         f"{len(found['changed'])} changed, {found['unchanged']} unchanged; {same}"
     )
+
+
+def _taken(taken: Mapping[str, Any]) -> str:
+    """A clip's name, and its bucket unless that is the robot's own physics."""
+    return str(taken["name"]) if taken.get("bucket", "canonical") == "canonical" else f"{taken['name']} [{taken['bucket']}]"
 
 
 @app.command("alias")

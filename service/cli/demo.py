@@ -171,7 +171,7 @@ def _lock(out: Output, api: ApiClient, rollouts: list[dict[str, Any]]) -> dict[s
     # Rejected is -1, so the best tier is not the least number.
     best = next(tier for tier in (0, 1, -1) if any(rollout["tier"] == tier for rollout in rollouts))
     name = DATASET[best]
-    out.say(f"3. Lock what is {tier_name(best)} as {name}=={VERSION}")
+    out.say(f"3. Run the ten tests on what is {tier_name(best)}, and lock it as {name}=={VERSION}")
     if best != 0:
         purpose = "for a curriculum" if best == 1 else "to look at"
         out.say(f"   No clip reached Tier 0, so this version is {purpose}, not for training.")
@@ -179,6 +179,9 @@ def _lock(out: Output, api: ApiClient, rollouts: list[dict[str, Any]]) -> dict[s
         locking = api.lock_version(name, VERSION, select={"tier": [best], "tags": ["demo"]})
         wait_for_job(api, locking["job"], progress, label=f"{name}=={VERSION}", timeout=300.0)
     version = api.get_version(name, VERSION)
+    for test in version["readiness"]["tests"]:
+        out.say(f"   {test['status']:<4}  {test['name']}{': ' + test['reason'] if test['reason'] else ''}")
+    out.say(f"   ready for training: {'yes' if version['readiness']['ready'] else 'no'}")
     out.say(f"   {version['num_clips']} clips, {version['num_frames']} frames, dataset_hash {version['dataset_hash']}\n")
     return version
 

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amp_core.errors import AmprefError, InputRefused
-from service.cli import augment, clips, dataset, demo, jobs, pull, robots, score, serve, submit
+from service.cli import augment, buckets, clips, dataset, demo, jobs, pull, robots, score, serve, submit, verify
 from service.cli.output import fail, forget_output
 from service.cli.remote import stop_telling_retries
 
@@ -61,6 +61,8 @@ def _root(
 
 
 app.command("score")(score.score)
+app.command("buckets")(buckets.buckets)
+app.command("verify")(verify.verify)
 app.command("augment")(augment.augment)
 app.command("demo")(demo.demo)
 app.command("up")(serve.up)

@@ -37,6 +37,7 @@ SECONDS_BETWEEN_PLAIN_LINES = 5.0
 _TELLING_SHARE, _TELLING_SEC = 0.02, 1.0  # from here on, the rate so far says something about the rest
 TIER_NAMES = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
 _TIER_STYLES = {0: "green", 1: "yellow", -1: "red"}
+_STATUS_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "red", "SKIP": "dim", "WAIVED": "magenta"}
 
 
 def tier_name(tier: int | None) -> str:
@@ -175,7 +176,7 @@ class Output:
             sys.stdout.write("".join(f"{value}\n" for value in values))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-        """A table. A column named `>x` is right-aligned under the heading `x`; a `Tier` column is coloured."""
+        """A table. A column named `>x` is right-aligned under the heading `x`; a tier's or a test's status is coloured."""
         if self.quiet:
             return
         from rich import box
@@ -185,7 +186,7 @@ class Output:
         table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, show_edge=False)
         for column in columns:
             table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-        styles = {name: _TIER_STYLES[tier] for tier, name in TIER_NAMES.items()}
+        styles = _STATUS_STYLES | {name: _TIER_STYLES[tier] for tier, name in TIER_NAMES.items()}
         for row in rows:
             cells = ["-" if cell is None else _printable(str(cell)) for cell in row]
             table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in cells))

@@ -1,16 +1,47 @@
-"""Modes and recipe files, as `--mode` and `--recipe FILE` take them."""
+"""Modes, recipe files and buckets of physics, as `--mode`, `--recipe FILE` and `--physics` take them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amp_core.errors import InputRefused, RecipeRefused
 
+if TYPE_CHECKING:
+    from amp_core.recipe import PhysicsScale
+
 MAX_BYTES = 1 << 20
+
+Physics = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BUCKET",
+        help="Score in these physics: factors such as friction=0.7,mass=1.1,damping=1.0, or canonical; may be repeated.",
+    ),
+]
+
+
+def parse_physics(given: Sequence[str], option: str = "--physics") -> list[PhysicsScale]:
+    """The buckets that an option names, each once, in their order; what cannot be read is wrong usage."""
+    from amp_core.recipe import PhysicsScale
+
+    try:
+        return list(dict.fromkeys(PhysicsScale.parse(text) for text in given))
+    except RecipeRefused as error:
+        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None
+
+
+def check_physics(facts: dict[str, Any], scales: Sequence[PhysicsScale], path: Path) -> None:
+    """Refuse, as wrong usage, buckets beside a recipe that is of another bucket itself."""
+    own = facts.get("physics")
+    if not scales or not isinstance(own, dict) or all(factor == 1 for factor in own.values()):
+        return
+    if len(scales) > 1 or any(getattr(scales[0], name, None) != factor for name, factor in own.items()):
+        raise typer.BadParameter(f"the recipe in {path} has physics of its own; drop one of the two", param_hint="--physics")
 
 
 def check_mode(mode: str | None, option: str = "--mode", *, of_rollouts: bool = False) -> None:

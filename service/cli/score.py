@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +14,12 @@ import typer
 from amp_core.errors import AmprefError, InputRefused, RecipeRefused
 from service.cli.output import Output, Progress, Quiet, dumps, write_atomically
 from service.cli.reading import reading_options
-from service.cli.recipes import read_recipe
+from service.cli.recipes import Physics, check_physics, parse_physics, read_recipe
 from service.cli.remote import show_results
 
 if TYPE_CHECKING:
     from amp_core.motion import Motion
-    from amp_core.recipe import Recipe
+    from amp_core.recipe import PhysicsScale, Recipe
     from amp_core.robot import Robot
     from amp_core.score import Score
 
@@ -34,6 +34,8 @@ class _Scored:
     path: Path
     result: Score
     exported: Path | None
+    label: str
+    renamed: bool
 
 
 def score(
@@ -46,6 +48,7 @@ def score(
         Path | None, typer.Option(metavar="FILE", help="A recipe as JSON, as a result's provenance has it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The recipe's seed.")] = None,
+    physics: Physics = None,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the results here, one object a motion; - is stdout.")
     ] = None,
@@ -57,6 +60,8 @@ def score(
 ) -> None:
     """Roll motions out in MuJoCo and say which tier each reaches.
 
+    Without --physics that is in the robot's own physics; with several, each motion is scored in each of them.
+
     Exits with 0 when every file was scored, whatever its tier, with 1 when a file was refused (the others are still
     scored), with 2 for wrong usage.
     """
@@ -67,34 +72,42 @@ def score(
 
     from amp_core.robot import Robot
 
-    the_recipe = _recipe(recipe, mode, seed)
+    scales = parse_physics(physics or ())
+    the_recipe = _recipe(recipe, mode, seed, scales)
+    recipes = [replace(the_recipe, physics=scale) for scale in scales] or [the_recipe]
     the_robot = Robot.load(robot)
     _check_targets(json_out, export)
     nthread = threads or len(os.sched_getaffinity(0))
     names = _export_names(motions)
+    several = len(recipes) > 1
 
     refused = 0
     scored: list[_Scored] = []
-    with out.progress("scoring", total=len(motions)) as progress:
+    with out.progress("scoring", total=len(motions) * len(recipes)) as progress:
         readable = _read(motions, reading_options(motions, fps, quat_order, out), the_robot, the_recipe)
         per_thread = BATCH_PER_THREAD if the_recipe.planner is None else PLANNED_PER_THREAD
         for batch in _batches(readable, per_thread * nthread):
             good = [(index, motion) for index, motion in batch if not isinstance(motion, AmprefError)]
-            outcomes: dict[int, Score | AmprefError] = {
-                index: motion for index, motion in batch if isinstance(motion, AmprefError)
-            }
-            outcomes.update(_score_all(good, the_robot, the_recipe, nthread, progress, motions))
-            for index in sorted(outcomes):
-                outcome = outcomes[index]
-                if isinstance(outcome, AmprefError):
+            unreadable = {index: motion for index, motion in batch if isinstance(motion, AmprefError)}
+            found = [_score_all(good, the_robot, one, nthread, progress, motions) for one in recipes]
+            for index, _ in batch:
+                outcomes = [unreadable[index]] if index in unreadable else [results[index] for results in found]
+                # What cannot be scored cannot be in any physics, and is told of once.
+                refusal = next((outcome for outcome in outcomes if isinstance(outcome, AmprefError)), None)
+                if refusal is not None:
                     refused += 1
-                    out.error(outcome)
-                    continue
-                target = export / f"{names[index]}.npz" if export else None
-                if target:
-                    _export(outcome, target)
-                scored.append(_Scored(motions[index], outcome, target))
-            progress.update(batch[-1][0] + 1)
+                    out.error(refusal)
+                for one, outcome in zip(recipes, outcomes, strict=False):
+                    if isinstance(outcome, AmprefError):
+                        continue
+                    bucket = one.physics.name
+                    target = export / f"{names[index]}{f'@{bucket}' if several else ''}.npz" if export else None
+                    if target:
+                        _export(outcome, target)
+                    label = f"{outcome.name} [{bucket}]" if several or not one.physics.is_identity else outcome.name
+                    renamed = names[index] != motions[index].stem
+                    scored.append(_Scored(motions[index], outcome, target, label, renamed))
+            progress.update((batch[-1][0] + 1) * len(recipes))
 
     documents = [entry.result.to_dict() for entry in scored]
     if json_out and not to_stdout:
@@ -105,7 +118,7 @@ def score(
         raise typer.Exit(1)
 
 
-def _recipe(path: Path | None, mode: str | None, seed: int | None) -> Recipe:
+def _recipe(path: Path | None, mode: str | None, seed: int | None, scales: Sequence[PhysicsScale] = ()) -> Recipe:
     from amp_core.recipe import DEFAULT_MODE, Recipe
 
     if path is None:
@@ -115,6 +128,7 @@ def _recipe(path: Path | None, mode: str | None, seed: int | None) -> Recipe:
             # Nothing but options could be wrong, so it is wrong usage.
             raise typer.BadParameter(str(error), param_hint=f"--{error.key}") from error
     facts = read_recipe(path)
+    check_physics(facts, scales, path)
     if mode is not None and facts.get("mode", mode) != mode:
         raise typer.BadParameter(f"the recipe in {path} has mode {facts['mode']!r}; drop one of the two", param_hint="--mode")
     if mode is not None:
@@ -268,7 +282,8 @@ def _print(
     export: Path | None,
 ) -> None:
     if documents:
-        show_results(out, documents)
+        labelled = [document | {"clip_name": entry.label} for entry, document in zip(scored, documents, strict=True)]
+        show_results(out, labelled)
     out.values(f"{document['name']}\t{document['tier']}" for document in documents)
     counts = [sum(document["tier"] == tier for document in documents) for tier in (0, 1, -1)]
     out.say(f"\n{len(scored)} scored: {counts[0]} Tier 0, {counts[1]} Tier 1, {counts[2]} Rejected; {refused} refused")
@@ -276,8 +291,7 @@ def _print(
         out.say(f"results: {json_out}")
     if export and scored:
         out.say(f"exports: {export}/")
-        renamed = [entry for entry in scored if entry.exported and entry.exported.stem != entry.path.stem]
-        for entry in renamed:
+        for entry in (entry for entry in scored if entry.exported and entry.renamed):
             out.note(
                 f"note: {entry.path} was written as {entry.exported}, because another motion has the name {entry.path.stem}"
             )

@@ -25,6 +25,7 @@ import pytest
 from amp_core.client import load_dataset
 from amp_core.errors import NotFound
 from amp_core.motions import bundled_motions, reading_options
+from amp_core.readiness import TEST_IDS
 from service.cli import main as cli
 
 CSV = ["--fps", "30", "--quat-order", "wxyz"]
@@ -84,6 +85,10 @@ class Up:
                     stream.close()
 
 
+TESTS = ("1A", "1C", "4", "7")
+"""Of the readiness tests the quick ones; the demo, below, runs all of them before its lock."""
+
+
 def start(home: Path, data: Path) -> Up:
     """`ampref up` on a free port."""
     with (home / "up.log").open("ab") as log:
@@ -94,7 +99,7 @@ def start(home: Path, data: Path) -> Up:
             stderr=log,
             text=True,
             cwd=home,
-            env=_environment(home),
+            env=_environment(home, AMPREF_LOCK_TESTS=",".join(TESTS)),
             start_new_session=True,
         )
     assert process.stdout is not None
@@ -219,6 +224,26 @@ def test_a_second_pull_needs_no_server(up: Up, locked: dict[str, Any]) -> None:
     assert "what to do:" in missing.stderr
 
 
+def test_a_locked_version_shows_its_readiness_and_can_be_tested_again(up: Up, locked: dict[str, Any], tmp_path: Path) -> None:
+    at_the_lock = {test["id"]: test["status"] for test in locked["readiness"]["tests"] if test["status"] != "SKIP"}
+    assert tuple(at_the_lock) == TESTS
+    assert "Generator determinism" in up.run("dataset", "show", "walk==0.11.0").stdout
+    assert "Training readiness" in httpx2.get(up.url + locked["verification_url"], params={"format": "html"}).text
+    page = tmp_path / "page.html"
+    only = [part for test in TESTS for part in ("--only", test)]
+    done = up.run("verify", "walk==0.11.0", *only, "--json", "-", "--html", str(page))
+    document = json.loads(done.stdout)
+    again = {test["id"]: test["status"] for test in document["tests"] if test["status"] != "SKIP"}
+    assert again == at_the_lock
+    assert (document["subject"]["dataset"], document["subject"]["frames"]) == ("walk", locked["num_frames"])
+    rows = {row["name"]: row for test in document["tests"] for row in test["rows"]}
+    # Generated again from the bytes that the service gave back, and compared with the version's own files.
+    assert rows["generated.differing"]["value"] == 0
+    assert rows["artifact.rows"]["value"] == 0
+    assert rows["artifact.statistics"]["value"] == 0
+    assert "walk==0.11.0" in page.read_text()
+
+
 def test_a_version_is_locked_once_and_versions_can_be_compared(up: Up, locked: dict[str, Any]) -> None:
     assert "error:" in up.run("dataset", "lock", "walk", "0.11.0", "--tier", "1", code=1).stderr
     up.run("dataset", "lock", "walk", "0.11.1", "--tier", "1", "--tag", "e2e")
@@ -284,6 +309,8 @@ def test_two_services_and_the_demo_run_at_once(up: Up, tmp_path: Path) -> None:
     done = up.spawn("demo", "--json", TMPDIR=str(tmp_path), AMPREF_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     document = json.loads(done.stdout)
     assert document["features"][0] > 0
+    # All ten tests ran before the lock.
+    assert len([line for line in done.stderr.splitlines() if line.startswith("   PASS  ")]) == len(TEST_IDS)
     assert {"features_v0.11.0.npz", "normalization_stats_v0.11.0.json", "dataset_manifest_v0.11.0.json"} == set(
         document["files"]
     )

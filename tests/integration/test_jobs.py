@@ -370,7 +370,7 @@ def test_processes_share_the_work_and_nothing_is_done_twice(database_url: str, t
 
             for number in range(count):
                 clips.submit(session, new_clip(f"clip {number}"), recipe())
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=_drain, args=(database_url, f"w{n}", str(tmp_path / f"w{n}"))) for n in range(3)]
         catalog.close()
         for process in processes:

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from amp_core.quality import METRICS
 from amp_core.recipe import Recipe
+from amp_core.verify.checklist import document
 from service.app import create_app
 from service.blobs import BlobStore
 from service.catalog import Catalog, clips, datasets, schema
@@ -152,6 +153,12 @@ class Api:
             media = "application/json" if suffix == "json" else "application/octet-stream"
             files.append(VersionFile(f"{stem}_v{number}.{suffix}", self.blobs.put_bytes(data), len(data), media))
 
+        tests = [{"id": "6", "name": "6 distribution sanity", "status": "WARN", "reason": "look at <walk>"}]
+        full = [one | {"measured": "", "rows": [], "figures": {"loss": [2.0, 1.0, 0.5]}, "wall_sec": 1.0} for one in tests]
+        kept = document({"status": "WARN", "subject": {"dataset": name, "version": number}, "tests": full})
+        report = json.dumps(kept).encode()
+        files.append(VersionFile(f"verification_v{number}.json", self.blobs.put_bytes(report), len(report), "application/json"))
+
         def work(session: Any) -> None:
             assert claim.job.version_id is not None
             version = datasets.get_version_by_id(session, claim.job.version_id)
@@ -170,7 +177,11 @@ class Api:
                 manifest_digest=files[2].digest,
                 num_clips=len(selected),
                 num_frames=50 * len(selected),
-                readiness={"checks": [{"name": "arrays", "passed": True, "members": len(selected)}]},
+                readiness={
+                    "checks": [{"name": "arrays", "passed": True, "members": len(selected)}],
+                    "tests": tests,
+                    **{key: kept[key] for key in ("ready", "groups", "waivers")},
+                },
                 coverage={"seconds": 1.0 * len(selected)},
             )
 

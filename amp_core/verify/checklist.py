@@ -1,0 +1,233 @@
+"""The seed's training-readiness checklist, made of what the tests found.
+
+    groups = checklist(verification, waivers=[{"test": "6", "reason": "…"}], locked={"manifest": …})
+    ready(groups)
+
+Each criterion rests on one test, on all of its rows or on those whose names begin in a certain way, and quotes the figure that
+decides it. A criterion whose test was not run is open (`SKIP`); one whose test failed and was waived says `WAIVED`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification, worst
+
+__all__ = [
+    "WAIVED", "as_dict", "checklist", "decisive", "document", "number", "outcome", "plain", "quoted", "ready", "row_text"
+]  # fmt: skip
+
+WAIVED = "WAIVED"
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Criterion:
+    """One line of the checklist.
+
+    Args:
+      name: as the seed has it, where it has it.
+      test: the id of the test that decides it.
+      rows: beginnings of the names of the rows that it looks at; all rows where none are given.
+    """
+
+    name: str
+    test: str
+    rows: tuple[str, ...] = ()
+
+
+_GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
+    "Feature parity": (
+        _Criterion("All components MAE < 0.0001", "1A", ("mae.",)),
+        _Criterion("Velocity correlation > 0.99", "1A", ("corr.",)),
+        _Criterion("True velocities in every channel", "1B"),
+        _Criterion("Yaw invariance verified", "2"),
+        _Criterion("Quaternion robustness verified", "3"),
+        _Criterion("Batch coverage", "4"),
+        _Criterion("Contact consistency verified", "5"),
+    ),
+    "Reference quality gates": (
+        _Criterion("Tier 0 clips identified", "7"),
+        _Criterion("Harness contribution <= 15 % at p90", "7", ("p90_stab_force_over_mg",)),
+        _Criterion("Load support >= 85 % mean", "7", ("mean_sum_fn_over_mg",)),
+        _Criterion("Unloaded frames <= 10 %", "7", ("unloaded_frame_rate",)),
+        _Criterion("Contact sanity verified", "6", ("contact_rate.",)),
+    ),
+    "Determinism & sanity": (
+        _Criterion("Generator determinism", "1C"),
+        _Criterion("Distribution sanity", "6"),
+        _Criterion("Micro-train smoke test", "smoke"),
+    ),
+}
+_TIER_0 = "Tier 0 clips identified"
+_LOCKED_GROUP = "Artifacts locked"
+_ARTIFACTS = (
+    ("Normalization stats artifact", "normalization_stats"),
+    ("Dataset version manifest", "manifest"),
+    ("Feature code hash locked", "feature_code_hash"),
+)
+
+
+def checklist(
+    verification: Verification | Json, waivers: Iterable[Json] = (), locked: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The groups of the checklist, JSON-ready: `[{name, status, criteria: [{name, status, evidence, test, waiver}]}]`.
+
+    Args:
+      verification: what the tests found, or its `to_dict()`.
+      waivers: `{test, reason}` of failures that are borne.
+      locked: what was locked, by `normalization_stats`, `manifest` and `feature_code_hash`: a file's name or a digest. None
+        while nothing is.
+    """
+    report = as_dict(verification)
+    tests = {test["id"]: test for test in report["tests"]}
+    borne = {waiver["test"]: str(waiver["reason"]) for waiver in waivers}
+    groups = []
+    for name, criteria in _GROUPS.items():
+        groups.append(_group(name, [_decided(criterion, tests, report, borne) for criterion in criteria]))
+    groups.append(_group(_LOCKED_GROUP, [_artifact(name, key, locked) for name, key in _ARTIFACTS]))
+    return groups
+
+
+def ready(groups: Iterable[Json]) -> bool:
+    """Whether nothing stands against training: no criterion failed, and none is open. What was waived is borne."""
+    return all(criterion["status"] not in (FAIL, SKIP) for group in groups for criterion in group["criteria"])
+
+
+def outcome(verification: Verification | Json) -> list[dict[str, str]]:
+    """`{id, name, status, reason}` of each test, without its figures."""
+    return [{key: test[key] for key in ("id", "name", "status", "reason")} for test in as_dict(verification)["tests"]]
+
+
+def document(
+    verification: Verification | Json, waivers: Iterable[Json] = (), locked: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The whole report as strict JSON has it: what the tests found, and beside it `ready`, `groups` and `waivers`."""
+    borne = [dict(waiver) for waiver in waivers]
+    found: dict[str, Any] = plain(dict(as_dict(verification)))
+    groups = checklist(found, borne, locked)
+    return found | {"ready": ready(groups), "groups": groups, "waivers": borne}
+
+
+def plain(value: Any) -> Any:
+    """A value as strict JSON has it: arrays as lists, a number that is none as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def as_dict(verification: Verification | Json) -> Json:
+    """A verification as JSON has it."""
+    return verification.to_dict() if isinstance(verification, Verification) else verification
+
+
+def decisive(rows: Sequence[Json]) -> Json | None:
+    """The row that says most about a test: one of the worst status, and of these the one furthest towards its threshold.
+
+    A row without a threshold is told only where no other is.
+    """
+    if not rows:
+        return None
+    bad = worst([row["status"] for row in rows])
+    rank: Callable[[Json], float] = lambda row: _share(row) if row["threshold"] is not None else -1.0  # noqa: E731
+    return max((row for row in rows if row["status"] == bad), key=rank, default=rows[0])
+
+
+def quoted(rows: Sequence[Json]) -> str:
+    """The decisive row in words, and of how many it is."""
+    row = decisive(rows)
+    if row is None:
+        return ""
+    same = sum(1 for one in rows if one["threshold"] is not None)
+    return row_text(row) + (f"; the worst of {same} figures" if same > 1 and row["threshold"] is not None else "")
+
+
+def row_text(row: Json) -> str:
+    """A row as `name 0.12 mg (<= 0.15 mg), walk`."""
+    unit = f" {row['unit']}" if row.get("unit") else ""
+    text = f"{row['name']} {number(row['value'])}{unit}"
+    if row["threshold"] is not None:
+        text += f" ({row['op']} {number(row['threshold'])}{unit})"
+    return ", ".join(part for part in (text, row.get("where"), row.get("note")) if part)
+
+
+def number(value: Any) -> str:
+    """A figure for people: whole numbers as they are, others with four digits."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _share(row: Json) -> float:
+    """How much of its threshold a row's value uses up: 1 is at the threshold, more is beyond it; what is no number is worst."""
+    value, threshold = row["value"], row["threshold"]
+    if isinstance(value, str) or value is None:
+        return float("inf")
+    value, threshold = float(value), float(threshold)
+    if row["op"] == "==":
+        return 0.0 if value == threshold else float("inf")
+    if row["op"] in (">=", ">"):
+        value, threshold = -value, -threshold
+    # Around a threshold of 0 there are no shares; how far beyond it is says as much.
+    scale = abs(threshold) or 1.0
+    return 1.0 + (value - threshold) / scale
+
+
+def _group(name: str, criteria: list[dict[str, Any]]) -> dict[str, Any]:
+    statuses = [criterion["status"] for criterion in criteria]
+    # Open weighs more than passed, as it keeps a version from being ready.
+    status = next((one for one in (FAIL, SKIP, WAIVED, WARN, PASS) if one in statuses), SKIP)
+    return {"name": name, "status": status, "criteria": criteria}
+
+
+def _decided(criterion: _Criterion, tests: Mapping[str, Json], report: Json, borne: Mapping[str, str]) -> dict[str, Any]:
+    test = tests.get(criterion.test)
+    if test is None:
+        return _line(criterion.name, SKIP, f"test {criterion.test} is not in the report", criterion.test)
+    if test["status"] == SKIP:
+        return _line(criterion.name, SKIP, f"test {criterion.test} was not run: {test['reason']}", criterion.test)
+    if criterion.name == _TIER_0:
+        return _tier_0(report, test)
+    rows = [row for row in test["rows"] if not criterion.rows or row["name"].startswith(criterion.rows)]
+    judged = [row["status"] for row in rows if row["status"] != SKIP]
+    # A test that broke has no such rows; then its own status speaks, and its reason is the evidence.
+    status = worst(judged) if judged and criterion.rows else test["status"]
+    evidence = quoted(rows) or test["measured"]
+    if status in (FAIL, WARN) and not criterion.rows:
+        evidence = test["reason"] or evidence
+    elif not judged:
+        evidence = test["reason"] or test["measured"]
+    waiver = borne.get(criterion.test) if status == FAIL else None
+    if waiver is not None:
+        return _line(criterion.name, WAIVED, evidence, criterion.test, waiver)
+    return _line(criterion.name, status, evidence, criterion.test)
+
+
+def _tier_0(report: Json, test: Json) -> dict[str, Any]:
+    clips = report["subject"].get("clips") or ()
+    if not isinstance(clips, Sequence) or isinstance(clips, str):
+        return _line(_TIER_0, test["status"], test["measured"], test["id"])
+    found = [clip for clip in clips if isinstance(clip, Mapping) and clip.get("tier") == 0]
+    status = PASS if found else FAIL
+    return _line(_TIER_0, status, f"{len(found)} of {len(clips)} clips are Tier 0", test["id"])
+
+
+def _artifact(name: str, key: str, locked: Mapping[str, str] | None) -> dict[str, Any]:
+    said = None if locked is None else locked.get(key)
+    return _line(name, SKIP, "nothing is locked yet", None) if said is None else _line(name, PASS, said, None)
+
+
+def _line(name: str, status: str, evidence: str, test: str | None, waiver: str | None = None) -> dict[str, Any]:
+    return {"name": name, "status": status, "evidence": evidence, "test": test, "waiver": waiver}

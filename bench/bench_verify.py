@@ -1,0 +1,90 @@
+"""The readiness tests on a version of a minute: 1A to 7, and the micro-training apart.
+
+    python -m bench.bench_verify [--threads N] [--json FILE]
+
+The version is made of bundled motions on the bundled robot: what is Tier 0 played open loop, two mirrored variants, and three
+clips that are planned (mode `tracked`), as test 1C plans their beginnings again. Making it is not timed. The times are those of
+`verify` from a standing start, so that importing and compiling the policy side is in them. The bounds are absolute, as there is
+no baseline to divide by: on two cores 2 minutes for 1A to 7 on 60 s of data, 5 minutes for the micro-training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from amp_core.augment import Augmentation, augment
+from amp_core.formats import Motion, read_motion
+from amp_core.motions import bundled_motions, reading_options
+from amp_core.recipe import Recipe
+from amp_core.robot import Robot
+from amp_core.score import score
+from amp_core.verify import TESTS, Subject, verify
+from amp_core.verify.report import FAIL, SKIP
+
+PLAIN = ("march_in_place", "side_step", "walk", "walk_backward")
+MIRRORED = ("side_step", "walk")
+TRACKED = ("walk_long_stride", "weight_shift")
+SECONDS = 60.0
+LIMIT_SEC = {"1A to 7": 120.0, "smoke": 300.0}
+
+
+def subject(robot: Robot, threads: int) -> Subject:
+    """A minute of Tier 0 clips, or a little more."""
+    read: dict[str, Motion] = {
+        path.stem: read_motion(path, name=path.stem, **reading_options(path)) for path in bundled_motions()
+    }
+    mirror = Augmentation.parse("mirror")
+    plain = [read[name] for name in PLAIN] + [augment(read[name], robot, mirror) for name in MIRRORED]
+    tracked = [read[name] for name in TRACKED] + [augment(read[TRACKED[0]], robot, mirror)]
+    scores = score(plain, robot, Recipe.for_mode("rollout"), nthread=threads)
+    scores += score(tracked, robot, Recipe.for_mode("tracked"), nthread=threads)
+    lesser = [found.name for found in scores if found.tier != 0]
+    if lesser:
+        raise RuntimeError(f"not Tier 0, so the version would not be what it is to be: {', '.join(lesser)}")
+    return Subject.of_scores(scores, plain + tracked, robot)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    args = parser.parse_args()
+    version = subject(Robot.load("wildrobot"), args.threads)
+    seconds = sum(clip.frames for clip in version.clips) * version.robot.control_dt
+    print(f"{len(version.clips)} clips, {seconds:.1f} s")
+    parts = {"1A to 7": [test.id for test in TESTS if test.id != "smoke"], "smoke": ["smoke"]}
+    wall: dict[str, float] = {}
+    tests: dict[str, dict[str, Any]] = {}
+    for part, ids in parts.items():
+        began = time.perf_counter()
+        found = verify(version, only=ids, nthread=args.threads)
+        wall[part] = round(time.perf_counter() - began, 1)
+        for test in found.tests:
+            if test.id in ids:
+                tests[test.id] = {"status": test.status, "wall_sec": round(test.wall_sec, 2)}
+                print(f"{test.name}: {test.status}, {test.wall_sec:.1f} s {test.reason}")
+        print(f"{part}: {wall[part]:.1f} s, at most {LIMIT_SEC[part]:g}")
+    ran = all(test["status"] not in (FAIL, SKIP) for test in tests.values())
+    passed = ran and seconds >= SECONDS and all(wall[part] <= LIMIT_SEC[part] for part in parts)
+    result = json.dumps(
+        {
+            "name": "verify",
+            "figures": {"clip_seconds": seconds, "clips": len(version.clips), "wall_sec": wall, "tests": tests},
+            "required": {f"wall_sec.{part}": f"<= {bound:g}" for part, bound in LIMIT_SEC.items()},
+            "passed": passed,
+        }
+    )
+    if args.json:
+        args.json.write_text(result + "\n")
+    print(result)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

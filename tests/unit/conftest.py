@@ -1,0 +1,8 @@
+"""Lets the unit tests share `verificationkit`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent / "verify"))
