@@ -64,7 +64,7 @@ _GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
     ),
 }
 _TIER_0 = "Tier 0 clips identified"
-_LOCKED_GROUP = "Artifacts locked"
+LOCKED_GROUP = "Artifacts locked"
 _ARTIFACTS = (
     ("Normalization stats artifact", "normalization_stats"),
     ("Dataset version manifest", "manifest"),
@@ -89,7 +89,7 @@ def checklist(
     groups = []
     for name, criteria in _GROUPS.items():
         groups.append(_group(name, [_decided(criterion, tests, report, borne) for criterion in criteria]))
-    groups.append(_group(_LOCKED_GROUP, [_artifact(name, key, locked) for name, key in _ARTIFACTS]))
+    groups.append(_group(LOCKED_GROUP, [_artifact(name, key, locked) for name, key in _ARTIFACTS]))
     return groups
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from amp_core.verify.checklist import as_dict, checklist, number, quoted, ready
+from amp_core.verify.checklist import LOCKED_GROUP, as_dict, checklist, number, quoted, ready
 from amp_core.verify.report import FAIL, SKIP, WARN, Verification
 
 __all__ = ["page"]
@@ -76,11 +76,15 @@ def _name(subject: Json) -> str:
 def _report(report: Json, groups: Sequence[Json]) -> str:
     failed = [test for test in report["tests"] if test["status"] == FAIL]
     open_ = sum(one["status"] == SKIP for group in groups for one in group["criteria"])
+    unlocked = sum(one["status"] == SKIP for group in groups if group["name"] == LOCKED_GROUP for one in group["criteria"])
     if ready(groups):
-        verdict = f"ready for training; {len(failed)} failures are waived" if failed else "ready for training"
+        waived = "1 failure is waived" if len(failed) == 1 else f"{len(failed)} failures are waived"
+        verdict = f"ready for training; {waived}" if failed else "ready for training"
+    elif open_ == unlocked and not failed:
+        verdict = "ready to be locked: a locked version alone is ready for training"
     else:
         said = f"{len(failed)} of {len(report['tests'])} tests failed" if failed else ""
-        left = f"{open_} criteria are open" if open_ else ""
+        left = f"{open_} criteria are open" if open_ > 1 else "1 criterion is open" if open_ else ""
         verdict = "not ready for training: " + "; ".join(part for part in (said, left) if part)
     return "\n".join(
         (
@@ -107,7 +111,8 @@ def _subject(subject: Json) -> str:
         elif not isinstance(value, Mapping | list | tuple):
             facts.append((key.replace("_", " "), _text(value)))
         else:
-            facts.append((key.replace("_", " "), str(value)))
+            items = [f"{name} {item}" for name, item in value.items()] if isinstance(value, Mapping) else map(str, value)
+            facts.append((key.replace("_", " "), ", ".join(items)))
     lines = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f"<section><h2>What was tested</h2><dl class='facts'>{lines}</dl>{_clips(clips)}</section>"
 

@@ -199,7 +199,7 @@ def _motions(
                     read.append(source[index])
             progress.update(batch[-1][0] + 1)
     if scores:
-        subject = Subject.of_scores(scores, read, robot, files=[score.name for score in scores])
+        subject = Subject.of_scores(scores, read, robot)
         run.test(subject, f"{len(scores)} motion{'s' * (len(scores) != 1)}")
 
 
