@@ -20,7 +20,7 @@ from service.api.faults import suggestion
 from service.api.jobs import JobView
 from service.api.pages import LINK_HEADER, PageView, link_next
 from service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
-from service.api.rollouts import RolloutSummaryView
+from service.api.rollouts import ClipRolloutView, RolloutSummaryView
 from service.api.strict import StrictRoute, loads
 from service.catalog import clips as queries
 from service.catalog.curriculum import MAX_LIMIT, SORTS, ClipQuery, list_clips
@@ -71,7 +71,7 @@ class ListedClipView(ClipView):
 class ClipDetail(ClipView):
     """A clip with all its rollouts, the best first, and its jobs, newest first."""
 
-    rollouts: list[RolloutSummaryView]
+    rollouts: list[ClipRolloutView]
     jobs: list[JobView]
 
 
@@ -332,7 +332,9 @@ def get_clip(clip_id: Id, opened: Service) -> ClipDetail:
     """One clip with its rollouts and jobs."""
     with opened.catalog.session() as session:
         clip, rollouts, jobs = queries.get_with_rollouts(session, clip_id)
-    parts = {"rollouts": [RolloutSummaryView.of(one) for one in rollouts], "jobs": [JobView.of(job) for job in jobs]}
+        recipes = queries.get_recipes(session, {one.recipe_digest for one in rollouts})
+    views = [ClipRolloutView.in_physics(one, recipes[one.recipe_digest]) for one in rollouts]
+    parts = {"rollouts": views, "jobs": [JobView.of(job) for job in jobs]}
     return ClipDetail.model_validate(_facts(clip) | parts)
 
 

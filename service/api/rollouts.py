@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from amp_core.recipe import PhysicsScale
 from service.api.blob import IMMUTABLE, StoredFile, file_responses, serve
 from service.api.deps import Service, needs
 from service.api.params import Id, Metrics, Tier, Time, View
@@ -37,7 +38,18 @@ class RolloutSummaryView(View):
         return cls.model_validate(_facts(cls, rollout))
 
 
-class RolloutView(RolloutSummaryView):
+class ClipRolloutView(RolloutSummaryView):
+    """A rollout among those of its clip."""
+
+    bucket: str = Field(description="The physics of its recipe: `canonical`, or factors such as `friction=0.7,mass=1.1`.")
+
+    @classmethod
+    def in_physics(cls, rollout: Rollout, recipe: RecipeRow) -> ClipRolloutView:
+        """The view of a record with its recipe."""
+        return cls.model_validate(_facts(cls, rollout) | {"bucket": _bucket(recipe)})
+
+
+class RolloutView(ClipRolloutView):
     """A rollout with its gates, segments and provenance."""
 
     clip_id: str
@@ -65,6 +77,10 @@ class RolloutView(RolloutSummaryView):
     arrays_url: str
 
 
+def _bucket(recipe: RecipeRow) -> str:
+    return PhysicsScale(**(recipe.recipe.get("physics") or {})).name
+
+
 def _facts(view: type[View], rollout: Rollout | RolloutSummary) -> dict[str, Any]:
     facts = {name: getattr(rollout, name) for name in view.model_fields if hasattr(rollout, name)}
     return facts | {"quality_metrics": rollout.metrics}
@@ -82,6 +98,7 @@ def _view(rollout: Rollout, clip: Clip, recipe: RecipeRow) -> RolloutView:
             "robot": clip.robot,
             "source_digest": clip.source_digest,
             "recipe": dict(recipe.recipe),
+            "bucket": _bucket(recipe),
             "arrays_url": f"/v1/rollouts/{rollout.id}/arrays",
         }
     )

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
@@ -191,12 +191,18 @@ def add_recipe(session: Session, recipe: RecipeRow) -> None:
 
 def get_recipe(session: Session, digest: str) -> RecipeRow:
     """A recipe by digest; raises `NotFound`."""
-    row = session.execute(
-        select(recipes.c.digest, recipes.c.mode, recipes.c.recipe).where(recipes.c.digest == digest)
-    ).one_or_none()
-    if row is None:
+    found = get_recipes(session, (digest,))
+    if digest not in found:
         raise NotFound(f"no recipe {digest[:80]!r}")
-    return RecipeRow(row.digest, row.mode, row.recipe)
+    return found[digest]
+
+
+def get_recipes(session: Session, digests: Collection[str]) -> dict[str, RecipeRow]:
+    """The recipes of these digests that there are."""
+    rows = session.execute(
+        select(recipes.c.digest, recipes.c.mode, recipes.c.recipe).where(recipes.c.digest.in_(tuple(digests)))
+    )
+    return {row.digest: RecipeRow(row.digest, row.mode, row.recipe) for row in rows}
 
 
 def get(session: Session, clip_id: str) -> Clip:

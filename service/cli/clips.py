@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.recipe import PhysicsScale
 from service.cli.output import Json, Output, Quiet, number
 from service.cli.recipes import check_mode
 from service.cli.remote import RESULT_COLUMNS, Url, connect, result_row
@@ -193,8 +194,14 @@ def clip(
     )
     out.say()
     if found["rollouts"]:
-        rows = [(r["id"], r["mode"], *result_row(_timed(r, steps.get(found["robot"])))[1:-1]) for r in found["rollouts"]]
-        out.table(("Rollout", "Mode", *RESULT_COLUMNS[1:-1]), rows)
+        step = steps.get(found["robot"])
+        # A column that says the same in every line is in nobody's way when it is left out.
+        scaled = any(r["bucket"] != PhysicsScale().name for r in found["rollouts"])
+        rows = [
+            (r["id"], r["mode"], *((r["bucket"],) if scaled else ()), *result_row(_timed(r, step))[1:-1])
+            for r in found["rollouts"]
+        ]
+        out.table(("Rollout", "Mode", *(("Bucket",) if scaled else ()), *RESULT_COLUMNS[1:-1]), rows)
         out.say()
         for rollout in found["rollouts"]:
             out.say(f"{rollout['id']}: {rollout['tier_reason']}")

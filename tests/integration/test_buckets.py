@@ -196,6 +196,11 @@ def test_from_files_to_a_training_node_in_two_physics(tmp_path: Path, capsys: py
         scales = [one["rollout"]["recipe"]["physics"]["friction"] for one in made]
         assert scales == [1.0, 0.7] * 2
         assert [one["rollout"]["tier"] for one in made if one["clip"]["name"] == "walk"] == [0, -1]
+        assert [one["rollout"]["bucket"] for one in made] == ["canonical", "friction=0.7"] * 2
+        held = said("clip", "walk")["rollouts"]
+        assert [(one["bucket"], one["tier"]) for one in held] == [("canonical", 0), ("friction=0.7", -1)]
+        assert cli.run(["clip", "walk", "--url", url]) == 0
+        assert "friction=0.7" in capsys.readouterr().out
 
         own = said("dataset", "lock", "walk", "0.1.0")
         assert [bucket["name"] for bucket in own["buckets"]] == ["canonical"]
