@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from amp_core.errors import RecipeRefused
+from amp_core.tiers import gate_profile
 from amp_core.version import GENERATOR_VERSION
 
 GATE_PROFILE = "amp-0.11"
@@ -373,7 +374,7 @@ class Recipe:
         if self.mode == "tracked" and not self.harness.is_off:
             what = "mode 'tracked' has no harness: its promise is that the feet alone carry the robot"
             raise RecipeRefused(what, key="harness.force_cap", expected="0")
-        # The profile is looked up when the recipe is used; a recipe that names one of another version can still be read.
+        # `check_usable` looks at what they name: a recipe of another version can still be read.
         for key in ("gate_profile", "generator_version"):
             value = getattr(self, key)
             if not isinstance(value, str) or not 0 < len(value) <= 64:
@@ -433,6 +434,22 @@ class Recipe:
             # As JSON will give them back, so that a stored recipe equals a fresh one.
             facts["planner"] |= {key: list(facts["planner"][key]) for key in ("damping", "step_lengths")}
         return facts
+
+    def check_usable(self) -> None:
+        """Whether this code can generate and judge by the recipe. One that it cannot can be read all the same.
+
+        Raises:
+          RecipeRefused: a gate profile that there is not, or the generator of another release, whose bytes this one would
+            only claim to make.
+        """
+        gate_profile(self.gate_profile)
+        if self.generator_version != GENERATOR_VERSION:
+            raise RecipeRefused(
+                f"generator_version {self.generator_version!r:.80} is not this release's",
+                key="generator_version",
+                expected=GENERATOR_VERSION,
+                remedy="Leave generator_version out; for another release's results use that release",
+            )
 
     @property
     def digest(self) -> str:

@@ -229,9 +229,9 @@ def score(
 
     Raises:
       MotionRefused: a motion that does not fit the robot, or that is to be tracked with its root in another frame.
-      RecipeRefused: a gate profile that does not exist.
+      RecipeRefused: a gate profile that does not exist, or the generator of another release.
     """
-    gate_profile(recipe.gate_profile)  # A profile that is not there is refused before the work, not after it.
+    recipe.check_usable()  # Refused before the work, not after it.
     began = time.perf_counter()
     conditioned = [condition(motion, robot, limits) for motion in motions]
     run = _auto if recipe.mode == "auto" else _plainly

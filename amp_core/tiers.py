@@ -113,7 +113,10 @@ def gate_profile(name: str) -> GateProfile:
         return GATE_PROFILES[name]
     except KeyError:
         raise RecipeRefused(
-            f"there is no gate profile {name!r:.80}", key="gate_profile", expected=f"one of {', '.join(GATE_PROFILES)}"
+            f"there is no gate profile {name!r:.80}",
+            key="gate_profile",
+            expected=f"one of {', '.join(GATE_PROFILES)}",
+            remedy="Leave gate_profile out to take the usual one",
         ) from None
 
 

@@ -28,6 +28,7 @@ import structlog
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -212,6 +213,8 @@ def _described(request: Request, error: HTTPException) -> AmprefError:
         return NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return MethodNotAllowed(f"{path} does not answer {method}", expected=_allowed(request))
+    if isinstance(error.__context__, MultiPartException):
+        return _of_form(error.detail)
     kind = _BY_STATUS.get(error.status_code)
     if kind is not None:
         return kind(error.detail)
@@ -220,6 +223,22 @@ def _described(request: Request, error: HTTPException) -> AmprefError:
     other.title = HTTPStatus(error.status_code).phrase
     other.status = error.status_code
     return other
+
+
+def _of_form(said: str) -> BadRequest:
+    """What the multipart parser found, with what to do; its own words where it is something else."""
+    known = (
+        ("Part exceeded", "a text field is too long", "text fields of at most 64 kB: a name has at most 120 characters"),
+        ("Too many files", "there is more than one file", "one file a request"),
+        ("Too many fields", "there are too many fields", "at most 128 text fields"),
+        ("Missing boundary", "the Content-Type names no boundary", "multipart/form-data; boundary=…"),
+        ("Invalid multipart", "the form cannot be read", "multipart/form-data, whose parts have headers of at most 4 kB"),
+    )
+    what, expected = next(
+        ((what, expected) for start, what, expected in known if said.startswith(start)), (said, "multipart/form-data")
+    )
+    remedy = "Let a client build the form, one file a request: curl -F file=@walk.npz -F name=walk"
+    return BadRequest(what, key="body", expected=expected, remedy=remedy)
 
 
 def _on_anything(request: Request, error: Exception) -> Response:

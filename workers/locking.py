@@ -228,10 +228,13 @@ def check_members(members: Members, robot: Robot, report: Callable[[float], None
 
 
 def _one_origin(members: Members, robot: Robot, report: Callable[[float], None]) -> Checked:
-    """All members come from one robot model, one MuJoCo and one gate profile: one line of the manifest speaks for all."""
+    """All members come from one robot model, one MuJoCo, one gate profile and this generator: one line of the manifest speaks
+    for all."""
+    from amp_core.version import GENERATOR_VERSION
+
     found = Checked(
         "one_origin",
-        expected="one robot model, one MuJoCo version and one gate profile in a version",
+        expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
         remedy="Score the odd ones again, or leave them out with select.clips.",
     )
     for key in ("robot_digest", "mujoco_version", "gate_profile"):
@@ -239,6 +242,9 @@ def _one_origin(members: Members, robot: Robot, report: Callable[[float], None])
         if len(values) > 1:
             odd = next(member["name"] for member in members if str(member[key]) != values[0])
             found.problems.append(f"{key} is not the same for all ({', '.join(values)}; the second with clip {odd!r})")
+    for member in members:
+        if (made_by := member["generator_version"]) != GENERATOR_VERSION:
+            found.problems.append(f"clip {member['name']!r} was made by generator {made_by}; this one is {GENERATOR_VERSION}")
     return found
 
 

@@ -11,7 +11,7 @@ import codecs
 import json
 import math
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.values import quote
@@ -59,6 +59,8 @@ def read_json(data: bytes, file: str) -> dict[str, Any]:
         raise _refuse(file, f"the JSON is not valid: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
         raise _too_deep(file) from None
+    if strict.fault is not None:
+        raise strict.fault.at(document, file)
     if not isinstance(document, dict):
         raise MotionRefused(
             "the JSON does not hold an object at its top",
@@ -67,6 +69,37 @@ def read_json(data: bytes, file: str) -> dict[str, Any]:
             remedy="Write one object a file",
         )
     return document
+
+
+class _NoNumber(float):
+    """NaN in place of what is no finite number, so that the parser goes on and where it stood can be told."""
+
+    what: str
+    expected: str
+
+    def __new__(cls, what: str, expected: str) -> _NoNumber:
+        made = super().__new__(cls, math.nan)
+        made.what, made.expected = what, expected
+        return made
+
+    def at(self, document: Any, file: str) -> MotionRefused:
+        """The refusal, with the place of this number in the parsed document: its key, and the frame in an array."""
+        key, frame, column = None, None, None
+        for name, value in document.items() if isinstance(document, dict) else ():
+            if value is self:
+                key = name
+            for row, item in enumerate(value) if isinstance(value, list) else ():
+                found = next((i for i, one in enumerate(item) if one is self), None) if isinstance(item, list) else None
+                if item is self or found is not None:
+                    key, frame, column = name, row, found
+        return MotionRefused(
+            self.what if column is None else f"column {column}: {self.what}",
+            file=file,
+            key=None if key is None else quote(key).strip("'"),
+            frame=frame,
+            expected=self.expected,
+            remedy="Write it with json.dumps(..., allow_nan=False)",
+        )
 
 
 def _refuse(file: str, what: str, expected: str = "strict JSON (RFC 8259)") -> MotionRefused:
@@ -144,6 +177,7 @@ class _Strict:
 
     def __init__(self, file: str) -> None:
         self._file = file
+        self.fault: _NoNumber | None = None
 
     def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = {}
@@ -161,10 +195,10 @@ class _Strict:
 
     def real(self, text: str) -> float:
         if len(text) > MAX_DIGITS:
-            raise _refuse(self._file, f"a number of {len(text)} characters", f"at most {MAX_DIGITS}")
+            return self._no_number(f"a number of {len(text)} characters", f"at most {MAX_DIGITS}")
         value = float(text)
         if math.isinf(value):
-            raise _refuse(self._file, f"the number {quote(text, 24)} is too large for a float64", "finite numbers")
+            return self._no_number(f"the number {quote(text, 24)} is too large for a float64", "finite numbers")
         return value
 
     def integer(self, text: str) -> int | float:
@@ -172,5 +206,12 @@ class _Strict:
             return self.real(text)
         return int(text)
 
-    def constant(self, text: str) -> NoReturn:
-        raise _refuse(self._file, f"the JSON holds {text}", "finite numbers; JSON has no NaN or Infinity")
+    def constant(self, text: str) -> float:
+        return self._no_number(f"{text} is no number in JSON", "finite numbers; JSON has no NaN or Infinity")
+
+    def _no_number(self, what: str, expected: str) -> float:
+        """Stands for the first of them; the others are told once that one is mended."""
+        if self.fault is None:
+            self.fault = _NoNumber(what, expected)
+            return self.fault
+        return math.nan

@@ -6,7 +6,7 @@ from collections.abc import Set
 from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, BackgroundTasks, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Depends, Form, Query, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 from amp_core.augment import parse_all
@@ -21,7 +21,7 @@ from service.api.jobs import JobView
 from service.api.pages import LINK_HEADER, PageView, link_next
 from service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
 from service.api.rollouts import ClipRolloutView, RolloutSummaryView
-from service.api.strict import StrictRoute, loads
+from service.api.strict import StrictRoute, fields_once, loads
 from service.catalog import clips as queries
 from service.catalog.curriculum import MAX_LIMIT, SORTS, ClipQuery, list_clips
 from service.catalog.records import Clip, ListedClip, Submission
@@ -168,6 +168,13 @@ def _recipe(mode: str | None, seed: int | None, recipe: Any | None) -> Recipe:
     """The recipe asked for: `mode` and `seed` are those of a recipe that does not say them itself."""
     if recipe is None:
         return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
+    found = _merged(mode, seed, recipe)
+    # Before it is stored; the worker would refuse it too.
+    found.check_usable()
+    return found
+
+
+def _merged(mode: str | None, seed: int | None, recipe: Any) -> Recipe:
     if not isinstance(recipe, dict):
         return Recipe.from_dict(recipe)
     for name, value in (("mode", mode), ("seed", seed)):
@@ -217,7 +224,12 @@ _SUBMIT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", status_code=202, responses={**_SUBMIT_RESPONSES, **responses(400, 404, 408, 409, 413, 415, 422)})
+@router.post(
+    "",
+    status_code=202,
+    responses={**_SUBMIT_RESPONSES, **responses(400, 404, 408, 409, 413, 415, 422)},
+    dependencies=[Depends(fields_once("tags"))],
+)
 def post_clip(
     form: Annotated[ClipForm, Form(media_type="multipart/form-data")],
     opened: Service,

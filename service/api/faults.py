@@ -120,6 +120,9 @@ def _described(document: Json, operation: Json, errors: Iterable[Any]) -> dict[s
 
 def _explain(document: Json, error: Any, schema: Json, described: str, name: str) -> tuple[str, str | None, str]:
     kind, see = str(error.get("type")), "See /docs for what this endpoint takes"
+    if _is_file(schema):
+        what = "it is missing" if kind == "missing" else "it is a text field, not a file"
+        return what, "a motion file", f"Send it as a file: curl -F {name}=@walk.npz"
     if kind == "extra_forbidden":
         known = sorted(schema.get("properties", {}))
         near = suggestion(name, known)
@@ -133,6 +136,8 @@ def _explain(document: Json, error: Any, schema: Json, described: str, name: str
     if kind == "value_error":
         return str(error.get("msg", "")).removeprefix("Value error, ")[:300], expected, remedy
     what = _WRONG.get(kind, "it is of another type than expected" if expected else "it is not valid")
+    if kind == "string_too_long" and (longest := schema.get("maxLength")):
+        what += f" (at most {longest:,} characters)"
     if kind == "literal_error" and isinstance(error.get("input"), str):
         what += suggestion(error["input"][:64], [str(one) for one in schema.get("enum", ())])
     return what, expected, remedy
@@ -175,6 +180,10 @@ def _plain(document: Json, schema: Json) -> Json:
         if len(choices) != 1:
             return schema
         schema = choices[0]
+
+
+def _is_file(schema: Json) -> bool:
+    return "contentMediaType" in schema or schema.get("format") == "binary"
 
 
 def _expected(document: Json, schema: Json) -> str:

@@ -175,8 +175,23 @@ def require_type(request: Request, wanted: str) -> None:
     if given is None and request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
         return
     if (given or "").split(";")[0].strip().lower() != wanted:
+        form = wanted == "multipart/form-data"
         raise UnsupportedMediaType(
             f"the body is sent as {given[:100]!r}" if given else "the body has no Content-Type",
             key="content-type",
             expected=wanted,
+            remedy="Send a form: curl -F file=@walk.npz" if form else f"Send it with the header Content-Type: {wanted}",
         )
+
+
+def fields_once(*repeatable: str) -> Callable[[Request], Coroutine[Any, Any, None]]:
+    """A dependency that refuses a form in which a field stands twice, of which the last would be taken silently."""
+
+    async def check(request: Request) -> None:
+        seen: set[str] = set()
+        for name, _ in (await request.form()).multi_items():
+            if name in seen and name not in repeatable:
+                raise ParameterRefused("it is given more than once", key=f"body.{name[:64]}", expected="one value")
+            seen.add(name)
+
+    return check

@@ -293,9 +293,9 @@ def select_members(session: Session, wanted: Select, *, chunk: int = 500) -> Ite
 
 
 def _ranged(session: Session, parts: Iterable[Sequence[RowMapping]], wanted: Select) -> Iterator[SelectedRollout]:
-    scales: dict[str, PhysicsScale] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     for part in parts:
-        scales |= _scales(session, {row["recipe_digest"] for row in part} - scales.keys())
+        known |= _recipes(session, {row["recipe_digest"] for row in part} - known.keys())
         failed = [row["rollout_id"] for row in part if row["tier"] not in wanted.tiers]
         windows = _windows(session, failed, wanted) if wanted.segments and failed else {}
         for row in part:
@@ -307,17 +307,25 @@ def _ranged(session: Session, parts: Iterable[Sequence[RowMapping]], wanted: Sel
                 ranges = tuple(window for window, _ in found)
                 measured = tuple(metrics for _, metrics in found)
             if ranges:
-                yield _to_selected(row, ranges, measured, scales[row["recipe_digest"]])
+                yield _to_selected(row, ranges, measured, known[row["recipe_digest"]])
 
 
-def _scales(session: Session, digests: Iterable[str] | None = None) -> dict[str, PhysicsScale]:
-    """The physics of recipes; of every one that rollouts can have, where none are named."""
+def _recipes(session: Session, digests: Iterable[str] | None = None) -> dict[str, Mapping[str, Any]]:
+    """Recipes by digest; every one that rollouts can have, where none are named."""
     query = select(recipes.c.digest, recipes.c.recipe)
     if digests is None:
         rows = session.execute(query.where(recipes.c.mode != "auto")).all()
     else:
         rows = [row for part in _chunks(sorted(digests)) for row in session.execute(query.where(recipes.c.digest.in_(part)))]
-    return {row.digest: PhysicsScale(**(row.recipe.get("physics") or {})) for row in rows}
+    return {row.digest: row.recipe for row in rows}
+
+
+def _scale(recipe: Mapping[str, Any]) -> PhysicsScale:
+    return PhysicsScale(**(recipe.get("physics") or {}))
+
+
+def _scales(session: Session, digests: Iterable[str] | None = None) -> dict[str, PhysicsScale]:
+    return {digest: _scale(recipe) for digest, recipe in _recipes(session, digests).items()}
 
 
 def _recipes_of(session: Session, wanted: Literal["all"] | tuple[PhysicsScale, ...]) -> dict[PhysicsScale, list[str]]:
@@ -418,14 +426,15 @@ def _to_selected(
     row: RowMapping,
     ranges: tuple[tuple[int, int, int], ...],
     measured: tuple[Mapping[str, Any], ...],
-    scale: PhysicsScale,
+    recipe: Mapping[str, Any],
 ) -> SelectedRollout:
     return SelectedRollout(
         **{name: value for name, value in row.items() if name not in METRIC_COLUMNS},
         ranges=ranges,
         range_metrics=measured,
         metrics={name: row[name] for name in METRIC_COLUMNS},
-        physics=dataclasses.asdict(scale),
+        physics=dataclasses.asdict(_scale(recipe)),
+        generator_version=recipe.get("generator_version"),
     )
 
 

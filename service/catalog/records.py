@@ -353,7 +353,7 @@ class SelectedRollout:
     """A rollout that goes into a version, with the frame ranges `(start, end, tier)` that it gives.
 
     `range_metrics` has, of each range, the metrics that its sampling weight is made of; `physics` are the factors on friction,
-    mass and damping that it was simulated with.
+    mass and damping that it was simulated with; `generator_version` is that of its recipe.
     """
 
     clip_id: str
@@ -376,6 +376,7 @@ class SelectedRollout:
     ancestor_digest: str | None = None
     augmentation: str | None = None
     physics: Mapping[str, float] | None = None
+    generator_version: str | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 VERSION = "0.11.0"
 # By the best tier that there is: a name must not promise more than the clips hold.
 DATASET = {0: "demo", 1: "demo-curriculum", -1: "demo-rejected"}
-# Planning takes seconds for each second of a clip: one that falls by itself and walks once it is planned shows what it is for.
+# Planning takes seconds for each second of a clip: the one that falls by itself is planned as well, which shows what it is for.
 PLANNED = "walk_long_stride"
 START_SEC = 60.0
 STOP_SEC = 15.0
@@ -81,7 +81,10 @@ def _run(out: Output, folder: Path) -> dict[str, Any]:
         pulled = _pull(out, service.url, folder / "cache", version)
         return {
             "url": service.url,
-            "clips": [{"name": r["clip_name"], "tier": r["tier"], "tier_reason": r["tier_reason"]} for r in rollouts],
+            "clips": [
+                {"name": r["clip_name"], "mode": r["mode"], "tier": r["tier"], "tier_reason": r["tier_reason"]}
+                for r in rollouts
+            ],
             **pulled,
         }
 
@@ -151,17 +154,16 @@ def _score(out: Output, api: ApiClient) -> list[dict[str, Any]]:
     from amp_core.motions import bundled_motions, reading_options
 
     motions = bundled_motions()
-    out.say(f"2. POST {len(motions)} bundled motions over HTTP and have them scored")
-    out.say(f"   in mode rollout; {PLANNED}, which falls in it, in mode auto, which then plans its balance")
+    out.say(f"2. POST {len(motions)} bundled motions over HTTP and have them scored in mode rollout")
+    out.say(f"   and {PLANNED}, which falls in it, once more in mode tracked, which plans its balance")
     rollouts = []
-    with out.progress("scoring", total=len(motions)) as progress:
-        submitted = [
-            api.submit_clip(path, mode="auto" if path.stem == PLANNED else "rollout", tags=["demo"], **reading_options(path))
-            for path in motions
-        ]
-        for answer in submitted:
+    with out.progress("scoring", total=len(motions) + 1) as progress:
+        submitted = [api.submit_clip(path, mode="rollout", tags=["demo"], **reading_options(path)) for path in motions]
+        fallen = next(answer["clip"]["id"] for answer in submitted if answer["clip"]["name"] == PLANNED)
+        for answer in (*submitted, api.add_rollout(fallen, mode="tracked")):
             job = wait_for_job(api, answer["job"], progress, label=answer["clip"]["name"], timeout=300.0)
             rollouts.append(api.get_rollout(job["result"]["rollout_id"]))
+    rollouts.sort(key=lambda rollout: (rollout["clip_name"], rollout["mode"]))
     show_results(out, rollouts)
     out.say()
     return rollouts

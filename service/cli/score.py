@@ -135,7 +135,9 @@ def _recipe(path: Path | None, mode: str | None, seed: int | None, scales: Seque
         facts["mode"] = mode
     if seed is not None:
         facts["seed"] = seed
-    return Recipe.from_dict(facts)
+    recipe = Recipe.from_dict(facts)
+    recipe.check_usable()
+    return recipe
 
 
 def _unreadable(path: Path, error: OSError) -> InputRefused:

@@ -309,6 +309,10 @@ def test_two_services_and_the_demo_run_at_once(up: Up, tmp_path: Path) -> None:
     done = up.spawn("demo", "--json", TMPDIR=str(tmp_path), AMPREF_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     document = json.loads(done.stdout)
     assert document["features"][0] > 0
+    # Every tier is shown, and what planning does for a clip that falls without it.
+    assert {clip["tier"] for clip in document["clips"]} == {-1, 0, 1}
+    tiers = {(clip["name"], clip["mode"]): clip["tier"] for clip in document["clips"]}
+    assert (tiers["walk_long_stride", "rollout"], tiers["walk_long_stride", "tracked"]) == (-1, 0)
     # All ten tests ran before the lock.
     assert len([line for line in done.stderr.splitlines() if line.startswith("   PASS  ")]) == len(TEST_IDS)
     assert {"features_v0.11.0.npz", "normalization_stats_v0.11.0.json", "dataset_manifest_v0.11.0.json"} == set(

@@ -194,5 +194,12 @@ def test_an_unknown_gate_profile_is_refused_before_the_work(robot: Robot) -> Non
         score([standing(robot)], robot, dataclasses.replace(ROLLOUT, gate_profile="amp-9"))
 
 
+def test_another_releases_generator_is_refused_before_the_work(robot: Robot) -> None:
+    """Its results would say that they were made by a code that did not make them."""
+    with pytest.raises(RecipeRefused, match=r"0\.1") as refused:
+        score([standing(robot)], robot, dataclasses.replace(ROLLOUT, generator_version="0.1"))
+    assert refused.value.key == "generator_version"
+
+
 def test_no_motions_no_scores(robot: Robot) -> None:
     assert score([], robot, ROLLOUT) == []

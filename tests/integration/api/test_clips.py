@@ -250,6 +250,8 @@ def test_a_field_that_cannot_be_used_is_refused(idle: Any, fields: dict[str, str
         ({"recipe": '{"mode": "rollout", "seed": 2}', "seed": "1"}, 422, "recipe-refused"),
         ({"recipe": '{"mode": "rollout"}', "mode": "teacher_forced"}, 422, "recipe-refused"),
         ({"recipe": "[]"}, 422, "recipe-refused"),
+        ({"recipe": '{"gate_profile": "lax"}'}, 422, "recipe-refused"),
+        ({"recipe": '{"generator_version": "0.1"}'}, 422, "recipe-refused"),
         ({"tags": "ok," + "x" * 65}, 422, "input-refused"),
         ({"tags": ",".join(f"t{i}" for i in range(60))}, 422, "input-refused"),
         ({"format": "pkl"}, 422, "motion-refused"),
@@ -262,7 +264,11 @@ def test_a_wish_that_cannot_be_met_is_refused(idle: Any, fields: dict[str, str],
 
 def test_there_must_be_a_file(idle: Any) -> None:
     as_text = idle.http.post("/v1/clips", files={"name": (None, "walk"), "file": (None, "text")})
-    assert _problem(as_text, 422, "parameter-refused")["key"] == "body.file"
+    told = _problem(as_text, 422, "parameter-refused")
+    assert (told["key"], told["expected"]) == ("body.file", "a motion file")
+    assert "a text field, not a file" in told["detail"]
+    assert "UploadFile" not in json.dumps(told)
+    assert "curl -F file=@" in told["remedy"]
     none = idle.http.post("/v1/clips", files={"name": (None, "walk")})
     assert _problem(none, 422, "parameter-refused")["key"] == "body.file"
     nothing = idle.http.post("/v1/clips")
@@ -271,14 +277,44 @@ def test_there_must_be_a_file(idle: Any) -> None:
 
 def test_only_one_file(idle: Any, motion: Any) -> None:
     files = [("file", ("a.json", motion(1))), ("file", ("b.json", motion(2)))]
-    _problem(idle.http.post("/v1/clips", files=files), 400, "bad-request")
+    told = _problem(idle.http.post("/v1/clips", files=files), 400, "bad-request")
+    assert (told["key"], told["expected"]) == ("body", "one file a request")
     _nothing_stored(idle)
+
+
+@pytest.mark.parametrize(
+    ("name", "filename", "status", "expected"),
+    [
+        ("x" * 200_000, "walk.json", 400, "at most 120 characters"),
+        ("x" * 50_000, "walk.json", 422, "120 characters"),
+        ("walk", "x" * 100_000 + ".json", 400, "headers of at most 4 kB"),
+    ],
+)
+def test_a_huge_name_is_refused_with_what_to_do(
+    idle: Any, motion: Any, name: str, filename: str, status: int, expected: str
+) -> None:
+    answer = idle.http.post("/v1/clips", files={"file": (filename, motion(1)), "name": (None, name)})
+    told = _problem(answer, status, "bad-request" if status == 400 else "parameter-refused")
+    assert expected in told["expected"] + told["detail"]
+    assert told["remedy"]
+    assert len(answer.content) < 2000
+    _nothing_stored(idle)
+
+
+def test_a_field_that_stands_twice_is_refused(idle: Any, motion: Any) -> None:
+    files = [("file", ("a.json", motion(1))), ("mode", (None, "rollout")), ("mode", (None, "tracked"))]
+    assert _problem(idle.http.post("/v1/clips", files=files), 422, "parameter-refused")["key"] == "body.mode"
+    _nothing_stored(idle)
+    tags = [*files[:1], ("tags", (None, "slow")), ("tags", (None, "old")), ("mode", (None, "fly"))]
+    _problem(idle.http.post("/v1/clips", files=tags), 422, "recipe-refused")  # tags may; the mode is what is wrong.
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense"])
 def test_the_wrong_content_type_is_415(idle: Any, kind: str) -> None:
     answer = idle.http.post("/v1/clips", content=b"{}", headers={"content-type": kind})
-    assert _problem(answer, 415, "unsupported-media-type")["expected"] == "multipart/form-data"
+    told = _problem(answer, 415, "unsupported-media-type")
+    assert told["expected"] == "multipart/form-data"
+    assert "curl -F file=@walk.npz" in told["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +327,8 @@ def test_a_broken_multipart_body_is_400_or_says_what_is_missing(idle: Any, body:
 
 
 def test_a_multipart_body_without_boundary_is_400(idle: Any) -> None:
-    _problem(idle.http.post("/v1/clips", content=b"x", headers={"content-type": "multipart/form-data"}), 400, "bad-request")
+    answer = idle.http.post("/v1/clips", content=b"x", headers={"content-type": "multipart/form-data"})
+    assert "boundary=" in _problem(answer, 400, "bad-request")["expected"]
 
 
 def test_a_file_over_the_limit_is_413(idle: Any) -> None:
@@ -435,6 +472,8 @@ def test_scoring_again_with_another_recipe(api: Any) -> None:
         (b'{"recipe": ' + b"[" * 1000 + b"}", 400, "bad-request"),
         (b'{"recipe": {"mode": "\\ud800"}}', 400, "bad-request"),
         (b'{"recipe": {"mode": "fly"}}', 422, "recipe-refused"),
+        (b'{"recipe": {"gate_profile": "lax"}}', 422, "recipe-refused"),
+        (b'{"recipe": {"generator_version": "0.1"}}', 422, "recipe-refused"),
         (b"", 422, "parameter-refused"),
         (b"[]", 422, "parameter-refused"),
     ],

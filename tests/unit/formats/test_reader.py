@@ -366,6 +366,20 @@ def test_json_is_strict(clip: dict[str, Any], as_json: Callable[..., bytes], old
     refused(data.replace(old, new, 1), needle)
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e400", b"9" * 5000])
+def test_what_is_no_finite_number_is_told_with_its_place(
+    clip: dict[str, Any], as_json: Callable[..., bytes], number: bytes
+) -> None:
+    data = as_json(clip)
+    rows = data.split(b'"root_pos": [', 1)
+    changed = rows[0] + b'"root_pos": [' + rows[1].replace(b"0.47]", b"0.4]", 1).replace(b"0.47]", number + b"]", 1)
+    found = refused(changed, "column 2", key="root_pos", frame=1)
+    assert "allow_nan=False" in str(found)
+    refused(data.replace(b'"fps": 50.0', b'"fps": ' + number), key="fps")
+    refused(data.replace(b'"fps": 50.0', b'"fps": 50.0, "speeds": [0.5, ' + number + b"]"), key="speeds", frame=1)
+    refused(data.replace(b'"fps": 50.0', b'"fps": 50.0, "n": {"a": ' + number + b"}"), "number")
+
+
 def test_json_other_shapes(clip: dict[str, Any], as_json: Callable[..., bytes]) -> None:
     refused(b"[1, 2]", "object at its top")
     data = as_json(clip)

@@ -12,6 +12,7 @@ from amp_core.errors import Conflict, FeatureCodeMismatch, IntegrityError
 from amp_core.features import feature_code_hash
 from amp_core.quality import METRICS
 from amp_core.robot import Robot
+from amp_core.version import GENERATOR_VERSION
 from workers.locking import CHECKS, check_members
 
 
@@ -32,6 +33,7 @@ def member(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
         "robot_digest": "sha256:r",
         "mujoco_version": "4.0.1",
         "gate_profile": "amp-0.11",
+        "generator_version": GENERATOR_VERSION,
         "feature_code_hash": feature_code_hash(),
         "mode": "rollout",
         "tier": 0,
@@ -53,6 +55,7 @@ def test_good_members_pass_every_check(tmp_path: Path, robot: Robot) -> None:
     [
         ({"robot_digest": "sha256:other"}, Conflict, "robot_digest is not the same for all"),
         ({"mujoco_version": "4.1.0"}, Conflict, "mujoco_version"),
+        ({"generator_version": "0.10.0"}, Conflict, "clip 'b' was made by generator 0.10.0"),
         ({"feature_code_hash": "sha256:old"}, FeatureCodeMismatch, "clip 'b' has features of other code"),
         ({"tier": 1}, Conflict, "clip 'b' is stored as tier 1, but its metrics give 0"),
         ({"mode": "teacher_forced"}, Conflict, "clip 'b' is stored as tier 0, but its metrics give 1"),
