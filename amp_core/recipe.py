@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 16
 MAX_SAMPLES = 4096
 """The most plans that a recipe may ask for."""
 
-_MAX_SEED = 2**63 - 1
+_MAX_SEED = 2**53 - 1  # The largest that every JSON reader keeps exact.
 
 
 def _number(value: object, key: str, *, minimum: float, maximum: float = math.inf) -> float:

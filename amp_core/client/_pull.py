@@ -277,6 +277,14 @@ class _Pull:
         if version is None:
             _, dataset = connection.json("GET", f"v1/datasets/{name}", retry=patience)
             known = _aliases(dataset)
+            there = [one["version"] for one in (dataset.get("versions") if isinstance(dataset, Mapping) else None) or ()]
+            if self._spec.alias == "latest" and "latest" not in known and there:
+                raise NotFound(
+                    f"dataset {name!r} has no latest version: each of its {len(there)} is yanked or a pre-release",
+                    key="alias",
+                    expected="an exact version, or an alias",
+                    remedy=f"See 'ampref dataset show {name}'; a yanked version is still there, such as {name}=={there[0]}.",
+                )
             if self._spec.alias not in known:
                 raise NotFound(
                     f"dataset {name!r} has no version called {self._spec.alias!r}",

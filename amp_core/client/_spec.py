@@ -10,6 +10,7 @@ from amp_core.errors import InputRefused
 
 __all__ = ["Spec", "check_digest", "parse_spec"]
 
+_ALIAS = re.compile(r"(?!v\d)[a-z][a-z0-9._-]*")
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
 
 
@@ -31,6 +32,13 @@ def parse_spec(text: str) -> Spec:
         raise InputRefused(f"a {type(text).__name__} names no dataset", key="spec", expected="text such as 'walk==0.11.0'")
     name, pin, version = text.strip().partition("==")
     if pin:
+        if _ALIAS.fullmatch(version.strip()):
+            raise InputRefused(
+                f"{version.strip()[:80]!r} is no version but may be an alias",
+                key="spec",
+                expected="name==MAJOR.MINOR.PATCH, name@alias, or a name for its latest version",
+                remedy=f"For an alias write {name.strip()[:64]}@{version.strip()[:64]}",
+            )
         return Spec(check_dataset_name(name.strip()), check_version(version.strip()), None)
     if any(sign in text for sign in "=<>~!"):
         shown = text if len(text) <= 80 else text[:80] + "…"

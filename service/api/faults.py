@@ -211,12 +211,16 @@ def _expected(document: Json, schema: Json) -> str:
     return "true or false" if kind == "boolean" else ""
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _range(schema: Json) -> str:
-    low, high = schema.get("minimum"), schema.get("maximum")
+    low, high = (_whole(schema.get(name)) for name in ("minimum", "maximum"))
     if low is not None and high is not None:
         return f" from {low} to {high}"
     if "exclusiveMinimum" in schema:
-        return f" above {schema['exclusiveMinimum']}"
+        return f" above {_whole(schema['exclusiveMinimum'])}"
     if low is not None:
         return f" of at least {low}"
     return f" of at most {high}" if high is not None else ""

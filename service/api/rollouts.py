@@ -67,6 +67,12 @@ class RolloutView(ClipRolloutView):
         description="`{findings, suggestions}`: why it is not Tier 0, in physical words; null where it is, and for results of "
         "earlier releases. docs/diagnosis.md lists the codes."
     )
+    contact_warnings: list[dict[str, Any]] = Field(
+        description="Suspicious contact patterns, which change no tier: a channel that is nearly always on or off."
+    )
+    attempts: list[dict[str, Any]] = Field(
+        description="Of mode `tracked`: every plan that was tried, with its tier and figures; `provenance.attempt` was kept."
+    )
     ingest: dict[str, Any] = Field(description="What conditioning changed in the clip.")
     provenance: dict[str, Any]
     recipe: dict[str, Any]
@@ -88,6 +94,7 @@ def _facts(view: type[View], rollout: Rollout | RolloutSummary) -> dict[str, Any
 
 def _view(rollout: Rollout, clip: Clip, recipe: RecipeRow) -> RolloutView:
     document = {key: rollout.result.get(key) for key in ("gates", "segments", "ingest", "provenance")}
+    document |= {key: rollout.result.get(key) or [] for key in ("contact_warnings", "attempts")}
     absent = {key: rollout.result.get(key) for key in ("failure", "diagnosis")}
     return RolloutView.model_validate(
         _facts(RolloutView, rollout)

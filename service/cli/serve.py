@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 import signal
@@ -57,6 +58,7 @@ def up(
 
     settings = _settings(out, data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
     _log(settings, default="warning")
+    _tell_missing_tests(out, settings)
     robots = load_robots(settings)  # Before anything is started; the server would refuse them with a traceback.
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     schema.upgrade(settings.database_url)
@@ -150,6 +152,7 @@ def worker(
 
     settings = _settings(out)
     _log(settings)
+    _tell_missing_tests(out, settings)
     load_robots(settings)
     out.document({"pid": os.getpid()})
     sys.stdout.flush()
@@ -192,6 +195,15 @@ def _settings(out: Output | None = None, **overrides: Any) -> Settings:
         named = ", ".join(name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items())
         out.warn(f"nothing reads the environment variable{'s' if len(unknown) > 1 else ''} {named}; docs/catalog.md lists all")
     return settings
+
+
+def _tell_missing_tests(out: Output, settings: Settings) -> None:
+    """Say it now, not in the checklist of a version that is locked: what needs JAX is skipped where it is not installed."""
+    if settings.lock_tests != "none" and any(importlib.util.find_spec(name) is None for name in ("jax", "optax")):
+        out.warn(
+            "JAX is not installed here: before a lock tests 1A and smoke and the policy's half of the others are skipped, and "
+            "no version is ready for training; install ampref[train]"
+        )
 
 
 def _log(settings: Settings, default: str | None = None) -> None:

@@ -61,6 +61,8 @@ def test_specs(text: str, spec: Spec) -> None:
         ("walk~=0.11", "pinned exactly"),
         ("walk==", "not a version"),
         ("walk==v0.11.0", "without the v"),
+        ("walk==latest", "walk@latest"),
+        ("walk==best", "walk@best"),
         ("==0.11.0", "not a dataset name"),
         ("Walk", "not a dataset name"),
         ("../walk", "not a dataset name"),

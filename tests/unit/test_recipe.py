@@ -114,7 +114,7 @@ def test_a_mode_that_plans_needs_a_planner(mode: str) -> None:
         ({"mode": "rollout", "seed": -1}, "seed"),
         ({"mode": "rollout", "seed": 1.0}, "seed"),
         ({"mode": "rollout", "seed": True}, "seed"),
-        ({"mode": "rollout", "seed": 2**63}, "seed"),
+        ({"mode": "rollout", "seed": 2**53}, "seed"),
         ({"mode": "rollout", "planner": {"samples": 64}}, "planner"),
         ({"mode": "auto", "planner": {"samples": 10}}, "planner.samples"),
         ({"mode": "rollout", "gate_profile": ""}, "gate_profile"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -196,6 +197,27 @@ def test_a_variable_that_nothing_reads_is_told_once(
     assert len(told) == 1
     assert "AMPREF_MAX_FSP (did you mean AMPREF_MAX_FPS?), AMPREF_NONSENSE;" in told[0]
     assert "AMPREF_URL" not in told[0]
+
+
+@pytest.mark.parametrize(("present", "tests", "told"), [(False, "all", 1), (True, "all", 0), (False, "none", 0)])
+@pytest.mark.parametrize("verb", [["up", "--port", "0"], ["worker"]])
+def test_tests_that_cannot_run_are_told_at_the_start(
+    verb: list[str],
+    present: bool,
+    tests: str,
+    told: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: find(name) if present or name != "jax" else None)
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("AMPREF_LOCK_TESTS", tests)
+    monkeypatch.setenv("AMPREF_ROBOTS", str(tmp_path / "none.yaml"))  # So that it ends at once.
+    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    assert cli.run(verb) == 1
+    assert capsys.readouterr().err.count("warning: JAX is not installed here") == told
 
 
 @pytest.mark.parametrize("verb", ["up", "api"])
