@@ -11,43 +11,48 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PIP_REQUIRE_VIRTUALENV := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint bench lock clean all-installed dev-installed
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.dev ## the virtual environment with everything, from the hashed lock files
+setup: dev-installed ## the virtual environment with everything, from the hashed lock files
 
-demo: $(VENV)/.all ## the whole line on this machine: serve, post, score, lock, pull, verify
+demo: all-installed ## the whole line on this machine: serve, post, score, lock, pull, verify
 	@$(BIN)/ampref demo $(ARGS)
 
-test: $(VENV)/.dev ## the whole test suite, real PostgreSQL and Redis included (ARGS='-k name')
+test: dev-installed ## the whole test suite, real PostgreSQL and Redis included (ARGS='-k name')
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, mypy, the import rules
+lint: dev-installed ## ruff, mypy, the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## every benchmark; ARGS='--only NAME' for some
+bench: dev-installed ## every benchmark; ARGS='--only NAME' for some
 	$(BIN)/python bench/run.py $(ARGS)
 
 lock: ## compile the lock files anew from pyproject.toml (needs uv)
 	requirements/lock $(UV)
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis MUJOCO_LOG.TXT
+	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis MUJOCO_LOG.TXT
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp says that its lock file was installed as it stands now; the demo needs no development tools.
-$(BIN)/python:
+# Two at once in one folder take turns; what the first has installed, the second finds.
+all-installed dev-installed:
+	@$(PYTHON) requirements/one_at_a_time.py $(VENV).lock $(MAKE) --no-print-directory $(VENV)/.$(@:-installed=)
+
+# Each stamp says that what it stands for was done as the lock files are now; the demo needs no development tools.
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || \
+	@$(PYTHON) -m venv --clear $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make virtual environments; on Debian install python3-venv" >&2; exit 1; }
+	@touch $@
 
-$(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml | $(BIN)/python
+$(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml | $(VENV)/.made
 	@echo "installing into $(VENV) from requirements/all.txt"
 	@$(PIP) install --require-hashes -r requirements/all.txt -r requirements/build.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .

@@ -37,7 +37,10 @@ try:
     import jax
     import jax.numpy as jnp
 except ImportError as error:  # pragma: no cover - the test suite has JAX
-    raise ImportError("amp_core.policy needs JAX, which is not installed: pip install 'ampref[train]'") from error
+    raise ImportError(
+        "amp_core.policy needs JAX, which is not installed: pip install '.[train]' in the checkout that ampref came from, "
+        "or its wheel with [train]"
+    ) from error
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot

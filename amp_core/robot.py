@@ -286,6 +286,13 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         raise RobotRefused(
             f"the file is not the YAML that is expected here: {problem}", file=str(path), remedy="Correct it (docs/robots.md)"
         ) from error
+    if isinstance(document, str) and document.lstrip().startswith("<"):
+        raise RobotRefused(
+            "this is XML, such as an MJCF model",
+            file=str(path),
+            expected="a robot.yaml that names the model",
+            remedy=f"Write a robot.yaml with `model: {path.name}`, joints and feet (docs/robots.md)",
+        )
     if not isinstance(document, dict):
         raise RobotRefused(
             f"the file holds {_kind(document)}", file=str(path), expected="keys and values", remedy="See docs/robots.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import ipaddress
 import json
 import logging
 import os
@@ -80,6 +81,14 @@ def resolve_url(url: str | None) -> str:
     return text
 
 
+def _is_loopback(url: str) -> bool:
+    host = httpx2.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 class _TLS(ssl.SSLContext):
     """The HTTP library's own verifying context, built at the first handshake.
 
@@ -128,6 +137,8 @@ class Connection:
             base_url=self.url + "/",
             transport=transport,
             verify=_TLS(),
+            # A proxy of the environment is for other machines; it would look for this one's service on itself.
+            trust_env=not _is_loopback(self.url),
             follow_redirects=True,
             headers={"user-agent": "ampref", "accept": "application/json, application/problem+json"},
         )

@@ -158,7 +158,7 @@ class _Source(io.BytesIO):
             return code
         assert size is not None
         if size < 0 or size > self._size - self.tell():
-            self._refuse(f"{self._name} claims {size} bytes where {self._size - self.tell()} are left")
+            self._refuse(f"{self._name} claims {size} bytes where {self._size - self.tell()} are left: the file is cut off")
         if self._name in _TEXT_OPCODES:
             self._spend(size)
         elif self._name in _INT_OPCODES and size > MAX_INT_BYTES:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from amp_core.tiers import TIER_NAMES
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification, worst
 
 __all__ = [
@@ -33,11 +34,13 @@ class _Criterion:
       name: as the seed has it, where it has it.
       test: the id of the test that decides it.
       rows: beginnings of the names of the rows that it looks at; all rows where none are given.
+      limit: of its own, as `(op, threshold)`, where its name promises one: the test judges Tier 1 clips by Tier 1's.
     """
 
     name: str
     test: str
     rows: tuple[str, ...] = ()
+    limit: tuple[str, float] | None = None
 
 
 _GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
@@ -51,10 +54,10 @@ _GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
         _Criterion("Contact consistency verified", "5"),
     ),
     "Reference quality gates": (
-        _Criterion("Tier 0 clips identified", "7"),
-        _Criterion("Harness contribution <= 15 % at p90", "7", ("p90_stab_force_over_mg",)),
-        _Criterion("Load support >= 85 % mean", "7", ("mean_sum_fn_over_mg",)),
-        _Criterion("Unloaded frames <= 10 %", "7", ("unloaded_frame_rate",)),
+        _Criterion("Tier 0 clips identified", "7", ("tier", "max_tilt_deg")),
+        _Criterion("Harness contribution <= 15 % at p90", "7", ("p90_stab_force_over_mg",), ("<=", 0.15)),
+        _Criterion("Load support >= 85 % mean", "7", ("mean_sum_fn_over_mg",), (">=", 0.85)),
+        _Criterion("Unloaded frames <= 10 %", "7", ("unloaded_frame_rate",), ("<=", 0.10)),
         _Criterion("Contact sanity verified", "6", ("contact_rate.",)),
     ),
     "Determinism & sanity": (
@@ -64,6 +67,7 @@ _GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
     ),
 }
 _TIER_0 = "Tier 0 clips identified"
+_NAMED = 5
 LOCKED_GROUP = "Artifacts locked"
 _ARTIFACTS = (
     ("Normalization stats artifact", "normalization_stats"),
@@ -198,9 +202,12 @@ def _decided(criterion: _Criterion, tests: Mapping[str, Json], report: Json, bor
         return _line(criterion.name, SKIP, f"test {criterion.test} is not in the report", criterion.test)
     if test["status"] == SKIP:
         return _line(criterion.name, SKIP, f"test {criterion.test} was not run: {test['reason']}", criterion.test)
-    if criterion.name == _TIER_0:
-        return _tier_0(report, test)
     rows = [row for row in test["rows"] if not criterion.rows or row["name"].startswith(criterion.rows)]
+    waiver = borne.get(criterion.test)
+    if criterion.name == _TIER_0:
+        return _tier_0(report, test, rows, waiver)
+    if criterion.limit is not None:
+        rows = [_judged(row, *criterion.limit) for row in rows]
     judged = [row["status"] for row in rows if row["status"] != SKIP]
     # A test that broke has no such rows; then its own status speaks, and its reason is the evidence.
     status = worst(judged) if judged and criterion.rows else test["status"]
@@ -209,19 +216,37 @@ def _decided(criterion: _Criterion, tests: Mapping[str, Json], report: Json, bor
         evidence = test["reason"] or evidence
     elif not judged:
         evidence = test["reason"] or test["measured"]
-    waiver = borne.get(criterion.test) if status == FAIL else None
-    if waiver is not None:
-        return _line(criterion.name, WAIVED, evidence, criterion.test, waiver)
-    return _line(criterion.name, status, evidence, criterion.test)
+    return _borne(criterion.name, status, evidence, criterion.test, waiver)
 
 
-def _tier_0(report: Json, test: Json) -> dict[str, Any]:
+def _judged(row: Json, op: str, threshold: float) -> Json:
+    """The row under another threshold; a value that is no number fails."""
+    value = row["value"]
+    number_ = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    passed = number_ and (value >= threshold if op == ">=" else value <= threshold)
+    return {**row, "op": op, "threshold": threshold, "status": PASS if passed else FAIL}
+
+
+def _borne(name: str, status: str, evidence: str, test: str, waiver: str | None) -> dict[str, Any]:
+    if status == FAIL and waiver is not None:
+        return _line(name, WAIVED, evidence, test, waiver)
+    return _line(name, status, evidence, test)
+
+
+def _tier_0(report: Json, test: Json, rows: Sequence[Json], waiver: str | None) -> dict[str, Any]:
+    """Whether everything that is taken is Tier 0, and nothing of it lies on the ground: the rest is no training data."""
     clips = report["subject"].get("clips") or ()
     if not isinstance(clips, Sequence) or isinstance(clips, str):
         return _line(_TIER_0, test["status"], test["measured"], test["id"])
-    found = [clip for clip in clips if isinstance(clip, Mapping) and clip.get("tier") == 0]
-    status = PASS if found else FAIL
-    return _line(_TIER_0, status, f"{len(found)} of {len(clips)} clips are Tier 0", test["id"])
+    others = [clip for clip in clips if not (isinstance(clip, Mapping) and clip.get("tier") == 0)]
+    evidence = f"{len(clips) - len(others)} of {len(clips)} clips are Tier 0"
+    if others:
+        told = [f"{clip['name']} ({TIER_NAMES[clip['tier']]})" for clip in others if isinstance(clip, Mapping)]
+        evidence += f"; not {', '.join(told[:_NAMED])}" + (f" and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
+    broken = [row for row in rows if row["status"] == FAIL and row["name"] != "tier"]
+    if broken:
+        evidence += "; " + quoted(broken)
+    return _borne(_TIER_0, FAIL if others or broken or not clips else PASS, evidence, test["id"], waiver)
 
 
 def _artifact(name: str, key: str, locked: Mapping[str, str] | None) -> dict[str, Any]:

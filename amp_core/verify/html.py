@@ -77,14 +77,17 @@ def _report(report: Json, groups: Sequence[Json]) -> str:
     failed = [test for test in report["tests"] if test["status"] == FAIL]
     open_ = sum(one["status"] == SKIP for group in groups for one in group["criteria"])
     unlocked = sum(one["status"] == SKIP for group in groups if group["name"] == LOCKED_GROUP for one in group["criteria"])
+    unfit = [one["name"] for group in groups for one in group["criteria"] if one["status"] == FAIL]
     if ready(groups):
         waived = "1 failure is waived" if len(failed) == 1 else f"{len(failed)} failures are waived"
         verdict = f"ready for training; {waived}" if failed else "ready for training"
-    elif open_ == unlocked and not failed:
+    elif open_ == unlocked and not failed and not unfit:
         verdict = "ready to be locked: a locked version alone is ready for training"
     else:
         said = f"{len(failed)} of {len(report['tests'])} tests failed" if failed else ""
         left = f"{open_} criteria are open" if open_ > 1 else "1 criterion is open" if open_ else ""
+        if not failed and unfit:
+            said = f"not met: {', '.join(unfit)}"
         verdict = "not ready for training: " + "; ".join(part for part in (said, left) if part)
     return "\n".join(
         (

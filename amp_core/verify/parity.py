@@ -335,7 +335,13 @@ def _replay_half(found: Findings, context: Context, clips: Sequence[Clip]) -> st
         for name, (value, where) in worst.items():
             unit = robot.layout.block(name).unit
             row = check(
-                f"replay.mae.{name}", value, "==", 0.0, unit=unit, where=where, note="without overwrites; the seed asked < 0.1"
+                f"replay.mae.{name}",
+                value,
+                "==",
+                0.0,
+                unit=unit,
+                where=where,
+                note="without overwrites; the specification asks < 0.1",
             )
             if not found.add(row):
                 found.because(f"{where}: replaying its controls gives other velocities (MAE {value:.3g} {unit} in {name})")

@@ -551,7 +551,7 @@ def get_version(session: Session, dataset: str, version: str) -> Version:
     raise NotFound(
         f"{dataset!r} has no version or alias {version[:80]!r}",
         expected="one of " + ", ".join(choices[:20]),
-        remedy=_HOW_TO_LIST,
+        remedy=f"`ampref dataset show {dataset}` lists them",
     )
 
 
@@ -680,7 +680,7 @@ def drop_alias(session: Session, dataset: str, alias: str, *, actor: str = audit
     """Remove an alias; raises `NotFound`."""
     before = _aliases(session, dataset).get(dataset, {}).get(alias)
     if before is None:
-        raise NotFound(f"{dataset!r} has no alias {alias[:80]!r}", remedy=_HOW_TO_LIST)
+        raise NotFound(f"{dataset!r} has no alias {alias[:80]!r}", remedy=f"`ampref dataset show {dataset}` lists them")
     session.execute(delete(aliases).where(aliases.c.dataset == dataset, aliases.c.alias == alias))
     audit.record(session, actor, "alias.drop", f"alias:{dataset}@{alias}", {"from": before})
 
@@ -701,7 +701,9 @@ def _set_yank(session: Session, dataset: str, version: str, reason: str | None, 
     found = get_version(session, dataset, version)
     if found.version != version:
         raise NotFound(
-            f"{dataset!r} has no version {version[:80]!r}", expected="an exact version, not an alias", remedy=_HOW_TO_LIST
+            f"{dataset!r} has no version {version[:80]!r}",
+            expected="an exact version, not an alias",
+            remedy=f"`ampref dataset show {dataset}` lists its versions",
         )
     if reason is None and not found.yanked:
         return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_core.errors import AmprefError, InputRefused
-from service.cli.output import Json, Output, Quiet, size, tier_name
+from service.cli.output import Json, Output, Quiet, counted, size, tier_name
 from service.cli.recipes import check_mode, parse_physics
 from service.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
 
@@ -98,7 +98,12 @@ def lock(
     _warn_of(out, found)
     if unset:
         raise typer.Exit(1)
-    out.say(f"\nnext, on a training node: ampref pull {name}=={version}")
+    ready = (found["readiness"] or {}).get("ready", True)
+    out.say(
+        f"\nnext, on a training node: ampref pull {name}=={version}"
+        if ready
+        else f"\nit is not ready for training, see above; to use it all the same: ampref pull {name}=={version}"
+    )
 
 
 def _buckets(given: Sequence[str]) -> str | list[dict[str, float]]:
@@ -149,9 +154,11 @@ def _set_aliases(api: ApiClient, out: Output, name: str, version: str, aliases: 
 
 def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a version is made of: its clips by tier, the digests of the recipes that made them, how frames are weighted."""
-    tiers = {str(tier): int(count) for tier, count in manifest["gates"]["clips_by_tier"].items()}
+    tiers, frames = (
+        {str(tier): int(count) for tier, count in manifest["gates"][key].items()} for key in ("clips_by_tier", "frames_by_tier")
+    )
     recipes = sorted({clip["recipe_digest"] for clip in manifest["clips"]})
-    return {"clips_by_tier": tiers, "recipes": recipes, "weighting": manifest.get("weighting")}
+    return {"clips_by_tier": tiers, "frames_by_tier": frames, "recipes": recipes, "weighting": manifest.get("weighting")}
 
 
 def _tiers(by_tier: Mapping[str, int]) -> str:
@@ -160,11 +167,20 @@ def _tiers(by_tier: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {tier_name(int(tier))}" for tier, count in ordered if count) or "-"
 
 
+def _windows_alone(held: Mapping[str, Any]) -> bool:
+    """Whether clips that are not Tier 0 take part by their Tier 0 windows."""
+    return set(held["frames_by_tier"]) == {"0"} and set(held["clips_by_tier"]) != {"0"}
+
+
 def _warn_of(out: Output, found: Mapping[str, Any]) -> None:
     """Say what a version holds that a training set usually does not."""
     held, name = found["contents"], f"{found['dataset']}=={found['version']}"
-    if any(count for tier, count in held["clips_by_tier"].items() if tier != "0"):
-        out.warn(f"{name} holds {_tiers(held['clips_by_tier'])}: for a curriculum, not for training")
+    # By what is taken: the Tier 0 windows of a Rejected clip are training data.
+    if any(count for tier, count in held["frames_by_tier"].items() if tier != "0"):
+        frames = ", ".join(
+            f"{count} frames of {tier_name(int(tier))}" for tier, count in sorted(held["frames_by_tier"].items())
+        )
+        out.warn(f"{name} holds {frames}: for a curriculum, not for training")
     # Each bucket has a recipe of its own, and was asked for by name.
     if len(held["recipes"]) > max(1, len(found.get("buckets") or ())):
         out.warn(
@@ -176,13 +192,16 @@ def _warn_of(out: Output, found: Mapping[str, Any]) -> None:
 def print_version(out: Output, found: dict[str, Any]) -> None:
     """A locked version for people."""
     state = f"yanked: {found['yank_reason']}" if found["yanked"] else "locked"
-    out.say(f"{found['dataset']}=={found['version']} ({state}): {found['num_clips']} clips, {found['num_frames']} frames")
+    out.say(
+        f"{found['dataset']}=={found['version']} ({state}): {counted(found['num_clips'], 'clip')}, {found['num_frames']} frames"
+    )
     out.say(f"  robot            {found['robot']}")
     held, recipes = found["contents"], found["contents"]["recipes"]
-    out.say(f"  tiers            {_tiers(held['clips_by_tier'])}")
+    windows = " (clips; of those that are not Tier 0, Tier 0 windows)" if _windows_alone(held) else ""
+    out.say(f"  tiers            {_tiers(held['clips_by_tier'])}{windows}")
     out.say(f"  recipes          {recipes[0] if len(recipes) == 1 else len(recipes)}")
     for bucket in _scaled(found.get("buckets") or ()):
-        out.say(f"  bucket           {bucket['name']}: {bucket['num_clips']} clips, {bucket['num_frames']} frames")
+        out.say(f"  bucket           {bucket['name']}: {counted(bucket['num_clips'], 'clip')}, {bucket['num_frames']} frames")
     for label, text in _coverage(found.get("coverage"), held.get("weighting")):
         out.say(f"  {label:<16} {text}")
     out.say(f"  aliases          {', '.join(found['aliases']) or '-'}")
@@ -208,7 +227,7 @@ def _coverage(coverage: Mapping[str, Any] | None, weighting: Mapping[str, Any] |
         return []
     tiers = sorted(coverage["tiers"], key=lambda held: (held["tier"] < 0, held["tier"]))
     seconds = "; ".join(
-        f"{held['seconds']:.1f} s of {tier_name(held['tier'])} from {held['sources']} sources" for held in tiers
+        f"{held['seconds']:.1f} s of {tier_name(held['tier'])} from {counted(held['sources'], 'source')}" for held in tiers
     )
     shown = [f"{source['name']} {source['seconds']:.1f} s" for source in coverage["sources"][:_SOURCES_SHOWN]]
     if len(coverage["sources"]) > _SOURCES_SHOWN:

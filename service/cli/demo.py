@@ -112,6 +112,11 @@ def _service(out: Output, folder: Path) -> Iterator[_Service]:
     try:
         assert process.stdout is not None
         ready = _first_document(process, process.stdout, log)
+        if "url" not in ready:
+            raise Unavailable(
+                f"the service did not start: {ready.get('what') or ready.get('detail') or ready}",
+                remedy=ready.get("remedy") or "Try it by itself: ampref up --port 0",
+            )
         out.say(f"   {ready['url']}, {workers} workers, data in {ready['data_dir']}\n")
         yield _Service(ready["url"], process.pid)
     finally:

@@ -106,7 +106,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         fail(
             MissingExtra(
                 f"this needs the package {package!r}, which is not installed here",
-                remedy=f"pip install 'ampref[{extra}]'",
+                remedy=f"pip install '.[{extra}]' in the checkout that ampref came from, or its wheel with [{extra}]",
             )
         )
         return 1

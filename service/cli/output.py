@@ -50,6 +50,11 @@ def number(value: Any, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def size(n_bytes: int) -> str:
     """A size that people read: `12.3 MB`."""
     amount = float(n_bytes)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.output import Json, Output, Quiet, size
+from service.cli.output import Json, Output, Quiet, counted, size
 from service.cli.remote import Url, tell_retries
 
 
@@ -55,7 +55,7 @@ def pull(
     out.document(pulled.to_dict())
     out.values([str(pulled.features)])
     source = f"{size(pulled.downloaded_bytes)} downloaded" if pulled.downloaded_bytes else "the cache had everything"
-    contents = f"{pulled.num_clips} clips, {pulled.num_frames} frames"
+    contents = f"{counted(pulled.num_clips, 'clip')}, {counted(pulled.num_frames, 'frame')}"
     out.say(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")
     for path in pulled.files:
         out.say(f"  {path}  {size(os.stat(path).st_size)}")

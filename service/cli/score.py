@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,6 +77,7 @@ def score(
     the_recipe = _recipe(recipe, mode, seed, scales)
     recipes = [replace(the_recipe, physics=scale) for scale in scales] or [the_recipe]
     the_robot = Robot.load(robot)
+    ours = export is not None and not export.exists()
     _check_targets(json_out, export)
     nthread = threads or len(os.sched_getaffinity(0))
     names = _export_names(motions)
@@ -83,7 +85,7 @@ def score(
 
     refused = 0
     scored: list[_Scored] = []
-    with out.progress("scoring", total=len(motions) * len(recipes)) as progress:
+    with _removed_if_empty(export if ours else None), out.progress("scoring", total=len(motions) * len(recipes)) as progress:
         readable = _read(motions, reading_options(motions, fps, quat_order, out), the_robot, the_recipe)
         per_thread = BATCH_PER_THREAD if the_recipe.planner is None else PLANNED_PER_THREAD
         for batch in _batches(readable, per_thread * nthread):
@@ -166,6 +168,17 @@ def _check_targets(json_out: Path | None, export: Path | None) -> None:
             raise _unwritable(folder, PermissionError(13, "Permission denied"))
     if json_out and json_out.is_dir():
         raise _unwritable(json_out, IsADirectoryError(21, "Is a directory"))
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder: Path | None) -> Iterator[None]:
+    """Ctrl-C before the first export leaves nothing, the folder for them neither."""
+    try:
+        yield
+    finally:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # It is not empty, or somebody else's by now.
+                folder.rmdir()
 
 
 def _unwritable(path: Path, error: OSError) -> InputRefused:

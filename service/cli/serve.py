@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amp_core.errors import Unavailable
 from service.cli.output import Json, Output, Quiet
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def up(
     _log(settings, default="warning")
     _tell_missing_tests(out, settings)
     robots = load_robots(settings)  # Before anything is started; the server would refuse them with a traceback.
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.data_dir)
     schema.upgrade(settings.database_url)
     listener = listen(settings)
     # From now on connections wait for the application instead of being refused.
@@ -176,7 +178,7 @@ def migrate(
 
     settings = _settings(out)
     if to is None and settings.database_url.startswith("sqlite"):
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(settings.data_dir)
     revision = schema.upgrade(settings.database_url) if to is None else schema.downgrade(settings.database_url, to)
     out.document({"revision": revision})
     out.values([revision])
@@ -195,6 +197,21 @@ def _settings(out: Output | None = None, **overrides: Any) -> Settings:
         named = ", ".join(name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items())
         out.warn(f"nothing reads the environment variable{'s' if len(unknown) > 1 else ''} {named}; docs/catalog.md lists all")
     return settings
+
+
+def _make_folder(folder: Path) -> None:
+    """The data folder, there and writable, or an `Unavailable` that names it before anything else trips over it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Unavailable(
+            f"the data folder cannot be written: {error.strerror or error}",
+            file=str(folder),
+            expected="a folder that this user may write",
+            remedy="Choose another with --data-dir or AMPREF_DATA_DIR, or give this one to the user that runs the service",
+        ) from None
 
 
 def _tell_missing_tests(out: Output, settings: Settings) -> None:

@@ -58,7 +58,7 @@ def verify(
     url: Url = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run the ten tests of the seed design, and say whether this is fit to train on.
+    """Run the ten parity and readiness tests, and say whether this is fit to train on.
 
     Motions are scored first, then tested as one set. A locked version is fetched and tested as it was locked.
 
@@ -69,7 +69,7 @@ def verify(
         raise typer.BadParameter("choose wxyz or xyzw", param_hint="--quat-order")
     for test in only or ():
         if test not in TEST_IDS:
-            raise typer.BadParameter(f"{test!r} is no test; choose of {', '.join(TEST_IDS)}", param_hint="--only")
+            raise typer.BadParameter(f"{test!r} is no test; choose one of {', '.join(TEST_IDS)}", param_hint="--only")
     versions, motions = _told_apart(subjects or [])
     remote = bool(versions) or (everything and bool(url or os.environ.get("AMPREF_URL")))
     _check_usage(versions, motions, everything, remote, {"--mode": mode, "--fps": fps, "--quat-order": quat_order}, url)

@@ -53,7 +53,7 @@ class Up:
             stdin=subprocess.DEVNULL,
             timeout=240,
             cwd=self.home,
-            env=_environment(self.home, AMPREF_URL=self.url, **environment),
+            env=_environment(self.home, **{"AMPREF_URL": self.url, **environment}),
         )
         assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -212,16 +212,20 @@ def test_the_pulled_bytes_are_the_servers(up: Up, locked: dict[str, Any], tmp_pa
 
 def test_a_second_pull_needs_no_server(up: Up, locked: dict[str, Any]) -> None:
     up.run("pull", "walk@production")
-    nowhere = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""}
-    asked = up.spawn("pull", "walk==0.99.0", code=1, **nowhere)  # it would be noticed if it asked
+    asked = up.spawn("pull", "walk==0.11.0", code=1, AMPREF_URL="http://127.0.0.1:1")
     assert "cannot be reached" in asked.stderr
-    again = json.loads(up.spawn("pull", "walk==0.11.0", "--offline", "--json", **nowhere).stdout)
+    again = json.loads(up.spawn("pull", "walk==0.11.0", "--offline", "--json").stdout)
     assert again["downloaded_bytes"] == 0
     assert again["manifest_sha256"] == locked["manifest_sha256"]
     assert "load_dataset(" in again["training_config"]
     assert locked["manifest_sha256"] in again["training_config"]
     missing = up.run("pull", "walk==0.99.0", "--offline", code=1)
     assert "what to do:" in missing.stderr
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(up: Up) -> None:
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""}
+    assert up.spawn("clips", "--json", **proxies).stdout
 
 
 def test_a_locked_version_shows_its_readiness_and_can_be_tested_again(up: Up, locked: dict[str, Any], tmp_path: Path) -> None:

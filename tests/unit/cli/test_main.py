@@ -93,7 +93,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_verb_whose_extra_is_missing_says_what_to_install(arguments: list[str], extra: str, tmp_path: Path) -> None:
     done = _bare(*arguments)
     assert done.returncode == 1
-    assert f"pip install 'ampref[{extra}]'" in done.stderr
+    assert f"pip install '.[{extra}]' in the checkout" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

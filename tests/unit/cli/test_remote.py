@@ -57,8 +57,14 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[str]]:
     return install
 
 
-def _locking(tiers: dict[str, int], recipes: list[str], alias: tuple[int, Any] = (200, {})) -> Answer:
-    manifest = {"gates": {"clips_by_tier": tiers}, "clips": [{"recipe_digest": digest} for digest in recipes]}
+def _locking(
+    tiers: dict[str, int], recipes: list[str], alias: tuple[int, Any] = (200, {}), taken: dict[str, int] | None = None
+) -> Answer:
+    frames = {tier: 100 * count for tier, count in (taken or tiers).items()}
+    manifest = {
+        "gates": {"clips_by_tier": tiers, "frames_by_tier": frames},
+        "clips": [{"recipe_digest": digest} for digest in recipes],
+    }
 
     def answer(method: str, path: str) -> tuple[int, Any]:
         if method == "POST":
@@ -103,12 +109,23 @@ def test_a_version_says_what_it_is_made_of_and_warns_of_what_no_training_set_hol
         assert cli.run(verb) == 0
         captured = capsys.readouterr()
         assert captured.out == "sha256:2\n"
-        assert "holds 2 Tier 0, 3 Tier 1: for a curriculum, not for training" in captured.err
+        assert "holds 200 frames of Tier 0, 300 frames of Tier 1: for a curriculum, not for training" in captured.err
         assert "rollouts of 2 recipes" in captured.err
 
     assert cli.run(["dataset", "show", "walk", "1.0.0", "--json"]) == 0
-    contents = {"clips_by_tier": {"0": 2, "1": 3}, "recipes": ["sha256:a", "sha256:b"], "weighting": None}
+    contents = {
+        "clips_by_tier": {"0": 2, "1": 3},
+        "frames_by_tier": {"0": 200, "1": 300},
+        "recipes": ["sha256:a", "sha256:b"],
+        "weighting": None,
+    }
     assert json.loads(capsys.readouterr().out)["contents"] == contents
+
+    service(_locking({"0": 2, "-1": 1}, ["sha256:a"], taken={"0": 3}))
+    assert cli.run(["dataset", "show", "walk", "1.0.0"]) == 0
+    captured = capsys.readouterr()
+    assert "2 Tier 0, 1 Rejected (clips; of those that are not Tier 0, Tier 0 windows)" in captured.out
+    assert "warning" not in captured.err, "windows that are Tier 0 are training data"
 
 
 def test_a_version_says_what_it_covers(service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]) -> None:

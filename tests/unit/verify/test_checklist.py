@@ -83,6 +83,40 @@ def test_a_warning_is_no_obstacle() -> None:
     assert ready(groups)
 
 
+def test_what_is_not_tier_0_is_no_training_data() -> None:
+    found = verification()
+    found.subject["clips"][0]["tier"] = 1
+    groups = checklist(found, locked=LOCKED)
+    line = criteria(groups)["Tier 0 clips identified"]
+    assert (line["status"], line["evidence"]) == (FAIL, "1 of 2 clips are Tier 0; not clip0 (Tier 1)")
+    assert not ready(groups)
+    waived = criteria(checklist(found, [{"test": "7", "reason": "a curriculum"}], LOCKED))["Tier 0 clips identified"]
+    assert (waived["status"], waived["waiver"]) == (WAIVED, "a curriculum")
+
+
+def test_a_robot_on_the_ground_is_told_by_the_criterion_of_the_tiers() -> None:
+    rows = (check("max_tilt_deg", 95.0, "<=", 60.0, unit="deg", where="clip walk"),)
+    line = criteria(checklist(verification(report("7", FAIL, "fallen", rows))))["Tier 0 clips identified"]
+    assert line["status"] == FAIL
+    assert "max_tilt_deg 95 deg (<= 60 deg), clip walk" in line["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "status"),
+    [
+        ("Load support >= 85 % mean", check("mean_sum_fn_over_mg", 0.7, ">=", 0.6), FAIL),
+        ("Load support >= 85 % mean", check("mean_sum_fn_over_mg", 0.86, ">=", 0.6), PASS),
+        ("Load support >= 85 % mean", check("mean_sum_fn_over_mg", float("nan"), ">=", 0.6), FAIL),
+        ("Harness contribution <= 15 % at p90", check("p90_stab_force_over_mg", 0.3, "<=", 0.4), FAIL),
+        ("Unloaded frames <= 10 %", check("unloaded_frame_rate", 0.2, "<=", 0.3), FAIL),
+    ],
+)
+def test_a_criterion_keeps_the_limit_in_its_name_for_tier_1_too(name: str, row: Row, status: str) -> None:
+    line = criteria(checklist(verification(report("7", PASS, "", (row,)))))[name]
+    assert line["status"] == status
+    assert any(limit in line["evidence"] for limit in ("(>= 0.85)", "(<= 0.15)", "(<= 0.1)"))
+
+
 def test_no_clip_of_tier_0_is_a_failure() -> None:
     found = verification()
     found.subject["clips"][0]["tier"] = found.subject["clips"][1]["tier"] = 1
