@@ -42,17 +42,17 @@ clean: ## remove the virtual environment and every cache
 
 # Two at once in one folder take turns; what the first has installed, the second finds.
 all-installed dev-installed:
-	@$(PYTHON) requirements/one_at_a_time.py $(VENV).lock $(MAKE) --no-print-directory $(VENV)/.$(@:-installed=)
+	@$(PYTHON) requirements/one_at_a_time.py $(VENV).lock $(MAKE) -s --no-print-directory $(VENV)/.$(@:-installed=)
 
 # Each stamp says that what it stands for was done as the lock files are now; the demo needs no development tools.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) -m venv --clear $(VENV) || \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make virtual environments; on Debian install python3-venv" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml | $(VENV)/.made
+$(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml $(VENV)/.made
 	@echo "installing into $(VENV) from requirements/all.txt"
 	@$(PIP) install --require-hashes -r requirements/all.txt -r requirements/build.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
