@@ -413,6 +413,7 @@ def test_a_pipe_for_a_mesh_is_refused_rather_than_waited_for(write_robot: WriteR
     [
         ("", "holds empty"),
         ("- a\n- b\n", "list of 2"),
+        ('<mujoco model="x"/>\n', "this is XML, such as an MJCF model"),
         ("name: [\n", "not the YAML"),
         ("name: a\nname: b\n", "'name' appears twice"),
         ("name: &a hopper\nmodel: *a\n", "aliases"),

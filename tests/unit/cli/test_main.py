@@ -170,6 +170,41 @@ def test_no_service_is_1_and_says_how_to_start_one(capsys: pytest.CaptureFixture
     assert document["remedy"] in captured.err
 
 
+@pytest.mark.parametrize("verb", [["up", "--port", "0"], ["migrate"]])
+def test_a_data_folder_that_cannot_be_written_is_named(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root may write everywhere, so the refusal is the file system's by proxy."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("service.cli.serve.tempfile.TemporaryFile", refuse)
+    assert cli.run(verb) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'data'}: the data folder cannot be written: Permission denied" in said
+    assert "--data-dir" in said
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_demo_whose_service_does_not_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = """
+import json
+print(json.dumps({"type": "missing-extra", "what": "this needs the package 'x'", "remedy": "install x"}))
+raise SystemExit(1)
+"""
+    real = subprocess.Popen
+    monkeypatch.setattr("service.cli.demo.subprocess.Popen", lambda command, **more: real([command[0], "-c", program], **more))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert cli.run(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert "the service did not start: this needs the package 'x'" in said
+    assert "install x" in said
+
+
 def test_what_the_system_refuses_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert cli.run(["up", "--port", "0", "--data-dir", str(tmp_path / "file" / "data")]) == 1
