@@ -10,12 +10,14 @@ a matrix is a table, and what holds others is a heading over them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from amp_core.tiers import TIER_NAMES
 from amp_core.verify.checklist import LOCKED_GROUP, as_dict, checklist, number, quoted, ready
-from amp_core.verify.report import FAIL, SKIP, WARN, Verification
+from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification
 
 __all__ = ["page"]
 
@@ -124,7 +126,7 @@ def _clips(clips: Sequence[Json]) -> str:
     if not clips:
         return ""
     keys = list(dict.fromkeys(key for clip in clips for key in clip if key != "ranges"))
-    rows = [[_text(clip.get(key)) for key in keys] for clip in clips[:_ROWS_SHOWN]]
+    rows = [[_cell(key, clip.get(key)) for key in keys] for clip in clips[:_ROWS_SHOWN]]
     more = f"<p class='quiet'>and {len(clips) - _ROWS_SHOWN} more clips</p>" if len(clips) > _ROWS_SHOWN else ""
     opened = " open" if len(clips) <= 12 else ""
     return f"<details{opened}><summary>{len(clips)} clips</summary>{_table(keys, rows)}{more}</details>"
@@ -161,7 +163,7 @@ def _anchor(test: Json) -> str:
 
 def _test(test: Json) -> str:
     reason = f"<p class='reason'>{escape(test['reason'])}</p>" if test["reason"] else ""
-    measured = f"<p class='quiet'>Measured: {escape(test['measured'])}</p>" if test["measured"] else ""
+    measured = f"<p class='quiet'>Measured: {_code(test['measured'])}</p>" if test["measured"] else ""
     budget = [_DRAWINGS]
     drawings = "".join(_figure(str(name), value, budget, 0) for name, value in test["figures"].items())
     if budget[0] <= 0:
@@ -171,6 +173,11 @@ def _test(test: Json) -> str:
         f"<section class='test' id='{_anchor(test)}'><h2>{_badge(test['status'])} {escape(test['name'])}</h2>"
         f"{reason}{measured}{_rows(test)}{figures}</section>"
     )
+
+
+def _code(text: str) -> str:
+    """Text with what stands in backticks as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _rows(test: Json) -> str:
@@ -184,8 +191,11 @@ def _rows(test: Json) -> str:
         # A unit in words, such as `0 or 1`, would read like another value.
         unit = row["unit"] if " " not in row["unit"] else ""
         value = f"{number(row['value'])} {unit}".strip()
+        # What nothing is asked of is told, not passed.
+        told = row["threshold"] is None and row["status"] == PASS
+        mark = "<span class='quiet'>told</span>" if told else _badge(row["status"])
         cells.append(
-            f"<tr><td>{_badge(row['status'])}</td><td>{escape(row['name'])}</td><td class='n'>{escape(value)}</td>"
+            f"<tr><td>{mark}</td><td>{escape(row['name'])}</td><td class='n'>{escape(value)}</td>"
             f"<td class='n'>{escape(asked)}</td><td class='quiet'>{escape(where)}</td></tr>"
         )
     more = len(rows) - _ROWS_SHOWN
@@ -375,6 +385,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='wide'><table>{top}<tbody>{body}</tbody></table></div>"
+
+
+def _cell(key: str, value: Any) -> str:
+    return TIER_NAMES.get(value, _text(value)) if key == "tier" and isinstance(value, int) else _text(value)
 
 
 def _text(value: Any) -> str:

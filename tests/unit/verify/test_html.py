@@ -8,7 +8,7 @@ from typing import Any
 
 from verificationkit import failed, report, verification
 
-from amp_core.verify import SKIP
+from amp_core.verify import PASS, SKIP, Row
 from amp_core.verify.checklist import document
 from amp_core.verify.html import page
 from amp_core.verify.report import check
@@ -64,6 +64,15 @@ def test_the_page_tells_what_was_found() -> None:
         "< 0.0001",
     ):
         assert said in tree.text, said
+
+
+def test_tiers_have_names_and_what_nothing_is_asked_of_is_no_pass() -> None:
+    found = verification(report("5", rows=(Row("agreement.left_toe", 0.97, PASS), check("rate", 0.5, "<=", 0.9))))
+    found.subject["clips"][0]["tier"] = -1
+    text = _Tree(page(found)).text
+    assert "Rejected" in text
+    assert "told agreement.left_toe" in text
+    assert "told rate" not in text
 
 
 def test_nothing_comes_from_a_network_and_nothing_runs() -> None:
