@@ -23,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from amp_core.kernels import pinned
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 LIMIT_SEC = 1800
@@ -68,7 +70,7 @@ def run(script: Path) -> dict[str, Any]:
     """Run one benchmark: its name, whether it passed, how long it took, and what it measured."""
     started = time.monotonic()
     command = [sys.executable, "-m", f"bench.{script.stem}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ | pinned())
     watchdog = threading.Timer(LIMIT_SEC, process.kill)
     watchdog.start()
     said = ""

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from amp_core.kernels import pinned
 from workers.child import DISK_FULL
 
 __all__ = ["CHILD", "Failed", "Limits", "NoRoom", "Outcome", "Refused", "Stopped", "Succeeded", "run", "write_request"]
@@ -282,6 +283,7 @@ def _environment(job_dir: Path) -> dict[str, str]:
     return (
         kept
         | dict.fromkeys(_ONE_THREAD, "1")
+        | pinned()
         | {
             "HOME": str(job_dir),
             "TMPDIR": str(job_dir),

@@ -22,6 +22,9 @@ def main() -> NoReturn:
         # Nothing is open yet, so that leaving at once harms nothing. An exception would come out in the middle of some import,
         # as a traceback, or as another exception of a library that was being loaded.
         signal.signal(signal.SIGINT, _leave)
+    from amp_core.kernels import pinned
+
+    os.environ.update(pinned())  # Before anything loads numpy.
     from service.cli.main import main as run
 
     if watched:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from workerkit import CHILD, alive, wait_until
 
+from amp_core.kernels import pinned
 from workers import sandbox
 from workers.sandbox import Failed, Limits, NoRoom, Refused, Stopped, Succeeded
 
@@ -52,6 +53,7 @@ def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Mon
     environ = outcome.result["environ"]
     assert "secret" not in str(environ)
     assert environ["OMP_NUM_THREADS"] == "1"
+    assert pinned().items() <= environ.items()
     assert environ["HOME"] == str(tmp_path)
 
 

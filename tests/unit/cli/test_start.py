@@ -1,0 +1,42 @@
+"""What the command sets before anything is imported: plans have the same bytes whatever kernels the machine would choose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amp_core.formats import read_motion
+from amp_core.kernels import pinned
+from amp_core.motions import bundled_motions
+
+
+def test_plans_do_not_depend_on_the_kernels_that_the_processor_would_get(tmp_path: Path) -> None:
+    if not pinned():
+        pytest.skip("no kernels are pinned on this machine")
+    motion = read_motion(next(path for path in bundled_motions() if path.stem == "walk_long_stride"), name="walk")
+    np.savez(tmp_path / "walk.npz", fps=motion.fps, **{k: getattr(motion, k)[:60] for k in ("root_pos", "root_rot", "dof_pos")})
+    recipe = {"mode": "tracked", "planner": {"attempts": 1, "samples": 32}}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    found = []
+    # SSE3 alone, which every x86-64 processor has, and what is pinned.
+    for kernels in ("Prescott", *pinned().values()):
+        out = tmp_path / kernels
+        command = ["score", str(tmp_path / "walk.npz"), "--recipe", str(tmp_path / "recipe.json"), "--export", str(out), "-q"]
+        program = "import sys; sys.argv[0] = 'ampref'; from service.cli.start import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command],
+            env=os.environ | {"OPENBLAS_CORETYPE": kernels},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(hashlib.sha256((out / "walk.npz").read_bytes()).hexdigest())
+    assert found[0] == found[1]
