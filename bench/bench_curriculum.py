@@ -2,9 +2,10 @@
 
     python bench/bench_curriculum.py [--clips N] [--rounds N] [--only sqlite|postgresql] [--database URL] [--case TEXT]
 
-Measured is `service.catalog.curriculum.list_clips` in a session of its own, from the call to the records, over a connection
-that is open, in a process that does with the garbage collector what the server does at its start (`gc.freeze`). `cpu_ms` is the
-median processor time of this process a page. A database that `--database` names is filled when it is empty, and kept.
+Measured is `ampref_service.catalog.curriculum.list_clips` in a session of its own, from the call to the records, over a
+connection that is open, in a process that does with the garbage collector what the server does at its start (`gc.freeze`).
+`cpu_ms` is the median processor time of this process a page. A database that `--database` names is filled when it is empty,
+and kept.
 Each case takes first pages, pages at random depths (the list is walked once to collect cursors), and the last page.
 """
 
@@ -26,9 +27,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import insert, text
 
+from ampref_service.catalog import Catalog, clips, curriculum, rollouts, schema
+from ampref_service.catalog import tables as t
 from bench.servers import postgres
-from service.catalog import Catalog, clips, curriculum, rollouts, schema
-from service.catalog import tables as t
 
 LIMIT_MS = 20.0
 Query = curriculum.ClipQuery

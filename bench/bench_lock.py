@@ -97,11 +97,11 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
     from amp_core.tiers import classify, gate_profile
-    from service.blobs import BlobStore
-    from service.catalog import Catalog, rollouts, schema, tables
-    from service.catalog.clips import submit
-    from service.catalog.records import NewClip, NewRollout, RecipeRow, Segment
-    from service.settings import Settings
+    from ampref_service.blobs import BlobStore
+    from ampref_service.catalog import Catalog, rollouts, schema, tables
+    from ampref_service.catalog.clips import submit
+    from ampref_service.catalog.records import NewClip, NewRollout, RecipeRow, Segment
+    from ampref_service.settings import Settings
 
     settings = Settings.load(data_dir=data_dir, lock_tests="none")
     schema.upgrade(settings.database_url)
@@ -160,13 +160,13 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
 
 def lock_job(data_dir: Path) -> dict[str, float]:
     """In a process of its own: begin a version, and be the worker that locks it."""
-    from service import logs
-    from service.blobs import BlobStore
-    from service.catalog import Catalog
-    from service.catalog.datasets import begin_version, get_version
-    from service.catalog.records import Select
-    from service.settings import Settings
-    from workers.runner import Runner
+    from ampref_service import logs
+    from ampref_service.blobs import BlobStore
+    from ampref_service.catalog import Catalog
+    from ampref_service.catalog.datasets import begin_version, get_version
+    from ampref_service.catalog.records import Select
+    from ampref_service.settings import Settings
+    from ampref_workers.runner import Runner
 
     logs.configure("warning", json=True)
     settings = Settings.load(data_dir=data_dir, lock_tests="none")

@@ -54,11 +54,11 @@ def publish(data_dir: Path, bundle: Bundle) -> None:
     """Put the version into a new service's catalog and blobs, without the clips that it came from."""
     from sqlalchemy import insert, update
 
-    from service.blobs import BlobStore
-    from service.catalog import Catalog, schema, tables
-    from service.catalog.datasets import begin_version
-    from service.catalog.records import Select
-    from service.settings import Settings
+    from ampref_service.blobs import BlobStore
+    from ampref_service.catalog import Catalog, schema, tables
+    from ampref_service.catalog.datasets import begin_version
+    from ampref_service.catalog.records import Select
+    from ampref_service.settings import Settings
 
     settings = Settings.load(data_dir=data_dir)
     schema.upgrade(settings.database_url)
@@ -86,9 +86,9 @@ def publish(data_dir: Path, bundle: Bundle) -> None:
 
 
 def serve(data_dir: Path, port_file: Path) -> None:
-    from service.app import create_app
-    from service.server import listen, run
-    from service.settings import Settings
+    from ampref_service.app import create_app
+    from ampref_service.server import listen, run
+    from ampref_service.settings import Settings
 
     settings = Settings.load(data_dir=data_dir, port=0)
     listener = listen(settings)

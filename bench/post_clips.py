@@ -52,12 +52,12 @@ def clip(number: int) -> bytes:
 
 def serve(folder: str, workers: int | None) -> None:
     """The service itself, in a process of its own."""
-    from service import logs
-    from service.app import create_app
-    from service.catalog import schema
-    from service.server import listen, make_server
-    from service.settings import Settings
-    from workers.embedded import EmbeddedWorker
+    from ampref_service import logs
+    from ampref_service.app import create_app
+    from ampref_service.catalog import schema
+    from ampref_service.server import listen, make_server
+    from ampref_service.settings import Settings
+    from ampref_workers.embedded import EmbeddedWorker
 
     logs.configure("warning")
     given: dict[str, Any] = {} if workers is None else {"worker_concurrency": workers}

@@ -31,7 +31,7 @@ def pg_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def pg_template(pg_server: str) -> str:
     """A database with the catalog's schema, to copy."""
-    from service.catalog import schema
+    from ampref_service.catalog import schema
 
     url = _make_database(pg_server, "ampref_template", None)
     schema.upgrade(url)
@@ -72,7 +72,7 @@ def pg_url(pg_server: str, pg_template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with the catalog's schema, to copy."""
-    from service.catalog import schema
+    from ampref_service.catalog import schema
 
     path = tmp_path_factory.mktemp("template") / "catalog.sqlite3"
     schema.upgrade(f"sqlite:///{path}")

@@ -22,11 +22,11 @@ import numpy as np
 import psutil
 import pytest
 
+from amp_core.cli import main as cli
 from amp_core.client import load_dataset
 from amp_core.errors import NotFound
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.readiness import TEST_IDS
-from service.cli import main as cli
 
 CSV = ["--fps", "30", "--quat-order", "wxyz"]
 
@@ -47,7 +47,7 @@ class Up:
     def spawn(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """One `ampref` command against it, as a process of its own; its exit code is checked."""
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *arguments],
+            [sys.executable, "-m", "amp_core.cli", *arguments],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -93,7 +93,7 @@ def start(home: Path, data: Path) -> Up:
     """`ampref up` on a free port."""
     with (home / "up.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data-dir", str(data), "--workers", "2", "--json"],
+            [sys.executable, "-m", "amp_core.cli", "up", "--port", "0", "--data-dir", str(data), "--workers", "2", "--json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -330,7 +330,7 @@ def test_two_services_and_the_demo_run_at_once(up: Up, tmp_path: Path) -> None:
 
 def test_the_demo_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "demo"],
+        [sys.executable, "-m", "amp_core.cli", "demo"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from service.catalog import Catalog, clips, rollouts
-from service.catalog.records import Clip, NewClip, NewRollout, RecipeRow, Rollout, Segment
-from service.catalog.tables import METRIC_COLUMNS
+from ampref_service.catalog import Catalog, clips, rollouts
+from ampref_service.catalog.records import Clip, NewClip, NewRollout, RecipeRow, Rollout, Segment
+from ampref_service.catalog.tables import METRIC_COLUMNS
 
 
 def sha(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A stand-in for `workers.child` whose handlers do what the uploaded bytes say. Started by path; no request can reach it."""
+"""A stand-in for `ampref_workers.child` whose handlers do what the uploaded bytes say. Started by path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.errors import DiskFull, MotionRefused, PhysicsFailed
-from workers.child import HANDLERS, Report, serve
+from ampref_workers.child import HANDLERS, Report, serve
 
 
 def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
     from amp_core.features import feature_code_hash
     from amp_core.npz import write_npz
     from amp_core.recipe import Recipe
-    from workers.scoring import export_name
+    from ampref_workers.scoring import export_name
 
     steps = 20
     for step in range(steps):
@@ -137,7 +137,7 @@ def verify(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
     if not any(name.partition("-")[0] in ("fails", "skips", "hangs", "passes") for name in names):
         return HANDLERS["verify"](job_dir, request, report)
     from amp_core.readiness import TEST_TITLES, skipped
-    from workers.verifying import REPORT, TURNED_OFF
+    from ampref_workers.verifying import REPORT, TURNED_OFF
 
     report(0.5, "test 6: half")
     if "hangs" in names:

@@ -95,7 +95,7 @@ def test_it_imports_pulls_and_loads(node: Path, tmp_path: Path) -> None:
     with serving(Site()) as site:
         site.add(bundle)
         environment = {"AMPREF_URL": site.url, "AMPREF_CACHE": str(tmp_path / "cache")}
-        command = "from service.cli.main import main\nsys.exit(main())"
+        command = "from amp_core.cli.main import main\nsys.exit(main())"
         pulled = run(node, command, "pull", "walk==0.11.0", "--json", environment=environment)
         assert pulled.returncode == 0, pulled.stderr
         facts: dict[str, Any] = json.loads(pulled.stdout)

@@ -17,17 +17,17 @@ import uvicorn
 from catalogkit import Clock, add_clip, add_rollout, opened, recipe, result
 from workerkit import settings_for
 
+from amp_core.cli import main as cli
 from amp_core.client import load_dataset
 from amp_core.errors import InputRefused
 from amp_core.motions import bundled_motions
 from amp_core.recipe import PhysicsScale
-from service import diff
-from service.app import create_app
-from service.catalog import Catalog, datasets, rollouts, schema
-from service.catalog.records import Segment, Select, VersionFile, VersionMember
-from service.cli import main as cli
-from service.server import listen, make_server
-from workers.embedded import EmbeddedWorker
+from ampref_service import diff
+from ampref_service.app import create_app
+from ampref_service.catalog import Catalog, datasets, rollouts, schema
+from ampref_service.catalog.records import Segment, Select, VersionFile, VersionMember
+from ampref_service.server import listen, make_server
+from ampref_workers.embedded import EmbeddedWorker
 
 OWN, SLIPPERY, HEAVY = PhysicsScale(), PhysicsScale(friction=0.7), PhysicsScale(mass=1.1)
 

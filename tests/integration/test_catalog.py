@@ -18,11 +18,11 @@ from sqlalchemy import exc, func, select, text, update
 
 from amp_core.dataset import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused, NotFound
-from service.blobs import LocalBlobStore, delete_unreferenced
-from service.catalog import Catalog, audit, clips, datasets, rollouts
-from service.catalog import tables as t
-from service.catalog.records import Clip, Segment, Select, Submission, Version, VersionFile, VersionMember
-from service.jobs import JobQueue
+from ampref_service.blobs import LocalBlobStore, delete_unreferenced
+from ampref_service.catalog import Catalog, audit, clips, datasets, rollouts
+from ampref_service.catalog import tables as t
+from ampref_service.catalog.records import Clip, Segment, Select, Submission, Version, VersionFile, VersionMember
+from ampref_service.jobs import JobQueue
 
 ROOT = Path(__file__).parents[2]
 
@@ -735,7 +735,7 @@ def test_every_change_is_in_the_log(catalog: Catalog) -> None:
 
 def test_a_writer_killed_in_the_middle_leaves_all_or_nothing(catalog: Catalog, database_url: str) -> None:
     code = (
-        "import sys\nsys.path.insert(0, sys.argv[2])\nfrom catalogkit import *\nfrom service.jobs import JobQueue\n"
+        "import sys\nsys.path.insert(0, sys.argv[2])\nfrom catalogkit import *\nfrom ampref_service.jobs import JobQueue\n"
         "catalog = Catalog.open(sys.argv[1])\nqueue = JobQueue(catalog)\nprint('begin', flush=True)\n"
         "for number in range(100000):\n"
         "    clip = add_clip(catalog, f'clip {number}')\n"

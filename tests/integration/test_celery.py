@@ -17,11 +17,11 @@ import redis
 from workerkit import CHILD, Bench, alive, environment, kill, script, settings_for, wait_until
 
 from amp_core.errors import Unavailable
-from workers.app import QUEUE, Doorbell, check_broker, check_workers, make_celery, make_notifier
+from ampref_workers.app import QUEUE, Doorbell, check_broker, check_workers, make_celery, make_notifier
 
 WORKER = f"""
 import sys
-from workers.app import main
+from ampref_workers.app import main
 main(command={CHILD!r}, arguments=["--hostname=" + sys.argv[1] + "@test"])
 """
 
@@ -104,7 +104,7 @@ def test_a_worker_answers_and_says_so(on_sqlite: Bench) -> None:
 
 
 def test_two_workers_of_one_machine_have_two_names() -> None:
-    code = "from workers.app import node_name; print(node_name())"
+    code = "from ampref_workers.app import node_name; print(node_name())"
     names = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(names) == 2
     # `ampref worker --check` asks for every worker of its machine.
@@ -119,10 +119,10 @@ def _answers(settings) -> bool:  # type: ignore[no-untyped-def]
 
 
 def test_celerys_own_command_finds_the_application(on_sqlite: Bench) -> None:
-    """`celery -A workers.app worker`, with a pool of processes for a change, and a broker that comes after it."""
+    """`celery -A ampref_workers.app worker`, with a pool of processes for a change, and a broker that comes after it."""
     bench = on_sqlite
     job = bench.submit_score("stand", frames=20)
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--pool=prefork", "--concurrency=1"]
+    command = [sys.executable, "-m", "celery", "-A", "ampref_workers.app", "worker", "--pool=prefork", "--concurrency=1"]
     # The real child refuses these bytes, which is an answer as well: the message has reached it.
     with open(bench.settings.data_dir / "log", "wb") as log:
         where = bench.settings.data_dir
@@ -137,7 +137,7 @@ def test_celerys_own_command_finds_the_application(on_sqlite: Bench) -> None:
 
 
 def test_importing_the_application_reads_no_setting() -> None:
-    code = "import workers.app, workers.tasks; print('imported')"
+    code = "import ampref_workers.app, ampref_workers.tasks; print('imported')"
     bad = os.environ | {"AMPREF_PORT": "not a number"}
     done = subprocess.run([sys.executable, "-c", code], env=bad, capture_output=True, text=True, check=False)
     assert done.stdout == "imported\n", done.stderr

@@ -17,10 +17,10 @@ from workerkit import settings_for
 import amp_core.motions
 from amp_core.client import ApiClient, DatasetWarning, Retry, load_dataset
 from amp_core.errors import Conflict, InputRefused, NotFound
-from service.app import create_app
-from service.catalog import schema
-from service.server import listen, make_server
-from workers.embedded import EmbeddedWorker
+from ampref_service.app import create_app
+from ampref_service.catalog import schema
+from ampref_service.server import listen, make_server
+from ampref_workers.embedded import EmbeddedWorker
 
 QUICK = Retry(attempts=2, timeout=20, wait_initial=0.01, wait_max=0.02)
 MOTIONS = Path(amp_core.motions.__file__).parent

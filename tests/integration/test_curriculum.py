@@ -13,9 +13,9 @@ from catalogkit import Clock, add_clip, add_rollout, new_clip, opened, recipe, r
 from sqlalchemy import select
 
 from amp_core.errors import InputRefused
-from service.catalog import Catalog, clips, curriculum, rollouts, tables
-from service.catalog.curriculum import ClipQuery, list_clips
-from service.catalog.records import ListedClip, RolloutSummary
+from ampref_service.catalog import Catalog, clips, curriculum, rollouts, tables
+from ampref_service.catalog.curriculum import ClipQuery, list_clips
+from ampref_service.catalog.records import ListedClip, RolloutSummary
 
 COUNT = 60
 

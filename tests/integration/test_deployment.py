@@ -22,7 +22,7 @@ import yaml
 
 from amp_core.client import ApiClient
 from amp_core.motions import bundled_motions
-from service.settings import Settings
+from ampref_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

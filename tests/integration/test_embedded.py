@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from workerkit import CHILD, WORKER, Bench, alive, kill, script, settings_for, wait_until
 
-from workers.embedded import EmbeddedWorker
-from workers.sweeper import Collector, Sweeper
+from ampref_workers.embedded import EmbeddedWorker
+from ampref_workers.sweeper import Collector, Sweeper
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_the_sweeper_stops_without_waiting_for_its_next_round() -> None:
 
 
 def test_garbage_is_collected_while_it_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.embedded.Collector", partial(Collector, first_after_sec=0.0))
+    monkeypatch.setattr("ampref_workers.embedded.Collector", partial(Collector, first_after_sec=0.0))
     kept = bench.submit_score("kept", frames=20)
     old, young = bench.blobs.put_bytes(b"left by a killed upload"), bench.blobs.put_bytes(b"an upload that is under way")
     for digest, _ in list(bench.blobs.iter_digests()):

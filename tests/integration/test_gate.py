@@ -13,10 +13,10 @@ from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
 from amp_core.readiness import TEST_IDS
 from amp_core.recipe import Recipe
-from service.catalog import audit, datasets, sources
-from service.catalog.records import Job, Select, Version
-from service.jobs import JobQueue
-from workers.runner import Runner
+from ampref_service.catalog import audit, datasets, sources
+from ampref_service.catalog.records import Job, Select, Version
+from ampref_service.jobs import JobQueue
+from ampref_workers.runner import Runner
 
 
 @pytest.fixture

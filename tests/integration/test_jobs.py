@@ -12,11 +12,11 @@ from catalogkit import Clock, add_clip, new_clip, opened, recipe, result
 from sqlalchemy import func, select
 
 from amp_core.errors import Conflict, InputRefused, MotionRefused, NotFound
-from service.catalog import Catalog, clips, datasets, job_rows, rollouts
-from service.catalog import tables as t
-from service.catalog.curriculum import ClipQuery, list_clips
-from service.catalog.records import Job, Select
-from service.jobs import Claim, JobQueue, LeaseLost
+from ampref_service.catalog import Catalog, clips, datasets, job_rows, rollouts
+from ampref_service.catalog import tables as t
+from ampref_service.catalog.curriculum import ClipQuery, list_clips
+from ampref_service.catalog.records import Job, Select
+from ampref_service.jobs import Claim, JobQueue, LeaseLost
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ def test_a_claim_ends_with_the_process_that_died_on_it(queue: JobQueue, clock: C
 
     add_clip(queue.catalog)
     code = (
-        "import os, signal, sys\nfrom service.catalog import Catalog\nfrom service.jobs import JobQueue\n"
+        "import os, signal, sys\nfrom ampref_service.catalog import Catalog\nfrom ampref_service.jobs import JobQueue\n"
         "assert JobQueue(Catalog.open(sys.argv[1])).claim('victim')\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).parents[2]

@@ -19,9 +19,9 @@ from workerkit import WORKER, Bench, alive, kill, script, settings_for, wait_unt
 
 from amp_core.errors import NotFound
 from amp_core.recipe import Recipe
-from service.catalog import datasets
-from service.catalog.records import Job, Select
-from service.jobs import JobQueue
+from ampref_service.catalog import datasets
+from ampref_service.catalog.records import Job, Select
+from ampref_service.jobs import JobQueue
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def up(bench: Bench) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`ampref up` on a free port, ready to be asked."""
     log = bench.settings.data_dir.parent / "up.log"
     log.unlink(missing_ok=True)
-    code = "from service.cli.main import main; main()"
+    code = "from amp_core.cli.main import main; main()"
     with script(code, bench.settings, "up", "--port", "0", "--json", log=log) as process:
         # One document on standard output tells where it is; log lines may come before and after it.
         wait_until(lambda: re.search(rb"http://127\.0\.0\.1:\d+", log.read_bytes()), "it says where it listens", 60)

@@ -15,8 +15,8 @@ from sqlalchemy import table as lightweight
 
 from amp_core.errors import DiskFull, Unavailable
 from amp_core.quality import METRICS
-from service.catalog import Catalog, audit, schema
-from service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
+from ampref_service.catalog import Catalog, audit, schema
+from ampref_service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,7 +101,7 @@ def test_postgresql_compares_ids_by_bytes(pg_url: str) -> None:
 def test_every_metric_is_a_column_of_its_type() -> None:
     named = {metric.name: metric.type for metric in METRICS}
     assert named == METRIC_COLUMNS, (
-        "amp_core.quality.METRICS and service.catalog.tables.METRIC_COLUMNS differ: "
+        "amp_core.quality.METRICS and ampref_service.catalog.tables.METRIC_COLUMNS differ: "
         "change METRIC_COLUMNS and write a migration that adds the columns and their indexes"
     )
     for table in (rollouts, curriculum):
@@ -109,7 +109,7 @@ def test_every_metric_is_a_column_of_its_type() -> None:
 
 
 def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:
-    code = "import sys\nfrom service.catalog import schema\nprint(schema.upgrade(sys.argv[1]))"
+    code = "import sys\nfrom ampref_service.catalog import schema\nprint(schema.upgrade(sys.argv[1]))"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, empty_database_url],
@@ -131,7 +131,8 @@ def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:
 def test_a_migration_that_is_killed_leaves_the_database_as_it_was(empty_database_url: str) -> None:
     # The transaction is left open at its end, where every table is made, and the process is killed there.
     code = (
-        "import os, signal, sys\nfrom alembic import command\nfrom service.catalog import schema\nreal = command.upgrade\n"
+        "import os, signal, sys\nfrom alembic import command\n"
+        "from ampref_service.catalog import schema\nreal = command.upgrade\n"
         "def upgrade(*args):\n    real(*args)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "command.upgrade = upgrade\nschema.upgrade(sys.argv[1])"
     )

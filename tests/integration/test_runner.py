@@ -15,11 +15,11 @@ from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
 from amp_core.errors import DiskFull, Unavailable
 from amp_core.recipe import Recipe
-from service.catalog import clips, datasets
-from service.catalog.records import Select
-from service.jobs import JobQueue
-from workers import scoring
-from workers.runner import NO_ROOM_PAUSE_SEC, Runner
+from ampref_service.catalog import clips, datasets
+from ampref_service.catalog.records import Select
+from ampref_service.jobs import JobQueue
+from ampref_workers import scoring
+from ampref_workers.runner import NO_ROOM_PAUSE_SEC, Runner
 
 QUICK_AUTO = Recipe.from_dict(
     {"mode": "auto", "planner": {"samples": 16, "first_rounds": 1, "horizon_sec": 0.2, "attempts": 1}}
@@ -198,7 +198,7 @@ def test_a_result_that_comes_after_the_lease_was_lost_is_dropped(bench: Bench) -
     thread.start()
     wait_until(lambda: bench.job(job.id).state == "running", "it runs")
     with bench.catalog.begin() as session:  # What a sweep does once the lease is over, without the wait.
-        from service.catalog.tables import jobs
+        from ampref_service.catalog.tables import jobs
 
         session.execute(jobs.update().where(jobs.c.id == job.id).values(lease_until=0))
     swept = JobQueue(bench.catalog, backoff_sec=0).sweep()
@@ -265,10 +265,10 @@ def full_store(*_: object, **__: object) -> None:
     [
         ("fill", None, None, "work"),
         ("score", "pathlib.Path.mkdir", no_room, "work"),
-        ("score", "workers.sandbox.write_request", no_room, "work"),
-        ("score", "workers.sandbox.os.pipe", no_room, "work"),
-        ("score", "service.blobs.LocalBlobStore.put_file", full_store, "/blobs"),
-        ("score", "service.jobs.JobQueue.complete_rollout", full_store, "/blobs"),
+        ("score", "ampref_workers.sandbox.write_request", no_room, "work"),
+        ("score", "ampref_workers.sandbox.os.pipe", no_room, "work"),
+        ("score", "ampref_service.blobs.LocalBlobStore.put_file", full_store, "/blobs"),
+        ("score", "ampref_service.jobs.JobQueue.complete_rollout", full_store, "/blobs"),
     ],
 )
 def test_a_full_disk_costs_no_attempt_and_the_job_waits(
@@ -292,7 +292,7 @@ def test_a_full_disk_costs_no_attempt_and_the_job_waits(
     assert expected in waits.message
     if what == "score":
         with bench.catalog.begin() as session:  # The minute is over, and there is room.
-            from service.catalog.tables import jobs
+            from ampref_service.catalog.tables import jobs
 
             session.execute(jobs.update().where(jobs.c.id == job.id).values(not_before=0))
         assert worker.run_once() == "succeeded"
@@ -448,7 +448,7 @@ def test_segments_of_clips_that_fail_as_a_whole_can_be_locked(bench: Bench) -> N
 
 @pytest.mark.parametrize("fault", ["arrays", "missing", "tier", "code", "nothing"])
 def test_the_gate_before_the_lock_stops_what_is_not_as_it_was_scored(bench: Bench, fault: str) -> None:
-    from service.catalog.tables import rollouts
+    from ampref_service.catalog.tables import rollouts
 
     score_all(bench, 2)
     if fault in ("arrays", "missing"):

@@ -14,8 +14,8 @@ import pytest
 from workerkit import CHILD, alive, wait_until
 
 from amp_core.kernels import pinned
-from workers import sandbox
-from workers.sandbox import Failed, Limits, NoRoom, Refused, Stopped, Succeeded
+from ampref_workers import sandbox
+from ampref_workers.sandbox import Failed, Limits, NoRoom, Refused, Stopped, Succeeded
 
 QUICK = Limits(timeout_sec=30, memory_mb=512)
 
@@ -160,7 +160,7 @@ def test_descriptors_do_not_leak(tmp_path: Path) -> None:
 def test_a_child_dies_with_its_parent(tmp_path: Path, number: int) -> None:
     sandbox.write_request(tmp_path, {"kind": "test", "do": "spin"})
     script = (
-        "import sys; from pathlib import Path; from workers.sandbox import Limits, run\n"
+        "import sys; from pathlib import Path; from ampref_workers.sandbox import Limits, run\n"
         f"run(Path({str(tmp_path)!r}), Limits(), command={CHILD!r},"
         f" on_progress=lambda *_: Path({str(tmp_path / 'started')!r}).touch())\n"
     )

@@ -24,12 +24,12 @@ from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.tiers import classify, gate_profile
-from service.blobs import BlobStore
-from service.catalog import Catalog, clips, job_rows, rollouts, schema
-from service.catalog.records import Job, NewClip, RecipeRow, Rollout
-from service.catalog.tables import METRIC_COLUMNS
-from service.settings import Settings
-from workers.embedded import EmbeddedWorker
+from ampref_service.blobs import BlobStore
+from ampref_service.catalog import Catalog, clips, job_rows, rollouts, schema
+from ampref_service.catalog.records import Job, NewClip, RecipeRow, Rollout
+from ampref_service.catalog.tables import METRIC_COLUMNS
+from ampref_service.settings import Settings
+from ampref_workers.embedded import EmbeddedWorker
 
 CHILD = (sys.executable, "-P", str(Path(__file__).with_name("misbehaving_child.py")))
 RECIPE = Recipe.for_mode("rollout")
@@ -226,11 +226,11 @@ def kill(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None
 WORKER = f"""
 import os, signal, sys, threading
 from types import SimpleNamespace
-from service.blobs import BlobStore
-from service.catalog import Catalog, datasets
-from service.jobs import JobQueue
-from service.settings import Settings
-from workers.embedded import EmbeddedWorker
+from ampref_service.blobs import BlobStore
+from ampref_service.catalog import Catalog, datasets
+from ampref_service.jobs import JobQueue
+from ampref_service.settings import Settings
+from ampref_workers.embedded import EmbeddedWorker
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

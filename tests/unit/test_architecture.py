@@ -34,7 +34,10 @@ def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
+        env={
+            "PYTHONPATH": ":".join(str(folder / part) for part in (".", "service", "workers", "migrations")),
+            "PATH": "/usr/bin:/bin",
+        },
     )
 
 
@@ -46,18 +49,18 @@ def test_the_import_contracts_hold() -> None:
 
 def test_a_broken_contract_is_seen(tmp_path: Path) -> None:
     """The same contracts on a tree where the science imports the service."""
-    for package in ("amp_core", "service", "service/api", "workers", "migrations"):
+    for package in ("amp_core", "ampref_service", "ampref_service/api", "ampref_workers", "ampref_migrations"):
         folder = tmp_path / package
         folder.mkdir()
         (folder / "__init__.py").touch()
-    (tmp_path / "amp_core/rollout.py").write_text("import service.api\n")
+    (tmp_path / "amp_core/rollout.py").write_text("import ampref_service.api\n")
     config = (ROOT / "pyproject.toml").read_text().partition("[tool.importlinter]")
     # Of the contracts only the first names nothing but packages, which is all that this tree has.
     first = "[[tool.importlinter.contracts]]".join(config[2].split("[[tool.importlinter.contracts]]")[:2])
     (tmp_path / "pyproject.toml").write_text(config[1] + first)
     done = _lint_imports(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "amp_core.rollout -> service.api" in done.stdout
+    assert "amp_core.rollout -> ampref_service.api" in done.stdout
 
 
 def _modules(folder: str) -> list[Path]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from amp_core.cli.main import app as cli
 from amp_core.diagnose import CODES, SUGGESTIONS
 from amp_core.quality import METRICS
-from service.app import create_app
-from service.cli.main import app as cli
-from service.settings import Settings
+from ampref_service.app import create_app
+from ampref_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}

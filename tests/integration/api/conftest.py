@@ -19,13 +19,13 @@ from starlette.testclient import TestClient
 from amp_core.quality import METRICS
 from amp_core.recipe import Recipe
 from amp_core.verify.checklist import document
-from service.app import create_app
-from service.blobs import BlobStore
-from service.catalog import Catalog, clips, datasets, schema
-from service.catalog.records import NewRollout, RecipeRow, Segment, Version, VersionFile, VersionMember
-from service.jobs import Claim, JobQueue
-from service.settings import Settings
-from service.uploads import recipe_row
+from ampref_service.app import create_app
+from ampref_service.blobs import BlobStore
+from ampref_service.catalog import Catalog, clips, datasets, schema
+from ampref_service.catalog.records import NewRollout, RecipeRow, Segment, Version, VersionFile, VersionMember
+from ampref_service.jobs import Claim, JobQueue
+from ampref_service.settings import Settings
+from ampref_service.uploads import recipe_row
 
 GOOD = {
     "mean_sum_fn_over_mg": 0.98,

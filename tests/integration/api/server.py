@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from service import logs
-from service.app import create_app
-from service.catalog import schema
-from service.server import listen, make_server
-from service.settings import Settings
+from ampref_service import logs
+from ampref_service.app import create_app
+from ampref_service.catalog import schema
+from ampref_service.server import listen, make_server
+from ampref_service.settings import Settings
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import pytest
 from amp_core.augment import Augmentation, augmented
 from amp_core.formats import read_motion
 from amp_core.robot import Robot
-from service.catalog import datasets
-from service.catalog.records import Select
+from ampref_service.catalog import datasets
+from ampref_service.catalog.records import Select
 
 
 def motion_bytes(**changes: Any) -> bytes:

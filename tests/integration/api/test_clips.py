@@ -11,9 +11,9 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from amp_core.recipe import Recipe
-from service.app import create_app
-from service.catalog import schema
-from service.settings import Settings
+from ampref_service.app import create_app
+from ampref_service.catalog import schema
+from ampref_service.settings import Settings
 
 
 def _problem(answer: Any, status: int, slug: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CHECKS
 from schemathesis.config import SchemathesisConfig
 
-from service.app import create_app
-from service.settings import Settings
+from ampref_service.app import create_app
+from ampref_service.settings import Settings
 
 # Requests that the document allows, and that are refused for what they mean: a file that is no motion, a recipe that is none, a
 # selection without clips, a cursor of another list, a lower bound above the upper one.

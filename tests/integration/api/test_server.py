@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import pytest
 
-from service.server import listen
-from service.settings import Settings
+from ampref_service.server import listen
+from ampref_service.settings import Settings
 
 MIB = 1024 * 1024
 

@@ -92,7 +92,7 @@ def test_a_yanked_version_warns_beside_its_report(locked: Any) -> None:
 
 
 def test_a_version_that_is_older_than_the_tests_has_no_report(locked: Any) -> None:
-    from service.catalog.tables import version_files
+    from ampref_service.catalog.tables import version_files
 
     with locked.app.state.services.catalog.begin() as session:
         # A locked version never changes, so one of an earlier release is made by hand.
@@ -107,7 +107,7 @@ def test_a_version_that_is_older_than_the_tests_has_no_report(locked: Any) -> No
 
 
 def test_the_report_is_not_collected_as_garbage(locked: Any) -> None:
-    from service.catalog import blob_refs
+    from ampref_service.catalog import blob_refs
 
     digest = "sha256:" + locked.http.get(f"{VERSION}/verification").headers["etag"].strip('"')
     with locked.app.state.services.catalog.session() as session:

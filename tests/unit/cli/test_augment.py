@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from amp_core.cli import main as cli
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
-from service.cli import main as cli
 
 WALK = str(next(path for path in bundled_motions() if path.stem == "walk"))
 

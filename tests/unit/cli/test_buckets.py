@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amp_core.cli import main as cli
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
 from amp_core.recipe import PhysicsScale, Recipe
-from service.cli import main as cli
 
 FRAMES = 30
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from amp_core.cli import main as cli
 from amp_core.errors import Conflict
 from amp_core.robot import bundled_robots
-from service.cli import main as cli
 
 ROOT = Path(__file__).parents[3]
 VERBS = (
@@ -50,7 +50,7 @@ def _bare(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
             if name.partition(".")[0] in {BARE!r}:
                 raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
     sys.meta_path.insert(0, Blocker())
-    from service.cli.main import main
+    from amp_core.cli.main import main
     main()
     """
     return subprocess.run(
@@ -72,7 +72,7 @@ def test_help_works_with_the_bare_install_and_names_every_verb() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from service.cli.main import run; run(['--help']);"
+        "import sys; from amp_core.cli.main import run; run(['--help']);"
         f"print(sorted(set(sys.modules) & {{'numpy', 'rich', 'httpx2', 'blake3', *{BARE!r}}}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -180,7 +180,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr("service.cli.serve.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("ampref_service.cli.serve.tempfile.TemporaryFile", refuse)
     assert cli.run(verb) == 1
     said = capsys.readouterr().err
     assert f"{tmp_path / 'data'}: the data folder cannot be written: Permission denied" in said
@@ -197,7 +197,9 @@ print(json.dumps({"type": "missing-extra", "what": "this needs the package 'x'",
 raise SystemExit(1)
 """
     real = subprocess.Popen
-    monkeypatch.setattr("service.cli.demo.subprocess.Popen", lambda command, **more: real([command[0], "-c", program], **more))
+    monkeypatch.setattr(
+        "ampref_workers.cli.demo.subprocess.Popen", lambda command, **more: real([command[0], "-c", program], **more)
+    )
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert cli.run(["demo"]) == 1
     said = capsys.readouterr().err
@@ -226,7 +228,7 @@ def test_a_variable_that_nothing_reads_is_told_once(
     monkeypatch.setenv("AMPREF_NONSENSE", "1")
     if verb != ["migrate"]:
         monkeypatch.setenv("AMPREF_ROBOTS", str(tmp_path / "none.yaml"))  # So that it ends at once.
-    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
     assert cli.run(verb) == (0 if verb == ["migrate"] else 1)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(told) == 1
@@ -250,7 +252,7 @@ def test_tests_that_cannot_run_are_told_at_the_start(
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("AMPREF_LOCK_TESTS", tests)
     monkeypatch.setenv("AMPREF_ROBOTS", str(tmp_path / "none.yaml"))  # So that it ends at once.
-    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
     assert cli.run(verb) == 1
     assert capsys.readouterr().err.count("warning: JAX is not installed here") == told
 
@@ -262,14 +264,14 @@ def test_robots_are_loaded_once(verb: str, tmp_path: Path, monkeypatch: pytest.M
     loaded: list[object] = []
     load = Robot.load
     monkeypatch.setattr(Robot, "load", lambda source: (loaded.append(source), load(source))[1])
-    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
 
     def serve(app: Any, _settings: object, listener: Any) -> None:
         with listener, TestClient(app) as client:
             assert client.get("/v1/robots").status_code == 200
 
-    monkeypatch.setattr("service.cli.serve._serve", serve)
+    monkeypatch.setattr("ampref_service.cli.serve._serve", serve)
     if verb == "api":
         assert cli.run(["migrate", "--quiet"]) == 0
     assert cli.run([verb, "--port", "0"]) == 0
@@ -283,7 +285,7 @@ def test_a_robot_that_cannot_be_used_is_refused_before_anything_starts(
     robot = tmp_path / "none.yaml"
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("AMPREF_ROBOTS", str(robot))
-    monkeypatch.setattr("service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
     assert cli.run(verb) == 1
     captured = capsys.readouterr()
     assert str(robot) in captured.err
@@ -296,7 +298,7 @@ def test_a_robot_that_cannot_be_used_is_refused_before_anything_starts(
 def test_an_interrupted_command_ends_without_a_traceback(number: signal.Signals, code: int) -> None:
     program = """
     import os, sys, time, typer
-    import service.cli.main as cli
+    import amp_core.cli.main as cli
     @cli.app.command("hang")
     def hang():
         try:
@@ -354,7 +356,7 @@ def test_a_reader_that_leaves_is_no_error_message() -> None:
     os.close(read)
     with os.fdopen(write, "wb") as pipe:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-m", "amp_core.cli", "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
     _, err = process.communicate(timeout=30)
     assert err == ""

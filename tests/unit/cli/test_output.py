@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from amp_core.cli.output import Output, dumps, show_error, size, tier_name, time_left, write_atomically
 from amp_core.errors import MotionRefused
-from service.cli.output import Output, dumps, show_error, size, tier_name, time_left, write_atomically
 
 
 def test_an_error_says_what_where_what_was_expected_and_what_to_do() -> None:

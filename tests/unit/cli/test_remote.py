@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from amp_core.cli import main as cli
+from amp_core.cli.output import Output
+from amp_core.cli.remote import diagnosis_lines, show_results
 from amp_core.client import ApiClient, Retry
-from service.cli import main as cli
-from service.cli.output import Output
-from service.cli.remote import diagnosis_lines, show_results
 
 Answer = Callable[[str, str], tuple[int, Any]]
 JOB = {"id": "job_1", "kind": "lock", "state": "succeeded", "progress": 1.0, "message": None, "error": None, "result": {}}
@@ -51,7 +51,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[str]]:
             return ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle))
 
         for verb in ("clips", "dataset", "submit", "jobs"):
-            monkeypatch.setattr(f"service.cli.{verb}.connect", connect)
+            monkeypatch.setattr(f"amp_core.cli.{verb}.connect", connect)
         return calls
 
     return install
@@ -303,7 +303,7 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.cli.output.SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    monkeypatch.setattr("amp_core.cli.output.SECONDS_BETWEEN_PLAIN_LINES", 0.0)
     going = JOB | {
         "kind": "rollout",
         "state": "running",

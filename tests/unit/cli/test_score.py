@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amp_core.cli import main as cli
+from amp_core.cli.score import _export_names
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
-from service.cli import main as cli
-from service.cli.score import _export_names
 
 FRAMES = 20
 
@@ -88,7 +88,7 @@ def test_a_dash_writes_the_document_to_stdout_and_nothing_else(motions: dict[str
         [
             sys.executable,
             "-m",
-            "service.cli",
+            "amp_core.cli",
             "score",
             str(motions["walk"]),
             "--json",
@@ -199,7 +199,7 @@ def test_ctrl_c_while_it_plans_ends_it_and_leaves_nothing(motions: dict[str, Pat
         files.append(tmp_path / f"walk{number}.npz")
         files[-1].write_bytes(motions["walk"].read_bytes())
     exports, out = tmp_path / "exports", tmp_path / "out.json"
-    command = [sys.executable, "-m", "service.cli", "score", *map(str, files), "--recipe", str(recipe), "--threads", "2"]
+    command = [sys.executable, "-m", "amp_core.cli", "score", *map(str, files), "--recipe", str(recipe), "--threads", "2"]
     process = subprocess.Popen(
         [*command, "--export", str(exports), "--json", str(out)],
         stdout=subprocess.PIPE,

@@ -29,7 +29,7 @@ def test_plans_do_not_depend_on_the_kernels_that_the_processor_would_get(tmp_pat
     for kernels in ("Prescott", *pinned().values()):
         out = tmp_path / kernels
         command = ["score", str(tmp_path / "walk.npz"), "--recipe", str(tmp_path / "recipe.json"), "--export", str(out), "-q"]
-        program = "import sys; sys.argv[0] = 'ampref'; from service.cli.start import main; main()"
+        program = "import sys; sys.argv[0] = 'ampref'; from amp_core.cli.start import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", program, *command],
             env=os.environ | {"OPENBLAS_CORETYPE": kernels},

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from verificationkit import failed, report, verification, warned
 
+from amp_core.cli import main as cli
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
 from amp_core.readiness import TEST_IDS
 from amp_core.verify import SKIP, Subject, TestReport, Verification
-from service.cli import main as cli
 
 Asked = dict[str, Any]
 

@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
-from service import errors
-from service.api.blob import IMMUTABLE, StoredFile, serve
-from service.blobs import BlobStore
+from ampref_service import errors
+from ampref_service.api.blob import IMMUTABLE, StoredFile, serve
+from ampref_service.blobs import BlobStore
 
 DATA = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
 HEX = hashlib.sha256(DATA).hexdigest()

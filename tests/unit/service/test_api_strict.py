@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.strict import MAX_DEPTH, loads
-from service.errors import BadRequest
+from ampref_service.api.strict import MAX_DEPTH, loads
+from ampref_service.errors import BadRequest
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
-from service.blobs import CHUNK, BlobStore, LocalBlobStore, digest_of, digest_of_file
+from ampref_service.blobs import CHUNK, BlobStore, LocalBlobStore, digest_of, digest_of_file
 
 Make = Callable[[], BlobStore]
 NOTHING = "sha256:" + "0" * 64
@@ -140,7 +140,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(
 
 def test_a_write_that_the_kernel_refuses_half_way_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys\nfrom pathlib import Path\nfrom service.blobs import LocalBlobStore\n"
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom ampref_service.blobs import LocalBlobStore\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nstore = LocalBlobStore(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\nstore.put_bytes(bytes(5_000_000))"
     )
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_killed_put_leaves_no_blob_and_its_part_is_cleaned_up(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom service.blobs import LocalBlobStore\n"
+        "import sys, time\nfrom pathlib import Path\nfrom ampref_service.blobs import LocalBlobStore\n"
         "store = LocalBlobStore(Path(sys.argv[1]))\n"
         "chunks = iter([b'x' * 100000])\n"
         "def read():\n    try:\n        return next(chunks)\n    except StopIteration:\n        print('half', "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amp_core.errors import InputRefused
-from service.settings import OTHERS, Settings, unknown_variables
+from ampref_service.settings import OTHERS, Settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,12 @@ def test_a_misspelt_variable_is_known_as_one() -> None:
 def test_every_variable_that_the_code_names_is_known() -> None:
     """The client's names, and that of the compose file, are written down in the settings by hand."""
     root = Path(__file__).parents[3]
-    files = [*root.glob("amp_core/**/*.py"), *root.glob("s*/**/*.py"), *root.glob("workers/*.py"), root / "docker-compose.yml"]
+    files = [
+        *root.glob("amp_core/**/*.py"),
+        *root.glob("s*/**/*.py"),
+        *root.glob("workers/**/*.py"),
+        root / "docker-compose.yml",
+    ]
     named = {name for file in files for name in re.findall(r"\bAMPREF_[A-Z]+(?:_[A-Z]+)*\b", file.read_text())}
     assert {"AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT"} <= named
     assert unknown_variables(named) == {}

@@ -13,7 +13,7 @@ from amp_core.features import feature_code_hash
 from amp_core.quality import METRICS
 from amp_core.robot import Robot
 from amp_core.version import GENERATOR_VERSION
-from workers.locking import CHECKS, check_members
+from ampref_workers.locking import CHECKS, check_members
 
 
 @pytest.fixture(scope="module")

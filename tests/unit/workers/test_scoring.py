@@ -11,7 +11,7 @@ import pytest
 from amp_core.errors import MotionRefused, RobotRefused
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from workers.scoring import SOURCE, export_name, find_robot, handle, new_rollout
+from ampref_workers.scoring import SOURCE, export_name, find_robot, handle, new_rollout
 
 TRILEG = Path(__file__).parents[2] / "robots" / "trileg" / "robot.yaml"
 

@@ -1,0 +1,62 @@
+"""`ampref pull`: a locked version onto this machine, verified. Works with the bare install, on a training node."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_core.cli.output import Json, Output, Quiet, counted, size
+from amp_core.cli.remote import Url, tell_retries
+
+
+def pull(
+    spec: Annotated[str, typer.Argument(help="name==version, name@alias, or name for its latest version.")],
+    url: Url = None,
+    manifest_sha256: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="The version's digest from an earlier pull; anything else is refused.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where versions are kept; overrides AMPREF_CACHE, default ~/.cache/ampref.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the three files into this folder.")] = None,
+    offline: Annotated[
+        bool | None, typer.Option("--offline/--online", help="Ask no service; default: fall back on the cache.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Bring a locked version to this machine, verified, and print the lines to paste into a training config.
+
+    Nothing is downloaded that is there already. It refuses bytes with another digest, and versions that were locked with
+    other feature code than this machine has.
+    """
+    from amp_core.client import pull as pull_version
+
+    out = Output(as_json=as_json, quiet=quiet)
+    tell_retries(out)
+    with out.progress(f"pulling {spec}") as progress, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pulled = pull_version(
+            spec,
+            url=url,
+            manifest_sha256=manifest_sha256,
+            cache_dir=cache_dir,
+            offline=offline,
+            to=to,
+            progress=lambda done, total: progress.update(done, total=total),
+        )
+        pulled.wait_for_disk()
+    for warning in said:
+        out.warn(str(warning.message))
+    out.document(pulled.to_dict())
+    out.values([str(pulled.features)])
+    source = f"{size(pulled.downloaded_bytes)} downloaded" if pulled.downloaded_bytes else "the cache had everything"
+    contents = f"{counted(pulled.num_clips, 'clip')}, {counted(pulled.num_frames, 'frame')}"
+    out.say(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")
+    for path in pulled.files:
+        out.say(f"  {path}  {size(os.stat(path).st_size)}")
+    out.say(f"\n{pulled.training_config()}".rstrip())

@@ -1,0 +1,81 @@
+"""What the numbers mean: metrics with their units, gate profiles with their thresholds, modes with their usual recipes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from amp_core.errors import NotFound
+from amp_core.quality import METRICS
+from amp_core.recipe import AVAILABLE_MODES, Recipe
+from amp_core.tiers import GATE_PROFILES
+from ampref_service.api.deps import needs
+from ampref_service.api.strict import StrictRoute
+from ampref_service.errors import responses
+
+router = APIRouter(prefix="/schema", route_class=StrictRoute, tags=["schema"], dependencies=[needs("clips:read")])
+
+
+class MetricView(BaseModel):
+    """A quality metric: a key of `quality_metrics`, a sort key, and behind `min_` or `max_` a filter of `GET /v1/clips`."""
+
+    name: str
+    unit: str
+    type: Literal["float", "int"]
+    meaning: str
+
+
+class MetricList(BaseModel):
+    """Every quality metric."""
+
+    items: list[MetricView]
+
+
+class GateProfileView(BaseModel):
+    """The gates that decide tiers, under the name that results keep."""
+
+    name: str
+    gates: list[dict[str, Any]] = Field(
+        description="`name` (a metric), `op`, `threshold`, `tier` (`validity`, 0 or 1), `ideal`, `modes` (null: all)."
+    )
+
+
+class ModeView(BaseModel):
+    """A mode and the recipe that it uses when none is given."""
+
+    name: str
+    recipe: dict[str, Any]
+    recipe_digest: str
+
+
+class ModeList(BaseModel):
+    """Every mode that can be asked for."""
+
+    items: list[ModeView]
+
+
+@router.get("/metrics", responses=responses())
+def list_metrics() -> MetricList:
+    """Every quality metric with its unit and meaning."""
+    return MetricList(
+        items=[
+            MetricView(name=m.name, unit=m.unit, type="int" if m.type is int else "float", meaning=m.meaning) for m in METRICS
+        ]
+    )
+
+
+@router.get("/modes", responses=responses())
+def list_modes() -> ModeList:
+    """Every mode with its usual recipe: a starting point for a recipe of one's own."""
+    usual = [(mode, Recipe.for_mode(mode)) for mode in AVAILABLE_MODES]
+    return ModeList(items=[ModeView(name=mode, recipe=recipe.to_dict(), recipe_digest=recipe.digest) for mode, recipe in usual])
+
+
+@router.get("/gates/{profile}", responses=responses(404))
+def get_gate_profile(profile: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]) -> GateProfileView:
+    """One gate profile: which metric is held against which threshold for which tier."""
+    if profile not in GATE_PROFILES:
+        raise NotFound(f"there is no gate profile {profile!r}", expected=f"one of {', '.join(sorted(GATE_PROFILES))}")
+    return GateProfileView.model_validate(GATE_PROFILES[profile].to_dict())

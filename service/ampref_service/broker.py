@@ -1,0 +1,166 @@
+"""The broker as a doorbell: what the API rings when a job is due, and the Celery application that workers listen with.
+
+A message says only that a job is due; the job table is the queue. Whoever sends one never waits long for the broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+import redis
+import structlog
+from celery import Celery  # type: ignore[import-untyped]
+
+from amp_core.errors import Unavailable
+from ampref_service.settings import Settings
+
+__all__ = ["QUEUE", "RING", "Doorbell", "check_broker", "make_celery", "make_notifier"]
+
+QUEUE = "ampref"
+"""The Redis list of the messages."""
+
+RING = "ampref.ring"
+"""The task's name in messages; it takes the id of the job that it was rung for, which is for the logs only."""
+
+log = structlog.get_logger("ampref_service.broker")
+
+_CONNECT_SEC = 2.0
+_MARGIN_SEC = 300
+_BACKLOG_MAX = 10_000  # rings that wait to be sent; more are left to the sweeper
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery application for the broker of `settings`; it connects on first use.
+
+    Raises `Unavailable` where no broker is set.
+    """
+    app = Celery("ampref", set_as_current=False)
+    app.conf.update(
+        broker_url=_broker_url(settings),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker waits for its broker as long as it takes
+        broker_transport_options={
+            # A message that is not acknowledged after this long is delivered again, while the first delivery may still run.
+            "visibility_timeout": int(settings.longest_job_sec) + _MARGIN_SEC,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "socket_connect_timeout": _CONNECT_SEC,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        task_default_queue=QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        event_serializer="json",
+        worker_prefetch_multiplier=1,
+        worker_concurrency=settings.worker_concurrency,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # the job goes on; its lease is in the database
+        enable_utc=True,
+        timezone="UTC",
+    )
+    return app
+
+
+class Doorbell:
+    """Sends messages, at once and without ever waiting long; thread-safe.
+
+    Raises nothing for a broker that is away: `ring` returns False.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = make_celery(settings)
+        # Whoever rings has better to do than to wait for a broker: the sweeper rings again.
+        self._app.conf.broker_transport_options |= {"socket_timeout": _CONNECT_SEC, "max_retries": 0}
+        self._redis: redis.Redis | None = None
+        self._url = _broker_url(settings)
+
+    def ring(self, job_ids: Sequence[str]) -> bool:
+        """Send one message for each job, less those that wait in the queue already: they find these jobs as well."""
+        try:
+            waiting = self.waiting() if len(job_ids) > 1 else 0
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=_CONNECT_SEC)
+                for job_id in list(job_ids)[waiting:]:
+                    self._app.send_task(RING, [job_id], queue=QUEUE, connection=connection, retry=False, ignore_result=True)
+        except Exception as error:  # kombu raises whatever its transport does
+            log.warning("ring_failed", jobs=len(job_ids), error=str(error))
+            return False
+        return True
+
+    def waiting(self) -> int:
+        """Messages that nobody has taken yet."""
+        if not self._url.startswith(("redis://", "rediss://")):
+            return 0
+        if self._redis is None:
+            self._redis = _redis(self._url)
+        return int(self._redis.llen(QUEUE))
+
+
+class Notifier:
+    """Rings for a job from a thread of its own, so that no request waits for the broker. Call it with a job's id."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bell = Doorbell(settings)
+        self._jobs: queue.Queue[str] = queue.Queue(_BACKLOG_MAX)
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def __call__(self, job_id: str) -> None:
+        with contextlib.suppress(queue.Full):
+            self._jobs.put_nowait(job_id)
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._loop, name="doorbell", daemon=True)
+                    self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            if not self._bell.ring([self._jobs.get()]):
+                # The broker is away. What waits would be tried in vain, one after the other: the sweeper rings for all of it.
+                with self._jobs.mutex:
+                    self._jobs.queue.clear()
+
+
+def make_notifier(settings: Settings) -> Callable[[str], None]:
+    """What the API calls with the id of every new job: returns at once, whatever the broker does."""
+    return Notifier(settings)
+
+
+def check_broker(settings: Settings) -> None:
+    """Raise `Unavailable` unless the broker answers."""
+    url = _broker_url(settings)
+    if not url.startswith(("redis://", "rediss://")):
+        return
+    try:
+        with contextlib.closing(_redis(url)) as client:
+            client.ping()
+    except redis.RedisError as error:
+        raise Unavailable(
+            f"the broker cannot be reached: {error}", remedy="Check AMPREF_BROKER_URL and that Redis is up"
+        ) from error
+
+
+def _broker_url(settings: Settings) -> str:
+    if settings.broker_url is None:
+        raise Unavailable(
+            "no broker is set, and Celery needs one",
+            key="AMPREF_BROKER_URL",
+            expected="redis://HOST:PORT/DB",
+            remedy="Set it, or use `ampref up`, whose workers need no broker",
+        )
+    return settings.broker_url
+
+
+def _redis(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=_CONNECT_SEC, socket_connect_timeout=_CONNECT_SEC)

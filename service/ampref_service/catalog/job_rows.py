@@ -1,0 +1,192 @@
+"""Rows of the job table: what the catalog's own transactions need of the queue. `ampref_service.jobs` is the queue."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Insert, RowMapping, Table, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from amp_core.errors import InputRefused, NotFound
+from ampref_service.catalog import audit
+from ampref_service.catalog.engine import Session, new_id, now
+from ampref_service.catalog.records import Job, Page
+from ampref_service.catalog.tables import JOB_STATES, jobs
+
+_HIDDEN = ("rung_at",)
+DEFAULT_MAX_ATTEMPTS = 3
+
+
+def insert_ignore(session: Session, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert unless a unique constraint says that it is there already; True when something was inserted.
+
+    A rival that is inserting the same row is waited for, so that after a False a query finds the row.
+    """
+    statement = _insert_ignore(session.dialect.name, table)
+    return session.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount > 0
+
+
+@functools.cache
+def _insert_ignore(dialect: str, table: Table) -> Insert:
+    # The same object for every row: putting a statement together costs more than running it.
+    if dialect == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing().inline()
+    return sqlite.insert(table).on_conflict_do_nothing().inline()
+
+
+def to_job(row: RowMapping) -> Job:
+    """A row as a record."""
+    values = {name: value for name, value in row.items() if name not in _HIDDEN}
+    values["cancel_requested"] = bool(values["cancel_requested"])
+    return Job(**values)
+
+
+def get(session: Session, job_id: str) -> Job:
+    """A job by id; raises `NotFound`."""
+    row = session.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no job {job_id[:80]!r}", remedy="Take the id from the answer to the request that made it")
+    return to_job(row)
+
+
+def enqueue(
+    session: Session,
+    kind: str,
+    *,
+    clip_id: str | None = None,
+    recipe_digest: str | None = None,
+    version_id: str | None = None,
+    payload: Mapping[str, Any] | None = None,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    actor: str = audit.ANONYMOUS,
+) -> tuple[Job, bool]:
+    """Add a job in the caller's transaction. Returns it and True, or the live one that does the same and False."""
+    at = now(session)
+    values: dict[str, Any] = {
+        "id": new_id("job"),
+        "kind": kind,
+        "state": "queued",
+        "clip_id": clip_id,
+        "recipe_digest": recipe_digest,
+        "version_id": version_id,
+        "payload": dict(payload or {}),
+        "attempts": 0,
+        "max_attempts": max_attempts,
+        "not_before": at,
+        "created_at": at,
+        "updated_at": at,
+        "revision": 1,
+        "token": 0,
+        "cancel_requested": 0,
+        "progress": 0.0,
+        "actor": actor,
+    }
+    if insert_ignore(session, jobs, values):
+        audit.record(
+            session,
+            actor,
+            "job.enqueue",
+            f"job:{values['id']}",
+            {"kind": kind, "clip": clip_id, "recipe": recipe_digest, "version": version_id},
+        )
+        unset: dict[str, Any] = {column.name: None for column in jobs.c if column.name not in (*values, *_HIDDEN)}
+        return Job(**unset, **(values | {"cancel_requested": False})), True
+    live = select(jobs).where(jobs.c.kind == kind, jobs.c.state.in_(("queued", "running")))
+    if kind == "lock":
+        live = live.where(jobs.c.version_id == version_id)
+    else:
+        live = live.where(jobs.c.clip_id == clip_id, jobs.c.recipe_digest == recipe_digest)
+    return to_job(session.execute(live).mappings().one()), False
+
+
+def latest_for_rollout(session: Session, clip_id: str, recipe_digest: str) -> Job | None:
+    """The newest job that scored, or was to score, a clip with a recipe."""
+    query = (
+        select(jobs)
+        .where(jobs.c.clip_id == clip_id, jobs.c.recipe_digest == recipe_digest, jobs.c.kind == "rollout")
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).mappings().one_or_none()
+    return None if row is None else to_job(row)
+
+
+def answer(session: Session, clip_id: str, recipe_digest: str) -> str | None:
+    """The id of the rollout that the newest job to succeed gave for a clip and a recipe.
+
+    A recipe of mode `auto` has no rollout of its own: what its job made is kept under the recipes that really made it.
+    """
+    query = (
+        select(jobs.c.result)
+        .where(
+            jobs.c.clip_id == clip_id,
+            jobs.c.recipe_digest == recipe_digest,
+            jobs.c.kind == "rollout",
+            jobs.c.state == "succeeded",
+        )
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .limit(1)
+    )
+    result = session.execute(query).scalar_one_or_none()
+    return None if result is None else result.get("rollout_id")
+
+
+def for_clip(session: Session, clip_id: str, limit: int = 50) -> list[Job]:
+    """A clip's jobs, newest first."""
+    query = select(jobs).where(jobs.c.clip_id == clip_id).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+    return [to_job(row) for row in session.execute(query).mappings()]
+
+
+def list_jobs(
+    session: Session,
+    *,
+    state: str | None = None,
+    kind: str | None = None,
+    clip_id: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[Job]:
+    """Jobs, newest first; `cursor` is the id of the last one of the page before."""
+    query = select(jobs).order_by(jobs.c.id.desc()).limit(min(max(limit, 1), 500) + 1)
+    if cursor is not None:
+        if not re.fullmatch(r"job_[0-9a-z]{26}", cursor):
+            raise InputRefused(
+                "the cursor cannot be read", key="cursor", expected="`next_cursor` of the page before, unchanged"
+            )
+        query = query.where(jobs.c.id < cursor)
+    for column, value in ((jobs.c.state, state), (jobs.c.kind, kind), (jobs.c.clip_id, clip_id)):
+        if value is not None:
+            query = query.where(column == value)
+    found = [to_job(row) for row in session.execute(query).mappings()]
+    return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many jobs there are in each state."""
+    found = {state: number for state, number in session.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))}
+    return {state: found.get(state, 0) for state in JOB_STATES}
+
+
+def cancel_for_clip(session: Session, clip_id: str, reason: str) -> list[str]:
+    """Cancel every live job of a clip at once; a worker that still runs one finds its token stale."""
+    at = now(session)
+    live = select(jobs.c.id).where(jobs.c.clip_id == clip_id, jobs.c.state.in_(("queued", "running"))).with_for_update()
+    ids = list(session.execute(live).scalars())
+    if ids:
+        session.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(ids))
+            .values(
+                state="cancelled",
+                message=reason,
+                finished_at=at,
+                updated_at=at,
+                revision=jobs.c.revision + 1,
+                token=jobs.c.token + 1,
+                lease_until=None,
+            )
+        )
+    return ids

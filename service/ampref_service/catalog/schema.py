@@ -1,0 +1,101 @@
+"""Bringing a database to this code's schema: one Alembic history for SQLite and PostgreSQL, run from code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib.resources import files
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, exc, text
+
+from amp_core.errors import Unavailable
+from ampref_service.catalog.engine import Catalog
+
+# Any number will do, as long as every process of this product takes the same one.
+_ADVISORY_LOCK = 0x616D70726566
+
+
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration: the migrations of the installed package, on a connection that is in a transaction."""
+    made = Config()
+    made.set_main_option("script_location", str(files("ampref_migrations")).replace("%", "%%"))
+    if connection is not None:
+        made.attributes["connection"] = connection
+    return made
+
+
+def upgrade(url: str, revision: str = "head") -> str:
+    """Migrate a database up, making it when it is an SQLite file that is not there. Returns the revision it has now.
+
+    The whole of it is one transaction: it happens or it does not. Of several processes at a time one migrates and the others
+    wait.
+    """
+    with _exclusive(url) as connection:
+        command.upgrade(config(connection), revision)
+        return current(connection) or "base"
+
+
+def downgrade(url: str, revision: str) -> str:
+    """Migrate a database down to a revision (`base` is empty). Data that the older schema has no place for is lost."""
+    with _exclusive(url) as connection:
+        command.downgrade(config(connection), revision)
+        return current(connection) or "base"
+
+
+def head() -> str:
+    """The revision that this code needs."""
+    found = ScriptDirectory.from_config(config()).get_current_head()
+    assert found is not None
+    return found
+
+
+def current(connection: Connection) -> str | None:
+    """The revision that a database has, None when it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def check(catalog: Catalog) -> None:
+    """Raise `Unavailable` unless the database answers and has the schema of this code."""
+    with catalog.session() as session:
+        found = current(session)
+    if found != head():
+        raise Unavailable(
+            f"the database has schema {found or 'none'}, this release needs {head()}",
+            remedy="Run `ampref migrate`, with the same AMPREF_DATABASE_URL",
+        )
+
+
+@contextlib.contextmanager
+def _exclusive(url: str) -> Iterator[Connection]:
+    catalog = Catalog.open(url)
+    try:
+        if catalog.dialect == "sqlite":
+            # Tables are rebuilt in batches, which foreign keys would not survive; the switch has no effect inside a
+            # transaction.
+            with catalog.engine.connect() as connection:
+                raw = connection.connection
+                raw.execute("PRAGMA foreign_keys=OFF")
+                try:
+                    connection.execution_options(ampref_write=True)
+                    with connection.begin():
+                        yield connection
+                        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                        if broken:
+                            raise Unavailable(f"the migration would break {len(broken)} references", remedy="Restore a backup")
+                finally:
+                    raw.execute("PRAGMA foreign_keys=ON")
+        else:
+            with catalog.begin() as connection:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+                yield connection
+    except (exc.OperationalError, exc.DatabaseError) as error:
+        raise Unavailable(
+            f"the database cannot be migrated: {str(error.orig).splitlines()[0][:300]}",
+            remedy="Check AMPREF_DATABASE_URL and try again",
+        ) from error
+    finally:
+        catalog.close()

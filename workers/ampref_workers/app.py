@@ -1,0 +1,162 @@
+"""Celery on Redis: a message is a doorbell, the job table is the queue.
+
+    celery -A ampref_workers.app worker --pool=threads --concurrency=2      (or: ampref worker)
+
+A message says only that a job is due. Whoever hears it claims the oldest one; a message too many finds nothing to do, and one
+too few is made good by the sweeper that every worker runs. So Redis may be flushed, restarted or replaced at any time.
+
+The physics runs in child processes, so the pool is of threads: nothing in a thread can be lost with a pool process, and SIGTERM
+reaches the children through their supervisors. Importing this module reads no setting; the application is made on first use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from celery import Celery, signals  # type: ignore[import-untyped]
+
+from amp_core.errors import Unavailable
+from ampref_service.blobs import BlobStore
+from ampref_service.broker import RING, Doorbell, check_broker, make_celery
+from ampref_service.catalog import Catalog
+from ampref_service.settings import Settings
+from ampref_workers.runner import Runner
+from ampref_workers.sandbox import CHILD
+from ampref_workers.sweeper import Collector, Sweeper
+from ampref_workers.tasks import ring_task
+
+__all__ = ["Worker", "check_workers", "main", "node_name"]
+
+log = structlog.get_logger("ampref_workers.app")
+
+
+class Worker:
+    """What a Celery worker process has: a runner, made on first use in each process, and a sweeper in the main one.
+
+    Args:
+      app: from `make_celery`; its task and signals are attached here.
+      command: what the sandbox starts; tests put a misbehaving child here.
+    """
+
+    def __init__(self, app: Celery, settings: Settings, *, command: Sequence[str] = CHILD) -> None:
+        self._app = app
+        self._settings = settings
+        self._command = command
+        self._runner: Runner | None = None
+        self._owner = -1
+        self._making = threading.Lock()
+        self._stop = threading.Event()
+        self._bell = Doorbell(settings)
+        self._sweeping: contextlib.ExitStack = contextlib.ExitStack()
+        app.task(name=RING, bind=False)(ring_task(self.run_once))
+        # Celery's signals are the whole process's and hold their receivers weakly; ours live as long as `self` does.
+        signals.worker_ready.connect(self._ready)
+        signals.worker_shutting_down.connect(self._shutting_down)
+        signals.worker_shutdown.connect(self._down)
+
+    @property
+    def runner(self) -> Runner:
+        """This process's runner; a fork makes its own, since database connections do not survive one."""
+        with self._making:
+            if self._runner is None or self._owner != os.getpid():
+                settings = self._settings
+                self._runner = Runner(
+                    settings, Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url), command=self._command
+                )
+                self._owner = os.getpid()
+            return self._runner
+
+    def run_once(self) -> str:
+        """Run the oldest job that is due; what the task does."""
+        if self._stop.is_set():
+            return "stopping"
+        ended = self.runner.run_once(self._stop.is_set)
+        if ended == "released":
+            self._bell.ring([""])  # for another worker, so that it need not wait for a sweep
+        return ended
+
+    def _ready(self, **_: Any) -> None:
+        self._stop.clear()
+        self._sweeping.enter_context(Sweeper(self.runner, self._bell.ring, every_sec=self._settings.sweep_sec))
+        self._sweeping.enter_context(Collector(self.runner, every_sec=self._settings.blob_grace_sec))
+
+    def _shutting_down(self, **_: Any) -> None:
+        # With a pool of threads the running children are killed now and their jobs released.
+        self._stop.set()
+
+    def _down(self, **_: Any) -> None:
+        self._sweeping.close()
+        if self._runner is not None and self._owner == os.getpid():
+            self._runner.catalog.close()
+
+
+def check_workers(settings: Settings, *, hostname: str | None = None, timeout: float = 5.0) -> list[str]:
+    """Names of the workers that answer through the broker; raises `Unavailable` when none does.
+
+    Args:
+      hostname: ask only this machine's workers, of which one is enough.
+    """
+    check_broker(settings)
+    only: dict[str, Any] = {} if hostname is None else {"pattern": f"*@{hostname}", "matcher": "glob"}
+    with contextlib.closing(make_celery(settings)) as app:
+        answers: Sequence[Mapping[str, Any]] = app.control.ping(timeout=timeout, limit=1 if hostname else None, **only)
+    names = sorted(name for answer in answers for name in answer)
+    if not names:
+        raise Unavailable(
+            f"no worker answers{f' on {hostname}' if hostname else ''} within {timeout:g} s",
+            remedy="Start one with `ampref worker`; one that is busy answers all the same",
+        )
+    return names
+
+
+def node_name() -> str:
+    """This process's name among the workers of a broker, `ampref-PID@HOST`: two on one machine are two."""
+    return f"ampref-{os.getpid()}@{platform.node()}"
+
+
+def main(settings: Settings | None = None, *, command: Sequence[str] = CHILD, arguments: Sequence[str] = ()) -> None:
+    """Run a worker until SIGTERM or Ctrl-C; `ampref worker` does this.
+
+    The first signal kills the running children and gives their jobs back to the queue.
+    """
+    settings = settings or Settings.load()
+    app = make_celery(settings)
+    worker = Worker(app, settings, command=command)
+    worker.runner.catalog.check()
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={settings.worker_concurrency}",
+            f"--hostname={node_name()}",
+            f"--loglevel={settings.log_level}",
+            "--without-gossip",
+            "--without-mingle",
+            *arguments,
+        ]
+    )
+
+
+_made: dict[str, Any] = {}
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, for `celery -A ampref_workers.app`: made from the environment when it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if "app" not in _made:
+        settings = Settings.load()
+        _made["app"] = make_celery(settings)
+        _made["worker"] = Worker(_made["app"], settings)
+    return _made["app"]
+
+
+if __name__ == "__main__":
+    main(arguments=sys.argv[1:])
