@@ -30,6 +30,7 @@ import numpy as np
 
 from amp_core.client import pull
 from amp_core.dataset import Bundle, Member, lock_bundle
+from amp_core.files import write_file
 from bench.bench_lock import LAYOUT, ROBOT
 
 LIMIT_RATIO = 0.6
@@ -92,8 +93,7 @@ def serve(data_dir: Path, port_file: Path) -> None:
 
     settings = Settings.load(data_dir=data_dir, port=0)
     listener = listen(settings)
-    port_file.with_suffix(".new").write_text(str(listener.getsockname()[1]))
-    os.replace(port_file.with_suffix(".new"), port_file)
+    write_file(port_file, str(listener.getsockname()[1]).encode())
     run(create_app(settings), settings, listener)
 
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from amp_core.augment import Augmentation, augment
+from amp_core.cpus import usable_cpus
 from amp_core.formats import Motion, read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import Recipe
@@ -52,7 +52,7 @@ def subject(robot: Robot, threads: int) -> Subject:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
     args = parser.parse_args()
     version = subject(Robot.load("wildrobot"), args.threads)

@@ -30,6 +30,8 @@ from typing import Any
 import httpx2
 import numpy as np
 
+from amp_core.cpus import usable_cpus
+
 FPS, SECONDS_OF_MOTION = 50.0, 10.0
 
 
@@ -179,7 +181,7 @@ def main() -> int:
             finally:
                 server.send_signal(signal.SIGTERM)
                 server.wait(timeout=60)
-    result |= {"cores": os.cpu_count(), "workers": options.workers or "default", "load_before": load_before}
+    result |= {"cores": usable_cpus(), "workers": options.workers or "default", "load_before": load_before}
     whole = result["accepted"] == result["posts"] and result["lost"] == result["unstored"] == result["failed"] == 0
     result["mode"] = options.mode
     # A planned clip takes longer than the whole run: there it is enough that children are at work.

@@ -24,6 +24,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from amp_core.cpus import usable_cpus
 from amp_core.motion import Conditioned, Motion, condition
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -136,7 +137,7 @@ def main() -> int:
     report = {
         "benchmark": "rollout",
         "machine": {
-            "cpus": os.cpu_count(),
+            "cpus": usable_cpus(),
             "processor": _processor(),
             "python": platform.python_version(),
             "mujoco": mujoco.__version__,

@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from amp_core.cpus import usable_cpus
 from amp_core.kernels import pinned
 
 HERE = Path(__file__).parent
@@ -40,7 +41,7 @@ def machine() -> dict[str, Any]:
         processor = models[0] if models else processor
     return {
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

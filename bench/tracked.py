@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from amp_core.cpus import usable_cpus
 from amp_core.formats import Motion, read_motion
 from amp_core.kernels import pinned
 from amp_core.motions import bundled_motions, reading_options
@@ -137,7 +138,7 @@ def main() -> int:
     parser.add_argument("motions", nargs="*", type=Path)
     parser.add_argument("--robot", action="append")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not pinned().items() <= os.environ.items():

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Json, Output, Quiet, number, write_atomically
+from amp_core.cli.output import Json, Output, Quiet, number
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import check_mode
 from amp_core.cli.remote import Url, connect
 from amp_core.errors import AmprefError, InputRefused
+from amp_core.files import write_file
 
 if TYPE_CHECKING:
     from amp_core.augment import Augmentation
@@ -148,7 +149,7 @@ def _files(
                 out.error(error)
                 failed += 1
                 continue
-            write_atomically(target, variant.data)
+            write_file(target, variant.data, durable=True)
             written[target] = path
             lineage = variant.motion.lineage
             made.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from amp_core.cli.output import Output, Progress, Quiet, dumps, number, tier_name
 from amp_core.cli.reading import reading_options
 from amp_core.cli.score import BATCH_PER_THREAD, PLANNED_PER_THREAD, _batches, _check_targets, _read, _recipe, _write
+from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, RecipeRefused
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def buckets(
     the_recipe = _recipe(recipe, mode, seed)
     the_robot = Robot.load(robot)
     _check_targets(json_out, None)
-    nthread = threads or len(os.sched_getaffinity(0))
+    nthread = threads or usable_cpus()
     refused = 0
     found: Comparison | None = None
     with out.progress("comparing", total=len(motions)) as progress:

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -313,28 +312,3 @@ class _LineProgress(Progress):
 def dumps(document: Any) -> str:
     """Strict JSON (no NaN), readable, with a final newline."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or none: a private temporary file beside it, flushed to disk, then renamed."""
-    import tempfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".partial", delete=False) as stream:
-        temporary = Path(stream.name)
-        try:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _umask() -> int:
-    # There is no call that only reads it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Output, Progress, Quiet, dumps, write_atomically
+from amp_core.cli.output import Output, Progress, Quiet, dumps
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import Physics, check_physics, parse_physics, read_recipe
 from amp_core.cli.remote import show_results
+from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, InputRefused, RecipeRefused
+from amp_core.files import replace_file, write_file
 
 if TYPE_CHECKING:
     from amp_core.motion import Motion
@@ -79,7 +80,7 @@ def score(
     the_robot = Robot.load(robot)
     ours = export is not None and not export.exists()
     _check_targets(json_out, export)
-    nthread = threads or len(os.sched_getaffinity(0))
+    nthread = threads or usable_cpus()
     names = _export_names(motions)
     several = len(recipes) > 1
 
@@ -271,19 +272,16 @@ def _score_all(
 
 
 def _export(result: Score, target: Path) -> None:
-    partial = target.with_name(f".{target.name[:100]}.{os.getpid()}.{time.monotonic_ns()}.partial")
     try:
-        result.export(partial)
-        partial.replace(target)
+        with replace_file(target) as partial:
+            result.export(partial)
     except OSError as error:
         raise _unwritable(target, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(target: Path, data: bytes) -> None:
     try:
-        write_atomically(target, data)
+        write_file(target, data, durable=True)
     except OSError as error:
         raise _unwritable(target, error) from error
 

@@ -24,6 +24,7 @@ from amp_core.cli.score import (
     _score_all,
     _write,
 )
+from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, InputRefused
 from amp_core.readiness import TEST_IDS
 
@@ -85,7 +86,7 @@ def verify(
     out = Output(as_json=str(json_out) == "-", quiet=quiet)
     for target in (json_out, html_out):
         _check_targets(target, None)
-    nthread = threads or len(os.sched_getaffinity(0))
+    nthread = threads or usable_cpus()
     run = _Run(out, only, nthread, seed or 0)
     if remote:
         with connect(url, out) as api:

@@ -16,6 +16,7 @@ import httpx2
 
 from amp_core.client._http import Connection, Retry, RetryableError
 from amp_core.errors import AmprefError, InputRefused, Unavailable
+from amp_core.files import replace_file
 
 __all__ = ["ApiClient"]
 
@@ -171,16 +172,14 @@ class ApiClient:
         return self._download(f"v1/rollouts/{_part(rollout_id)}/arrays", Path(target))
 
     def _download(self, path: str, final: Path) -> Path:
-        partial = final.with_name(f".{final.name}.{os.getpid()}.{os.urandom(4).hex()}")
-
         def call(patience: Retry) -> Path:
             with (
                 self._connection.stream("GET", path, retry=patience) as response,
+                replace_file(final) as partial,
                 open(partial, "wb") as file,
             ):
                 for chunk in response.iter_bytes(_MB):
                     file.write(chunk)
-            os.replace(partial, final)
             return final
 
         try:
@@ -189,8 +188,6 @@ class ApiClient:
             raise Unavailable(
                 f"the file cannot be written ({error.strerror or error})", file=str(final), remedy="Give another path."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     # Jobs
 

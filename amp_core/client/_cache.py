@@ -13,6 +13,7 @@ bytes by equal bytes. A cache that cannot be written still serves what it holds.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -30,6 +31,7 @@ import httpx2
 
 from amp_core.dataset import canonical_json
 from amp_core.errors import Unavailable
+from amp_core.files import publish_file, replace_file, sync_file, sync_folder, write_file
 
 __all__ = ["Cache", "active_partials", "resolve_cache_dir"]
 
@@ -86,14 +88,10 @@ class Cache:
         if self.read_ref(name, label) == value:
             return
         path = self._refs / name / f"{label}.json"
-        temporary = path.with_name(f".{label}.{_identity()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(canonical_json(value))
-            os.replace(temporary, path)
+            write_file(path, canonical_json(value))
             self._unsynced.append(path)
         except OSError as error:
-            _unlink(temporary)
             if error.errno not in _DENIED | _FULL:
                 raise self.failure(error) from error
             log.warning("the cache %s cannot be written (%s); going on without", self.root, error.strerror)
@@ -108,9 +106,8 @@ class Cache:
             try:
                 if not (link.is_symlink() and os.readlink(link) == target):
                     folder.mkdir(parents=True, exist_ok=True)
-                    temporary = folder / f".{file}.{_identity()}"
-                    os.symlink(target, temporary)
-                    os.replace(temporary, link)
+                    with replace_file(link) as partial:
+                        os.symlink(target, partial)
                 paths[file] = link
             except OSError:
                 paths[file] = blob
@@ -195,7 +192,7 @@ class Cache:
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(partial, 0o444)
-            os.replace(partial, blob)
+            publish_file(partial, blob)
         except OSError as error:
             _unlink(partial)
             raise self.failure(error) from error
@@ -223,8 +220,9 @@ class Cache:
         failed: OSError | None = None
         for path in paths:
             try:
-                _sync(path)
-                _sync_folder(path.parent)
+                sync_file(path)
+                with contextlib.suppress(OSError):  # Some file systems cannot do that for folders.
+                    sync_folder(path.parent)
             except FileNotFoundError:
                 continue  # Somebody has emptied the cache.
             except OSError as error:
@@ -286,32 +284,8 @@ def _is_abandoned(path: Path, idle: float) -> bool:
     return idle > _ABANDONED
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _unlink(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
         log.debug("could not remove %s", path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last; file systems that cannot do that for folders are left alone."""
-    if os.name == "nt":
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        log.debug("could not sync %s", folder)
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,7 @@ import httpx2
 
 from amp_core.client._cache import Cache, active_partials
 from amp_core.client._http import Connection, Retry, RetryableError
+from amp_core.cpus import usable_cpus
 from amp_core.dataset import BLOCK_SIZE, block_digest
 from amp_core.errors import IntegrityError, Unavailable
 
@@ -73,7 +74,7 @@ def is_intact(path: Path, remote: Remote) -> bool:
             def matches(item: tuple[int, str]) -> bool:
                 return block_digest(os.pread(file.fileno(), BLOCK_SIZE, item[0] * BLOCK_SIZE)) == item[1]
 
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
                 return all(pool.map(matches, enumerate(remote.blocks)))
     except OSError:
         return False

@@ -24,6 +24,7 @@ from amp_core.client._spec import Spec, check_digest, parse_spec
 from amp_core.dataset import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE, MANIFEST_SCHEMA, check_version, file_names
 from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.features import feature_code_hash
+from amp_core.files import replace_file
 
 __all__ = ["DatasetWarning", "PulledVersion", "pull"]
 
@@ -442,13 +443,11 @@ def _check_feature_code(manifest: Mapping[str, Any]) -> None:
 
 def _copy(blob: Path, target: Path) -> Path:
     """A copy of a cached file under its own name, whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(blob, temporary)
-        os.replace(temporary, target)
+        with replace_file(target) as partial:
+            shutil.copyfile(blob, partial)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise Unavailable(
             f"the files cannot be copied there ({error.strerror or error})",

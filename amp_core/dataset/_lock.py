@@ -27,6 +27,7 @@ from amp_core.dataset._json import canonical_json
 from amp_core.dataset._names import check_dataset_name, file_names
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureBlock, feature_code_hash
+from amp_core.files import partial_path, publish_file
 from amp_core.npz import NpzWriter
 from amp_core.recipe import PhysicsScale
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
@@ -320,7 +321,6 @@ def lock_bundle(
         }
         partial[names.manifest].write_bytes(canonical_json(manifest))
         sealed = _seal(partial[names.manifest], folder / names.manifest)
-        _sync_folder(folder)
     return Bundle(features, normalization, sealed, dataset_hash, code_hash, len(ordered), total, segments, coverage)
 
 
@@ -497,7 +497,7 @@ def _outcome(members: Sequence[Member]) -> dict[str, Any]:
 @contextmanager
 def _all_or_none(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
     """Partial files to write to, one a name. After an error neither they nor the finished files are left."""
-    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in names}
+    partial = {name: partial_path(folder / name) for name in names}
     try:
         yield partial
     except BaseException as error:
@@ -517,16 +517,6 @@ def _seal(partial: Path, final: Path) -> BundleFile:
     """Put a finished partial file on disk under its name."""
     with open(partial, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
         size = file.tell()
-    os.replace(partial, final)
+    publish_file(partial, final, durable=True)
     return BundleFile(final, final.name, size, f"sha256:{sha256}")
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "nt":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -27,6 +27,7 @@ import obstore.exceptions
 import obstore.store
 
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
+from amp_core.files import partial_path, publish_file, sync_folder
 
 CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -176,32 +177,28 @@ class LocalBlobStore(BlobStore):
         # The digest is taken from the same read that is stored: a source that changes meanwhile cannot make a false name.
         hasher = hashlib.sha256()
         with _clear_disk_errors(str(self.root)):
-            handle, name = tempfile.mkstemp(prefix="put-", dir=self.root / "tmp")
+            partial = partial_path(self.root / "tmp" / "put")
             try:
-                with os.fdopen(handle, "wb") as out:
+                with open(partial, "xb") as out:
                     while chunk := read():
                         hasher.update(chunk)
                         out.write(chunk)
-                    out.flush()
-                    digest = "sha256:" + hasher.hexdigest()
-                    target = self._path(digest)
-                    if self._touch(target):
-                        return digest
-                    os.fchmod(out.fileno(), 0o444)
-                    os.fsync(out.fileno())
+                digest = "sha256:" + hasher.hexdigest()
+                target = self._path(digest)
+                if self._touch(target):
+                    return digest
+                partial.chmod(0o444)
                 self._make_folder(target.parent)
-                os.replace(name, target)
-                _sync_folder(target.parent)
+                publish_file(partial, target, durable=True)
             finally:
-                # After the rename there is nothing left under this name; before it, what is left is a part.
-                Path(name).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
         return digest
 
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             for parent in (folder.parent, folder.parent.parent):
-                _sync_folder(parent)
+                sync_folder(parent)
 
     @staticmethod
     def _touch(target: Path) -> bool:
@@ -263,7 +260,7 @@ class LocalBlobStore(BlobStore):
             return False
         if time.time() - aside.stat().st_mtime < age_sec:
             os.rename(aside, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return False
         aside.unlink(missing_ok=True)
         return True
@@ -431,14 +428,6 @@ def _read_range(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
             if left is not None:
                 left -= len(chunk)
             yield chunk
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _missing(digest: str) -> NotFound:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from amp_core.cpus import usable_cpus
 from amp_core.errors import InputRefused
 from amp_core.readiness import TEST_IDS, parse_tests
 
@@ -239,8 +240,7 @@ class Settings(BaseSettings):
     @property
     def job_threads(self) -> int:
         """Threads of one job's physics: what there is of processors, divided among the jobs that run at a time."""
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cpus // self.worker_concurrency)
+        return max(1, usable_cpus() // self.worker_concurrency)
 
     @property
     def embedded(self) -> bool:

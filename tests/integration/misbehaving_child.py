@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.errors import DiskFull, MotionRefused, PhysicsFailed
+from amp_core.files import partial_path
 from ampref_workers.child import HANDLERS, Report, serve
 
 
@@ -63,7 +64,8 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[st
         case "fill-lock":
             raise DiskFull("the version cannot be written", file=str(job_dir))
         case "fill-result":
-            (job_dir / "result.json.part").symlink_to("/dev/full")
+            os.urandom = bytes  # So that the partial file's name is known.
+            partial_path(job_dir / "result.json").symlink_to("/dev/full")
             return {}
         case "spawn":
             grandchild = subprocess.Popen([sys.executable, "-c", f"import time; {str(job_dir)!r}; time.sleep(600)"])
@@ -75,7 +77,6 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[st
         case "score":
             return score(job_dir, json.loads(detail), request, report)
         case "half":
-            (job_dir / "result.json.part").write_text('{"outcome": "succ')
             (job_dir / "result.json").write_text('{"outcome": "succ')
             os._exit(0)
     raise AssertionError(f"unknown behaviour {what!r}")

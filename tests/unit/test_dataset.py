@@ -33,6 +33,7 @@ from amp_core.dataset import (
 )
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFailed
 from amp_core.features import FeatureLayout, feature_code_hash
+from amp_core.files import partial_path
 from amp_core.npz import mmap_member
 
 JOINTS = ("left_knee", "right_knee")
@@ -251,8 +252,9 @@ def test_a_missing_folder_is_an_error_of_its_own_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_says_so(tmp_path: Path) -> None:
-    (tmp_path / f".features_v0.11.0.npz.{os.getpid()}.partial").symlink_to("/dev/full")
+def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)  # So that the partial file's name is known.
+    partial_path(tmp_path / "features_v0.11.0.npz").symlink_to("/dev/full")
     with pytest.raises(DiskFull, match=r"cannot be written.*No space left"):
         lock([member("a", 3000)], tmp_path)
     assert os.listdir(tmp_path) == []

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
+from amp_core.files import write_file
 
 __all__ = ["DISK_FULL", "HANDLERS", "Handler", "Report", "main", "serve"]
 
@@ -71,10 +72,8 @@ def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
         more_memory()
         traceback.print_exc()
         text = json.dumps(_told(error))
-    partial = job_dir / "result.json.part"
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(job_dir / "result.json")
+        write_file(job_dir / "result.json", text.encode())
     except OSError as error:
         if not _no_room(error):
             raise

@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
-import stat
 import time
-from pathlib import Path
 
 import pytest
 
-from amp_core.cli.output import Output, dumps, show_error, size, tier_name, time_left, write_atomically
+from amp_core.cli.output import Output, dumps, show_error, size, tier_name, time_left
 from amp_core.errors import MotionRefused
 
 
@@ -83,22 +81,6 @@ def test_json_is_strict() -> None:
 def test_tiers_and_sizes_read_well() -> None:
     assert [tier_name(t) for t in (0, 1, -1, None)] == ["Tier 0", "Tier 1", "Rejected", "-"]
     assert [size(n) for n in (0, 999, 1500, 500_000_000)] == ["0 B", "999 B", "1.5 kB", "500.0 MB"]
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "new" / "out.json"
-    write_atomically(target, b"one")
-    assert target.read_bytes() == b"one"
-    assert stat.S_IMODE(target.stat().st_mode) & 0o600 == 0o600
-
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(target, b"two")
-    assert target.read_bytes() == b"one"
-    assert [path.name for path in target.parent.iterdir()] == ["out.json"]
 
 
 def test_a_warning_is_printed_when_quiet_and_a_note_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ import typer
 
 from amp_core.cli.output import Json, Output, Quiet, size, tier_name
 from amp_core.cli.remote import show_results, tell_retries, wait_for_job
+from amp_core.cpus import usable_cpus
 from amp_core.errors import IntegrityError, Unavailable
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _service(out: Output, folder: Path) -> Iterator[_Service]:
     log = folder / "service.log"
     # The demo is its own: settings meant for another service must not reach it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AMPREF_")}
-    workers = min(4, len(os.sched_getaffinity(0)))
+    workers = min(4, usable_cpus())
     command = [sys.executable, "-m", "amp_core.cli", "up", "--port", "0", "--data-dir", str(folder / "data")]
     command += ["--workers", str(workers), "--json", "--stop-with-parent"]
     with log.open("wb") as stderr:
