@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PIP_REQUIRE_VIRTUALENV := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean all-installed dev-installed
+.PHONY: help setup demo test lint format bench lock clean all-installed dev-installed
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,10 @@ lint: dev-installed ## ruff, mypy, the import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+format: dev-installed ## put every file in the form that `make lint` asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: dev-installed ## every benchmark; ARGS='--only NAME' for some
 	$(BIN)/python bench/run.py $(ARGS)

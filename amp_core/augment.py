@@ -322,7 +322,7 @@ def symmetry_of(robot: Robot) -> Symmetry:
     Raises:
       InputRefused: a joint or foot without a partner; names it and how far off the nearest one is.
     """
-    import mujoco
+    from amp_core.engine import mujoco
 
     model = robot.model
     data = mujoco.MjData(model)
@@ -407,7 +407,7 @@ def _paired_feet(robot: Robot, data: Any, limit: float) -> tuple[int, ...]:
 
 def _check_feet(robot: Robot, symmetry: Symmetry, poses: Array) -> None:
     """That the feet of the mirrored poses are the mirror images of the feet of these poses (M, 7 + n), in the root's frame."""
-    import mujoco
+    from amp_core.engine import mujoco
 
     data = mujoco.MjData(robot.model)
     limit = SYMMETRY_REACH * symmetry.reach
@@ -606,7 +606,7 @@ def _seam_facts(position: Array, rotation: Array, joints: Array, fps: float, rob
 
 def _foot_heights(position: Array, rotation: Array, joints: Array, robot: Robot) -> Array:
     """(N, feet) m: each foot's lowest point: which foot stands, and how far the other is in its swing."""
-    import mujoco
+    from amp_core.engine import mujoco
 
     model, data = robot.model, mujoco.MjData(robot.model)
     poses = _pose_table(position, rotation, joints)

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
-from mujoco.batch import MODEL_FIELDS, Batch
 
+from amp_core.engine import MODEL_FIELDS, Batch, mujoco
 from amp_core.errors import PhysicsFailed
 from amp_core.recipe import PhysicsScale
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from amp_core import contacts
+from amp_core.engine import mujoco
 from amp_core.quality import (
     CONTACT_RATE_RANGE,
     FALLEN_TILT_DEG,

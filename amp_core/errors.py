@@ -15,6 +15,7 @@ command line, the HTTP API and the job table show the same facts.
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
     ├── Unavailable             a server, broker or blob store cannot be reached
     │   └── DiskFull            a folder has no room left; nobody's fault but the machine's
+    ├── EngineRefused           the installed MuJoCo is mixed or not of a supported version
     └── PhysicsFailed           a simulation could not be run to its end
 """
 
@@ -145,6 +146,11 @@ class DiskFull(Unavailable):
     """No room is left in a folder. Over HTTP it is `unavailable`, like its parent; to a worker no clip is to blame for it."""
 
     title = "No space left"
+
+
+class EngineRefused(AmprefError):
+    slug = "engine-refused"
+    title = "The installed MuJoCo cannot be used"
 
 
 class PhysicsFailed(AmprefError):

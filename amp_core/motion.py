@@ -699,7 +699,7 @@ def _looks_y_up(motion: Motion, robot: Robot) -> bool:
 
 def _lowest_foot_points(position: Array, rotation: Array, joints: Array, robot: Robot) -> Array:
     """(M,) m: the lowest point of all contact geoms in each frame, by forward kinematics; the floor is z = 0."""
-    import mujoco
+    from amp_core.engine import mujoco
 
     model = robot.model
     data = mujoco.MjData(model)
@@ -718,7 +718,7 @@ def _lowest_foot_points(position: Array, rotation: Array, joints: Array, robot: 
 
 def _foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
     """m/s: median, over at most 64 steps spread over the clip, of the horizontal speed of the lowest contact geom."""
-    import mujoco
+    from amp_core.engine import mujoco
 
     data = mujoco.MjData(robot.model)
     geoms = sorted({geom for channel in robot.channel_geoms for geom in channel})
@@ -737,7 +737,7 @@ def _foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
 
 def _pose(robot: Robot, data: Any, pose: Array) -> None:
     """Places the robot by forward kinematics; joints that the clip does not have stay where `data` has them (qpos0)."""
-    import mujoco
+    from amp_core.engine import mujoco
 
     data.qpos[robot.root_qpos_adr : robot.root_qpos_adr + 7] = pose[:7]
     data.qpos[robot.qpos_adr] = pose[7:]
@@ -754,7 +754,7 @@ def _support(model: Any, geom: int, up: Array) -> Array:
 
     The support function of each primitive; for a mesh the farthest vertex, so the hull's lowest point.
     """
-    import mujoco
+    from amp_core.engine import mujoco
 
     kinds = mujoco.mjtGeom
     kind = int(model.geom_type[geom])

@@ -25,12 +25,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from amp_core import features as reference
 from amp_core.dataset import ColumnStats
+from amp_core.engine import mujoco
 from amp_core.features import FeatureLayout
 
 try:

@@ -22,11 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
 
 if TYPE_CHECKING:

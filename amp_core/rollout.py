@@ -19,13 +19,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
-from mujoco.batch import Batch, SimulationError
 from threadpoolctl import threadpool_limits
 
 from amp_core import contacts, features
+from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.errors import PhysicsFailed
 from amp_core.recipe import GENERATED_MODES, Harness, Recipe
 from amp_core.tracking import Plan, plan

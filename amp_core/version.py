@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["GENERATOR_RELEASE_DATE", "GENERATOR_VERSION", "__version__"]
 
 __version__ = "0.11.0"
-"""Of the distribution; the same as in `pyproject.toml`."""
+"""Of the distribution; the build reads it here."""
 
 GENERATOR_VERSION = "0.11.0"
 """Changes whenever the same motion and recipe may give other bytes."""

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from amp_core.cpus import usable_cpus
+from amp_core.engine import mujoco
 from amp_core.motion import Conditioned, Motion, condition
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot

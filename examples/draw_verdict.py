@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.engine import mujoco
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import Recipe

@@ -19,10 +19,10 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.engine import mujoco
 from amp_core.npz import write_npz
 from amp_core.robot import Robot
 

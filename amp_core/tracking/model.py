@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from amp_core import contacts
+from amp_core.engine import mujoco
 
 if TYPE_CHECKING:
     from amp_core.recipe import PhysicsScale, Planner

@@ -27,11 +27,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
-from mujoco.batch import Batch, SimulationError
 
+from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.tracking.model import planning_model
 from amp_core.tracking.reference import Reference, rotation_axes
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from amp_core.contacts import FootTracker, kinematic_contacts
+from amp_core.engine import mujoco
 
 if TYPE_CHECKING:
     from amp_core.motion import Conditioned

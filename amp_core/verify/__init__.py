@@ -128,8 +128,7 @@ def _run(test: Test, context: Context, part: _Part) -> TestReport:
 
 def _facts(subject: Subject) -> dict[str, Any]:
     """What was tested, JSON-ready."""
-    import mujoco
-
+    from amp_core.engine import mujoco
     from amp_core.features import feature_code_hash
     from amp_core.version import GENERATOR_VERSION
 

@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
-from mujoco.batch import Batch, SimulationError
 
 from amp_core import contacts, features
+from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.quality import FALLEN_TILT_DEG
 from amp_core.recipe import PhysicsScale
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from amp_core import features
+from amp_core.engine import mujoco
 from amp_core.features import body_to_world
 
 if TYPE_CHECKING:

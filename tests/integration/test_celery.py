@@ -17,7 +17,8 @@ import redis
 from workerkit import CHILD, Bench, alive, environment, kill, script, settings_for, wait_until
 
 from amp_core.errors import Unavailable
-from ampref_workers.app import QUEUE, Doorbell, check_broker, check_workers, make_celery, make_notifier
+from ampref_service.broker import QUEUE, Doorbell, check_broker, make_celery, make_notifier
+from ampref_workers.app import check_workers
 
 WORKER = f"""
 import sys

@@ -132,8 +132,11 @@ def test_the_wheel_holds_everything_that_runs(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "amp_core/robots/wildrobot/robot.yaml" in names
     assert "amp_core/robots/wildrobot/wildrobot.xml" in names
-    for folder in ("amp_core", "service", "workers", "migrations"):
-        sources = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    for package in (".", "service", "workers", "migrations"):
+        folder = ROOT / package / ("amp_core" if package == "." else f"ampref_{package}")
+        files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        sources = {str(path.relative_to(folder.parent)) for path in files}
+        assert sources
         assert sources - names == set(), f"not in the wheel: {sorted(sources - names)[:5]}"
     assert not {name for name in names if name.startswith(("tests/", "docs/", "bench/"))}
 

@@ -1,0 +1,70 @@
+"""Refuses names that the glossary in CONTRIBUTING.md does not allow, in everything that is shipped.
+
+    python lint/check_names.py [--all]      --all lists every bare participle, not only the refused words
+
+Refused are the words in backticks in the column "not" of the glossary and those of the list below it, where they are a whole
+name: of a variable, an argument, an attribute, a function or a class, leading underscores aside. Other participles that stand
+alone as a name (`pulled` for a version) are counted and may be at most 5 of 1,000 assigned names: `locked_version` says more.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("amp_core", "service", "workers", "migrations", "bench")
+PARTICIPLES_PER_1000 = 5.0
+NO_PARTICIPLES = frozenset(["embed", "expected", "feed", "need", "red", "seed", "shed", "shared", "speed", "unexpected"])
+"""Words that end like a participle and are none, or are a noun of every test and error: `expected`."""
+
+
+def read_refused_words(glossary: str) -> frozenset[str]:
+    """The words in backticks that may not be names: in the last column of the glossary's rows and in its list of words."""
+    section = glossary.split("## Names", 1)[1].split("\n## ", 1)[0]
+    cells = [line.rstrip("|").rsplit("|", 1)[-1] for line in section.splitlines() if line.startswith("|")]
+    cells += [line for line in section.splitlines() if line.startswith("> ")]
+    return frozenset(word for cell in cells for word in re.findall(r"`(\w+)`", cell))
+
+
+def iterate_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every name that a module assigns, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name, node.lineno
+
+
+def main(list_all: bool) -> int:
+    """Print what is refused and return the exit code."""
+    refused = read_refused_words((ROOT / "CONTRIBUTING.md").read_text())
+    names = 0
+    faults: list[str] = []
+    participles: Counter[str] = Counter()
+    for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
+        for name, line in iterate_names(ast.parse(path.read_text())):
+            names += 1
+            word = name.strip("_").lower()
+            if word in refused:
+                faults.append(f"{path.relative_to(ROOT)}:{line}: {name!r} says too little; see the glossary in CONTRIBUTING.md")
+            elif re.fullmatch(r"[a-z]{2,}ed", word) and word not in NO_PARTICIPLES:
+                participles[name] += 1
+                if list_all:
+                    print(f"{path.relative_to(ROOT)}:{line}: {name}")
+    share = 1000 * (participles.total() + len(faults)) / names
+    if share > PARTICIPLES_PER_1000:
+        faults.append(f"{share:.1f} of 1,000 names are bare participles or refused words, {PARTICIPLES_PER_1000:g} may be: ")
+        faults[-1] += ", ".join(f"{name} ({count})" for name, count in participles.most_common(20))
+    print("\n".join(faults) if faults else f"names: {names}, none refused, {share:.1f} of 1,000 bare participles")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--all" in sys.argv[1:]))
