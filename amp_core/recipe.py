@@ -6,14 +6,13 @@ result bytes on the same robot and MuJoCo version (both of which a result names 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from amp_core.errors import RecipeRefused
+from amp_core.strict_json import json_digest
 from amp_core.tiers import gate_profile
 from amp_core.version import GENERATOR_VERSION
 
@@ -454,8 +453,7 @@ class Recipe:
     @property
     def digest(self) -> str:
         """`sha256:…` over the canonical JSON of `to_dict()`: sorted keys, no blanks, ASCII, shortest round-trip floats."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-        return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+        return json_digest(self.to_dict())
 
 
 def _mapping(value: object, key: str, known: set[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_core.errors import InputRefused, RecipeRefused
+from amp_core.strict_json import read_json
 
 if TYPE_CHECKING:
     from amp_core.recipe import PhysicsScale
@@ -77,8 +77,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if len(text) > MAX_BYTES:
         raise RecipeRefused("this is too large for a recipe", file=str(path), expected=f"at most {MAX_BYTES} bytes")
     try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        facts = read_json(text)
+    except ValueError as error:
         raise RecipeRefused(f"not readable as JSON: {error}", file=str(path), expected="one JSON object") from error
     if not isinstance(facts, dict):
         raise RecipeRefused("not a recipe", file=str(path), expected="one JSON object")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amp_core.errors import IntegrityError, RobotRefused
+from amp_core.strict_json import read_json
 
 if TYPE_CHECKING:
     from amp_core.client import ApiClient, PulledVersion
@@ -49,13 +49,13 @@ def opened_version(
     from amp_core.verify import Artifacts, Subject
 
     pulled = pull(spec, url=api.url, progress=lambda done, total: progress(0.3 * done / max(total, 1), "pulling"))
-    manifest = json.loads(pulled.manifest.read_bytes())
+    manifest = read_json(pulled.manifest.read_bytes())
     the_robot = _robot(robot, manifest["robot"], spec)
     with tempfile.TemporaryDirectory(prefix="ampref-verify-") as folder:
         clips = tuple(_clips(api, pulled, manifest, Path(folder), lambda share, text: progress(0.3 + 0.7 * share, text)))
         artifacts = Artifacts(
             features=mmap_member(pulled.features, "features"),
-            stats=json.loads(pulled.normalization_stats.read_bytes()),
+            stats=read_json(pulled.normalization_stats.read_bytes()),
             manifest=manifest,
         )
         facts = {"dataset": pulled.name, "version": pulled.version, "manifest_sha256": pulled.manifest_sha256}

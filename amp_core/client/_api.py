@@ -17,6 +17,7 @@ import httpx2
 from amp_core.client._http import Connection, Retry, RetryableError
 from amp_core.errors import AmprefError, InputRefused, Unavailable
 from amp_core.files import replace_file
+from amp_core.strict_json import parse_json
 
 __all__ = ["ApiClient"]
 
@@ -254,7 +255,7 @@ class ApiClient:
                 if response.status_code == 204:
                     return
                 for event in httpx2.EventSource(response):
-                    told = json.loads(event.data) if event.data else None
+                    told = parse_json(event.data) if event.data else None
                     if isinstance(told, dict) and "state" in told:
                         yield told
                         if told["state"] in _FINISHED:

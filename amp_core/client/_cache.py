@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import logging
 import os
 import re
@@ -29,9 +28,9 @@ from typing import Any
 
 import httpx2
 
-from amp_core.dataset import canonical_json
 from amp_core.errors import Unavailable
 from amp_core.files import publish_file, replace_file, sync_file, sync_folder, write_file
+from amp_core.strict_json import canonical_json, read_json
 
 __all__ = ["Cache", "active_partials", "resolve_cache_dir"]
 
@@ -78,8 +77,8 @@ class Cache:
     def read_ref(self, name: str, label: str) -> dict[str, Any] | None:
         """What is remembered of a version (`0.11.0`) or alias (`@latest`); None when nothing, or nothing that can be read."""
         try:
-            value = json.loads((self._refs / name / f"{label}.json").read_bytes())
-        except (OSError, ValueError, RecursionError):
+            value = read_json((self._refs / name / f"{label}.json").read_bytes())
+        except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) else None
 

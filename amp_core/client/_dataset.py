@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from amp_core.client._pull import PulledVersion, pull
 from amp_core.client._split import DatasetBucket, DatasetPart, buckets, split
 from amp_core.errors import IntegrityError
 from amp_core.npz import mmap_member
+from amp_core.strict_json import read_json
 
 __all__ = ["STD_FLOOR", "Dataset", "load_dataset"]
 
@@ -340,8 +340,8 @@ def _frozen(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        value = read_json(path.read_bytes())
+    except ValueError as error:
         raise IntegrityError("the file is not JSON", file=str(path), remedy="Lock the version again.") from error
     if not isinstance(value, dict):
         raise IntegrityError("the file is not a JSON object", file=str(path), remedy="Lock the version again.")

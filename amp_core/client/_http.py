@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.utils
 import ipaddress
-import json
 import logging
 import os
 import random
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from amp_core.errors import AmprefError, Conflict, InputRefused, IntegrityError, NotFound, TooLarge, Unavailable
+from amp_core.strict_json import read_json
 
 __all__ = ["DEFAULT_URL", "Connection", "Retry", "RetryableError", "resolve_url"]
 
@@ -158,8 +158,8 @@ class Connection:
                 if not body:
                     return response.status_code, None
                 try:
-                    return response.status_code, json.loads(body)
-                except (ValueError, RecursionError) as error:
+                    return response.status_code, read_json(body)
+                except ValueError as error:
                     raise self._strange(path, "answered something that is not JSON") from error
 
         return self.retried(call, retry or self.retry)
@@ -278,9 +278,9 @@ def _problem(response: httpx2.Response, url: str) -> AmprefError:
             body += part
             if len(body) > _PROBLEM_BYTES:
                 break
-        parsed = json.loads(body)
+        parsed = read_json(body)
         facts = parsed if isinstance(parsed, dict) else {}
-    except (ValueError, RecursionError, httpx2.HTTPError):
+    except (ValueError, httpx2.HTTPError):
         pass
     status = response.status_code
     fallback = _BY_STATUS.get(status, Unavailable if status >= 500 else InputRefused)

@@ -25,6 +25,7 @@ from amp_core.dataset import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE, MANI
 from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.features import feature_code_hash
 from amp_core.files import replace_file
+from amp_core.strict_json import read_json
 
 __all__ = ["DatasetWarning", "PulledVersion", "pull"]
 
@@ -396,8 +397,8 @@ def _remote(manifest: Mapping[str, Any], kind: str, path: str) -> Remote:
 
 def _read_manifest(path: Path, name: str, version: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        manifest = read_json(path.read_bytes())
+    except ValueError as error:
         raise IntegrityError("the manifest is not JSON", file=str(path), remedy="Lock the version again.") from error
     found = manifest if isinstance(manifest, dict) else {}
     if found.get("schema") != MANIFEST_SCHEMA:

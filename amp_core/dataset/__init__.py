@@ -1,7 +1,6 @@
 """Locked dataset versions: names, statistics, and the three deterministic files."""
 
 from amp_core.dataset._blocks import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE, block_digest, block_digests
-from amp_core.dataset._json import canonical_json
 from amp_core.dataset._lock import MANIFEST_SCHEMA, Bundle, BundleFile, LayoutLike, Member, RobotFacts, RobotLike, lock_bundle
 from amp_core.dataset._names import FileNames, check_alias, check_dataset_name, check_version, file_names
 from amp_core.dataset._stats import ColumnStats
@@ -23,7 +22,6 @@ __all__ = [
     "RobotLike",
     "block_digest",
     "block_digests",
-    "canonical_json",
     "check_alias",
     "check_dataset_name",
     "check_version",

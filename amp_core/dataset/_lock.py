@@ -23,13 +23,13 @@ from amp_core.dataset import _weights
 from amp_core.dataset._blocks import BLOCK_ALGORITHM, BLOCK_SIZE, block_digests
 from amp_core.dataset._buckets import Buckets, scale_of
 from amp_core.dataset._coverage import Coverage, FootLike
-from amp_core.dataset._json import canonical_json
 from amp_core.dataset._names import check_dataset_name, file_names
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureBlock, feature_code_hash
 from amp_core.files import partial_path, publish_file
 from amp_core.npz import NpzWriter
 from amp_core.recipe import PhysicsScale
+from amp_core.strict_json import canonical_json
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
 
 __all__ = ["MANIFEST_SCHEMA", "Bundle", "BundleFile", "LayoutLike", "Member", "RobotFacts", "RobotLike", "lock_bundle"]

@@ -15,9 +15,9 @@ import numpy as np
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Lineage, Motion, check_limits, check_values, clean_name
 from amp_core.formats.csv_rows import has_row, read_csv
+from amp_core.formats.json_clip import read_json_clip
 from amp_core.formats.npz import read_npz
 from amp_core.formats.pkl import read_pickle
-from amp_core.formats.strict_json import read_json
 from amp_core.formats.values import KEYS, LINEAGE_KEYS, matrix, number, quote
 
 __all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
@@ -201,7 +201,7 @@ def _assemble(
     elif kind == "npz":
         fields = read_npz(data, file, limits)
     elif kind == "json":
-        fields = read_json(data, file)
+        fields = read_json_clip(data, file)
     else:
         fields = read_pickle(data, file)
     rate = _rate(fields, file, fps)

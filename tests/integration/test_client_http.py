@@ -31,8 +31,8 @@ from datasetkit import LAYOUT, Site, make_bundle, send_json, send_problem, servi
 
 from amp_core.client import DatasetWarning, Retry, _download, load_dataset, pull
 from amp_core.client._http import Connection
-from amp_core.dataset import canonical_json
 from amp_core.errors import FeatureCodeMismatch, IntegrityError, NotFound, Unavailable
+from amp_core.strict_json import canonical_json
 
 QUICK = Retry(attempts=3, timeout=10, wait_initial=0.01, wait_max=0.02, connect=2, read=5)
 DEAD = "http://127.0.0.1:9"  # The discard port: nothing listens there.

@@ -24,7 +24,6 @@ from amp_core.dataset import (
     Member,
     RobotFacts,
     block_digests,
-    canonical_json,
     check_alias,
     check_dataset_name,
     check_version,
@@ -35,6 +34,7 @@ from amp_core.errors import DiskFull, InputRefused, IntegrityError, PhysicsFaile
 from amp_core.features import FeatureLayout, feature_code_hash
 from amp_core.files import partial_path
 from amp_core.npz import mmap_member
+from amp_core.strict_json import canonical_json
 
 JOINTS = ("left_knee", "right_knee")
 LAYOUT = FeatureLayout.for_robot(JOINTS, ("left_foot", "right_foot"))

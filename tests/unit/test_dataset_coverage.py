@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from amp_core.dataset import Member, RobotFacts, canonical_json, lock_bundle
+from amp_core.dataset import Member, RobotFacts, lock_bundle
 from amp_core.dataset._coverage import Coverage
 from amp_core.features import FeatureLayout
+from amp_core.strict_json import canonical_json
 
 JOINTS = ("left_knee", "right_knee")
 LAYOUT = FeatureLayout.for_robot(JOINTS, ("left_toe", "left_heel", "right_toe", "right_heel"))

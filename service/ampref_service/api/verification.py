@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from amp_core.errors import NotFound
+from amp_core.strict_json import read_json
 from ampref_service.api.blob import IMMUTABLE, REVALIDATE, StoredFile, file_responses, serve
 from ampref_service.api.datasets import READ, YANKED, find_version, yank_warning
 from ampref_service.api.deps import Service
@@ -110,5 +110,5 @@ def _page(opened: Service, digest: str) -> str:
     from amp_core.verify.html import page
 
     with opened.blobs.open(digest) as file:
-        report = json.load(file)
+        report = read_json(file.read())
     return page(report, groups=report["groups"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.strict_json import json_digest
 from ampref_service.catalog import audit, blob_refs, job_rows, rollouts
 from ampref_service.catalog.engine import Session, dumps, new_id, now
 from ampref_service.catalog.records import Clip, DeletedClip, Job, NewClip, RecipeRow, Rollout, Submission
@@ -50,7 +49,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 def _identity(new: NewClip) -> str:
     facts = [new.source_digest, new.source_format, dict(new.read_options), new.robot, new.robot_digest]
-    return "sha256:" + hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return json_digest(facts)
 
 
 def submit(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ampref_service.api.strict import MAX_DEPTH, loads
+from amp_core.strict_json import MAX_DEPTH
+from ampref_service.api.strict import loads
 from ampref_service.errors import BadRequest
 
 

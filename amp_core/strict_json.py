@@ -1,0 +1,177 @@
+"""JSON read strictly, and written so that one value is one sequence of bytes.
+
+Python's parser accepts what JSON does not have (NaN, Infinity), what two readers may understand differently (a key twice,
+numbers that overflow, lone surrogates) and nesting until its stack ends. It also takes very long over integers of thousands of
+digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from typing import Any
+
+__all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "json_digest", "parse_json", "read_json"]
+
+MAX_DEPTH = 64
+"""Levels of lists and objects."""
+
+_MAX_DIGITS = 400
+_MAX_INTEGER_DIGITS = 30  # Longer integers are read as float64.
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A string literal, closed or cut off at the end of the text, or a bracket. Possessive quantifiers: a text is scanned once.
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+
+
+class JsonFault(ValueError):
+    """Text that is JSON by its syntax, but not one that every reader understands alike.
+
+    Args:
+      what: what was wrong.
+      expected: what would have been right.
+      place: keys and positions that lead from the top to the value; empty where it is not known.
+    """
+
+    def __init__(self, what: str, expected: str, place: tuple[str | int, ...] = ()) -> None:
+        super().__init__(f"{what}; expected {expected}")
+        self.what = what
+        self.expected = expected
+        self.place = place
+
+
+def read_json(data: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    Raises:
+      ValueError: a `UnicodeDecodeError`, a `json.JSONDecodeError` or a `JsonFault`.
+    """
+    return parse_json(data.decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Integers of more than 30 digits are read as float64.
+
+    Raises:
+      json.JSONDecodeError: the syntax is wrong.
+      JsonFault: NaN, an infinity or a number that overflows; a key that appears twice; half a character; too many levels.
+    """
+    _check_depth(text)
+    numbers = _Numbers()
+    value = json.loads(
+        text,
+        object_pairs_hook=_build_object,
+        parse_float=numbers.parse_float,
+        parse_int=numbers.parse_int,
+        parse_constant=numbers.parse_constant,
+    )
+    if numbers.fault is not None:
+        numbers.fault.place = _find_place(value, numbers.placeholder) or ()
+        raise numbers.fault
+    if _SURROGATE_ESCAPE.search(text) and _has_surrogate(value):
+        raise JsonFault("a string holds half a character (a lone surrogate)", "whole Unicode characters")
+    return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """`value` as UTF-8 JSON with sorted keys, two spaces of indentation and a newline at the end.
+
+    Numbers are written as Python's `repr` writes them (the shortest decimal that reads back as the same float64).
+
+    Raises:
+      ValueError: NaN or an infinity, which JSON does not have.
+    """
+    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8") + b"\n"
+
+
+def json_digest(value: Any) -> str:
+    """`sha256:…` over `value` as JSON in ASCII with sorted keys and without blanks."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+class _Numbers:
+    """The parser's hooks for numbers.
+
+    The first number that is not finite is remembered as a fault and stands in the document as a NaN of its own, so that its
+    place can be found after parsing.
+    """
+
+    def __init__(self) -> None:
+        self.fault: JsonFault | None = None
+        self.placeholder = float("nan")
+
+    def parse_float(self, text: str) -> float:
+        if len(text) > _MAX_DIGITS:
+            return self._refuse(f"a number of {len(text)} characters", f"at most {_MAX_DIGITS} digits")
+        value = float(text)
+        if math.isinf(value):
+            shown = text if len(text) <= 24 else text[:24] + "…"
+            return self._refuse(f"the number {shown} is too large for a float64", "finite numbers")
+        return value
+
+    def parse_int(self, text: str) -> int | float:
+        return int(text) if len(text) <= _MAX_INTEGER_DIGITS else self.parse_float(text)
+
+    def parse_constant(self, text: str) -> float:
+        return self._refuse(f"{text} is no number in JSON", "finite numbers; JSON has no NaN or Infinity")
+
+    def _refuse(self, what: str, expected: str) -> float:
+        if self.fault is not None:
+            return math.nan
+        self.fault = JsonFault(what, expected)
+        return self.placeholder
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys: set[str] = set()
+        key = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
+        raise JsonFault(f"the key {key[:60]!a} appears twice", "each key once", (key,))
+    return value
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        if match[0] in ("[", "{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise JsonFault("the JSON is nested too deeply", f"at most {MAX_DEPTH} levels")
+        elif match[0] in ("]", "}"):
+            depth -= 1
+
+
+def _find_place(value: Any, number: float) -> tuple[str | int, ...] | None:
+    """The keys and positions that lead to this very number object."""
+    if value is number:
+        return ()
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            place = _find_place(item, number)
+            if place is not None:
+                return (key, *place)
+    return None
+
+
+def _has_surrogate(value: Any) -> bool:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            if _SURROGATE.search(item):
+                return True
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            stack.extend(item)
+            stack.extend(item.values())
+    return False
