@@ -97,7 +97,7 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
     from amp_core.tiers import classify, gate_profile
-    from ampref_service.blobs import BlobStore
+    from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog, rollouts, schema, tables
     from ampref_service.catalog.clips import submit
     from ampref_service.catalog.records import NewClip, NewRollout, RecipeRow, Segment
@@ -105,7 +105,7 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
 
     settings = Settings.load(data_dir=data_dir, lock_tests="none")
     schema.upgrade(settings.database_url)
-    catalog, blobs = Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url)
+    catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
     robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
     standing = {metric.name: 0.0 for metric in METRICS} | {
         **{"mean_sum_fn_over_mg": 1.0, "p10_sum_fn_over_mg": 0.9, "contact_rate": 0.6, "finite_frame_rate": 1.0},
@@ -161,7 +161,7 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
 def lock_job(data_dir: Path) -> dict[str, float]:
     """In a process of its own: begin a version, and be the worker that locks it."""
     from ampref_service import logs
-    from ampref_service.blobs import BlobStore
+    from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog
     from ampref_service.catalog.datasets import begin_version, get_version
     from ampref_service.catalog.records import Select
@@ -170,7 +170,7 @@ def lock_job(data_dir: Path) -> dict[str, float]:
 
     logs.configure("warning", json=True)
     settings = Settings.load(data_dir=data_dir, lock_tests="none")
-    catalog, blobs = Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url)
+    catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
     runner = Runner(settings, catalog, blobs)
     started = time.perf_counter()
     with catalog.begin() as session:

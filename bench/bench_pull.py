@@ -55,7 +55,7 @@ def publish(data_dir: Path, bundle: Bundle) -> None:
     """Put the version into a new service's catalog and blobs, without the clips that it came from."""
     from sqlalchemy import insert, update
 
-    from ampref_service.blobs import BlobStore
+    from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog, schema, tables
     from ampref_service.catalog.datasets import begin_version
     from ampref_service.catalog.records import Select
@@ -63,7 +63,7 @@ def publish(data_dir: Path, bundle: Bundle) -> None:
 
     settings = Settings.load(data_dir=data_dir)
     schema.upgrade(settings.database_url)
-    blobs = BlobStore.from_url(settings.blob_url)
+    blobs = open_blobs(settings.blob_url)
     catalog = Catalog.open(settings.database_url)
     with catalog.begin() as session:
         version, _ = begin_version(session, "walk", "0.11.0", Select(robot="wildrobot"))

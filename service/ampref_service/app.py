@@ -26,7 +26,7 @@ from ampref_service.api import clips, datasets, docs_page, faults, health, jobs,
 from ampref_service.api.deps import Notify, Services
 from ampref_service.api.middleware import BodyLimits, RequestScope
 from ampref_service.api.telemetry import Counts, Telemetry
-from ampref_service.blobs import BlobStore
+from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog, job_rows
 from ampref_service.catalog import clips as clip_rows
 from ampref_service.robots import load_robots
@@ -124,7 +124,7 @@ def open_services(settings: Settings, notify: Notify = ring_nothing, robots: Map
       RobotRefused: a robot cannot be used, or two have one name.
     """
     robots = load_robots(settings) if robots is None else robots
-    return Services(settings, Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url), robots, notify)
+    return Services(settings, Catalog.open(settings.database_url), open_blobs(settings.blob_url), robots, notify)
 
 
 def _counts(opened: Services) -> tuple[Counts, float]:

@@ -18,10 +18,11 @@ from sqlalchemy import exc, func, select, text, update
 
 from amp_core.dataset import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused, NotFound
-from ampref_service.blobs import LocalBlobStore, delete_unreferenced
+from ampref_service.blobs import LocalBlobStore
 from ampref_service.catalog import Catalog, audit, clips, datasets, rollouts
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.records import Clip, Segment, Select, Submission, Version, VersionFile, VersionMember
+from ampref_service.garbage import delete_unreferenced
 from ampref_service.jobs import JobQueue
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.tiers import classify, gate_profile
-from ampref_service.blobs import BlobStore
+from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog, clips, job_rows, rollouts, schema
 from ampref_service.catalog.records import Job, NewClip, RecipeRow, Rollout
 from ampref_service.catalog.tables import METRIC_COLUMNS
@@ -85,7 +85,7 @@ class Bench:
         self.settings = settings
         schema.upgrade(settings.database_url)
         self.catalog = Catalog.open(settings.database_url)
-        self.blobs = BlobStore.from_url(settings.blob_url)
+        self.blobs = open_blobs(settings.blob_url)
         self.robot = wildrobot()
 
     def submit(self, what: str, name: str | None = None, **of: str) -> Job:
@@ -226,7 +226,7 @@ def kill(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None
 WORKER = f"""
 import os, signal, sys, threading
 from types import SimpleNamespace
-from ampref_service.blobs import BlobStore
+from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog, datasets
 from ampref_service.jobs import JobQueue
 from ampref_service.settings import Settings
@@ -236,7 +236,7 @@ def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 settings = Settings.load()
-opened = SimpleNamespace(catalog=Catalog.open(settings.database_url), blobs=BlobStore.from_url(settings.blob_url))
+opened = SimpleNamespace(catalog=Catalog.open(settings.database_url), blobs=open_blobs(settings.blob_url))
 at = sys.argv[1] if len(sys.argv) > 1 else ""
 if at.startswith("put"):
     put, left = opened.blobs.put_file, [int(at[3:])]

@@ -23,7 +23,7 @@ import structlog
 from celery import Celery, signals  # type: ignore[import-untyped]
 
 from amp_core.errors import Unavailable
-from ampref_service.blobs import BlobStore
+from ampref_service.blobs import open_blobs
 from ampref_service.broker import RING, Doorbell, check_broker, make_celery
 from ampref_service.catalog import Catalog
 from ampref_service.settings import Settings
@@ -68,7 +68,7 @@ class Worker:
             if self._runner is None or self._owner != os.getpid():
                 settings = self._settings
                 self._runner = Runner(
-                    settings, Catalog.open(settings.database_url), BlobStore.from_url(settings.blob_url), command=self._command
+                    settings, Catalog.open(settings.database_url), open_blobs(settings.blob_url), command=self._command
                 )
                 self._owner = os.getpid()
             return self._runner

@@ -36,9 +36,10 @@ from amp_core.errors import (
     TooLarge,
     Unavailable,
 )
-from ampref_service.blobs import BlobStore, delete_unreferenced
+from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog, clips, datasets, rollouts, sources
 from ampref_service.catalog.records import Select, SelectedRollout, VersionFile, VersionMember
+from ampref_service.garbage import delete_unreferenced
 from ampref_service.jobs import Claim, JobQueue, LeaseLost, Swept
 from ampref_service.settings import Settings
 from ampref_workers import locking, sandbox, scoring, verifying
@@ -131,7 +132,7 @@ class Runner:
     def collect(self, should_stop: Callable[[], bool] = _never) -> list[str]:
         """Delete the blobs that no row names and that are older than `blob_grace_sec`; returns their digests.
 
-        Safe beside uploads, jobs and other collectors; see `ampref_service.blobs.delete_unreferenced`.
+        Safe beside uploads, jobs and other collectors; see `ampref_service.garbage.delete_unreferenced`.
         """
         gone = delete_unreferenced(self.catalog, self.blobs, grace_sec=self.settings.blob_grace_sec, should_stop=should_stop)
         if gone:

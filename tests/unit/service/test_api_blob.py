@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from ampref_service import errors
 from ampref_service.api.blob import IMMUTABLE, StoredFile, serve
-from ampref_service.blobs import BlobStore
+from ampref_service.blobs import open_blobs
 
 DATA = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
 HEX = hashlib.sha256(DATA).hexdigest()
@@ -21,7 +21,7 @@ ETAG = f'"{HEX}"'
 
 @pytest.fixture(params=["file", "memory"])
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> TestClient:
-    blobs = BlobStore.from_url((tmp_path / "blobs").as_uri() if request.param == "file" else "memory://")
+    blobs = open_blobs((tmp_path / "blobs").as_uri() if request.param == "file" else "memory://")
     digest = blobs.put_bytes(DATA)
     app = FastAPI()
     errors.install(app)

@@ -1,0 +1,41 @@
+"""The content-addressed store: bytes go in, their SHA-256 comes out, and nothing is ever overwritten.
+
+Digests are written `sha256:<64 hex digits>` everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore.exceptions
+import obstore.store
+
+from amp_core.errors import InputRefused
+from ampref_service.blobs.local import LocalBlobStore
+from ampref_service.blobs.objects import ObjectBlobStore
+from ampref_service.blobs.store import BlobStore, digest_of, digest_of_file
+
+__all__ = ["BlobStore", "LocalBlobStore", "ObjectBlobStore", "digest_of", "digest_of_file", "open_blobs"]
+
+
+def open_blobs(url: str) -> BlobStore:
+    """The store at `file:///FOLDER` (made where it is missing), `s3://BUCKET/PREFIX`, or `memory://` (tests).
+
+    Raises:
+      InputRefused: the URL names no store.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise InputRefused(f"blob URL {url!r} names no folder", expected="file:/// and an absolute path")
+        return LocalBlobStore(Path(unquote(parts.path)))
+    if parts.scheme == "memory":
+        return ObjectBlobStore(obstore.store.MemoryStore(), "memory://")
+    expected = "file:///FOLDER or s3://BUCKET/PREFIX"
+    if parts.scheme not in ("s3", "gs", "az"):
+        raise InputRefused(f"blob URL of unknown scheme {parts.scheme!r}", expected=expected)
+    try:
+        return ObjectBlobStore(obstore.store.from_url(url), f"{parts.scheme}://{parts.hostname}{parts.path}")
+    except (obstore.exceptions.BaseError, ValueError) as error:
+        raise InputRefused(f"the blob URL cannot be used: {error}", expected=expected) from None

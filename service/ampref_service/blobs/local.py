@@ -1,0 +1,159 @@
+"""Blobs as files below one folder.
+
+A blob is a plain file, `sha256/ab/cdef…`, that is written under another name, synced and renamed: after `put_file` returned,
+its bytes survive a crash of the machine, and no reader ever sees a part of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from amp_core.files import partial_path, publish_file, sync_folder
+from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, disk_errors, format_digest, is_digest, missing_blob
+
+_DELETION_PREFIX = "gone-"
+
+
+class LocalBlobStore(BlobStore):
+    """Blobs as files below `root`, which is made where it is missing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))
+        self._scratch = self.root / "tmp"
+        with disk_errors(self.root):
+            self._scratch.mkdir(parents=True, exist_ok=True)
+
+    def put_file(self, path: Path) -> str:
+        with open(path, "rb") as source:
+            return self.put_chunks(iter(lambda: source.read(CHUNK), b""))
+
+    def put_bytes(self, data: bytes) -> str:
+        return self.put_chunks([data])
+
+    def put_chunks(self, chunks: Iterable[bytes]) -> str:
+        """Store bytes as they come and return their digest."""
+        # The digest is taken from the same read that is stored: a source that changes meanwhile cannot give a false name.
+        hasher = hashlib.sha256()
+        with disk_errors(self.root):
+            partial = partial_path(self._scratch / "put")
+            try:
+                with open(partial, "xb") as out:
+                    for chunk in chunks:
+                        hasher.update(chunk)
+                        out.write(chunk)
+                digest = format_digest(hasher.digest())
+                target = self._path(digest)
+                # A blob that is put again becomes young, so that garbage collection leaves it to the row that names it next.
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(target)
+                    return digest
+                partial.chmod(0o444)
+                self._make_folder(target.parent)
+                publish_file(partial, target, durable=True)
+            finally:
+                partial.unlink(missing_ok=True)
+        return digest
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+            sync_folder(folder.parent.parent)
+
+    def _path(self, digest: str) -> Path:
+        return self.root / blob_key(digest)
+
+    def stat(self, digest: str) -> BlobStat:
+        try:
+            status = self._path(digest).stat()
+        except FileNotFoundError:
+            raise missing_blob(digest) from None
+        return BlobStat(status.st_size, status.st_mtime)
+
+    def local_path(self, digest: str) -> Path | None:
+        self.stat(digest)
+        return self._path(digest)
+
+    def open(self, digest: str) -> BinaryIO:
+        try:
+            return open(self._path(digest), "rb")
+        except FileNotFoundError:
+            raise missing_blob(digest) from None
+
+    def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        return _read_range(self.open(digest), start, end)
+
+    def delete(self, digest: str) -> bool:
+        try:
+            self._path(digest).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete_older(self, digest: str, age_sec: float) -> bool:
+        # The file is renamed before its age is read a second time: between reading the age and deleting, another process could
+        # put the blob again and rely on it. A process that puts it after the rename finds none and writes it anew.
+        path = self._path(digest)
+        aside = self._scratch / f"{_DELETION_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.parent.name}{path.name}"
+        try:
+            if time.time() - path.stat().st_mtime < age_sec:
+                return False
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return False
+        if time.time() - aside.stat().st_mtime < age_sec:
+            os.rename(aside, path)
+            sync_folder(path.parent)
+            return False
+        aside.unlink(missing_ok=True)
+        return True
+
+    def iter_digests(self) -> Iterator[tuple[str, float]]:
+        for folder in sorted((self.root / "sha256").glob("*")):
+            for path in sorted(folder.glob("*")):
+                digest = f"sha256:{folder.name}{path.name}"
+                if is_digest(digest) and (modified := self.modified(digest)) is not None:
+                    yield digest, modified
+
+    def drop_partials(self, older_than_sec: float) -> int:
+        """Remove temporary files that a killed process left behind; returns how many.
+
+        A blob whose deletion was interrupted goes back to its place, unless it was put again: it may have been put just before.
+        """
+        count = 0
+        for path in self._scratch.iterdir():
+            digest = f"sha256:{path.name.rpartition('-')[2]}"
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime <= older_than_sec:
+                    continue
+                if path.name.startswith(_DELETION_PREFIX) and is_digest(digest) and not self.exists(digest):
+                    path.rename(self._path(digest))
+                else:
+                    path.unlink()
+                count += 1
+        return count
+
+    def check(self) -> None:
+        with disk_errors(self.root), tempfile.TemporaryFile(dir=self._scratch) as probe:
+            probe.write(b"ampref")
+            probe.flush()
+
+
+def _read_range(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        position = start
+        while end is None or position < end:
+            chunk = file.read(CHUNK if end is None else min(CHUNK, end - position))
+            if not chunk:
+                return
+            position += len(chunk)
+            yield chunk

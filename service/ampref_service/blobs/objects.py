@@ -1,0 +1,101 @@
+"""Blobs as objects of S3 and its like, through obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+
+from amp_core.errors import Unavailable
+from ampref_service.blobs.store import (
+    CHUNK,
+    BlobStat,
+    BlobStore,
+    blob_key,
+    digest_of,
+    digest_of_file,
+    is_digest,
+    missing_blob,
+)
+
+RENEW_AFTER_SEC = 600.0
+"""Above this age a blob that is put again is written again, so that garbage collection sees it as young."""
+
+
+class ObjectBlobStore(BlobStore):
+    """Blobs as objects in `store` (an obstore store); `name` is what errors call it."""
+
+    def __init__(self, store: Any, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    def put_file(self, path: Path) -> str:
+        digest = digest_of_file(path)
+        if not self._is_young(digest):
+            # obstore reads the file in parts; an upload of several parts becomes visible only when all are there.
+            with open(path, "rb") as source, self._store_errors():
+                obstore.put(self._store, blob_key(digest), source)
+            self.verify(digest)
+        return digest
+
+    def put_bytes(self, data: bytes) -> str:
+        digest = digest_of(data)
+        if not self._is_young(digest):
+            with self._store_errors():
+                obstore.put(self._store, blob_key(digest), data)
+        return digest
+
+    def _is_young(self, digest: str) -> bool:
+        modified = self.modified(digest)
+        return modified is not None and time.time() - modified < RENEW_AFTER_SEC
+
+    def stat(self, digest: str) -> BlobStat:
+        with self._store_errors(digest):
+            meta = obstore.head(self._store, blob_key(digest))
+        return BlobStat(int(meta["size"]), float(meta["last_modified"].timestamp()))
+
+    def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        size = self.size(digest)
+        return self._read_parts(digest, start, size if end is None else min(end, size))
+
+    def _read_parts(self, digest: str, start: int, end: int) -> Iterator[bytes]:
+        part = 8 * CHUNK
+        for first in range(start, end, part):
+            with self._store_errors(digest):
+                data = bytes(obstore.get_range(self._store, blob_key(digest), start=first, end=min(first + part, end)))
+            yield data
+
+    def delete(self, digest: str) -> bool:
+        if not self.exists(digest):
+            return False
+        with self._store_errors(digest):
+            obstore.delete(self._store, blob_key(digest))
+        return True
+
+    def iter_digests(self) -> Iterator[tuple[str, float]]:
+        with self._store_errors():
+            for page in obstore.list(self._store, prefix="sha256"):
+                for meta in page:
+                    digest = "sha256:" + "".join(meta["path"].split("/")[-2:])
+                    if is_digest(digest):
+                        yield digest, meta["last_modified"].timestamp()
+
+    def check(self) -> None:
+        self.exists("sha256:" + "0" * 64)
+
+    @contextlib.contextmanager
+    def _store_errors(self, digest: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            if digest is not None and isinstance(error, NotFoundError | FileNotFoundError):
+                raise missing_blob(digest) from None
+            raise Unavailable(
+                f"the blob store {self._name} failed: {str(error).splitlines()[0][:300]}",
+                remedy="Check AMPREF_BLOB_URL, its credentials and that the store is up, then try again",
+            ) from error
