@@ -20,7 +20,6 @@ import numpy.typing as npt
 from amp_core import contacts
 from amp_core.engine import mujoco
 from amp_core.quality import (
-    CONTACT_RATE_RANGE,
     FALLEN_TILT_DEG,
     LOADED_ABOVE,
     SLIP_SPEED,
@@ -31,7 +30,7 @@ from amp_core.quality import (
 )
 from amp_core.recipe import PhysicsScale
 from amp_core.rollout import saturated
-from amp_core.tiers import Classification
+from amp_core.tiers import Classification, Gate, Tier
 
 if TYPE_CHECKING:
     from amp_core.motion import Conditioned
@@ -191,7 +190,7 @@ def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: 
       clip: conditioned for this robot.
       classification: the rollout's.
     """
-    if classification.tier == 0:
+    if classification.tier == Tier.TIER_0:
         return None
     case = _Case(rollout, clip, robot, classification)
     findings = sorted(case.findings(), key=lambda finding: _ORDER[finding.severity])
@@ -206,7 +205,9 @@ class _Case:
         self.dt = rollout.dt
         self.rows = len(rollout.qpos)
         self.mode = rollout.recipe.mode
-        self.failed = {gate.name: gate for gate in classification.gates if not gate.passed}
+        # What Tier 0 needs, as the rollout's profile asks it; the looser gates of Tier 1 explain nothing more.
+        self.gates = {gate.name: gate for gate in classification.gates if gate.tier != Tier.TIER_1}
+        self.failed = {name: gate for name, gate in self.gates.items() if not gate.passed}
         self.series = FrameSeries.of(rollout, robot)
         fallen = np.flatnonzero(self.series.fallen)
         self.fell = int(fallen[0]) if len(fallen) else None
@@ -369,13 +370,24 @@ class _Case:
                     "leans",
                     "failed",
                     f"leans {gate.value:.0f}° in {axis} (95th percentile; the clip itself {clips:.0f}°)",
-                    frames=_span(values > 30.0),
+                    frames=_span(values > _threshold(gate)),
                     value=gate.value,
-                    limit=30.0,
+                    limit=_threshold(gate),
                     unit="deg",
                 )
+        tilt = failed.get("max_tilt_deg")
+        if tilt is not None and tilt.value is not None:
+            yield Finding(
+                "leans",
+                "failed",
+                f"leans up to {tilt.value:.0f}° without falling",
+                frames=_span(series.tilt > _threshold(tilt)),
+                value=tilt.value,
+                limit=_threshold(tilt),
+                unit="deg",
+            )
         if "height_max" in failed:
-            high = self.robot.height_range[1]
+            high = _threshold(failed["height_max"])
             yield Finding(
                 "too_high",
                 "failed",
@@ -395,9 +407,9 @@ class _Case:
                 "harness_carries",
                 "failed",
                 f"the harness {does} {stab.value:.0%} of the weight (90th percentile), {abs(self._lift):.0%} on average",
-                frames=_span(series.stab > 0.15),
+                frames=_span(series.stab > _threshold(stab)),
                 value=stab.value,
-                limit=0.15,
+                limit=_threshold(stab),
                 unit="1",
             )
         if "unloaded_frame_rate" in failed or "mean_sum_fn_over_mg" in failed:
@@ -411,7 +423,7 @@ class _Case:
                 f"the root's height hardly changes: standard deviation {1e3 * series.height.std():.1f} mm (the clip's: "
                 f"{1e3 * self.clip.root_pos[:, 2].std():.1f} mm)",
                 value=float(series.height.std()),
-                limit=0.001,
+                limit=_threshold(failed["height_std"]),
                 unit="m",
             )
         if "joint_rmse_rad" in failed:
@@ -425,19 +437,20 @@ class _Case:
                 f"({error[worst]:.2f} rad)",
                 joint=joint,
                 value=failed["joint_rmse_rad"].value,
-                limit=0.25,
+                limit=_threshold(failed["joint_rmse_rad"]),
                 unit="rad",
             )
         if "root_drift_m" in failed:
-            beyond = series.drift > 0.25
+            limit = _threshold(failed["root_drift_m"])
+            beyond = series.drift > limit
             yield Finding(
                 "drifts",
                 "failed",
-                f"the root drifts up to {series.drift.max():.2f} m from the clip's, beyond 0.25 m from "
+                f"the root drifts up to {series.drift.max():.2f} m from the clip's, beyond {limit:g} m from "
                 f"{self._at(int(np.argmax(beyond)))} on",
                 frames=_span(beyond),
                 value=float(series.drift.max()),
-                limit=0.25,
+                limit=limit,
                 unit="m",
             )
 
@@ -454,7 +467,7 @@ class _Case:
             f"{what} touches the ground at {self._at(frame)} ({rate:.0%} of the frames)",
             frames=_span(series.nonfoot),
             value=rate,
-            limit=0.0,
+            limit=_threshold(self.failed["nonfoot_contact_rate"]),
             unit="1",
         )
 
@@ -487,10 +500,19 @@ class _Case:
             message += f"; no foot touches in {air.mean():.0%}"
         if self._lift > 0.05:
             message += f"; the harness carries {self._lift:.0%} on average"
-        return Finding("unloaded", "failed", message, frames=_span(light), value=float(light.mean()), limit=0.10, unit="1")
+        gate = self.gates.get("unloaded_frame_rate")
+        return Finding(
+            "unloaded",
+            "failed",
+            message,
+            frames=_span(light),
+            value=float(light.mean()),
+            limit=None if gate is None else _threshold(gate),
+            unit="1",
+        )
 
     def _contact_rates(self) -> Iterable[Finding]:
-        low, high = CONTACT_RATE_RANGE
+        low, high = self._contact_range
         for i, foot in enumerate(self.robot.feet):
             rate = float(self.series.feet[:, i].mean())
             if rate > high:
@@ -516,6 +538,12 @@ class _Case:
                     limit=low,
                     unit="1",
                 )
+
+    @property
+    def _contact_range(self) -> tuple[float, float]:
+        threshold = self.gates["contact_rate"].threshold
+        assert isinstance(threshold, tuple)
+        return threshold
 
     # What led to it --------------------------------------------------------------------------------------------------------
 
@@ -676,7 +704,7 @@ class _Case:
         if "joint_limit" in codes:
             yield Suggestion("mend_joints", "retarget the clip inside the joints' limits", ("joint_limit",))
         if "never_lifts" in codes:
-            lifted = 1 - CONTACT_RATE_RANGE[1]
+            lifted = 1 - self._contact_range[1]
             yield Suggestion(
                 "lift_feet",
                 f"use a clip that lifts its feet higher or longer: Tier 0 needs each in the air for {lifted:.0%} of the time",
@@ -884,6 +912,11 @@ def _listed(feet: list[str], of: int) -> str:
     if len(feet) == of > 1:
         return "both feet" if of == 2 else "all its feet"
     return f"its {' and '.join(feet)}"
+
+
+def _threshold(gate: Gate) -> float:
+    assert not isinstance(gate.threshold, tuple)
+    return gate.threshold
 
 
 def _plain(name: str) -> str:

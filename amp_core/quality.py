@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.tiers import Tier, gate_profile
+
 if TYPE_CHECKING:
     from amp_core.robot import Robot
     from amp_core.rollout import Rollout
@@ -58,7 +60,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("p10_sum_fn_over_mg", "1", float, "10th percentile of the same: how light the robot gets."),
     Metric("p90_stab_force_over_mg", "1", float, "90th percentile of the harness force's magnitude, over the weight."),
     Metric("unloaded_frame_rate", "1", float, "Share of frames whose normal force is below 0.6 of the weight."),
-    Metric("contact_rate", "1", float, "Contact rate of the foot whose rate lies furthest from the middle of [0.3, 0.95]."),
+    Metric("contact_rate", "1", float, "Contact rate of the foot whose rate is furthest from the middle of the gate's range."),
     Metric("left_foot_contact_rate", "1", float, "Share of frames in which a channel of the left foot touches the ground."),
     Metric("right_foot_contact_rate", "1", float, "Share of frames in which a channel of the right foot touches the ground."),
     Metric("both_feet_contact_rate", "1", float, "Share of frames in which every foot touches the ground."),
@@ -89,9 +91,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("fell_at_frame", "frame", int, "First frame with a tilt over 60° or the root below its height range; null if none."),
 )
 """Every metric, in the order in which they are shown."""
-
-CONTACT_RATE_RANGE = (0.3, 0.95)
-"""The range of the seed's contact gate; its middle decides which foot `contact_rate` speaks for."""
 
 
 def quaternion_angles(quat_wxyz: Array) -> tuple[Array, Array, Array]:
@@ -129,6 +128,7 @@ class FrameSeries:
       height_range: (low, high) m, the robot's.
       clip_frames: frames of the clip; more than N when the simulation failed.
       solver_warnings: warnings of the physics engine.
+      contact_middle: the middle of the range that the gate profile asks of a foot's contact rate.
       agreeing: (N,) number of feet that touch exactly where the clip means them to; None where what it means is not known.
     """
 
@@ -150,6 +150,7 @@ class FrameSeries:
     height_range: tuple[float, float]
     clip_frames: int
     solver_warnings: int
+    contact_middle: float
     agreeing: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -162,7 +163,11 @@ class FrameSeries:
 
     @classmethod
     def of(cls, rollout: Rollout, robot: Robot) -> FrameSeries:
-        """The series of a rollout."""
+        """The series of a rollout.
+
+        Raises:
+          RecipeRefused: the recipe names a gate profile that does not exist.
+        """
         mg = robot.mg_for(rollout.recipe.physics)
         root = robot.root_qpos_adr
         pitch, roll, tilt = quaternion_angles(rollout.qpos[:, root + 3 : root + 7])
@@ -176,6 +181,7 @@ class FrameSeries:
         slipping = standing & (rollout.foot_speed > SLIP_SPEED)
         left, right = sides(robot)
         meant = rollout.reference_contacts
+        contact = gate_profile(rollout.recipe.gate_profile).for_tier(Tier.TIER_0).get("contact_rate")
         return cls(
             load=rollout.sum_fn_per_frame / mg,
             stab=np.abs(rollout.stab_force) / mg,
@@ -195,6 +201,7 @@ class FrameSeries:
             height_range=robot.height_range,
             clip_frames=rollout.clip_frames,
             solver_warnings=rollout.solver_warnings,
+            contact_middle=sum(contact.threshold) / 2 if contact and isinstance(contact.threshold, tuple) else 0.5,
             agreeing=None if meant is None else (feet == meant).sum(axis=1),
         )
 
@@ -238,7 +245,7 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "p10_sum_fn_over_mg": percentile(load, 10),
         "p90_stab_force_over_mg": percentile(series.stab[rows], 90),
         "unloaded_frame_rate": int((load < UNLOADED_BELOW).sum()) / n,
-        "contact_rate": _extreme_rate(feet),
+        "contact_rate": _extreme_rate(feet, series.contact_middle),
         "left_foot_contact_rate": int(feet[:, series.left].any(axis=1).sum()) / n if series.left else None,
         "right_foot_contact_rate": int(feet[:, series.right].any(axis=1).sum()) / n if series.right else None,
         "both_feet_contact_rate": int(feet.all(axis=1).sum()) / n,
@@ -273,7 +280,7 @@ def percentile(values: Array, q: float) -> float:
     return float(np.percentile(values, q))
 
 
-def _extreme_rate(feet: npt.NDArray[np.bool_]) -> float | None:
+def _extreme_rate(feet: npt.NDArray[np.bool_], middle: float) -> float | None:
     """Of the feet's contact rates, the one furthest from the middle of the gate's range.
 
     One number can then be gated: it lies in the range if and only if every foot's rate does.
@@ -281,7 +288,6 @@ def _extreme_rate(feet: npt.NDArray[np.bool_]) -> float | None:
     rows, count = feet.shape
     if count == 0:
         return None
-    middle = sum(CONTACT_RATE_RANGE) / 2
     rates: list[float] = [int(total) / rows for total in feet.sum(axis=0)]
     return max(rates, key=lambda rate: abs(rate - middle))
 

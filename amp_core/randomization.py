@@ -21,7 +21,7 @@ from amp_core.motion import condition
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.rollout import Progress, generate
 from amp_core.score import judge, score
-from amp_core.tiers import TIER_0
+from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from amp_core.formats import Motion
@@ -159,7 +159,7 @@ class BucketSum:
       stays: of the frames that are Tier 0 in the robot's own physics, those that are Tier 0 here; None where there are none.
     """
 
-    clips_by_tier: dict[int, int]
+    clips_by_tier: dict[Tier, int]
     tier_0_sec: float
     share: float
     stays: float | None
@@ -324,11 +324,11 @@ def _outcome(judged: Score | Judgement, of: Score, before: npt.NDArray[np.bool_]
 def _tier_0(judged: Score | Judgement, frames: int) -> npt.NDArray[np.bool_]:
     """(frames,) which frames are Tier 0: all of a clip that is, else those in windows that pass on their own."""
     found = np.zeros(frames, dtype=bool)
-    if judged.classification.tier == TIER_0:
+    if judged.classification.tier == Tier.TIER_0:
         found[:] = True
     else:
         for segment in judged.segments:
-            found[segment.start : segment.stop] |= segment.tier == TIER_0
+            found[segment.start : segment.stop] |= segment.tier == Tier.TIER_0
     return found
 
 
@@ -340,7 +340,7 @@ def _ranges(held: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
 
 def _sum(outcomes: Sequence[Outcome], own: Sequence[Outcome]) -> BucketSum:
     """Of one bucket's outcomes; `own` are the same clips' in the robot's own physics."""
-    tiers = {tier: sum(one.tier == tier for one in outcomes) for tier in (0, 1, -1)}
+    tiers = {tier: sum(one.tier == tier for one in outcomes) for tier in Tier}
     held, before = sum(one.tier_0_frames for one in outcomes), sum(one.tier_0_frames for one in own)
     kept = sum(round((one.stays or 0.0) * first.tier_0_frames) for one, first in zip(outcomes, own, strict=True))
     return BucketSum(

@@ -27,14 +27,14 @@ from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import Recipe
 from amp_core.rollout import Progress, Rollout, generate
 from amp_core.segments import Segment, find_segments
-from amp_core.tiers import REJECTED, TIER_0, TIER_1, Classification, Gate, classify, gate_profile
+from amp_core.tiers import Classification, Gate, Op, Tier, classify, gate_profile, merit_order
 from amp_core.triage import Triage, triage
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
 
 
-TRACKED_GOALS: Mapping[str, tuple[str, float]] = {
+TRACKED_GOALS: Mapping[str, tuple[Op, float]] = {
     "unloaded_frame_rate": ("<=", 0.05),
     "joint_rmse_rad": ("<=", 0.13),
     "root_drift_m": ("<=", 0.15),
@@ -45,7 +45,6 @@ TRACKED_GOALS: Mapping[str, tuple[str, float]] = {
 
 _FIRST_ATTEMPT = 0.7  # of the bar, and of what is left the same for each further one: whether there will be one is not known
 _PLAIN_SHARE = 0.01  # of the bar in mode `auto`: a plain rollout takes next to nothing beside planning
-_RANK = {TIER_0: 2, TIER_1: 1, REJECTED: 0}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Attempt:
     """
 
     attempt: int
-    tier: int
+    tier: Tier
     tier_reason: str
     worst: float
     missed: tuple[str, ...]
@@ -70,7 +69,7 @@ class Attempt:
     @property
     def good(self) -> bool:
         """Whether there is nothing to try again for."""
-        return self.tier == TIER_0 and not self.missed
+        return self.tier == Tier.TIER_0 and not self.missed
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -153,9 +152,15 @@ class Score:
     diagnosis: Diagnosis | None = None
 
     @property
-    def tier(self) -> int:
-        """0, 1, or -1 for Rejected."""
+    def tier(self) -> Tier:
         return self.classification.tier
+
+    @property
+    def merit_order(self) -> tuple[int, ...]:
+        """A sort key for the scores of one clip, the best first: `tiers.merit_order`."""
+        recipe = self.rollout.recipe
+        frames = sum(segment.stop - segment.start for segment in self.segments)
+        return merit_order(self.tier, recipe.mode, frames, scaled=not recipe.physics.is_identity)
 
     @property
     def tier_reason(self) -> str:
@@ -266,6 +271,7 @@ def _auto(
             one.quality_metrics,
             one.tier,
             robot.control_dt,
+            gate_profile(recipe.gate_profile),
         )
         for clip, one in zip(clips, plain, strict=True)
     ]
@@ -280,18 +286,10 @@ def _auto(
     for lacks, those in zip(found, tried, strict=True):
         if len(those) > 1:
             those = [replace(one, diagnosis=one.diagnosis and one.diagnosis.without("use_tracked")) for one in those]
-        shown = max(range(len(those)), key=lambda i: (_merit(those[i]), i))
+        shown = min(range(len(those)), key=lambda i: (those[i].merit_order, -i))
         auto = Auto(recipe, lacks, tuple(those), shown)
         scores.append(replace(those[shown], auto=auto, wall_sec=sum(one.wall_sec for one in those)))
     return scores
-
-
-def _merit(score: Score) -> tuple[int, int]:
-    """How good a score is, the greater the better, as the catalog ranks rollouts: the tier first; of what is no Tier 0, the one
-    with more frames in windows that are."""
-    return _RANK[score.tier], 0 if score.tier == TIER_0 else sum(
-        one.stop - one.start for one in score.segments if one.tier == TIER_0
-    )
 
 
 def _plainly(
@@ -325,7 +323,7 @@ def _plainly(
                 classification=_with_root_frame(judgement.classification, clip),
                 segments=judgement.segments,
                 ingest=clip.report.to_dict(),
-                provenance=provenance | {"attempt": _best(tried) if tried else 0},
+                provenance=provenance | {"attempt": best_attempt(tried) if tried else 0},
                 contact_warnings=judgement.contact_warnings,
                 wall_sec=wall * rollout.clip_frames / frames,
                 attempts=tuple(tried),
@@ -357,7 +355,7 @@ def _best_of_attempts(
         for i, rollout in zip(again, rollouts, strict=True):
             judgement = judge(rollout, robot)
             attempts[i].append(_attempt(number, judgement))
-            if _best(attempts[i]) == number:
+            if best_attempt(attempts[i]) == number:
                 kept[i] = (rollout, judgement)
         again = [i for i in again if not attempts[i][-1].good]
         if not again:
@@ -389,9 +387,9 @@ def _share_of_goal(name: str, value: float) -> float:
     return min(share, 1e9) if math.isfinite(share) else 1e9
 
 
-def _best(attempts: Sequence[Attempt]) -> int:
-    """The better tier, then the one whose worst figure is best, then the first."""
-    return min(attempts, key=lambda one: (-_RANK[one.tier], one.worst, one.attempt)).attempt
+def best_attempt(attempts: Sequence[Attempt]) -> int:
+    """The number of the attempt with the best tier; of equals the one that comes closest to its goals, then the first."""
+    return min(attempts, key=lambda plan: (Tier(plan.tier).rank, plan.worst, plan.attempt)).attempt
 
 
 def check_scorable(motion: Motion, robot: Robot, recipe: Recipe) -> None:
@@ -421,7 +419,7 @@ def _refuse_other_frames(clips: Sequence[Conditioned]) -> None:
 
 def _with_root_frame(classification: Classification, clip: Conditioned) -> Classification:
     """With the likely cause before what follows from it, where the clip's root is in another frame and it was Rejected."""
-    if classification.tier != REJECTED or not clip.report.root_frame.suspect:
+    if classification.tier != Tier.REJECTED or not clip.report.root_frame.suspect:
         return classification
     said = classification.tier_reason.removeprefix("Rejected: ")
     return replace(classification, tier_reason=f"Rejected: {clip.report.root_frame.detail}; {said}")

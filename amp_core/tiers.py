@@ -7,23 +7,75 @@ A profile never changes: other thresholds are another name, so that a stored res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
 from amp_core.errors import RecipeRefused
 
+
+class Tier(IntEnum):
+    """The verdict on a clip, a window or a rollout. The members stand from the best to the worst.
+
+    The values are those of the JSON, the database and the API. They are not in order of merit: compare by `rank`.
+    """
+
+    TIER_0 = 0
+    TIER_1 = 1
+    REJECTED = -1
+
+    @property
+    def label(self) -> str:
+        """`Tier 0`, `Tier 1` or `Rejected`."""
+        return "Rejected" if self is Tier.REJECTED else f"Tier {self.value}"
+
+    @property
+    def rank(self) -> int:
+        """0 for the best tier, greater for each worse one."""
+        return tuple(Tier).index(self)
+
+    @classmethod
+    def best(cls, tiers: Iterable[int]) -> Tier:
+        """The best of at least one tier."""
+        return min(map(cls, tiers), key=lambda tier: tier.rank)
+
+    @classmethod
+    def worst(cls, tiers: Iterable[int]) -> Tier:
+        """The worst of at least one tier."""
+        return max(map(cls, tiers), key=lambda tier: tier.rank)
+
+
 Op = Literal[">=", "<=", ">", "==", "in"]
-Level = Literal["validity", 0, 1]
+Level = Literal["validity"] | Tier
 Threshold = float | tuple[float, float]
 
-TIER_0, TIER_1, REJECTED = 0, 1, -1
-TIER_NAMES = {TIER_0: "Tier 0", TIER_1: "Tier 1", REJECTED: "Rejected"}
+_COMPARISONS: Mapping[Op, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "==": operator.eq,
+}
 
 MODE_GATE = "mode"
 """The gate whose value is not a metric but the share of frames whose pose the mode overwrites."""
 
 FORCED_MODES = frozenset({"teacher_forced"})
+
+
+def merit_order(tier: int, mode: str, tier_0_frames: int, *, scaled: bool = False) -> tuple[int, ...]:
+    """A sort key for the rollouts of one clip, the best first. Of equals, the newest is the best.
+
+    A rollout in the robot's own physics comes before any in scaled physics, because a domain-randomization bucket tells how
+    robust a clip is and not what it is. Then the better tier, then a free simulation before one whose poses were forced, then,
+    below Tier 0, more frames in windows that are Tier 0 on their own.
+
+    Args:
+      tier_0_frames: frames in Tier 0 segments; of no weight where the whole rollout is Tier 0.
+      scaled: whether the recipe scales the robot's physics.
+    """
+    return scaled, Tier(tier).rank, mode in FORCED_MODES, 0 if tier == Tier.TIER_0 else -tier_0_frames
 
 
 @dataclass(frozen=True)
@@ -32,7 +84,7 @@ class GateSpec:
 
     Args:
       name: the metric that it tests (or `mode`).
-      op: how the metric is held against the threshold; `in` means within `[low, high]`, both ends included.
+      op: how the metric is compared with the threshold; `in` means within `[low, high]`, both ends included.
       threshold: a number or (low, high); `robot.height_low` and `robot.height_high` stand for the robot's own height range.
       tier: which tier needs it: `validity` (both), 0 or 1.
       ideal: the value at which the gate's margin is 1, for a segment's score; None leaves the gate out of the score.
@@ -57,6 +109,13 @@ class GateSpec:
             "modes": list(self.modes) if self.modes is not None else None,
         }
 
+    def resolve(self, height_range: tuple[float, float]) -> Threshold:
+        """The threshold for a robot of this height range, (low, high) m."""
+        low, high = height_range
+        if isinstance(self.threshold, str):
+            return low if self.threshold == "robot.height_low" else high
+        return self.threshold
+
 
 @dataclass(frozen=True)
 class GateProfile:
@@ -73,6 +132,10 @@ class GateProfile:
         """The gates that apply to `mode`."""
         return tuple(gate for gate in self.gates if gate.modes is None or mode in gate.modes)
 
+    def for_tier(self, tier: Tier) -> dict[str, GateSpec]:
+        """The validity gates and those of `tier`, of every mode, by name."""
+        return {gate.name: gate for gate in self.gates if gate.tier in ("validity", tier)}
+
 
 GATE_PROFILES: Mapping[str, GateProfile] = {
     "amp-0.11": GateProfile(
@@ -86,17 +149,17 @@ GATE_PROFILES: Mapping[str, GateProfile] = {
             GateSpec("height_min", ">=", "robot.height_low", "validity", ideal="middle"),
             GateSpec("height_max", "<=", "robot.height_high", "validity", ideal="middle"),
             GateSpec("nonfoot_contact_rate", "==", 0.0, "validity"),
-            GateSpec("mean_sum_fn_over_mg", ">=", 0.85, 0, ideal=1.0),
-            GateSpec("p90_stab_force_over_mg", "<=", 0.15, 0, ideal=0.0),
-            GateSpec("unloaded_frame_rate", "<=", 0.10, 0, ideal=0.0),
-            GateSpec("contact_rate", "in", (0.3, 0.95), 0, ideal="middle"),
-            GateSpec("height_std", ">", 0.001, 0, ideal=0.005),
-            GateSpec("joint_rmse_rad", "<=", 0.25, 0, ideal=0.0, modes=("tracked",)),
-            GateSpec("root_drift_m", "<=", 0.25, 0, ideal=0.0, modes=("tracked",)),
-            GateSpec(MODE_GATE, "==", 0.0, 0),
-            GateSpec("mean_sum_fn_over_mg", ">=", 0.60, 1),
-            GateSpec("p90_stab_force_over_mg", "<=", 0.40, 1),
-            GateSpec("unloaded_frame_rate", "<=", 0.30, 1),
+            GateSpec("mean_sum_fn_over_mg", ">=", 0.85, Tier.TIER_0, ideal=1.0),
+            GateSpec("p90_stab_force_over_mg", "<=", 0.15, Tier.TIER_0, ideal=0.0),
+            GateSpec("unloaded_frame_rate", "<=", 0.10, Tier.TIER_0, ideal=0.0),
+            GateSpec("contact_rate", "in", (0.3, 0.95), Tier.TIER_0, ideal="middle"),
+            GateSpec("height_std", ">", 0.001, Tier.TIER_0, ideal=0.005),
+            GateSpec("joint_rmse_rad", "<=", 0.25, Tier.TIER_0, ideal=0.0, modes=("tracked",)),
+            GateSpec("root_drift_m", "<=", 0.25, Tier.TIER_0, ideal=0.0, modes=("tracked",)),
+            GateSpec(MODE_GATE, "==", 0.0, Tier.TIER_0),
+            GateSpec("mean_sum_fn_over_mg", ">=", 0.60, Tier.TIER_1),
+            GateSpec("p90_stab_force_over_mg", "<=", 0.40, Tier.TIER_1),
+            GateSpec("unloaded_frame_rate", "<=", 0.30, Tier.TIER_1),
         ),
     )
 }
@@ -155,9 +218,9 @@ class Gate:
         if self.value is None:
             return f"{self.name} has no value"
         if isinstance(self.threshold, tuple):
-            return f"{self.name} {_figure(self.value)} is outside {_limit(self.threshold)}"
+            return f"{self.name} {_format_value(self.value)} is outside {_format_threshold(self.threshold)}"
         words = {">=": "is below", "<=": "is over", ">": "is not over", "==": "is not"}[self.op]
-        return f"{self.name} {_figure(self.value, self.threshold)} {words} {_limit(self.threshold)}"
+        return f"{self.name} {_format_value(self.value, self.threshold)} {words} {_format_threshold(self.threshold)}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +232,7 @@ class Classification:
         (The least margin would not tell segments apart: they are grown until some gate is at its threshold.)
     """
 
-    tier: int
+    tier: Tier
     tier_reason: str
     gates: tuple[Gate, ...]
     score: float
@@ -188,63 +251,50 @@ def classify(
     gates = tuple(_ask(spec, metrics, mode, height_range) for spec in profile.for_mode(mode))
     failed = [gate for gate in gates if not gate.passed]
     invalid = [gate for gate in failed if gate.tier == "validity"]
-    short_of = {tier: [gate for gate in failed if gate.tier == tier] for tier in (TIER_0, TIER_1)}
-    if not invalid and not short_of[TIER_0]:
-        tier, reason = TIER_0, "All Tier 0 gates passed"
-    elif not invalid and not short_of[TIER_1]:
-        tier, reason = TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in short_of[TIER_0])
+    short_of = {tier: [gate for gate in failed if gate.tier == tier] for tier in (Tier.TIER_0, Tier.TIER_1)}
+    if not invalid and not short_of[Tier.TIER_0]:
+        tier, reason = Tier.TIER_0, "All Tier 0 gates passed"
+    elif not invalid and not short_of[Tier.TIER_1]:
+        tier, reason = Tier.TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in short_of[Tier.TIER_0])
     else:
-        tier, reason = REJECTED, "Rejected: " + "; ".join(_explain_all(failed))
-    margins = [gate.margin for gate in gates if gate.tier != TIER_1 and gate.margin is not None]
-    score = sum(margins) / len(margins) if tier == TIER_0 and margins else 0.0
+        tier, reason = Tier.REJECTED, "Rejected: " + "; ".join(_explain_all(failed))
+    margins = [gate.margin for gate in gates if gate.tier != Tier.TIER_1 and gate.margin is not None]
+    score = sum(margins) / len(margins) if tier == Tier.TIER_0 and margins else 0.0
     return Classification(tier=tier, tier_reason=reason, gates=gates, score=score)
 
 
 def _explain_all(failed: list[Gate]) -> list[str]:
-    """Every failed gate, the validity gates first; a metric that fails for both tiers is named once, with both thresholds."""
-    order: dict[Level, int] = {"validity": 0, 1: 1, 0: 2}
+    """Every failed gate, the validity gates first; a metric that fails for both tiers is named once, with both thresholds:
+    `slip_rate 0.6 is over 0.3 (Tier 1) and 0.1 (Tier 0)`."""
+    labels: dict[Level, str] = {"validity": "", Tier.TIER_1: " (Tier 1)", Tier.TIER_0: " (Tier 0)"}
     metrics: dict[tuple[str, Op, bool], list[Gate]] = {}
-    for gate in sorted(failed, key=lambda gate: order[gate.tier]):
+    for gate in sorted(failed, key=lambda gate: list(labels).index(gate.tier)):
         metrics.setdefault((gate.name, gate.op, gate.tier == "validity"), []).append(gate)
-    return [_explain_metric(gates) for gates in metrics.values()]
-
-
-def _explain_metric(gates: list[Gate]) -> str:
-    """What is wrong with one metric, by gates of one comparison: `slip_rate 0.6 is over 0.3 (Tier 1) and 0.1 (Tier 0)`."""
-    said = {"validity": "", 1: " (Tier 1)", 0: " (Tier 0)"}
-    first, *others = gates
-    if first.value is None and others:
-        return f"{first.explain()} (Tier 1 and Tier 0)"
-    return first.explain() + said[first.tier] + "".join(f" and {_limit(gate.threshold)}{said[gate.tier]}" for gate in others)
-
-
-def _limit(threshold: Threshold) -> str:
-    return f"[{threshold[0]:g}, {threshold[1]:g}]" if isinstance(threshold, tuple) else f"{threshold:g}"
+    reasons = []
+    for first, *rest in metrics.values():
+        if first.value is None and rest:
+            reasons.append(f"{first.explain()} (Tier 1 and Tier 0)")
+        else:
+            further = (f" and {_format_threshold(gate.threshold)}{labels[gate.tier]}" for gate in rest)
+            reasons.append(first.explain() + labels[first.tier] + "".join(further))
+    return reasons
 
 
 def _ask(spec: GateSpec, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:
-    low, high = height_range
-    threshold: Threshold
-    if spec.threshold == "robot.height_low":
-        threshold = low
-    elif spec.threshold == "robot.height_high":
-        threshold = high
-    else:
-        assert not isinstance(spec.threshold, str)
-        threshold = spec.threshold
-    value = float(mode in FORCED_MODES) if spec.name == MODE_GATE else metrics[spec.name]
-    if spec.ideal == "middle":
-        ideal: float | None = sum(threshold) / 2 if isinstance(threshold, tuple) else (low + high) / 2
-    else:
-        ideal = spec.ideal
+    threshold = spec.resolve(height_range)
+    metric = mode in FORCED_MODES if spec.name == MODE_GATE else metrics[spec.name]
+    value = None if metric is None else float(metric)
+    ideal = spec.ideal
+    if ideal == "middle":
+        ideal = sum(threshold if isinstance(threshold, tuple) else height_range) / 2
     return Gate(
         name=spec.name,
-        value=None if value is None else float(value),
+        value=value,
         threshold=threshold,
         op=spec.op,
-        passed=value is not None and holds(float(value), spec.op, threshold),
+        passed=value is not None and holds(value, spec.op, threshold),
         tier=spec.tier,
-        margin=None if ideal is None or value is None else _margin(float(value), threshold, ideal),
+        margin=None if ideal is None or value is None else _margin(value, threshold, ideal),
     )
 
 
@@ -252,13 +302,7 @@ def holds(value: float, op: Op, threshold: Threshold) -> bool:
     """Whether `value op threshold`. NaN never holds."""
     if isinstance(threshold, tuple):
         return threshold[0] <= value <= threshold[1]
-    if op == ">=":
-        return value >= threshold
-    if op == "<=":
-        return value <= threshold
-    if op == ">":
-        return value > threshold
-    return value == threshold
+    return _COMPARISONS[op](value, threshold)
 
 
 def _margin(value: float, threshold: Threshold, ideal: float) -> float:
@@ -269,10 +313,14 @@ def _margin(value: float, threshold: Threshold, ideal: float) -> float:
     return min(1.0, max(0.0, (value - threshold) / (ideal - threshold)))
 
 
-def _figure(value: float, threshold: float | None = None) -> str:
+def _format_value(value: float, threshold: float | None = None) -> str:
     """`value` with three digits, or as many as it takes to tell it from the threshold."""
     for digits in range(3, 17):
         text = f"{value:.{digits}g}"
         if threshold is None or float(text) != threshold or value == threshold:
             return text
     return repr(value)
+
+
+def _format_threshold(threshold: Threshold) -> str:
+    return f"[{threshold[0]:g}, {threshold[1]:g}]" if isinstance(threshold, tuple) else f"{threshold:g}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amp_core.motion import CLIPPED_NOTE_RAD, CLIPPED_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
+from amp_core.tiers import GateProfile, Tier, holds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ SATURATED_SHARE = 0.05
 """Share of (actuator, frame) pairs at their limit from which on the actuators are called too weak."""
 
 ALWAYS_STANDING = 0.99
-"""Share of the clip's frames in which a foot is meant to stand from which on it is never lifted; no Tier 0 gate passes that."""
+"""Share of the clip's frames in which a foot is meant to stand from which on it is never lifted."""
 
 DEEP_SHARE = 0.02
 """Share of frames with a foot deep below the floor from which on the ground does not fit."""
@@ -67,6 +68,7 @@ def triage(
     metrics: Mapping[str, float | int | None],
     tier: int,
     dt: float,
+    profile: GateProfile,
 ) -> Triage:
     """Judge a clip by its conditioning and by its plain rollout.
 
@@ -75,20 +77,27 @@ def triage(
       stance: of each foot, the share of the clip's frames in which it is meant to stand (`contacts.kinematic_contacts`).
       metrics, tier: of the rollout in mode `rollout`.
       dt: s, a frame.
+      profile: that decided the tier.
     """
-    lacks = tuple(_lacks(report, stance, metrics, dt))
+    lacks = tuple(_lacks(report, stance, metrics, dt, profile))
     if report.root_frame.suspect:
         return Triage(
             lacks, False, "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
         )
-    if tier == 0:
+    if tier == Tier.TIER_0:
         return Triage(lacks, False, "the plain rollout is Tier 0")
-    if tier == 1 and any(lack.what == "footwork" for lack in lacks):
+    if tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):
         return Triage(lacks, False, "the plain rollout is Tier 1, and no plan makes more of a clip that lifts no foot")
     return Triage(lacks, True, "the plain rollout is not Tier 0")
 
 
-def _lacks(report: IngestReport, stance: Sequence[float], metrics: Mapping[str, float | int | None], dt: float) -> list[Lack]:
+def _lacks(
+    report: IngestReport,
+    stance: Sequence[float],
+    metrics: Mapping[str, float | int | None],
+    dt: float,
+    profile: GateProfile,
+) -> list[Lack]:
     found = []
     if report.root_frame.suspect:
         found.append(Lack("root_frame", report.root_frame.detail))
@@ -106,7 +115,10 @@ def _lacks(report: IngestReport, stance: Sequence[float], metrics: Mapping[str, 
     if beyond:
         said = ", ".join(f"{c.joint} by up to {c.max_excess_rad:.2f} rad in {c.frames} frames" for c in beyond)
         found.append(Lack("reachable_joints", f"beyond the joints' limits: {said}"))
-    if max(stance, default=0.0) > ALWAYS_STANDING:
+    contact = profile.for_tier(Tier.TIER_0).get("contact_rate")
+    standing = max(stance, default=0.0)
+    # A profile that lets a foot stand all the time asks for no footwork.
+    if contact is not None and standing > ALWAYS_STANDING and not holds(standing, contact.op, contact.resolve((0.0, 0.0))):
         found.append(Lack("footwork", "a foot is meant to stand in every frame; a walking reference lifts each of them"))
     saturated = metrics.get("actuator_saturation_rate")
     if saturated is not None and saturated > SATURATED_SHARE:

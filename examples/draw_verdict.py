@@ -22,6 +22,7 @@ from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.score import Score, score
+from amp_core.tiers import Tier
 
 matplotlib.use("Agg")
 
@@ -29,7 +30,7 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("walk", "walk_long_stride")
-TIERS = {0: ("Tier 0", "#1a7f37"), 1: ("Tier 1", "#9a6700"), -1: ("Rejected", "#cf222e")}
+COLORS = {Tier.TIER_0: "#1a7f37", Tier.TIER_1: "#9a6700", Tier.REJECTED: "#cf222e"}
 LOAD, CHANNEL = "#0550ae", "#57606a"
 PEAK = 3.0  # the load axis ends here; a landing may go beyond it for a frame
 PICTURES = 7
@@ -59,7 +60,7 @@ def column(axes: list[Any], robot: Robot, result: Score, seconds: float) -> None
     pictures, load, contacts = axes
     arrays = result.rollout.arrays()
     time = (np.arange(len(arrays["qpos"])) + 1) * robot.control_dt
-    word, color = TIERS[result.tier]
+    word, color = result.tier.label, COLORS[result.tier]
     fell = result.quality_metrics["fell_at_frame"]
 
     pictures.imshow(strip(robot, arrays["qpos"], seconds), extent=(0, seconds, 0, 1), aspect="auto")

@@ -41,8 +41,7 @@ def tiers(robot: Robot, clips: list[Conditioned], recipes: list[Recipe]) -> str:
     """Counts such as `35 × Tier 0`."""
     rollouts = generate(robot, clips, recipes, nthread=2)
     counts = Counter(judge(rollout, robot).classification.tier for rollout in rollouts)
-    names = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
-    return ", ".join(f"{count} × {names[tier]}" for tier, count in counts.most_common())
+    return ", ".join(f"{count} × {tier.label}" for tier, count in counts.most_common())
 
 
 def main() -> None:

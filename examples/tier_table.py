@@ -16,7 +16,6 @@ from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.score import Score, score
 
-TIERS = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
 HEADER = ("clip", "mode", "robot", "tier", "fell at", "load", "unloaded", "tilt", "root height", "gates that failed")
 
 
@@ -30,7 +29,7 @@ def row(result: Score, mode: str, robot: Robot, label: str) -> tuple[str, ...]:
         result.name,
         mode,
         label,
-        TIERS[result.tier],
+        result.tier.label,
         "–" if fell is None else f"{(fell + 1) * robot.control_dt:.2f} s",
         f"{metrics['mean_sum_fn_over_mg']:.2f} mg",
         f"{metrics['unloaded_frame_rate']:.0%}",

@@ -14,6 +14,7 @@ from amp_core.cli.reading import reading_options
 from amp_core.cli.score import BATCH_PER_THREAD, PLANNED_PER_THREAD, _batches, _check_targets, _read, _recipe, _write
 from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, RecipeRefused
+from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from amp_core.formats import Motion
@@ -160,9 +161,9 @@ def _print(out: Output, found: Comparison, replayed: bool) -> None:
     sums, again = found.sums(), found.sums(replayed=True) if replayed else ()
     totals: list[tuple[Any, ...]] = []
     for i, name in enumerate(names):
-        counts = tuple(sums[i].clips_by_tier[tier] for tier in (0, 1, -1))
+        counts = tuple(sums[i].clips_by_tier[tier] for tier in Tier)
         totals.append((name, *counts, *_shares(sums[i]), *(_shares(again[i]) if replayed else ())))
-    out.table(("Bucket", ">Tier 0", ">Tier 1", ">Rejected", *heads[4:], *extra), totals)
+    out.table(("Bucket", *(f">{tier.label}" for tier in Tier), *heads[4:], *extra), totals)
     out.values(f"{clip.name}\t{name}\t{clip.outcomes[i].share:.4f}" for clip in found.clips for i, name in enumerate(names))
     out.say("\nshare: of the clip, what is Tier 0; stays: of what is Tier 0 in the canonical bucket, what is Tier 0 here")
 

@@ -12,6 +12,7 @@ from amp_core.cli.output import Json, Output, Quiet, counted, size, tier_name
 from amp_core.cli.recipes import check_mode, parse_physics
 from amp_core.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
 from amp_core.errors import AmprefError, InputRefused
+from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from amp_core.client import ApiClient
@@ -162,9 +163,7 @@ def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tiers(by_tier: Mapping[str, int]) -> str:
-    # 0, 1, -1: from the best to the worst.
-    ordered = sorted(by_tier.items(), key=lambda entry: (int(entry[0]) < 0, int(entry[0])))
-    return ", ".join(f"{count} {tier_name(int(tier))}" for tier, count in ordered if count) or "-"
+    return ", ".join(f"{by_tier[str(tier)]} {tier.label}" for tier in Tier if by_tier.get(str(tier))) or "-"
 
 
 def _windows_alone(held: Mapping[str, Any]) -> bool:
@@ -225,7 +224,7 @@ def _coverage(coverage: Mapping[str, Any] | None, weighting: Mapping[str, Any] |
     """What a version covers, a line a subject; nothing for one that was locked before there were such figures."""
     if coverage is None:
         return []
-    tiers = sorted(coverage["tiers"], key=lambda held: (held["tier"] < 0, held["tier"]))
+    tiers = sorted(coverage["tiers"], key=lambda held: Tier(held["tier"]).rank)
     seconds = "; ".join(
         f"{held['seconds']:.1f} s of {tier_name(held['tier'])} from {counted(held['sources'], 'source')}" for held in tiers
     )

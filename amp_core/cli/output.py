@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from amp_core.errors import AmprefError
+from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,14 +35,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a sc
 PLAIN_WIDTH = 160
 SECONDS_BETWEEN_PLAIN_LINES = 5.0
 _TELLING_SHARE, _TELLING_SEC = 0.02, 1.0  # from here on, the rate so far says something about the rest
-TIER_NAMES = {0: "Tier 0", 1: "Tier 1", -1: "Rejected"}
-_TIER_STYLES = {0: "green", 1: "yellow", -1: "red"}
+_TIER_STYLES = {Tier.TIER_0: "green", Tier.TIER_1: "yellow", Tier.REJECTED: "red"}
 _STATUS_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "red", "SKIP": "dim", "WAIVED": "magenta"}
 
 
 def tier_name(tier: int | None) -> str:
     """`Tier 0`, `Tier 1`, `Rejected`, or `-` where there is none yet."""
-    return "-" if tier is None else TIER_NAMES.get(tier, str(tier))
+    return "-" if tier is None else Tier(tier).label
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -190,7 +190,7 @@ class Output:
         table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, show_edge=False)
         for column in columns:
             table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-        styles = _STATUS_STYLES | {name: _TIER_STYLES[tier] for tier, name in TIER_NAMES.items()}
+        styles = _STATUS_STYLES | {tier.label: style for tier, style in _TIER_STYLES.items()}
         for row in rows:
             cells = ["-" if cell is None else _printable(str(cell)) for cell in row]
             table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in cells))

@@ -18,6 +18,7 @@ from amp_core.cli.remote import show_results
 from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, InputRefused, RecipeRefused
 from amp_core.files import replace_file, write_file
+from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from amp_core.motion import Motion
@@ -298,8 +299,8 @@ def _print(
         labelled = [document | {"clip_name": entry.label} for entry, document in zip(scored, documents, strict=True)]
         show_results(out, labelled)
     out.values(f"{document['name']}\t{document['tier']}" for document in documents)
-    counts = [sum(document["tier"] == tier for document in documents) for tier in (0, 1, -1)]
-    out.say(f"\n{len(scored)} scored: {counts[0]} Tier 0, {counts[1]} Tier 1, {counts[2]} Rejected; {refused} refused")
+    counts = ", ".join(f"{sum(document['tier'] == tier for document in documents)} {tier.label}" for tier in Tier)
+    out.say(f"\n{len(scored)} scored: {counts}; {refused} refused")
     if json_out and str(json_out) != "-":
         out.say(f"results: {json_out}")
     if export and scored:

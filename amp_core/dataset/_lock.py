@@ -30,6 +30,7 @@ from amp_core.files import partial_path, publish_file
 from amp_core.npz import NpzWriter
 from amp_core.recipe import PhysicsScale
 from amp_core.strict_json import canonical_json
+from amp_core.tiers import Tier
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
 
 __all__ = ["MANIFEST_SCHEMA", "Bundle", "BundleFile", "LayoutLike", "Member", "RobotFacts", "RobotLike", "lock_bundle"]
@@ -39,7 +40,6 @@ MANIFEST_SCHEMA = "ampref-dataset-manifest/1"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CANNOT_WRITE = _FULL | {errno.EFBIG, errno.EROFS, errno.EACCES}
-_WORST_LAST = (0, 1, -1)
 _STEP = 1 << 15  # Rows handled at once: about 3.5 MB of 27 float32.
 
 
@@ -155,7 +155,7 @@ class Member:
     @property
     def tier_taken(self) -> int:
         """The worst tier of the frames that the version takes."""
-        return max(self.tiers, key=_WORST_LAST.index)
+        return Tier.worst(self.tiers)
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def _check_ranges(member: Member) -> None:
         position = end
     if not member.ranges:
         raise InputRefused(f"clip {member.name!r} has no frame range", key="ranges", expected="at least one")
-    if len(member.tiers) != len(member.ranges) or not set(member.tiers) <= set(_WORST_LAST):
+    if len(member.tiers) != len(member.ranges) or not set(member.tiers) <= set(Tier):
         raise InputRefused(
             f"clip {member.name!r} has the tiers {list(member.tiers)} for {len(member.ranges)} frame ranges",
             key="range_tiers",

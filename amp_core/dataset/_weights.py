@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from amp_core.tiers import Tier, gate_profile
+
 __all__ = [
     "ASPECTS",
     "LEAST_RAW_WEIGHT",
@@ -54,13 +56,20 @@ class Limit(NamedTuple):
         return min(1.0, max(0.0, (float(value) - self.threshold) / (self.ideal - self.threshold)))
 
 
+def _gate_limit(metric: str) -> Limit:
+    gate = gate_profile("amp-0.11").for_tier(Tier.TIER_0)[metric]
+    assert isinstance(gate.threshold, float)
+    assert isinstance(gate.ideal, float)
+    return Limit(metric, gate.threshold, gate.ideal)
+
+
 ASPECTS: Mapping[str, tuple[Limit, ...]] = {
-    "load": (Limit("mean_sum_fn_over_mg", 0.85, 1.0), Limit("unloaded_frame_rate", 0.10, 0.0)),
+    "load": (_gate_limit("mean_sum_fn_over_mg"), _gate_limit("unloaded_frame_rate")),
     "slip": (Limit("slip_rate", 0.10, 0.0),),
-    "tilt": (Limit("p95_pitch_deg", 30.0, 0.0), Limit("p95_roll_deg", 30.0, 0.0), Limit("max_tilt_deg", 60.0, 0.0)),
+    "tilt": (_gate_limit("p95_pitch_deg"), _gate_limit("p95_roll_deg"), _gate_limit("max_tilt_deg")),
 }
-"""The thresholds and ideals of load and tilt are those of the gate profile amp-0.11, which has no gate for slip: 0.10 is what
-a tracked clip must keep to. They are written out here, so that a weight means the same whatever profile chose the segment."""
+"""The limits of load and tilt are the Tier 0 gates of the profile amp-0.11, whichever profile chose the segment, so that a
+weight always means the same. That profile has no gate for slip: 0.10 is the goal of a tracked clip."""
 
 WEIGHT_METRICS: tuple[str, ...] = tuple(limit.metric for limits in ASPECTS.values() for limit in limits)
 """The metrics that a weight is made of."""

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amp_core.tiers import TIER_NAMES
+from amp_core.recipe import GATE_PROFILE
+from amp_core.tiers import Op, Tier, gate_profile, holds
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification, worst
 
 __all__ = [
@@ -40,7 +41,17 @@ class _Criterion:
     name: str
     test: str
     rows: tuple[str, ...] = ()
-    limit: tuple[str, float] | None = None
+    limit: tuple[Op, float] | None = None
+
+
+_LOAD = gate_profile(GATE_PROFILE).for_tier(Tier.TIER_0)
+
+
+def _load_criterion(label: str, gate: str) -> _Criterion:
+    """A Tier 0 load gate as a criterion; `label` is a template for its threshold."""
+    threshold = _LOAD[gate].threshold
+    assert isinstance(threshold, float)
+    return _Criterion(label.format(100 * threshold), "7", (gate,), (_LOAD[gate].op, threshold))
 
 
 _GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
@@ -55,9 +66,9 @@ _GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
     ),
     "Reference quality gates": (
         _Criterion("Tier 0 clips identified", "7", ("tier", "max_tilt_deg")),
-        _Criterion("Harness contribution <= 15 % at p90", "7", ("p90_stab_force_over_mg",), ("<=", 0.15)),
-        _Criterion("Load support >= 85 % mean", "7", ("mean_sum_fn_over_mg",), (">=", 0.85)),
-        _Criterion("Unloaded frames <= 10 %", "7", ("unloaded_frame_rate",), ("<=", 0.10)),
+        _load_criterion("Harness contribution <= {:g} % at p90", "p90_stab_force_over_mg"),
+        _load_criterion("Load support >= {:g} % mean", "mean_sum_fn_over_mg"),
+        _load_criterion("Unloaded frames <= {:g} %", "unloaded_frame_rate"),
         _Criterion("Contact sanity verified", "6", ("contact_rate.",)),
     ),
     "Determinism & sanity": (
@@ -219,11 +230,11 @@ def _decided(criterion: _Criterion, tests: Mapping[str, Json], report: Json, bor
     return _borne(criterion.name, status, evidence, criterion.test, waiver)
 
 
-def _judged(row: Json, op: str, threshold: float) -> Json:
+def _judged(row: Json, op: Op, threshold: float) -> Json:
     """The row under another threshold; a value that is no number fails."""
     value = row["value"]
     number_ = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    passed = number_ and (value >= threshold if op == ">=" else value <= threshold)
+    passed = number_ and holds(value, op, threshold)
     return {**row, "op": op, "threshold": threshold, "status": PASS if passed else FAIL}
 
 
@@ -241,7 +252,7 @@ def _tier_0(report: Json, test: Json, rows: Sequence[Json], waiver: str | None) 
     others = [clip for clip in clips if not (isinstance(clip, Mapping) and clip.get("tier") == 0)]
     evidence = f"{len(clips) - len(others)} of {len(clips)} clips are Tier 0"
     if others:
-        told = [f"{clip['name']} ({TIER_NAMES[clip['tier']]})" for clip in others if isinstance(clip, Mapping)]
+        told = [f"{clip['name']} ({Tier(clip['tier']).label})" for clip in others if isinstance(clip, Mapping)]
         evidence += f"; not {', '.join(told[:_NAMED])}" + (f" and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
     broken = [row for row in rows if row["status"] == FAIL and row["name"] != "tier"]
     if broken:

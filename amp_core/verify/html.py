@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from amp_core.tiers import TIER_NAMES
+from amp_core.tiers import Tier
 from amp_core.verify.checklist import LOCKED_GROUP, as_dict, checklist, number, quoted, ready
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification
 
@@ -388,7 +388,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
-    return TIER_NAMES.get(value, _text(value)) if key == "tier" and isinstance(value, int) else _text(value)
+    return Tier(value).label if key == "tier" and isinstance(value, int) else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.quality import FALLEN_TILT_DEG, UNLOADED_BELOW, quaternion_angles
-from amp_core.tiers import REJECTED, TIER_0, TIER_1, TIER_NAMES, GateSpec, gate_profile, holds
+from amp_core.quality import UNLOADED_BELOW, quaternion_angles
+from amp_core.tiers import Tier, gate_profile, holds
 from amp_core.verify.context import Context, Findings
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Row, TestReport, check
 
@@ -98,12 +98,12 @@ def distribution_sanity(context: Context) -> TestReport:
 def usable(context: Context) -> list[Clip]:
     """The clips whose taken frames training uses as Tier 0: those judged so, and those of which only windows are taken that are
     Tier 0 on their own."""
-    return [clip for clip in context.subject.clips if _tier(clip) == TIER_0]
+    return [clip for clip in context.subject.clips if _tier(clip) == Tier.TIER_0]
 
 
-def _tier(clip: Clip) -> int:
+def _tier(clip: Clip) -> Tier:
     """The tier of what is taken of a clip: a Rejected clip takes part by its Tier 0 windows, or not at all."""
-    return TIER_0 if clip.tier == REJECTED and clip.ranges else clip.tier
+    return Tier.TIER_0 if clip.tier == Tier.REJECTED and clip.ranges else Tier(clip.tier)
 
 
 def _pick(count: int, wanted: int, seed: int) -> npt.NDArray[np.int64]:
@@ -310,7 +310,7 @@ def harness_contribution(context: Context) -> TestReport:
     evidence, told = [], 0
     for clip in context.subject.clips:
         tier, where = _tier(clip), f"clip {clip.name}"
-        if tier == REJECTED:
+        if tier == Tier.REJECTED:
             found.add(Row("tier", clip.tier, FAIL, ">=", 0.0, where=where, note="Rejected clips do not go into a version"))
             found.because(f"{where} is Rejected and yet taken: take it out of the version, or take its Tier 0 windows alone")
             continue
@@ -322,7 +322,7 @@ def harness_contribution(context: Context) -> TestReport:
         windows = clip.ranges or ((0, clip.frames),)
         series = {"sum_fn_over_mg": _thinned(load), "stab_force_over_mg": _thinned(stab), "tilt_deg": _thinned(tilt)}
         evidence.append({"clip": clip.name, "tier": tier, "windows": [list(window) for window in windows], **series})
-        if tier == TIER_1:
+        if tier == Tier.TIER_1:
             told += 1
             note = "Tier 1: for the curriculum only, not for the final reference"
             found.add(Row("tier", clip.tier, WARN, "<=", 0.0, where=where, note=note))
@@ -333,13 +333,15 @@ def harness_contribution(context: Context) -> TestReport:
                 continue  # Test 4 says so.
             span = where if not clip.ranges else f"{where}, frames {start} … {stop}"
             _ask_load_gates(found, clip, tier, span, load[rows], stab[rows])
-            if tier == TIER_0:
+            if tier == Tier.TIER_0:
                 worst = float(tilt[rows].max())
-                row = check("max_tilt_deg", worst, "<=", FALLEN_TILT_DEG, unit="deg", where=span)
+                upright = gate_profile(clip.recipe.gate_profile).for_tier(tier)["max_tilt_deg"].threshold
+                assert isinstance(upright, float)
+                row = check("max_tilt_deg", worst, "<=", upright, unit="deg", where=span)
                 if not found.add(row):
-                    frame = start + int(np.argmax(tilt[rows] > FALLEN_TILT_DEG))
+                    frame = start + int(np.argmax(tilt[rows] > upright))
                     found.because(
-                        f"{span}: the robot has fallen (tilt {worst:.0f}°, over {FALLEN_TILT_DEG:g}° from frame {frame} on) "
+                        f"{span}: the robot has fallen (tilt {worst:.0f}°, over {upright:g}° from frame {frame} on) "
                         "and is taken as Tier 0: a policy would learn to lie down"
                     )
     found.figures["clips"] = evidence
@@ -350,28 +352,26 @@ def harness_contribution(context: Context) -> TestReport:
     )
 
 
-def _ask_load_gates(found: Findings, clip: Clip, tier: int, where: str, load: Array, stab: Array) -> None:
+def _ask_load_gates(found: Findings, clip: Clip, tier: Tier, where: str, load: Array, stab: Array) -> None:
     values = {
         "mean_sum_fn_over_mg": float(load.mean()),
         "p90_stab_force_over_mg": float(np.percentile(stab, 90)),
         "unloaded_frame_rate": float((load < UNLOADED_BELOW).mean()),
     }
-    specs: dict[str, GateSpec] = {
-        spec.name: spec for spec in gate_profile(clip.recipe.gate_profile).gates if spec.tier == tier and spec.name in values
-    }
+    specs = gate_profile(clip.recipe.gate_profile).for_tier(tier)
     for name in _LOAD_GATES:
         spec = specs[name]
         assert isinstance(spec.threshold, float)
         value = values[name]
         passed = holds(value, spec.op, spec.threshold) and math.isfinite(value)
         status = PASS if passed else FAIL
-        found.add(Row(name, value, status, spec.op, spec.threshold, where=where, note=f"{TIER_NAMES[tier]} gate"))
+        found.add(Row(name, value, status, spec.op, spec.threshold, where=where, note=f"{tier.label} gate"))
         if not passed:
             found.because(f"{where}: {_why(name, value, spec.threshold, tier, clip)}")
 
 
-def _why(name: str, value: float, threshold: float, tier: int, clip: Clip) -> str:
-    asked = f"{TIER_NAMES[tier]} allows {threshold:g}"
+def _why(name: str, value: float, threshold: float, tier: Tier, clip: Clip) -> str:
+    asked = f"{tier.label} allows {threshold:g}"
     if name == "p90_stab_force_over_mg":
         harness = clip.recipe.harness
         cap = "no cap" if harness.force_cap is None else f"a cap of {harness.force_cap:g} N"
@@ -380,9 +380,7 @@ def _why(name: str, value: float, threshold: float, tier: int, clip: Clip) -> st
             f"{harness.height_kp:g} N/m, {cap}); weaken it, or use mode tracked, which has none"
         )
     if name == "mean_sum_fn_over_mg":
-        return (
-            f"the feet carry {value:.2f} mg on average ({TIER_NAMES[tier]} asks {threshold:g}): something else carries the rest"
-        )
+        return f"the feet carry {value:.2f} mg on average ({tier.label} asks {threshold:g}): something else carries the rest"
     return f"{value:.1%} of the frames are unloaded ({asked}): the robot hangs or flies"
 
 

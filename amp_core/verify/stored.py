@@ -14,14 +14,13 @@ import numpy.typing as npt
 from amp_core.errors import IntegrityError
 from amp_core.npz import mmap_member
 from amp_core.recipe import Recipe
+from amp_core.tiers import Tier
 from amp_core.verify.subject import Clip
 
 if TYPE_CHECKING:
     from amp_core.formats import Limits, Motion
 
 __all__ = ["StoredArrays", "stored_clip"]
-
-_WORST_LAST = (0, 1, -1)
 
 
 class StoredArrays(Mapping[str, npt.NDArray[Any]]):
@@ -82,7 +81,7 @@ def stored_clip(
       reading: further arguments of `read_motion`: `format`, `fps`, `quat_order`.
       limits: of reading.
     """
-    worst = max((of for _, _, of in ranges), key=_WORST_LAST.index, default=tier)
+    worst = Tier.worst([of for _, _, of in ranges] or [tier])
     return Clip(
         name=name,
         tier=worst,

@@ -19,8 +19,10 @@ from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
 from amp_core.score import Attempt, Score, check_scorable, score
+from amp_core.tiers import GATE_PROFILES, GateProfile, GateSpec, Tier
 from amp_core.triage import triage
 
+PROFILE = GATE_PROFILES["amp-0.11"]
 QUICK = {"samples": 16, "first_rounds": 1, "horizon_sec": 0.2, "attempts": 2}
 TRACKED = Recipe.from_dict({"mode": "tracked", "planner": QUICK})
 AUTO = Recipe.from_dict({"mode": "auto", "planner": QUICK})
@@ -118,7 +120,7 @@ def attempt(number: int, tier: int, worst: float) -> Attempt:
     ],
 )
 def test_the_tier_comes_before_the_goals_and_the_goals_before_the_order(attempts: list[Attempt], kept: int) -> None:
-    assert module._best(attempts) == kept
+    assert module.best_attempt(attempts) == kept
 
 
 def test_a_goal_from_below_and_one_from_above() -> None:
@@ -198,16 +200,24 @@ def test_a_clip_that_lifts_no_foot_is_not_planned_for(robot: Robot) -> None:
     assert len(found.auto.tried) == 1
 
 
+def test_triage_asks_for_footwork_only_where_the_profile_does(robot: Robot) -> None:
+    report = condition(bundled("walk"), robot).report
+    standing = GateProfile("standing-1", (GateSpec("contact_rate", "in", (0.3, 1.0), Tier.TIER_0),))
+    assert [lack.what for lack in triage(report, (1.0, 1.0), {}, Tier.TIER_1, 0.02, PROFILE).lacks] == ["footwork"]
+    found = triage(report, (1.0, 1.0), {}, Tier.TIER_1, 0.02, standing)
+    assert (found.lacks, found.worth_planning) == ((), True)
+
+
 def test_triage_names_what_the_clip_lacks(robot: Robot) -> None:
     report = condition(bundled("walk"), robot).report
     bad = dataclasses.replace(report, ground_shift_m=-0.2, foot_height_spread_m=0.05)
     metrics = {"actuator_saturation_rate": 0.3, "fell_at_frame": 40}
-    found = triage(bad, (0.6, 0.6), metrics, -1, 0.02)
+    found = triage(bad, (0.6, 0.6), metrics, -1, 0.02, PROFILE)
     assert [lack.what for lack in found.lacks] == ["ground_fit", "actuator_limits", "balance"]
     assert "falls at 0.80 s" in found.lacks[-1].detail
     assert "-0.200 m" in found.lacks[0].detail
     assert found.worth_planning
-    assert triage(report, (0.6, 0.6), {}, 0, 0.02).to_dict()["worth_planning"] is False
+    assert triage(report, (0.6, 0.6), {}, 0, 0.02, PROFILE).to_dict()["worth_planning"] is False
 
 
 def test_a_rollout_is_never_generated_in_mode_auto(robot: Robot) -> None:

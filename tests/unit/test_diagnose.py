@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Failure, Rollout, generate, saturated
 from amp_core.score import judge, score
+from amp_core.tiers import GATE_PROFILES, GateProfile, Tier
 
 ROLLOUT = Recipe.for_mode("rollout")
 
@@ -374,6 +376,75 @@ def test_tracking_that_is_off_the_clip(robot: Robot) -> None:
     assert {"joints_off", "drifts"} <= set(suggested(found)["other_seed"].because)
     assert judge(changed, robot).quality_metrics["contact_agreement"] == 1.0
     assert judge(rollout, robot).quality_metrics["contact_agreement"] is None
+
+
+STRICT = {
+    "p95_pitch_deg": 0.5,
+    "p95_roll_deg": 0.25,
+    "max_tilt_deg": 2.0,
+    "p90_stab_force_over_mg": 0.002,
+    "unloaded_frame_rate": 0.001,
+    "contact_rate": (0.9, 0.92),
+    "height_std": 0.5,
+    "joint_rmse_rad": 0.01,
+    "root_drift_m": 0.02,
+}
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a profile whose every threshold differs from the usual one's."""
+    gates = tuple(
+        dataclasses.replace(gate, threshold=STRICT.get(gate.name, gate.threshold), modes=None)
+        for gate in GATE_PROFILES["amp-0.11"].gates
+        if gate.tier != Tier.TIER_1
+    )
+    monkeypatch.setitem(GATE_PROFILES, "strict-1", GateProfile("strict-1", gates))
+    return "strict-1"
+
+
+def test_a_diagnosis_quotes_the_thresholds_of_the_rollouts_own_profile(robot: Robot, strict: str) -> None:
+    walk, squat = bundled(robot, "walk"), bundled(robot, "squat")
+    recipe = dataclasses.replace(ROLLOUT, gate_profile=strict)
+    away = dataclasses.replace(
+        run(robot, walk, recipe),
+        stab_force=np.full(walk.num_frames, 0.1 * robot.mg),
+        sum_fn_per_frame=np.where(np.arange(walk.num_frames) < 20, 0.0, robot.mg),
+    )
+    away = dataclasses.replace(away, reference_root_pos=away.root_pos + np.array([0.1, 0.0, 0.0]))
+    found = diagnosed(robot, away, walk)
+    limits = {finding.code: finding.limit for finding in found.findings if finding.code != "leans"}
+    assert {finding.limit for finding in found.findings if finding.code == "leans"} == {0.5, 0.25, 2.0}
+    expected = {"harness_carries": 0.002, "unloaded": 0.001, "stands_still": 0.5, "joints_off": 0.01, "drifts": 0.02}
+    assert limits.items() >= expected.items()
+    assert limits["rarely_stands"] == 0.9
+    assert "beyond 0.02 m" in one(found, "drifts").message
+    standing = diagnosed(robot, run(robot, squat, recipe), squat)
+    assert one(standing, "never_lifts").limit == 0.92
+    assert "in the air for 8% of the time" in suggested(standing)["lift_feet"].message
+
+
+def test_a_profile_with_a_limit_of_20_degrees_is_quoted_as_such(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    gates = tuple(
+        dataclasses.replace(gate, threshold=20.0) if gate.name == "p95_pitch_deg" else gate
+        for gate in GATE_PROFILES["amp-0.11"].gates
+    )
+    monkeypatch.setitem(GATE_PROFILES, "upright-1", GateProfile("upright-1", gates))
+    clip = still(robot)
+    tilted = [math.cos(math.radians(12.5)), 0.0, math.sin(math.radians(12.5)), 0.0]  # 25° nose down
+    verdicts = {}
+    for profile in ("amp-0.11", "upright-1"):
+        rollout = run(robot, clip, dataclasses.replace(ROLLOUT, gate_profile=profile))
+        qpos = rollout.qpos.copy()
+        qpos[:, robot.root_qpos_adr + 3 : robot.root_qpos_adr + 7] = tilted
+        rollout = dataclasses.replace(rollout, qpos=qpos)
+        verdicts[profile] = judge(rollout, robot).classification.tier_reason, diagnosed(robot, rollout, clip)
+    reason, found = verdicts["upright-1"]
+    assert "p95_pitch_deg 25 is over 20" in reason
+    assert (one(found, "leans").limit, one(found, "leans").frames) == (20.0, (0, 100))
+    reason, found = verdicts["amp-0.11"]
+    assert "p95_pitch_deg" not in reason
+    assert "leans" not in codes(found)
 
 
 def test_a_score_carries_its_diagnosis(robot: Robot) -> None:

@@ -32,6 +32,7 @@ def series(n: int = 10, **changed: Any) -> FrameSeries:
         "height_range": (0.35, 0.55),
         "clip_frames": n,
         "solver_warnings": 0,
+        "contact_middle": 0.625,
     }
     return FrameSeries(**{**plain, **changed})
 

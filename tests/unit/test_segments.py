@@ -47,6 +47,7 @@ def series(n: int, rng: np.random.Generator, noise: float) -> FrameSeries:
         height_range=(0.35, 0.55),
         clip_frames=n,
         solver_warnings=0,
+        contact_middle=0.625,
     )
 
 

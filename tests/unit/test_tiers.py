@@ -9,7 +9,7 @@ import pytest
 
 from amp_core.errors import RecipeRefused
 from amp_core.quality import METRICS
-from amp_core.tiers import GATE_PROFILES, MODE_GATE, Classification, classify, gate_profile
+from amp_core.tiers import GATE_PROFILES, MODE_GATE, Classification, Tier, classify, gate_profile, merit_order
 
 PROFILE = GATE_PROFILES["amp-0.11"]
 RANGE = (0.35, 0.55)
@@ -43,6 +43,31 @@ def test_a_good_clip_is_tier_0() -> None:
     assert (verdict.tier, verdict.tier_reason) == (0, "All Tier 0 gates passed")
     assert all(gate.passed for gate in verdict.gates)
     assert 0 < verdict.score <= 1
+
+
+def test_the_order_of_merit_is_not_that_of_the_values() -> None:
+    assert [tier.value for tier in Tier] == [0, 1, -1]
+    assert sorted(Tier, key=lambda tier: tier.rank) == list(Tier)
+    assert [tier.label for tier in Tier] == ["Tier 0", "Tier 1", "Rejected"]
+    assert Tier.best([-1, 1]) is Tier.TIER_1
+    assert Tier.worst([0, -1, 1]) is Tier.REJECTED
+    assert json.dumps({"tier": Tier.REJECTED, str(Tier.TIER_1): Tier.TIER_0}) == '{"tier": -1, "1": 0}'
+
+
+def test_the_best_rollout_of_a_clip() -> None:
+    best_first = [
+        merit_order(0, "rollout", 0),
+        merit_order(0, "teacher_forced", 0),
+        merit_order(1, "tracked", 80),
+        merit_order(1, "rollout", 20),
+        merit_order(1, "teacher_forced", 90),
+        merit_order(-1, "rollout", 50),
+        merit_order(-1, "rollout", 0),
+        merit_order(0, "tracked", 0, scaled=True),
+    ]
+    assert sorted(best_first) == best_first
+    # A rollout that is Tier 0 as a whole is no better for the windows in it.
+    assert merit_order(0, "rollout", 10) == merit_order(0, "tracked", 0)
 
 
 # (metric, the last value that passes, the first that does not)

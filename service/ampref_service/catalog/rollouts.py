@@ -17,6 +17,7 @@ from sqlalchemy import RowMapping, String, Subquery, bindparam, case, func, inse
 
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
+from amp_core.tiers import FORCED_MODES, Tier, merit_order
 from ampref_service.catalog import audit, job_rows
 from ampref_service.catalog.engine import Session, finite, new_id, now
 from ampref_service.catalog.records import NewRollout, Rollout, Segment
@@ -25,8 +26,7 @@ from ampref_service.catalog.tables import METRIC_COLUMNS, TIERS, clips, curricul
 ANY_MODE = "*"
 """The curriculum scope in which a clip's best rollout of all modes speaks for it."""
 
-_TIER_RANK = {0: 0, 1: 1}
-_FORCED = "teacher_forced"
+_TIER_RANK = {int(tier): tier.rank for tier in Tier}
 
 
 def own_physics(recipe: Mapping[str, Any]) -> bool:
@@ -38,13 +38,7 @@ def _best_first(session: Session, clip_id: str) -> list[tuple[str, str]]:
     """(id, mode) of a clip's rollouts, the best first."""
     ranked = [
         (
-            (
-                row.scaled,
-                _TIER_RANK.get(row.tier, 2),
-                row.mode == _FORCED,
-                0 if row.tier == 0 else -(row.tier_0_frames or 0),
-                -row.created_at,
-            ),
+            (*merit_order(row.tier, row.mode, row.tier_0_frames or 0, scaled=row.scaled), -row.created_at),
             row.id,
             row.mode,
         )
@@ -200,11 +194,11 @@ def best_in(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None) -> 
     tier_0 = func.coalesce(_TIER_0_FRAMES, 0)
     place = func.row_number().over(
         partition_by=(rollouts.c.clip_id, bucket),
-        # As `_best_first` sorts them.
+        # `merit_order` in SQL; a bucket has one physics.
         order_by=(
-            case(_TIER_RANK, value=rollouts.c.tier, else_=2),
-            case((rollouts.c.mode == _FORCED, 1), else_=0),
-            case((rollouts.c.tier == 0, 0), else_=-tier_0),
+            case(_TIER_RANK, value=rollouts.c.tier),
+            case((rollouts.c.mode.in_(sorted(FORCED_MODES)), 1), else_=0),
+            case((rollouts.c.tier == Tier.TIER_0.value, 0), else_=-tier_0),
             rollouts.c.created_at.desc(),
             rollouts.c.id.desc(),
         ),

@@ -25,6 +25,8 @@ from sqlalchemy import (
     text,
 )
 
+from amp_core.tiers import Tier
+
 # A metric is a column in `rollouts` and `curriculum`. The list is frozen here and in the migrations; a test compares it with
 # `amp_core.quality.METRICS` and asks for a migration when they differ.
 METRIC_COLUMNS: dict[str, type[float] | type[int]] = {
@@ -57,7 +59,7 @@ METRIC_COLUMNS: dict[str, type[float] | type[int]] = {
 }
 
 JOB_STATES = ("queued", "running", "succeeded", "failed", "quarantined", "cancelled")
-TIERS = (0, 1, -1)
+TIERS = tuple(Tier)
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -158,7 +160,7 @@ rollouts = Table(
     Column("created_at", Double, nullable=False),
     *_metric_columns(),
     UniqueConstraint("clip_id", "recipe_digest"),
-    CheckConstraint("tier IN (0, 1, -1)", name="tier"),
+    CheckConstraint(f"tier IN ({', '.join(map(str, TIERS))})", name="tier"),
 )
 
 segments = Table(

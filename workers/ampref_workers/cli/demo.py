@@ -22,17 +22,18 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Json, Output, Quiet, size, tier_name
+from amp_core.cli.output import Json, Output, Quiet, size
 from amp_core.cli.remote import show_results, tell_retries, wait_for_job
 from amp_core.cpus import usable_cpus
 from amp_core.errors import IntegrityError, Unavailable
+from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from amp_core.client import ApiClient
 
 VERSION = "0.11.0"
 # By the best tier that there is: a name must not promise more than the clips hold.
-DATASET = {0: "demo", 1: "demo-curriculum", -1: "demo-rejected"}
+DATASET = {Tier.TIER_0: "demo", Tier.TIER_1: "demo-curriculum", Tier.REJECTED: "demo-rejected"}
 # Planning takes seconds for each second of a clip: the one that falls by itself is planned as well, which shows what it is for.
 PLANNED = "walk_long_stride"
 START_SEC = 60.0
@@ -176,12 +177,11 @@ def _score(out: Output, api: ApiClient) -> list[dict[str, Any]]:
 
 
 def _lock(out: Output, api: ApiClient, rollouts: list[dict[str, Any]]) -> dict[str, Any]:
-    # Rejected is -1, so the best tier is not the least number.
-    best = next(tier for tier in (0, 1, -1) if any(rollout["tier"] == tier for rollout in rollouts))
+    best = Tier.best(rollout["tier"] for rollout in rollouts)
     name = DATASET[best]
-    out.say(f"3. Run the ten tests on what is {tier_name(best)}, and lock it as {name}=={VERSION}")
-    if best != 0:
-        purpose = "for a curriculum" if best == 1 else "to look at"
+    out.say(f"3. Run the ten tests on what is {best.label}, and lock it as {name}=={VERSION}")
+    if best != Tier.TIER_0:
+        purpose = "for a curriculum" if best == Tier.TIER_1 else "to look at"
         out.say(f"   No clip reached Tier 0, so this version is {purpose}, not for training.")
     with out.progress(f"locking {name}=={VERSION}", total=1) as progress:
         locking = api.lock_version(name, VERSION, select={"tier": [best], "tags": ["demo"]})
