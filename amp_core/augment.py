@@ -15,28 +15,19 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core import rotations
 from amp_core.errors import InputRefused, MotionRefused
 from amp_core.formats.clip import Lineage, Motion
 from amp_core.formats.values import LINEAGE_KEYS
-from amp_core.motion import (
-    _first_frame,
-    _lerp,
-    _normalized,
-    _one_hemisphere,
-    _pose,
-    _pose_table,
-    _slerp,
-    _support,
-)
+from amp_core.kinematics import foot_centres, iterate_poses, sole_heights
+from amp_core.motion import find_first_frame_glitch, interpolate, interpolate_rotations
 from amp_core.npz import write_npz
-
-if TYPE_CHECKING:
-    from amp_core.robot import Robot
+from amp_core.robot import Robot
 
 __all__ = ["Augmentation", "Augmented", "Seam", "Symmetry", "augment", "augmented", "motion_bytes", "symmetry_of"]
 
@@ -239,12 +230,12 @@ def augmented(motion: Motion, robot: Robot, augmentation: Augmentation) -> Augme
             remedy="Choose the robot that the clip was retargeted to",
         )
     position, joints = np.array(motion.root_pos), np.array(motion.dof_pos)
-    rotation = _normalized(motion.root_rot)
+    rotation = rotations.normalize(motion.root_rot)
     seam = None
     if augmentation.time_warp != 1.0 or augmentation.loop > 1:
         # Interpolation would spread a glitched first frame over its neighbours, where conditioning no longer sees it.
-        rotation = _one_hemisphere(rotation)[0]
-        if len(position) > 2 and _first_frame(motion, rotation).glitch:
+        rotation = rotations.align_signs(rotation)[0]
+        if len(position) > 2 and find_first_frame_glitch(motion, rotation).glitch:
             position, rotation, joints = position[1:], rotation[1:], joints[1:]
     if augmentation.mirror:
         position, rotation, joints = _mirrored(position, rotation, joints, robot, motion.name)
@@ -253,7 +244,11 @@ def augmented(motion: Motion, robot: Robot, augmentation: Augmentation) -> Augme
     if augmentation.loop > 1:
         position, rotation, joints, seam = _looped(position, rotation, joints, motion, robot, augmentation)
     if augmentation.heading != 0.0:
-        position, rotation = _turned(position, rotation, math.radians(augmentation.heading), position[0])
+        angle = math.radians(augmentation.heading)
+        position, rotation = (
+            rotations.rotate_about_vertical(position, angle, position[0]),
+            rotations.rotate_yaw(rotation, angle),
+        )
     lineage = Lineage(motion.source_digest, motion.ancestor, augmentation.text)
     data = motion_bytes(motion.fps, position, rotation, joints, lineage, seam)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -322,12 +317,9 @@ def symmetry_of(robot: Robot) -> Symmetry:
     Raises:
       InputRefused: a joint or foot without a partner; names it and how far off the nearest one is.
     """
-    from amp_core.engine import mujoco
-
     model = robot.model
-    data = mujoco.MjData(model)
     offset = np.array(model.qpos0[robot.qpos_adr], dtype=np.float64)
-    _pose(robot, data, _upright(offset))
+    data = next(iterate_poses(model, _upright_poses(robot, offset[None])))
     ids = [int(model.joint(name).id) for name in robot.joint_names]
     anchors, axes = np.array(data.xanchor[ids]), np.array(data.xaxis[ids])
     reach = max(float(np.linalg.norm(data.geom_xpos[geom])) for foot in robot.feet for geom in foot.geoms)
@@ -354,18 +346,19 @@ def symmetry_of(robot: Robot) -> Symmetry:
     odd = [robot.joint_names[j] for j in range(count) if partner[partner[j]] != j]
     if odd:
         raise _asymmetric(robot, f"the joints {', '.join(odd)} do not come in pairs")
-    feet = _paired_feet(robot, data, limit)
+    feet = _paired_feet(robot, foot_centres(robot, _upright_poses(robot, offset[None]))[0], limit)
     found = Symmetry(partner, sign, offset, feet, reach)
     # Sixteen poses inside the limits, the same ones every time, so that signs and order are shown to be right.
     low = np.maximum(robot.joint_range[:, 0], offset - 0.5)
     high = np.minimum(robot.joint_range[:, 1], offset + 0.5)
     poses = low + (high - low) * np.random.default_rng(0).random((16, count))
-    _check_feet(robot, found, np.concatenate([np.repeat(_upright(offset)[None, :7], 16, axis=0), poses], axis=1))
+    _check_feet(robot, found, poses)
     return found
 
 
-def _upright(joints: Array) -> Array:
-    return np.concatenate([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], joints])
+def _upright_poses(robot: Robot, joints: Array) -> Array:
+    """(M, nq) the poses with these joint angles (M, n) and the root upright at the origin."""
+    return robot.poses(np.zeros((len(joints), 3)), np.tile([0.0, 0.0, 0.0, 1.0], (len(joints), 1)), joints)
 
 
 def _parents(model: Any, ids: list[int]) -> list[int]:
@@ -384,13 +377,7 @@ def _parents(model: Any, ids: list[int]) -> list[int]:
     return found
 
 
-def _centres(robot: Robot, data: Any) -> Array:
-    """(feet, 3) m: the centre of each foot's contact geoms."""
-    return np.stack([np.asarray(data.geom_xpos[list(foot.geoms)]).mean(axis=0) for foot in robot.feet])
-
-
-def _paired_feet(robot: Robot, data: Any, limit: float) -> tuple[int, ...]:
-    centres = _centres(robot, data)
+def _paired_feet(robot: Robot, centres: Array, limit: float) -> tuple[int, ...]:
     pairs = []
     for index, foot in enumerate(robot.feet):
         distance = np.linalg.norm(centres - _MIRROR * centres[index], axis=1)
@@ -405,18 +392,12 @@ def _paired_feet(robot: Robot, data: Any, limit: float) -> tuple[int, ...]:
     return tuple(pairs)
 
 
-def _check_feet(robot: Robot, symmetry: Symmetry, poses: Array) -> None:
-    """That the feet of the mirrored poses are the mirror images of the feet of these poses (M, 7 + n), in the root's frame."""
-    from amp_core.engine import mujoco
-
-    data = mujoco.MjData(robot.model)
+def _check_feet(robot: Robot, symmetry: Symmetry, joints: Array) -> None:
+    """That mirrored joints (M, n) put the feet where the mirror images of these joints' feet are, in the root's frame."""
     limit = SYMMETRY_REACH * symmetry.reach
-    images = symmetry.joints(poses[:, 7:])
-    for pose, image in zip(poses, images, strict=True):
-        _pose(robot, data, _upright(pose[7:]))
-        wanted = _MIRROR * _centres(robot, data)
-        _pose(robot, data, _upright(image))
-        off = np.linalg.norm(_centres(robot, data)[list(symmetry.feet)] - wanted, axis=1)
+    expected = _MIRROR * foot_centres(robot, _upright_poses(robot, joints))
+    mirrored = foot_centres(robot, _upright_poses(robot, symmetry.joints(joints)))[:, list(symmetry.feet)]
+    for off in np.linalg.norm(mirrored - expected, axis=2):
         if off.max() > limit:
             foot = robot.feet[int(np.argmax(off))].name
             raise _asymmetric(
@@ -438,9 +419,8 @@ def _mirrored(position: Array, rotation: Array, joints: Array, robot: Robot, nam
     """The mirror image about the world's xz plane."""
     symmetry = symmetry_of(robot)
     picked = np.unique(np.linspace(0, len(position) - 1, 32).astype(np.int64))
-    _check_feet(robot, symmetry, _pose_table(position, rotation, joints)[picked])
-    # Reflecting y negates the rotation axis' x and z: an axis is a pseudo-vector.
-    return position * _MIRROR, rotation * np.array([-1.0, 1.0, -1.0, 1.0]), symmetry.joints(joints)
+    _check_feet(robot, symmetry, joints[picked])
+    return position * _MIRROR, rotations.mirror_y(rotation), symmetry.joints(joints)
 
 
 # --- Time and heading -----------------------------------------------------------------------------------------------------
@@ -452,30 +432,7 @@ def _warped(position: Array, rotation: Array, joints: Array, factor: float, name
     if count < 2:
         raise MotionRefused("too short to be played faster", file=name, key="root_pos", expected="at least 3 frames")
     when = np.minimum(np.arange(count) * factor, len(position) - 1)
-    return _lerp(position, when), _slerp(rotation, when), _lerp(joints, when)
-
-
-def _turned(position: Array, rotation: Array, angle: float, about: Array) -> tuple[Array, Array]:
-    """Turned by `angle` rad about the vertical through `about`."""
-    cosine, sine = _cos_sin(angle)
-    x, y = position[:, 0] - about[0], position[:, 1] - about[1]
-    moved = np.stack([about[0] + cosine * x - sine * y, about[1] + sine * x + cosine * y, position[:, 2]], axis=1)
-    return moved, _yawed(rotation, angle)
-
-
-def _cos_sin(angle: float) -> tuple[float, float]:
-    # Right angles exactly, so that four quarter turns come back.
-    quarter = angle / (math.pi / 2.0)
-    if abs(quarter - round(quarter)) < 1e-12:
-        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[round(quarter) % 4]
-    return math.cos(angle), math.sin(angle)
-
-
-def _yawed(rotation: Array, angle: float) -> Array:
-    """A rotation about the world's z axis before (on the left of) each."""
-    w, z = math.cos(angle / 2.0), math.sin(angle / 2.0)
-    bx, by, bz, bw = rotation.T
-    return np.stack([w * bx - z * by, w * by + z * bx, w * bz + z * bw, w * bw - z * bz], axis=1)
+    return interpolate(position, when), interpolate_rotations(rotation, when), interpolate(joints, when)
 
 
 # --- Loop -----------------------------------------------------------------------------------------------------------------
@@ -485,18 +442,18 @@ def _looped(
     position: Array, rotation: Array, joints: Array, motion: Motion, robot: Robot, wanted: Augmentation
 ) -> tuple[Array, Array, Array, Seam]:
     """The lead-in, the cycle `loop` times, the rest; every seam blended, every repetition set down where the last one ended."""
-    rotation = _one_hemisphere(rotation)[0]
+    rotation = rotations.align_signs(rotation)[0]
     blend = max(1, round(wanted.blend * motion.fps))
     seam = _find_seam(position, rotation, joints, motion, robot, blend)
     start, end = seam.start, seam.end
-    yaw = _yaw(rotation)
+    yaw = np.unwrap(rotations.yaw(rotation))
     turn = float(yaw[end] - yaw[start])
 
     def onward(place: Array, facing: Array) -> tuple[Array, Array]:
         """By one repetition: what takes the root of `start` to that of `end`, over the floor."""
-        moved, turned = _turned(place, facing, turn, place_start)
+        moved = rotations.rotate_about_vertical(place, turn, place_start)
         moved[:, :2] += place_end[:2] - place_start[:2]
-        return moved, turned
+        return moved, rotations.rotate_yaw(facing, turn)
 
     place_start, place_end = position[start], position[end]
     parts: list[tuple[Array, Array, Array]] = [(position[:end], rotation[:end], joints[:end])]
@@ -509,7 +466,7 @@ def _looped(
         parts.append(
             (
                 (1.0 - weight) * before[0][out] + weight * after[0][come],
-                _between(before[1][out], after[1][come], weight),
+                rotations.nlerp(before[1][out], after[1][come], weight),
                 (1.0 - weight) * joints[out] + weight * joints[come],
             )
         )
@@ -517,23 +474,12 @@ def _looped(
         parts.append((after[0][rest], after[1][rest], joints[rest]))
         before = after
     place, facing, angles = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return place, _one_hemisphere(facing)[0], angles, seam
+    return place, rotations.align_signs(facing)[0], angles, seam
 
 
 def _ease(part: Array) -> Array:
     """0 to 1 with no velocity and no acceleration at either end."""
     return np.asarray(part**3 * (10.0 - 15.0 * part + 6.0 * part**2))
-
-
-def _between(a: Array, b: Array, weight: Array) -> Array:
-    """Between two near rotations; at a seam they are so close that the chord serves as the arc."""
-    b = b * np.where(np.einsum("ij,ij->i", a, b) < 0.0, -1.0, 1.0)[:, None]
-    return _normalized((1.0 - weight) * a + weight * b)
-
-
-def _yaw(rotation: Array) -> Array:
-    x, y, z, w = rotation.T
-    return np.unwrap(np.arctan2(2.0 * (x * y + w * z), 1.0 - 2.0 * (y * y + z * z)))
 
 
 def _find_seam(position: Array, rotation: Array, joints: Array, motion: Motion, robot: Robot, blend: int) -> Seam:
@@ -582,42 +528,19 @@ def _find_seam(position: Array, rotation: Array, joints: Array, motion: Motion, 
 
 def _seam_facts(position: Array, rotation: Array, joints: Array, fps: float, robot: Robot) -> dict[str, Array]:
     """What is compared of each frame, in units of `SEAM_LIMITS`; rows (N, k). Independent of place and heading."""
-    yaw = _yaw(rotation)
+    yaw = np.unwrap(rotations.yaw(rotation))
     velocity = np.gradient(position, axis=0) * fps
-    cosine, sine = np.cos(yaw), np.sin(yaw)
-    forward = cosine * velocity[:, 0] + sine * velocity[:, 1]
-    sideways = cosine * velocity[:, 1] - sine * velocity[:, 0]
-    local = np.stack([forward, sideways, velocity[:, 2]], axis=1)
-    x, y, z, w = rotation.T
-    # The world's up axis in the body's frame: the tilt without the heading.
-    up = np.stack([2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)], axis=1)
     share = 1.0 / math.sqrt(joints.shape[1])
     values = {
         "joint angles": joints * share,
         "joint velocities": np.gradient(joints, axis=0) * (fps * share),
         "root height": position[:, 2:3],
-        "root tilt": up,
-        "root velocity": local,
+        "root tilt": rotations.up_in_body(rotation),
+        "root velocity": rotations.world_to_heading(yaw, velocity),
         "turn rate": (np.gradient(yaw) * fps)[:, None],
-        "foot heights": _foot_heights(position, rotation, joints, robot),
+        "foot heights": sole_heights(robot, robot.poses(position, rotation, joints)),
     }
     return {key: np.asarray(value / SEAM_LIMITS[key][0]) for key, value in values.items()}
-
-
-def _foot_heights(position: Array, rotation: Array, joints: Array, robot: Robot) -> Array:
-    """(N, feet) m: each foot's lowest point: which foot stands, and how far the other is in its swing."""
-    from amp_core.engine import mujoco
-
-    model, data = robot.model, mujoco.MjData(robot.model)
-    poses = _pose_table(position, rotation, joints)
-    geoms = [geom for foot in robot.feet for geom in foot.geoms]
-    heights, ups = np.empty((len(poses), len(geoms))), np.empty((len(poses), len(geoms), 3))
-    for k, pose in enumerate(poses):
-        _pose(robot, data, pose)
-        heights[k] = data.geom_xpos[geoms, 2]
-        ups[k] = data.geom_xmat[geoms, 6:9]
-    low = {geom: heights[:, i] - _support(model, geom, ups[:, i]) for i, geom in enumerate(geoms)}
-    return np.stack([np.min([low[geom] for geom in foot.geoms], axis=0) for foot in robot.feet], axis=1)
 
 
 def _difference(facts: dict[str, Array], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:

@@ -1,4 +1,4 @@
-"""Contacts: who touches the ground, how hard, and whether feet slide.
+"""Contacts: which geoms touch the ground, and how hard.
 
 Forces are measured by MuJoCo's `contact` sensors, which are added to a copy of the robot's model. They read the true contact
 force under either friction cone, for every physics substep, without a Python loop over contacts; and as sensors take no part in
@@ -8,17 +8,15 @@ under the elliptic cone: under the pyramidal one it is a single edge of the pyra
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.engine import MODEL_FIELDS, Batch, mujoco
+from amp_core.engine import MODEL_FIELDS, mujoco
 from amp_core.errors import PhysicsFailed
 from amp_core.recipe import PhysicsScale
 
@@ -32,7 +30,6 @@ _FORCE = 1 << int(mujoco.mjtConDataField.mjCONDATA_FORCE)
 _REDUCE_NONE = 0
 _REDUCE_NETFORCE = 3
 _PREFIX = "ampref."
-_POSES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +70,6 @@ class ContactProbe:
         """(…,) whether anything but a foot's body is in contact with the ground."""
         others: npt.NDArray[np.bool_] = sensordata[..., self.ground_column] > sensordata[..., self.foot_columns].sum(axis=-1)
         return others
-
-    @cached_property
-    def kinematics(self) -> Any:
-        """The model without contacts, constraints and sensors: all that the places of its bodies need, and cheap."""
-        model = copy.copy(self.model)
-        disabled = mujoco.mjtDisableBit
-        model.opt.disableflags |= int(disabled.mjDSBL_CONSTRAINT) | int(disabled.mjDSBL_CONTACT) | int(disabled.mjDSBL_SENSOR)
-        # Where a body is does not depend on whether it sleeps, and a sleeping one would be passed over.
-        model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-        return model
 
 
 _PROBES: weakref.WeakKeyDictionary[Robot, dict[PhysicsScale, ContactProbe]] = weakref.WeakKeyDictionary()
@@ -228,133 +215,3 @@ def _changed(robot: Robot) -> PhysicsFailed:
         expected="the model that its digest names",
         remedy="Load the robot again",
     )
-
-
-class FootTracker:
-    """Where the feet of a robot are in given states, and how fast they moved between two.
-
-    The corners of a foot are those of the bounding boxes of its channel geoms.
-
-    Args:
-      nthread: threads for the kinematics; no result depends on it.
-      size: how many states will be asked for at once, about.
-    """
-
-    def __init__(self, robot: Robot, *, nthread: int = 1, size: int = _POSES_AT_ONCE) -> None:
-        self._robot = robot
-        probe = instrument(robot, PhysicsScale())
-        self._model = probe.kinematics
-        self._nthread = nthread
-        self._size = min(size, _POSES_AT_ONCE)
-        self._corners = [box_corners(self._model, foot.geoms) for foot in robot.feet]
-
-    def speeds(self, before: Array, after: Array) -> Array:
-        """(N, F) m/s: how fast the slowest corner of each foot moved horizontally during each frame.
-
-        A foot that rolls over its toe has a corner at rest; a foot that slides has none. The speed is the distance between a
-        corner's places before and after the frame, over the frame's time.
-
-        Args:
-          before: (N, nq) the state that each frame started from.
-          after: (N, nq) the state that it ended in.
-        """
-        # A rollout's frames start where the one before ended, so that one pass over the states serves both ends.
-        if len(after) > 1 and np.array_equal(before[1:], after[:-1]):
-            path = self._places(np.concatenate([before[:1], after]))
-            start, end = [p[:, :-1] for p in path], [p[:, 1:] for p in path]
-        else:
-            start, end = self._places(before), self._places(after)
-        speeds = np.empty((len(after), len(self._corners)))
-        for i in range(len(self._corners)):
-            moved = end[i] - start[i]
-            speeds[:, i] = np.sqrt((moved[0] ** 2 + moved[1] ** 2).min(axis=-1)) / self._robot.control_dt
-        return speeds
-
-    def heights(self, qpos: Array) -> Array:
-        """(N, F) m: the height of the lowest corner of each foot in the states (N, nq)."""
-        heights = np.empty((len(qpos), len(self._corners)))
-        for first in range(0, len(qpos), self._size):
-            xpos, xmat = self._poses(qpos[first : first + self._size])
-            stop = first + len(xpos)
-            for i, (foot, corners) in enumerate(zip(self._robot.feet, self._corners, strict=True)):
-                row = xmat[:, foot.body, 6:9]
-                turned = row[:, 0, None] * corners[:, 0] + row[:, 1, None] * corners[:, 1] + row[:, 2, None] * corners[:, 2]
-                heights[first:stop, i] = turned.min(axis=1) + xpos[:, foot.body, 2]
-        return heights
-
-    def _places(self, qpos: Array) -> list[Array]:
-        """For each foot the (2, N, corners) horizontal places, x then y, of its corners in the states (N, nq)."""
-        places = [np.empty((2, len(qpos), len(corners))) for corners in self._corners]
-        for first in range(0, len(qpos), self._size):
-            xpos, xmat = self._poses(qpos[first : first + self._size])
-            stop = first + len(xpos)
-            for foot, corners, place in zip(self._robot.feet, self._corners, places, strict=True):
-                # Written out: quicker than a matrix product of this shape, and no BLAS that may add in another order elsewhere.
-                for axis in range(2):
-                    row = xmat[:, foot.body, 3 * axis : 3 * axis + 3]
-                    turned = row[:, 0, None] * corners[:, 0] + row[:, 1, None] * corners[:, 1] + row[:, 2, None] * corners[:, 2]
-                    place[axis, first:stop] = turned + xpos[:, foot.body, axis, None]
-        return places
-
-    def _poses(self, qpos: Array) -> tuple[Array, Array]:
-        """(N, nbody, 3) and (N, nbody, 9): the bodies' places and axes in the states (N, nq); views, perhaps."""
-        if self._nthread == 1:
-            # The one function that is needed costs half of what a batch's position stage does, which also factors the inertia.
-            data, model = self._data, self._model
-            xpos, xmat = np.empty((len(qpos), model.nbody, 3)), np.empty((len(qpos), model.nbody, 9))
-            state, place, axes, kinematics = data.qpos, data.xpos, data.xmat, mujoco.mj_kinematics
-            for k, row in enumerate(qpos):
-                state[:] = row
-                kinematics(model, data)
-                xpos[k], xmat[k] = place, axes
-            return xpos, xmat
-        batch, count = self._batch, len(qpos)
-        batch.bind("qpos")[:count] = qpos
-        xpos, xmat = batch.bind("xpos"), batch.bind("xmat")
-        batch.forward(ids=np.arange(count), stage=mujoco.mjtStage.mjSTAGE_POS)
-        return xpos[:count], xmat[:count]
-
-    @cached_property
-    def _data(self) -> Any:
-        return mujoco.MjData(self._model)
-
-    @cached_property
-    def _batch(self) -> Batch:
-        return Batch(self._model, self._size, nthread=self._nthread)
-
-
-KINEMATIC_HEIGHT = 0.015
-"""m; a foot of a clip can only be in contact with its lowest corner below this height above the ground."""
-
-KINEMATIC_SPEED = 0.3
-"""m/s; … and with its slowest corner slower than this."""
-
-
-def kinematic_contacts(robot: Robot, qpos: Array) -> npt.NDArray[np.bool_]:
-    """(N, F) which feet a motion means to stand on, by their height and speed alone.
-
-    A foot is in contact when its lowest corner is less than 15 mm above the ground, and its slowest corner moves horizontally
-    at less than 0.3 m/s: the two usual signs of a stance in motion capture, with room for the errors of retargeting.
-
-    Args:
-      qpos: (N, nq) the poses of consecutive control steps.
-    """
-    tracker = FootTracker(robot, size=len(qpos) + 1)
-    before = np.concatenate([qpos[:1], qpos[:-1]])
-    speeds = tracker.speeds(before, qpos)
-    if len(qpos) > 1:
-        speeds[0] = speeds[1]  # The first frame has none before it.
-    contacts: npt.NDArray[np.bool_] = (tracker.heights(qpos) < KINEMATIC_HEIGHT) & (speeds < KINEMATIC_SPEED)
-    return contacts
-
-
-def box_corners(model: Any, geoms: tuple[int, ...]) -> Array:
-    """(8·geoms, 3) the corners of the geoms' bounding boxes, in the frame of their body."""
-    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    corners = []
-    for geom in geoms:
-        rotation = np.empty(9)
-        mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
-        local = model.geom_aabb[geom, :3] + signs * model.geom_aabb[geom, 3:]
-        corners.append(model.geom_pos[geom] + local @ rotation.reshape(3, 3).T)
-    return np.concatenate(corners)

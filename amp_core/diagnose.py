@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from amp_core import contacts
+from amp_core import kinematics
 from amp_core.engine import mujoco
 from amp_core.quality import (
     FALLEN_TILT_DEG,
@@ -26,10 +26,9 @@ from amp_core.quality import (
     UNLOADED_BELOW,
     FrameSeries,
     percentile,
-    quaternion_angles,
 )
-from amp_core.recipe import PhysicsScale
 from amp_core.rollout import saturated
+from amp_core.rotations import pitch_roll_tilt, world_to_heading, yaw, z_axis
 from amp_core.tiers import Classification, Gate, Tier
 
 if TYPE_CHECKING:
@@ -212,8 +211,7 @@ class _Case:
         fallen = np.flatnonzero(self.series.fallen)
         self.fell = int(fallen[0]) if len(fallen) else None
         # Where the robot begins to tip: the last frame in which it leans no more than the clip does, give or take.
-        root = robot.root_qpos_adr
-        leaning = np.degrees(quaternion_angles(clip.qpos(robot)[: self.rows, root + 3 : root + 7])[2])
+        leaning = np.degrees(pitch_roll_tilt(clip.root_rot[: self.rows])[2])
         last = self.rows if self.fell is None else self.fell
         calm = np.flatnonzero(self.series.tilt[:last] <= leaning[:last] + _TIPPING_DEG)
         self.onset = last if self.fell is None else int(calm[-1]) + 1 if len(calm) else 0
@@ -308,13 +306,8 @@ class _Case:
 
     def _direction(self, frame: int) -> str:
         """Which way the root leans, seen from the heading that it had when it began to tip."""
-        root = self.robot.root_qpos_adr
-        quat = self.rollout.qpos[[max(0, min(self.onset, frame) - 1), frame], root + 3 : root + 7]
-        w, x, y, z = quat[0]
-        yaw = math.atan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z))
-        w, x, y, z = quat[1]
-        up_x, up_y = 2 * (x * z + w * y), 2 * (y * z - w * x)
-        ahead, left = up_x * math.cos(yaw) + up_y * math.sin(yaw), up_y * math.cos(yaw) - up_x * math.sin(yaw)
+        start, end = self.robot.root_rotation(self.rollout.qpos[[max(0, min(self.onset, frame) - 1), frame]])
+        ahead, left, _ = world_to_heading(yaw(start)[None], z_axis(end)[None])[0].tolist()
         along = ("forward" if ahead > 0 else "backward") if abs(ahead) > 0.4 * math.hypot(ahead, left) else ""
         aside = ("to its left" if left > 0 else "to its right") if abs(left) > 0.4 * math.hypot(ahead, left) else ""
         return " and ".join(word for word in (along, aside) if word)
@@ -363,8 +356,7 @@ class _Case:
             gate = failed.get(f"p95_{axis}_deg")
             if gate is not None and gate.value is not None:
                 values: Array = getattr(series, axis)
-                root = self.robot.root_qpos_adr
-                own = quaternion_angles(self.clip.qpos(self.robot)[:, root + 3 : root + 7])[0 if axis == "pitch" else 1]
+                own = pitch_roll_tilt(self.clip.root_rot)[0 if axis == "pitch" else 1]
                 clips = percentile(np.degrees(np.abs(own)), 95)
                 yield Finding(
                     "leans",
@@ -808,33 +800,12 @@ class _Case:
         stop = self.clip.num_frames if self.fell is None else self.fell + 1
         return self._places(self.clip.qpos(self.robot)[: stop : self._every])
 
-    @cached_property
-    def _body(self) -> tuple[Any, Any, list[Array]]:
-        """The robot's kinematics: model, data, and the corners of each foot in its body's frame."""
-        model = contacts.instrument(self.robot, PhysicsScale()).kinematics
-        return model, mujoco.MjData(model), [contacts.box_corners(model, foot.geoms) for foot in self.robot.feet]
-
     def _places(self, qpos: Array) -> _Places:
-        model, data, boxes = self._body
         com = np.empty((len(qpos), 3))
-        bodies = [foot.body for foot in self.robot.feet]
-        position, rotation = np.empty((len(qpos), len(bodies), 3)), np.empty((len(qpos), len(bodies), 9))
-        state, xpos, xmat, subtree = data.qpos, data.xpos, data.xmat, data.subtree_com[self.robot.root_body]
-        for k, row in enumerate(qpos):
-            state[:] = row
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_comPos(model, data)
-            com[k] = subtree
-            position[k], rotation[k] = xpos[bodies], xmat[bodies]
-        corners = []
-        for i, local in enumerate(boxes):
-            places = np.empty((len(qpos), len(local), 3))
-            for axis in range(3):
-                row = rotation[:, i, 3 * axis : 3 * axis + 3]
-                turned = row[:, 0, None] * local[:, 0] + row[:, 1, None] * local[:, 1] + row[:, 2, None] * local[:, 2]
-                places[:, :, axis] = turned + position[:, i, axis, None]
-            corners.append(places)
-        return _Places(com, tuple(corners))
+        for k, data in enumerate(kinematics.iterate_poses(self.robot.model, qpos)):
+            mujoco.mj_comPos(self.robot.model, data)
+            com[k] = data.subtree_com[self.robot.root_body]
+        return _Places(com, kinematics.FootTracker(self.robot).corners(qpos))
 
     @cached_property
     def _clip_speeds(self) -> tuple[Array, Array]:
@@ -848,8 +819,8 @@ class _Case:
 
     @cached_property
     def _meant(self) -> Bools:
-        """(K, F) which feet the clip means to stand on: `contacts.kinematic_contacts` of the poses that are looked at."""
-        return (self._clip_places.heights() < contacts.KINEMATIC_HEIGHT) & (self._clip_speeds[0] < contacts.KINEMATIC_SPEED)
+        """(K, F) which feet the clip means to stand on: `kinematics.kinematic_contacts` of the poses that are looked at."""
+        return (self._clip_places.heights() < kinematics.KINEMATIC_HEIGHT) & (self._clip_speeds[0] < kinematics.KINEMATIC_SPEED)
 
     def _at(self, frame: int) -> str:
         return f"{frame * self.dt:.2f} s"

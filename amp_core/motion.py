@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core import rotations
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion, check_limits, clean_name
 
@@ -229,12 +230,7 @@ class Conditioned:
 
     def qpos(self, robot: Robot) -> Array:
         """(M, nq) the clip's poses as MuJoCo has them, for the robot that it was conditioned for."""
-        root = robot.root_qpos_adr
-        poses = np.tile(self.initial_qpos, (self.num_frames, 1))
-        poses[:, root : root + 3] = self.root_pos
-        poses[:, root + 3 : root + 7] = self.root_rot[:, [3, 0, 1, 2]]
-        poses[:, robot.qpos_adr] = self.dof_pos
-        return poses
+        return robot.poses(self.root_pos, self.root_rot, self.dof_pos)
 
 
 def resampled_count(frames: int, fps_in: float, fps_out: float) -> int:
@@ -283,12 +279,12 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
 
 def _check_order(motion: Motion) -> None:
     """wxyz read as xyzw, where the up axis gives it away: tilted as read, upright in the other order."""
-    read = float(_tilt(motion.root_rot).mean())
+    read = float(rotations.tilt(motion.root_rot).mean())
     if read <= WXYZ_READ_TILT:
         return
-    other = float(_tilt(motion.root_rot[:, [1, 2, 3, 0]]).mean())
+    other = float(rotations.tilt(rotations.to_xyzw(motion.root_rot)).mean())
     if other < WXYZ_OTHER_TILT:
-        frame = int(np.argmax(_tilt(motion.root_rot) > WXYZ_READ_TILT))
+        frame = int(np.argmax(rotations.tilt(motion.root_rot) > WXYZ_READ_TILT))
         degrees = f"{math.degrees(read):.0f} degrees on average, read as wxyz by {math.degrees(other):.0f}"
         raise _wxyz(motion, frame, f"read as xyzw the root is tilted by {degrees}")
 
@@ -322,12 +318,12 @@ def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
     Only a clip that walks backwards as read and forwards in the other order gets here. On its true heading the lowest foot
     stands still; on the reversed one it slides at twice the walking speed. A few frames are enough to tell.
     """
-    other = motion.root_rot[:, [1, 2, 3, 0]]
-    if float(_tilt(other).mean()) >= WXYZ_OTHER_TILT:
+    other = rotations.to_xyzw(motion.root_rot)
+    if float(rotations.tilt(other).mean()) >= WXYZ_OTHER_TILT:
         return
-    if _forward_speed(motion.root_pos, _normalized(motion.root_rot), motion.fps) > -WALKING_SPEED:
+    if _forward_speed(motion.root_pos, rotations.normalize(motion.root_rot), motion.fps) > -WALKING_SPEED:
         return
-    if _forward_speed(motion.root_pos, _normalized(other), motion.fps) < WALKING_SPEED:
+    if _forward_speed(motion.root_pos, rotations.normalize(other), motion.fps) < WALKING_SPEED:
         return
     as_read, as_wxyz = (_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, other))
     if as_read > 2.0 * as_wxyz:
@@ -353,7 +349,7 @@ def _wxyz(motion: Motion, frame: int, why: str) -> MotionRefused:
 def _check_teleports(motion: Motion, limits: Limits) -> None:
     speed = np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1) * motion.fps
     _refuse_jump(motion, speed, limits.max_speed, "m/s", "root_pos", "moves", "the root teleports; positions are in metres")
-    turn = _angles_between(_normalized(motion.root_rot)) * motion.fps
+    turn = _turns(rotations.normalize(motion.root_rot)) * motion.fps
     _refuse_jump(motion, turn, limits.max_turn_rate, "rad/s", "root_rot", "turns", "the root flips over within a frame")
 
 
@@ -423,6 +419,8 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     Raises:
       MotionRefused: whatever `check_motion` refuses; feet over 1 m off the floor.
     """
+    from amp_core.kinematics import sole_heights
+
     limits = limits or Limits()
     check_motion(motion, robot, limits)
     # Rounded so that 1 / 0.02 and its like are the rates that people mean.
@@ -430,10 +428,10 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
 
     norms = np.linalg.norm(motion.root_rot, axis=1)
     norm_error = np.abs(norms - 1.0)
-    rotation, flipped = _one_hemisphere(_normalized(motion.root_rot))
+    rotation, flipped = rotations.align_signs(rotations.normalize(motion.root_rot))
     position, joints = motion.root_pos, motion.dof_pos
 
-    first = _first_frame(motion, rotation)
+    first = find_first_frame_glitch(motion, rotation)
     if first.glitch and resampled_count(motion.num_frames - 1, motion.fps, fps_out) >= 2:
         first = replace(first, trimmed=True)
         position, rotation, joints = position[1:], rotation[1:], joints[1:]
@@ -441,9 +439,9 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
 
     count = resampled_count(len(position), motion.fps, fps_out)
     when = np.arange(count, dtype=np.float64) * (motion.fps / fps_out)
-    position, joints, rotation = _lerp(position, when), _lerp(joints, when), _slerp(rotation, when)
+    position, joints, rotation = interpolate(position, when), interpolate(joints, when), interpolate_rotations(rotation, when)
 
-    foot = _lowest_foot_points(position, rotation, joints, robot)
+    foot = sole_heights(robot, robot.poses(position, rotation, joints)).min(axis=1)
     low, height, top = (float(v) for v in np.percentile(foot, (25, 50, 75)))
     shift = -height
     if abs(shift) > ABSURD_SHIFT_M:
@@ -479,7 +477,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         root_height_max_m=float(position[:, 2].max()),
         root_speed_max=float(steps.max()),
         root_speed_mean=float(steps.mean()),
-        root_turn_rate_max=float(_angles_between(_normalized(motion.root_rot)).max() * motion.fps),
+        root_turn_rate_max=float(_turns(rotations.normalize(motion.root_rot)).max() * motion.fps),
         joint_speed_max=float(np.abs(np.diff(motion.dof_pos, axis=0)).max() * motion.fps),
         forward_speed_mean=_forward_speed(position, rotation, fps_out),
         first_frame=first,
@@ -502,47 +500,6 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     )
 
 
-# --- Quaternions, xyzw ----------------------------------------------------------------------------------------------------
-
-
-def _normalized(rotation: Array) -> Array:
-    return np.asarray(rotation / np.linalg.norm(rotation, axis=1, keepdims=True))
-
-
-def _tilt(rotation: Array) -> Array:
-    """(N,) rad between the body's z axis and the world's, for quaternions near unit norm."""
-    square = rotation * rotation
-    return np.asarray(np.arccos(np.clip(1.0 - 2.0 * (square[:, 0] + square[:, 1]) / square.sum(axis=1), -1.0, 1.0)))
-
-
-def _angles_between(rotation: Array) -> Array:
-    """(N-1,) rad of the rotation from each frame to the next, by 2·atan2(|v|, |w|), which keeps small angles exact."""
-    relative = _relative(rotation[:-1], rotation[1:])
-    return np.asarray(2.0 * np.arctan2(np.linalg.norm(relative[:, :3], axis=1), np.abs(relative[:, 3])))
-
-
-def _relative(a: Array, b: Array) -> Array:
-    """conj(a) ⊗ b: the rotation from a to b in a's frame."""
-    ax, ay, az, aw = a[:, 0], a[:, 1], a[:, 2], a[:, 3]
-    bx, by, bz, bw = b[:, 0], b[:, 1], b[:, 2], b[:, 3]
-    return np.stack(
-        [
-            aw * bx - ax * bw - ay * bz + az * by,
-            aw * by + ax * bz - ay * bw - az * bx,
-            aw * bz - ax * by + ay * bx - az * bw,
-            aw * bw + ax * bx + ay * by + az * bz,
-        ],
-        axis=1,
-    )
-
-
-def _one_hemisphere(rotation: Array) -> tuple[Array, int]:
-    """Signs such that neighbours have a non-negative dot product; the first frame keeps its own. Also how many changed."""
-    dots = np.einsum("ij,ij->i", rotation[1:], rotation[:-1])
-    signs = np.concatenate([[1.0], np.cumprod(np.where(dots < 0.0, -1.0, 1.0))])
-    return rotation * signs[:, None], int((signs < 0.0).sum())
-
-
 # --- Resampling -----------------------------------------------------------------------------------------------------------
 
 
@@ -554,25 +511,26 @@ def _bracket(count: int, when: Array) -> tuple[NDArray[np.int64], Array]:
     return index, np.clip(when - index, 0.0, 1.0)
 
 
-def _lerp(values: Array, when: Array) -> Array:
+def interpolate(values: Array, when: Array) -> Array:
+    """(M, k) linear interpolation of rows (N, k) at the times `when` (M,), in frames."""
     index, part = _bracket(len(values), when)
     part = part[:, None]
     # This form gives both end points exactly.
     return np.asarray((1.0 - part) * values[index] + part * values[index + 1])
 
 
-def _slerp(rotation: Array, when: Array) -> Array:
-    """Shoemake's spherical interpolation; neighbours are on one hemisphere already."""
+def interpolate_rotations(rotation: Array, when: Array) -> Array:
+    """(M, 4) spherical interpolation of unit quaternions (N, 4) at the times `when` (M,), in frames.
+
+    Neighbours must be on one hemisphere (`rotations.align_signs`).
+    """
     index, part = _bracket(len(rotation), when)
-    a, b = rotation[index], rotation[index + 1]
-    angle = np.arccos(np.clip(np.einsum("ij,ij->i", a, b), -1.0, 1.0))
-    sine = np.sin(angle)
-    # Below about 1e-4 rad the sines cancel; there the chord and the arc agree to 1e-9 and the chord is used.
-    small = sine < 1e-4
-    safe = np.where(small, 1.0, sine)
-    wa = np.where(small, 1.0 - part, np.sin((1.0 - part) * angle) / safe)
-    wb = np.where(small, part, np.sin(part * angle) / safe)
-    return _normalized(wa[:, None] * a + wb[:, None] * b)
+    return rotations.slerp(rotation[index], rotation[index + 1], part)
+
+
+def _turns(rotation: Array) -> Array:
+    """(N-1,) rad from each frame to the next."""
+    return rotations.angle_between(rotation[:-1], rotation[1:])
 
 
 # --- Findings -------------------------------------------------------------------------------------------------------------
@@ -592,11 +550,11 @@ def _clip_joints(joints: Array, robot: Robot) -> tuple[Array, tuple[JointClip, .
     return np.clip(joints, low, high), tuple(found)
 
 
-def _first_frame(motion: Motion, rotation: Array) -> FirstFrame:
+def find_first_frame_glitch(motion: Motion, rotation: Array) -> FirstFrame:
     """Whether frame 0 stands apart from the frames after it, as solvers leave it that start from a rest pose."""
     steps = {
         "root_pos": np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1),
-        "root_rot": _angles_between(rotation),
+        "root_rot": _turns(rotation),
         "dof_pos": np.abs(np.diff(motion.dof_pos, axis=0)).max(axis=1),
     }
     ratios = dict.fromkeys(steps, 0.0)
@@ -622,7 +580,7 @@ def _first_frame(motion: Motion, rotation: Array) -> FirstFrame:
 
 
 def _root_frame(motion: Motion) -> RootFrame:
-    tilt = _tilt(motion.root_rot)
+    tilt = rotations.tilt(motion.root_rot)
     first, mean, top = float(tilt[0]), float(tilt.mean()), float(tilt.max())
     suspect = max(first, mean) > SUSPECT_TILT
     detail = ""
@@ -637,10 +595,7 @@ def _root_frame(motion: Motion) -> RootFrame:
 
 def _forward_speed(position: Array, rotation: Array, fps: float) -> float:
     """m/s, mean over the steps, along the horizontal projection of the body's x axis."""
-    x, y, z, w = rotation[:-1].T
-    heading = np.stack([1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z)], axis=1)
-    length = np.linalg.norm(heading, axis=1, keepdims=True)
-    heading = heading / np.where(length > 1e-9, length, 1.0)
+    heading = rotations.heading_direction(rotation[:-1])
     return float(np.einsum("ij,ij->i", np.diff(position[:, :2], axis=0), heading).mean() * fps)
 
 
@@ -697,106 +652,23 @@ def _looks_y_up(motion: Motion, robot: Robot) -> bool:
 # --- The robot's own kinematics -------------------------------------------------------------------------------------------
 
 
-def _lowest_foot_points(position: Array, rotation: Array, joints: Array, robot: Robot) -> Array:
-    """(M,) m: the lowest point of all contact geoms in each frame, by forward kinematics; the floor is z = 0."""
-    from amp_core.engine import mujoco
-
-    model = robot.model
-    data = mujoco.MjData(model)
-    geoms = sorted({geom for channel in robot.channel_geoms for geom in channel})
-    heights = np.empty((len(position), len(geoms)))
-    ups = np.empty((len(position), len(geoms), 3))
-    poses = _pose_table(position, rotation, joints)
-    for k in range(len(position)):
-        _pose(robot, data, poses[k])
-        heights[k] = data.geom_xpos[geoms, 2]
-        # The third row of each geom's rotation: the world's up axis in the geom's frame.
-        ups[k] = data.geom_xmat[geoms, 6:9]
-    lowest = np.stack([heights[:, i] - _support(model, geom, ups[:, i]) for i, geom in enumerate(geoms)], axis=1)
-    return np.asarray(lowest.min(axis=1))
-
-
 def _foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
     """m/s: median, over at most 64 steps spread over the clip, of the horizontal speed of the lowest contact geom."""
-    from amp_core.engine import mujoco
+    from amp_core.kinematics import geom_poses
 
-    data = mujoco.MjData(robot.model)
     geoms = sorted({geom for channel in robot.channel_geoms for geom in channel})
-    poses = _pose_table(motion.root_pos, rotation, motion.dof_pos)
-    begins = np.unique(np.linspace(0, motion.num_frames - 2, SLIDE_SAMPLES).astype(np.int64))
-    speeds = np.empty(len(begins))
-    for i, begin in enumerate(begins):
-        places = []
-        for k in (begin, begin + 1):
-            _pose(robot, data, poses[k])
-            places.append(data.geom_xpos[geoms])
-        lowest = int(np.argmin(places[0][:, 2]))
-        speeds[i] = np.linalg.norm(places[1][lowest, :2] - places[0][lowest, :2]) * motion.fps
-    return float(np.median(speeds))
-
-
-def _pose(robot: Robot, data: Any, pose: Array) -> None:
-    """Places the robot by forward kinematics; joints that the clip does not have stay where `data` has them (qpos0)."""
-    from amp_core.engine import mujoco
-
-    data.qpos[robot.root_qpos_adr : robot.root_qpos_adr + 7] = pose[:7]
-    data.qpos[robot.qpos_adr] = pose[7:]
-    mujoco.mj_kinematics(robot.model, data)
-
-
-def _pose_table(position: Array, rotation: Array, joints: Array) -> Array:
-    """(M, 7 + n): position, quaternion wxyz, joints."""
-    return np.concatenate([position, rotation[:, [3, 0, 1, 2]], joints], axis=1)
-
-
-def _support(model: Any, geom: int, up: Array) -> Array:
-    """(M,) m: how far the geom reaches below its centre, given the world's up axis in its frame.
-
-    The support function of each primitive; for a mesh the farthest vertex, so the hull's lowest point.
-    """
-    from amp_core.engine import mujoco
-
-    kinds = mujoco.mjtGeom
-    kind = int(model.geom_type[geom])
-    size = np.asarray(model.geom_size[geom])
-    along = np.abs(up)
-    if kind == kinds.mjGEOM_SPHERE:
-        return np.full(len(up), float(size[0]))
-    if kind == kinds.mjGEOM_CAPSULE:
-        return np.asarray(along[:, 2] * size[1] + size[0])
-    if kind == kinds.mjGEOM_CYLINDER:
-        return np.asarray(along[:, 2] * size[1] + size[0] * np.sqrt(np.maximum(0.0, 1.0 - up[:, 2] ** 2)))
-    if kind == kinds.mjGEOM_BOX:
-        return np.asarray(along @ size)
-    if kind == kinds.mjGEOM_ELLIPSOID:
-        return np.asarray(np.linalg.norm(up * size, axis=1))
-    if kind == kinds.mjGEOM_MESH:
-        mesh = int(model.geom_dataid[geom])
-        begin = int(model.mesh_vertadr[mesh])
-        vertices = np.asarray(model.mesh_vert[begin : begin + int(model.mesh_vertnum[mesh])], dtype=np.float64)
-        # In blocks, so that a fine mesh and a long clip do not make one huge product.
-        block = max(1, 2_000_000 // max(1, len(vertices)))
-        return np.concatenate([-(up[k : k + block] @ vertices.T).min(axis=1) for k in range(0, len(up), block)])
-    # A shape without a simple support function (a signed distance field): its bounding sphere.
-    return np.full(len(up), float(model.geom_rbound[geom]))
+    starts = np.unique(np.linspace(0, motion.num_frames - 2, SLIDE_SAMPLES).astype(np.int64))
+    poses = robot.poses(motion.root_pos, rotation, motion.dof_pos)
+    start, end = (geom_poses(robot.model, geoms, poses[frames])[0] for frames in (starts, starts + 1))
+    rows = np.arange(len(starts)), start[:, :, 2].argmin(axis=1)
+    return float(np.median(np.linalg.norm((end[rows] - start[rows])[:, :2], axis=1) * motion.fps))
 
 
 def _initial_state(position: Array, rotation: Array, joints: Array, robot: Robot) -> tuple[Array, Array]:
     """qpos and qvel of frame 0, such that integrating qvel over one control step gives frame 1."""
-    model = robot.model
-    qpos = np.array(model.qpos0, dtype=np.float64)
-    qvel = np.zeros(int(model.nv))
-    root, velocity = robot.root_qpos_adr, robot.root_qvel_adr
-    first = _pose_table(position[:1], rotation[:1], joints[:1])[0]
-    qpos[root : root + 7] = first[:7]
-    qpos[robot.qpos_adr] = first[7:]
-    dt = robot.control_dt
+    qvel = np.zeros(int(robot.model.nv))
+    velocity, dt = robot.root_qvel_adr, robot.control_dt
     qvel[velocity : velocity + 3] = (position[1] - position[0]) / dt
-    relative = _relative(rotation[:1], rotation[1:2])[0]
-    length = float(np.linalg.norm(relative[:3]))
-    if length > 0.0:
-        # The logarithm of the rotation from frame 0 to 1 in the body frame, where MuJoCo's free joint has its angular velocity.
-        angle = 2.0 * math.atan2(length, abs(float(relative[3])))
-        qvel[velocity + 3 : velocity + 6] = relative[:3] * math.copysign(angle / (length * dt), float(relative[3]))
+    qvel[velocity + 3 : velocity + 6] = rotations.angular_velocity(rotation[0], rotation[1], dt)
     qvel[robot.qvel_adr] = (joints[1] - joints[0]) / dt
-    return qpos, qvel
+    return robot.poses(position[:1], rotation[:1], joints[:1])[0], qvel

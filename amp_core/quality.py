@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.rotations import pitch_roll_tilt
 from amp_core.tiers import Tier, gate_profile
 
 if TYPE_CHECKING:
@@ -93,20 +94,6 @@ METRICS: tuple[Metric, ...] = (
 """Every metric, in the order in which they are shown."""
 
 
-def quaternion_angles(quat_wxyz: Array) -> tuple[Array, Array, Array]:
-    """(N,) pitch, roll and tilt in rad of (N, 4) unit quaternions.
-
-    Pitch is about y, positive nose down; roll about x, positive to the right, as the seed defines them for the harness; tilt is
-    the angle between the body's z axis and the vertical, whichever way the robot leans.
-    """
-    w, x, y, z = (quat_wxyz[:, i] for i in range(4))
-    pitch: Array = np.arcsin(np.clip(2 * (w * y - z * x), -1.0, 1.0))
-    up = 1 - 2 * (x * x + y * y)
-    roll: Array = np.arctan2(2 * (w * x + y * z), up)
-    tilt: Array = np.arccos(np.clip(up, -1.0, 1.0))
-    return pitch, roll, tilt
-
-
 @dataclass(frozen=True, eq=False)
 class FrameSeries:
     """What the metrics are made of: N rows that were simulated, F feet.
@@ -169,8 +156,7 @@ class FrameSeries:
           RecipeRefused: the recipe names a gate profile that does not exist.
         """
         mg = robot.mg_for(rollout.recipe.physics)
-        root = robot.root_qpos_adr
-        pitch, roll, tilt = quaternion_angles(rollout.qpos[:, root + 3 : root + 7])
+        pitch, roll, tilt = pitch_roll_tilt(robot.root_rotation(rollout.qpos))
         rows = len(rollout.qpos)
         feet = np.zeros((rows, len(robot.feet)), dtype=bool)
         load = np.zeros((rows, len(robot.feet)))

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
+from amp_core.features import FeatureLayout
+from amp_core.rotations import to_wxyz, to_xyzw
 
 if TYPE_CHECKING:
-    from amp_core.features import FeatureLayout
     from amp_core.recipe import PhysicsScale
 
 __all__ = ["Foot", "Robot", "bundled_robots"]
@@ -143,8 +144,6 @@ class Robot:
     @cached_property
     def layout(self) -> FeatureLayout:
         """The feature layout: 2·n + 7 + C dimensions."""
-        from amp_core.features import FeatureLayout
-
         return FeatureLayout(self.joint_names, self.channels)
 
     def scaled_model(self, scale: PhysicsScale) -> Any:
@@ -171,6 +170,28 @@ class Robot:
             model.body_inertia[:] *= scale.mass
             mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
+
+    def root_rotation(self, qpos: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(…, 4) the root's quaternion xyzw, body to world, in the states (…, nq)."""
+        first = self.root_qpos_adr + 3
+        return to_xyzw(qpos[..., first : first + 4])
+
+    def poses(
+        self, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], dof_pos: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(N, nq) MuJoCo's states of a clip's poses.
+
+        Args:
+          root_pos: (N, 3) m, world.
+          root_rot: (N, 4) xyzw, body to world.
+          dof_pos: (N, n) rad, in the order of `joint_names`.
+        """
+        qpos = np.tile(self.model.qpos0, (len(root_pos), 1))
+        first = self.root_qpos_adr
+        qpos[:, first : first + 3] = root_pos
+        qpos[:, first + 3 : first + 7] = to_wxyz(root_rot)
+        qpos[:, self.qpos_adr] = dof_pos
+        return qpos
 
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""

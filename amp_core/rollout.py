@@ -12,7 +12,6 @@ of threads.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from amp_core import contacts, features
+from amp_core import contacts, features, kinematics, rotations
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.errors import PhysicsFailed
 from amp_core.recipe import GENERATED_MODES, Harness, Recipe
@@ -88,13 +87,13 @@ class Rollout:
       initial_qpos, initial_qvel: (nq,), (nv,) the state before the first control step.
       forced_qpos: (N, nq) what was written into `qpos` before each control step; None unless the mode is `teacher_forced`.
       reference_root_pos, reference_root_rot (xyzw), reference_dof_pos: (N, …) the clip's frames.
-      reference_contacts: (N, F) bool, which feet the clip means to stand on (`contacts.kinematic_contacts`); None unless the
+      reference_contacts: (N, F) bool, which feet the clip means to stand on (`kinematics.kinematic_contacts`); None unless the
         mode is `tracked`.
       plan: what planned the controls; None unless the mode is `tracked`.
       nonfoot_contact: (N,) bool, anything but a foot touched the ground in any substep.
       actuator_force: (N, nu) N·m (N for a slide), what each actuator did in the last substep.
       saturation: (N,) share of the actuators at their force limit in the last substep.
-      foot_speed: (N, F) m/s, see `contacts.FootTracker`.
+      foot_speed: (N, F) m/s, see `kinematics.FootTracker`.
       dt: s, a frame.
     """
 
@@ -177,10 +176,8 @@ def harness_force(harness: Harness, target: float, height: float, velocity: floa
     """
     if harness.is_off:
         return 0.0
-    w, x, y, z = quat_wxyz
-    sine, gate, cap = 2 * (w * y - z * x), harness.orient_gate, harness.force_cap
-    pitch = math.asin(1.0 if sine > 1.0 else -1.0 if sine < -1.0 else sine)
-    roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    gate, cap = harness.orient_gate, harness.force_cap
+    pitch, roll = rotations.pitch_roll_of_frame(quat_wxyz)
     if not (-gate < pitch < gate and -gate < roll < gate):
         return 0.0
     force = harness.height_kp * (target - height) - harness.height_kd * velocity
@@ -332,7 +329,7 @@ class _Stage:
         self.plans = plans
         self.motions = motions
         self.recipes = recipes
-        self.tracker = contacts.FootTracker(robot, nthread=nthread, size=max(len(motion.dof_pos) for motion in motions) + 1)
+        self.tracker = kinematics.FootTracker(robot, nthread=nthread, size=max(len(motion.dof_pos) for motion in motions) + 1)
         self.probes = [contacts.instrument(robot, recipe.physics) for recipe in recipes]
         self.lengths = [len(motion.dof_pos) for motion in motions]
         model = self.probes[0].model
@@ -474,7 +471,7 @@ class _Stage:
         rows = self.lengths[i] if failure is None else failure.frame
         qpos, qvel = self.rows_qpos[i, :rows].copy(), self.rows_qvel[i, :rows].copy()
         root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
-        root_rot = qpos[:, root_q + 3 : root_q + 7][:, [1, 2, 3, 0]]
+        root_rot = robot.root_rotation(qpos)
         root_lin_vel = qvel[:, root_v : root_v + 3].copy()
         root_ang_vel = features.body_to_world(root_rot, qvel[:, root_v + 3 : root_v + 6])
         dof_pos, dof_vel = qpos[:, robot.qpos_adr], qvel[:, robot.qvel_adr]
@@ -536,7 +533,7 @@ class _Stage:
     def _reference_contacts(self, i: int, rows: int) -> npt.NDArray[np.bool_] | None:
         if self.plans[i] is None:
             return None
-        found = contacts.kinematic_contacts(self.robot, self.motions[i].qpos(self.robot))[:rows].copy()
+        found = kinematics.kinematic_contacts(self.robot, self.motions[i].qpos(self.robot))[:rows].copy()
         found.setflags(write=False)
         return found
 

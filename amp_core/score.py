@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from amp_core import features
-from amp_core.contacts import kinematic_contacts
 from amp_core.diagnose import Diagnosis, diagnose
 from amp_core.engine import mujoco
 from amp_core.errors import MotionRefused
 from amp_core.formats import Limits, Motion, read_motion
+from amp_core.kinematics import kinematic_contacts
 from amp_core.motion import Conditioned, check_motion, condition
 from amp_core.npz import write_npz
 from amp_core.quality import FrameSeries, contact_warnings, measure

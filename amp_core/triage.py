@@ -74,7 +74,7 @@ def triage(
 
     Args:
       report: of the conditioning.
-      stance: of each foot, the share of the clip's frames in which it is meant to stand (`contacts.kinematic_contacts`).
+      stance: of each foot, the share of the clip's frames in which it is meant to stand (`kinematics.kinematic_contacts`).
       metrics, tier: of the rollout in mode `rollout`.
       dt: s, a frame.
       profile: that decided the tier.

@@ -24,10 +24,10 @@ from amp_core.cpus import usable_cpus
 from amp_core.formats import Motion, read_motion
 from amp_core.kernels import pinned
 from amp_core.motions import bundled_motions, reading_options
-from amp_core.quality import quaternion_angles
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import replay
+from amp_core.rotations import pitch_roll_tilt
 from amp_core.score import TRACKED_GOALS, Score, score
 from amp_core.tiers import Tier, holds
 
@@ -80,7 +80,7 @@ def _clip(result: Score, plain_tier: int, robot: Robot) -> dict[str, Any]:
     harness = float(np.abs(rollout.stab_force).max(initial=0.0))
     within = all((value := metrics[key]) is not None and holds(value, *goal) for key, goal in TRACKED_GOALS.items())
     # The same figures of the clip itself, which the aim is stated against.
-    leans = quaternion_angles(rollout.reference_root_rot[:, [3, 0, 1, 2]])[:2]
+    leans = pitch_roll_tilt(rollout.reference_root_rot)[:2]
     source = [float(np.percentile(np.degrees(np.abs(angle)), 95)) for angle in leans]
     return {
         "name": result.name,

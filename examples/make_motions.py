@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amp_core.engine import mujoco
+from amp_core.kinematics import iterate_poses, sole_heights
 from amp_core.npz import write_npz
 from amp_core.robot import Robot
+from amp_core.rotations import to_wxyz
 
 Array = NDArray[np.float64]
 
@@ -121,10 +122,10 @@ class Legs:
 
     def __init__(self, robot: Robot) -> None:
         self.robot = robot
-        self._data = mujoco.MjData(robot.model)
-        self._data.qpos[robot.root_qpos_adr + 3] = 1.0
-        mujoco.mj_kinematics(robot.model, self._data)
-        hip, knee, ankle = (self._data.joint(f"left_{name}_pitch").xanchor[[0, 2]] for name in ("hip", "knee", "ankle"))
+        upright = np.zeros(robot.model.nq)
+        upright[robot.root_qpos_adr + 3] = 1.0
+        data = next(iterate_poses(robot.model, upright[None]))
+        hip, knee, ankle = (data.joint(f"left_{name}_pitch").xanchor[[0, 2]] for name in ("hip", "knee", "ankle"))
         self.thigh = float(np.linalg.norm(hip - knee))
         self.shank = float(np.linalg.norm(knee - ankle))
 
@@ -168,20 +169,9 @@ class Legs:
         dof_pos = np.stack([by_joint[joint] for joint in self.robot.joint_names], axis=1)
         dof_pos = np.clip(dof_pos, self.robot.joint_range[:, 0], self.robot.joint_range[:, 1])
         root_rot = np.stack([0 * lean, np.sin(lean / 2), 0 * lean, np.cos(lean / 2)], axis=1)
-        root_z = np.array([self._sole_depth(rot, dof) for rot, dof in zip(root_rot, dof_pos, strict=True)])
-        root_pos = np.stack([*root_xy, root_z], axis=1)
+        at_origin = self.robot.poses(np.zeros((len(lean), 3)), root_rot, dof_pos)
+        root_pos = np.stack([*root_xy, -sole_heights(self.robot, at_origin).min(axis=1)], axis=1)
         return Clip(name, fps, root_pos.round(6), root_rot.round(6), dof_pos.round(6))
-
-    def _sole_depth(self, rot_xyzw: Array, dof: Array) -> float:
-        """m, how far the lowest corner of a sole plate is below the root."""
-        model, data, root = self.robot.model, self._data, self.robot.root_qpos_adr
-        data.qpos[root : root + 3] = 0.0
-        data.qpos[root + 3 : root + 7] = rot_xyzw[[3, 0, 1, 2]]
-        data.qpos[self.robot.qpos_adr] = dof
-        mujoco.mj_kinematics(model, data)
-        geoms = [geom for geoms in self.robot.channel_geoms for geom in geoms]
-        # A box's lowest corner is its centre less the half sizes' shares along z.
-        return -min(float(data.geom_xpos[g, 2] - np.abs(data.geom_xmat[g, 6:9]) @ model.geom_size[g]) for g in geoms)
 
 
 def fade(t: Array, start: float, length: float) -> Array:
@@ -265,7 +255,7 @@ def write(clip: Clip, file: Path, joint_names: tuple[str, ...]) -> None:
         file.write_text(f'{{"fps": {clip.fps:g},\n {rows}}}\n', encoding="utf-8")
     elif file.suffix == ".csv":
         header = ["x", "y", "z", "qw", "qx", "qy", "qz", *joint_names]
-        table = np.hstack([clip.root_pos, clip.root_rot[:, [3, 0, 1, 2]], clip.dof_pos])
+        table = np.hstack([clip.root_pos, to_wxyz(clip.root_rot), clip.dof_pos])
         lines = [",".join(header), *(",".join(f"{value:.6g}" for value in row) for row in table.tolist())]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:

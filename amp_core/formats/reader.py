@@ -19,6 +19,7 @@ from amp_core.formats.json_clip import read_json_clip
 from amp_core.formats.npz import read_npz
 from amp_core.formats.pkl import read_pickle
 from amp_core.formats.values import KEYS, LINEAGE_KEYS, matrix, number, quote
+from amp_core.rotations import to_xyzw
 
 __all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
 
@@ -220,7 +221,7 @@ def _assemble(
     # Before the order is changed: it is the shape that says whether there are four columns.
     check_values(file, rate, root_pos, root_rot, dof_pos)
     if quat_order == "wxyz":
-        root_rot = root_rot[:, [1, 2, 3, 0]]
+        root_rot = to_xyzw(root_rot)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     lineage = _lineage(fields, file) if kind in ("npz", "json") else None
     return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)

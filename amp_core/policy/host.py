@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from amp_core.features import body_to_world, rotation_matrix, world_to_heading
 from amp_core.policy.config import AMPFeatureConfig, select_columns
+from amp_core.rotations import to_xyzw
 
 
 def observe_host(
@@ -21,7 +22,7 @@ def observe_host(
     action = np.zeros((*lead, config.nu)) if prev_action is None else np.asarray(prev_action, np.float32)
     check_action(config, action.shape, lead)
     root_q, root_v = config.root_qpos_adr, config.root_qvel_adr
-    rotation = pos[..., root_q + 3 : root_q + 7][..., [1, 2, 3, 0]]
+    rotation = to_xyzw(pos[..., root_q + 3 : root_q + 7])
     angular = body_to_world(rotation, vel[..., root_v + 3 : root_v + 6])
     parts = [
         rotation_matrix(rotation)[..., 2, :],

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from amp_core.engine import mujoco
 from amp_core.features import rotation_matrix
 from amp_core.policy.tree import ROOT, Link, Sole, Vector
+from amp_core.rotations import to_xyzw
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -30,7 +31,7 @@ def read_tree(robot: Robot) -> tuple[tuple[Link, ...], tuple[tuple[Sole, ...], .
         if body in frames:
             return frames[body]
         link, position, axes = frame(int(model.body_parentid[body]))
-        position, axes = position + axes @ model.body_pos[body], axes @ _matrix(model.body_quat[body])
+        position, axes = position + axes @ model.body_pos[body], axes @ rotation_matrix(to_xyzw(model.body_quat[body]))
         first = int(model.body_jntadr[body])
         for joint in range(first, first + int(model.body_jntnum[body])):
             adr = int(model.jnt_qposadr[joint])
@@ -51,7 +52,8 @@ def read_tree(robot: Robot) -> tuple[tuple[Link, ...], tuple[tuple[Sole, ...], .
 
     def sole(geom: int) -> Sole:
         link, position, axes = frame(int(model.geom_bodyid[geom]))
-        center, geom_axes = position + axes @ model.geom_pos[geom], axes @ _matrix(model.geom_quat[geom])
+        center = position + axes @ model.geom_pos[geom]
+        geom_axes = axes @ rotation_matrix(to_xyzw(model.geom_quat[geom]))
         kind = mujoco.mjtGeom(model.geom_type[geom]).name.removeprefix("mjGEOM_").lower()
         size, points = model.geom_size[geom], _hull_corners(model, geom) if kind == "mesh" else ()
         if points:
@@ -77,10 +79,6 @@ def _hull_corners(model: Any, geom: int) -> tuple[Vector, ...]:
     numbers = model.mesh_graph[start + 2 + count : start + 2 + 2 * count]
     vertices = model.mesh_vert[int(model.mesh_vertadr[mesh]) + numbers]
     return tuple(_vector(vertex) for vertex in np.unique(vertices, axis=0))
-
-
-def _matrix(quat_wxyz: Array) -> Array:
-    return rotation_matrix(quat_wxyz[[1, 2, 3, 0]])
 
 
 def _vector(values: Sequence[float] | npt.NDArray[Any]) -> Vector:

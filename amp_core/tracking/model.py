@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from amp_core import contacts
 from amp_core.engine import mujoco
+from amp_core.kinematics import box_corners
 
 if TYPE_CHECKING:
     from amp_core.recipe import PhysicsScale, Planner
@@ -102,5 +103,5 @@ def planning_model(robot: Robot, physics: PhysicsScale, settings: Planner) -> Pl
 
 def _bounds(model: Any, geoms: tuple[int, ...]) -> tuple[Array, Array]:
     """The corners, in their body's frame, of the box around some geoms."""
-    corners = contacts.box_corners(model, geoms)
+    corners = box_corners(model, geoms)
     return corners.min(axis=0), corners.max(axis=0)

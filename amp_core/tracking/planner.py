@@ -31,8 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.engine import Batch, SimulationError, mujoco
+from amp_core.rotations import rotation_vector, x_axis, z_axis
 from amp_core.tracking.model import planning_model
-from amp_core.tracking.reference import Reference, rotation_axes
+from amp_core.tracking.reference import Reference
 
 if TYPE_CHECKING:
     from amp_core.motion import Conditioned
@@ -297,9 +298,7 @@ class _Planner:
         data = self.data
         if not (np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()):
             return False
-        root = self.robot.root_qpos_adr
-        up, _ = rotation_axes(data.qpos[root + 3 : root + 7])
-        return bool(up[2] > _FALLEN_UP)
+        return bool(z_axis(self.robot.root_rotation(data.qpos))[2] > _FALLEN_UP)
 
     def _shifted(self, trajectory: _Trajectory) -> _Trajectory:
         """The trajectory without the steps that are done, and with as many new ones that fade towards the clip's angles."""
@@ -448,7 +447,8 @@ class _Planner:
         robot, reference, cost = self.robot, self.reference, self.settings.cost
         root_q, root_v, count = robot.root_qpos_adr, robot.root_qvel_adr, len(qpos)
         position, velocity = qpos[:, root_q : root_q + 3], qvel[:, root_v : root_v + 3]
-        up, forward = rotation_axes(qpos[:, root_q + 3 : root_q + 7])
+        rotation = robot.root_rotation(qpos)
+        up, forward = z_axis(rotation), x_axis(rotation)
         away = position - reference.root_pos[frame]
         sole_velocity = (soles - before)[:, :, :2] / elapsed
         standing = reference.standing[frame]
@@ -486,12 +486,11 @@ class _Planner:
         """(…, nx) a state's difference from another: position, rotation vector in the body's frame, joints, velocities."""
         robot = self.robot
         root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
-        turn = _relative(qpos0[..., root_q + 3 : root_q + 7], qpos[..., root_q + 3 : root_q + 7])
         change = qvel - qvel0
         return np.concatenate(
             [
                 qpos[..., root_q : root_q + 3] - qpos0[..., root_q : root_q + 3],
-                turn,
+                rotation_vector(robot.root_rotation(qpos0), robot.root_rotation(qpos)),
                 qpos[..., robot.qpos_adr] - qpos0[..., robot.qpos_adr],
                 change[..., root_v : root_v + 6],
                 change[..., robot.qvel_adr],
@@ -550,16 +549,3 @@ def _pooled(values: Array, weight: float) -> Array:
     pooled[1:] += weight * values[:-1]
     pooled[:-1] += weight * values[1:]
     return pooled / (1.0 + 2.0 * weight)
-
-
-def _relative(from_wxyz: Array, to_wxyz: Array) -> Array:
-    """(…, 3) rad: the rotation vector, in the first frame, that turns the first into the second the short way."""
-    w, x, y, z = np.moveaxis(from_wxyz, -1, 0)
-    a, b, c, d = np.moveaxis(to_wxyz, -1, 0)
-    real = w * a + x * b + y * c + z * d
-    vector = np.stack([w * b - x * a - y * d + z * c, w * c + x * d - y * a - z * b, w * d - x * c + y * b - z * a], axis=-1)
-    vector = np.where(real[..., None] < 0, -vector, vector)
-    sine = np.sqrt((vector**2).sum(axis=-1))
-    # 2·atan2(s, c)/s, whose limit at s = 0 is 2.
-    factor = np.where(sine > 1e-9, 2.0 * np.arctan2(sine, np.abs(real)) / np.maximum(sine, 1e-9), 2.0)
-    return vector * factor[..., None]

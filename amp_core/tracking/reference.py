@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.contacts import FootTracker, kinematic_contacts
-from amp_core.engine import mujoco
+from amp_core.kinematics import FootTracker, geom_poses, kinematic_contacts
+from amp_core.rotations import x_axis, z_axis
 
 if TYPE_CHECKING:
     from amp_core.motion import Conditioned
@@ -50,32 +50,18 @@ class Reference:
     @classmethod
     def of(cls, robot: Robot, motion: Conditioned, planning: PlanningModel) -> Reference:
         qpos = motion.qpos(robot)
-        data = mujoco.MjData(planning.model)
-        soles = np.empty((len(qpos), len(planning.soles), 3))
-        for k, row in enumerate(qpos):
-            data.qpos[:] = row
-            mujoco.mj_kinematics(planning.model, data)
-            soles[k] = data.geom_xpos[planning.soles]
+        soles = geom_poses(planning.model, planning.soles, qpos)[0]
         early = soles.copy()
         early[1:] += (soles[:-1] - soles[1:]) / planning.substeps
         contact = kinematic_contacts(robot, qpos).astype(np.float64)
         standing = contact.copy()
         standing[1:-1] = (contact[:-2] + contact[1:-1] + contact[2:]) / 3
-        up, forward = rotation_axes(motion.root_rot[:, [3, 0, 1, 2]])
         return cls(
             dof_pos=motion.dof_pos,
             root_pos=motion.root_pos,
-            up=up,
-            forward=forward,
+            up=z_axis(motion.root_rot),
+            forward=x_axis(motion.root_rot),
             soles=early,
             standing=standing,
             clearance=np.maximum(FootTracker(robot, size=len(qpos)).heights(qpos), _CLEARANCE),
         )
-
-
-def rotation_axes(quat_wxyz: Array) -> tuple[Array, Array]:
-    """(…, 3) the z and the x axis, in the world, of the frames that (…, 4) unit quaternions give."""
-    w, x, y, z = np.moveaxis(quat_wxyz, -1, 0)
-    up = np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], axis=-1)
-    forward = np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=-1)
-    return up, forward

@@ -23,6 +23,7 @@ from amp_core import contacts, features
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.quality import FALLEN_TILT_DEG
 from amp_core.recipe import PhysicsScale
+from amp_core.rotations import cosine_of_tilt
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -139,11 +140,10 @@ class Environment:
 
     def fallen(self) -> Bools:
         """(count,) whose root leans further than 60°, or is out of the robot's height range; a state that is not finite is."""
-        root, (low, high) = self.robot.root_qpos_adr, self.robot.height_range
-        height, quaternion = self.qpos[:, root + 2], self.qpos[:, root + 3 : root + 7]
+        low, high = self.robot.height_range
+        height = self.qpos[:, self.robot.root_qpos_adr + 2]
         with np.errstate(invalid="ignore", over="ignore"):
-            # The quaternion's length has drifted by rounding at most; the up direction is taken for what it is.
-            up = 1.0 - 2.0 * (quaternion[:, 1] ** 2 + quaternion[:, 2] ** 2) / (quaternion**2).sum(axis=1)
+            up = cosine_of_tilt(self.robot.root_rotation(self.qpos))
             upright: Bools = (up >= math.cos(math.radians(FALLEN_TILT_DEG))) & (height >= low) & (height <= high)
         return ~upright
 
@@ -174,7 +174,7 @@ def stream(seed: int, purpose: int) -> np.random.Generator:
 def state_features(robot: Robot, qpos: Array, qvel: Array, foot_contacts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """(N, F) AMP features of simulator states (N, nq), (N, nv) with true contacts (N, C), by the reference's own code."""
     root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
-    rotation = qpos[:, root_q + 3 : root_q + 7][:, [1, 2, 3, 0]]
+    rotation = robot.root_rotation(qpos)
     return features.extract(
         joint_pos=qpos[:, robot.qpos_adr],
         joint_vel=qvel[:, robot.qvel_adr],

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.features import body_to_world, world_to_heading
+from amp_core.rotations import to_xyzw
 from amp_core.verify.states import assemble, finite_differences
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def _whole(robot: Robot, truth: Array, qpos: Array, start: Array, contacts: npt.
 def _of_block(robot: Robot, name: str, truth: Array, qpos: Array, qvel: Array) -> dict[str, Array]:
     q, v = robot.root_qpos_adr, robot.root_qvel_adr
     wxyz = qpos[:, q + 3 : q + 7]
-    xyzw = wxyz[:, [1, 2, 3, 0]]
-    twice = xyzw[:, [1, 2, 3, 0]]
+    xyzw = to_xyzw(wxyz)
+    twice = to_xyzw(xyzw)
     linear, angular = qvel[:, v : v + 3], qvel[:, v + 3 : v + 6]
     if name == "root_lin_vel":
         return {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.quality import UNLOADED_BELOW, quaternion_angles
+from amp_core.quality import UNLOADED_BELOW
+from amp_core.rotations import pitch_roll_tilt
 from amp_core.tiers import Tier, gate_profile, holds
 from amp_core.verify.context import Context, Findings
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Row, TestReport, check
@@ -317,8 +318,7 @@ def harness_contribution(context: Context) -> TestReport:
         mg = robot.mg_for(clip.recipe.physics)
         load = np.asarray(clip.arrays["sum_fn_per_frame"], dtype=np.float64) / mg
         stab = np.abs(np.asarray(clip.arrays["stab_force"], dtype=np.float64)) / mg
-        root = robot.root_qpos_adr
-        tilt = np.degrees(quaternion_angles(np.asarray(clip.arrays["qpos"])[:, root + 3 : root + 7])[2])
+        tilt = np.degrees(pitch_roll_tilt(robot.root_rotation(np.asarray(clip.arrays["qpos"])))[2])
         windows = clip.ranges or ((0, clip.frames),)
         series = {"sum_fn_over_mg": _thinned(load), "stab_force_over_mg": _thinned(stab), "tilt_deg": _thinned(tilt)}
         evidence.append({"clip": clip.name, "tier": tier, "windows": [list(window) for window in windows], **series})

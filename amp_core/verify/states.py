@@ -7,7 +7,6 @@ Nothing here is shared with the generator: the loop is `mujoco.mj_step` on the r
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core import features
+from amp_core import features, rotations
 from amp_core.engine import mujoco
 from amp_core.features import body_to_world
 
@@ -196,7 +195,7 @@ def run(robot: Robot, model: Any, drive: Drive) -> tuple[Array, Array]:
 def assemble(robot: Robot, qpos: Array, qvel: Array, contacts: npt.NDArray[Any]) -> Floats:
     """(N, F) the features of states (N, nq), (N, nv) with contacts (N, C)."""
     q, v = robot.root_qpos_adr, robot.root_qvel_adr
-    rotation = qpos[:, q + 3 : q + 7][:, [1, 2, 3, 0]]
+    rotation = robot.root_rotation(qpos)
     return features.extract(
         joint_pos=qpos[:, robot.qpos_adr],
         joint_vel=qvel[:, robot.qvel_adr],
@@ -227,19 +226,12 @@ def finite_differences(robot: Robot, start: Array, end: Array) -> Array:
 def turned(robot: Robot, qpos: Array, qvel: Array, angle: float) -> tuple[Array, Array]:
     """States (N, nq), (N, nv) turned about the world's z axis by `angle` rad."""
     q, v = robot.root_qpos_adr, robot.root_qvel_adr
-    cos, sin = math.cos(angle), math.sin(angle)
-    quarter = angle / (math.pi / 2)
-    if abs(quarter - round(quarter)) < 1e-12:
-        cos, sin = float(round(cos)), float(round(sin))  # A right angle leaves no rounding behind.
     moved, moving = qpos.copy(), qvel.copy()
-    for target, at in ((moved, q), (moving, v)):
-        x, y = target[:, at].copy(), target[:, at + 1].copy()
-        target[:, at], target[:, at + 1] = cos * x - sin * y, sin * x + cos * y
-    w, z = math.cos(angle / 2), math.sin(angle / 2)
-    a, b, c, d = (qpos[:, q + 3 + i] for i in range(4))
-    quaternion = np.stack([w * a - z * d, w * b - z * c, w * c + z * b, w * d + z * a], axis=1)
+    for target, first in ((moved, q), (moving, v)):
+        target[:, first : first + 3] = rotations.rotate_about_vertical(target[:, first : first + 3], angle)
+    quaternion = rotations.to_wxyz(rotations.rotate_yaw(robot.root_rotation(qpos), angle))
     # Of the two signs the one of the original: what a sign may change is another test's question.
-    quaternion[(quaternion[:, 0] < 0.0) != (a < 0.0)] *= -1.0
+    quaternion[(quaternion[:, 0] < 0.0) != (qpos[:, q + 3] < 0.0)] *= -1.0
     moved[:, q + 3 : q + 7] = quaternion
     # The angular velocity is in the body's frame, which turns along.
     return moved, moving
@@ -247,8 +239,7 @@ def turned(robot: Robot, qpos: Array, qvel: Array, angle: float) -> tuple[Array,
 
 def heading_length(robot: Robot, qpos: Array) -> Array:
     """(N,) how long the root's x axis is on the ground: 1 when it is level, 0 when it is vertical and gives no heading."""
-    q = robot.root_qpos_adr
-    forward = features.rotation_matrix(qpos[:, q + 3 : q + 7][:, [1, 2, 3, 0]])[:, :2, 0]
+    forward = features.rotation_matrix(robot.root_rotation(qpos))[:, :2, 0]
     length: Array = np.linalg.norm(forward, axis=1)
     return length
 

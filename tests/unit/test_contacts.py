@@ -10,8 +10,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from amp_core.contacts import FootTracker, instrument
+from amp_core.contacts import instrument
 from amp_core.errors import PhysicsFailed
+from amp_core.kinematics import FootTracker
 from amp_core.recipe import PhysicsScale
 from amp_core.robot import Robot
 

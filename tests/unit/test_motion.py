@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -14,6 +14,7 @@ import pytest
 from amp_core.errors import MotionRefused
 from amp_core.formats import read_motion
 from amp_core.motion import Conditioned, Limits, Motion, check_motion, condition, resampled_count
+from amp_core.robot import Foot, Robot
 
 REAL = Path(__file__).parents[3] / "shared/data/motions"
 
@@ -56,12 +57,22 @@ FEET = {
 
 
 def leg_robot(foot: str = "sphere", control_dt: float = 0.02) -> Any:
-    """What conditioning uses of a `Robot`."""
+    """A robot whose model has a joint that no clip drives, which `Robot.load` would refuse."""
     model = mujoco.MjModel.from_xml_string(LEG.replace("FOOT", FEET[foot][0]))
     joints = ("hip", "ankle")
-    return SimpleNamespace(
+    body, foot_geom = int(model.geom("sole").bodyid[0]), int(model.geom("sole").id)
+    return Robot(
         name="leg",
+        path=Path("leg.yaml"),
+        digest="sha256:0",
+        model_path=Path("leg.xml"),
         model=model,
+        substeps=round(control_dt / 0.002),
+        ctrl_adr=np.arange(0),
+        root_body=int(model.body("root").id),
+        feet=(Foot("sole", (0,), body, (foot_geom,)),),
+        mass=1.0,
+        mg=9.81,
         control_dt=control_dt,
         joint_names=joints,
         joint_range=np.array([[-1.0, 1.0], [-1.0, 1.0]]),
@@ -70,7 +81,7 @@ def leg_robot(foot: str = "sphere", control_dt: float = 0.02) -> Any:
         root_qpos_adr=0,
         root_qvel_adr=0,
         channels=("sole",),
-        channel_geoms=((model.geom("sole").id,),),
+        channel_geoms=((foot_geom,),),
         ground_geom=model.geom("ground").id,
         height_range=(0.4, 0.6),
     )
@@ -402,7 +413,7 @@ def test_a_root_far_off_the_floor(robot: Any, offset: float) -> None:
 
 def test_feet_far_off_the_floor(robot: Any) -> None:
     """Where the root's height alone does not tell."""
-    wide = SimpleNamespace(**{**vars(robot), "height_range": (0.0, 9.0)})
+    wide = replace(robot, height_range=(0.0, 9.0))
     lifted = make(root_pos=raised(2.0))
     check_motion(lifted, wide)
     with pytest.raises(MotionRefused, match=r"lowest foot point is 2.* m above the floor.*is z up"):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amp_core.quality import METRICS, FrameSeries, contact_warnings, measure, quaternion_angles, sides
+from amp_core.quality import METRICS, FrameSeries, contact_warnings, measure, sides
 from amp_core.robot import Foot, Robot
+from amp_core.rotations import pitch_roll_tilt, to_xyzw
 
 
 def series(n: int = 10, **changed: Any) -> FrameSeries:
@@ -152,7 +153,7 @@ def test_a_window_is_its_rows() -> None:
     ],
 )
 def test_angles(quat: tuple[float, ...], pitch: float, roll: float, tilt: float) -> None:
-    found = quaternion_angles(np.array([quat], dtype=float))
+    found = pitch_roll_tilt(to_xyzw(np.array([quat], dtype=float)))
     np.testing.assert_allclose([abs(angle[0]) for angle in found], [pitch, roll, tilt], atol=1e-7)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import amp_core
-from amp_core.contacts import kinematic_contacts
 from amp_core.errors import RecipeRefused
 from amp_core.formats import Motion, read_motion
+from amp_core.kinematics import kinematic_contacts
 from amp_core.motion import Conditioned, condition
 from amp_core.recipe import Harness, PhysicsScale, Planner, Recipe, TrackingCost
 from amp_core.robot import Robot
@@ -25,8 +25,7 @@ from amp_core.rollout import Rollout, generate, replay
 from amp_core.score import judge
 from amp_core.tracking import plan
 from amp_core.tracking.model import planning_model
-from amp_core.tracking.planner import _Planner, _relative, _Samples
-from amp_core.tracking.reference import rotation_axes
+from amp_core.tracking.planner import _Planner, _Samples
 
 MOTIONS = Path(amp_core.__file__).parent / "motions" if amp_core.__file__ else Path("amp_core/motions")
 QUICK = Planner(samples=16, damping=(1.0,), horizon_sec=0.2, first_rounds=2, branch_sec=0.16, attempts=1)
@@ -110,27 +109,6 @@ def test_its_sensor_tells_the_velocity_of_the_centre_of_mass(wildrobot: Robot) -
     mujoco.mj_subtreeVel(planning.model, data)
     told = data.sensordata[planning.com_velocity : planning.com_velocity + 3]
     np.testing.assert_allclose(told, data.subtree_linvel[wildrobot.root_body], atol=1e-12)
-
-
-def test_relative_rotation_is_mujocos() -> None:
-    stream = np.random.default_rng(0)
-    for _ in range(50):
-        first, second = (q / np.linalg.norm(q) for q in stream.standard_normal((2, 4)))
-        expected = np.zeros(3)
-        mujoco.mju_subQuat(expected, second, first)
-        np.testing.assert_allclose(_relative(first, second), expected, atol=1e-12)
-        np.testing.assert_allclose(_relative(first, -second), expected, atol=1e-12)
-    assert not _relative(np.array([1.0, 0, 0, 0]), np.array([1.0, 0, 0, 0])).any()
-
-
-def test_rotation_axes_are_the_columns_of_mujocos_matrix() -> None:
-    quat = np.array([0.5, -0.1, 0.7, 0.2])
-    quat /= np.linalg.norm(quat)
-    matrix = np.zeros(9)
-    mujoco.mju_quat2Mat(matrix, quat)
-    up, forward = rotation_axes(quat)
-    np.testing.assert_allclose(up, matrix.reshape(3, 3)[:, 2], atol=1e-12)
-    np.testing.assert_allclose(forward, matrix.reshape(3, 3)[:, 0], atol=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
-from amp_core.quality import quaternion_angles
 from amp_core.recipe import Harness, PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
+from amp_core.rotations import pitch_roll_tilt
 from amp_core.verify.environment import ACTION_SCALE, Environment, mean_pose, random_policy_rollout, state_features
 
 TRILEG = str(Path(__file__).parents[2] / "robots" / "trileg" / "robot.yaml")
@@ -98,7 +98,7 @@ def test_a_fall_ends_an_episode_and_so_does_its_limit():
     for _ in range(60):
         done = env.step(ctrl)
         root = robot().root_qpos_adr
-        tilt = np.degrees(quaternion_angles(env.qpos[:, root + 3 : root + 7])[2])
+        tilt = np.degrees(pitch_roll_tilt(robot().root_rotation(env.qpos))[2])
         low, high = robot().height_range
         height = env.qpos[:, root + 2]
         assert np.array_equal(env.fallen(), (tilt > 60.0) | (height < low) | (height > high))

@@ -1,0 +1,236 @@
+"""Foot kinematics: where a robot's feet are in given poses, how low they reach and how fast they move.
+
+A **sole** is the underside of a foot's contact geoms. Two measures of it are used. `sole_heights` is exact for every shape and
+fits clips to the floor. `FootTracker` takes the corners of the geoms' bounding boxes, which also have speeds: its figures are
+those of the slip metrics, of `kinematic_contacts` and of the diagnosis. The floor is z = 0.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.engine import Batch, mujoco
+from amp_core.robot import Robot
+
+Array = npt.NDArray[np.float64]
+
+KINEMATIC_HEIGHT = 0.015
+"""m; a foot of a clip can only be in contact with its lowest corner below this height above the ground."""
+
+KINEMATIC_SPEED = 0.3
+"""m/s; … and with its slowest corner slower than this."""
+
+_POSES_AT_ONCE = 1024
+_VERTICES_AT_ONCE = 2_000_000
+
+
+def iterate_poses(model: Any, qpos: Array) -> Iterator[Any]:
+    """Yields one `MjData` with the forward kinematics of each pose (N, nq) in turn."""
+    data = mujoco.MjData(model)
+    for row in qpos:
+        data.qpos[:] = row
+        mujoco.mj_kinematics(model, data)
+        yield data
+
+
+# --- Contact geoms: exact heights -----------------------------------------------------------------------------------------
+
+
+def geom_poses(model: Any, geoms: Sequence[int] | npt.NDArray[np.int64], qpos: Array) -> tuple[Array, Array]:
+    """(N, G, 3) m, the geoms' centres in the world, and (N, G, 3), the world's up axis in each geom's frame."""
+    ids = np.asarray(geoms)
+    centres, ups = np.empty((2, len(qpos), len(ids), 3))
+    for k, data in enumerate(iterate_poses(model, qpos)):
+        centres[k] = data.geom_xpos[ids]
+        # The third row of a geom's rotation matrix.
+        ups[k] = data.geom_xmat[ids, 6:9]
+    return centres, ups
+
+
+def sole_heights(robot: Robot, qpos: Array) -> Array:
+    """(N, F) m, the height of the lowest point of each foot's contact geoms in the poses (N, nq)."""
+    geoms = [geom for foot in robot.feet for geom in foot.geoms]
+    centres, ups = geom_poses(robot.model, geoms, qpos)
+    reach = np.stack([support(robot.model, geom, ups[:, i]) for i, geom in enumerate(geoms)], axis=1)
+    return np.stack([low.min(axis=1) for low in _split_by_foot(robot, centres[:, :, 2] - reach)], axis=1)
+
+
+def foot_centres(robot: Robot, qpos: Array) -> Array:
+    """(N, F, 3) m, the mean of the centres of each foot's contact geoms in the poses (N, nq)."""
+    geoms = [geom for foot in robot.feet for geom in foot.geoms]
+    centres, _ = geom_poses(robot.model, geoms, qpos)
+    return np.stack([foot.mean(axis=1) for foot in _split_by_foot(robot, centres)], axis=1)
+
+
+def _split_by_foot(robot: Robot, values: Array) -> list[Array]:
+    """Columns (N, G, …), a geom each in the order of the feet, as one array a foot."""
+    return np.split(values, np.cumsum([len(foot.geoms) for foot in robot.feet])[:-1], axis=1)
+
+
+def support(model: Any, geom: int, up: Array) -> Array:
+    """(N,) m: how far a geom reaches below its centre, by the support function of its shape.
+
+    For a mesh it is the farthest vertex, which is the lowest point of the convex hull. A shape without a simple support
+    function (a signed distance field) counts as its bounding sphere.
+
+    Args:
+      up: (N, 3) the world's up axis in the geom's frame.
+    """
+    shapes = mujoco.mjtGeom
+    shape = int(model.geom_type[geom])
+    size = np.asarray(model.geom_size[geom])
+    along = np.abs(up)
+    if shape == shapes.mjGEOM_SPHERE:
+        return np.full(len(up), float(size[0]))
+    if shape == shapes.mjGEOM_CAPSULE:
+        return np.asarray(along[:, 2] * size[1] + size[0])
+    if shape == shapes.mjGEOM_CYLINDER:
+        return np.asarray(along[:, 2] * size[1] + size[0] * np.sqrt(np.maximum(0.0, 1.0 - up[:, 2] ** 2)))
+    if shape == shapes.mjGEOM_BOX:
+        return np.asarray(along @ size)
+    if shape == shapes.mjGEOM_ELLIPSOID:
+        return np.asarray(np.linalg.norm(up * size, axis=1))
+    if shape == shapes.mjGEOM_MESH:
+        mesh = int(model.geom_dataid[geom])
+        first = int(model.mesh_vertadr[mesh])
+        vertices = np.asarray(model.mesh_vert[first : first + int(model.mesh_vertnum[mesh])], dtype=np.float64)
+        # In blocks, so that a fine mesh and a long clip do not make one huge product.
+        block = max(1, _VERTICES_AT_ONCE // max(1, len(vertices)))
+        return np.concatenate([-(up[k : k + block] @ vertices.T).min(axis=1) for k in range(0, len(up), block)])
+    return np.full(len(up), float(model.geom_rbound[geom]))
+
+
+# --- Sole corners: heights and speeds -------------------------------------------------------------------------------------
+
+
+def box_corners(model: Any, geoms: tuple[int, ...]) -> Array:
+    """(8·geoms, 3) m, the corners of the geoms' bounding boxes, in the frame of their body."""
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    corners = []
+    for geom in geoms:
+        rotation = np.empty(9)
+        mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
+        local = model.geom_aabb[geom, :3] + signs * model.geom_aabb[geom, 3:]
+        corners.append(model.geom_pos[geom] + local @ rotation.reshape(3, 3).T)
+    return np.concatenate(corners)
+
+
+class FootTracker:
+    """The corners of a robot's feet in given states, and how fast they moved between two.
+
+    The corners of a foot are those of the bounding boxes of its channel geoms.
+
+    Args:
+      nthread: threads for the kinematics; no result depends on it.
+      size: about how many states are asked for at once.
+    """
+
+    def __init__(self, robot: Robot, *, nthread: int = 1, size: int = _POSES_AT_ONCE) -> None:
+        self._robot = robot
+        self._nthread = nthread
+        self._size = min(size, _POSES_AT_ONCE)
+        self._model = _without_dynamics(robot.model)
+        self._corners = [box_corners(self._model, foot.geoms) for foot in robot.feet]
+
+    def speeds(self, start: Array, end: Array) -> Array:
+        """(N, F) m/s: how fast the slowest corner of each foot moved horizontally during each control step.
+
+        A foot that rolls over its toe has a corner at rest; a foot that slides has none. The speed is the distance between a
+        corner's places at the start and at the end of the step, over the step's time.
+
+        Args:
+          start: (N, nq) the state that each step started from.
+          end: (N, nq) the state that it ended in.
+        """
+        # The steps of a rollout start where the last one ended, so that one pass over the states serves both ends.
+        if len(end) > 1 and np.array_equal(start[1:], end[:-1]):
+            path = self._coordinates(np.concatenate([start[:1], end]), axes=(0, 1))
+            starts, ends = [p[:, :-1] for p in path], [p[:, 1:] for p in path]
+        else:
+            starts, ends = self._coordinates(start, axes=(0, 1)), self._coordinates(end, axes=(0, 1))
+        speeds = np.empty((len(end), len(self._corners)))
+        for i in range(len(self._corners)):
+            x, y = ends[i] - starts[i]
+            speeds[:, i] = np.sqrt((x**2 + y**2).min(axis=-1)) / self._robot.control_dt
+        return speeds
+
+    def heights(self, qpos: Array) -> Array:
+        """(N, F) m: the height of the lowest corner of each foot in the states (N, nq)."""
+        return np.stack([foot[0].min(axis=-1) for foot in self._coordinates(qpos, axes=(2,))], axis=1)
+
+    def corners(self, qpos: Array) -> tuple[Array, ...]:
+        """For each foot the (N, corners, 3) m places of its corners in the states (N, nq)."""
+        return tuple(np.moveaxis(foot, 0, -1) for foot in self._coordinates(qpos, axes=(0, 1, 2)))
+
+    def _coordinates(self, qpos: Array, axes: tuple[int, ...]) -> list[Array]:
+        """For each foot the (axes, N, corners) m coordinates of its corners along some of the world's axes."""
+        feet = [np.empty((len(axes), len(qpos), len(corners))) for corners in self._corners]
+        for first in range(0, len(qpos), self._size):
+            xpos, xmat = self._body_poses(qpos[first : first + self._size])
+            rows = slice(first, first + len(xpos))
+            for foot, corners, coordinates in zip(self._robot.feet, self._corners, feet, strict=True):
+                # Written out: quicker than a matrix product of this shape, and no BLAS that may add in another order elsewhere.
+                for i, axis in enumerate(axes):
+                    x, y, z = xmat[:, foot.body, 3 * axis : 3 * axis + 3, None].swapaxes(0, 1)
+                    rotated = x * corners[:, 0] + y * corners[:, 1] + z * corners[:, 2]
+                    coordinates[i, rows] = rotated + xpos[:, foot.body, axis, None]
+        return feet
+
+    def _body_poses(self, qpos: Array) -> tuple[Array, Array]:
+        """(N, nbody, 3) and (N, nbody, 9): the bodies' places and axes in at most `size` states; possibly views."""
+        if self._nthread == 1:
+            # The one function that is needed costs half of what a batch's position stage does, which also factors the inertia.
+            data, model = self._data, self._model
+            xpos, xmat = np.empty((len(qpos), model.nbody, 3)), np.empty((len(qpos), model.nbody, 9))
+            state, place, axes, kinematics = data.qpos, data.xpos, data.xmat, mujoco.mj_kinematics
+            for k, row in enumerate(qpos):
+                state[:] = row
+                kinematics(model, data)
+                xpos[k], xmat[k] = place, axes
+            return xpos, xmat
+        batch, count = self._batch, len(qpos)
+        batch.bind("qpos")[:count] = qpos
+        xpos, xmat = batch.bind("xpos"), batch.bind("xmat")
+        batch.forward(ids=np.arange(count), stage=mujoco.mjtStage.mjSTAGE_POS)
+        return xpos[:count], xmat[:count]
+
+    @cached_property
+    def _data(self) -> Any:
+        return mujoco.MjData(self._model)
+
+    @cached_property
+    def _batch(self) -> Batch:
+        return Batch(self._model, self._size, nthread=self._nthread)
+
+
+def _without_dynamics(model: Any) -> Any:
+    """A copy without contacts, constraints and sensors: all that the places of its bodies need, and cheap."""
+    model = copy.copy(model)
+    disabled = mujoco.mjtDisableBit
+    model.opt.disableflags |= int(disabled.mjDSBL_CONSTRAINT) | int(disabled.mjDSBL_CONTACT) | int(disabled.mjDSBL_SENSOR)
+    # Where a body is does not depend on whether it sleeps, and a sleeping one would be passed over.
+    model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+    return model
+
+
+def kinematic_contacts(robot: Robot, qpos: Array) -> npt.NDArray[np.bool_]:
+    """(N, F) which feet a motion intends to stand on, by their height and speed alone.
+
+    A foot is in contact when its lowest corner is less than 15 mm above the ground, and its slowest corner moves horizontally
+    at less than 0.3 m/s: the two usual signs of a stance in motion capture, with room for the errors of retargeting.
+
+    Args:
+      qpos: (N, nq) the poses of consecutive control steps.
+    """
+    tracker = FootTracker(robot, size=len(qpos) + 1)
+    speeds = tracker.speeds(np.concatenate([qpos[:1], qpos[:-1]]), qpos)
+    if len(qpos) > 1:
+        speeds[0] = speeds[1]  # No frame precedes the first.
+    contacts: npt.NDArray[np.bool_] = (tracker.heights(qpos) < KINEMATIC_HEIGHT) & (speeds < KINEMATIC_SPEED)
+    return contacts
