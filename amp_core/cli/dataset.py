@@ -129,7 +129,7 @@ def _waivers(given: Sequence[str]) -> list[dict[str, str]]:
 
 def _check_alias(alias: str) -> None:
     """Refuse, before anything is locked, an alias that the service would refuse afterwards."""
-    from amp_core.dataset import check_alias
+    from amp_core.dataset.names import check_alias
 
     try:
         check_alias(alias)

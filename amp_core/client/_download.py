@@ -23,7 +23,7 @@ import httpx2
 from amp_core.client._cache import Cache, active_partials
 from amp_core.client._http import Connection, Retry, RetryableError
 from amp_core.cpus import usable_cpus
-from amp_core.dataset import BLOCK_SIZE, block_digest
+from amp_core.dataset.blocks import BLOCK_SIZE, block_digest
 from amp_core.errors import IntegrityError, Unavailable
 
 __all__ = ["Progress", "Remote", "download", "is_intact"]

@@ -21,7 +21,9 @@ from amp_core.client._cache import Cache, resolve_cache_dir
 from amp_core.client._download import Progress, Remote, download, is_intact
 from amp_core.client._http import Connection, Retry, resolve_url
 from amp_core.client._spec import Spec, check_digest, parse_spec
-from amp_core.dataset import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE, MANIFEST_SCHEMA, check_version, file_names
+from amp_core.dataset.blocks import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE
+from amp_core.dataset.manifest import MANIFEST_SCHEMA
+from amp_core.dataset.names import check_version, file_names
 from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.features import feature_code_hash
 from amp_core.files import replace_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from amp_core.dataset import check_alias, check_dataset_name, check_version
+from amp_core.dataset.names import check_alias, check_dataset_name, check_version
 from amp_core.errors import InputRefused
 
 __all__ = ["Spec", "check_digest", "parse_spec"]

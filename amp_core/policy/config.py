@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.dataset import ColumnStats
+from amp_core.dataset.statistics import ColumnStats
 from amp_core.features import FeatureLayout
 from amp_core.policy.layout import ObservationLayout, PolicyBlock, PolicyLayout
 from amp_core.policy.tree import Link, Sole

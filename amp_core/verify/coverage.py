@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.dataset import ColumnStats
+from amp_core.dataset.statistics import ColumnStats
 from amp_core.features import feature_code_hash
 from amp_core.verify import faults, states
 from amp_core.verify.context import NO_JAX, Context, Findings, heights, sample

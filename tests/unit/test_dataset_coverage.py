@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from amp_core.dataset import Member, RobotFacts, lock_bundle
-from amp_core.dataset._coverage import Coverage
+from amp_core.dataset.coverage import Coverage
 from amp_core.features import FeatureLayout
 from amp_core.strict_json import canonical_json
 
@@ -46,10 +46,10 @@ def rows(count: int, **columns: Any) -> Rows:
 def cover(*segments: Rows, feet: tuple[Foot, ...] = FEET, piece: int = 10**9) -> dict[str, Any]:
     coverage = Coverage(LAYOUT, DT, feet)
     for number, segment in enumerate(segments):
-        coverage.clip(f"clip{number}", f"sha256:{number}", original=True)
-        coverage.segment(0)
+        coverage.begin_clip(f"clip{number}", f"sha256:{number}", original=True)
+        coverage.begin_segment(0)
         for start in range(0, len(segment), piece):
-            coverage.take(segment[start : start + piece])
+            coverage.add(segment[start : start + piece])
     return coverage.to_dict()
 
 
@@ -66,9 +66,9 @@ def test_seconds_by_source_and_tier() -> None:
         ("walk", "sha256:a", 0, 100, 0.2),
         ("hop", "sha256:b", 1, 25, 0.0),
     ):
-        coverage.clip(name, source, original=name != "mirror")
-        coverage.segment(tier)
-        coverage.take(rows(count, **{f"c{FORWARD}": speed}))
+        coverage.begin_clip(name, source, original=name != "mirror")
+        coverage.begin_segment(tier)
+        coverage.add(rows(count, **{f"c{FORWARD}": speed}))
     found = coverage.to_dict()
     assert found["seconds"] == 3.5
     assert found["tiers"] == [{"tier": 0, "seconds": 3.0, "sources": 1}, {"tier": 1, "seconds": 0.5, "sources": 1}]
@@ -192,6 +192,7 @@ import sys
 import numpy as np
 from amp_core.dataset import Member, RobotFacts, lock_bundle
 from amp_core.features import FeatureLayout
+from amp_core.strict_json import canonical_json
 joints = tuple(f"joint_{i}" for i in range(40))
 layout = FeatureLayout.for_robot(joints, ("left", "right"))
 rows = np.random.default_rng(0).normal(size=(20_000, layout.dim)).astype(np.float32)

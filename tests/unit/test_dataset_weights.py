@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amp_core.dataset import WEIGHT_METRICS, Bundle, Member, RobotFacts, lock_bundle
-from amp_core.dataset import _weights as rule
+from amp_core.dataset import weights as rule
 from amp_core.errors import InputRefused
 from amp_core.features import FeatureLayout
 from amp_core.npz import mmap_member
@@ -81,11 +81,11 @@ def test_the_ends_and_the_middle() -> None:
 def test_every_limit_is_one_of_the_gates_and_every_metric_is_measured() -> None:
     assert set(WEIGHT_METRICS) == set(BEST) <= {metric.name for metric in METRICS}
     gates = {gate.name: gate for gate in GATE_PROFILES["amp-0.11"].gates if gate.tier != 1}
-    for limits in rule.ASPECTS.values():
-        for limit in limits:
-            if limit.metric != "slip_rate":
-                gate = gates[limit.metric]
-                assert (limit.threshold, limit.ideal) == (gate.threshold, gate.ideal)
+    for bounds in rule.ASPECTS.values():
+        for bound in bounds:
+            if bound.metric != "slip_rate":
+                gate = gates[bound.metric]
+                assert (bound.threshold, bound.ideal) == (gate.threshold, gate.ideal)
 
 
 @settings(max_examples=200, deadline=None)
@@ -107,7 +107,7 @@ def test_more_margin_is_never_less_weight_and_all_weights_are_bounded(place: dic
 
 @pytest.mark.parametrize("aspect", ["load", "slip", "tilt"])
 def test_each_aspect_weighs_the_same(aspect: str) -> None:
-    worse = {limit.metric: limit.threshold for limit in rule.ASPECTS[aspect]}
+    worse = {bound.metric: bound.threshold for bound in rule.ASPECTS[aspect]}
     assert raw(BEST | worse) == pytest.approx(0.75)
 
 

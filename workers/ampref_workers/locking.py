@@ -68,7 +68,8 @@ def request(
 
 def handle(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
     """In the child: check the members, write the version's files into `version/`, return what they are."""
-    from amp_core.dataset import Member, lock_bundle
+    from amp_core.dataset.lock import lock_bundle
+    from amp_core.dataset.members import Member
     from amp_core.npz import mmap_member
     from amp_core.verify.checklist import document, outcome
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from amp_core.dataset import check_alias, check_dataset_name, check_version
+from amp_core.dataset.names import check_alias, check_dataset_name, check_version
 
 # `ampref_service.api.faults` has words for each of these.
 ID_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"

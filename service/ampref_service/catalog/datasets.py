@@ -20,7 +20,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, RowMapping, delete, distinct, exc, exists, func, insert, or_, select, update
 from sqlalchemy import Select as Query
 
-from amp_core.dataset import WEIGHT_METRICS, check_alias, check_dataset_name, check_version
+from amp_core.dataset.names import check_alias, check_dataset_name, check_version
+from amp_core.dataset.weights import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.readiness import check_waivers
 from amp_core.recipe import PhysicsScale

@@ -38,13 +38,13 @@ class ColumnStats:
         self._max = np.full(dim, -np.inf, np.float32)
 
     def add(self, rows: NDArray[np.float32]) -> None:
-        """Take in rows, shape (k, F)."""
+        """Add finite rows, shape (k, F)."""
         if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != self._dim:
             raise ValueError(f"expected float32 rows of {self._dim} columns, not {rows.dtype} {rows.shape}")
         for start in range(0, len(rows), _ROWS):
-            self._add(np.ascontiguousarray(rows[start : start + _ROWS], dtype=np.float32))
+            self._add_exactly(np.ascontiguousarray(rows[start : start + _ROWS], dtype=np.float32))
 
-    def _add(self, rows: NDArray[np.float32]) -> None:
+    def _add_exactly(self, rows: NDArray[np.float32]) -> None:
         bits = rows.view(np.uint32)
         exponent = (bits >> 23) & 0xFF
         if (exponent == 0xFF).any():
@@ -60,12 +60,12 @@ class ColumnStats:
         np.minimum(self._min, rows.min(axis=0), out=self._min)
         np.maximum(self._max, rows.max(axis=0), out=self._max)
 
-    def merge(self, other: ColumnStats) -> None:
-        """Take in what another one has taken in; exact, like everything here."""
-        self._sums += other._sums
-        self.count += other.count
-        np.minimum(self._min, other._min, out=self._min)
-        np.maximum(self._max, other._max, out=self._max)
+    def merge(self, stats: ColumnStats) -> None:
+        """Add the rows that `stats` has; exact."""
+        self._sums += stats._sums
+        self.count += stats.count
+        np.minimum(self._min, stats._min, out=self._min)
+        np.maximum(self._max, stats._max, out=self._max)
 
     def to_dict(self) -> dict[str, list[float]]:
         """`mean`, `std` (population), `min`, `max`, `clip_low` and `clip_high` (mean ∓ 3·std): F float64 each."""
@@ -88,9 +88,9 @@ class ColumnStats:
 
     def _moments(self, column: int) -> tuple[Fraction, Fraction]:
         """The exact mean and population variance of one column."""
-        place = slice(column * _EXPONENTS, (column + 1) * _EXPONENTS)
+        columns = slice(column * _EXPONENTS, (column + 1) * _EXPONENTS)
         total = square = 0
-        parts: NDArray[Any] = self._sums[:, place]
+        parts: NDArray[Any] = self._sums[:, columns]
         for exponent in np.flatnonzero(parts.any(axis=0)).tolist():
             signed, high, low = (int(value) for value in parts[:, exponent])
             # The value of mantissa m at biased exponent e is m · 2^(max(e, 1) - 150).

@@ -1,8 +1,8 @@
-"""Coverage: what a version's frames cover, in figures that a person can act on.
+"""Coverage: which speeds, stances, poses and sources a version's frames cover.
 
-Everything is gathered in one pass over the rows, in memory that hardly grows with them, and comes out the same on every
-machine: frames are counted, and what must be summed is summed exactly, as integers. No figure depends on a BLAS, on the number
-of threads or on numpy's choice of kernel.
+One pass over the rows gathers everything, in memory that hardly grows with them. The figures are the same on every machine:
+frames are counted, and sums are exact, of integers. None depends on a BLAS, on the number of threads or on numpy's choice of
+kernel.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from amp_core.features import FeatureBlock
+from amp_core.features import FeatureLayout
 
-__all__ = ["Coverage", "FootLike", "LayoutLike"]
+__all__ = ["Coverage", "FootLike"]
 
 SPEED_BIN = 0.1
 """m/s: the width of a bin of forward and of lateral speed."""
@@ -26,32 +26,22 @@ TURN_BIN = 0.25
 """rad/s: the width of a bin of the turning rate."""
 
 JOINT_CELL = 0.2
-"""rad, about 11°: two poses with a joint that far apart are not the same pose."""
+"""rad, about 11°: the width of a cell of joint angles; poses in different cells count as different."""
 
 CONSTANT_BELOW = 0.01
-"""A feature whose standard deviation is smaller does not vary; it is where the client's `normalize` has its floor."""
+"""A feature whose standard deviation is smaller does not vary; it equals the floor of the client's `normalize`."""
 
-_MOST_BINS = 50  # To either side: ±5 m/s and ±12.5 rad/s. What is beyond counts in the outermost bin.
+_MOST_BINS = 50  # To either side: ±5 m/s and ±12.5 rad/s. Values beyond count in the outermost bin.
 _BUFFER = 1 << 12  # Rows; with `_LARGEST` it keeps every partial sum of products exact in a float64: 2^12 · 2^40 < 2^53.
 _QUANTUM = 1e-4  # Of any feature's unit, in the exact sums.
-_LARGEST = 1 << 20  # Quanta: 104 rad, rad/s or m/s. What is beyond counts as that.
+_LARGEST = 1 << 20  # Quanta: 104 rad, rad/s or m/s, to which larger values are clipped.
 _SLOTS = 1 << 16  # For quantiles: a float32's sign, exponent and first 7 bits, hence steps of under 0.8 % of the value.
 _LOW, _HIGH = 0.05, 0.95
 _DIGITS = 4
 
 
-class LayoutLike(Protocol):
-    """What coverage needs of a `FeatureLayout`."""
-
-    @property
-    def dim(self) -> int: ...
-    @property
-    def names(self) -> Sequence[str]: ...
-    def block(self, name: str) -> FeatureBlock: ...
-
-
 class FootLike(Protocol):
-    """What coverage needs of a `Foot`: its contact channels' places among all."""
+    """The part of a `Foot` that coverage needs: the indices of its contact channels."""
 
     @property
     def channels(self) -> Sequence[int]: ...
@@ -59,7 +49,7 @@ class FootLike(Protocol):
 
 @dataclass
 class _Source:
-    """One source clip with all that was made of it."""
+    """One source clip with all its variants."""
 
     name: str
     digest: str
@@ -70,23 +60,24 @@ class _Source:
 
 @dataclass
 class _Tier:
-    """The frames that were taken for a tier, and the sources that they come from."""
+    """The frames of a tier, and the digests of the sources that they come from."""
 
     frames: int = 0
     sources: set[str] = field(default_factory=set)
 
 
 class Coverage:
-    """Gathers the coverage of a version's rows as they pass.
+    """Gathers the coverage of a version's rows.
 
-    Call `clip` once for each clip, `segment` for each of its frame ranges, then `take` with the range's rows in any pieces.
+    Call `begin_clip` once for each clip, `begin_segment` for each of its frame ranges, then `add` with the range's rows in any
+    pieces.
 
     Args:
-      control_dt: s, a frame.
+      control_dt: s, the duration of a frame.
       feet: which contact channels are on one foot; when empty, each channel is a foot of its own.
     """
 
-    def __init__(self, layout: LayoutLike, control_dt: float, feet: Sequence[FootLike] = ()) -> None:
+    def __init__(self, layout: FeatureLayout, control_dt: float, feet: Sequence[FootLike] = ()) -> None:
         self._layout = layout
         self._dt = float(control_dt)
         contacts = layout.block("foot_contacts")
@@ -95,7 +86,8 @@ class Coverage:
         self._frames = 0
         self._sources: dict[str, _Source] = {}
         self._tiers: dict[int, _Tier] = {}
-        self._now: tuple[_Source, int] | None = None
+        self._source: _Source | None = None
+        self._tier: _Tier | None = None
         linear, angular = layout.block("root_lin_vel").start, layout.block("root_ang_vel").start
         self._speeds = {
             "forward_speed": _Histogram(linear, SPEED_BIN, "m/s"),
@@ -105,57 +97,52 @@ class Coverage:
         self._forward = linear
         self._stance = np.zeros(3, np.int64)
         self._steps = 0
-        self._standing: int | None = None
+        self._last_single: int | None = None  # The foot that last stood alone in this segment.
         self._rows = np.empty((_BUFFER, layout.dim), np.float32)
-        self._held = 0
+        self._buffered = 0
         self._quantiles = _Quantiles(layout.dim)
         self._moments = _Moments(layout.dim)
         self._poses, self._velocities = _Cells(), _Cells()
 
-    def clip(self, name: str, source: str, *, original: bool) -> None:
-        """The next segments are of this clip.
+    def begin_clip(self, name: str, source: str, *, original: bool) -> None:
+        """Begin a clip; the next segments are of it.
 
         Args:
-          source: digest of the clip that it was made from: its own, or that of the one it is a variant of.
-          original: whether it is that clip; the source is then called by its name.
+          source: digest of the clip itself, or of the clip that it is a variant of.
+          original: whether it is the source itself, which then has this clip's name.
         """
-        known = self._sources.setdefault(source, _Source(name, source))
+        self._source = self._sources.setdefault(source, _Source(name, source))
+        self._source.clips += 1
         if original:
-            known.name = name
-        known.clips += 1
-        self._now = (known, 0)
+            self._source.name = name
 
-    def segment(self, tier: int) -> None:
-        """The next rows are a frame range of the clip, of this tier."""
-        assert self._now is not None
-        self._now = (self._now[0], tier)
-        self._standing = None
+    def begin_segment(self, tier: int) -> None:
+        """Begin a frame range of the clip; the next rows are of it and of this tier."""
+        self._tier = self._tiers.setdefault(tier, _Tier())
+        self._last_single = None
 
-    def take(self, rows: NDArray[np.float32]) -> None:
-        """Take in the segment's next rows, (k, F) float32 and finite."""
-        assert self._now is not None
-        source, tier = self._now
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Add the segment's next rows, (k, F) float32 and finite."""
+        source, tier = self._source, self._tier
+        assert source is not None
+        assert tier is not None
         self._frames += len(rows)
         source.frames += len(rows)
         source.metres += math.fsum(rows[:, self._forward].tolist())
-        held = self._tiers.setdefault(tier, _Tier())
-        held.frames += len(rows)
-        held.sources.add(source.digest)
-        self._take_stance(rows)
-        for start in range(0, len(rows), _BUFFER):
-            self._hold(rows[start : start + _BUFFER])
-
-    def _hold(self, rows: NDArray[np.float32]) -> None:
-        first = min(len(rows), _BUFFER - self._held)
-        self._rows[self._held : self._held + first] = rows[:first]
-        self._held += first
-        if first < len(rows):
-            self._flush()
-            self._hold(rows[first:])
+        tier.frames += len(rows)
+        tier.sources.add(source.digest)
+        self._count_stances(rows)
+        while len(rows):
+            room = _BUFFER - self._buffered
+            chunk, rows = rows[:room], rows[room:]
+            self._rows[self._buffered : self._buffered + len(chunk)] = chunk
+            self._buffered += len(chunk)
+            if self._buffered == _BUFFER:
+                self._flush()
 
     def _flush(self) -> None:
-        rows = self._rows[: self._held]
-        self._held = 0
+        rows = self._rows[: self._buffered]
+        self._buffered = 0
         if not len(rows):
             return
         self._quantiles.add(rows)
@@ -163,24 +150,23 @@ class Coverage:
         for histogram in self._speeds.values():
             histogram.add(rows)
         joints = np.rint(rows[:, self._layout.block("joint_pos").slice].astype(np.float64) / JOINT_CELL)
-        on = self._on_ground(rows)
-        self._poses.add(np.concatenate([joints, on], axis=1))
+        self._poses.add(np.concatenate([joints, self._find_standing(rows)], axis=1))
         self._velocities.add(np.stack([histogram.bins(rows) for histogram in self._speeds.values()], axis=1))
 
-    def _on_ground(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """(k, feet) which foot touches the ground."""
+    def _find_standing(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(k, feet) whether each foot touches the ground."""
         return np.stack([(rows[:, columns] > 0.5).any(axis=1) for columns in self._feet], axis=1)
 
-    def _take_stance(self, rows: NDArray[np.float32]) -> None:
-        on = self._on_ground(rows)
-        number = on.sum(axis=1)
+    def _count_stances(self, rows: NDArray[np.float32]) -> None:
+        standing = self._find_standing(rows)
+        number = standing.sum(axis=1)
         self._stance += np.bincount(np.minimum(number, 2), minlength=3)
-        alone = on[number == 1].argmax(axis=1)
-        if len(alone):
-            if self._standing is not None:
-                self._steps += int(alone[0] != self._standing)
-            self._steps += int(np.count_nonzero(np.diff(alone)))
-            self._standing = int(alone[-1])
+        single = standing[number == 1].argmax(axis=1)
+        if len(single):
+            if self._last_single is not None:
+                self._steps += int(single[0] != self._last_single)
+            self._steps += int(np.count_nonzero(np.diff(single)))
+            self._last_single = int(single[-1])
 
     def _seconds(self, frames: int) -> float:
         return round(frames * self._dt, 6)
@@ -191,14 +177,14 @@ class Coverage:
         total = self._frames
         if not total:
             raise ValueError("no rows, no coverage")
-        # From the most seconds to the least: what a version leans on comes first.
+        # From the most seconds to the least.
         sources = sorted(self._sources.values(), key=lambda source: (-source.frames, source.name, source.digest))
-        flight, single, more = (int(count) for count in self._stance)
+        flight, single, double = (int(count) for count in self._stance)
         return {
             "seconds": self._seconds(total),
             "tiers": [
-                {"tier": tier, "seconds": self._seconds(held.frames), "sources": len(held.sources)}
-                for tier, held in sorted(self._tiers.items())
+                {"tier": tier, "seconds": self._seconds(frames.frames), "sources": len(frames.sources)}
+                for tier, frames in sorted(self._tiers.items())
             ],
             "sources": [
                 {
@@ -214,7 +200,7 @@ class Coverage:
             **{name: histogram.to_dict(self._seconds) for name, histogram in self._speeds.items()},
             "stance": {
                 "single_share": round(single / total, _DIGITS),
-                "double_share": round(more / total, _DIGITS),
+                "double_share": round(double / total, _DIGITS),
                 "flight_share": round(flight / total, _DIGITS),
                 "steps_per_second": round(self._steps / (total * self._dt), _DIGITS),
             },
@@ -241,14 +227,14 @@ class _Histogram:
 
     def bins(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """(k,) the bin of each row: b holds `b·width` to `(b + 1)·width`."""
-        found: NDArray[np.float64] = np.floor(rows[:, self._column].astype(np.float64) / self._width)
-        return np.clip(found, -_MOST_BINS, _MOST_BINS - 1)
+        bins: NDArray[np.float64] = np.floor(rows[:, self._column].astype(np.float64) / self._width)
+        return np.clip(bins, -_MOST_BINS, _MOST_BINS - 1)
 
     def add(self, rows: NDArray[np.float32]) -> None:
         self._counts += np.bincount(self.bins(rows).astype(np.intp) + _MOST_BINS, minlength=2 * _MOST_BINS)
 
     def to_dict(self, seconds: Callable[[int], float]) -> dict[str, Any]:
-        """The bins from the first to the last that holds a frame."""
+        """The bins from the first to the last with a frame."""
         used = np.flatnonzero(self._counts)
         first, last = int(used[0]), int(used[-1])
         return {
@@ -260,7 +246,7 @@ class _Histogram:
 
 
 class _Quantiles:
-    """Quantiles of every column, to within 0.4 % of the value, from counts: in no order, and in memory that does not grow."""
+    """Quantiles of every column, to within 0.4 % of the value, from counts in constant memory, whatever the order of rows."""
 
     def __init__(self, dim: int) -> None:
         self._counts = np.zeros(dim * _SLOTS, np.int64)
@@ -270,36 +256,36 @@ class _Quantiles:
 
     def add(self, rows: NDArray[np.float32]) -> None:
         bits = (rows + np.float32(0)).view(np.uint32)  # Minus zero becomes zero.
-        # In this order of the bits, floats ascend.
+        # As unsigned integers, these bits have the order of the floats.
         ascending = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
         np.add.at(self._counts, ((ascending >> 16) + self._offset).ravel(), 1)
         np.minimum(self._min, rows.min(axis=0), out=self._min)
         np.maximum(self._max, rows.max(axis=0), out=self._max)
 
     def at(self, share: float) -> list[float]:
-        """For every column a value that has `share` of the rows at or below it: the middle of its slot, within the extremes."""
-        found = []
+        """The quantile of every column at `share`: the middle of its slot, within the extremes."""
+        values = []
         for column, (least, greatest) in enumerate(zip(self._min.tolist(), self._max.tolist(), strict=True)):
             reached = np.cumsum(self._counts[column * _SLOTS : (column + 1) * _SLOTS])
             slot = int(np.searchsorted(reached, math.ceil(share * int(reached[-1]))))
             ascending = (slot << 16) | (1 << 15)
             bits = ascending & 0x7FFFFFFF if ascending >> 31 else ~ascending & 0xFFFFFFFF
             value = float(np.array(bits, np.uint32).view(np.float32))
-            found.append(round(min(max(value, least), greatest), _DIGITS) + 0.0)
-        return found
+            values.append(round(min(max(value, least), greatest), _DIGITS) + 0.0)
+        return values
 
 
 class _Moments:
-    """How many independent directions the rows vary in."""
+    """Exact sums and products of the columns, for the number of independent directions that the rows vary in."""
 
     def __init__(self, dim: int) -> None:
         self._count = 0
         self._sums: NDArray[Any] = np.zeros(dim, object)
-        self._products: NDArray[Any] = np.zeros((dim, dim), object)  # Python's integers: they never overflow.
+        self._products: NDArray[Any] = np.zeros((dim, dim), object)  # Python's integers do not overflow.
 
     def add(self, rows: NDArray[np.float32]) -> None:
         quanta = np.clip(np.rint(rows.astype(np.float64) / _QUANTUM), -_LARGEST, _LARGEST)
-        # Sums of integers below 2^53 are exact in whatever order they are made.
+        # Sums of integers below 2^53 are exact in every order.
         self._sums = self._sums + quanta.sum(axis=0).astype(np.int64).astype(object)
         self._products = self._products + (quanta.T @ quanta).astype(np.int64).astype(object)
         self._count += len(rows)
@@ -322,7 +308,7 @@ class _Moments:
 
 
 class _Cells:
-    """Counts rows by the cell that they lie in; a cell is known by a 64-bit key of its coordinates."""
+    """Counts rows by cell; a cell is identified by a 64-bit hash of its coordinates."""
 
     def __init__(self) -> None:
         self._keys = np.zeros(0, np.uint64)
@@ -331,14 +317,14 @@ class _Cells:
         self._pending = 0
 
     def add(self, cells: NDArray[np.float64]) -> None:
-        """Take in (k, d) whole numbers, one row a frame."""
+        """Add the cells of k frames, (k, d) integers."""
         key = np.zeros(len(cells), np.uint64)
         for column in cells.astype(np.int64).view(np.uint64).T:
-            key = _mixed(key ^ column)
+            key = _mix_bits(key ^ column)
         keys, counts = np.unique(key, return_counts=True)
         self._new.append((keys, counts))
         self._pending += len(keys)
-        # As seldom as keeps the memory within twice of what is counted.
+        # This bound keeps the memory within twice that of the merged counts.
         if self._pending > max(1 << 16, len(self._keys)):
             self._merge()
 
@@ -352,7 +338,7 @@ class _Cells:
         self._new, self._pending = [], 0
 
     def to_dict(self) -> dict[str, Any]:
-        """`occupied` cells, and `effective`: e to the entropy of the time spent in them, the number of equally used cells."""
+        """`occupied` cells, and `effective`: e to the entropy of the time spent in them, a number of equally used cells."""
         self._merge()
         sizes, times = np.unique(self._counts, return_counts=True)
         total = int(self._counts.sum())
@@ -362,7 +348,7 @@ class _Cells:
         return {"occupied": len(self._keys), "effective": round(math.exp(spent), 1)}
 
 
-def _mixed(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix_bits(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finalizer of SplitMix64 (Steele and others, 2014): every bit of the result depends on every bit of the key."""
     key = key + np.uint64(0x9E3779B97F4A7C15)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Which names a dataset, a version and an alias may have, and what a version's files are called.
+"""Names of datasets, versions and aliases, and the file names of a version.
 
 Names become parts of URLs, of file names and of cache paths on every operating system and cluster file system; hence lower
 case, few characters, and a first and last one that no shell or path treats specially.
@@ -20,7 +20,7 @@ _VERSION_LENGTH = 48
 
 
 class FileNames(NamedTuple):
-    """The three files of a locked version."""
+    """The names of the three files of a locked version."""
 
     features: str
     normalization_stats: str
@@ -37,7 +37,7 @@ def check_dataset_name(name: str) -> str:
     """`name`, or `InputRefused`: 1–64 of `a-z 0-9 . _ -`, beginning and ending with a letter or digit, no two dots in a row."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise InputRefused(
-            f"{_shown(name)} is not a dataset name",
+            f"{_quote(name)} is not a dataset name",
             key="name",
             expected="1 to 64 lower-case letters, digits, '.', '_' or '-', beginning and ending with a letter or digit",
             remedy="Use a name such as walk or walk-flat.v2.",
@@ -52,7 +52,7 @@ def check_version(version: str) -> str:
         if isinstance(version, str) and version[:1] in ("v", "V") and _VERSION.fullmatch(version[1:]):
             remedy = f"Write {version[1:]}, without the v."
         raise InputRefused(
-            f"{_shown(version)} is not a version",
+            f"{_quote(version)} is not a version",
             key="version",
             expected="MAJOR.MINOR.PATCH without leading zeros, then an optional -suffix of letters, digits, '.' and '-'",
             remedy=remedy,
@@ -64,7 +64,7 @@ def check_alias(alias: str) -> str:
     """`alias`, or `InputRefused`: like a dataset name, and not to be mistaken for a version."""
     if not isinstance(alias, str) or not _NAME.fullmatch(alias) or ".." in alias or alias[0].isdigit():
         raise InputRefused(
-            f"{_shown(alias)} is not an alias",
+            f"{_quote(alias)} is not an alias",
             key="alias",
             expected="a lower-case letter, then letters, digits, '.', '_' or '-'",
             remedy="Use an alias such as latest or production.",
@@ -72,6 +72,6 @@ def check_alias(alias: str) -> str:
     return alias
 
 
-def _shown(value: object) -> str:
+def _quote(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…'"

@@ -1,0 +1,55 @@
+"""The manifest of a locked version, as a reader checks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from amp_core.errors import IntegrityError
+from amp_core.strict_json import read_json
+
+__all__ = ["MANIFEST_SCHEMA", "read_json_object", "read_manifest"]
+
+MANIFEST_SCHEMA = "ampref-dataset-manifest/1"
+"""Names the manifest's keys and their meaning; a reader refuses a number that it does not know."""
+
+_TYPES = {"dataset_hash": str, "feature_code_hash": str, "num_clips": int, "num_frames": int, "feature_layout": dict}
+
+
+def read_manifest(path: Path, name: str, version: str) -> dict[str, Any]:
+    """The manifest in the file `path`.
+
+    Raises:
+      IntegrityError: it is not JSON, follows another schema, is of another dataset or version, or lacks a value.
+    """
+    manifest = read_json_object(path)
+    if manifest.get("schema") != MANIFEST_SCHEMA:
+        raise IntegrityError(
+            f"the manifest follows {manifest.get('schema')!r}",
+            file=str(path),
+            key="schema",
+            expected=MANIFEST_SCHEMA,
+            remedy="Install the release of ampref that the version was locked with, or a newer one.",
+        )
+    if (manifest.get("name"), manifest.get("version")) != (name, version):
+        raise IntegrityError(
+            f"the manifest is of {manifest.get('name')}=={manifest.get('version')}",
+            file=str(path),
+            expected=f"{name}=={version}",
+            remedy="Check the pinned digest; if it is right, ask the service's operator.",
+        )
+    for key, kind in _TYPES.items():
+        if type(manifest.get(key)) is not kind:
+            raise IntegrityError("the manifest lacks a value", file=str(path), key=key, remedy="Lock the version again.")
+    return manifest
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a locked version; `IntegrityError` when it holds anything else."""
+    try:
+        value = read_json(path.read_bytes())
+    except ValueError as error:
+        raise IntegrityError("the file is not JSON", file=str(path), remedy="Lock the version again.") from error
+    if not isinstance(value, dict):
+        raise IntegrityError("the file is not a JSON object", file=str(path), remedy="Lock the version again.")
+    return value
