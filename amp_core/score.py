@@ -27,7 +27,7 @@ from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import Recipe
 from amp_core.rollout import Progress, Rollout, generate
 from amp_core.segments import Segment, find_segments
-from amp_core.tiers import Classification, Gate, Op, Tier, classify, gate_profile, merit_order
+from amp_core.tiers import Classification, Gate, Op, Tier, check_recipe, classify, gate_profile, merit_order
 from amp_core.triage import Triage, triage
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def score(
       MotionRefused: a motion that does not fit the robot, or that is to be tracked with its root in another frame.
       RecipeRefused: a gate profile that does not exist, or the generator of another release.
     """
-    recipe.check_usable()  # Refused before the work, not after it.
+    check_recipe(recipe)  # Refused before the work, not after it.
     began = time.perf_counter()
     conditioned = [condition(motion, robot, limits) for motion in motions]
     run = _auto if recipe.mode == "auto" else _plainly

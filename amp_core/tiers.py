@@ -11,9 +11,13 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from amp_core.errors import RecipeRefused
+from amp_core.version import GENERATOR_VERSION
+
+if TYPE_CHECKING:
+    from amp_core.recipe import Recipe
 
 
 class Tier(IntEnum):
@@ -170,7 +174,7 @@ def gate_profile(name: str) -> GateProfile:
     """The profile called `name`.
 
     Raises:
-      RecipeRefused: there is none.
+      RecipeRefused: no profile has this name.
     """
     try:
         return GATE_PROFILES[name]
@@ -181,6 +185,23 @@ def gate_profile(name: str) -> GateProfile:
             expected=f"one of {', '.join(GATE_PROFILES)}",
             remedy="Leave gate_profile out to take the usual one",
         ) from None
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that this release can read but neither generate nor judge by.
+
+    Raises:
+      RecipeRefused: an unknown gate profile, or the generator of another release, whose bytes this one would only claim to
+        make.
+    """
+    gate_profile(recipe.gate_profile)
+    if recipe.generator_version != GENERATOR_VERSION:
+        raise RecipeRefused(
+            f"generator_version {recipe.generator_version!r:.80} is not this release's",
+            key="generator_version",
+            expected=GENERATOR_VERSION,
+            remedy="Leave generator_version out; for another release's results use that release",
+        )
 
 
 @dataclass(frozen=True)

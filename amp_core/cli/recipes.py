@@ -50,9 +50,9 @@ def check_mode(mode: str | None, option: str = "--mode", *, of_rollouts: bool = 
     Args:
       of_rollouts: it is to find rollouts, and none is in mode `auto`: that would only find nothing.
     """
-    from amp_core.recipe import AVAILABLE_MODES, GENERATED_MODES
+    from amp_core.recipe import GENERATED_MODES, MODES
 
-    known = GENERATED_MODES if of_rollouts else AVAILABLE_MODES
+    known = GENERATED_MODES if of_rollouts else MODES
     if mode is not None and mode not in known:
         raise typer.BadParameter(f"{mode!r} is no mode; choose {' or '.join(known)}", param_hint=option)
 

@@ -18,7 +18,7 @@ from amp_core.cli.remote import show_results
 from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, InputRefused, RecipeRefused
 from amp_core.files import replace_file, write_file
-from amp_core.tiers import Tier
+from amp_core.tiers import Tier, check_recipe
 
 if TYPE_CHECKING:
     from amp_core.motion import Motion
@@ -140,7 +140,7 @@ def _recipe(path: Path | None, mode: str | None, seed: int | None, scales: Seque
     if seed is not None:
         facts["seed"] = seed
     recipe = Recipe.from_dict(facts)
-    recipe.check_usable()
+    check_recipe(recipe)
     return recipe
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amp_core.errors import RecipeRefused
-from amp_core.recipe import AVAILABLE_MODES, Harness, PhysicsScale, Planner, Recipe
+from amp_core.recipe import MODES, Harness, PhysicsScale, Planner, Recipe
 
 
 def test_the_usual_recipes_have_the_seeds_harness() -> None:
@@ -21,7 +21,7 @@ def test_the_usual_recipes_have_the_seeds_harness() -> None:
     assert rollout.initial_velocity == "from_clip"
 
 
-@pytest.mark.parametrize("mode", AVAILABLE_MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_recipe_survives_json(mode: str) -> None:
     recipe = Recipe.for_mode(mode, seed=7, physics=PhysicsScale(0.8, 1.1, 2))
     again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
@@ -117,6 +117,8 @@ def test_a_mode_that_plans_needs_a_planner(mode: str) -> None:
         ({"mode": "rollout", "seed": 2**53}, "seed"),
         ({"mode": "rollout", "planner": {"samples": 64}}, "planner"),
         ({"mode": "auto", "planner": {"samples": 10}}, "planner.samples"),
+        ({"mode": "auto", "planner": {"branches": 0}}, "planner.branches"),
+        ({"mode": "auto", "planner": {"branches": 1.5}}, "planner.branches"),
         ({"mode": "rollout", "gate_profile": ""}, "gate_profile"),
         ({"mode": "rollout", "gate_profile": 7}, "gate_profile"),
         ({"mode": "rollout", "force_threshold": True}, "force_threshold"),

@@ -13,6 +13,7 @@ from amp_core.augment import parse_all
 from amp_core.errors import RecipeRefused
 from amp_core.quality import METRICS
 from amp_core.recipe import DEFAULT_MODE, GENERATED_MODES, Recipe
+from amp_core.tiers import check_recipe
 from ampref_service import uploads
 from ampref_service.api.blob import IMMUTABLE, StoredFile, file_responses, serve
 from ampref_service.api.deps import Caller, Service, needs
@@ -170,7 +171,7 @@ def _recipe(mode: str | None, seed: int | None, recipe: Any | None) -> Recipe:
         return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
     found = _merged(mode, seed, recipe)
     # Before it is stored; the worker would refuse it too.
-    found.check_usable()
+    check_recipe(found)
     return found
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from amp_core.errors import NotFound
 from amp_core.quality import METRICS
-from amp_core.recipe import AVAILABLE_MODES, Recipe
+from amp_core.recipe import MODES, Recipe
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.deps import needs
 from ampref_service.api.strict import StrictRoute
@@ -69,7 +69,7 @@ def list_metrics() -> MetricList:
 @router.get("/modes", responses=responses())
 def list_modes() -> ModeList:
     """Every mode with its usual recipe: a starting point for a recipe of one's own."""
-    usual = [(mode, Recipe.for_mode(mode)) for mode in AVAILABLE_MODES]
+    usual = [(mode, Recipe.for_mode(mode)) for mode in MODES]
     return ModeList(items=[ModeView(name=mode, recipe=recipe.to_dict(), recipe_digest=recipe.digest) for mode, recipe in usual])
 
 
