@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Scope
 
-from amp_core.robot import Robot
+from amp_core.robot import Robot, load_robots
 from amp_core.version import __version__
 from ampref_service import errors
 from ampref_service.api import clips, datasets, docs_page, faults, health, jobs, robots, rollouts, schema, verification
@@ -29,7 +29,6 @@ from ampref_service.api.telemetry import Counts, Telemetry
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog, job_rows
 from ampref_service.catalog import clips as clip_rows
-from ampref_service.robots import load_robots
 from ampref_service.settings import Settings
 
 log = structlog.get_logger("ampref_service.app")
@@ -64,7 +63,7 @@ def create_app(
       notify: called with the id of every new job, after its row was committed. Its failure is logged and changes nothing.
       checks: more components for `/readyz`, by name, for example the broker.
       background: entered after everything is open and left before it is closed.
-      installed: the robots, where they are loaded already (`ampref_service.robots.load_robots`); else the lifespan loads them.
+      installed: the robots, where they are loaded already (`amp_core.robot.load_robots`); else the lifespan loads them.
     """
     telemetry = Telemetry()
 
@@ -123,7 +122,7 @@ def open_services(settings: Settings, notify: Notify = ring_nothing, robots: Map
     Raises:
       RobotRefused: a robot cannot be used, or two have one name.
     """
-    robots = load_robots(settings) if robots is None else robots
+    robots = load_robots(settings.robots) if robots is None else robots
     return Services(settings, Catalog.open(settings.database_url), open_blobs(settings.blob_url), robots, notify)
 
 

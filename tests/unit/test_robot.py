@@ -15,7 +15,8 @@ import yaml
 
 from amp_core.errors import RobotRefused
 from amp_core.recipe import PhysicsScale, Recipe
-from amp_core.robot import MAX_SPEC_BYTES, OPTIONAL_KEYS, REQUIRED_KEYS, Robot, bundled_robots
+from amp_core.robot import Robot, bundled_robots
+from amp_core.robot.spec import MAX_SPEC_BYTES, OPTIONAL_KEYS, REQUIRED_KEYS
 from amp_core.rollout import replay
 from amp_core.score import score_file
 

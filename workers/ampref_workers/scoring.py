@@ -103,33 +103,15 @@ def find_robot(name: str, paths: Sequence[str], digest: str) -> Robot:
 
     Raises `RobotRefused` when there is none, or when its model is not the one that `digest` names.
     """
-    import yaml
+    from amp_core import robot as robots
 
-    from amp_core.robot import Robot, bundled_robots
-
-    robot: Robot | None = None
-    for path in paths:
-        try:
-            spec = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            # Most are told apart by their first line; a file that gives no name has its model's, for which it is compiled.
-            if isinstance(spec, dict) and spec.get("name", name) == name:
-                robot = Robot.load(path)
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # Another robot's file being broken is no reason to refuse this one.
-        except RobotRefused:
-            if spec.get("name") == name:
-                raise
-        if robot is not None and robot.name == name:
-            break
-        robot = None
+    robot = robots.find_robot(name, paths)
     if robot is None:
-        if name not in bundled_robots():
-            raise RobotRefused(
-                f"no robot {name!r} is installed on this worker",
-                expected=f"one of {', '.join(bundled_robots())}, or one of the files in AMPREF_ROBOTS",
-                remedy="Give the worker the same AMPREF_ROBOTS as the API, then submit the clip again.",
-            )
-        robot = Robot.load(name)
+        raise RobotRefused(
+            f"no robot {name!r} is installed on this worker",
+            expected=f"one of {', '.join(robots.bundled_robots())}, or one of the files in AMPREF_ROBOTS",
+            remedy="Give the worker the same AMPREF_ROBOTS as the API, then submit the clip again.",
+        )
     if robot.digest != digest:
         raise RobotRefused(
             f"robot {name!r} has changed since the clip was uploaded (it is {robot.digest} now)",

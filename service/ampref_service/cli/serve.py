@@ -33,13 +33,13 @@ def api(host: Host = None, port: Port = None, as_json: Json = False) -> None:
     """
     out = Output(as_json=as_json)
 
+    from amp_core.robot import load_robots
     from ampref_service.app import create_app
-    from ampref_service.robots import load_robots
     from ampref_service.server import listen
 
     settings = load_settings(out, host=host, port=port)
     configure_logs(settings)
-    robots = load_robots(settings)
+    robots = load_robots(settings.robots)
     checks: dict[str, Any] = {"migrations": schema_check(settings)}
     notify: dict[str, Any] = {}
     if not settings.embedded:

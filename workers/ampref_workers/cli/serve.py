@@ -53,16 +53,16 @@ def up(
     """
     out = Output(as_json=as_json, quiet=quiet)
 
+    from amp_core.robot import load_robots
     from ampref_service.app import create_app
     from ampref_service.catalog import schema
-    from ampref_service.robots import load_robots
     from ampref_service.server import listen
     from ampref_workers.embedded import EmbeddedWorker
 
     settings = load_settings(out, data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
     configure_logs(settings, default="warning")
     tell_missing_tests(out, settings)
-    robots = load_robots(settings)  # Before anything is started; the server would refuse them with a traceback.
+    robots = load_robots(settings.robots)  # Before anything is started; the server would refuse them with a traceback.
     make_folder(settings.data_dir)
     schema.upgrade(settings.database_url)
     listener = listen(settings)
@@ -122,12 +122,12 @@ def worker(
         out.document({"answers": answering})
         out.say(f"answers: {', '.join(answering)}")
         return
-    from ampref_service.robots import load_robots
+    from amp_core.robot import load_robots
 
     settings = load_settings(out)
     configure_logs(settings)
     tell_missing_tests(out, settings)
-    load_robots(settings)
+    load_robots(settings.robots)
     out.document({"pid": os.getpid()})
     sys.stdout.flush()
     try:

@@ -1,0 +1,327 @@
+"""The compiled model of a robot: compiling it, and finding in it what the `robot.yaml` names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amp_core.engine import mujoco
+from amp_core.errors import RobotRefused
+from amp_core.robot.spec import NAME_PATTERN, quote
+
+MASS_TOLERANCE = 0.01
+
+_HINGE = int(mujoco.mjtJoint.mjJNT_HINGE)
+_FREE = int(mujoco.mjtJoint.mjJNT_FREE)
+
+
+@dataclass(frozen=True)
+class Foot:
+    """The contact channels that sit on one body.
+
+    Args:
+      name: the body's name.
+      channels: indices into `Robot.channels`, in channel order.
+      body: the body's id.
+      geoms: the geom ids of all its channels.
+    """
+
+    name: str
+    channels: tuple[int, ...]
+    body: int
+    geoms: tuple[int, ...]
+
+
+def compile_model(name: str, path: Path) -> tuple[Any, list[Path]]:
+    """Compiles the model of a robot file.
+
+    Args:
+      name: the MJCF, relative to the folder of `path`.
+      path: the `robot.yaml`.
+
+    Returns:
+      The `MjModel`, and every file that it was made from with the main one first.
+
+    Raises:
+      RobotRefused: a file is missing, or MuJoCo cannot compile the model.
+    """
+    main = (path.parent / name).resolve()
+    if not main.is_file():
+        models = sorted(entry.name for entry in path.parent.glob("*.xml"))
+        raise RobotRefused(
+            f"the model file {name!r} does not exist",
+            file=str(path),
+            key="model",
+            expected=f"an MJCF file relative to this folder, which has: {', '.join(models) or 'no .xml file'}",
+            remedy="Correct the path",
+        )
+    _silence_mujoco_log()
+    try:
+        parts = {Path(part).resolve() for part in mujoco.mju_getXMLDependencies(str(main))} - {main}
+        for part in sorted(parts):
+            # A named pipe as a mesh would block the compiler without end.
+            if not part.is_file():
+                raise RobotRefused(
+                    f"the model needs the file {str(part)!r}, which is not there (or is no regular file)",
+                    file=str(main),
+                    expected="every <include>, mesh, texture and height field beside the model",
+                    remedy="Copy it there, or correct the MJCF",
+                )
+        model = mujoco.MjModel.from_xml_path(str(main))
+    except (ValueError, mujoco.FatalError) as error:
+        raise RobotRefused(
+            f"MuJoCo cannot compile the model: {' '.join(str(error).split())}",
+            file=str(main),
+            expected=f"MJCF that MuJoCo {mujoco.__version__} accepts",
+            remedy="Open it in MuJoCo's viewer (python -m mujoco.viewer --mjcf=FILE) to see the fault",
+        ) from error
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    return model, [main, *parts]
+
+
+def _silence_mujoco_log() -> None:
+    """Keeps MuJoCo from writing `MUJOCO_LOG.TXT` into the current folder and warnings to the console.
+
+    The warnings are counted in `data.warning`, which the rollout reads after every frame. A log file that the embedding program
+    configured is left alone.
+    """
+    config = mujoco.MjLogConfig.get()
+    if config.logfile == "MUJOCO_LOG.TXT" and (config.logto_file or config.logto_console):
+        config.logto_file = False
+        config.logto_console = False
+        config.set()
+
+
+class ModelReader:
+    """Looks up in a compiled model what a robot file names.
+
+    Every method raises `RobotRefused` for a model that does not fit, with the key of the robot file and what the model has.
+    """
+
+    def __init__(self, model: Any, file: str) -> None:
+        self._model = model
+        self._file = file
+
+    def find_name(self, name: str | None) -> str:
+        """The robot's name: that of the robot file, else that of the model."""
+        if name is not None:
+            return name
+        # A compiled model's names buffer begins with the model's own name.
+        model_name = bytes(self._model.names).split(b"\0", 1)[0].decode("utf-8", "replace")
+        if not NAME_PATTERN.fullmatch(model_name):
+            problem = f"the MJCF's model name {quote(model_name)} cannot be a name"
+            raise self._refusal("name", problem, "a key 'name'", "Add it")
+        return model_name
+
+    def find_free_joint(self) -> int:
+        """The id of the model's one free joint."""
+        free = np.flatnonzero(self._model.jnt_type == _FREE)
+        if len(free) != 1:
+            raise self._refusal("model", f"the model has {len(free)} free joints", "exactly one, on the robot's root body")
+        return int(free[0])
+
+    def find_hinges(self, names: tuple[str, ...], root_body: int) -> list[int]:
+        """The ids of the joints with these names, which must be all joints of the model but the free one."""
+        model = self._model
+        by_name = {}
+        for joint in np.flatnonzero(model.jnt_type != _FREE).tolist():
+            name = model.joint(joint).name or f"(joint {joint}, unnamed)"
+            if model.jnt_type[joint] != _HINGE:
+                kind = mujoco.mjtJoint(model.jnt_type[joint]).name.removeprefix("mjJNT_").lower()
+                raise self._refusal("model", f"the joint {name!r} is a {kind} joint", "one free joint and hinge joints")
+            if model.body_rootid[model.jnt_bodyid[joint]] != root_body:
+                raise self._refusal("model", f"the joint {name!r} is not part of the robot", "one kinematic tree")
+            by_name[name] = joint
+        for name in names:
+            if name not in by_name:
+                listing = f"hinge joints of the model: {_join_names(by_name)}"
+                raise self._refusal("joints", f"the model has no joint {quote(name)}", listing)
+        missing = [name for name in by_name if name not in names]
+        if missing:
+            raise self._refusal(
+                "joints",
+                f"the model also has the joints {_join_names(missing)}",
+                "every hinge joint of the model in the list",
+                "List them, or take them out of the model",
+            )
+        joints = [by_name[name] for name in names]
+        # With one free joint and all hinges listed this holds by construction; it is the layout that clips rely on.
+        if model.nq != 7 + len(joints) or model.nv != 6 + len(joints):
+            raise self._refusal(
+                "joints",
+                f"the model has nq = {model.nq} and nv = {model.nv}",
+                f"nq = {7 + len(joints)} and nv = {6 + len(joints)} with {len(joints)} joints",
+            )
+        return joints
+
+    def find_servos(self, names: tuple[str, ...], joints: list[int]) -> list[int]:
+        """For each joint the id of the one actuator whose control is its target angle [rad]."""
+        model = self._model
+        transmissions = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
+        actuators: dict[int, list[int]] = {joint: [] for joint in joints}
+        expected = "one position actuator (<position>, gear 1) for each joint and no other actuators"
+        for actuator in range(model.nu):
+            label = model.actuator(actuator).name or f"(actuator {actuator}, unnamed)"
+            joint = int(model.actuator_trnid[actuator, 0])
+            if model.actuator_trntype[actuator] not in transmissions or joint not in actuators:
+                raise self._refusal("joints", f"the actuator {label!r} does not drive a listed joint", expected)
+            gain = float(model.actuator_gainprm[actuator, 0])
+            is_position_servo = (
+                model.actuator_gaintype[actuator] == mujoco.mjtGain.mjGAIN_FIXED
+                and model.actuator_biastype[actuator] == mujoco.mjtBias.mjBIAS_AFFINE
+                and model.actuator_dyntype[actuator] == mujoco.mjtDyn.mjDYN_NONE
+                and gain > 0.0
+                and math.isclose(float(model.actuator_biasprm[actuator, 1]), -gain, rel_tol=1e-9)
+                and float(model.actuator_biasprm[actuator, 0]) == 0.0
+                and float(model.actuator_gear[actuator, 0]) == 1.0
+            )
+            if not is_position_servo:
+                raise self._refusal(
+                    "joints",
+                    f"the actuator {label!r} is not a position servo, so a clip's joint angle cannot be its control",
+                    expected,
+                    "Use <position kp=… kv=…> in the MJCF",
+                )
+            actuators[joint].append(actuator)
+        for name, joint in zip(names, joints, strict=True):
+            if len(actuators[joint]) != 1:
+                raise self._refusal("joints", f"the joint {name!r} has {len(actuators[joint])} actuators", expected)
+        return [actuators[joint][0] for joint in joints]
+
+    def find_ground(self, name: str | None) -> int:
+        """The id of the ground plane, the named one or the only one; its surface must be z = 0."""
+        model = self._model
+        planes = [
+            geom
+            for geom in range(model.ngeom)
+            if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE and model.body_weldid[model.geom_bodyid[geom]] == 0
+        ]
+        plane_names = _join_names(model.geom(geom).name or "(unnamed)" for geom in planes)
+        listing = f"a plane on the world; the model has: {plane_names}"
+        if name is not None:
+            ground = self._find_geom("ground_geom", name)
+        elif len(planes) == 1:
+            ground = planes[0]
+        else:
+            raise self._refusal("ground_geom", f"the key is missing and the model has {len(planes)} planes", listing)
+        if ground not in planes:
+            raise self._refusal("ground_geom", f"{quote(name)} is not a plane on the world", listing)
+        data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        normal = data.geom_xmat[ground].reshape(3, 3)[:, 2]
+        height = float(data.geom_xpos[ground, 2])
+        if normal[2] < 1.0 - 1e-9 or abs(height) > 1e-6:
+            raise self._refusal(
+                "ground_geom",
+                f"the plane {quote(name)} has its normal at {np.round(normal, 4).tolist()} and its height at {height:g} m",
+                "a horizontal plane at z = 0, facing up: root height is measured from it",
+            )
+        return ground
+
+    def find_channel_geoms(
+        self, channels: tuple[tuple[str, tuple[str, ...]], ...], ground: int, root_body: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """The geom ids of each channel: geoms of one body of the robot that can touch the ground."""
+        model = self._model
+        channel_geoms = []
+        for channel, names in channels:
+            key = f"contact_channels.{channel}"
+            geoms = tuple(self._find_geom(key, name) for name in names)
+            for name, geom in zip(names, geoms, strict=True):
+                if model.body_rootid[model.geom_bodyid[geom]] != root_body:
+                    raise self._refusal(key, f"the geom {quote(name)} is not part of the robot", "a geom on the robot's feet")
+                if not self._can_collide(geom, ground):
+                    raise self._refusal(
+                        key,
+                        f"the geom {quote(name)} can never touch the ground {model.geom(ground).name!r}",
+                        "contype and conaffinity that let the two collide",
+                        "Set them in the MJCF, or name the collision geom rather than the visual one",
+                    )
+            bodies = {int(model.geom_bodyid[geom]) for geom in geoms}
+            if len(bodies) != 1:
+                body_names = _join_names(model.body(body).name for body in sorted(bodies))
+                raise self._refusal(key, f"its geoms sit on several bodies: {body_names}", "the geoms of one body (one foot)")
+            channel_geoms.append(geoms)
+        return tuple(channel_geoms)
+
+    def _can_collide(self, geom: int, ground: int) -> bool:
+        model = self._model
+        for pair in range(model.npair):
+            if {int(model.pair_geom1[pair]), int(model.pair_geom2[pair])} == {geom, ground}:
+                return True
+        low, high = sorted((int(model.geom_bodyid[geom]), int(model.geom_bodyid[ground])))
+        if (low << 16) + high in model.exclude_signature.tolist():
+            return False
+        types, affinities = model.geom_contype, model.geom_conaffinity
+        return bool(types[geom] & affinities[ground]) or bool(types[ground] & affinities[geom])
+
+    def group_feet(self, channel_geoms: tuple[tuple[int, ...], ...]) -> tuple[Foot, ...]:
+        """The channels grouped by body, in channel order."""
+        by_body: dict[int, list[int]] = {}
+        for channel, geoms in enumerate(channel_geoms):
+            by_body.setdefault(int(self._model.geom_bodyid[geoms[0]]), []).append(channel)
+        return tuple(
+            Foot(
+                name=self._model.body(body).name or f"body_{body}",
+                channels=tuple(channels),
+                body=body,
+                geoms=tuple(geom for channel in channels for geom in channel_geoms[channel]),
+            )
+            for body, channels in by_body.items()
+        )
+
+    def count_substeps(self, control_dt: float) -> int:
+        """Physics steps a control step, which must be a whole number."""
+        timestep = float(self._model.opt.timestep)
+        ratio = control_dt / timestep
+        substeps = round(ratio)
+        if substeps < 1 or abs(ratio - substeps) > 1e-9 * max(1.0, ratio):
+            raise self._refusal(
+                "control_dt",
+                f"{control_dt:g} s is {ratio:g} times the model's timestep of {timestep:g} s",
+                "a whole multiple of the timestep",
+                "Change control_dt, or <option timestep> in the MJCF",
+            )
+        return substeps
+
+    def read_gravity(self) -> float:
+        """m/s², downwards."""
+        x, y, z = self._model.opt.gravity.tolist()
+        if x != 0.0 or y != 0.0 or z >= 0.0:
+            problem = f"gravity is [{x:g}, {y:g}, {z:g}]"
+            raise self._refusal("model", problem, "gravity along -z, as loads are shares of weight")
+        return float(-z)
+
+    def read_mass(self, root_body: int, expected: float | None) -> float:
+        """kg, of the root body's whole subtree; checked to 1 % where the robot file has the mass."""
+        mass = float(self._model.body_subtreemass[root_body])
+        if expected is not None and abs(mass - expected) > MASS_TOLERANCE * expected:
+            raise self._refusal(
+                "expected_mass",
+                f"the model weighs {mass:.4f} kg, the file says {expected:g} kg",
+                f"agreement to {MASS_TOLERANCE:.0%}",
+                "Is this the right model? Then correct expected_mass",
+            )
+        return mass
+
+    def _find_geom(self, key: str, name: str) -> int:
+        geom = int(mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name))
+        if geom < 0:
+            names = filter(None, (self._model.geom(i).name for i in range(self._model.ngeom)))
+            raise self._refusal(key, f"the model has no geom {quote(name)}", f"one of: {_join_names(names)}")
+        return geom
+
+    def _refusal(self, key: str, problem: str, expected: str, remedy: str = "See docs/robots.md") -> RobotRefused:
+        return RobotRefused(problem, file=self._file, key=key, expected=expected, remedy=remedy)
+
+
+def _join_names(names: Iterable[str]) -> str:
+    """At most 40 names, and how many there are."""
+    names = list(names)
+    text = ", ".join(names[:40]) or "none"
+    return text if len(names) <= 40 else f"{text}, … ({len(names)} in all)"

@@ -1,0 +1,258 @@
+"""A checked robot, and loading the robots of a machine."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amp_core.engine import mujoco
+from amp_core.errors import RobotRefused
+from amp_core.features import FeatureLayout
+from amp_core.recipe import PhysicsScale
+from amp_core.robot.lookup import bundled_robots, find_spec_file
+from amp_core.robot.model import Foot, ModelReader, compile_model
+from amp_core.robot.spec import RobotSpec, read_document
+from amp_core.rotations import to_wxyz, to_xyzw
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Robot:
+    """A checked robot. Arrays are read-only; n joints, C contact channels.
+
+    Args:
+      name: the robot's name.
+      path: the `robot.yaml` it was loaded from.
+      digest: `sha256:…` over the checked spec and the bytes of every model file; independent of where the files lie.
+      model_path: the main MJCF file, for a part that has to compile it again with something added (`contacts`).
+      model: the compiled `MjModel`, with `mjDSBL_AUTORESET` set: a state that goes bad stays bad and is seen.
+      control_dt: s between two controls.
+      substeps: physics steps a control step.
+      joint_names: n names in feature and clip order.
+      qpos_adr, qvel_adr, ctrl_adr: (n,) addresses of each joint's angle [rad], velocity [rad/s] and target [rad].
+      joint_range: (n, 2) rad; ±inf where the joint has no limit.
+      root_qpos_adr, root_qvel_adr: the free joint's addresses (position, quaternion wxyz; linear velocity in the world
+        frame, angular velocity in the body frame).
+      root_body: id of the body that the free joint moves.
+      channels: C channel names in feature order.
+      channel_geoms: geom ids of each channel.
+      feet: the channels grouped by body, in channel order.
+      ground_geom: geom id of the ground plane, whose surface is z = 0.
+      height_range: (low, high) m, the root's plausible height.
+      mass: kg, of the free joint's whole subtree.
+      mg: N, its weight.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    model_path: Path
+    model: Any
+    control_dt: float
+    substeps: int
+    joint_names: tuple[str, ...]
+    qpos_adr: NDArray[np.int64]
+    qvel_adr: NDArray[np.int64]
+    ctrl_adr: NDArray[np.int64]
+    joint_range: Array
+    root_qpos_adr: int
+    root_qvel_adr: int
+    root_body: int
+    channels: tuple[str, ...]
+    channel_geoms: tuple[tuple[int, ...], ...]
+    feet: tuple[Foot, ...]
+    ground_geom: int
+    height_range: tuple[float, float]
+    mass: float
+    mg: float
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Robot:
+        """Loads and checks a robot.
+
+        Args:
+          name_or_path: a bundled name (see `bundled_robots`), a `robot.yaml`, or a folder that holds one.
+
+        Raises:
+          RobotRefused: the file or its model cannot be used; says where and why.
+        """
+        path = find_spec_file(name_or_path)
+        spec = RobotSpec.read(path)
+        model, files = compile_model(spec.model, path)
+        reader = ModelReader(model, str(path))
+        root = reader.find_free_joint()
+        root_body = int(model.jnt_bodyid[root])
+        joints = reader.find_hinges(spec.joints, root_body)
+        actuators = reader.find_servos(spec.joints, joints)
+        ground = reader.find_ground(spec.ground_geom)
+        channel_geoms = reader.find_channel_geoms(spec.contact_channels, ground, root_body)
+        substeps = reader.count_substeps(spec.control_dt)
+        gravity = reader.read_gravity()
+        mass = reader.read_mass(root_body, spec.expected_mass)
+        name = reader.find_name(spec.name)
+        limited = model.jnt_limited[joints].astype(bool)
+        joint_range = np.where(limited[:, None], model.jnt_range[joints], np.array([-np.inf, np.inf]))
+        canonical_spec = {
+            "name": name,
+            "control_dt": spec.control_dt,
+            "joints": list(spec.joints),
+            "contact_channels": [[channel, list(geoms)] for channel, geoms in spec.contact_channels],
+            "ground_geom": model.geom(ground).name,
+            "height_range": list(spec.height_range),
+            "expected_mass": spec.expected_mass,
+        }
+        return cls(
+            name=name,
+            path=path,
+            digest=_digest(canonical_spec, files),
+            model_path=files[0],
+            model=model,
+            control_dt=spec.control_dt,
+            substeps=substeps,
+            joint_names=spec.joints,
+            qpos_adr=_read_only(model.jnt_qposadr[joints].astype(np.int64)),
+            qvel_adr=_read_only(model.jnt_dofadr[joints].astype(np.int64)),
+            ctrl_adr=_read_only(np.array(actuators, dtype=np.int64)),
+            joint_range=_read_only(joint_range.astype(np.float64)),
+            root_qpos_adr=int(model.jnt_qposadr[root]),
+            root_qvel_adr=int(model.jnt_dofadr[root]),
+            root_body=root_body,
+            channels=tuple(channel for channel, _ in spec.contact_channels),
+            channel_geoms=channel_geoms,
+            feet=reader.group_feet(channel_geoms),
+            ground_geom=ground,
+            height_range=spec.height_range,
+            mass=mass,
+            mg=mass * gravity,
+        )
+
+    @property
+    def sim_dt(self) -> float:
+        """s, the physics step."""
+        return float(self.model.opt.timestep)
+
+    @cached_property
+    def layout(self) -> FeatureLayout:
+        """The feature layout: 2·n + 7 + C dimensions."""
+        return FeatureLayout(self.joint_names, self.channels)
+
+    def scaled_model(self, scale: PhysicsScale) -> Any:
+        """The model with its physics scaled; the same object back when nothing changes.
+
+        Friction scales every geom's and contact pair's coefficients (sliding, torsional and rolling alike: MuJoCo combines
+        two geoms by the larger value, so scaling all of them scales the contact's by exactly that factor). Mass scales every
+        body's mass and inertia, after which the model's derived constants are recomputed. Damping scales the hinge joints'
+        passive damping; the servos' own velocity gain is part of the controller and stays.
+
+        Args:
+          scale: factors, 1.0 for unchanged.
+        """
+        if scale.friction == 1.0 and scale.mass == 1.0 and scale.damping == 1.0:
+            return self.model
+        model = copy.copy(self.model)
+        model.geom_friction[:] *= scale.friction
+        model.pair_friction[:] *= scale.friction
+        for dof in self.qvel_adr:
+            model.dof_damping[dof] *= scale.damping
+            model.dof_dampingpoly[dof] *= scale.damping
+        if scale.mass != 1.0:
+            model.body_mass[:] *= scale.mass
+            model.body_inertia[:] *= scale.mass
+            mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+    def root_rotation(self, qpos: Array) -> Array:
+        """(…, 4) the root's quaternion xyzw, body to world, in the states (…, nq)."""
+        first = self.root_qpos_adr + 3
+        return to_xyzw(qpos[..., first : first + 4])
+
+    def poses(self, root_pos: Array, root_rot: Array, dof_pos: Array) -> Array:
+        """(N, nq) MuJoCo's states of a clip's poses.
+
+        Args:
+          root_pos: (N, 3) m, world.
+          root_rot: (N, 4) xyzw, body to world.
+          dof_pos: (N, n) rad, in the order of `joint_names`.
+        """
+        qpos = np.tile(self.model.qpos0, (len(root_pos), 1))
+        first = self.root_qpos_adr
+        qpos[:, first : first + 3] = root_pos
+        qpos[:, first + 3 : first + 7] = to_wxyz(root_rot)
+        qpos[:, self.qpos_adr] = dof_pos
+        return qpos
+
+    def mg_for(self, scale: PhysicsScale) -> float:
+        """N, the scaled robot's weight."""
+        return self.mg * scale.mass
+
+
+def load_robots(paths: Iterable[str | Path]) -> dict[str, Robot]:
+    """The bundled robots and those of some files, by name.
+
+    Raises:
+      RobotRefused: a robot cannot be used, or two have one name.
+    """
+    robots: dict[str, Robot] = {}
+    for source in (*bundled_robots(), *paths):
+        robot = Robot.load(source)
+        if robot.name in robots:
+            raise RobotRefused(
+                f"two robots are called {robot.name!r}",
+                file=str(source),
+                expected="one name a robot",
+                remedy="Change `name` in one of their files; AMPREF_ROBOTS lists them",
+            )
+        robots[robot.name] = robot
+    return robots
+
+
+def find_robot(name: str, paths: Iterable[str | Path]) -> Robot | None:
+    """The robot of that name among some files and the bundled robots; None where there is none.
+
+    Files that cannot be read are passed over, unless they name that robot.
+
+    Raises:
+      RobotRefused: the file that names this robot cannot be used.
+    """
+    for path in paths:
+        try:
+            document = read_document(Path(path))
+        except (OSError, RobotRefused):
+            continue
+        # The first line tells most robots apart; a file without a name has its model's, which has to be compiled for it.
+        if document.get("name", name) != name:
+            continue
+        try:
+            robot = Robot.load(path)
+        except RobotRefused:
+            if "name" in document:
+                raise
+            continue
+        if robot.name == name:
+            return robot
+    return Robot.load(name) if name in bundled_robots() else None
+
+
+def _digest(spec: dict[str, Any], files: list[Path]) -> str:
+    """`sha256:…` over the spec and the files' contents. File names are left out: they are in the MJCF's own bytes."""
+    parts = []
+    for file in files:
+        with file.open("rb") as stream:
+            parts.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    document = json.dumps({"spec": spec, "main": parts[0], "others": sorted(parts[1:])}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(document.encode()).hexdigest()
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,222 @@
+"""The `robot.yaml`: reading it and checking the types of its values; names are looked up in `amp_core.robot.model`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from amp_core.errors import RobotRefused
+
+REQUIRED_KEYS = ("model", "joints", "contact_channels", "height_range")
+OPTIONAL_KEYS = ("name", "control_dt", "ground_geom", "expected_mass")
+
+DEFAULT_CONTROL_DT = 0.02
+MAX_SPEC_BYTES = 64 * 1024
+MAX_NAMES = 256
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""Names become file names, URL parts and column values."""
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """The contents of a `robot.yaml`; `docs/robots.md` explains each key."""
+
+    name: str | None
+    model: str
+    control_dt: float
+    joints: tuple[str, ...]
+    contact_channels: tuple[tuple[str, tuple[str, ...]], ...]
+    ground_geom: str | None
+    height_range: tuple[float, float]
+    expected_mass: float | None
+
+    @classmethod
+    def read(cls, path: Path) -> RobotSpec:
+        """Reads a file and checks the type of every value.
+
+        Raises:
+          RobotRefused: the file is not such YAML, or a key is unknown, missing or of another type; names the key.
+        """
+        document = read_document(path)
+        known = REQUIRED_KEYS + OPTIONAL_KEYS
+        for key in document:
+            if key not in known:
+                raise RobotRefused(
+                    f"unknown key {quote(key)}",
+                    file=str(path),
+                    key=str(key)[:64],
+                    expected=f"one of: {', '.join(known)}",
+                    remedy="Correct or remove it",
+                )
+        for key in REQUIRED_KEYS:
+            if key not in document:
+                raise RobotRefused(
+                    f"the key {key!r} is missing",
+                    file=str(path),
+                    key=key,
+                    expected=f"at least: {', '.join(REQUIRED_KEYS)}",
+                    remedy="Add it (docs/robots.md explains each key)",
+                )
+        values = {key: _Value(value, key, str(path)) for key, value in document.items()}
+        return cls(
+            name=values["name"].name() if "name" in values else None,
+            model=values["model"].text(),
+            control_dt=values["control_dt"].positive() if "control_dt" in values else DEFAULT_CONTROL_DT,
+            joints=values["joints"].names(),
+            contact_channels=values["contact_channels"].channels(),
+            ground_geom=values["ground_geom"].text() if "ground_geom" in values else None,
+            height_range=values["height_range"].interval(),
+            expected_mass=values["expected_mass"].positive() if "expected_mass" in values else None,
+        )
+
+
+def read_document(path: Path) -> dict[Any, Any]:
+    """The mapping in a `robot.yaml`, its keys and values unchecked.
+
+    Raises:
+      RobotRefused: the file is too large, or no UTF-8 text, or no YAML mapping without aliases and repeated keys.
+    """
+    size = path.stat().st_size
+    if size > MAX_SPEC_BYTES:
+        raise RobotRefused(
+            f"the file has {size} bytes",
+            file=str(path),
+            expected=f"at most {MAX_SPEC_BYTES}",
+            remedy="A robot.yaml is a page of text: is this the right file?",
+        )
+    try:
+        document = yaml.load(path.read_bytes().decode("utf-8"), Loader=_StrictLoader)
+    except UnicodeDecodeError as error:
+        raise RobotRefused("the file is not UTF-8 text", file=str(path), remedy="Save it as UTF-8") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:400] or type(error).__name__
+        raise RobotRefused(
+            f"the file is not the YAML that is expected here: {problem}", file=str(path), remedy="Correct it (docs/robots.md)"
+        ) from error
+    if isinstance(document, str) and document.lstrip().startswith("<"):
+        raise RobotRefused(
+            "this is XML, such as an MJCF model",
+            file=str(path),
+            expected="a robot.yaml that names the model",
+            remedy=f"Write a robot.yaml with `model: {path.name}`, joints and feet (docs/robots.md)",
+        )
+    if not isinstance(document, dict):
+        raise RobotRefused(
+            f"the file holds {_describe(document)}", file=str(path), expected="keys and values", remedy="See docs/robots.md"
+        )
+    return document
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without aliases, which can expand without bound, and without repeated keys, of which all but the last are lost."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed here", self.get_mark())
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
+            if key_node.value in keys:
+                problem = f"the key {key_node.value!r} appears twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            keys.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of the file with the key that its refusals name."""
+
+    value: Any
+    key: str
+    file: str
+
+    def refusal(self, problem: str, expected: str) -> RobotRefused:
+        return RobotRefused(problem, file=self.file, key=self.key, expected=expected, remedy="See docs/robots.md")
+
+    def text(self) -> str:
+        if not isinstance(self.value, str) or not self.value or "\0" in self.value:
+            raise self.refusal(f"it is {_describe(self.value)}", "a name (quote it if it looks like a number)")
+        return self.value
+
+    def name(self) -> str:
+        text = self.text()
+        if not NAME_PATTERN.fullmatch(text):
+            raise self.refusal(f"{quote(text)} cannot be a name", "1 to 64 letters, digits, '.', '_' or '-'")
+        return text
+
+    def positive(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not 0.0 < self.value < 1e6:
+            expected = "a positive number such as 0.02 (YAML reads 2e-2 as text)"
+            raise self.refusal(f"it is {_describe(self.value)}", expected)
+        return float(self.value)
+
+    def interval(self) -> tuple[float, float]:
+        expected = "[low, high] in metres with 0 < low < high"
+        if not isinstance(self.value, list) or len(self.value) != 2:
+            raise self.refusal(f"it is {_describe(self.value)}", expected)
+        if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in self.value):
+            raise self.refusal("a bound is not a number", expected)
+        low, high = (float(bound) for bound in self.value)
+        if not 0.0 < low < high < 1e3:
+            raise self.refusal(f"it is [{low:g}, {high:g}]", expected)
+        return low, high
+
+    def names(self) -> tuple[str, ...]:
+        if not isinstance(self.value, list) or not self.value or len(self.value) > MAX_NAMES:
+            raise self.refusal(f"it is {_describe(self.value)}", f"a list of 1 to {MAX_NAMES} names")
+        names = tuple(replace(self, value=item).text() for item in self.value)
+        repeated = _first_repeated(names)
+        if repeated is not None:
+            raise self.refusal(f"{quote(repeated)} appears twice", "each name once")
+        return names
+
+    def channels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        if not isinstance(self.value, dict) or not self.value or len(self.value) > MAX_NAMES:
+            raise self.refusal(f"it is {_describe(self.value)}", "channel: [geom, …], one line a contact channel")
+        channels = tuple(
+            (replace(self, value=name).name(), replace(self, key=f"{self.key}.{name}", value=geoms).names())
+            for name, geoms in self.value.items()
+        )
+        repeated = _first_repeated(geom for _, geoms in channels for geom in geoms)
+        if repeated is not None:
+            raise self.refusal(f"the geom {quote(repeated)} is in two channels", "each geom in one channel")
+        return channels
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def quote(value: Any) -> str:
+    """A value of the file for an error, at most 80 characters."""
+    text = repr(value) if isinstance(value, str | int | float | bool | None) else _describe(value)
+    return text if len(text) <= 80 else text[:77] + "…'"
+
+
+def _describe(value: Any) -> str:
+    """The kind of a YAML value for an error, without its contents where they may be long."""
+    if value is None:
+        return "empty"
+    if isinstance(value, dict):
+        return f"a mapping of {len(value)} keys"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, str):
+        return f"the text {value[:60]!r}"
+    return f"the {type(value).__name__} {str(value)[:60]}"
