@@ -27,7 +27,7 @@ from amp_core.quality import (
     FrameSeries,
     percentile,
 )
-from amp_core.rollout import saturated
+from amp_core.rollout import saturated_actuators
 from amp_core.rotations import pitch_roll_tilt, world_to_heading, yaw, z_axis
 from amp_core.tiers import Classification, Gate, Tier
 
@@ -772,7 +772,7 @@ class _Case:
     @cached_property
     def _saturated(self) -> Bools:
         """(N, n) which joints' actuators are at their limit."""
-        return saturated(self.robot.model, self.rollout.actuator_force)[:, self.robot.ctrl_adr]
+        return saturated_actuators(self.robot.model, self.rollout.actuator_force)[:, self.robot.ctrl_adr]
 
     def _saturation(self, rows: slice) -> dict[str, float]:
         """The share of the frames in which each joint is at its limit."""

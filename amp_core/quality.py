@@ -33,9 +33,6 @@ LOADED_ABOVE = 0.1
 SLIP_SPEED = 0.1
 """m/s; a standing foot slips when every corner of it moves horizontally faster than this."""
 
-SATURATED_FROM = 0.99
-"""An actuator counts as saturated from this share of its force range."""
-
 FALLEN_TILT_DEG = 60.0
 """A root that leans further than this has fallen."""
 

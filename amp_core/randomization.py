@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.motion import condition
+from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import PhysicsScale, Recipe
-from amp_core.rollout import Progress, generate
+from amp_core.rollout import generate
 from amp_core.score import judge, score
 from amp_core.tiers import Tier
 
@@ -248,7 +249,7 @@ def compare(
     before: list[npt.NDArray[np.bool_]] = []
     outcomes: list[list[Outcome]] = []
     for i, scale in enumerate(ordered):
-        part = _part(progress, whole * i / len(ordered), whole * (i + 1) / len(ordered), f"{scale.name}: ")
+        part = scale_progress(progress, whole * i / len(ordered), whole * (i + 1) / len(ordered), f"{scale.name}: ")
         scores = score(motions, robot, replace(recipe, physics=scale), nthread=nthread, progress=part)
         if i == 0:
             own, before = scores, [_tier_0(one, one.frames) for one in scores]
@@ -288,14 +289,6 @@ def _replay(
     )
     judged = [judge(rollout, robot) for rollout in rollouts]
     return [judged[i : i + len(own)] for i in range(0, len(judged), len(own))]
-
-
-def _part(progress: Progress | None, begin: float, end: float, prefix: str) -> Progress | None:
-    """A progress that moves the given one from `begin` to `end`."""
-    if progress is None:
-        return None
-    whole = progress
-    return lambda share, text: whole(begin + (end - begin) * share, prefix + text)
 
 
 def _outcome(judged: Score | Judgement, of: Score, before: npt.NDArray[np.bool_], scale: PhysicsScale | None = None) -> Outcome:

@@ -23,9 +23,10 @@ from amp_core.formats import Limits, Motion, read_motion
 from amp_core.kinematics import kinematic_contacts
 from amp_core.motion import Conditioned, check_motion, condition
 from amp_core.npz import write_npz
+from amp_core.progress import Progress, scale_progress
 from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import Recipe
-from amp_core.rollout import Progress, Rollout, generate
+from amp_core.rollout import Rollout, generate
 from amp_core.segments import Segment, find_segments
 from amp_core.tiers import Classification, Gate, Op, Tier, check_recipe, classify, gate_profile, merit_order
 from amp_core.triage import Triage, triage
@@ -240,18 +241,10 @@ def score(
     conditioned = [condition(motion, robot, limits) for motion in motions]
     run = _auto if recipe.mode == "auto" else _plainly
     # Measuring is quick beside simulating; the last hundredth of the bar is for it.
-    scores = run(conditioned, robot, recipe, nthread, _part(progress, 0.0, 0.99), time.perf_counter() - began)
+    scores = run(conditioned, robot, recipe, nthread, scale_progress(progress, 0.0, 0.99), time.perf_counter() - began)
     if progress is not None:
         progress(1.0, "scored")
     return scores
-
-
-def _part(progress: Progress | None, begin: float, end: float, prefix: str = "") -> Progress | None:
-    """A progress that moves the given one from `begin` to `end`."""
-    if progress is None:
-        return None
-    whole = progress
-    return lambda share, text: whole(begin + (end - begin) * share, prefix + text)
 
 
 def _auto(
@@ -263,7 +256,7 @@ def _auto(
     conditioning: float,
 ) -> list[Score]:
     """The cheapest mode that gives Tier 0, or the best where none does. The arguments are `_plainly`'s."""
-    plain = _plainly(clips, robot, recipe.stage("rollout"), nthread, _part(progress, 0.0, _PLAIN_SHARE), conditioning)
+    plain = _plainly(clips, robot, recipe.stage("rollout"), nthread, scale_progress(progress, 0.0, _PLAIN_SHARE), conditioning)
     found = [
         triage(
             clip.report,
@@ -278,7 +271,7 @@ def _auto(
     chosen = [i for i in range(len(clips)) if found[i].worth_planning]
     tried = [[one] for one in plain]
     if chosen:
-        planning = _part(progress, _PLAIN_SHARE, 1.0)
+        planning = scale_progress(progress, _PLAIN_SHARE, 1.0)
         tracked = _plainly([clips[i] for i in chosen], robot, recipe.stage("tracked"), nthread, planning, 0.0)
         for i, one in zip(chosen, tracked, strict=True):
             tried[i].append(one)
@@ -350,7 +343,7 @@ def _best_of_attempts(
     for number in range(recipe.planner.attempts):
         last = number == recipe.planner.attempts - 1
         end = 1.0 if last else begin + (1.0 - begin) * _FIRST_ATTEMPT
-        part = _part(progress, begin, end, f"attempt {number + 1}: " if number else "")
+        part = scale_progress(progress, begin, end, f"attempt {number + 1}: " if number else "")
         rollouts = generate(robot, [clips[i] for i in again], recipe, nthread=nthread, progress=part, attempt=number)
         for i, rollout in zip(again, rollouts, strict=True):
             judgement = judge(rollout, robot)

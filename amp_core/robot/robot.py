@@ -191,6 +191,13 @@ class Robot:
         qpos[:, self.qpos_adr] = dof_pos
         return qpos
 
+    @property
+    def ctrl_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(nu,) rad, the lowest and the highest control of each actuator; infinite where it has no limit."""
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        low, high = self.model.actuator_ctrlrange.T
+        return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""
         return self.mg * scale.mass

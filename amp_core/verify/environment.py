@@ -107,9 +107,7 @@ class Environment:
         self._threshold = force_threshold
         self._limit = episode_frames
         self._generator = stream(seed, _STARTS)
-        limited = model.actuator_ctrllimited.astype(bool)
-        self.ctrl_low: Array = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
-        self.ctrl_high: Array = np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
+        self.ctrl_low, self.ctrl_high = robot.ctrl_range
         self.reset(np.ones(count, bool))
 
     def step(self, ctrl: npt.ArrayLike) -> Bools:

@@ -18,7 +18,7 @@ from amp_core.motion import Conditioned, FirstFrame, JointClip, RootFrame, condi
 from amp_core.quality import FrameSeries
 from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
-from amp_core.rollout import Failure, Rollout, generate, saturated
+from amp_core.rollout import Failure, Rollout, generate, saturated_actuators
 from amp_core.score import judge, score
 from amp_core.tiers import GATE_PROFILES, GateProfile, Tier
 
@@ -163,7 +163,7 @@ def test_saturation_is_per_actuator_and_agrees_with_the_share(robot: Robot) -> N
     path[40:45] += 0.5  # more than 4 N·m at 21 N·m/rad can follow at once
     rollout = run(robot, dataclasses.replace(clip, dof_pos=path))
     assert rollout.actuator_force.shape == (len(rollout.qpos), robot.model.nu)
-    found = saturated(robot.model, rollout.actuator_force)
+    found = saturated_actuators(robot.model, rollout.actuator_force)
     assert found.any()
     np.testing.assert_array_equal(found.mean(axis=1), rollout.saturation)
     assert "actuator_force" not in rollout.arrays()

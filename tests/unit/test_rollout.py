@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amp_core import rollout as module
 from amp_core.features import body_to_world, world_to_heading
 from amp_core.formats import Motion
 from amp_core.motion import Conditioned, condition
 from amp_core.recipe import Harness, PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate, harness_force
+from amp_core.rollout import batches as module
 
 ROLLOUT, FORCED = Recipe.for_mode("rollout"), Recipe.for_mode("teacher_forced")
 TRILEG = Path(__file__).parents[1] / "robots" / "trileg" / "robot.yaml"
@@ -314,11 +314,11 @@ def test_progress_rises_to_one_and_can_stop_the_work(robot: Robot) -> None:
 
 
 def test_planning_is_told_per_clip_and_shortly() -> None:
-    assert module._planned([("walk", 120, 304)]) == "planned 120 of 304 frames"
+    assert module.describe_planning([("walk", 120, 304)]) == "planned 120 of 304 frames"
     clips = [("a", 100, 100), ("b", 40, 100), ("c", 1, 3), ("d", 0, 50)]
-    assert module._planned(clips) == "1 of 4 clips planned; b 40%, c 33%"
-    assert module._planned([(name, 0, 50) for name in "ab"]) == "0 of 2 clips planned"
-    assert module._planned([(name, 25, 50) for name in "abcd"]) == "0 of 4 clips planned; a 50%, b 50%, c 50%, …"
+    assert module.describe_planning(clips) == "1 of 4 clips planned; b 40%, c 33%"
+    assert module.describe_planning([(name, 0, 50) for name in "ab"]) == "0 of 2 clips planned"
+    assert module.describe_planning([(name, 25, 50) for name in "abcd"]) == "0 of 4 clips planned; a 50%, b 50%, c 50%, …"
 
 
 def test_one_recipe_a_motion(robot: Robot) -> None:

@@ -24,8 +24,10 @@ from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate, replay
 from amp_core.score import judge
 from amp_core.tracking import plan
+from amp_core.tracking.branch import Branch
+from amp_core.tracking.gauss_newton import solve_riccati
 from amp_core.tracking.model import planning_model
-from amp_core.tracking.planner import _Planner, _Samples
+from amp_core.tracking.sampler import Samples
 
 MOTIONS = Path(amp_core.__file__).parent / "motions" if amp_core.__file__ else Path("amp_core/motions")
 QUICK = Planner(samples=16, damping=(1.0,), horizon_sec=0.2, first_rounds=2, branch_sec=0.16, attempts=1)
@@ -112,15 +114,16 @@ def test_its_sensor_tells_the_velocity_of_the_centre_of_mass(wildrobot: Robot) -
 
 
 @pytest.fixture(scope="module")
-def planner(wildrobot: Robot) -> _Planner:
+def branch(wildrobot: Robot) -> Branch:
     motion = clip(wildrobot, frames=30)
     settings = Planner(samples=200, ridge=1e-6, pooling=0.0, discard=0.0, horizon_sec=0.1)
-    return _Planner(wildrobot, motion, tracked(settings), motion.initial_qvel, (0, 0, 0), 1)
+    return Branch(wildrobot, motion, tracked(settings), motion.initial_qvel, (0, 0, 0), 1)
 
 
-def test_the_fit_finds_a_linear_system(planner: _Planner, wildrobot: Robot) -> None:
+def test_the_fit_finds_a_linear_system(branch: Branch, wildrobot: Robot) -> None:
     """Small differences, for which positions add like vectors, moved by a known matrix."""
-    stream, steps, count, nx, nu = np.random.default_rng(1), 3, 200, planner.nx, wildrobot.model.nu
+    sampler = branch.sampler
+    stream, steps, count, nx, nu = np.random.default_rng(1), 3, 200, sampler.nx, wildrobot.model.nu
     truth = np.eye(nx) + 0.1 * stream.standard_normal((nx, nx)) / np.sqrt(nx)
     drive, watch = 0.3 * stream.standard_normal((nx, nu)), stream.standard_normal((5, nx + nu))
     states = np.zeros((count, steps + 1, nx))
@@ -138,26 +141,25 @@ def test_the_fit_finds_a_linear_system(planner: _Planner, wildrobot: Robot) -> N
     both = np.concatenate([states[:, :-1], controls], axis=2)
     residuals = both @ watch.T
     # In the fit's own scales, which are those of real motion, differences this small would drown in the ridge.
-    scaled = _Samples(qpos, qvel, controls, residuals, np.arange(count, dtype=float))
-    old = planner.state_scale, planner.ctrl_scale
-    planner.state_scale, planner.ctrl_scale = np.full(nx, 1e-4), 1e-4
+    scaled = Samples(qpos, qvel, controls, residuals, np.arange(count, dtype=float))
+    old = sampler.state_scale, sampler.ctrl_scale
+    sampler.state_scale, sampler.ctrl_scale = np.full(nx, 1e-4), 1e-4
     try:
-        dynamics, watched = planner._fit(scaled)
+        dynamics, watched = sampler.fit(scaled)
     finally:
-        planner.state_scale, planner.ctrl_scale = old
+        sampler.state_scale, sampler.ctrl_scale = old
     np.testing.assert_allclose(dynamics[1], np.concatenate([truth, drive], axis=1), atol=2e-3)
     np.testing.assert_allclose(watched[1] / 1e-4, watch, atol=2e-2)
 
 
-def test_the_recursion_solves_the_linear_problem(planner: _Planner) -> None:
+def test_the_recursion_solves_the_linear_problem(branch: Branch) -> None:
     """Against the dense least-squares solution of the same problem, all steps at once."""
-    stream, steps, nx, nu = np.random.default_rng(2), 4, planner.nx, 8
+    stream, steps, nx, nu = np.random.default_rng(2), 4, branch.sampler.nx, 8
     dynamics = 0.5 * stream.standard_normal((steps, nx, nx + nu)) / np.sqrt(nx)
     residuals, nominal = stream.standard_normal((steps, 12, nx + nu)), stream.standard_normal((steps, 12))
     residuals = np.concatenate([residuals, np.eye(nx + nu)[None, nx:].repeat(steps, axis=0)], axis=1)
     nominal = np.concatenate([nominal, np.zeros((steps, nu))], axis=1)
-    gains, change = planner._riccati(dynamics, residuals, nominal, 1e-9)
-    gains, change = gains / planner.ctrl_scale * planner.state_scale, change / planner.ctrl_scale
+    gains, change = solve_riccati(dynamics, residuals, nominal, 1e-9)
 
     rows: list[np.ndarray[Any, Any]] = []
     state = np.zeros((nx, steps * nu))
@@ -176,14 +178,15 @@ def test_the_recursion_solves_the_linear_problem(planner: _Planner) -> None:
     np.testing.assert_allclose(played, best, atol=1e-6)
 
 
-def test_a_round_never_makes_the_plan_worse(planner: _Planner, wildrobot: Robot) -> None:
-    state, controls = planner._state(), planner._clip_controls(0)
-    still = np.zeros((1, planner.horizon, controls.shape[1]))
-    costs = [planner._simulate(state, 0, controls, None, still).cost[0]]
+def test_a_round_never_makes_the_plan_worse(branch: Branch, wildrobot: Robot) -> None:
+    sampler = branch.sampler
+    state, controls = sampler.read_state(branch.data), sampler.clip_controls(0)
+    still = np.zeros((1, sampler.horizon, controls.shape[1]))
+    costs = [sampler.simulate(state, 0, controls, None, still).cost[0]]
     trajectory = None
     for _ in range(3):
-        trajectory = planner._improve(state, 0, trajectory)
-        costs.append(planner._simulate(state, 0, trajectory.ctrl, None, still).cost[0])
+        trajectory = branch.improve(state, trajectory)
+        costs.append(sampler.simulate(state, 0, trajectory.ctrl, None, still).cost[0])
         assert trajectory.cost.sum() == pytest.approx(costs[-1])
     assert all(after <= before * (1 + 1e-9) for before, after in itertools.pairwise(costs))
     assert costs[-1] < 0.9 * costs[0]
@@ -191,7 +194,7 @@ def test_a_round_never_makes_the_plan_worse(planner: _Planner, wildrobot: Robot)
 
 def test_a_branch_goes_on_from_the_best_ones_state(wildrobot: Robot) -> None:
     motion = clip(wildrobot, frames=30)
-    first, second = (_Planner(wildrobot, motion, tracked(), motion.initial_qvel, (0, 0, branch), 1) for branch in range(2))
+    first, second = (Branch(wildrobot, motion, tracked(), motion.initial_qvel, (0, 0, branch), 1) for branch in range(2))
     for branch in (first, second):
         branch.advance(8, lambda steps: None)
     assert not np.array_equal(first.data.qpos, second.data.qpos)
@@ -334,34 +337,34 @@ def test_another_robot_can_be_tracked(trileg: Robot) -> None:
 
 def test_a_scaled_robot_is_planned_for_with_its_own_weight(wildrobot: Robot, motions: list[Conditioned]) -> None:
     heavy = tracked(physics=PhysicsScale(mass=1.5))
-    planner = _Planner(wildrobot, motions[0], heavy, motions[0].initial_qvel, (0, 0, 0), 1)
-    assert planner.weight == pytest.approx(1.5 * wildrobot.mg)
+    branch = Branch(wildrobot, motions[0], heavy, motions[0].initial_qvel, (0, 0, 0), 1)
+    assert branch.sampler.weight == pytest.approx(1.5 * wildrobot.mg)
     rollout = generate(wildrobot, motions[:1], heavy)[0]
     np.testing.assert_array_equal(replay(wildrobot, rollout, heavy)[0], rollout.qpos)
 
 
 def test_the_first_step_of_a_free_fall_accelerates_as_the_others_do(wildrobot: Robot, motions: list[Conditioned]) -> None:
     """The sensors lag behind by a physics step, the state that a simulation starts from does not."""
-    planner = _Planner(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0, 0, 0), 1)
-    planner.data.qpos[wildrobot.root_qpos_adr + 2] += 1.0
-    planner.data.qvel[:] = 0.0
+    branch = Branch(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0, 0, 0), 1)
+    branch.data.qpos[wildrobot.root_qpos_adr + 2] += 1.0
+    branch.data.qvel[:] = 0.0
     told: list[float] = []
-    residuals = planner._residuals
+    residuals = branch.sampler.residuals
 
     def watched(*arguments: Any) -> Any:
         told.append(float(arguments[7][0]))
         return residuals(*arguments)
 
-    planner._residuals = watched  # type: ignore[method-assign,assignment]
-    controls = planner._clip_controls(0)
-    planner._simulate(planner._state(), 0, controls, None, np.zeros((1, *controls.shape)))
+    branch.sampler.residuals = watched  # type: ignore[method-assign,assignment]
+    controls = branch.sampler.clip_controls(0)
+    branch.sampler.simulate(branch.sampler.read_state(branch.data), 0, controls, None, np.zeros((1, *controls.shape)))
     np.testing.assert_allclose(told[:4], -9.81, rtol=1e-3)
 
 
 def test_a_state_that_cannot_be_simulated_gives_finite_controls(wildrobot: Robot, motions: list[Conditioned]) -> None:
-    planner = _Planner(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0, 0, 0), 1)
-    planner.data.qvel[:] = 1e12
-    trajectory = planner._improve(planner._state(), 0, None)
+    branch = Branch(wildrobot, motions[0], tracked(), motions[0].initial_qvel, (0, 0, 0), 1)
+    branch.data.qvel[:] = 1e12
+    trajectory = branch.improve(branch.sampler.read_state(branch.data), None)
     assert np.isfinite(trajectory.ctrl).all()
     assert np.isfinite(trajectory.gains).all()
 

@@ -1,0 +1,148 @@
+"""Generation of many rollouts: plans on several threads, then simulations in batches of clips of like length."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from threadpoolctl import threadpool_limits
+
+from amp_core.motion import Conditioned
+from amp_core.progress import Progress
+from amp_core.recipe import GENERATED_MODES, Recipe
+from amp_core.robot import Robot
+from amp_core.rollout.record import Rollout
+from amp_core.rollout.simulation import Simulation, start_velocity
+from amp_core.tracking import Plan, plan
+
+BATCH_SIZE = 64
+"""Clips that are simulated side by side. More would cost memory and gain nothing."""
+
+_TICK = 0.1  # s between two reports on planning
+_CLIPS_REPORTED = 3  # of the clips that are being planned, in one report
+
+
+def generate(
+    robot: Robot,
+    clips: Sequence[Conditioned],
+    recipes: Recipe | Sequence[Recipe],
+    *,
+    nthread: int = 1,
+    progress: Progress | None = None,
+    attempt: int = 0,
+    plans: Sequence[Plan | None] | None = None,
+) -> list[Rollout]:
+    """Simulate every clip, in batches; in mode `tracked`, plan its controls first.
+
+    Args:
+      robot: the robot that all of them are for.
+      clips: conditioned for this robot.
+      recipes: one for each clip, or one for all.
+      nthread: threads that step the physics; the result does not depend on it.
+      progress: called now and then; what it raises stops the work and is passed on.
+      attempt: another number plans with other noise.
+      plans: one for each clip, made earlier and perhaps for other physics: they are simulated, and nothing is planned.
+
+    Returns:
+      One rollout a clip, in order. A simulation that fails gives a rollout with its `failure`, not an exception.
+
+    Raises:
+      ValueError: recipes that are not as many as the clips, or one of mode `auto`.
+    """
+    recipes = [recipes] * len(clips) if isinstance(recipes, Recipe) else list(recipes)
+    if len(recipes) != len(clips):
+        raise ValueError(f"{len(clips)} motions but {len(recipes)} recipes")
+    if any(recipe.mode not in GENERATED_MODES for recipe in recipes):
+        raise ValueError(f"a rollout's mode is one of {', '.join(GENERATED_MODES)}; `amp_core.score` chooses for mode auto")
+    if plans is None:
+        plans = _plan_clips(robot, clips, recipes, attempt, nthread, progress)
+        if progress is not None and any(plan is not None for plan in plans):
+            progress(1.0, "planned")
+            progress = None  # Simulating is quick beside planning.
+    total = sum(clip.num_frames for clip in clips)
+    done = 0
+
+    def report(frames: int) -> None:
+        if progress is not None:
+            progress(min(1.0, (done + frames) / total), f"{done + frames} of {total} frames")
+
+    # Clips of like length side by side: a batch is only full until its shortest clip ends.
+    order = sorted(range(len(clips)), key=lambda i: -clips[i].num_frames)
+    rollouts: dict[int, Rollout] = {}
+    for first in range(0, len(order), BATCH_SIZE):
+        batch = order[first : first + BATCH_SIZE]
+        simulation = Simulation(
+            robot, [clips[i] for i in batch], [recipes[i] for i in batch], [plans[i] for i in batch], nthread
+        )
+        simulation.run(report)
+        rollouts |= {i: simulation.rollout(slot) for slot, i in enumerate(batch)}
+        done += sum(clips[i].num_frames for i in batch)
+    return [rollouts[i] for i in range(len(clips))]
+
+
+def _plan_clips(
+    robot: Robot,
+    clips: Sequence[Conditioned],
+    recipes: Sequence[Recipe],
+    attempt: int,
+    nthread: int,
+    progress: Progress | None,
+) -> list[Plan | None]:
+    """A plan for each clip of mode `tracked`, None for the others."""
+    tracked = [i for i, recipe in enumerate(recipes) if recipe.mode == "tracked"]
+    if not tracked:
+        return [None] * len(clips)
+    total = sum(clips[i].num_frames for i in tracked)
+    planned = dict.fromkeys(tracked, 0)  # frames
+    # A clip a thread: while one waits for its simulations, another computes. Even a single clip has its own thread, so that the
+    # caller's can be interrupted and then stops the others.
+    threads = max(1, nthread // len(tracked))
+    stopping = threading.Event()
+
+    def plan_clip(i: int) -> Plan:
+        def advance(frames: int) -> None:
+            if stopping.is_set():
+                raise _Stopped
+            planned[i] = frames
+
+        velocity = start_velocity(clips[i], recipes[i])
+        result = plan(robot, clips[i], recipes[i], velocity, attempt=attempt, nthread=threads, progress=advance)
+        planned[i] = clips[i].num_frames  # Also where the robot was lost earlier.
+        return result
+
+    # Linear algebra on several threads adds in another order, and is slower for matrices of this size.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(nthread, len(tracked))) as pool:
+        # The longest first, so that none is left for last.
+        futures = {i: pool.submit(plan_clip, i) for i in sorted(tracked, key=lambda i: -clips[i].num_frames)}
+        try:
+            while wait(futures.values(), timeout=_TICK).not_done:
+                if any(future.done() and future.exception() for future in futures.values()):
+                    break
+                if progress is not None:
+                    frames = [(clips[i].name, planned[i], clips[i].num_frames) for i in tracked]
+                    progress(sum(planned.values()) / total, describe_planning(frames))
+        finally:
+            stopping.set()  # Of no effect on those that have ended.
+            for future in futures.values():
+                future.cancel()
+    for future in futures.values():
+        error = None if future.cancelled() else future.exception()
+        # The error that stopped the others, not their own `_Stopped`.
+        if error is not None and not isinstance(error, _Stopped):
+            raise error
+    return [futures[i].result() if i in futures else None for i in range(len(clips))]
+
+
+def describe_planning(clips: Sequence[tuple[str, int, int]]) -> str:
+    """How far planning has come, in a few words, from each clip's name, planned frames and frames."""
+    if len(clips) == 1:
+        return f"planned {clips[0][1]} of {clips[0][2]} frames"
+    complete = sum(planned == frames for _, planned, frames in clips)
+    active = [f"{name} {planned / frames:.0%}" for name, planned, frames in clips if 0 < planned < frames]
+    names = ", ".join(active[:_CLIPS_REPORTED]) + (", …" if len(active) > _CLIPS_REPORTED else "")
+    return f"{complete} of {len(clips)} clips planned" + (f"; {names}" if names else "")
+
+
+class _Stopped(Exception):
+    """Another thread's work has ended early."""

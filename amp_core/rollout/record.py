@@ -1,0 +1,156 @@
+"""The record of one simulated clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.recipe import Recipe
+from amp_core.tracking import Plan
+
+Array = npt.NDArray[np.float64]
+
+SATURATED_FROM = 0.99
+"""An actuator counts as saturated from this share of its force range."""
+
+_EXPORTED = (
+    "features",
+    "foot_contacts",
+    "dof_pos",
+    "dof_vel",
+    "root_pos",
+    "root_rot",
+    "root_lin_vel",
+    "root_ang_vel",
+    "qpos",
+    "qvel",
+    "ctrl",
+    "stab_force",
+    "sum_fn_per_frame",
+    "sum_fn_last_substep",
+    "channel_loads",
+    "initial_qpos",
+    "initial_qvel",
+    "reference_root_pos",
+    "reference_root_rot",
+    "reference_dof_pos",
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a simulation stopped.
+
+    Args:
+      frame: the first frame that could not be simulated.
+      reason: in words.
+      warnings: MuJoCo's warnings by name, how often each was raised.
+    """
+
+    frame: int
+    reason: str
+    warnings: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"frame": self.frame, "reason": self.reason, "warnings": dict(self.warnings)}
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One simulated clip: n joints, C channels, F feet, N rows. Arrays are read-only.
+
+    Args:
+      name, source_digest: the clip's.
+      recipe: the settings that generated it.
+      clip_frames: frames of the conditioned clip; N, unless the simulation failed.
+      failure: why there are fewer rows, or None.
+      features: (N, 2n+7+C) float32, canonical layout.
+      foot_contacts: (N, C) float32 0/1: the channel's normal force in the last substep is above the recipe's threshold. An
+        environment reads the same after stepping.
+      channel_loads: (N, C) N, normal force on each channel, mean over the frame's substeps.
+      sum_fn_per_frame: (N,) N, its sum over the channels.
+      sum_fn_last_substep: (N,) N, the same sum in the last substep alone.
+      dof_pos, dof_vel: (N, n) rad, rad/s, in feature order.
+      root_pos: (N, 3) m; root_rot: (N, 4) xyzw; root_lin_vel: (N, 3) m/s; root_ang_vel: (N, 3) rad/s. All in the world frame.
+      qpos, qvel: (N, nq), (N, nv) as MuJoCo has them.
+      ctrl: (N, nu) rad. stab_force: (N,) N, signed, positive is up.
+      initial_qpos, initial_qvel: (nq,), (nv,) the state before the first control step.
+      forced_qpos: (N, nq) the pose written into `qpos` before each control step; None unless the mode is `teacher_forced`.
+      reference_root_pos, reference_root_rot (xyzw), reference_dof_pos: (N, …) the clip's frames.
+      reference_contacts: (N, F) bool, the feet that stand in the clip (`kinematics.kinematic_contacts`); None unless the mode
+        is `tracked`.
+      plan: the planned controls; None unless the mode is `tracked`.
+      nonfoot_contact: (N,) bool, anything but a foot touched the ground in any substep.
+      actuator_force: (N, nu) N·m (N for a slide), of each actuator in the last substep.
+      saturation: (N,) share of the actuators at their force limit in the last substep.
+      foot_speed: (N, F) m/s, of `kinematics.FootTracker.speeds`.
+      dt: s, a frame.
+    """
+
+    name: str
+    source_digest: str
+    recipe: Recipe
+    clip_frames: int
+    failure: Failure | None
+    features: npt.NDArray[np.float32]
+    foot_contacts: npt.NDArray[np.float32]
+    channel_loads: Array
+    sum_fn_per_frame: Array
+    sum_fn_last_substep: Array
+    dof_pos: Array
+    dof_vel: Array
+    root_pos: Array
+    root_rot: Array
+    root_lin_vel: Array
+    root_ang_vel: Array
+    qpos: Array
+    qvel: Array
+    ctrl: Array
+    stab_force: Array
+    initial_qpos: Array
+    initial_qvel: Array
+    forced_qpos: Array | None
+    reference_root_pos: Array
+    reference_root_rot: Array
+    reference_dof_pos: Array
+    reference_contacts: npt.NDArray[np.bool_] | None
+    plan: Plan | None
+    nonfoot_contact: npt.NDArray[np.bool_]
+    actuator_force: Array
+    saturation: Array
+    foot_speed: Array
+    dt: float
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+
+    @property
+    def solver_warnings(self) -> int:
+        """The number of warnings that MuJoCo raised."""
+        return sum(self.failure.warnings.values()) if self.failure else 0
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The export, in its order. `forced_qpos` is part of it in mode `teacher_forced` only."""
+        arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _EXPORTED}
+        # The seed's name for the series, beside the contract's.
+        arrays["stab_force_per_frame"] = np.abs(self.stab_force)
+        if self.forced_qpos is not None:
+            arrays["forced_qpos"] = self.forced_qpos
+        return arrays
+
+
+def saturated_actuators(model: Any, force: Array) -> npt.NDArray[np.bool_]:
+    """(N, nu) which actuators are at their force limit, from their forces (N, nu)."""
+    low, high = model.actuator_forcerange.T
+    limited = model.actuator_forcelimited.astype(bool)
+    # A side whose limit is 0 cannot push that way at all; being there is no sign of strain.
+    at_high = (high > 0) & (force >= SATURATED_FROM * high)
+    at_low = (low < 0) & (force <= SATURATED_FROM * low)
+    return np.asarray(limited & (at_high | at_low))

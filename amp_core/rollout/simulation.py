@@ -1,0 +1,254 @@
+"""The simulation of one batch of clips, and the harness that acts in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core import contacts, features
+from amp_core.engine import Batch, SimulationError, mujoco
+from amp_core.kinematics import FootTracker, kinematic_contacts
+from amp_core.motion import Conditioned
+from amp_core.recipe import Harness, Recipe
+from amp_core.robot import Robot
+from amp_core.rollout.record import Failure, Rollout, saturated_actuators
+from amp_core.rotations import pitch_roll_of_frame
+from amp_core.tracking import Plan
+
+Array = npt.NDArray[np.float64]
+
+_BLOCK = 2048  # rows (clips times frames) of sensor data, about, that are kept before they are condensed
+_REPORT_EVERY = 50  # frames
+
+_SLEEP = int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+
+
+def harness_force(harness: Harness, target: float, height: float, velocity: float, quat_wxyz: Sequence[float]) -> float:
+    """N, the vertical force on the root for one control step; positive is up.
+
+    `clip(kp·(target − height) − kd·velocity, ±cap)`, and 0 while |pitch| or |roll| is at the gate or beyond. Plain floats and
+    libm on purpose: numpy's vector kernels may round differently in batches of another size.
+
+    Args:
+      target, height: m. velocity: m/s, vertical.
+    """
+    if harness.is_off:
+        return 0.0
+    gate, cap = harness.orient_gate, harness.force_cap
+    pitch, roll = pitch_roll_of_frame(quat_wxyz)
+    if not (-gate < pitch < gate and -gate < roll < gate):
+        return 0.0
+    force = harness.height_kp * (target - height) - harness.height_kd * velocity
+    return force if cap is None else min(max(force, -cap), cap)
+
+
+def start_velocity(clip: Conditioned, recipe: Recipe) -> Array:
+    """(nv,) the velocity with which the clip's simulation starts."""
+    return np.zeros_like(clip.initial_qvel) if recipe.initial_velocity == "zero" else clip.initial_qvel
+
+
+class Simulation:
+    """One batch of clips, side by side from their first frame to their last.
+
+    Args:
+      plans: of each clip, the planned controls, or None to drive it by its own joint angles.
+      nthread: threads that step the physics; no result depends on it.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        clips: Sequence[Conditioned],
+        recipes: Sequence[Recipe],
+        plans: Sequence[Plan | None],
+        nthread: int,
+    ) -> None:
+        self.robot, self.clips, self.recipes, self.plans = robot, clips, recipes, plans
+        self.lengths = [clip.num_frames for clip in clips]
+        self.tracker = FootTracker(robot, nthread=nthread, size=max(self.lengths) + 1)
+        self.probes = [contacts.instrument(robot, recipe.physics) for recipe in recipes]
+        model = self.probes[0].model
+        nsim, frames = len(clips), max(self.lengths)
+
+        # Sleeping islands keep state outside the rows that a batch normally swaps in and out.
+        self.batch = Batch(model, nsim, nthread=nthread, persistent=bool(model.opt.enableflags & _SLEEP))
+        if any(probe is not self.probes[0] for probe in self.probes):
+            self.batch.set_models([probe.model for probe in self.probes])
+        self.qpos = self.batch.bind("qpos")
+        # In a row of the state, qpos and qvel lie side by side, and so do ctrl and qfrc_applied: one copy takes both. The
+        # components of the state are ordered by their bits.
+        position, control = (
+            int(mujoco.mj_stateSize(model, int(state) - 1))
+            for state in (mujoco.mjtState.mjSTATE_QPOS, mujoco.mjtState.mjSTATE_CTRL)
+        )
+        inputs = model.nu + robot.root_qvel_adr + 3
+        self.moving = self.batch.state[:, position : position + model.nq + model.nv]
+        self.driven = self.batch.state[:, control : control + inputs]
+        self.force = self.batch.bind("actuator_force")
+
+        # The inputs of each frame: the controls, and the applied forces up to the root's vertical one.
+        self.inputs = np.zeros((nsim, frames, inputs))
+        self.controls, self.stab = self.inputs[:, :, : model.nu], self.inputs[:, :, -1]
+        for i, (clip, plan) in enumerate(zip(clips, plans, strict=True)):
+            if plan is None:
+                self.controls[i, : self.lengths[i], robot.ctrl_adr] = clip.dof_pos.T
+            else:
+                self.controls[i, : self.lengths[i]] = plan.ctrl
+        np.clip(self.controls, *robot.ctrl_range, out=self.controls)
+        self.targets = [float(clip.root_pos[:, 2].mean()) for clip in clips]
+        self.forced = [
+            clip.qpos(robot) if recipe.mode == "teacher_forced" else None for clip, recipe in zip(clips, recipes, strict=True)
+        ]
+
+        self.rows_moving = np.empty((nsim, frames, model.nq + model.nv))
+        self.rows_force = np.empty((nsim, frames, model.nu))
+        self.loads = np.empty((nsim, frames, len(robot.channels)))
+        self.last_loads = np.empty_like(self.loads)
+        self.nonfoot = np.zeros((nsim, frames), dtype=bool)
+        self.failures: list[Failure | None] = [None] * nsim
+
+        # A fresh row has a zero warm start, as a fresh MjData has; the certificate starts from the same.
+        self.qpos[:] = self.initial_qpos = np.array([clip.initial_qpos for clip in clips])
+        self.initial_qvel = np.array([start_velocity(clip, recipe) for clip, recipe in zip(clips, recipes, strict=True)])
+        self.batch.bind("qvel")[:] = self.initial_qvel
+
+    def run(self, report: Callable[[int], None]) -> None:
+        """Simulate to the end of the longest clip.
+
+        Args:
+          report: called now and then with the number of frames that are done.
+        """
+        model, substeps, nsensor = self.batch.model, self.robot.substeps, self.probes[0].model.nsensordata
+        # The harness's inputs in one view: height, quaternion, …, vertical velocity.
+        root = self.moving[:, self.robot.root_qpos_adr + 2 : model.nq + self.robot.root_qvel_adr + 3]
+        harnesses = [recipe.harness for recipe in self.recipes]
+        step, recorded, warnings = self.batch.rollout, ("sensordata",), self.batch.warning
+        frame, done, warned = 0, 0, 0
+        while active := [i for i, length in enumerate(self.lengths) if frame < length and self.failures[i] is None]:
+            # Until one of these clips ends or fails, nothing but their states changes.
+            start, stop = frame, min(frame + max(1, _BLOCK // len(active)), *(self.lengths[i] for i in active))
+            block = np.empty((stop - start, len(active), substeps, nsensor))
+            ids = np.array(active, dtype=np.int64)
+            rows, stepped = (slice(None), None) if len(ids) == len(self.lengths) else (ids, ids)
+            forcing = [(i, poses) for i in active if (poses := self.forced[i]) is not None]
+            for sensors in block:
+                for i, poses in forcing:
+                    self.qpos[i] = poses[frame]
+                self.stab[rows, frame] = [
+                    harness_force(harnesses[i], self.targets[i], state[0], state[-1], state[1:5])
+                    for i, state in zip(active, root[rows].tolist(), strict=True)
+                ]
+                self.driven[rows] = self.inputs[rows, frame]
+                errors: dict[int, str] = {}
+                try:
+                    step(substeps, record=recorded, ids=stepped, out={"sensordata": sensors})
+                except SimulationError as error:
+                    errors = {int(i): self.batch.error(int(i)) for i in error.ids}
+                self.rows_moving[rows, frame] = self.moving[rows]
+                self.rows_force[rows, frame] = self.force[rows]
+                frame += 1
+                done += len(active)
+                if frame % _REPORT_EVERY == 1:
+                    report(done)
+                # A simulation that still runs has no warning, so that its first one always adds to the count.
+                if errors or np.count_nonzero(warnings) != warned:
+                    for i in active:
+                        self.failures[i] = self._failure(i, frame - 1, errors.get(i))
+                    warned = int(np.count_nonzero(warnings))
+                    break
+            self._condense(block[: frame - start], ids, start)
+        report(sum(self.lengths))
+
+    def _warnings(self, i: int) -> dict[str, int]:
+        """How often simulation i raised each warning, by name."""
+        counts = self.batch.warning[i, :, 1]  # never reset
+        return {mujoco.mjtWarning(w).name.removeprefix("mjWARN_"): int(counts[w]) for w in np.flatnonzero(counts)}
+
+    def _failure(self, i: int, frame: int, error: str | None) -> Failure | None:
+        """The failure of simulation i at the frame that was simulated last, if any."""
+        warnings = self._warnings(i)
+        if error is not None:
+            return Failure(frame, f"MuJoCo failed at frame {frame}: {error}", warnings)
+        if warnings:
+            return Failure(frame, f"MuJoCo warned at frame {frame}: {', '.join(warnings)}", warnings)
+        return None
+
+    def _condense(self, block: Array, ids: npt.NDArray[np.int64], start: int) -> None:
+        """Turn a block of sensor data, (frames, sims, substeps, sensors), into loads and contacts a frame."""
+        stop = start + len(block)
+        probe = self.probes[0]  # The sensors' layout does not depend on the physics scale.
+        loads = probe.loads(block)
+        # An explicit sum over the substeps, so that the order of additions is the same in every batch.
+        total = loads[:, :, 0].copy()
+        for substep in range(1, loads.shape[2]):
+            total += loads[:, :, substep]
+        total /= loads.shape[2]
+        self.loads[ids, start:stop] = total.swapaxes(0, 1)
+        self.last_loads[ids, start:stop] = loads[:, :, -1].swapaxes(0, 1)
+        self.nonfoot[ids, start:stop] = probe.nonfoot(block).any(axis=2).T
+
+    def rollout(self, i: int) -> Rollout:
+        """The result of the batch's clip i, after `run`."""
+        robot, clip, recipe, failure = self.robot, self.clips[i], self.recipes[i], self.failures[i]
+        rows = self.lengths[i] if failure is None else failure.frame
+        finite = np.isfinite(self.rows_moving[i, :rows]).all(axis=1)
+        if not finite.all():
+            # MuJoCo warns of such a state a step later.
+            rows = int(np.argmin(finite))
+            failure = Failure(rows, f"the state is not finite at frame {rows}", self._warnings(i))
+        qpos, qvel = (part.copy() for part in np.split(self.rows_moving[i, :rows], [self.batch.model.nq], axis=1))
+        root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
+        root_rot = robot.root_rotation(qpos)
+        root_lin_vel = qvel[:, root_v : root_v + 3].copy()
+        root_ang_vel = features.body_to_world(root_rot, qvel[:, root_v + 3 : root_v + 6])
+        dof_pos, dof_vel = qpos[:, robot.qpos_adr], qvel[:, robot.qvel_adr]
+        loads, last_loads = self.loads[i, :rows].copy(), self.last_loads[i, :rows]
+        touching = (last_loads > recipe.force_threshold).astype(np.float32)
+        forces = self.rows_force[i, :rows].copy()
+        forced = self.forced[i]
+        starts = np.concatenate([self.initial_qpos[i][None], qpos[:-1]])[:rows] if forced is None else forced[:rows]
+        return Rollout(
+            name=clip.name,
+            source_digest=clip.source_digest,
+            recipe=recipe,
+            clip_frames=self.lengths[i],
+            failure=failure,
+            features=features.extract(
+                joint_pos=dof_pos,
+                joint_vel=dof_vel,
+                root_rot=root_rot,
+                root_lin_vel=root_lin_vel,
+                root_ang_vel=root_ang_vel,
+                root_height=qpos[:, root_q + 2],
+                foot_contacts=touching,
+            ),
+            foot_contacts=touching,
+            channel_loads=loads,
+            sum_fn_per_frame=loads.sum(axis=1),
+            sum_fn_last_substep=last_loads.sum(axis=1),
+            dof_pos=dof_pos,
+            dof_vel=dof_vel,
+            root_pos=qpos[:, root_q : root_q + 3].copy(),
+            root_rot=root_rot,
+            root_lin_vel=root_lin_vel,
+            root_ang_vel=root_ang_vel,
+            qpos=qpos,
+            qvel=qvel,
+            ctrl=self.controls[i, :rows].copy(),
+            stab_force=self.stab[i, :rows].copy(),
+            initial_qpos=self.initial_qpos[i].copy(),
+            initial_qvel=self.initial_qvel[i].copy(),
+            forced_qpos=None if forced is None else forced[:rows].copy(),
+            reference_root_pos=clip.root_pos[:rows].copy(),
+            reference_root_rot=clip.root_rot[:rows].copy(),
+            reference_dof_pos=clip.dof_pos[:rows].copy(),
+            reference_contacts=None if self.plans[i] is None else kinematic_contacts(robot, clip.qpos(robot))[:rows].copy(),
+            plan=self.plans[i],
+            nonfoot_contact=self.nonfoot[i, :rows].copy(),
+            actuator_force=forces,
+            saturation=saturated_actuators(self.probes[i].model, forces).mean(axis=1),
+            foot_speed=self.tracker.speeds(starts, qpos),
+            dt=robot.control_dt,
+        )

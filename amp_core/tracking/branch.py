@@ -1,0 +1,159 @@
+"""One planner with a receding horizon: it plans, executes the first steps in the robot's own model, and plans again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.engine import mujoco
+from amp_core.motion import Conditioned
+from amp_core.recipe import Recipe
+from amp_core.robot import Robot
+from amp_core.rotations import z_axis
+from amp_core.tracking.sampler import LOST, Sampler, Samples, State, Trajectory
+
+Array = npt.NDArray[np.float64]
+
+_FALLEN_UP = 0.5  # vertical part of the root's z axis: 60° of tilt
+
+
+class Branch:
+    """One planner, with its own noise and its own robot.
+
+    Args:
+      stream: seed, attempt and number of the branch: they select the noise.
+      nthread: threads that simulate; no result depends on it.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        clip: Conditioned,
+        recipe: Recipe,
+        initial_qvel: Array,
+        stream: tuple[int, int, int],
+        nthread: int,
+    ) -> None:
+        assert recipe.planner is not None
+        self.settings = recipe.planner
+        self.sampler = Sampler(robot, clip, recipe, self.settings.samples_of(stream[1]), nthread)
+        self.replan = max(1, min(self.sampler.horizon, round(self.settings.replan_sec / robot.control_dt)))
+        self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream[0], spawn_key=stream[1:])))
+        self.model = robot.scaled_model(recipe.physics)
+        # As the rollout will: a fresh MjData, and nothing computed before the first step, which would be a warm start.
+        self.data = mujoco.MjData(self.model)
+        self.data.qpos[:], self.data.qvel[:] = clip.initial_qpos, initial_qvel
+        self.executed = np.zeros_like(self.sampler.reference_ctrl)
+        self.frame, self.lost, self.spent, self.ahead = 0, False, 0.0, 0.0
+        self.trajectory: Trajectory | None = None
+
+    def advance(self, until: int, progress: Callable[[int], None]) -> None:
+        """Plan and execute until frame `until`, or until the robot is lost.
+
+        Args:
+          progress: called with the number of steps executed since its last call; it may raise to stop the work.
+        """
+        sampler, settings, data = self.sampler, self.settings, self.data
+        while self.frame < until and not self.lost:
+            state = sampler.read_state(data)
+            trajectory = self.improve(state, self.trajectory)
+            for _ in range((settings.first_rounds if self.frame == 0 else settings.rounds) - 1):
+                progress(0)  # The first plan takes a while, in which the work may be stopped.
+                trajectory = self.improve(state, trajectory)
+            steps = min(self.replan, len(self.executed) - self.frame)
+            self.spent += float(trajectory.cost[:steps].sum())
+            self.ahead = float(trajectory.cost[steps:].sum())
+            for step in range(steps):
+                offset = sampler.difference(data.qpos, data.qvel, trajectory.qpos[step], trajectory.qvel[step])
+                ctrl = trajectory.ctrl[step] + trajectory.gains[step] @ offset
+                self.executed[self.frame] = data.ctrl[:] = np.clip(ctrl, *sampler.ctrl_range)
+                mujoco.mj_step(self.model, data, nstep=sampler.robot.substeps)
+                self.frame += 1
+            finite = np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()
+            self.lost = not (finite and z_axis(sampler.robot.root_rotation(data.qpos))[2] > _FALLEN_UP)
+            self.trajectory = self._shift(trajectory)
+            progress(steps)
+
+    @property
+    def score(self) -> float:
+        """The cost of the executed steps and of the plan ahead; infinite once the robot is lost."""
+        return np.inf if self.lost else self.spent + self.ahead
+
+    def become(self, other: Branch) -> None:
+        """Continue from another branch's robot and plan, with this branch's own noise."""
+        row = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(self.model, other.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_setState(self.model, self.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self.executed[:] = other.executed
+        self.frame, self.lost, self.trajectory = other.frame, other.lost, other.trajectory
+        self.spent, self.ahead = other.spent, other.ahead
+
+    def controls(self) -> Array:
+        """(N, nu) rad, the executed controls, and the clip's angles from where the robot was lost."""
+        ctrl = self.executed.copy()
+        ctrl[self.frame :] = np.clip(self.sampler.reference_ctrl[self.frame :], *self.sampler.ctrl_range)
+        return ctrl
+
+    def improve(self, state: State, trajectory: Trajectory | None) -> Trajectory:
+        """One round from the current frame: a better trajectory than the given one, or than the clip's joint angles."""
+        sampler = self.sampler
+        controls = sampler.clip_controls(self.frame) if trajectory is None else trajectory.ctrl
+        no_gains = np.zeros((*controls.shape, sampler.nx))
+        samples = sampler.simulate(state, self.frame, controls, trajectory, self._noise())
+        if samples.cost[0] >= LOST:
+            return self._fall_back(state, samples, no_gains)
+        models = sampler.fit(samples)
+        candidates, gains = [samples.ctrl[0]], [no_gains if trajectory is None else trajectory.gains]
+        for damping in self.settings.damping:
+            feedback, change = sampler.step_controls(models, samples.residuals[0], damping)
+            for length in self.settings.step_lengths:
+                candidates.append(samples.ctrl[0] + length * change)
+                gains.append(feedback)
+        candidates.append(samples.ctrl[int(np.argmin(samples.cost))])
+        gains.append(no_gains)
+
+        nominal = Trajectory(np.array(candidates), samples.qpos[0], samples.qvel[0], np.array(gains), np.zeros(sampler.horizon))
+        trials = sampler.simulate(state, self.frame, nominal.ctrl, nominal, np.zeros_like(nominal.ctrl))
+        best = int(np.argmin(trials.cost))
+        # The gains of the most damped step are also the best there are for a trajectory that no step could better.
+        usable = best if 0 < best < len(candidates) - 1 else len(candidates) - 2
+        return trials.trajectory(best, nominal.gains[usable])
+
+    def _fall_back(self, state: State, samples: Samples, no_gains: Array) -> Trajectory:
+        """The best sample where the nominal simulation was lost and nothing can be fitted about it; else the clip's angles."""
+        best = int(np.argmin(samples.cost))
+        if samples.cost[best] < LOST:
+            return samples.trajectory(best, no_gains)
+        qpos, qvel = (np.repeat(values[None], self.sampler.horizon + 1, axis=0) for values in (state.qpos, state.qvel))
+        cost = np.full(self.sampler.horizon, LOST)
+        return Trajectory(self.sampler.clip_controls(self.frame), qpos, qvel, no_gains, cost)
+
+    def _noise(self) -> Array:
+        """(K, H, nu) rad, correlated in time; none for the first simulation."""
+        sampler, settings = self.sampler, self.settings
+        noise = self.noise_stream.standard_normal((sampler.batch.nsim, sampler.horizon, sampler.reference_ctrl.shape[1]))
+        keep = settings.noise_correlation
+        for step in range(1, sampler.horizon):
+            noise[:, step] = keep * noise[:, step - 1] + np.sqrt(1.0 - keep * keep) * noise[:, step]
+        noise *= settings.noise_rad
+        noise[0] = 0.0
+        return noise
+
+    def _shift(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory without the executed steps, and with as many new ones that fade towards the clip's angles."""
+        done, horizon, frame, reference = self.replan, self.sampler.horizon, self.frame, self.sampler.reference_ctrl
+        frames = np.minimum(np.arange(frame + horizon - done - 1, frame + horizon), len(reference) - 1)
+        offset = trajectory.ctrl[-1] - reference[frames[0]]
+
+        def extend(values: Array, tail: Array) -> Array:
+            return np.concatenate([values[done:], tail])
+
+        return Trajectory(
+            ctrl=extend(trajectory.ctrl, reference[frames[1:]] + offset * np.linspace(1.0, 0.5, done)[:, None]),
+            qpos=extend(trajectory.qpos, np.repeat(trajectory.qpos[-1:], done, axis=0)),
+            qvel=extend(trajectory.qvel, np.repeat(trajectory.qvel[-1:], done, axis=0)),
+            gains=extend(trajectory.gains, np.zeros((done, *trajectory.gains.shape[1:]))),
+            cost=extend(trajectory.cost, np.repeat(trajectory.cost[-1:], done)),
+        )

@@ -1,0 +1,291 @@
+"""Simulations of the planning model from one state of the robot: their cost, and linear models of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.engine import Batch, SimulationError, mujoco
+from amp_core.motion import Conditioned
+from amp_core.recipe import Recipe
+from amp_core.robot import Robot
+from amp_core.rotations import rotation_vector, x_axis, z_axis
+from amp_core.tracking.gauss_newton import fit_models, solve_riccati
+from amp_core.tracking.model import planning_model
+from amp_core.tracking.reference import Reference
+
+Array = npt.NDArray[np.float64]
+
+LOST = 1e12
+"""The cost of a simulation that left the finite numbers."""
+
+_LEANING_UP = 0.9  # vertical part of the root's z axis where the cost of leaning begins: 26°
+_STANDING = 0.15  # of the weight; a foot that carries as much stands, one that carries half of it half stands
+_LOW = 0.012  # m
+_NOMINAL_DT = 0.02  # s; the costs are given for a frame of this length
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A plan over T steps.
+
+    Args:
+      ctrl: (T, nu) rad.
+      qpos, qvel: (T+1, …) the states that it expects.
+      gains: (T, nu, nx) of the feedback on the state's difference from `qpos` and `qvel`.
+      cost: (T,) of each step.
+    """
+
+    ctrl: Array
+    qpos: Array
+    qvel: Array
+    gains: Array
+    cost: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """S simulations of T steps: (S, T+1, nq), (S, T+1, nv), (S, T, nu) rad, (S, T, residuals), (S,)."""
+
+    qpos: Array
+    qvel: Array
+    ctrl: Array
+    residuals: Array
+    cost: Array
+
+    def trajectory(self, sample: int, gains: Array) -> Trajectory:
+        """One simulation as a plan."""
+        cost = (self.residuals[sample] ** 2).sum(axis=1)
+        return Trajectory(self.ctrl[sample], self.qpos[sample], self.qvel[sample], gains, cost)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A state of the robot's own model, and what the first step's residuals are measured from.
+
+    Args:
+      soles: (F, 3) m. com_velocity: m/s, vertical.
+    """
+
+    qpos: Array
+    qvel: Array
+    warmstart: Array
+    soles: Array
+    com_velocity: float
+
+
+class Sampler:
+    """Simulates a clip's planning model, many simulations side by side.
+
+    Args:
+      samples: the most simulations at once.
+      nthread: threads that simulate; no result depends on it.
+    """
+
+    def __init__(self, robot: Robot, clip: Conditioned, recipe: Recipe, samples: int, nthread: int) -> None:
+        assert recipe.planner is not None
+        self.robot, self.settings = robot, recipe.planner
+        self.planning = planning_model(robot, recipe.physics, self.settings)
+        self.reference = Reference.of(robot, clip, self.planning)
+        model = self.planning.model
+        self.horizon = max(2, round(self.settings.horizon_sec / robot.control_dt))
+        self.batch = Batch(model, samples, nthread=nthread)
+        self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self.warmstart = self.batch.bind("qacc_warmstart")
+        self.sole_places, self.sole_axes = self.batch.bind("geom_xpos"), self.batch.bind("geom_xmat")
+        self.sensors = self.batch.bind("sensordata")
+        self.probe = mujoco.MjData(model)
+        self.ctrl_range = robot.ctrl_range
+        # The clip's joint angles in the actuators' order.
+        self.reference_ctrl = np.zeros((self.reference.frames, model.nu))
+        self.reference_ctrl[:, robot.ctrl_adr] = self.reference.dof_pos
+
+        joints = len(robot.joint_names)
+        self.nx = 2 * (6 + joints)
+        # One unit of each state difference in the regression: about what the noise makes of it.
+        self.state_scale = np.concatenate([[0.03] * 3, [0.06] * 3, [0.1] * joints, [0.2] * 3, [0.6] * 3, [1.5] * joints])
+        self.ctrl_scale = 0.1
+        self.sole_size = model.geom_size[self.planning.soles]
+        self.first_share = max(1, self.planning.substeps - 1) / self.planning.substeps
+        self.gravity = -float(model.opt.gravity[2])
+        self.weight = robot.mg_for(recipe.physics)
+        self.simulated_sec = 0.0
+
+    def clip_controls(self, frame: int) -> Array:
+        """(H, nu) rad, the clip's joint angles from a frame on."""
+        return self.reference_ctrl[np.minimum(np.arange(frame, frame + self.horizon), self.reference.frames - 1)]
+
+    def read_state(self, data: Any) -> State:
+        """The state of an `MjData` of the robot's own model."""
+        probe, model = self.probe, self.planning.model
+        probe.qpos[:], probe.qvel[:] = data.qpos, data.qvel
+        mujoco.mj_fwdPosition(model, probe)
+        mujoco.mj_sensorPos(model, probe)
+        mujoco.mj_fwdVelocity(model, probe)
+        mujoco.mj_sensorVel(model, probe)
+        return State(
+            qpos=data.qpos.copy(),
+            qvel=data.qvel.copy(),
+            warmstart=data.qacc_warmstart.copy(),
+            soles=probe.geom_xpos[self.planning.soles].copy(),
+            com_velocity=float(probe.sensordata[self.planning.com_velocity + 2]),
+        )
+
+    def simulate(self, state: State, frame: int, controls: Array, about: Trajectory | None, noise: Array) -> Samples:
+        """Simulate S times T steps from `state`.
+
+        Args:
+          frame: of the clip, at which the first step is.
+          controls: (T, nu) for all or (S, T, nu) rad.
+          about: adds feedback about this trajectory, whose gains are (T, nu, nx) for all or (S, T, nu, nx).
+          noise: (S, T, nu) rad, added to the controls.
+        """
+        count, steps, _ = noise.shape
+        ids = None if count == self.batch.nsim else np.arange(count)
+        qpos, qvel = self.qpos[:count], self.qvel[:count]
+        qpos[:], qvel[:], self.warmstart[:count] = state.qpos, state.qvel, state.warmstart
+        com = self.planning.com_velocity + 2
+        all_qpos = np.empty((count, steps + 1, qpos.shape[1]))
+        all_qvel = np.empty((count, steps + 1, qvel.shape[1]))
+        all_ctrl = np.empty((count, steps, noise.shape[2]))
+        all_qpos[:, 0], all_qvel[:, 0] = qpos, qvel
+        soles, com_velocity = np.repeat(state.soles[None], count, axis=0), np.full(count, state.com_velocity)
+        residuals: list[Array] = []
+        failed: set[int] = set()
+        for step in range(steps):
+            ctrl = controls[..., step, :] + noise[:, step]
+            if about is not None:
+                offset = self.difference(qpos, qvel, about.qpos[step], about.qvel[step])
+                if about.gains.ndim == 3:
+                    ctrl = ctrl + offset @ about.gains[step].T
+                else:
+                    ctrl = ctrl + (about.gains[:, step] @ offset[:, :, None])[:, :, 0]
+            all_ctrl[:, step] = self.ctrl[:count] = np.clip(ctrl, *self.ctrl_range)
+            try:
+                self.batch.step(nstep=self.planning.substeps, ids=ids)
+            except SimulationError as error:
+                failed.update(int(i) for i in error.ids)
+            all_qpos[:, step + 1], all_qvel[:, step + 1] = qpos, qvel
+            places, velocity = self.sole_places[:count, self.planning.soles], self.sensors[:count, com].copy()
+            # Sensors and places are those of one physics step before the end, so that from the start, which is exact, the first
+            # step's changes are over less time.
+            elapsed = self.robot.control_dt * (self.first_share if step == 0 else 1.0)
+            # The third row of a box's axes: how far up each of them reaches.
+            rise = np.abs(self.sole_axes[:count, self.planning.soles, 6:9])
+            residuals.append(
+                self.residuals(
+                    min(frame + step, self.reference.frames - 1),
+                    qpos,
+                    qvel,
+                    all_ctrl[:, step],
+                    places,
+                    (places - soles)[:, :, :2] / elapsed,
+                    places[:, :, 2] - (rise * self.sole_size).sum(axis=-1),
+                    (velocity - com_velocity) / elapsed,
+                    self.sensors[:count, self.planning.loads],
+                )
+            )
+            soles, com_velocity = places, velocity
+        self.simulated_sec += count * steps * self.robot.control_dt
+        stacked = np.stack(residuals, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cost = (stacked**2).sum(axis=(1, 2))
+        lost = ~np.isfinite(cost) | (cost > LOST)
+        lost[list(failed)] = True
+        cost[lost] = LOST
+        stacked[lost] = 0.0
+        return Samples(all_qpos, all_qvel, all_ctrl, stacked, cost)
+
+    def residuals(
+        self,
+        frame: int,
+        qpos: Array,
+        qvel: Array,
+        ctrl: Array,
+        soles: Array,
+        sole_velocity: Array,
+        lowest: Array,
+        com_acceleration: Array,
+        forces: Array,
+    ) -> Array:
+        """(S, R) the deviations from frame `frame` of the clip; the cost is the sum of their squares.
+
+        Args:
+          qpos, qvel, ctrl: (S, …) of S simulations.
+          soles: (S, F, 3) m. sole_velocity: (S, F, 2) m/s, horizontal.
+          lowest: (S, F) m, the height of each sole's lowest point.
+          com_acceleration: (S,) m/s², vertical.
+          forces: (S, F) N, the ground's vertical force on each sole.
+        """
+        robot, reference, cost = self.robot, self.reference, self.settings.cost
+        root_q, root_v, count = robot.root_qpos_adr, robot.root_qvel_adr, len(qpos)
+        position, velocity = qpos[:, root_q : root_q + 3], qvel[:, root_v : root_v + 3]
+        rotation = robot.root_rotation(qpos)
+        up, forward = z_axis(rotation), x_axis(rotation)
+        away = position - reference.root_pos[frame]
+        standing = reference.standing[frame]
+        # A foot that is as low as this may be carrying weight, also where it does not stand in the clip.
+        low = np.clip((_LOW - lowest) / _LOW, 0.0, 1.0)
+        load = 1.0 + com_acceleration / self.gravity
+        pressed = np.clip(forces / (_STANDING * self.weight), 0.0, 1.0)
+        joints = qpos[:, robot.qpos_adr] - reference.dof_pos[frame]
+        parts: list[tuple[float, Array]] = [
+            (cost.joints, joints),
+            (cost.height, away[:, 2:]),
+            (cost.upright, up - reference.up[frame]),
+            (cost.heading, forward - reference.forward[frame]),
+            (cost.place, away[:, :2]),
+            (cost.feet, (soles - reference.soles[frame]).reshape(count, -1)),
+            (cost.slip, (np.sqrt(low)[:, :, None] * sole_velocity).reshape(count, -1)),
+            (cost.stance_slip, (np.sqrt(standing)[:, None] * sole_velocity).reshape(count, -1)),
+            (cost.stance, np.sqrt(standing) * lowest),
+            (cost.stance, np.sqrt(1.0 - standing) * np.minimum(0.0, lowest - reference.clearance[frame])),
+            (cost.contact, np.sqrt(standing) * (1.0 - pressed)),
+            (cost.contact, np.sqrt(1.0 - standing) * pressed),
+            (cost.vertical_velocity, velocity[:, 2:]),
+            (cost.load, (load - 1.0)[:, None]),
+            (cost.unloaded, np.minimum(0.0, load - 0.8)[:, None]),
+            (cost.root_rate, qvel[:, root_v + 3 : root_v + 6]),
+            (cost.joint_rate, qvel[:, robot.qvel_adr]),
+            (cost.control, ctrl - self.reference_ctrl[frame]),
+            (cost.leaning, np.sqrt(np.maximum(0.0, _LEANING_UP - up[:, 2:]))),
+        ]
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = robot.control_dt / _NOMINAL_DT
+            return np.concatenate([np.sqrt(weight * scale) * values for weight, values in parts], axis=1)
+
+    def difference(self, qpos: Array, qvel: Array, qpos0: Array, qvel0: Array) -> Array:
+        """(…, nx) a state's difference from another: position, rotation vector in the body's frame, joints, velocities."""
+        robot = self.robot
+        root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
+        change = qvel - qvel0
+        return np.concatenate(
+            [
+                qpos[..., root_q : root_q + 3] - qpos0[..., root_q : root_q + 3],
+                rotation_vector(robot.root_rotation(qpos0), robot.root_rotation(qpos)),
+                qpos[..., robot.qpos_adr] - qpos0[..., robot.qpos_adr],
+                change[..., root_v : root_v + 6],
+                change[..., robot.qvel_adr],
+            ],
+            axis=-1,
+        )
+
+    def fit(self, samples: Samples) -> tuple[Array, Array]:
+        """`fit_models` about the first sample, in units of `state_scale` and `ctrl_scale`."""
+        settings = self.settings
+        # What fell says little about the neighbourhood of what did not.
+        near = samples.cost <= np.quantile(samples.cost, 1.0 - settings.discard)
+        near &= samples.cost < LOST
+        near[0] = True
+        states = self.difference(samples.qpos[near], samples.qvel[near], samples.qpos[0], samples.qvel[0]) / self.state_scale
+        controls = (samples.ctrl[near] - samples.ctrl[0]) / self.ctrl_scale
+        residuals = samples.residuals[near] - samples.residuals[0]
+        return fit_models(states, controls, residuals, ridge=settings.ridge, pooling=settings.pooling)
+
+    def step_controls(self, models: tuple[Array, Array], nominal: Array, damping: float) -> tuple[Array, Array]:
+        """`solve_riccati` over the models of `fit`, in rad: gains (T, nu, nx) and change (T, nu)."""
+        gains, change = solve_riccati(*models, nominal, damping)
+        return gains * (self.ctrl_scale / self.state_scale), change * self.ctrl_scale
