@@ -13,11 +13,12 @@ from typing import Any
 
 from amp_core.errors import DiskFull, MotionRefused, PhysicsFailed
 from amp_core.files import partial_path
-from ampref_workers.child import HANDLERS, Report, serve
+from ampref_workers.child import HANDLERS, serve
+from ampref_workers.protocol import RESULT, SOURCE, TESTS_OFF, VERIFICATION, Progress, export_name
 
 
-def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
-    source = job_dir / "source.bin"
+def misbehave(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:
+    source = job_dir / SOURCE
     what, _, detail = (request.get("do") or source.read_text().strip()).partition(" ")
     report(0.25, f"doing {what}")
     match what:
@@ -65,7 +66,7 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[st
             raise DiskFull("the version cannot be written", file=str(job_dir))
         case "fill-result":
             os.urandom = bytes  # So that the partial file's name is known.
-            partial_path(job_dir / "result.json").symlink_to("/dev/full")
+            partial_path(job_dir / RESULT).symlink_to("/dev/full")
             return {}
         case "spawn":
             grandchild = subprocess.Popen([sys.executable, "-c", f"import time; {str(job_dir)!r}; time.sleep(600)"])
@@ -77,19 +78,18 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Report) -> dict[st
         case "score":
             return score(job_dir, json.loads(detail), request, report)
         case "half":
-            (job_dir / "result.json").write_text('{"outcome": "succ')
+            (job_dir / RESULT).write_text('{"outcome": "succ')
             os._exit(0)
     raise AssertionError(f"unknown behaviour {what!r}")
 
 
-def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report: Report) -> dict[str, Any]:
+def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report: Progress) -> dict[str, Any]:
     """A score as the real handler returns one, of the metrics and with as many random frames as the upload asks for."""
     import numpy as np
 
     from amp_core.features import feature_code_hash
     from amp_core.npz import write_npz
     from amp_core.recipe import Recipe
-    from ampref_workers.scoring import export_name
 
     steps = 20
     for step in range(steps):
@@ -123,29 +123,28 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
     return {"scores": [document], "shown": 0, "triage": None}
 
 
-def rollout(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
+def rollout(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:
     """The real handler for real motions, and the behaviour that the bytes name for the rest."""
-    if not (job_dir / "source.bin").read_bytes().startswith(b"do "):
+    if not (job_dir / SOURCE).read_bytes().startswith(b"do "):
         return HANDLERS["rollout"](job_dir, request, report)
-    request["do"] = (job_dir / "source.bin").read_text().removeprefix("do ").strip()
+    request["do"] = (job_dir / SOURCE).read_text().removeprefix("do ").strip()
     return misbehave(job_dir, request, report)
 
 
-def verify(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
+def verify(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:
     """What the members' names ask for: `fails-6` fails test 6, `skips-3` cannot run it; `hangs` does that. A clip that was read
     from a motion gets the real tests."""
     names = [member["name"] for member in request["members"]]
     if not any(name.partition("-")[0] in ("fails", "skips", "hangs", "passes") for name in names):
         return HANDLERS["verify"](job_dir, request, report)
     from amp_core.readiness import TEST_TITLES, skipped
-    from ampref_workers.verifying import REPORT, TURNED_OFF
 
     report(0.5, "test 6: half")
     if "hangs" in names:
         time.sleep(600)
     tests = []
     for test, title in TEST_TITLES.items():
-        one = skipped(test, TURNED_OFF)
+        one = skipped(test, TESTS_OFF)
         if test in request["only"]:
             one |= {"status": "PASS", "reason": "", "figures": {"loss": [3.0, 2.0, 1.0]}}
             for name in names:
@@ -154,10 +153,10 @@ def verify(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, 
                 elif name == f"skips-{test}":
                     one |= {"status": "SKIP", "reason": "JAX is not installed"}
         tests.append(one)
-    subject = {"robot": request["robot"], "clips": [{"name": name, "tier": 0} for name in names]}
-    (job_dir / REPORT).write_text(json.dumps({"status": "PASS", "subject": subject, "tests": tests}))
+    subject = {"robot": request["robot"]["name"], "clips": [{"name": name, "tier": 0} for name in names]}
+    (job_dir / VERIFICATION).write_text(json.dumps({"status": "PASS", "subject": subject, "tests": tests}))
     return {"failed": [{key: one[key] for key in ("id", "name", "reason")} for one in tests if one["status"] == "FAIL"]}
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1:], {"test": misbehave, "rollout": rollout, "verify": verify, "lock": HANDLERS["lock"]}))
+    serve(Path(sys.argv[1]), {"test": misbehave, "rollout": rollout, "verify": verify, "lock": HANDLERS["lock"]})

@@ -18,7 +18,9 @@ from amp_core.recipe import Recipe
 from ampref_service.catalog import clips, datasets
 from ampref_service.catalog.records import Select
 from ampref_service.jobs import JobQueue
-from ampref_workers import scoring
+from ampref_workers.attempt import child_limits
+from ampref_workers.protocol import SandboxLimits
+from ampref_workers.rollout_job import plan_effort
 from ampref_workers.runner import NO_ROOM_PAUSE_SEC, Runner
 
 QUICK_AUTO = Recipe.from_dict(
@@ -159,20 +161,23 @@ def test_a_job_that_is_cancelled_while_it_plans_stops_at_once_and_leaves_nothing
 
 def test_planning_has_time_by_the_length_of_the_clip_and_the_plans(tmp_path: Path) -> None:
     bench = Bench(settings_for(tmp_path, job_timeout_sec=100.0, plan_timeout_factor=7.0))
-    limits = runner(bench)._rollout_limits(10.0, scoring.plans_for(Recipe.for_mode("auto").to_dict()))
+
+    def limits_of(recipe: Recipe, duration_sec: float = 10.0) -> SandboxLimits:
+        timeout_sec = bench.settings.rollout_timeout(duration_sec, plan_effort(recipe.to_dict()))
+        return child_limits(bench.settings, timeout_sec)
+
+    limits = limits_of(Recipe.for_mode("auto"))
     planner = Recipe.for_mode("auto").planner
     assert planner is not None
     assert planner.effort == 1 + 2 + 4  # its attempts grow
     assert limits.timeout_sec == 100.0 + 7.0 * 10.0 * planner.effort
     twice = Recipe.from_dict({"mode": "auto", "planner": {"samples": 2 * planner.samples}})
-    assert scoring.plans_for(twice.to_dict()) == 2 * planner.effort
+    assert plan_effort(twice.to_dict()) == 2 * planner.effort
     endless = Recipe.from_dict({"mode": "auto", "planner": {"samples": 4096, "rounds": 64, "attempts": 16}})
-    assert (
-        bench.settings.longest_job_sec >= runner(bench)._rollout_limits(1.0, scoring.plans_for(endless.to_dict())).timeout_sec
-    )
+    assert bench.settings.longest_job_sec >= limits_of(endless, 1.0).timeout_sec
     assert limits.cpu_sec is not None
     assert limits.cpu_sec >= bench.settings.job_threads * limits.timeout_sec
-    assert runner(bench)._rollout_limits(10.0, scoring.plans_for(Recipe.for_mode("rollout").to_dict())).timeout_sec == 100.0
+    assert limits_of(Recipe.for_mode("rollout")).timeout_sec == 100.0
     assert bench.settings.longest_job_sec >= limits.timeout_sec
     bench.close()
 
@@ -265,7 +270,7 @@ def full_store(*_: object, **__: object) -> None:
     [
         ("fill", None, None, "work"),
         ("score", "pathlib.Path.mkdir", no_room, "work"),
-        ("score", "ampref_workers.sandbox.write_request", no_room, "work"),
+        ("score", "pathlib.Path.write_text", no_room, "work"),
         ("score", "ampref_workers.sandbox.os.pipe", no_room, "work"),
         ("score", "ampref_service.blobs.LocalBlobStore.put_file", full_store, "/blobs"),
         ("score", "ampref_service.jobs.JobQueue.complete_rollout", full_store, "/blobs"),

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -15,14 +16,24 @@ from workerkit import CHILD, alive, wait_until
 
 from amp_core.kernels import pinned
 from ampref_workers import sandbox
-from ampref_workers.sandbox import Failed, Limits, NoRoom, Refused, Stopped, Succeeded
+from ampref_workers.protocol import Message, SandboxLimits
+from ampref_workers.sandbox import Failed, NoRoom, Refused, Stopped, Succeeded
 
-QUICK = Limits(timeout_sec=30, memory_mb=512)
+QUICK = SandboxLimits(timeout_sec=30, memory_mb=512)
 
 
-def do(job_dir: Path, what: str, limits: Limits = QUICK, **options: Any) -> sandbox.Outcome:
-    sandbox.write_request(job_dir, {"kind": "test", "do": what, "name": "march.pkl"})
-    return sandbox.run(job_dir, limits, command=CHILD, **options)
+@dataclass(frozen=True)
+class Behaviour(Message):
+    """A request that only the misbehaving child knows."""
+
+    kind: ClassVar[str] = "test"
+
+    do: str
+    name: str = "march.pkl"
+
+
+def do(job_dir: Path, what: str, limits: SandboxLimits = QUICK, **options: Any) -> sandbox.Outcome:
+    return sandbox.run(job_dir, Behaviour(what), limits, command=CHILD, **options)
 
 
 def test_a_result_comes_back_with_its_progress(tmp_path: Path) -> None:
@@ -95,7 +106,7 @@ def test_a_segfault_tells_where(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["hang", "spin"])
 def test_what_does_not_end_is_killed(tmp_path: Path, what: str) -> None:
-    outcome = do(tmp_path, what, Limits(timeout_sec=1.5, memory_mb=512))
+    outcome = do(tmp_path, what, SandboxLimits(timeout_sec=1.5, memory_mb=512))
     assert isinstance(outcome, Failed)
     assert outcome.kind == "timeout"
     assert "1.5 s" in outcome.reason
@@ -103,14 +114,14 @@ def test_what_does_not_end_is_killed(tmp_path: Path, what: str) -> None:
 
 
 def test_processor_time_is_limited(tmp_path: Path) -> None:
-    outcome = do(tmp_path, "spin", Limits(timeout_sec=60, memory_mb=512, cpu_sec=1))
+    outcome = do(tmp_path, "spin", SandboxLimits(timeout_sec=60, memory_mb=512, cpu_sec=1))
     assert isinstance(outcome, Failed)
     assert outcome.kind == "timeout"
     assert "processor time" in outcome.reason
 
 
 def test_file_size_is_limited(tmp_path: Path) -> None:
-    outcome = do(tmp_path, "write", Limits(timeout_sec=30, memory_mb=512, file_mb=1))
+    outcome = do(tmp_path, "write", SandboxLimits(timeout_sec=30, memory_mb=512, file_mb=1))
     assert isinstance(outcome, Failed)
     assert "File too large" in outcome.reason
     assert (tmp_path / "huge").stat().st_size <= 1 << 20
@@ -158,10 +169,11 @@ def test_descriptors_do_not_leak(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_dies_with_its_parent(tmp_path: Path, number: int) -> None:
-    sandbox.write_request(tmp_path, {"kind": "test", "do": "spin"})
     script = (
-        "import sys; from pathlib import Path; from ampref_workers.sandbox import Limits, run\n"
-        f"run(Path({str(tmp_path)!r}), Limits(), command={CHILD!r},"
+        "import sys; from pathlib import Path; from ampref_workers.protocol import SandboxLimits\n"
+        "from ampref_workers.sandbox import run; from types import SimpleNamespace\n"
+        "request = SimpleNamespace(kind='test', to_dict=lambda: {'do': 'spin'})\n"
+        f"run(Path({str(tmp_path)!r}), request, SandboxLimits(), command={CHILD!r},"
         f" on_progress=lambda *_: Path({str(tmp_path / 'started')!r}).touch())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])

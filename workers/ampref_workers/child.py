@@ -1,18 +1,20 @@
-"""The child of `ampref_workers.sandbox`: reads one request, does it, leaves one result.
+"""The child of `ampref_workers.sandbox`: reads one request, does the work, leaves one result.
 
     python -P -m ampref_workers.child JOBDIR
 
-`JOBDIR/sandbox.json` (limits, parent, progress pipe) and `JOBDIR/request.json` (the work) are read; `JOBDIR/result.json` is
-written last and by a rename, so that a result is whole or not there. Nothing here knows a database, a broker or a blob store.
+`JOBDIR/sandbox.json` and `JOBDIR/request.json` are read; `JOBDIR/result.json` is written last and by a rename, so that a result
+is complete or missing. The child knows no database, broker or blob store.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import faulthandler
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -24,58 +26,56 @@ from typing import Any
 
 from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
 from amp_core.files import write_file
+from amp_core.strict_json import read_json
+from ampref_workers.protocol import (
+    DISK_FULL,
+    REQUEST,
+    RESULT,
+    SANDBOX,
+    Ending,
+    LockRequest,
+    Progress,
+    RolloutRequest,
+    Sandbox,
+    SandboxLimits,
+    VerifyRequest,
+)
 
-__all__ = ["DISK_FULL", "HANDLERS", "Handler", "Report", "main", "serve"]
+__all__ = ["HANDLERS", "Handler", "main", "serve"]
 
-Report = Callable[[float, str], None]
-"""Called with the fraction done (0 to 1) and a word on what is being done."""
-
-Handler = Callable[[Path, dict[str, Any], Report], dict[str, Any]]
-"""Does one request in a job folder and returns its JSON-ready result."""
-
-DISK_FULL = 73
-"""The exit status of a child that had no room to write even its result (`EX_CANTCREAT`)."""
+Handler = Callable[[Path, Mapping[str, Any], Progress], dict[str, Any]]
+"""Does one request in a job folder and returns its report, both as JSON has them."""
 
 _PR_SET_PDEATHSIG = 1
-_REPORT_SEC = 0.1
-_MEMORY_RESERVE = 64 << 20  # bytes that are let go of once memory ran out, so that this can still be told
+_PROGRESS_SEC = 0.1
+_MEMORY_RESERVE = 64 << 20  # Bytes that are released once memory ran out, so that this can still be reported.
 
 
-def main(argv: list[str] | None = None) -> int:
-    return serve(sys.argv[1:] if argv is None else argv, HANDLERS)
+def main() -> None:
+    serve(Path(sys.argv[1]), HANDLERS)
 
 
-def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
-    """Do the request in the folder `argv[0]` with the handler of its kind."""
-    job_dir = Path(argv[0])
-    sandbox = json.loads((job_dir / "sandbox.json").read_bytes())
-    _die_with(sandbox["parent"])
-    more_memory = _limit(sandbox["limits"])
+def serve(job_dir: Path, handlers: Mapping[str, Handler]) -> None:
+    """Do the request in `job_dir` with the handler of its kind, and exit."""
+    sandbox = Sandbox.from_dict(read_json((job_dir / SANDBOX).read_bytes()))
+    _die_with(sandbox.parent)
+    release_memory = _apply_limits(sandbox.limits)
     faulthandler.enable()  # A segfault then leaves the Python stack on stderr.
     os.dup2(2, 1)
-    report = _reporter(sandbox["progress_fd"])
     try:
-        request = json.loads((job_dir / "request.json").read_bytes())
-        outcome = {"outcome": "succeeded", "result": handlers[request["kind"]](job_dir, request, report)}
-        text = json.dumps(outcome, allow_nan=False)
-    except MemoryError:
-        more_memory()
-        text = json.dumps({"outcome": "memory"})
-    except DiskFull:
-        text = json.dumps({"outcome": "disk"})
-    except (PhysicsFailed, Unavailable) as error:
-        # Not the input's fault for certain: it costs an attempt and may go well the next time.
-        text = json.dumps({"outcome": "exception", "reason": str(error)})
-    except AmprefError as error:
-        text = json.dumps({"outcome": "refused", "error": error.to_dict()})
+        request = read_json((job_dir / REQUEST).read_bytes())
+        handler = handlers[request.pop("kind")]
+        ending = Ending("succeeded", handler(job_dir, request, _progress_to(sandbox.progress_fd)))
+        text = json.dumps(ending.to_dict(), allow_nan=False)
     except Exception as error:
-        more_memory()
-        traceback.print_exc()
-        text = json.dumps(_told(error))
+        release_memory()
+        if not isinstance(error, AmprefError | MemoryError):
+            traceback.print_exception(error)
+        text = json.dumps(_describe_failure(error).to_dict())
     try:
-        write_file(job_dir / "result.json", text.encode())
+        write_file(job_dir / RESULT, text.encode())
     except OSError as error:
-        if not _no_room(error):
+        if not _is_full(error):
             raise
         os._exit(DISK_FULL)
     # Nothing is left to do, and tearing down an interpreter with C libraries in it is where crashes would no longer matter.
@@ -83,29 +83,33 @@ def serve(argv: list[str], handlers: Mapping[str, Handler]) -> int:
     os._exit(0)
 
 
-def _told(error: Exception) -> dict[str, Any]:
-    if "allocate memory" in str(error).lower():  # MuJoCo's own words, from its C allocator
-        return {"outcome": "memory"}
-    if _no_room(error):
-        return {"outcome": "disk"}
+def _describe_failure(error: Exception) -> Ending:
+    # The second is MuJoCo's C allocator.
+    if isinstance(error, MemoryError) or (not isinstance(error, AmprefError) and "allocate memory" in str(error).lower()):
+        return Ending("memory")
+    if isinstance(error, DiskFull) or _is_full(error):
+        return Ending("disk")
+    if isinstance(error, PhysicsFailed | Unavailable):
+        # Not for certain the input's fault: it costs an attempt and may go well the next time.
+        return Ending("exception", reason=str(error))
+    if isinstance(error, AmprefError):
+        return Ending("refused", error=error.to_dict())
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" (in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return {"outcome": "exception", "reason": f"{type(error).__name__}: {error}"[:1000] + where}
+    place = f" (in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return Ending("exception", reason=f"{type(error).__name__}: {error}"[:1000] + place)
 
 
-def _no_room(error: BaseException) -> bool:
+def _is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _die_with(parent: int) -> None:
     """Make sure that this process does not outlive its parent, even when that is killed with SIGKILL.
 
-    Linux sends a signal when the thread that started us ends. Where that call is missing, the end of standard input, whose
-    other end only the parent holds, tells the same to a thread; both are set up, as either is cheap.
+    Linux sends a signal when the thread that started this process ends. Where that call is missing, a thread waits for the end
+    of standard input, whose other end only the parent holds. Both are set up, as either is cheap.
     """
     if sys.platform == "linux":
-        import ctypes
-
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # It died before the call above.
@@ -120,32 +124,26 @@ def _die_with(parent: int) -> None:
     threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
 
 
-def _limit(limits: dict[str, Any]) -> Callable[[], None]:
-    """Apply `sandbox.Limits` to this process; the result is a call that lets it have the little memory held back."""
-    import resource
-
-    cpu = limits["cpu_sec"] or int(2 * limits["timeout_sec"]) + 5
-    _lower(resource.RLIMIT_CORE, 0)
+def _apply_limits(limits: SandboxLimits) -> Callable[[], None]:
+    """Limit this process; the result is a call that releases the memory held in reserve."""
+    cpu = limits.cpu_sec or int(2 * limits.timeout_sec) + 5
+    _lower(resource.RLIMIT_CORE, 0, 0)
     # Reaching the lower of the two is SIGXCPU, which names the cause; reaching the upper is SIGKILL.
-    _lower(resource.RLIMIT_CPU, int(cpu), int(cpu) + 5)
-    _lower(resource.RLIMIT_FSIZE, int(limits["file_mb"]) << 20)
-    _lower(resource.RLIMIT_NOFILE, int(limits["open_files"]))
+    _lower(resource.RLIMIT_CPU, cpu, cpu + 5)
+    _lower(resource.RLIMIT_FSIZE, limits.file_mb << 20, limits.file_mb << 20)
+    _lower(resource.RLIMIT_NOFILE, limits.open_files, limits.open_files)
     kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    memory = int(limits["memory_mb"]) << 20
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(kind, (memory, memory + _MEMORY_RESERVE))
+    memory = limits.memory_mb << 20
 
-    def more_memory() -> None:
+    def limit_memory(reserve: int) -> None:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (memory + _MEMORY_RESERVE, memory + _MEMORY_RESERVE))
+            resource.setrlimit(kind, (memory + reserve, memory + _MEMORY_RESERVE))
 
-    return more_memory
+    limit_memory(0)
+    return lambda: limit_memory(_MEMORY_RESERVE)
 
 
-def _lower(kind: int, soft: int, hard: int | None = None) -> None:
-    import resource
-
-    hard = soft if hard is None else hard
+def _lower(kind: int, soft: int, hard: int) -> None:
     allowed = resource.getrlimit(kind)[1]
     if allowed != resource.RLIM_INFINITY:
         soft, hard = min(soft, allowed), min(hard, allowed)
@@ -153,40 +151,44 @@ def _lower(kind: int, soft: int, hard: int | None = None) -> None:
         resource.setrlimit(kind, (soft, hard))
 
 
-def _reporter(descriptor: int) -> Report:
+def _progress_to(descriptor: int) -> Progress:
     """Progress as JSON lines on a pipe, at most ten a second, the last always."""
-    told = [0.0]
+    last = 0.0
 
     def report(fraction: float, message: str = "") -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - told[0] < _REPORT_SEC and fraction < 1:
+        if now - last < _PROGRESS_SEC and fraction < 1:
             return
-        told[0] = now
+        last = now
         with contextlib.suppress(OSError):
             os.write(descriptor, json.dumps([float(fraction), message]).encode() + b"\n")
 
     return report
 
 
-def _rollout(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
-    from ampref_workers import scoring  # Imported here, under the limits, as it brings the physics with it.
-
-    return scoring.handle(job_dir, request, report)
+# The handlers are imported under the limits, as they bring the physics.
 
 
-def _lock(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
-    from ampref_workers import locking
+def _rollout(job_dir: Path, request: Mapping[str, Any], report: Progress) -> dict[str, Any]:
+    from ampref_workers import scoring
 
-    return locking.handle(job_dir, request, report)
+    return scoring.handle(job_dir, RolloutRequest.from_dict(request), report).to_dict()
 
 
-def _verify(job_dir: Path, request: dict[str, Any], report: Report) -> dict[str, Any]:
+def _verify(job_dir: Path, request: Mapping[str, Any], report: Progress) -> dict[str, Any]:
     from ampref_workers import verifying
 
-    return verifying.handle(job_dir, request, report)
+    return verifying.handle(job_dir, VerifyRequest.from_dict(request), report).to_dict()
 
 
-HANDLERS: dict[str, Handler] = {"rollout": _rollout, "verify": _verify, "lock": _lock}
+def _lock(job_dir: Path, request: Mapping[str, Any], report: Progress) -> dict[str, Any]:
+    from ampref_workers import locking
+
+    return locking.handle(job_dir, LockRequest.from_dict(request), report).to_dict()
+
+
+HANDLERS: Mapping[str, Handler] = {"rollout": _rollout, "verify": _verify, "lock": _lock}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

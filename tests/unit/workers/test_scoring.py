@@ -9,33 +9,38 @@ from pathlib import Path
 import pytest
 
 from amp_core.errors import MotionRefused, RobotRefused
+from amp_core.formats import Limits
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from ampref_workers.scoring import SOURCE, export_name, find_robot, handle, new_rollout
+from ampref_workers.protocol import SOURCE, RobotReference, RolloutRequest, export_name
+from ampref_workers.robots import load_robot
+from ampref_workers.rollout_job import new_rollout
+from ampref_workers.scoring import handle
 
 TRILEG = Path(__file__).parents[2] / "robots" / "trileg" / "robot.yaml"
 
 
 def test_a_bundled_robot_is_found_by_name() -> None:
     digest = Robot.load("wildrobot").digest
-    assert find_robot("wildrobot", [], digest).digest == digest
+    assert load_robot(RobotReference("wildrobot", digest, ())).digest == digest
 
 
 def test_an_operators_robot_is_found_among_broken_files(tmp_path: Path) -> None:
     broken = tmp_path / "robot.yaml"
     broken.write_text("name: [")
     robot = Robot.load(TRILEG)
-    assert find_robot(robot.name, [str(broken), str(tmp_path / "missing.yaml"), str(TRILEG)], robot.digest).name == robot.name
+    paths = (str(broken), str(tmp_path / "missing.yaml"), str(TRILEG))
+    assert load_robot(RobotReference(robot.name, robot.digest, paths)).name == robot.name
 
 
 def test_a_robot_that_is_not_installed_is_refused_with_those_that_are() -> None:
     with pytest.raises(RobotRefused, match="no robot 'atlas' is installed on this worker; expected one of wildrobot"):
-        find_robot("atlas", [], "sha256:0")
+        load_robot(RobotReference("atlas", "sha256:0", ()))
 
 
 def test_a_robot_that_changed_since_the_upload_is_refused() -> None:
     with pytest.raises(RobotRefused, match="has changed since the clip was uploaded"):
-        find_robot("wildrobot", [], "sha256:0")
+        load_robot(RobotReference("wildrobot", "sha256:0", ()))
 
 
 def test_a_result_keeps_the_frames_that_were_simulated() -> None:
@@ -75,23 +80,21 @@ def test_the_operators_limits_hold_in_the_child(tmp_path: Path, max_fps: float, 
     }
     data = json.dumps(motion).encode()
     (tmp_path / SOURCE).write_bytes(data)
-    request = {
-        "name": "quick",
-        "source_digest": "sha256:" + hashlib.sha256(data).hexdigest(),
-        "robot": "wildrobot",
-        "robot_digest": Robot.load("wildrobot").digest,
-        "robots": [],
-        "recipe": Recipe.for_mode("rollout").to_dict(),
-        "format": "json",
-        "fps": None,
-        "quat_order": None,
-        "threads": 1,
-        "limits": {"max_bytes": 1 << 20, "max_duration_sec": 10.0, "max_fps": max_fps},
-    }
+    request = RolloutRequest(
+        name="quick",
+        source_digest="sha256:" + hashlib.sha256(data).hexdigest(),
+        robot=RobotReference("wildrobot", Robot.load("wildrobot").digest, ()),
+        recipe=Recipe.for_mode("rollout").to_dict(),
+        format="json",
+        fps=None,
+        quat_order=None,
+        threads=1,
+        limits=Limits(max_bytes=1 << 20, max_duration_sec=10.0, max_fps=max_fps),
+    )
     if accepted:
         found = handle(tmp_path, request, lambda share, text: None)
-        assert [score["mode"] for score in found["scores"]] == ["rollout"]
-        assert (found["shown"], found["triage"]) == (0, None)
+        assert [score["mode"] for score in found.scores] == ["rollout"]
+        assert (found.shown, found.triage) == (0, None)
         assert (tmp_path / export_name(0)).exists()
     else:
         with pytest.raises(MotionRefused, match="1500"):

@@ -13,7 +13,8 @@ from amp_core.features import feature_code_hash
 from amp_core.quality import METRICS
 from amp_core.robot import Robot
 from amp_core.version import GENERATOR_VERSION
-from ampref_workers.locking import CHECKS, check_members
+from ampref_workers.members import CHECKS, check_members
+from ampref_workers.protocol import Member
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +22,12 @@ def robot() -> Robot:
     return Robot.load("wildrobot")
 
 
-def member(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+def member(folder: Path, name: str, **changes: Any) -> Member:
     path = folder / name
     path.write_bytes(name.encode())
     metrics: dict[str, Any] = dict.fromkeys((metric.name for metric in METRICS), 0.0)
     metrics |= {"mean_sum_fn_over_mg": 1.0, "contact_rate": 0.6, "height_std": 0.01, "height_min": 0.44, "height_max": 0.46}
-    return {
+    values = {
         "name": name,
         "path": str(path),
         "arrays_digest": "sha256:" + hashlib.sha256(name.encode()).hexdigest(),
@@ -38,7 +39,10 @@ def member(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
         "mode": "rollout",
         "tier": 0,
         "metrics": metrics | {"finite_frame_rate": 1.0},
-    } | changes
+        "source_digest": "sha256:s",
+        "recipe_digest": "sha256:c",
+    }
+    return Member(**(values | changes))
 
 
 def test_good_members_pass_every_check(tmp_path: Path, robot: Robot) -> None:

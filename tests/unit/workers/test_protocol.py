@@ -1,0 +1,71 @@
+"""Every message comes back from JSON as it was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from amp_core.formats import Limits
+from ampref_workers.protocol import (
+    Ending,
+    LockedFile,
+    LockReport,
+    LockRequest,
+    Member,
+    MemberSource,
+    Message,
+    RobotReference,
+    RolloutReport,
+    RolloutRequest,
+    Sandbox,
+    SandboxLimits,
+    TestFailure,
+    VerifyReport,
+    VerifyRequest,
+)
+
+ROBOT = RobotReference("wildrobot", "sha256:r", ("/robots/a.yaml",))
+LIMITS = Limits(max_fps=50.0)
+SOURCE = MemberSource("/blobs/s", "csv", 50.0, "xyzw", {"mode": "rollout"}, 2)
+DIGESTS: dict[str, Any] = {
+    key: f"sha256:{key}" for key in ("source_digest", "arrays_digest", "robot_digest", "recipe_digest", "feature_code_hash")
+}
+MEMBER = Member(
+    name="walk",
+    path="/blobs/a",
+    **DIGESTS,
+    mujoco_version="4.0.1",
+    generator_version="0.11.0",
+    gate_profile="amp-0.11",
+    mode="rollout",
+    tier=0,
+    metrics={"height_mean": 0.45, "fell_at_frame": None},
+    ranges=((0, 30, 0), (40, 60, 1)),
+    range_metrics=({"height_mean": 0.4}, {}),
+    physics={"mass": 1.1},
+    source=SOURCE,
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Sandbox(1, 2, SandboxLimits(cpu_sec=7)),
+        Ending("succeeded", {"a": [1]}),
+        Ending("exception", reason="why"),
+        RolloutRequest("walk", "sha256:s", ROBOT, {"mode": "auto"}, 2, "npz", None, None, LIMITS),
+        RolloutReport(({"tier": 0}, {"tier": 1}), 1, {"cause": "none"}),
+        MEMBER,
+        VerifyRequest("walk", "1.0.0", ROBOT, (MEMBER, MEMBER), ("6", "7"), 2, LIMITS),
+        VerifyReport((TestFailure("6", "6 Load", "too heavy"),)),
+        LockRequest("walk", "1.0.0", ROBOT, (MEMBER,), {"tiers": [0]}, True, ({"test": "6", "reason": "x"},), "r.json"),
+        LockReport(
+            (LockedFile("m.json", 3, "sha256:m"),), "m.json", LockedFile("r.json", 4, "sha256:v"), "sha256:d", "sha256:f",
+            1, 50, {"ready": True}, {"seconds": 1.0},
+        ),
+    ],
+)  # fmt: skip
+def test_a_message_comes_back_as_it_was(message: Message) -> None:
+    assert type(message).from_dict(json.loads(json.dumps(message.to_dict()))) == message

@@ -1,0 +1,71 @@
+"""One attempt at a job, as the code of its kind sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from amp_core.formats import Limits
+from ampref_service.blobs import BlobStore
+from ampref_service.catalog import Catalog
+from ampref_service.jobs import Claim, JobQueue
+from ampref_service.settings import Settings
+from ampref_workers import sandbox
+from ampref_workers.heartbeat import Heartbeat
+from ampref_workers.protocol import Request, SandboxLimits
+
+__all__ = ["Attempt", "child_limits", "reading_limits"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A claimed job with what its work needs.
+
+    Args:
+      folder: private to this attempt; removed at its end.
+      heartbeat: takes progress, says when to stop, and repeats writes.
+      command: what the sandbox starts.
+    """
+
+    claim: Claim
+    folder: Path
+    heartbeat: Heartbeat
+    settings: Settings
+    catalog: Catalog
+    blobs: BlobStore
+    queue: JobQueue
+    command: Sequence[str]
+
+    def run_child(self, request: Request, limits: SandboxLimits, *, begin: float = 0.0, end: float = 1.0) -> sandbox.Outcome:
+        """Have a child do the request; its progress is the job's from `begin` to `end`."""
+
+        def report(fraction: float, message: str) -> None:
+            self.heartbeat.report(begin + (end - begin) * fraction, message)
+
+        should_stop = self.heartbeat.should_stop
+        return sandbox.run(self.folder, request, limits, on_progress=report, should_stop=should_stop, command=self.command)
+
+    def store(self, path: Path) -> str:
+        """Put a file into the blob store; its digest."""
+        return self.heartbeat.persist(lambda: self.blobs.put_file(path))
+
+    def fetch(self, digest: str) -> Path:
+        """A blob as a local file: where it lies, or a copy in the folder where blobs are remote."""
+        path = self.blobs.local_path(digest)
+        if path is None:
+            path = self.folder / "blobs" / digest.removeprefix("sha256:")
+            path.parent.mkdir(exist_ok=True)
+            self.blobs.fetch(digest, path)
+        return path
+
+
+def child_limits(settings: Settings, timeout_sec: float) -> SandboxLimits:
+    """Of a child whose threads may all be busy all the while: the clock is to end it, as that is what should be reported."""
+    cpu = int(max(2, settings.job_threads) * timeout_sec) + 5
+    return SandboxLimits(timeout_sec, settings.job_memory_mb, cpu_sec=cpu)
+
+
+def reading_limits(settings: Settings) -> Limits:
+    """What an uploaded motion may cost."""
+    return Limits(max_bytes=settings.max_upload_bytes, max_duration_sec=settings.max_duration_sec, max_fps=settings.max_fps)

@@ -1,0 +1,338 @@
+"""The messages between a worker and the child of a job: typed values here, JSON files in the job folder.
+
+    request.json    the work: a `RolloutRequest`, `VerifyRequest` or `LockRequest` under its `kind`
+    sandbox.json    the `Sandbox` that the child runs in
+    result.json     how it ended: an `Ending`, with the report of the work
+
+The arrays, archives and reports that go with a message are files whose names are here. A worker and its children are of one
+release, so a message has no version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from types import UnionType
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints
+
+from amp_core.formats import Limits
+
+REQUEST, SANDBOX, RESULT = "request.json", "sandbox.json", "result.json"
+
+SOURCE = "source.bin"
+"""The uploaded bytes of a rollout job."""
+
+VERIFICATION = "verification.json"
+"""The whole report of the readiness tests."""
+
+VERSION_FOLDER = "version"
+"""The folder of a version's finished files."""
+
+TESTS_OFF = "turned off by the operator's setting AMPREF_LOCK_TESTS"
+"""The reason of a readiness test that did not run."""
+
+DISK_FULL = 73
+"""The exit status of a child that had no room to write even its result (`EX_CANTCREAT`)."""
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done (0 to 1) and a word on the step."""
+
+
+def export_name(number: int) -> str:
+    """The file with the arrays of a rollout job's score of that number."""
+    return f"export-{number}.npz"
+
+
+class Message:
+    """A frozen dataclass that travels as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Back from `to_dict`, nested messages and tuples included."""
+        return _decode(cls, value)  # type: ignore[no-any-return]
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """A JSON value as the annotation `kind` has it."""
+    if value is None:
+        return None
+    if isinstance(kind, UnionType):
+        kind = kind.__args__[0]
+    if is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        return kind(**{name: _decode(kinds[name], item) for name, item in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        return tuple(_decode(get_args(kind)[0], item) for item in value)
+    return value
+
+
+class Request(Protocol):
+    """Work for a child; `kind` names the handler."""
+
+    @property
+    def kind(self) -> str: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class SandboxLimits:
+    """What one child may use.
+
+    Args:
+      timeout_sec: wall clock from start to exit, interpreter start included.
+      memory_mb: MiB of private memory. On Linux files that are only mapped for reading do not count (`RLIMIT_DATA`);
+        elsewhere it is the address space (`RLIMIT_AS`), and systems that do not enforce that only have the clock.
+      cpu_sec: processor seconds, all threads together; `None` is twice the wall clock and a bit.
+      file_mb: MiB of the largest file that it may write.
+      open_files: descriptors.
+      nice: added to the niceness from the first instruction on, so that the API on the same machine stays quick.
+    """
+
+    timeout_sec: float = 120.0
+    memory_mb: int = 2048
+    cpu_sec: int | None = None
+    file_mb: int = 1024
+    open_files: int = 256
+    nice: int = 10
+
+
+@dataclass(frozen=True)
+class Sandbox(Message):
+    """What a child applies to itself before it works.
+
+    Args:
+      parent: the process without which it must not live.
+      progress_fd: the pipe for its progress, JSON lines `[fraction, text]`.
+    """
+
+    parent: int
+    progress_fd: int
+    limits: SandboxLimits
+
+
+@dataclass(frozen=True)
+class Ending(Message):
+    """How a child ended.
+
+    Args:
+      outcome: `memory` and `disk` are what it ran out of; `exception` may go well another time, `refused` will not.
+      result: the report of the work that succeeded.
+      error: `AmprefError.to_dict()` of a refusal.
+      reason: of an exception, one sentence for people.
+    """
+
+    outcome: Literal["succeeded", "refused", "memory", "disk", "exception"]
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RobotReference:
+    """A robot as the catalog names it.
+
+    Args:
+      name: of the robot.
+      digest: of its model; another model under that name is refused.
+      paths: the operator's robot files, where it may be found beside the bundled ones.
+    """
+
+    name: str
+    digest: str
+    paths: tuple[str, ...]
+
+
+# Rollouts -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RolloutRequest(Message):
+    """Score the clip in `SOURCE`.
+
+    Args:
+      recipe: as JSON has it.
+      threads: of the physics.
+      format, fps, quat_order: how the bytes are read, as `read_motion` takes them.
+      limits: of reading.
+    """
+
+    kind: ClassVar[str] = "rollout"
+
+    name: str
+    source_digest: str
+    robot: RobotReference
+    recipe: Mapping[str, Any]
+    threads: int
+    format: str
+    fps: float | None
+    quat_order: str | None
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class RolloutReport(Message):
+    """The scores of a clip; the arrays of score k are in `export_name(k)`.
+
+    Args:
+      scores: `Score.to_dict()` of each mode that was tried (one, but in mode `auto`), in order.
+      shown: which of them is the clip's.
+      triage: what mode `auto` found that the clip lacks; None in other modes.
+    """
+
+    scores: tuple[Mapping[str, Any], ...]
+    shown: int
+    triage: Mapping[str, Any] | None
+
+
+# Versions -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MemberSource:
+    """What a member's rollout was generated from.
+
+    Args:
+      path: the uploaded bytes.
+      format, fps, quat_order: how they are read.
+      recipe: as JSON has it.
+      attempt: of a planned rollout, which plan was kept; else 0.
+    """
+
+    path: str
+    format: str
+    fps: float | None
+    quat_order: str | None
+    recipe: Mapping[str, Any]
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Member(Message):
+    """A rollout of a version, as the catalog remembers it.
+
+    Args:
+      path: the export with its arrays.
+      ranges: the frames `(start, end, tier)` that it gives.
+      range_metrics: of each range the metrics that its sampling weight is made of.
+      physics: factors on friction, mass and damping; None for the robot's own.
+      source: None where no test needs it.
+    """
+
+    name: str
+    path: str
+    source_digest: str
+    arrays_digest: str
+    robot_digest: str
+    recipe_digest: str
+    feature_code_hash: str
+    mujoco_version: str
+    generator_version: str | None
+    gate_profile: str
+    mode: str
+    tier: int
+    metrics: Mapping[str, float | int | None]
+    ranges: tuple[tuple[int, int, int], ...] = ()
+    range_metrics: tuple[Mapping[str, float | int | None], ...] = ()
+    parent_digest: str | None = None
+    ancestor_digest: str | None = None
+    augmentation: str | None = None
+    physics: Mapping[str, float] | None = None
+    source: MemberSource | None = None
+
+
+@dataclass(frozen=True)
+class VerifyRequest(Message):
+    """Run the readiness tests on the members of a version to be.
+
+    Args:
+      members: in the order in which the version will have them.
+      only: the ids of the tests to run.
+      limits: of reading the members' sources.
+    """
+
+    kind: ClassVar[str] = "verify"
+
+    name: str
+    version: str
+    robot: RobotReference
+    members: tuple[Member, ...]
+    only: tuple[str, ...]
+    threads: int
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class TestFailure(Message):
+    """A readiness test that failed."""
+
+    __test__ = False  # Not a test case, whatever pytest makes of the name.
+
+    id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerifyReport(Message):
+    """The tests that failed; the whole report is in `VERIFICATION`."""
+
+    failed: tuple[TestFailure, ...]
+
+
+@dataclass(frozen=True)
+class LockRequest(Message):
+    """Write the files of a version.
+
+    Args:
+      members: in the order in which the version will have them.
+      select: the selection that gave the members, as the manifest quotes it.
+      verified: whether `VERIFICATION` holds what the readiness tests found; False where the operator turned all of them off.
+      waivers: `{test, reason}` of each failure that is waived.
+      report_name: the file for the tests' report with its checklist, in `VERSION_FOLDER`.
+    """
+
+    kind: ClassVar[str] = "lock"
+
+    name: str
+    version: str
+    robot: RobotReference
+    members: tuple[Member, ...]
+    select: Mapping[str, Any]
+    verified: bool
+    waivers: tuple[Mapping[str, str], ...]
+    report_name: str
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """A file in `VERSION_FOLDER`: name, bytes and `sha256:…`."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LockReport(Message):
+    """A version's files and what the catalog keeps of it.
+
+    Args:
+      files: the artifacts; `manifest` is the name of one of them.
+      verification: the tests' report, which is kept beside them.
+      readiness: the outcome of the checks and tests, and the checklist.
+      coverage: what the frames cover.
+    """
+
+    files: tuple[LockedFile, ...]
+    manifest: str
+    verification: LockedFile
+    dataset_hash: str
+    feature_code_hash: str
+    num_clips: int
+    num_frames: int
+    readiness: Mapping[str, Any]
+    coverage: Mapping[str, Any]

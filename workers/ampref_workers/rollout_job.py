@@ -1,0 +1,83 @@
+"""The worker's half of a rollout job: the clip's bytes to the child, its scores to the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from amp_core.recipe import Planner
+from ampref_service.catalog import clips, rollouts
+from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
+from ampref_workers.attempt import Attempt, child_limits, reading_limits
+from ampref_workers.protocol import SOURCE, RobotReference, RolloutReport, RolloutRequest, export_name
+from ampref_workers.sandbox import Outcome, Succeeded
+
+__all__ = ["new_rollout", "plan_effort", "run"]
+
+
+def run(attempt: Attempt) -> Outcome:
+    """Score a clip under the job's recipe, unless it has been."""
+    job = attempt.claim.job
+    assert job.clip_id is not None
+    assert job.recipe_digest is not None
+    with attempt.catalog.session() as session:
+        clip = clips.get(session, job.clip_id)
+        recipe = clips.get_recipe(session, job.recipe_digest).recipe
+        rollout = rollouts.answer(session, job.clip_id, job.recipe_digest)
+    if rollout is not None:
+        result = {"rollout_id": rollout.id, "tier": rollout.tier}
+        attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, result))
+        return Succeeded(result)
+    attempt.blobs.fetch(clip.blob_digest, attempt.folder / SOURCE)
+    settings = attempt.settings
+    request = RolloutRequest(
+        name=clip.name,
+        source_digest=clip.source_digest,
+        robot=RobotReference(clip.robot, clip.robot_digest, tuple(map(str, settings.robots))),
+        recipe=recipe,
+        threads=settings.job_threads,
+        format=clip.source_format,
+        fps=clip.read_options.get("fps"),
+        quat_order=clip.read_options.get("quat_order"),
+        limits=reading_limits(settings),
+    )
+    limits = child_limits(settings, settings.rollout_timeout(clip.duration_sec, plan_effort(recipe)))
+    outcome = attempt.run_child(request, limits)
+    if isinstance(outcome, Succeeded):
+        report = RolloutReport.from_dict(outcome.result)
+        attempt.heartbeat.report(1.0, "storing the arrays")
+        rows = []
+        for number, score in enumerate(report.scores):
+            path = attempt.folder / export_name(number)
+            rows.append(new_rollout(score, attempt.store(path), path.stat().st_size))
+        attempt.heartbeat.persist(
+            lambda: attempt.queue.complete_rollout(attempt.claim, *rows, shown=report.shown, triage=report.triage)
+        )
+    return outcome
+
+
+def plan_effort(recipe: Mapping[str, Any]) -> float:
+    """How many plans of the usual size a job under a recipe may make: `Planner.effort`, 0 for a recipe that plans nothing."""
+    return Planner.from_dict(recipe["planner"]).effort if recipe.get("planner") else 0.0
+
+
+def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) -> NewRollout:
+    """The catalog's row for a score, `Score.to_dict()`."""
+    provenance = score["provenance"]
+    recipe = provenance["recipe"]
+    return NewRollout(
+        mode=score["mode"],
+        tier=score["tier"],
+        tier_reason=score["tier_reason"],
+        gate_profile=provenance["gate_profile"],
+        metrics=score["quality_metrics"],
+        frames=score["simulated_frames"],
+        duration_sec=score["duration_sec"],
+        arrays_digest=arrays_digest,
+        arrays_size=arrays_size,
+        feature_code_hash=provenance["feature_code_hash"],
+        mujoco_version=provenance["mujoco_version"],
+        result=score,
+        segments=[Segment(s["start"], s["end"], s["tier"], s["score"]) for s in score["segments"]],
+        recipe=RecipeRow(provenance["recipe_digest"], recipe["mode"], recipe),
+    )
