@@ -29,6 +29,7 @@ from amp_core.quality import (
 )
 from amp_core.rollout import saturated_actuators
 from amp_core.rotations import pitch_roll_tilt, world_to_heading, yaw, z_axis
+from amp_core.runs import find_runs
 from amp_core.tiers import Classification, Gate, Tier
 
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ class _Case:
         shortest = max(2, round(0.1 / (every * self.dt)))
         latest: tuple[int, str] | None = None
         for i, foot in enumerate(self.robot.feet):
-            for start, stop in _runs(~meant[:, i]):
+            for start, stop in find_runs(~meant[:, i]):
                 lifted = start * every
                 if start > 0 and stop - start >= shortest and frame - _LIFTED_BEFORE_SEC / self.dt <= lifted <= frame:
                     latest = max(latest or (lifted, foot.name), (lifted, foot.name))
@@ -483,7 +484,7 @@ class _Case:
         series = self.series
         light = series.load < UNLOADED_BELOW
         air = ~series.feet.any(axis=1)
-        start, stop = max(_runs(light), key=lambda run: run[1] - run[0], default=(0, 0))
+        start, stop = max(find_runs(light), key=lambda run: run[1] - run[0], default=(0, 0))
         message = f"the feet carry less than {UNLOADED_BELOW} of the weight in {light.mean():.0%} of the frames"
         message += f" ({series.load.mean():.2f} on average)"
         if stop > start:
@@ -648,7 +649,7 @@ class _Case:
                 ("feet_above_ground", still[:, i] & (heights[:, i] == lowest) & (heights[:, i] > _OFF_GROUND_M)),
                 ("feet_below_ground", heights[:, i] < -_OFF_GROUND_M),
             ):
-                runs = [run for run in _runs(off) if run[1] - run[0] >= shortest]
+                runs = [run for run in find_runs(off) if run[1] - run[0] >= shortest]
                 if not runs:
                     continue
                 start, stop = max(runs, key=lambda run: float(np.abs(heights[run[0] : run[1], i]).mean()))
@@ -864,12 +865,6 @@ class _Places:
             reach = np.maximum(reach, np.where(feet[:, i, None], own, -np.inf))
         beyond: Array = (points[:, :1] * axes[0] + points[:, 1:] * axes[1] - reach).max(axis=1)
         return beyond
-
-
-def _runs(values: Bools) -> list[tuple[int, int]]:
-    """(start, stop) of the runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], values, [False]]).astype(np.int8)))
-    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
 def _span(values: Bools) -> tuple[int, int] | None:

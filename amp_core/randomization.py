@@ -1,10 +1,10 @@
 """Domain randomization: the same clips in several physics, side by side.
 
-A **bucket** is a `PhysicsScale`: factors on the robot's friction, mass and damping. Reference data of a bucket were generated
-in it, with controls planned anew where the mode plans: what a policy that meets these physics can be asked to look like (the
-seed's Approach B). `compare` scores clips in every bucket and says what share of each is Tier 0 there, and what share of what
-is Tier 0 in the robot's own physics stays so. With `replay` it also drives the other buckets with the controls that were made
-for the canonical one, which shows how far a plan carries where nobody planned again.
+A **bucket** is a `PhysicsScale`: factors on the robot's friction, mass and damping. The **canonical** bucket is the robot's own
+physics. Reference data of a bucket were generated in it, with controls planned in it where the mode plans: what a policy that
+meets these physics can be asked to look like (the seed's Approach B). `compare` scores clips in every bucket and reports the
+share of each that is Tier 0 there, and the share of the canonical Tier 0 frames that stay so. With `replay` it also simulates
+the canonical rollouts' controls in the other buckets, which shows how far a plan carries without planning again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from amp_core.motion import condition
 from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.rollout import generate
+from amp_core.runs import find_runs
 from amp_core.score import judge, score
 from amp_core.tiers import Tier
 
@@ -31,20 +32,22 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_FACTORS", "BucketSum", "ClipBuckets", "Comparison", "Outcome", "buckets", "compare"]
 
+Bools = npt.NDArray[np.bool_]
+
 DEFAULT_FACTORS: dict[str, tuple[float, ...]] = {
     "friction": (0.7, 1.0, 1.3),
     "mass": (0.9, 1.0, 1.1),
     "damping": (0.7, 1.0, 1.3),
 }
-"""The factors that are compared where nobody names any."""
+"""The factors that are compared by default."""
 
-_REPLAYED_SHARE = 0.02  # of the bar: replaying takes next to nothing beside planning
+_REPLAYED_SHARE = 0.02  # of the progress: replaying takes next to nothing beside planning
 
 
 def buckets(
     friction: Iterable[float] = (), mass: Iterable[float] = (), damping: Iterable[float] = (), *, grid: bool = False
 ) -> tuple[PhysicsScale, ...]:
-    """The buckets that some factors span, the canonical one always among them and first.
+    """The buckets that some factors span; the canonical one is always among them and first.
 
     Args:
       friction, mass, damping: the factors of each; none for one that is not to vary. Without any, `DEFAULT_FACTORS`.
@@ -53,14 +56,18 @@ def buckets(
     Raises:
       RecipeRefused: a factor that is out of range.
     """
-    given = {"friction": tuple(friction), "mass": tuple(mass), "damping": tuple(damping)}
-    if not any(given.values()):
-        given = dict(DEFAULT_FACTORS)
+    factors = {"friction": tuple(friction), "mass": tuple(mass), "damping": tuple(damping)}
+    if not any(factors.values()):
+        factors = DEFAULT_FACTORS
     if grid:
-        values = [dict.fromkeys((1.0, *factors)) for factors in given.values()]
-        scales = [PhysicsScale(*factors) for factors in itertools.product(*values)]
+        scales = [PhysicsScale(*row) for row in itertools.product(*((1.0, *values) for values in factors.values()))]
     else:
-        scales = [PhysicsScale(**{name: factor}) for name, factors in given.items() for factor in factors]
+        scales = [PhysicsScale(**{name: value}) for name, values in factors.items() for value in values]
+    return _sort_scales(scales)
+
+
+def _sort_scales(scales: Iterable[PhysicsScale]) -> tuple[PhysicsScale, ...]:
+    """Each once, the canonical one added and first."""
     return tuple(sorted({PhysicsScale(), *scales}, key=lambda scale: scale.order))
 
 
@@ -69,13 +76,15 @@ class Outcome:
     """A clip in a bucket.
 
     Args:
-      mode: the mode that the rollout is in; what `auto` came to.
+      mode: of the rollout; for `auto` the mode that it chose.
       tier, tier_reason: of the whole clip.
       ranges: half-open frame ranges that are Tier 0: the whole clip, or its windows that pass on their own.
       frames: of the clip.
-      stays: of the frames that are Tier 0 in the robot's own physics, the share that is Tier 0 here; None where there are none.
+      dt: s per frame.
+      stays: of the frames that are Tier 0 in the canonical bucket, the share that is Tier 0 in this one; None where there are
+        none.
       quality_metrics: of the whole clip.
-      recipe_digest: of the recipe that `mode` was simulated with.
+      recipe_digest: of the recipe that was simulated, in the physics of this bucket.
     """
 
     mode: str
@@ -88,9 +97,32 @@ class Outcome:
     quality_metrics: dict[str, float | int | None]
     recipe_digest: str
 
+    @classmethod
+    def of(cls, verdict: Score | Judgement, frames: int, recipe: Recipe, dt: float, canonical: Bools) -> Outcome:
+        """The outcome of a verdict.
+
+        Args:
+          frames: of the clip.
+          recipe: of the rollout, in the physics of the bucket.
+          dt: s per frame.
+          canonical: (frames,) the frames that are Tier 0 in the canonical bucket.
+        """
+        tier_0 = _tier_0_frames(verdict, frames)
+        return cls(
+            mode=recipe.mode,
+            tier=verdict.classification.tier,
+            tier_reason=verdict.classification.tier_reason,
+            ranges=tuple(find_runs(tier_0)),
+            frames=frames,
+            dt=dt,
+            stays=float((tier_0 & canonical).sum() / canonical.sum()) if canonical.any() else None,
+            quality_metrics=dict(verdict.quality_metrics),
+            recipe_digest=recipe.digest,
+        )
+
     @property
     def tier_0_frames(self) -> int:
-        """How many frames are Tier 0."""
+        """The number of frames that are Tier 0."""
         return sum(end - start for start, end in self.ranges)
 
     @property
@@ -100,7 +132,7 @@ class Outcome:
 
     @property
     def share(self) -> float:
-        """Of the clip's frames, those that are Tier 0."""
+        """The Tier 0 frames over the clip's frames."""
         return self.tier_0_frames / self.frames
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,8 +156,8 @@ class ClipBuckets:
     """A clip in every bucket.
 
     Args:
-      outcomes: one a bucket, in the comparison's order: generated in that bucket.
-      replayed: one a bucket: the canonical rollout's controls in that bucket; empty unless it was asked for.
+      outcomes: one a bucket, in the comparison's order, generated in that bucket.
+      replayed: one a bucket, of the canonical rollout's controls in that bucket; empty without `replay`.
     """
 
     name: str
@@ -135,8 +167,8 @@ class ClipBuckets:
     outcomes: tuple[Outcome, ...]
     replayed: tuple[Outcome, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the buckets' names are the comparison's."""
+    def to_dict(self, scales: Sequence[PhysicsScale]) -> dict[str, Any]:
+        """JSON-ready; `scales` are the comparison's buckets."""
         replayed: Sequence[Outcome | None] = self.replayed or [None] * len(self.outcomes)
         return {
             "name": self.name,
@@ -144,8 +176,8 @@ class ClipBuckets:
             "frames": self.frames,
             "duration_sec": self.duration_sec,
             "buckets": [
-                outcome.to_dict() | {"replay": None if again is None else again.to_dict()}
-                for outcome, again in zip(self.outcomes, replayed, strict=True)
+                {"name": scale.name, **outcome.to_dict(), "replay": None if replay is None else replay.to_dict()}
+                for scale, outcome, replay in zip(scales, self.outcomes, replayed, strict=True)
             ],
         }
 
@@ -155,15 +187,30 @@ class BucketSum:
     """All clips in one bucket.
 
     Args:
-      clips_by_tier: 0, 1 and -1, how many clips each.
-      share: of all clips' frames, those that are Tier 0.
-      stays: of the frames that are Tier 0 in the robot's own physics, those that are Tier 0 here; None where there are none.
+      clips_by_tier: the number of clips of each tier.
+      tier_0_sec: s, over all clips.
+      share: the Tier 0 frames over all clips' frames.
+      stays: of the frames that are Tier 0 in the canonical bucket, the share that is Tier 0 in this one; None where there are
+        none.
     """
 
     clips_by_tier: dict[Tier, int]
     tier_0_sec: float
     share: float
     stays: float | None
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], canonical: Sequence[Outcome]) -> BucketSum:
+        """The sum of one bucket's outcomes; `canonical` are those of the same clips in the canonical bucket."""
+        pairs = list(zip(outcomes, canonical, strict=True))
+        canonical_frames = sum(outcome.tier_0_frames for outcome in canonical)
+        staying = sum(round((outcome.stays or 0.0) * first.tier_0_frames) for outcome, first in pairs)
+        return cls(
+            clips_by_tier={tier: sum(outcome.tier == tier for outcome in outcomes) for tier in Tier},
+            tier_0_sec=sum(outcome.tier_0_sec for outcome in outcomes),
+            share=sum(outcome.tier_0_frames for outcome in outcomes) / max(1, sum(outcome.frames for outcome in outcomes)),
+            stays=staying / canonical_frames if canonical_frames else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -187,16 +234,14 @@ class Comparison:
     clips: tuple[ClipBuckets, ...]
 
     def sums(self, *, replayed: bool = False) -> tuple[BucketSum, ...]:
-        """Over the clips, one a bucket; `replayed` sums up what became of the canonical controls."""
+        """The sums over the clips, one a bucket; of the replayed canonical controls with `replayed`."""
         rows = [clip.replayed if replayed else clip.outcomes for clip in self.clips]
-        return tuple(
-            _sum([row[i] for row in rows], [clip.outcomes[0] for clip in self.clips]) for i in range(len(self.buckets))
-        )
+        canonical = [clip.outcomes[0] for clip in self.clips]
+        return tuple(BucketSum.of([row[i] for row in rows], canonical) for i in range(len(self.buckets)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: settings, a sum a bucket, and every clip with its buckets in the same order."""
-        sums = self.sums()
-        replayed: Sequence[BucketSum | None] = [None] * len(sums)
+        replayed: Sequence[BucketSum | None] = [None] * len(self.buckets)
         if self.clips and self.clips[0].replayed:
             replayed = self.sums(replayed=True)
         return {
@@ -209,16 +254,12 @@ class Comparison:
                     "physics": asdict(scale),
                     "recipe_digest": replace(self.recipe, physics=scale).digest,
                     **total.to_dict(),
-                    "replay": None if again is None else again.to_dict(),
+                    "replay": None if replay is None else replay.to_dict(),
                 }
-                for scale, total, again in zip(self.buckets, sums, replayed, strict=True)
+                for scale, total, replay in zip(self.buckets, self.sums(), replayed, strict=True)
             ],
-            "clips": [_named(clip.to_dict(), self.buckets) for clip in self.clips],
+            "clips": [clip.to_dict(self.buckets) for clip in self.clips],
         }
-
-
-def _named(clip: dict[str, Any], scales: Sequence[PhysicsScale]) -> dict[str, Any]:
-    return clip | {"buckets": [{"name": one.name, **found} for one, found in zip(scales, clip["buckets"], strict=True)]}
 
 
 def compare(
@@ -231,114 +272,77 @@ def compare(
     nthread: int = 1,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Score motions in every bucket, all of them in each at a time.
+    """Score motions in every bucket, all motions of a bucket in one batch.
 
     Args:
-      recipe: its physics is left aside.
+      recipe: its physics is ignored.
       scales: the buckets; the canonical one is added where it is missing, and comes first.
-      replay: simulate the canonical rollouts' controls in every bucket, too. In mode `rollout` that is the same again, because
-        its controls are the clip's joint angles in every bucket.
+      replay: also simulate the canonical rollouts' controls in every bucket. In mode `rollout` that gives the same outcomes,
+        because its controls are the clip's joint angles in every bucket.
       nthread, progress: as for `score`.
 
     Raises:
       MotionRefused, RecipeRefused: as `score`.
     """
-    ordered = tuple(sorted({PhysicsScale(), *scales}, key=lambda scale: scale.order))
-    whole = 1.0 - _REPLAYED_SHARE if replay else 1.0
-    own: list[Score] = []
-    before: list[npt.NDArray[np.bool_]] = []
+    ordered = _sort_scales(scales)
+    share = (1.0 - _REPLAYED_SHARE if replay else 1.0) / len(ordered)
+    canonical: list[Score] = []
+    canonical_frames: list[Bools] = []
     outcomes: list[list[Outcome]] = []
     for i, scale in enumerate(ordered):
-        part = scale_progress(progress, whole * i / len(ordered), whole * (i + 1) / len(ordered), f"{scale.name}: ")
+        part = scale_progress(progress, share * i, share * (i + 1), f"{scale.name}: ")
         scores = score(motions, robot, replace(recipe, physics=scale), nthread=nthread, progress=part)
         if i == 0:
-            own, before = scores, [_tier_0(one, one.frames) for one in scores]
-        # Of the other buckets only the figures are kept: their arrays would be as many times the memory.
-        outcomes.append([_outcome(one, one, held) for one, held in zip(scores, before, strict=True)])
-    again: list[list[Outcome]] = []
+            canonical, canonical_frames = scores, [_tier_0_frames(clip, clip.frames) for clip in scores]
+        # Of the other buckets only the metrics are kept: their arrays would be as many times the memory.
+        outcomes.append(
+            [
+                Outcome.of(clip, clip.frames, clip.rollout.recipe, clip.rollout.dt, frames)
+                for clip, frames in zip(scores, canonical_frames, strict=True)
+            ]
+        )
+    replayed: list[list[Outcome]] = []
     if replay:
-        for scale, judged in zip(ordered, _replay(motions, robot, own, ordered, nthread), strict=True):
-            again.append([_outcome(*found, scale) for found in zip(judged, own, before, strict=True)])
+        # All buckets in one batch, a clip after the other within each.
+        clips = [condition(motion, robot) for motion in motions]
+        rollouts = generate(
+            robot,
+            clips * len(ordered),
+            [replace(clip.rollout.recipe, physics=scale) for scale in ordered for clip in canonical],
+            nthread=nthread,
+            plans=[clip.rollout.plan for clip in canonical] * len(ordered),
+        )
+        replayed = [
+            [
+                Outcome.of(judge(rollout, robot), clip.frames, rollout.recipe, clip.rollout.dt, frames)
+                for rollout, clip, frames in zip(rollouts[i : i + len(clips)], canonical, canonical_frames, strict=True)
+            ]
+            for i in range(0, len(rollouts), len(clips))
+        ]
         if progress is not None:
             progress(1.0, "replayed")
-    clips = tuple(
-        ClipBuckets(
-            name=one.name,
-            source_digest=one.source_digest,
-            frames=one.frames,
-            duration_sec=one.duration_sec,
-            outcomes=tuple(row[i] for row in outcomes),
-            replayed=tuple(row[i] for row in again),
-        )
-        for i, one in enumerate(own)
-    )
-    return Comparison(robot.name, robot.digest, replace(recipe, physics=PhysicsScale()), ordered, clips)
-
-
-def _replay(
-    motions: Sequence[Motion], robot: Robot, own: Sequence[Score], scales: Sequence[PhysicsScale], nthread: int
-) -> list[list[Judgement]]:
-    """Of each bucket, each clip's rollout with the controls of its canonical one; all of them in one batch."""
-    conditioned = [condition(motion, robot) for motion in motions]
-    rollouts = generate(
-        robot,
-        conditioned * len(scales),
-        [replace(one.rollout.recipe, physics=scale) for scale in scales for one in own],
-        nthread=nthread,
-        plans=[one.rollout.plan for one in own] * len(scales),
-    )
-    judged = [judge(rollout, robot) for rollout in rollouts]
-    return [judged[i : i + len(own)] for i in range(0, len(judged), len(own))]
-
-
-def _outcome(judged: Score | Judgement, of: Score, before: npt.NDArray[np.bool_], scale: PhysicsScale | None = None) -> Outcome:
-    """A verdict as an outcome.
-
-    Args:
-      of: the score whose recipe it was simulated with, in the physics of `scale` where that is given.
-      before: (N,) bool, the frames that are Tier 0 in the robot's own physics.
-    """
-    recipe = of.rollout.recipe if scale is None else replace(of.rollout.recipe, physics=scale)
-    here = _tier_0(judged, of.frames)
-    classification = judged.classification
-    return Outcome(
-        mode=recipe.mode,
-        tier=classification.tier,
-        tier_reason=classification.tier_reason,
-        ranges=_ranges(here),
-        frames=of.frames,
-        dt=of.rollout.dt,
-        stays=float((here & before).sum() / before.sum()) if before.any() else None,
-        quality_metrics=dict(judged.quality_metrics),
-        recipe_digest=recipe.digest,
+    return Comparison(
+        robot=robot.name,
+        robot_digest=robot.digest,
+        recipe=replace(recipe, physics=PhysicsScale()),
+        buckets=ordered,
+        clips=tuple(
+            ClipBuckets(
+                name=clip.name,
+                source_digest=clip.source_digest,
+                frames=clip.frames,
+                duration_sec=clip.duration_sec,
+                outcomes=tuple(row[i] for row in outcomes),
+                replayed=tuple(row[i] for row in replayed),
+            )
+            for i, clip in enumerate(canonical)
+        ),
     )
 
 
-def _tier_0(judged: Score | Judgement, frames: int) -> npt.NDArray[np.bool_]:
-    """(frames,) which frames are Tier 0: all of a clip that is, else those in windows that pass on their own."""
-    found = np.zeros(frames, dtype=bool)
-    if judged.classification.tier == Tier.TIER_0:
-        found[:] = True
-    else:
-        for segment in judged.segments:
-            found[segment.start : segment.stop] |= segment.tier == Tier.TIER_0
-    return found
-
-
-def _ranges(held: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
-    """The runs of what is held, half-open."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], held, [False])).astype(np.int8)))
-    return tuple((int(start), int(end)) for start, end in edges.reshape(-1, 2))
-
-
-def _sum(outcomes: Sequence[Outcome], own: Sequence[Outcome]) -> BucketSum:
-    """Of one bucket's outcomes; `own` are the same clips' in the robot's own physics."""
-    tiers = {tier: sum(one.tier == tier for one in outcomes) for tier in Tier}
-    held, before = sum(one.tier_0_frames for one in outcomes), sum(one.tier_0_frames for one in own)
-    kept = sum(round((one.stays or 0.0) * first.tier_0_frames) for one, first in zip(outcomes, own, strict=True))
-    return BucketSum(
-        clips_by_tier=tiers,
-        tier_0_sec=sum(one.tier_0_sec for one in outcomes),
-        share=held / max(1, sum(one.frames for one in outcomes)),
-        stays=kept / before if before else None,
-    )
+def _tier_0_frames(verdict: Score | Judgement, frames: int) -> Bools:
+    """(frames,) the frames that are Tier 0: all of a clip that is, else those in windows that pass on their own."""
+    mask = np.full(frames, verdict.classification.tier == Tier.TIER_0)
+    for segment in verdict.segments:
+        mask[segment.start : segment.stop] |= segment.tier == Tier.TIER_0
+    return mask

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.quality import UNLOADED_BELOW, FrameSeries, measure, percentile
+from amp_core.runs import find_runs
 from amp_core.tiers import MODE_GATE, GateProfile, GateSpec, classify
 
 Array = npt.NDArray[np.float64]
@@ -85,7 +86,7 @@ def find_segments(series: FrameSeries, profile: GateProfile, mode: str, dt: floa
         return []
     found: list[Segment] = []
     # Ranges without a single frame that rules a window out; a window lies in one of them.
-    pending = [(start, stop, stop - start) for start, stop in _runs(judge.usable) if stop - start >= shortest]
+    pending = [(start, stop, stop - start) for start, stop in find_runs(judge.usable) if stop - start >= shortest]
     while pending:
         start, stop, longest = pending.pop()
         best = _longest(judge, start, stop, shortest, min(longest, stop - start))
@@ -168,12 +169,6 @@ class _Judge:
         if verdict.tier != 0:
             return None
         return Segment(start, stop, verdict.tier, verdict.score, metrics)
-
-
-def _runs(mask: Bools) -> list[tuple[int, int]]:
-    """(start, stop) of the runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _falling(series: FrameSeries, margin: int) -> Bools:

@@ -124,13 +124,13 @@ def test_shares_and_what_stays(robot: Robot, motions: dict[str, Motion]) -> None
 
 def test_what_is_tier_0_elsewhere_does_not_stay(robot: Robot, motions: dict[str, Motion]) -> None:
     """A clip may gain frames in a bucket that it did not have before: those count for its share alone."""
-    from amp_core.randomization import Outcome, _sum
+    from amp_core.randomization import BucketSum, Outcome
 
     def outcome(ranges: tuple[tuple[int, int], ...], stays: float | None) -> Outcome:
         return Outcome("rollout", -1, "", ranges, 100, 0.02, stays, {}, "sha256:0")
 
     own, there = outcome(((0, 40),), 1.0), outcome(((20, 90),), 0.5)
-    total = _sum([there], [own])
+    total = BucketSum.of([there], [own])
     assert (there.share, total.share, total.stays) == (0.7, 0.7, 0.5)
     assert total.tier_0_sec == pytest.approx(1.4)
 
