@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-_FOUND = 1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND)
+_COUNT = 1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND)
 _FORCE = 1 << int(mujoco.mjtConDataField.mjCONDATA_FORCE)
 _REDUCE_NONE = 0
 _REDUCE_NETFORCE = 3
-_PREFIX = "ampref."
+_GROUND_SENSOR = "ampref.ground"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,11 @@ class ContactProbe:
 
     Args:
       model: the instrumented `MjModel`; same `qpos`, `qvel`, `ctrl` and dynamics as the robot's.
-      force_columns: (G,) columns of `sensordata` with the vertical force on each channel geom; a sensor has the count of its
-        contacts first, then their net force.
+      force_columns: (G,) columns of `sensordata` with the vertical force on each channel geom.
       channel_of: (G,) the channel of each of those geoms.
       channels: C.
       ground_column: the column with the number of all contacts with the ground.
-      foot_columns: the columns that count those of them that are on the body of a foot, each contact once.
+      foot_columns: the columns with the numbers of those contacts that are on the body of a foot; each contact counts once.
     """
 
     model: Any
@@ -68,8 +67,8 @@ class ContactProbe:
 
     def nonfoot(self, sensordata: Array) -> npt.NDArray[np.bool_]:
         """(…,) whether anything but a foot's body is in contact with the ground."""
-        others: npt.NDArray[np.bool_] = sensordata[..., self.ground_column] > sensordata[..., self.foot_columns].sum(axis=-1)
-        return others
+        foot_contacts = sensordata[..., self.foot_columns].sum(axis=-1)
+        return np.asarray(sensordata[..., self.ground_column] > foot_contacts)
 
 
 _PROBES: weakref.WeakKeyDictionary[Robot, dict[PhysicsScale, ContactProbe]] = weakref.WeakKeyDictionary()
@@ -83,16 +82,82 @@ def instrument(robot: Robot, scale: PhysicsScale) -> ContactProbe:
     """
     probes = _PROBES.setdefault(robot, {})
     if scale not in probes:
-        probes[scale] = _instrument(robot, robot.scaled_model(scale))
+        probes[scale] = _build_probe(robot, robot.scaled_model(scale))
     return probes[scale]
 
 
-def with_sensors(robot: Robot, source: Any, add: Callable[[Any, Mapping[int, str], Mapping[int, str]], None]) -> Any:
+def _build_probe(robot: Robot, source: Any) -> ContactProbe:
+    """The probe of `source`, the robot's model at some physics scale."""
+    force_sensors = {geom: f"ampref.force.{geom}" for geoms in robot.channel_geoms for geom in geoms}
+    # The sensors whose counts add up to the contacts of the feet.
+    foot_sensors: list[str] = []
+
+    def add_sensors(spec: Any, geoms: Mapping[int, str], bodies: Mapping[int, str]) -> None:
+        ground = geoms[robot.ground_geom]
+        for geom, name in force_sensors.items():
+            add_force_sensor(spec, name, ground, geoms[geom], count=True)
+        _add_contact_sensor(spec, _GROUND_SENSOR, ground, data=_COUNT, reduce=_REDUCE_NONE)
+        for foot in robot.feet:
+            if _only_channels_collide(source, foot):
+                # The channels' own sensors count its contacts already, and every sensor costs time in every substep.
+                foot_sensors.extend(force_sensors[geom] for geom in foot.geoms)
+            else:
+                foot_sensors.append(f"ampref.foot.{foot.body}")
+                partner = (mujoco.mjtObj.mjOBJ_BODY, bodies[foot.body])
+                _add_contact_sensor(spec, foot_sensors[-1], ground, partner, data=_COUNT, reduce=_REDUCE_NONE)
+
+    model = replace_sensors(robot, source, add_sensors)
+    # A force sensor has the count of its contacts first, then the three components of their net force.
+    return ContactProbe(
+        model=model,
+        force_columns=np.array([int(model.sensor(name).adr[0]) + 3 for name in force_sensors.values()]),
+        channel_of=np.array([channel for channel, geoms in enumerate(robot.channel_geoms) for _ in geoms]),
+        channels=len(robot.channels),
+        ground_column=int(model.sensor(_GROUND_SENSOR).adr[0]),
+        foot_columns=np.array([int(model.sensor(name).adr[0]) for name in foot_sensors], dtype=np.int64),
+    )
+
+
+def _only_channels_collide(model: Any, foot: Foot) -> bool:
+    """Whether nothing on the foot's body but its channel geoms can touch anything."""
+    first = int(model.body_geomadr[foot.body])
+    rest = set(range(first, first + int(model.body_geomnum[foot.body]))) - set(foot.geoms)
+    paired = {int(geom) for geom in (*model.pair_geom1, *model.pair_geom2)}
+    return not any(model.geom_contype[geom] or model.geom_conaffinity[geom] or geom in paired for geom in rest)
+
+
+def add_force_sensor(spec: Any, name: str, ground: str, geom: str, *, count: bool = False) -> None:
+    """Adds a sensor of the net force [N] of the ground on a geom: three numbers in world axes.
+
+    The ground is a horizontal plane, so the third is the normal force.
+
+    Args:
+      spec: the `MjSpec`.
+      ground, geom: names of geoms.
+      count: the number of contacts precedes the force.
+    """
+    data = _COUNT | _FORCE if count else _FORCE
+    _add_contact_sensor(spec, name, ground, (mujoco.mjtObj.mjOBJ_GEOM, geom), data=data, reduce=_REDUCE_NETFORCE)
+
+
+def _add_contact_sensor(
+    spec: Any, name: str, ground: str, partner: tuple[Any, str] | None = None, *, data: int, reduce: int
+) -> None:
+    """Adds a sensor of the ground's contacts with `partner`, an object's type and name, or with anything."""
+    geom = mujoco.mjtObj.mjOBJ_GEOM
+    sensor = spec.add_sensor(name=name, type=mujoco.mjtSensor.mjSENS_CONTACT, objtype=geom, objname=ground)
+    if partner is not None:
+        sensor.reftype, sensor.refname = partner
+    # (which data, how several contacts become one record, how many records)
+    sensor.intprm[:3] = [data, reduce, 1]
+
+
+def replace_sensors(robot: Robot, source: Any, add_sensors: Callable[[Any, Mapping[int, str], Mapping[int, str]], None]) -> Any:
     """A compiled copy of `source`, the robot's model at some physics scale, with other sensors than its own.
 
     Args:
-      add: called with the `MjSpec` to add sensors to, and with the names of the ground's and the channels' geoms and those of
-        the feet's bodies and the root's, by id; an element that had no name has one by then.
+      add_sensors: called with the `MjSpec` to add sensors to, and with the names of the ground's and the channels' geoms and
+        those of the feet's bodies and the root's, by id; unnamed elements have been named by then.
 
     Raises:
       PhysicsFailed: the model file is not what it was when the robot was loaded.
@@ -105,90 +170,27 @@ def with_sensors(robot: Robot, source: Any, add: Callable[[Any, Mapping[int, str
     geoms = {geom: str(source.geom(geom).name) for geom in (robot.ground_geom, *(g for foot in robot.feet for g in foot.geoms))}
     bodies = {body: str(source.body(body).name) for body in (robot.root_body, *(foot.body for foot in robot.feet))}
     if not all((*geoms.values(), *bodies.values())):
-        # Sensors refer to names: what has none is given one, once compiling has numbered the elements.
+        # Sensors refer to names. The elements have their numbers once the spec is compiled.
         spec.compile()
-        _name(spec.geoms, geoms, "geom")
-        _name(spec.bodies, bodies, "body")
-    add(spec, geoms, bodies)
+        for kind, elements, names in (("geom", spec.geoms, geoms), ("body", spec.bodies, bodies)):
+            for element in list(elements):
+                if names.get(int(element.id)) == "":
+                    element.name = names[int(element.id)] = f"ampref.{kind}.{element.id}"
+    add_sensors(spec, geoms, bodies)
     model = spec.compile()
     _copy_physics(robot, source, model)
     model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
     return model
 
 
-def _instrument(robot: Robot, source: Any) -> ContactProbe:
-    channel_of: list[int] = []
-    counts: list[str] = []
-
-    def add(spec: Any, geoms: Mapping[int, str], bodies: Mapping[int, str]) -> None:
-        ground = geoms[robot.ground_geom]
-        geom, body = mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtObj.mjOBJ_BODY
-        for channel, members in enumerate(robot.channel_geoms):
-            for member in members:
-                # The net force of the first on the second, in world axes; the ground is a horizontal plane, so z is the normal.
-                both = _FOUND | _FORCE
-                _contact_sensor(spec, f"force.{member}", (geom, ground), (geom, geoms[member]), both, _REDUCE_NETFORCE)
-                channel_of.append(channel)
-        _contact_sensor(spec, "ground", (geom, ground), None, _FOUND, _REDUCE_NONE)
-        for foot in robot.feet:
-            if _channels_are_all(source, foot):
-                # The channels' own sensors count its contacts already, and every sensor costs time in every substep.
-                counts.extend(f"force.{member}" for member in foot.geoms)
-                continue
-            _contact_sensor(spec, f"foot.{foot.body}", (geom, ground), (body, bodies[foot.body]), _FOUND, _REDUCE_NONE)
-            counts.append(f"foot.{foot.body}")
-
-    model = with_sensors(robot, source, add)
-    return ContactProbe(
-        model=model,
-        force_columns=np.array([_column(model, f"force.{g}") + 3 for members in robot.channel_geoms for g in members]),
-        channel_of=np.array(channel_of),
-        channels=len(robot.channels),
-        ground_column=_column(model, "ground"),
-        foot_columns=np.array([_column(model, name) for name in counts], dtype=np.int64),
-    )
-
-
-def _channels_are_all(model: Any, foot: Foot) -> bool:
-    """Whether nothing on the foot's body can touch anything, but its channel geoms."""
-    first = int(model.body_geomadr[foot.body])
-    others = set(range(first, first + int(model.body_geomnum[foot.body]))) - set(foot.geoms)
-    paired = {int(geom) for geom in (*model.pair_geom1, *model.pair_geom2)}
-    return not any(model.geom_contype[g] or model.geom_conaffinity[g] or g in paired for g in others)
-
-
-def _name(elements: Any, names: dict[int, str], kind: str) -> None:
-    """Give a name to the elements in `names` that have none, in the spec and in `names`."""
-    for element in list(elements):
-        number = int(element.id)
-        if number in names and not names[number]:
-            element.name = names[number] = f"{_PREFIX}{kind}.{number}"
-
-
-def _contact_sensor(
-    spec: Any, name: str, first: tuple[Any, str], second: tuple[Any, str] | None, data: int, reduce: int
-) -> None:
-    sensor = spec.add_sensor(name=_PREFIX + name, type=mujoco.mjtSensor.mjSENS_CONTACT, objtype=first[0], objname=first[1])
-    if second is not None:
-        sensor.reftype, sensor.refname = second
-    # (which data, how several contacts become one record, how many records)
-    sensor.intprm[:3] = [data, reduce, 1]
-
-
-def force_sensor(spec: Any, name: str, ground: str, geom: str) -> None:
-    """Add a sensor of three numbers: the net force [N] of the ground on a geom, in world axes."""
-    kind = mujoco.mjtObj.mjOBJ_GEOM
-    sensor = spec.add_sensor(name=name, type=mujoco.mjtSensor.mjSENS_CONTACT, objtype=kind, objname=ground)
-    sensor.reftype, sensor.refname = kind, geom
-    sensor.intprm[:3] = [_FORCE, _REDUCE_NETFORCE, 1]
-
-
-def _column(model: Any, name: str) -> int:
-    return int(model.sensor(_PREFIX + name).adr[0])
-
-
 def _copy_physics(robot: Robot, source: Any, model: Any) -> None:
-    """Give `model` every physical field of `source`, which is the same model at some physics scale."""
+    """Copies every physical field of `source`, which is the same model at some physics scale, into `model`."""
+    changed = PhysicsFailed(
+        "the model file has changed since the robot was loaded",
+        file=str(robot.model_path),
+        expected="the model that its digest names",
+        remedy="Load the robot again",
+    )
     for field in sorted(MODEL_FIELDS):
         if field.startswith(("sensor_", "name_", "names_")):
             continue
@@ -202,16 +204,7 @@ def _copy_physics(robot: Robot, source: Any, model: Any) -> None:
             continue
         value, target = getattr(source, field), getattr(model, field)
         if np.shape(value) != np.shape(target):
-            raise _changed(robot)
+            raise changed
         target[...] = value
     if (model.nq, model.nv, model.nu, model.na) != (source.nq, source.nv, source.nu, source.na):
-        raise _changed(robot)
-
-
-def _changed(robot: Robot) -> PhysicsFailed:
-    return PhysicsFailed(
-        "the model file has changed since the robot was loaded",
-        file=str(robot.model_path),
-        expected="the model that its digest names",
-        remedy="Load the robot again",
-    )
+        raise changed

@@ -64,9 +64,9 @@ def planning_model(robot: Robot, physics: PhysicsScale, settings: Planner) -> Pl
         of, body = mujoco.mjtSensor.mjSENS_SUBTREELINVEL, mujoco.mjtObj.mjOBJ_BODY
         spec.add_sensor(name=_COM_SENSOR, type=of, objtype=body, objname=bodies[robot.root_body])
         for foot in robot.feet:
-            contacts.force_sensor(spec, f"{_LOAD_SENSOR}{foot.body}", geoms[robot.ground_geom], geoms[foot.geoms[0]])
+            contacts.add_force_sensor(spec, f"{_LOAD_SENSOR}{foot.body}", geoms[robot.ground_geom], geoms[foot.geoms[0]])
 
-    model = contacts.with_sensors(robot, source, add)
+    model = contacts.replace_sensors(robot, source, add)
     soles = []
     for foot in robot.feet:
         low, high = _bounds(model, foot.geoms)
