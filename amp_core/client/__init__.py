@@ -8,18 +8,18 @@ at the top of that file; the ones to expect here:
     ├── NotFound                no such dataset, version or alias
     ├── IntegrityError          bytes differ from a digest
     ├── FeatureCodeMismatch     this machine computes features with other code
-    └── Unavailable             no service and no whole cache, or no room for one
+    └── Unavailable             no service and no complete cache, or no room for one
 
 `DatasetWarning` tells of a yanked version, and of an alias that was resolved from memory.
 """
 
-from amp_core.client._api import ApiClient
-from amp_core.client._dataset import STD_FLOOR, Dataset, load_dataset
-from amp_core.client._download import Progress
-from amp_core.client._http import DEFAULT_URL, Retry
-from amp_core.client._pull import DatasetWarning, PulledVersion, pull
-from amp_core.client._spec import Spec, parse_spec
-from amp_core.client._split import DatasetBucket, DatasetPart
+from amp_core.client.api import ApiClient
+from amp_core.client.dataset import STD_FLOOR, Dataset, DatasetBucket, DatasetPart, load_dataset
+from amp_core.client.download import Progress
+from amp_core.client.http import DEFAULT_URL, Retry
+from amp_core.client.resolve import DatasetWarning
+from amp_core.client.spec import Spec, parse_spec
+from amp_core.client.versions import PulledVersion, pull
 
 __all__ = [
     "DEFAULT_URL",

@@ -22,7 +22,7 @@ def read_manifest(path: Path, name: str, version: str) -> dict[str, Any]:
     Raises:
       IntegrityError: it is not JSON, follows another schema, is of another dataset or version, or lacks a value.
     """
-    manifest = read_json_object(path)
+    manifest = read_json_object(path, "manifest")
     if manifest.get("schema") != MANIFEST_SCHEMA:
         raise IntegrityError(
             f"the manifest follows {manifest.get('schema')!r}",
@@ -44,12 +44,12 @@ def read_manifest(path: Path, name: str, version: str) -> dict[str, Any]:
     return manifest
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a locked version; `IntegrityError` when it holds anything else."""
+def read_json_object(path: Path, kind: str = "file") -> dict[str, Any]:
+    """The JSON object in a file of a locked version; `IntegrityError` when it holds anything else. `kind` is for messages."""
     try:
         value = read_json(path.read_bytes())
     except ValueError as error:
-        raise IntegrityError("the file is not JSON", file=str(path), remedy="Lock the version again.") from error
+        raise IntegrityError(f"the {kind} is not JSON", file=str(path), remedy="Lock the version again.") from error
     if not isinstance(value, dict):
-        raise IntegrityError("the file is not a JSON object", file=str(path), remedy="Lock the version again.")
+        raise IntegrityError(f"the {kind} is not a JSON object", file=str(path), remedy="Lock the version again.")
     return value

@@ -14,7 +14,7 @@ import pytest
 
 import amp_core.client
 from amp_core.client import ApiClient, Retry, Spec, parse_spec, pull
-from amp_core.client._http import resolve_url
+from amp_core.client.http import resolve_url
 from amp_core.errors import (
     AmprefError,
     Conflict,

@@ -1,4 +1,4 @@
-"""Which version is meant: `name==version`, `name@alias` or `name`."""
+"""How a version is written: `name==version`, `name@alias` or `name`; and a digest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Spec:
-    """A dataset and either an exact version or an alias (`latest` when neither was written)."""
+    """A dataset and either an exact version or an alias (`latest` when the text has neither)."""
 
     name: str
     version: str | None
@@ -30,26 +30,25 @@ def parse_spec(text: str) -> Spec:
     """`walk==0.11.0`, `walk@production` or `walk` (its latest version); anything else is `InputRefused`."""
     if not isinstance(text, str):
         raise InputRefused(f"a {type(text).__name__} names no dataset", key="spec", expected="text such as 'walk==0.11.0'")
-    name, pin, version = text.strip().partition("==")
+    name, pin, version = (part.strip() for part in text.partition("=="))
     if pin:
-        if _ALIAS.fullmatch(version.strip()):
+        if _ALIAS.fullmatch(version):
             raise InputRefused(
-                f"{version.strip()[:80]!r} is no version but may be an alias",
+                f"{version[:80]!r} is no version but may be an alias",
                 key="spec",
                 expected="name==MAJOR.MINOR.PATCH, name@alias, or a name for its latest version",
-                remedy=f"For an alias write {name.strip()[:64]}@{version.strip()[:64]}",
+                remedy=f"For an alias write {name[:64]}@{version[:64]}",
             )
-        return Spec(check_dataset_name(name.strip()), check_version(version.strip()), None)
+        return Spec(check_dataset_name(name), check_version(version), None)
     if any(sign in text for sign in "=<>~!"):
-        shown = text if len(text) <= 80 else text[:80] + "…"
         raise InputRefused(
-            f"{shown!r} does not name one version",
+            f"{text if len(text) <= 80 else text[:80] + '…'!r} does not name one version",
             key="spec",
             expected="name==version, name@alias, or a name for its latest version",
             remedy="Datasets are pinned exactly, for example walk==0.11.0; ranges are not supported.",
         )
-    name, at, alias = text.strip().partition("@")
-    return Spec(check_dataset_name(name.strip()), None, check_alias(alias.strip()) if at else "latest")
+    name, at, alias = (part.strip() for part in text.partition("@"))
+    return Spec(check_dataset_name(name), None, check_alias(alias) if at else "latest")
 
 
 def check_digest(digest: str, key: str) -> str:

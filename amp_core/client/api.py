@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,12 +13,12 @@ from urllib.parse import quote
 
 import httpx2
 
-from amp_core.client._http import Connection, Retry, RetryableError
+from amp_core.client.http import Connection, Retry, RetryableError
 from amp_core.errors import AmprefError, InputRefused, Unavailable
 from amp_core.files import replace_file
 from amp_core.strict_json import parse_json
 
-__all__ = ["ApiClient"]
+__all__ = ["ApiClient", "JobProgress"]
 
 JobProgress = Callable[[dict[str, Any]], None]
 """Called with a job whenever it has changed."""
@@ -83,7 +82,7 @@ class ApiClient:
 
         Safe to repeat: the same bytes with the same recipe are one clip and one job.
         """
-        fields: dict[str, Any] = {
+        fields = {
             "name": name,
             "robot": robot,
             "mode": mode,
@@ -92,42 +91,44 @@ class ApiClient:
             "quat_order": quat_order,
             "format": format,
             "recipe": None if recipe is None else json.dumps(dict(recipe)),
-            "tags": list(tags),
         }
-        data = {
-            key: value if isinstance(value, list) else str(value) for key, value in fields.items() if value not in (None, [])
-        }
+        form: dict[str, Any] = {key: str(value) for key, value in fields.items() if value is not None}
+        if tags:
+            form["tags"] = list(tags)
         source = Path(path)
         try:
-            file = open(source, "rb")  # noqa: SIM115 (closed below)
+            file = open(source, "rb")  # noqa: SIM115 (closed below; only this call's errors are refusals)
         except OSError as error:
             raise InputRefused(
                 f"the file cannot be read ({error.strerror or error})", file=str(source), remedy="Check the path."
             ) from error
-        with closing(file):
-            status, answer = self._connection.json("POST", "v1/clips", data=data, files={"file": (source.name, file)})
-        return {**_object(answer), "known": status == 200}
+        with file:
+            status, answer = self._connection.json("POST", "v1/clips", data=form, files={"file": (source.name, file)})
+        return {**_check_object(answer), "known": status == 200}
 
     def list_clips(self, **filters: Any) -> dict[str, Any]:
-        """One page of the curriculum query, `{items, next_cursor}`: `tier, robot, mode, tag, min_duration_sec, sort, limit,
-        cursor`, and `min_…`/`max_…` of any metric."""
-        return self._get("v1/clips", params=_params(filters))
+        """One page of the curriculum query, `{items, next_cursor}`.
+
+        Args:
+          filters: `tier, robot, mode, tag, min_duration_sec, sort, limit, cursor`, and `min_…`/`max_…` of any metric.
+        """
+        return self._get("clips", params=filters)
 
     def iter_clips(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Every clip of the query, page by page."""
-        return self._pages("v1/clips", filters)
+        return self._iterate_pages("clips", params=filters)
 
     def get_clip(self, clip_id: str) -> dict[str, Any]:
         """A clip with its rollouts and jobs."""
-        return self._get(f"v1/clips/{_part(clip_id)}")
+        return self._get("clips", clip_id)
 
     def download_clip(self, clip_id: str, target: str | os.PathLike[str]) -> Path:
-        """Save the file that was uploaded as `target`, whole or not at all."""
-        return self._download(f"v1/clips/{_part(clip_id)}/file", Path(target))
+        """Save the file that was uploaded as `target`, complete or not at all."""
+        return self._download(_join("clips", clip_id, "file"), Path(target))
 
     def delete_clip(self, clip_id: str) -> None:
         """Delete a clip; `Conflict` while a locked version holds it."""
-        self._connection.json("DELETE", f"v1/clips/{_part(clip_id)}", repeatable=False)
+        self._connection.json("DELETE", _join("clips", clip_id), repeatable=False)
 
     def add_rollout(
         self,
@@ -137,9 +138,9 @@ class ApiClient:
         seed: int | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Score a clip again with another mode, seed or whole recipe: `{clip, job, rollout}`."""
+        """Score a clip again with another mode, seed or recipe: `{clip, job, rollout}`."""
         body = {"mode": mode, "seed": seed, "recipe": None if recipe is None else dict(recipe)}
-        return self._post(f"v1/clips/{_part(clip_id)}/rollouts", {k: v for k, v in body.items() if v is not None}, True)
+        return self._send("POST", "clips", clip_id, "rollouts", body=body)
 
     def augment_clip(
         self,
@@ -151,8 +152,11 @@ class ApiClient:
         recipe: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Make variants of a clip, such as `["mirror", "warp=0.9"]`: `{parent, variants: [{augmentation, seam, clip, job,
-        rollout}]}`. Safe to repeat."""
+        """Make variants of a clip, such as `["mirror", "warp=0.9"]`. Safe to repeat.
+
+        Returns:
+          `{parent, variants: [{augmentation, seam, clip, job, rollout}]}`.
+        """
         body = {
             "augmentations": list(augmentations),
             "mode": mode,
@@ -160,57 +164,39 @@ class ApiClient:
             "recipe": None if recipe is None else dict(recipe),
             "tags": list(tags) or None,
         }
-        return self._post(f"v1/clips/{_part(clip_id)}/augment", {k: v for k, v in body.items() if v is not None}, True)
+        return self._send("POST", "clips", clip_id, "augment", body=body)
 
     # Rollouts
 
     def get_rollout(self, rollout_id: str) -> dict[str, Any]:
         """A rollout with its gates, segments and provenance."""
-        return self._get(f"v1/rollouts/{_part(rollout_id)}")
+        return self._get("rollouts", rollout_id)
 
     def download_arrays(self, rollout_id: str, target: str | os.PathLike[str]) -> Path:
-        """Save a rollout's export npz as `target`, whole or not at all."""
-        return self._download(f"v1/rollouts/{_part(rollout_id)}/arrays", Path(target))
-
-    def _download(self, path: str, final: Path) -> Path:
-        def call(patience: Retry) -> Path:
-            with (
-                self._connection.stream("GET", path, retry=patience) as response,
-                replace_file(final) as partial,
-                open(partial, "wb") as file,
-            ):
-                for chunk in response.iter_bytes(_MB):
-                    file.write(chunk)
-            return final
-
-        try:
-            return self._connection.retried(call, self._connection.retry)
-        except OSError as error:
-            raise Unavailable(
-                f"the file cannot be written ({error.strerror or error})", file=str(final), remedy="Give another path."
-            ) from error
+        """Save a rollout's export npz as `target`, complete or not at all."""
+        return self._download(_join("rollouts", rollout_id, "arrays"), Path(target))
 
     # Jobs
 
     def get_job(self, job_id: str) -> dict[str, Any]:
         """A job's state (`queued, running, succeeded, failed, quarantined, cancelled`), progress and message."""
-        return self._get(f"v1/jobs/{_part(job_id)}")
+        return self._get("jobs", job_id)
 
     def list_jobs(self, **filters: Any) -> dict[str, Any]:
         """One page of jobs, newest first: `state, kind, limit, cursor`."""
-        return self._get("v1/jobs", params=_params(filters))
+        return self._get("jobs", params=filters)
 
     def iter_jobs(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Every job of the query, page by page."""
-        return self._pages("v1/jobs", filters)
+        return self._iterate_pages("jobs", params=filters)
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
         """Cancel a job; `Conflict` when it has finished."""
-        return _object(self._connection.json("DELETE", f"v1/jobs/{_part(job_id)}", repeatable=False)[1])
+        return self._send("DELETE", "jobs", job_id, repeatable=False)
 
     def retry_job(self, job_id: str) -> dict[str, Any]:
-        """Queue again what failed, was quarantined or cancelled: the new job."""
-        return self._post(f"v1/jobs/{_part(job_id)}/retry", None, False)
+        """Queue a job again that failed, was quarantined or cancelled: the new job."""
+        return self._send("POST", "jobs", job_id, "retry", repeatable=False)
 
     def wait_for_job(
         self, job_id: str, *, timeout: float | None = None, progress: JobProgress | None = None, poll: float = 0.5
@@ -221,15 +207,15 @@ class ApiClient:
 
         Args:
           timeout: seconds; None waits for ever. `Unavailable` when it is over; the job goes on.
-          progress: called with the job now and whenever it has changed.
+          progress: called with the job at first and whenever it has changed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        seen: Any = None
+        last: dict[str, Any] | None = None
         while True:
-            for job in self._watch(job_id, deadline):
-                if progress is not None and job != seen:
+            for job in self._watch_job(job_id, deadline):
+                if progress is not None and job != last:
                     progress(job)
-                seen = job
+                last = job
                 if job.get("state") in _FINISHED:
                     return job
             if deadline is not None and time.monotonic() >= deadline:
@@ -240,25 +226,25 @@ class ApiClient:
                 )
             time.sleep(poll)
 
-    def _watch(self, job_id: str, deadline: float | None) -> Iterator[dict[str, Any]]:
-        """The job now, and then as its events tell, until they end."""
+    def _watch_job(self, job_id: str, deadline: float | None) -> Iterator[dict[str, Any]]:
+        """The job at first, and then with each of its events, until they end or fail."""
         job = self.get_job(job_id)
         yield job
         if job.get("state") in _FINISHED:
             return
-        left = 60.0 if deadline is None else max(0.1, deadline - time.monotonic())
-        # An idle stream ends the wait for it, so that the deadline holds; the caller comes back.
-        patience = Retry(attempts=1, read=min(left, 30.0), connect=self._connection.retry.connect)
-        path = f"v1/jobs/{_part(job_id)}/events"
+        remaining = 60.0 if deadline is None else max(0.1, deadline - time.monotonic())
+        # The read timeout ends the wait for an idle stream, so that the deadline holds; the caller comes back.
+        retry = Retry(attempts=1, read=min(remaining, 30.0), connect=self._connection.retry.connect)
+        path, headers = _join("jobs", job_id, "events"), {"accept": "text/event-stream"}
         try:
-            with self._connection.stream("GET", path, retry=patience, headers={"accept": "text/event-stream"}) as response:
+            with self._connection.stream("GET", path, retry=retry, headers=headers) as response:
                 if response.status_code == 204:
                     return
                 for event in httpx2.EventSource(response):
-                    told = parse_json(event.data) if event.data else None
-                    if isinstance(told, dict) and "state" in told:
-                        yield told
-                        if told["state"] in _FINISHED:
+                    data = parse_json(event.data) if event.data else None
+                    if isinstance(data, dict) and "state" in data:
+                        yield data
+                        if data["state"] in _FINISHED:
                             return
                     if deadline is not None and time.monotonic() >= deadline:
                         return
@@ -269,110 +255,136 @@ class ApiClient:
 
     def list_datasets(self) -> list[dict[str, Any]]:
         """Every dataset that has a locked version."""
-        items = self._get("v1/datasets").get("items")
-        return items if isinstance(items, list) else []
+        return self._list("datasets")
 
     def get_dataset(self, name: str) -> dict[str, Any]:
         """A dataset's versions and aliases."""
-        return self._get(f"v1/datasets/{_part(name)}")
+        return self._get("datasets", name)
 
     def get_version(self, name: str, version: str) -> dict[str, Any]:
         """A locked version, by its exact name, `latest` or an alias."""
-        return self._get(f"v1/datasets/{_part(name)}/versions/{_part(version)}")
+        return self._get("datasets", name, "versions", version)
 
     def get_manifest(self, name: str, version: str) -> dict[str, Any]:
         """The manifest of a locked version, as it is served; `pull` verifies it, this does not."""
         url = self.get_version(name, version).get("manifest_url")
         if not isinstance(url, str):
             raise Unavailable(f"the service gives no manifest for {name}=={version}", remedy="Check its address.")
-        return self._get(url)
+        return _check_object(self._connection.json("GET", url)[1])
 
     def get_verification(self, name: str, version: str) -> dict[str, Any]:
-        """All that the readiness tests found before the version was locked; `NotFound` where it is older than they are."""
-        return self._get(f"v1/datasets/{_part(name)}/versions/{_part(version)}/verification")
+        """The report of the readiness tests that ran before the lock; `NotFound` for a version that is older than they are."""
+        return self._get("datasets", name, "versions", version, "verification")
 
     def iter_members(self, name: str, version: str) -> Iterator[dict[str, Any]]:
         """The segments of a version, in order: `{position, clip_id, rollout_id, name, start, end, tier}`."""
-        return self._pages(f"v1/datasets/{_part(name)}/versions/{_part(version)}/members", {"limit": 500})
+        return self._iterate_pages("datasets", name, "versions", version, "members", params={"limit": 500})
 
     def lock_version(
         self, name: str, version: str, *, select: Mapping[str, Any] | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Have the selected rollouts tested and locked as a version: `{dataset, version, state, job}`; `Conflict` when it
-        exists. `waivers=[{"test": "6", "reason": "…"}]` bears the failure of a test."""
-        body = {"version": version, "select": dict(select or {}), **{k: v for k, v in options.items() if v is not None}}
-        return self._post(f"v1/datasets/{_part(name)}/versions", body, False)
+        """Have the selected rollouts tested and locked as a version; `Conflict` when it exists.
+
+        Args:
+          options: such as `waivers=[{"test": "6", "reason": "…"}]`, which accepts the failure of a test.
+        Returns:
+          `{dataset, version, state, job}`.
+        """
+        body = {"version": version, "select": dict(select or {}), **options}
+        return self._send("POST", "datasets", name, "versions", body=body, repeatable=False)
 
     def set_alias(self, name: str, alias: str, version: str) -> dict[str, Any]:
         """Let an alias mean a version."""
-        path = f"v1/datasets/{_part(name)}/aliases/{_part(alias)}"
-        return _object(self._connection.json("PUT", path, json={"version": version})[1])
+        return self._send("PUT", "datasets", name, "aliases", alias, body={"version": version})
 
     def delete_alias(self, name: str, alias: str) -> None:
         """Forget an alias."""
-        self._connection.json("DELETE", f"v1/datasets/{_part(name)}/aliases/{_part(alias)}", repeatable=False)
+        self._connection.json("DELETE", _join("datasets", name, "aliases", alias), repeatable=False)
 
     def yank_version(self, name: str, version: str, reason: str) -> dict[str, Any]:
         """Warn everybody off a version; it stays readable by its exact name."""
-        return self._post(f"v1/datasets/{_part(name)}/versions/{_part(version)}/yank", {"reason": reason}, True)
+        return self._send("POST", "datasets", name, "versions", version, "yank", body={"reason": reason})
 
     def unyank_version(self, name: str, version: str) -> dict[str, Any]:
         """Take a yank back."""
-        return self._post(f"v1/datasets/{_part(name)}/versions/{_part(version)}/unyank", None, True)
+        return self._send("POST", "datasets", name, "versions", version, "unyank")
 
     def diff_versions(self, name: str, before: str, after: str) -> dict[str, Any]:
         """Which clips were added, removed and changed between two versions."""
-        return self._get(f"v1/datasets/{_part(name)}/diff", params={"before": before, "after": after})
+        return self._get("datasets", name, "diff", params={"before": before, "after": after})
 
     # The service
 
     def list_robots(self) -> list[dict[str, Any]]:
         """The robots that the service knows."""
-        items = self._get("v1/robots").get("items")
-        return items if isinstance(items, list) else []
+        return self._list("robots")
 
     def get_robot(self, name: str) -> dict[str, Any]:
         """One robot with its joints, time steps and features."""
-        return self._get(f"v1/robots/{_part(name)}")
+        return self._get("robots", name)
 
     def ready(self) -> bool:
-        """Whether database, blobs and broker answer; False as well when nothing does. One quick try."""
+        """Whether database, blobs and broker answer; False as well when there is no service. One quick try."""
         try:
             self._connection.json("GET", "readyz", retry=self._connection.retry.impatient())
         except Unavailable:
             return False
         return True
 
-    def _get(self, path: str, **options: Any) -> dict[str, Any]:
-        return _object(self._connection.json("GET", path, **options)[1])
+    def _get(self, *segments: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return _check_object(self._connection.json("GET", _join(*segments), params=_drop_none(params or {}))[1])
 
-    def _post(self, path: str, body: Any, repeatable: bool) -> dict[str, Any]:
-        options = {} if body is None else {"json": body}
-        return _object(self._connection.json("POST", path, repeatable=repeatable, **options)[1])
+    def _list(self, *segments: str) -> list[dict[str, Any]]:
+        items = self._get(*segments).get("items")
+        return items if isinstance(items, list) else []
 
-    def _pages(self, path: str, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        params = _params(filters)
+    def _send(
+        self, method: str, *segments: str, body: Mapping[str, Any] | None = None, repeatable: bool = True
+    ) -> dict[str, Any]:
+        json = None if body is None else _drop_none(body)
+        return _check_object(self._connection.json(method, _join(*segments), repeatable=repeatable, json=json)[1])
+
+    def _iterate_pages(self, *segments: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        cursor = params.get("cursor")
         while True:
-            page = self._get(path, params=params)
+            page = self._get(*segments, params={**params, "cursor": cursor})
             yield from page.get("items", [])
             cursor = page.get("next_cursor")
             if not cursor:
                 return
-            params["cursor"] = cursor
+
+    def _download(self, path: str, target: Path) -> Path:
+        def call(retry: Retry) -> Path:
+            with (
+                self._connection.stream("GET", path, retry=retry) as response,
+                replace_file(target) as partial,
+                open(partial, "wb") as file,
+            ):
+                for chunk in response.iter_bytes(_MB):
+                    file.write(chunk)
+            return target
+
+        try:
+            return self._connection.retry_call(call, self._connection.retry)
+        except OSError as error:
+            raise Unavailable(
+                f"the file cannot be written ({error.strerror or error})", file=str(target), remedy="Give another path."
+            ) from error
 
 
-def _object(answer: Any) -> dict[str, Any]:
+def _check_object(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise Unavailable("the service answered something else than a JSON object", remedy="Check its address.")
     return answer
 
 
-def _params(filters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in filters.items() if value is not None}
+def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _part(text: str) -> str:
-    """One segment of a path; whatever it holds, it does not become two."""
-    if text in ("", ".", ".."):
-        raise InputRefused(f"{text!r} names nothing", expected="an id or a name")
-    return quote(str(text), safe="")
+def _join(*segments: str) -> str:
+    """The path of these segments; whatever a segment holds, it stays one."""
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise InputRefused(f"{segment!r} names nothing", expected="an id or a name")
+    return "/".join(("v1", *(quote(str(segment), safe="") for segment in segments)))

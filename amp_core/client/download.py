@@ -1,0 +1,289 @@
+"""Downloading one file into the cache: resumed, verified while it arrives, put in place complete.
+
+One thread reads from the network; another checks digests and writes, which costs the reader little because both release the
+interpreter lock. Memory is a handful of blocks, whatever the file's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from amp_core.client.cache import Cache
+from amp_core.client.http import Connection, Retry, RetryableError
+from amp_core.cpus import usable_cpus
+from amp_core.dataset.blocks import BLOCK_SIZE, block_digest
+from amp_core.errors import IntegrityError, Unavailable
+
+__all__ = ["Progress", "RemoteFile", "download", "is_intact"]
+
+log = logging.getLogger("amp_core.client")
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in total (0 while the total is not known)."""
+
+_MOST_PENDING = 4  # Blocks that wait to be checked and written.
+# A large write makes the kernel (Linux 6.18, ext4) take its page cache from large free blocks. In a virtual machine those
+# are the ones that went back to the host: their first touch costs ten times the copy. Measured on one, writes of 4 MiB ran
+# at 0.35 to 0.5 times curl's rate (bench/bench_pull.py).
+_WRITE_BYTES = 1 << 17
+_UNKNOWN_LIMIT = 1 << 30  # Bytes of a file whose size is not known beforehand.
+_STEP_FORWARD = 1 << 20  # Bytes after which a broken transfer counts as having moved forward.
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its locked version describes it.
+
+    Args:
+      path: below the service's URL.
+      digest: `sha256:…` of the whole file.
+      size: bytes, where known.
+      blocks: BLAKE3 digests of its blocks of `BLOCK_SIZE` bytes; the SHA-256 is checked where there are none.
+    """
+
+    path: str
+    digest: str
+    size: int | None = None
+    blocks: tuple[str, ...] | None = None
+
+    def has_block(self, data: bytes | memoryview, offset: int) -> bool:
+        """Whether `data` is the block at `offset`; True where the file has no list of blocks."""
+        index = offset // BLOCK_SIZE
+        return self.blocks is None or (index < len(self.blocks) and block_digest(data) == self.blocks[index])
+
+    def refuse(self, place: str = "") -> IntegrityError:
+        """The error for bytes that have another digest; `place` says which."""
+        return IntegrityError(
+            f"the service sent other bytes than the version was locked with{place}",
+            file=self.path,
+            expected=self.digest,
+            remedy="Try once more; if it repeats, the service's copy or a proxy is damaged: do not train on it.",
+        )
+
+
+def is_intact(path: Path, remote: RemoteFile) -> bool:
+    """Whether a cached file holds the bytes that it should; False as well when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if remote.size is not None and size != remote.size:
+                return False
+            if remote.blocks is None:
+                return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == remote.digest
+
+            def check(offset: int) -> bool:
+                return remote.has_block(os.pread(file.fileno(), BLOCK_SIZE, offset), offset)
+
+            with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
+                return all(pool.map(check, range(0, size, BLOCK_SIZE)))
+    except OSError:
+        return False
+
+
+def download(
+    connection: Connection, cache: Cache, remote: RemoteFile, progress: Progress | None = None, *, adopt: bool = True
+) -> Path:
+    """Fetch, verify and publish one file.
+
+    Args:
+      adopt: whether to begin with what an interrupted download of the same file has left behind.
+    Raises:
+      IntegrityError: the service sent other bytes than the digest promises; none of them is kept.
+      Unavailable: the service cannot be reached (what came is kept, to resume from), or the cache cannot hold the file.
+    """
+    adopted = 0
+    try:
+        with cache.partials.create(remote.digest) as (partial, descriptor):
+            cache.partials.sweep(partial)
+            with closing(_Writer(descriptor, remote, progress)) as writer:
+                if adopt and remote.size is not None:
+                    adopted = _adopt(cache, remote, partial, writer)
+                _receive(connection, remote, writer)
+                writer.finish()
+            return cache.publish(partial, remote.digest)
+    except OSError as error:
+        raise cache.failure(error, remote.size) from error
+    except IntegrityError:
+        if not adopted:
+            raise
+    # The bytes that were left behind may have been wrong.
+    return download(connection, cache, remote, progress, adopt=False)
+
+
+class _Writer:
+    """Checks and writes what arrives, block by block in a thread of its own.
+
+    Args:
+      descriptor: of the partial file.
+    Attributes:
+      position: bytes that have arrived.
+    """
+
+    def __init__(self, descriptor: int, remote: RemoteFile, progress: Progress | None) -> None:
+        self.position = 0
+        self._descriptor = descriptor
+        self._remote = remote
+        self._progress = progress
+        self._reported = 0
+        self._limit = remote.size if remote.size is not None else _UNKNOWN_LIMIT
+        self._sha = hashlib.sha256()
+        # SHA-256 needs the blocks in order, which one thread keeps. A second one is no faster: the kernel lets no two threads
+        # write to one file.
+        self._pool = ThreadPoolExecutor(1, "ampref-verify")
+        self._pending: deque[Future[None]] = deque()
+        self._chunks: list[memoryview] = []
+        self._filled = 0
+
+    def write(self, data: bytes) -> None:
+        """Add the next bytes. Raises what the thread has raised."""
+        if self.position + len(data) > self._limit:
+            raise IntegrityError(
+                "the service sends more bytes than the file has",
+                file=self._remote.path,
+                expected=f"{self._limit:,} bytes",
+                remedy="Ask the service's operator to verify its blobs.",
+            )
+        view = memoryview(data)
+        while view:
+            chunk = view[: BLOCK_SIZE - self._filled]
+            view = view[len(chunk) :]
+            self._chunks.append(chunk)
+            self._filled += len(chunk)
+            self.position += len(chunk)
+            if self._filled == BLOCK_SIZE:
+                self._dispatch()
+        if self.position - self._reported >= _STEP_FORWARD:
+            self._report()
+
+    def finish(self) -> None:
+        """Check and write what is left.
+
+        Raises:
+          IntegrityError: size or digest differ.
+          OSError: the file cannot be written.
+        """
+        if self._chunks:
+            self._dispatch()
+        while self._pending:
+            self._pending.popleft().result()
+        if self._remote.blocks is None:
+            intact = f"sha256:{self._sha.hexdigest()}" == self._remote.digest
+        else:
+            intact = self.position == self._remote.size
+        if not intact:
+            raise self._remote.refuse()
+        # Network file systems write when a descriptor is closed, and report only then that there is no room.
+        os.close(os.dup(self._descriptor))
+        self._report()
+
+    def close(self) -> None:
+        """Stop the thread; an unfinished block is written, so that the next download can resume from it."""
+        self._pool.shutdown(wait=True)
+        with suppress(OSError):
+            self._write(b"".join(self._chunks), self.position - self._filled)
+
+    def _dispatch(self) -> None:
+        chunks, offset = self._chunks, self.position - self._filled
+        self._chunks, self._filled = [], 0
+        self._pending.append(self._pool.submit(self._check_and_write, chunks, offset))
+        while len(self._pending) > _MOST_PENDING or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+
+    def _check_and_write(self, chunks: list[memoryview], offset: int) -> None:
+        data = b"".join(chunks)
+        if self._remote.blocks is None:
+            self._sha.update(data)
+        elif not self._remote.has_block(data, offset):
+            raise self._remote.refuse(f" (bytes {offset:,} to {offset + len(data):,})")
+        self._write(data, offset)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._descriptor, view[:_WRITE_BYTES], offset)
+            view, offset = view[count:], offset + count
+
+    def _report(self) -> None:
+        self._reported = self.position
+        if self._progress is not None:
+            self._progress(self.position, self._remote.size or 0)
+
+
+def _adopt(cache: Cache, remote: RemoteFile, own: Path, writer: _Writer) -> int:
+    """Copy the intact beginning of what an interrupted download of the same file has left behind; how many bytes it has."""
+    claimed = cache.partials.claim(remote.digest, own)
+    if claimed is None or remote.size is None:
+        return 0
+    try:
+        # Another machine may just have swept it away.
+        with suppress(FileNotFoundError), open(claimed, "rb") as file:
+            while block := file.read(min(BLOCK_SIZE, remote.size - writer.position)):
+                if not remote.has_block(block, writer.position):
+                    break
+                writer.write(block)
+    finally:
+        claimed.unlink(missing_ok=True)
+    log.info("resuming %s at %d bytes", remote.path, writer.position)
+    return writer.position
+
+
+def _receive(connection: Connection, remote: RemoteFile, writer: _Writer) -> None:
+    """Bring the writer to the end of the file, over as many connections as it takes while each of them moves forward."""
+    while True:
+        start = writer.position
+        try:
+            connection.retry_call(lambda retry: _receive_once(connection, remote, writer, retry), connection.retry)
+            return
+        except Unavailable:
+            if writer.position - start < _STEP_FORWARD:
+                raise
+
+
+def _receive_once(connection: Connection, remote: RemoteFile, writer: _Writer, retry: Retry) -> None:
+    """One request for the missing bytes."""
+    if remote.size is not None and writer.position >= remote.size:
+        return
+    # Compression would make ranges and digests mean other bytes.
+    headers = {"accept": "*/*", "accept-encoding": "identity"}
+    if writer.position:
+        # The service's entity tag of a file is its digest.
+        headers |= {"range": f"bytes={writer.position}-", "if-range": f'"{remote.digest.removeprefix("sha256:")}"'}
+    with connection.stream("GET", remote.path, headers=headers, retry=retry) as response:
+        skip = _count_known(response, remote, writer.position)
+        for chunk in response.iter_raw():
+            writer.write(chunk[skip:])
+            skip = max(0, skip - len(chunk))
+    if remote.size is not None and writer.position < remote.size:
+        raise RetryableError(
+            Unavailable(
+                f"the service ended the file after {writer.position:,} of {remote.size:,} bytes",
+                file=remote.path,
+                remedy="Try again; if it repeats, ask the service's operator to verify its blobs.",
+            )
+        )
+
+
+def _count_known(response: httpx2.Response, remote: RemoteFile, position: int) -> int:
+    """How many bytes of this response the writer has: all up to `position` where the service sends the file from its start."""
+    if response.status_code != 206:
+        return position
+    match = re.fullmatch(r"bytes (\d+)-.*", response.headers.get("content-range", ""))
+    if match is None or int(match[1]) > position:
+        raise Unavailable(
+            "the service answered another byte range than was asked for",
+            file=remote.path,
+            expected=f"bytes from {position}",
+            remedy="A proxy between here and the service may be at fault.",
+        )
+    return position - int(match[1])

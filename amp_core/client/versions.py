@@ -1,0 +1,262 @@
+"""From a spec to three verified files on this machine."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from amp_core.client.cache import Cache, resolve_cache_dir
+from amp_core.client.download import Progress, RemoteFile, download, is_intact
+from amp_core.client.http import Connection, Retry, resolve_url
+from amp_core.client.resolve import Resolver
+from amp_core.client.spec import check_digest, parse_spec
+from amp_core.dataset.blocks import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE
+from amp_core.dataset.manifest import read_manifest
+from amp_core.dataset.names import file_names
+from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
+from amp_core.features import feature_code_hash
+from amp_core.files import replace_file
+
+__all__ = ["PulledVersion", "pull"]
+
+log = logging.getLogger("amp_core.client")
+
+
+@dataclass(frozen=True)
+class PulledVersion:
+    """A version that is complete and verified on this machine.
+
+    Args:
+      features, normalization_stats, manifest: paths of the three files.
+      manifest_sha256: pins the version: the manifest names the digests of the other two.
+      downloaded_bytes: what came over the network; 0 when the cache had everything.
+      disk: done when the files are on the disk; see `wait_for_disk`.
+    """
+
+    name: str
+    version: str
+    url: str
+    manifest_sha256: str
+    dataset_hash: str
+    feature_code_hash: str
+    num_clips: int
+    num_frames: int
+    features: Path
+    normalization_stats: Path
+    manifest: Path
+    yanked: bool
+    yank_reason: str | None
+    downloaded_bytes: int
+    disk: Future[None] = field(repr=False, compare=False)
+
+    def wait_for_disk(self) -> None:
+        """Return when the cached files would survive a power failure. `pull` returns before that; the interpreter does not end.
+
+        Raises `Unavailable` when the disk would not take them.
+        """
+        self.disk.result()
+
+    @property
+    def files(self) -> tuple[Path, Path, Path]:
+        return self.features, self.normalization_stats, self.manifest
+
+    def training_config(self) -> str:
+        """Lines to paste: the training config's YAML, and the Python that loads exactly these bytes."""
+        return (
+            "# training config (YAML)\n"
+            "amp:\n"
+            f"  reference_data: {json.dumps(str(self.features), ensure_ascii=False)}\n"
+            f"  normalization: {json.dumps(str(self.normalization_stats), ensure_ascii=False)}\n"
+            "\n"
+            "# or in Python\n"
+            "from amp_core.client import load_dataset\n"
+            "\n"
+            "data = load_dataset(\n"
+            f'    "{self.name}=={self.version}",\n'
+            f'    url="{self.url}",\n'
+            f'    manifest_sha256="{self.manifest_sha256}",\n'
+            ")\n"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON-ready data."""
+        facts = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items() if key != "disk"}
+        return facts | {"training_config": self.training_config()}
+
+
+def pull(
+    spec: str,
+    *,
+    url: str | None = None,
+    manifest_sha256: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    to: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    retry: Retry | None = None,
+    transport: httpx2.BaseTransport | None = None,
+) -> PulledVersion:
+    """Bring a locked version to this machine, verified; files that are in the cache are not downloaded again.
+
+    Verified means: the manifest against its SHA-256, which pins the rest; the statistics against their SHA-256; the features
+    block by block against the BLAKE3 digests that the manifest lists (their SHA-256 where it lists none). `load_dataset`
+    computes `dataset_hash`, the SHA-256 of the rows, as well.
+
+    Args:
+      spec: `name==version`, `name@alias`, or `name` for its latest version.
+      url: of the service; default `$AMPREF_URL`, then `http://127.0.0.1:8000`.
+      manifest_sha256: the version's digest, from an earlier pull: anything else is refused.
+      cache_dir: default `$AMPREF_CACHE`, then `~/.cache/ampref`.
+      offline: True asks no service; None means `$AMPREF_OFFLINE`, else to ask and to fall back on a complete cache.
+      to: a folder that gets copies of the three files under their own names.
+      progress: called with bytes done and in total for the features.
+      retry: patience with the network.
+      transport: replaces the network (tests).
+    Raises:
+      InputRefused: a bad spec, address or digest.
+      NotFound: no such dataset or version, there or (offline) here.
+      IntegrityError: bytes differ from a digest.
+      FeatureCodeMismatch: this machine computes features with other code.
+      Unavailable: no service and no complete cache, or no room.
+    """
+    parsed = parse_spec(spec)
+    pin = None if manifest_sha256 is None else check_digest(manifest_sha256, "manifest_sha256")
+    address = resolve_url(url)
+    if offline is None:
+        offline = os.environ.get("AMPREF_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    cache = Cache(resolve_cache_dir(cache_dir), address)
+    connection = None if offline else Connection(address, retry=retry, transport=transport)
+    try:
+        resolution = Resolver(parsed, connection, cache, pin).resolve()
+        name, version = parsed.name, resolution.version
+        names = file_names(version)
+        obtain = partial(_obtain, str(parsed), connection if resolution.online else None, cache)
+        base = f"v1/datasets/{name}/versions/{version}/files"
+        downloaded = obtain(RemoteFile(f"{base}/{names.manifest}", resolution.manifest))
+        manifest = read_manifest(cache.blob(resolution.manifest), name, version)
+        _check_feature_code(manifest)
+        stats = _describe_file(manifest, "normalization_stats", f"{base}/{names.normalization_stats}")
+        features = _describe_file(manifest, "features", f"{base}/{names.features}")
+        downloaded += obtain(stats)
+        downloaded += obtain(features, progress)
+    finally:
+        if connection is not None:
+            connection.close()
+    ref = {"manifest_sha256": resolution.manifest, "yanked": resolution.yanked, "yank_reason": resolution.yank_reason}
+    cache.write_ref(name, version, ref)
+    digests = {
+        names.features: features.digest,
+        names.normalization_stats: stats.digest,
+        names.manifest: resolution.manifest,
+    }
+    if to is None:
+        paths = cache.snapshot(name, version, resolution.manifest, digests)
+    else:
+        paths = {file: _copy(cache.blob(digest), Path(to).absolute() / file) for file, digest in digests.items()}
+    return PulledVersion(
+        name=name,
+        version=version,
+        url=address,
+        manifest_sha256=resolution.manifest,
+        dataset_hash=manifest["dataset_hash"],
+        feature_code_hash=manifest["feature_code_hash"],
+        num_clips=manifest["num_clips"],
+        num_frames=manifest["num_frames"],
+        features=paths[names.features],
+        normalization_stats=paths[names.normalization_stats],
+        manifest=paths[names.manifest],
+        yanked=resolution.yanked,
+        yank_reason=resolution.yank_reason,
+        downloaded_bytes=downloaded,
+        disk=cache.sync(),
+    )
+
+
+def _obtain(
+    spec: str, connection: Connection | None, cache: Cache, remote: RemoteFile, progress: Progress | None = None
+) -> int:
+    """Have the verified file in the cache; how many bytes were downloaded for it.
+
+    Args:
+      spec: of the version, for messages.
+      connection: None when no service can be asked.
+    """
+    blob = cache.blob(remote.digest)
+    damaged = blob.exists()
+    if damaged:
+        if is_intact(blob, remote):
+            return 0
+        log.warning("%s in the cache is damaged; downloading it again", blob)
+    if connection is None:
+        raise (IntegrityError if damaged else NotFound)(
+            f"the cached file is {'damaged' if damaged else 'missing'} and no service can be asked",
+            file=str(blob),
+            expected=remote.digest,
+            remedy=f"Run 'ampref pull {spec}' where the service can be reached, with the same cache.",
+        )
+    if not damaged and cache.wait_for_peer(remote.digest) and is_intact(blob, remote):
+        return 0
+    return download(connection, cache, remote, progress).stat().st_size
+
+
+def _describe_file(manifest: Mapping[str, Any], kind: str, path: str) -> RemoteFile:
+    """A file as the manifest describes it. Its name there is not used: names of files come from the version alone."""
+    try:
+        entry = manifest["files"][kind]
+        size, blocks = entry["size"], None
+        if type(size) is not int or size < 0:
+            raise TypeError("size")
+        listing = entry.get("blocks")
+        expected = (BLOCK_ALGORITHM, BLOCK_SIZE)
+        if BLOCKS_AVAILABLE and isinstance(listing, Mapping) and (listing.get("algorithm"), listing.get("size")) == expected:
+            blocks = tuple(str(digest) for digest in listing["digests"])
+            if len(blocks) != -(-size // BLOCK_SIZE):
+                raise TypeError("blocks")
+        return RemoteFile(path, check_digest(entry["sha256"], f"files.{kind}.sha256"), size, blocks)
+    except (KeyError, TypeError, InputRefused) as error:
+        raise IntegrityError(
+            "the manifest does not describe its files",
+            key=f"files.{kind}",
+            expected="name, size and sha256",
+            remedy="Lock the version again with this release of ampref.",
+        ) from error
+
+
+def _check_feature_code(manifest: Mapping[str, Any]) -> None:
+    installed, locked = feature_code_hash(), manifest["feature_code_hash"]
+    if installed != locked:
+        release = manifest.get("generator_version")
+        raise FeatureCodeMismatch(
+            f"{manifest['name']}=={manifest['version']} was locked with feature code {locked}; this machine has {installed}",
+            key="feature_code_hash",
+            expected="the same code, so that the discriminator compares like with like",
+            remedy=f"Install the release that it was locked with (generator version {release}) on this machine, "
+            "or lock a new version with the release that is installed here.",
+        )
+
+
+def _copy(blob: Path, target: Path) -> Path:
+    """A copy of a cached file under its own name, complete or not at all."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(target) as temporary:
+            shutil.copyfile(blob, temporary)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise Unavailable(
+            f"the files cannot be copied there ({error.strerror or error})",
+            file=str(target.parent),
+            remedy="Make room, or give another folder." if full else "Give a folder that can be written.",
+        ) from error
+    return target
