@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from amp_core.motion import CLIPPED_NOTE_RAD, CLIPPED_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
+from amp_core.motion.report import CLIPPED_NOTE_RAD, CLIPPED_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
 from amp_core.tiers import GateProfile, Tier, holds
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ def _files(
     quat_order: str | None,
     out: Output,
 ) -> tuple[list[dict[str, Any]], int]:
-    from amp_core.augment import augmented
+    from amp_core.augment import make_variant
     from amp_core.formats import read_motion
     from amp_core.motion import check_motion
     from amp_core.robot import Robot
@@ -136,7 +136,7 @@ def _files(
             continue
         for augmentation in wanted:
             try:
-                variant = augmented(motion, the_robot, augmentation)
+                variant = make_variant(motion, the_robot, augmentation)
                 check_motion(variant.motion, the_robot)
                 target = folder / f"{variant.motion.name}.npz"
                 if target in written:

@@ -4,7 +4,8 @@
 `Motion` or a `MotionRefused`. Needs numpy alone.
 """
 
-from amp_core.formats.clip import Limits, Lineage, Motion, clean_name
+from amp_core.formats.clip import Limits, Motion, clean_name
 from amp_core.formats.reader import FORMATS, QUAT_ORDERS, read_motion, sniff
+from amp_core.lineage import Lineage
 
 __all__ = ["FORMATS", "QUAT_ORDERS", "Limits", "Lineage", "Motion", "clean_name", "read_motion", "sniff"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -11,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amp_core.errors import MotionRefused
+from amp_core.lineage import Lineage
 
-__all__ = ["Limits", "Lineage", "Motion", "clean_name"]
+__all__ = ["Limits", "Motion", "clean_name"]
 
 MAX_NAME_BYTES = 200
 
@@ -49,43 +49,6 @@ class Limits:
     def max_frames(self) -> int:
         """The most frames that both limits on time allow."""
         return int(self.max_duration_sec * self.max_fps) + 1
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where a variant comes from (`amp_core.augment`).
-
-    Args:
-      parent: `sha256:…` of the bytes of the clip that it was made from.
-      ancestor: of the clip at the root of the family; the parent itself unless that is a variant too.
-      augmentation: what was done to the parent, in the canonical text.
-
-    Raises:
-      MotionRefused: a digest or text that cannot be one.
-    """
-
-    parent: str
-    ancestor: str
-    augmentation: str
-
-    def __post_init__(self) -> None:
-        for key, pattern, expected in (
-            ("parent", _DIGEST, "sha256: and 64 hex digits"),
-            ("ancestor", _DIGEST, "sha256: and 64 hex digits"),
-            ("augmentation", _AUGMENTATION, "an augmentation such as mirror+warp=0.9"),
-        ):
-            value = getattr(self, key)
-            if not isinstance(value, str) or not pattern.fullmatch(value):
-                raise MotionRefused(
-                    "the lineage cannot be read",
-                    key=f"ampref_{key}",
-                    expected=expected,
-                    remedy="Make the variant again with ampref augment, or leave the lineage out",
-                )
-
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_AUGMENTATION = re.compile(r"[a-z][a-z0-9=.:+-]{0,119}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from amp_core.errors import MotionRefused
-from amp_core.formats.clip import Limits, Lineage, Motion, check_limits, check_values, clean_name
+from amp_core.formats.clip import Limits, Motion, check_limits, check_values, clean_name
 from amp_core.formats.csv_rows import has_row, read_csv
 from amp_core.formats.json_clip import read_json_clip
 from amp_core.formats.npz import read_npz
 from amp_core.formats.pkl import read_pickle
-from amp_core.formats.values import KEYS, LINEAGE_KEYS, matrix, number, quote
+from amp_core.formats.values import KEYS, matrix, number, quote
+from amp_core.lineage import Lineage
 from amp_core.rotations import to_xyzw
 
 __all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
@@ -223,29 +224,12 @@ def _assemble(
     if quat_order == "wxyz":
         root_rot = to_xyzw(root_rot)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    lineage = _lineage(fields, file) if kind in ("npz", "json") else None
-    return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
-
-
-def _lineage(fields: Mapping[str, Any], file: str) -> Lineage | None:
-    """Where a variant comes from: all three texts, or none of them."""
-    there = {field: fields[key] for field, key in LINEAGE_KEYS.items() if key in fields}
-    if not there:
-        return None
-    missing = [key for field, key in LINEAGE_KEYS.items() if field not in there]
-    if missing:
-        raise MotionRefused(
-            f"the lineage is not whole: {', '.join(missing)} is missing",
-            file=file,
-            key=missing[0],
-            expected="all of " + ", ".join(LINEAGE_KEYS.values()) + ", or none",
-            remedy="Make the variant again with ampref augment, or leave the lineage out",
-        )
     try:
-        return Lineage(**there)
+        lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
     except MotionRefused as error:
         error.file = file
         raise
+    return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
 
 
 def _rate(fields: Mapping[str, Any], file: str, fps: float | None) -> float:

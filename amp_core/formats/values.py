@@ -14,15 +14,9 @@ from numpy.typing import NDArray
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, shape_text
 
-__all__ = ["KEYS", "LINEAGE_KEYS", "RawArray", "describe", "matrix", "number", "quote"]
+__all__ = ["KEYS", "RawArray", "describe", "matrix", "number", "quote"]
 
 KEYS = ("fps", "root_pos", "root_rot", "dof_pos")
-LINEAGE_KEYS: Mapping[str, str] = {
-    "parent": "ampref_parent",
-    "ancestor": "ampref_ancestor",
-    "augmentation": "ampref_augmentation",
-}
-"""The fields of a `Lineage`, and the keys of an npz or JSON file that hold them as text."""
 WIDTHS: Mapping[str, int | None] = {"root_pos": 3, "root_rot": 4, "dof_pos": None}
 AXES = {"root_pos": "x, y, z in m", "root_rot": "quaternion xyzw", "dof_pos": "joint angles in rad"}
 

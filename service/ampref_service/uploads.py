@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from amp_core.augment import Augmentation, Augmented, Seam, augmented
+from amp_core import augment
+from amp_core.augment import Augmentation, Seam
 from amp_core.errors import Conflict, MotionRefused, TooLarge
-from amp_core.formats import Limits, Motion, clean_name, read_motion
+from amp_core.formats import Limits, clean_name, read_motion
 from amp_core.motion import check_motion
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -114,19 +115,8 @@ def _read(settings: Settings, robot: Robot, upload: Upload, data: bytes) -> NewC
         duration_sec=motion.duration_sec,
         read_options=given,
         tags=upload.tags,
-        **lineage_facts(motion),
+        **(motion.lineage.to_columns() if motion.lineage else {}),
     )
-
-
-def lineage_facts(motion: Motion) -> dict[str, Any]:
-    """What a `NewClip` is told about where a motion comes from."""
-    if motion.lineage is None:
-        return {}
-    return {
-        "parent_digest": motion.lineage.parent,
-        "ancestor_digest": motion.lineage.ancestor,
-        "augmentation": motion.lineage.augmentation,
-    }
 
 
 @dataclass(frozen=True)
@@ -168,7 +158,7 @@ def augment_clip(
         )
     bounds = limits(settings)
     inherited = clips.check_tags((*clip.tags, *tags))
-    made: list[tuple[Augmented, NewClip]] = []
+    made: list[tuple[augment.Variant, NewClip]] = []
     with _room_for(clip.size):
         with blobs.open(clip.blob_digest) as stream:
             data = stream.read()
@@ -176,7 +166,7 @@ def augment_clip(
         source = read_motion(data, name=clip.name, format=clip.source_format, limits=bounds, **options)
         del data
         for augmentation in wanted:
-            variant = augmented(source, robot, augmentation)
+            variant = augment.make_variant(source, robot, augmentation)
             if len(variant.data) > settings.max_upload_bytes:
                 raise MotionRefused(
                     f"the variant {augmentation.text} has {len(variant.data):,} bytes",
@@ -204,7 +194,7 @@ def augment_clip(
         ]
 
 
-def _variant(variant: Augmented, robot: Robot, parent: str, tags: tuple[str, ...]) -> NewClip:
+def _variant(variant: augment.Variant, robot: Robot, parent: str, tags: tuple[str, ...]) -> NewClip:
     motion = variant.motion
     return NewClip(
         name=motion.name,
@@ -219,7 +209,7 @@ def _variant(variant: Augmented, robot: Robot, parent: str, tags: tuple[str, ...
         duration_sec=motion.duration_sec,
         tags=tags,
         parent_id=parent,
-        **lineage_facts(motion),
+        **(motion.lineage.to_columns() if motion.lineage else {}),
     )
 
 

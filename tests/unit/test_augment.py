@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from amp_core.augment import Augmentation, augment, augmented, motion_bytes, symmetry_of
+from amp_core.augment import Augmentation, augment, make_variant, motion_bytes, symmetry_of
 from amp_core.errors import InputRefused, MotionRefused
 from amp_core.formats import Lineage, Motion, read_motion
 from amp_core.motion import check_motion, condition
@@ -175,7 +175,7 @@ def steps(motion: Motion) -> dict[str, float]:
 
 def test_a_loop_goes_on_where_the_cycle_ended(robot: Robot) -> None:
     source = walking(robot)
-    made = augmented(source, robot, Augmentation(loop=4))
+    made = make_variant(source, robot, Augmentation(loop=4))
     seam = made.seam
     assert seam is not None
     # A cycle of this gait is a second; a frame more is within what counts as alike.
@@ -207,7 +207,7 @@ def test_a_clip_without_two_like_frames_cannot_be_looped(robot: Robot) -> None:
 @pytest.mark.parametrize("text", ["mirror", "warp=0.9", "heading=30", "loop=2", "mirror+warp=1.05+loop=2:0.3+heading=-45"])
 def test_the_bytes_are_the_same_and_read_back_with_their_lineage(robot: Robot, text: str) -> None:
     source = clip()
-    first, again = (augmented(source, robot, Augmentation.parse(text)) for _ in range(2))
+    first, again = (make_variant(source, robot, Augmentation.parse(text)) for _ in range(2))
     assert first.data == again.data
     read = read_motion(first.data, name=first.motion.name)
     assert read.name == f"walk+{text}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amp_core.augment import Augmentation, augmented
+from amp_core.augment import Augmentation, make_variant
 from amp_core.formats import read_motion
 from amp_core.robot import Robot
 from ampref_service.catalog import datasets
@@ -67,7 +67,7 @@ def test_a_variant_of_a_variant_has_the_first_as_ancestor(api: Any) -> None:
 
 def test_a_variant_that_was_uploaded_finds_its_parent_whichever_came_first(api: Any) -> None:
     source = read_motion(motion_bytes(), name="walk")
-    variant = augmented(source, Robot.load("wildrobot"), Augmentation(mirror=True))
+    variant = make_variant(source, Robot.load("wildrobot"), Augmentation(mirror=True))
     sent = api.http.post("/v1/clips", files={"file": ("walk+mirror.npz", variant.data)}).json()["clip"]
     assert (sent["parent"], sent["augmentation"], sent["lineage"]) == (None, "mirror", source.source_digest)
     parent = api.post(data=motion_bytes()).json()["clip"]

@@ -1,0 +1,186 @@
+"""Conditioning: a motion at the control rate, on the floor, inside the joint limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amp_core import rotations
+from amp_core.errors import MotionRefused
+from amp_core.formats.clip import Limits, Motion
+from amp_core.motion.checks import ABSURD_SHIFT_M, check_motion, forward_speed
+from amp_core.motion.report import FirstFrame, IngestReport, JointClip, RootFrame, write_notes
+from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
+
+if TYPE_CHECKING:
+    from amp_core.robot import Robot
+
+Array = NDArray[np.float64]
+
+# A norm this close to 1 is rounding in float32, and not worth reporting.
+NORM_REPORTED = 1e-6
+# A joint that is this little outside its limits was rounded in the file.
+EXCESS_REPORTED_RAD = 1e-6
+DEEP_M = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """A clip at the control rate, on the floor, inside the joint limits. M frames, n joints; arrays are read-only.
+
+    Args:
+      name, source_digest: as in the `Motion`.
+      fps, dt: frames per second and s per frame; `dt` is the robot's `control_dt`.
+      root_pos: (M, 3) m world.
+      root_rot: (M, 4) unit xyzw, neighbours on one hemisphere.
+      dof_pos: (M, n) rad.
+      initial_qpos: (nq,) the model's `qpos0` with the root and the listed joints of frame 0.
+      initial_qvel: (nv,) MuJoCo's convention: linear velocity in the world frame, angular velocity in the body frame, joint
+        rates. Integrating it over `dt` takes frame 0 to frame 1.
+      report: what was measured and changed.
+    """
+
+    name: str
+    source_digest: str
+    fps: float
+    dt: float
+    root_pos: Array
+    root_rot: Array
+    dof_pos: Array
+    initial_qpos: Array
+    initial_qvel: Array
+    report: IngestReport
+
+    def __post_init__(self) -> None:
+        for key in ("root_pos", "root_rot", "dof_pos", "initial_qpos", "initial_qvel"):
+            array = np.ascontiguousarray(getattr(self, key), dtype=np.float64)
+            array.flags.writeable = False
+            object.__setattr__(self, key, array)
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.root_pos.shape[0])
+
+    def qpos(self, robot: Robot) -> Array:
+        """(M, nq) the clip's poses as MuJoCo has them, for the robot that it was conditioned for."""
+        return robot.poses(self.root_pos, self.root_rot, self.dof_pos)
+
+
+def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Conditioned:
+    """A motion at the robot's control rate, ready to drive it, with the account of what was changed.
+
+    In this order: a glitched first frame is dropped; quaternions are normalized and put on one hemisphere; joints are clipped
+    to their limits; everything is resampled to `1 / control_dt` (slerp for the rotation, linear for the rest); the clip is
+    shifted vertically so that the median over frames of the lowest foot point is at the floor; the initial state is read off
+    the first two frames. Everything is float64 and sequential: the same motion gives the same bytes.
+
+    Raises:
+      MotionRefused: as `check_motion`; feet over 1 m off the floor.
+    """
+    # Imports MuJoCo, which reading a motion must work without.
+    from amp_core.kinematics import sole_heights
+
+    check_motion(motion, robot, limits)
+    # Rounded so that 1 / 0.02 and its like are the rates that people mean.
+    fps_out = round(1.0 / robot.control_dt, 9)
+
+    norm_error = np.abs(np.linalg.norm(motion.root_rot, axis=1) - 1.0)
+    unit_rotation = rotations.normalize(motion.root_rot)
+    rotation, flipped = rotations.align_signs(unit_rotation)
+    position, joints = motion.root_pos, motion.dof_pos
+
+    first = FirstFrame.of(motion, rotation)
+    if first.glitch and resampled_count(motion.num_frames - 1, motion.fps, fps_out) >= 2:
+        first = replace(first, trimmed=True)
+        position, rotation, joints = position[1:], rotation[1:], joints[1:]
+    joints, clipped = _clip_joints(joints, robot)
+
+    times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
+    position, joints = interpolate(position, times), interpolate(joints, times)
+    rotation = interpolate_rotations(rotation, times)
+
+    sole_height = sole_heights(robot, robot.poses(position, rotation, joints)).min(axis=1)
+    lower, median, upper = (float(height) for height in np.percentile(sole_height, (25, 50, 75)))
+    shift = -median
+    if abs(shift) > ABSURD_SHIFT_M:
+        raise MotionRefused(
+            f"the lowest foot point is {median:.4g} m above the floor (median over the frames)",
+            file=motion.name,
+            key="root_pos",
+            expected=f"feet within {ABSURD_SHIFT_M:g} m of the floor z = 0",
+            remedy="Is root_pos in metres, and is z up? Convert it, or put the floor at z = 0, and export again",
+        )
+    position = position + np.array([0.0, 0.0, shift])
+    clearance = sole_height + shift
+
+    speed = np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1) * motion.fps
+    turn_rate = rotations.angle_between(unit_rotation[:-1], unit_rotation[1:]) * motion.fps
+    report = IngestReport(
+        fps_in=motion.fps,
+        fps_out=fps_out,
+        frames_in=motion.num_frames,
+        frames_out=len(position),
+        duration_in_sec=motion.duration_sec,
+        quaternions_renormalized=int((norm_error > NORM_REPORTED).sum()),
+        max_norm_error=float(norm_error.max()),
+        quaternions_flipped=flipped,
+        joints_clipped=clipped,
+        ground_shift_m=shift,
+        foot_height_m=median,
+        foot_height_spread_m=upper - lower,
+        deepest_penetration_m=max(0.0, -float(clearance.min())),
+        deep_penetration_rate=float((clearance < -DEEP_M).mean()),
+        initial_clearance_m=float(clearance[0]),
+        root_height_mean_m=float(position[:, 2].mean()),
+        root_height_min_m=float(position[:, 2].min()),
+        root_height_max_m=float(position[:, 2].max()),
+        root_speed_max=float(speed.max()),
+        root_speed_mean=float(speed.mean()),
+        root_turn_rate_max=float(turn_rate.max()),
+        joint_speed_max=float(np.abs(np.diff(motion.dof_pos, axis=0)).max() * motion.fps),
+        forward_speed_mean=forward_speed(position, rotation, fps_out),
+        first_frame=first,
+        root_frame=RootFrame.of(motion),
+        notes=(),
+    )
+    report = replace(report, notes=write_notes(report, motion, robot))
+    qpos, qvel = _initial_state(position, rotation, joints, robot)
+    return Conditioned(
+        name=motion.name,
+        source_digest=motion.source_digest,
+        fps=fps_out,
+        dt=robot.control_dt,
+        root_pos=position,
+        root_rot=rotation,
+        dof_pos=joints,
+        initial_qpos=qpos,
+        initial_qvel=qvel,
+        report=report,
+    )
+
+
+def _clip_joints(joints: Array, robot: Robot) -> tuple[Array, tuple[JointClip, ...]]:
+    """(N, n) rad inside the joint limits, and the joints that were not."""
+    low, high = robot.joint_range[:, 0], robot.joint_range[:, 1]
+    below, above = low - joints, joints - high
+    clips = []
+    for j, name in enumerate(robot.joint_names):
+        under, over = below[:, j] > EXCESS_REPORTED_RAD, above[:, j] > EXCESS_REPORTED_RAD
+        if under.any() or over.any():
+            side = "both" if under.any() and over.any() else "low" if under.any() else "high"
+            excess = float(max(below[:, j].max(), above[:, j].max()))
+            clips.append(JointClip(name, int((under | over).sum()), excess, side))
+    return np.clip(joints, low, high), tuple(clips)
+
+
+def _initial_state(position: Array, rotation: Array, joints: Array, robot: Robot) -> tuple[Array, Array]:
+    """qpos and qvel of frame 0, such that integrating qvel over one control step gives frame 1."""
+    qvel = np.zeros(int(robot.model.nv))
+    velocity, dt = robot.root_qvel_adr, robot.control_dt
+    qvel[velocity : velocity + 3] = (position[1] - position[0]) / dt
+    qvel[velocity + 3 : velocity + 6] = rotations.angular_velocity(rotation[0], rotation[1], dt)
+    qvel[robot.qvel_adr] = (joints[1] - joints[0]) / dt
+    return robot.poses(position[:1], rotation[:1], joints[:1])[0], qvel

@@ -1,0 +1,242 @@
+"""The account of what conditioning measured in a clip and changed, with notes in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amp_core import rotations
+from amp_core.formats.clip import Motion
+
+if TYPE_CHECKING:
+    from amp_core.robot import Robot
+
+Array = NDArray[np.float64]
+
+SUSPECT_TILT = math.radians(30.0)
+
+GLITCH_RATIO = 5.0
+GLITCH_WINDOW = 15
+GLITCH_FLOOR = {"root_pos": 0.02, "root_rot": 0.1, "dof_pos": 0.1}
+GLITCH_UNITS = {"root_pos": "m", "root_rot": "rad", "dof_pos": "rad"}
+
+CLIPPED_NOTE_RAD = 0.2
+CLIPPED_NOTE_SHARE = 0.2
+SPREAD_NOTE_M = 0.03
+# Retargeted clips need shifts of a few centimetres; this much is a clip whose height is measured from somewhere else.
+SHIFT_NOTE_M = 0.1
+
+
+@dataclass(frozen=True)
+class JointClip:
+    """One joint that left its limits.
+
+    Args:
+      joint: its name.
+      frames: source frames in which it was outside.
+      max_excess_rad: rad, the farthest it was outside.
+      side: `low`, `high` or `both`.
+    """
+
+    joint: str
+    frames: int
+    max_excess_rad: float
+    side: str
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """The step from frame 0 to frame 1, compared with the steps that follow.
+
+    Args:
+      glitch: the first frame stands far off: in some array its step is over 5 times the largest of the next 15 and above
+        2 cm or 0.1 rad.
+      trimmed: the frame was dropped; true exactly where `glitch` is, unless only one frame would be left.
+      root_pos_ratio, root_rot_ratio, dof_pos_ratio: first step over the largest of the next ones (0 where nothing moves).
+      detail: the same in words; empty without a finding.
+    """
+
+    glitch: bool
+    trimmed: bool
+    root_pos_ratio: float
+    root_rot_ratio: float
+    dof_pos_ratio: float
+    detail: str
+
+    @classmethod
+    def of(cls, motion: Motion, rotation: Array) -> FirstFrame:
+        """The first step of a motion and those that follow; a solver that starts from a rest pose leaves a glitch there.
+
+        Args:
+          rotation: (N, 4) the motion's quaternions at unit length.
+        """
+        steps = {
+            "root_pos": np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1),
+            "root_rot": rotations.angle_between(rotation[:-1], rotation[1:]),
+            "dof_pos": np.abs(np.diff(motion.dof_pos, axis=0)).max(axis=1),
+        }
+        ratios = dict.fromkeys(steps, 0.0)
+        jumps = []
+        for key, step in steps.items():
+            if len(step) < 3:
+                continue
+            first, largest = float(step[0]), float(step[1 : 1 + GLITCH_WINDOW].max())
+            # In a clip that stands still any step is infinitely larger; a tenth of the floor stands in for its noise.
+            ratios[key] = first / max(largest, 0.1 * GLITCH_FLOOR[key])
+            if first > GLITCH_FLOOR[key] and ratios[key] > GLITCH_RATIO:
+                jumps.append(f"{key} by {first:.3g} {GLITCH_UNITS[key]}, {ratios[key]:.1f} times the largest of the next steps")
+        return cls(
+            glitch=bool(jumps),
+            trimmed=False,
+            root_pos_ratio=ratios["root_pos"],
+            root_rot_ratio=ratios["root_rot"],
+            dof_pos_ratio=ratios["dof_pos"],
+            detail=f"the first frame stands apart from the second: {'; '.join(jumps)}" if jumps else "",
+        )
+
+
+@dataclass(frozen=True)
+class RootFrame:
+    """How upright the root is.
+
+    Args:
+      suspect: mean or first tilt above 30 degrees: upright legged motion does not have it, a root in another frame does.
+      first_tilt_deg, mean_tilt_deg, max_tilt_deg: deg between the root's z axis and the world's.
+      detail: the same in words; empty without a finding.
+    """
+
+    suspect: bool
+    first_tilt_deg: float
+    mean_tilt_deg: float
+    max_tilt_deg: float
+    detail: str
+
+    @classmethod
+    def of(cls, motion: Motion) -> RootFrame:
+        """The tilt of a motion's root."""
+        tilt = rotations.tilt(motion.root_rot)
+        first, mean, greatest = float(tilt[0]), float(tilt.mean()), float(tilt.max())
+        suspect = max(first, mean) > SUSPECT_TILT
+        detail = (
+            f"the root is tilted by {math.degrees(first):.0f} degrees in the first frame and {math.degrees(mean):.0f} on "
+            "average; upright motion stays below 30, so its frame is probably not the robot's (z up, x forward): retarget the "
+            "clip with the robot's own root frame; nothing was rotated here"
+        )
+        return cls(suspect, math.degrees(first), math.degrees(mean), math.degrees(greatest), detail if suspect else "")
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What conditioning measured in a clip and what it changed.
+
+    Args:
+      fps_in, fps_out: frames per second before and after.
+      frames_in, frames_out: frame counts; `frames_in` is the file's, before any trimming.
+      duration_in_sec: s from the first to the last frame of the file.
+      quaternions_renormalized: source frames whose quaternion was off unit norm by more than 1e-6.
+      max_norm_error: the largest deviation from unit norm.
+      quaternions_flipped: source frames whose sign was changed so that neighbours lie on one hemisphere.
+      joints_clipped: every joint that left its limits.
+      ground_shift_m: m added to the root's height.
+      foot_height_m: m above the floor of the lowest foot point before the shift: median over the frames.
+      foot_height_spread_m: m, interquartile range of the same; large where the feet have no common floor.
+      deepest_penetration_m: m below the floor after the shift, over all frames (0 where none).
+      deep_penetration_rate: share of frames with a foot point more than 2 cm below the floor after the shift.
+      initial_clearance_m: m from the floor to the lowest foot point in the first frame after the shift; negative below it.
+      root_height_mean_m, root_height_min_m, root_height_max_m: m, after the shift.
+      root_speed_max, root_speed_mean: m/s of the source, over its steps.
+      root_turn_rate_max: rad/s of the source.
+      joint_speed_max: rad/s of the source, over all joints.
+      forward_speed_mean: m/s along the heading; negative for a clip that walks backwards.
+      first_frame, root_frame: see there.
+      notes: what a person should look at, one sentence each (`write_notes`).
+    """
+
+    fps_in: float
+    fps_out: float
+    frames_in: int
+    frames_out: int
+    duration_in_sec: float
+    quaternions_renormalized: int
+    max_norm_error: float
+    quaternions_flipped: int
+    joints_clipped: tuple[JointClip, ...]
+    ground_shift_m: float
+    foot_height_m: float
+    foot_height_spread_m: float
+    deepest_penetration_m: float
+    deep_penetration_rate: float
+    initial_clearance_m: float
+    root_height_mean_m: float
+    root_height_min_m: float
+    root_height_max_m: float
+    root_speed_max: float
+    root_speed_mean: float
+    root_turn_rate_max: float
+    joint_speed_max: float
+    forward_speed_mean: float
+    first_frame: FirstFrame
+    root_frame: RootFrame
+    notes: tuple[str, ...]
+
+    @property
+    def root_frame_suspect(self) -> bool:
+        return self.root_frame.suspect
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `ingest` object of a result: the fields above, JSON-ready, with `root_frame_suspect` at the top as well."""
+        fields = asdict(self)
+        fields["joints_clipped"] = list(fields["joints_clipped"])
+        fields["notes"] = list(self.notes)
+        fields["root_frame_suspect"] = self.root_frame.suspect
+        return fields
+
+
+def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str, ...]:
+    """What a person should look at, one sentence each; empty for a clip without findings."""
+    notes = []
+    if report.root_frame.suspect:
+        notes.append(f"Root frame: {report.root_frame.detail}.")
+    if report.first_frame.glitch:
+        action = "it was dropped" if report.first_frame.trimmed else "it was kept, since too little would be left"
+        notes.append(f"First frame: {report.first_frame.detail}; {action}.")
+    many = CLIPPED_NOTE_SHARE * report.frames_in
+    joints = [clip for clip in report.joints_clipped if clip.max_excess_rad > CLIPPED_NOTE_RAD or clip.frames > many]
+    if joints:
+        listing = ", ".join(f"{clip.joint} in {clip.frames} frames by up to {clip.max_excess_rad:.3g} rad" for clip in joints)
+        notes.append(f"Joint limits: clipped {listing}; check the joint order and the retargeting.")
+    low, high = robot.height_range
+    if abs(report.ground_shift_m) > SHIFT_NOTE_M:
+        y, z = motion.root_pos[:, 1], motion.root_pos[:, 2]
+        looks_y_up = ((y >= low) & (y <= high)).all() and not ((z >= low) & (z <= high)).all()
+        hint = "; the root's y stays where its height should be, so y and z may be swapped" if looks_y_up else ""
+        notes.append(
+            f"Ground: the whole clip was {'raised' if report.ground_shift_m > 0 else 'lowered'} by "
+            f"{abs(report.ground_shift_m):.3g} m to bring its feet to the floor; "
+            f"check that root_pos is in metres with z up and the floor at z = 0{hint}."
+        )
+    if report.foot_height_spread_m > SPREAD_NOTE_M:
+        notes.append(
+            f"Ground: the lowest foot point varies by {report.foot_height_spread_m * 1e3:.0f} mm (interquartile); "
+            "no vertical shift puts these feet on one floor."
+        )
+    if report.deep_penetration_rate > 0.02:
+        notes.append(
+            f"Ground: after the shift a foot is still more than 20 mm below the floor in {report.deep_penetration_rate:.0%} of "
+            f"the frames, at most {report.deepest_penetration_m * 1e3:.0f} mm."
+        )
+    if not low <= report.root_height_mean_m <= high:
+        notes.append(
+            f"Height: the root is at {report.root_height_mean_m:.3f} m on average, outside the robot's {low:g} to {high:g} m; "
+            "check the unit, the root frame and the robot."
+        )
+    if report.forward_speed_mean < -0.05:
+        notes.append(
+            f"Direction: the root moves backwards at {-report.forward_speed_mean:.2f} m/s on average; if the clip should walk "
+            "forward, its quaternions may be wxyz or its heading reversed."
+        )
+    return tuple(notes)
