@@ -2,21 +2,23 @@
 
     celery -A ampref_workers.app worker --pool=threads --concurrency=2      (or: ampref worker)
 
-A message says only that a job is due. Whoever hears it claims the oldest one; a message too many finds nothing to do, and one
-too few is made good by the sweeper that every worker runs. So Redis may be flushed, restarted or replaced at any time.
+A message means only that a job is due. The worker that receives it claims the oldest one; a message too many finds nothing to
+do, and for one too few the sweeper of every worker rings again. So Redis may be flushed, restarted or replaced at any time.
 
 The physics runs in child processes, so the pool is of threads: nothing in a thread can be lost with a pool process, and SIGTERM
-reaches the children through their supervisors. Importing this module reads no setting; the application is made on first use.
+reaches the children through the threads that watch them. Importing this module reads no setting; the application is made on
+first use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -30,15 +32,14 @@ from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
 from ampref_workers.sweeper import Collector, Sweeper
-from ampref_workers.tasks import ring_task
 
-__all__ = ["Worker", "check_workers", "main", "node_name"]
+__all__ = ["Worker", "check_workers", "main", "node_name", "ring_task"]
 
 log = structlog.get_logger("ampref_workers.app")
 
 
 class Worker:
-    """What a Celery worker process has: a runner, made on first use in each process, and a sweeper in the main one.
+    """The parts of a Celery worker: a runner, made on first use in each process, and a sweeper in the main process.
 
     Args:
       app: from `make_celery`; its task and signals are attached here.
@@ -51,20 +52,20 @@ class Worker:
         self._command = command
         self._runner: Runner | None = None
         self._owner = -1
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._bell = Doorbell(settings)
         self._sweeping: contextlib.ExitStack = contextlib.ExitStack()
         app.task(name=RING, bind=False)(ring_task(self.run_once))
-        # Celery's signals are the whole process's and hold their receivers weakly; ours live as long as `self` does.
+        # Celery's signals are the whole process's and hold their receivers weakly: these live as long as `self` does.
         signals.worker_ready.connect(self._ready)
         signals.worker_shutting_down.connect(self._shutting_down)
-        signals.worker_shutdown.connect(self._down)
+        signals.worker_shutdown.connect(self._close)
 
     @property
     def runner(self) -> Runner:
         """This process's runner; a fork makes its own, since database connections do not survive one."""
-        with self._making:
+        with self._lock:
             if self._runner is None or self._owner != os.getpid():
                 settings = self._settings
                 self._runner = Runner(
@@ -74,12 +75,12 @@ class Worker:
             return self._runner
 
     def run_once(self) -> str:
-        """Run the oldest job that is due; what the task does."""
+        """Run the oldest job that is due."""
         if self._stop.is_set():
             return "stopping"
         ended = self.runner.run_once(self._stop.is_set)
         if ended == "released":
-            self._bell.ring([""])  # for another worker, so that it need not wait for a sweep
+            self._bell.ring([""])  # For another worker, so that it need not wait for a sweep.
         return ended
 
     def _ready(self, **_: Any) -> None:
@@ -91,10 +92,22 @@ class Worker:
         # With a pool of threads the running children are killed now and their jobs released.
         self._stop.set()
 
-    def _down(self, **_: Any) -> None:
+    def _close(self, **_: Any) -> None:
         self._sweeping.close()
         if self._runner is not None and self._owner == os.getpid():
             self._runner.catalog.close()
+
+
+def ring_task(run_once: Callable[[], str]) -> Callable[[str], None]:
+    """The task around `run_once`. It never raises: a task that does may be delivered again, and again."""
+
+    def ring(job_id: str = "") -> None:
+        try:
+            log.debug("rung", rung_for=job_id, ended=run_once())
+        except Exception:  # MemoryError included, which would end the worker, and again after every restart.
+            log.exception("ring_failed", rung_for=job_id)
+
+    return ring
 
 
 def check_workers(settings: Settings, *, hostname: str | None = None, timeout: float = 5.0) -> list[str]:
@@ -144,18 +157,19 @@ def main(settings: Settings | None = None, *, command: Sequence[str] = CHILD, ar
     )
 
 
-_made: dict[str, Any] = {}
+@functools.cache
+def _make_app() -> Celery:
+    settings = Settings.load()
+    app = make_celery(settings)
+    app.ampref_worker = Worker(app, settings)  # Celery holds the receivers of its signals weakly.
+    return app
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, for `celery -A ampref_workers.app`: made from the environment when it is asked for."""
+    """`app`, for `celery -A ampref_workers.app`: made from the environment on first use."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if "app" not in _made:
-        settings = Settings.load()
-        _made["app"] = make_celery(settings)
-        _made["worker"] = Worker(_made["app"], settings)
-    return _made["app"]
+    return _make_app()
 
 
 if __name__ == "__main__":

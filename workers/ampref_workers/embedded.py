@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Protocol
-
-import structlog
 
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
@@ -24,10 +21,8 @@ from ampref_workers.sweeper import Collector, Sweeper
 
 __all__ = ["EmbeddedWorker"]
 
-log = structlog.get_logger("ampref_workers.embedded")
 
-
-class Opened(Protocol):
+class Services(Protocol):
     """What the application has open, as far as a worker needs it."""
 
     @property
@@ -37,35 +32,36 @@ class Opened(Protocol):
 
 
 class EmbeddedWorker:
-    """Hand `notify` and `running` to `create_app(settings, notify=..., background=...)`."""
+    """Pass `notify` and `running` to `create_app(settings, notify=..., background=...)`."""
 
     def __init__(self, settings: Settings, *, command: Sequence[str] = CHILD) -> None:
         self._settings = settings
         self._command = command
         self._stop = threading.Event()
         self._bell = threading.Condition()
-        self._rung = 0
+        self._rings = 0
 
     def notify(self, job_id: str) -> None:
         """Wake an idle thread."""
         with self._bell:
-            self._rung += 1
+            self._rings += 1
             self._bell.notify_all()
 
     @contextlib.contextmanager
-    def running(self, services: Opened) -> Iterator[None]:
+    def running(self, services: Services) -> Iterator[None]:
         """Work until the block ends. Then children are killed, and their jobs go back to the queue unharmed."""
-        runner = Runner(self._settings, services.catalog, services.blobs, command=self._command)
+        settings = self._settings
+        runner = Runner(settings, services.catalog, services.blobs, command=self._command)
         threads = [
             threading.Thread(target=self._loop, args=(runner,), name=f"worker {number}", daemon=True)
-            for number in range(self._settings.worker_concurrency)
+            for number in range(settings.worker_concurrency)
         ]
         self._stop.clear()
-        sweeper = Sweeper(runner, self._ring, every_sec=self._settings.sweep_sec)
+        sweeper = Sweeper(runner, lambda job_ids: self.notify(""), every_sec=settings.sweep_sec)
         for thread in threads:
             thread.start()
         try:
-            with sweeper, Collector(runner, every_sec=self._settings.blob_grace_sec):
+            with sweeper, Collector(runner, every_sec=settings.blob_grace_sec):
                 yield
         finally:
             self._stop.set()
@@ -73,17 +69,11 @@ class EmbeddedWorker:
             for thread in threads:
                 thread.join()
 
-    def _ring(self, job_ids: Sequence[str]) -> None:
-        self.notify("")
-
     def _loop(self, runner: Runner) -> None:
         while not self._stop.is_set():
-            before = self._rung
+            rings = self._rings
             ended = runner.run_once(self._stop.is_set)
-            if ended in ("idle", "unavailable"):
-                with self._bell:
-                    # A ring since the look at the table is not missed: the count tells.
-                    self._bell.wait_for(partial(self._rung_since, before), self._settings.poll_sec)
-
-    def _rung_since(self, count: int) -> bool:
-        return self._rung != count or self._stop.is_set()
+            with self._bell:
+                # A ring since the look at the table is not missed: the count has changed.
+                if ended in ("idle", "unavailable") and self._rings == rings and not self._stop.is_set():
+                    self._bell.wait(self._settings.poll_sec)

@@ -5,72 +5,60 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import structlog
 
-from ampref_service.jobs import Swept
+from ampref_workers.runner import Runner
 
 __all__ = ["Collector", "Sweeper"]
 
 log = structlog.get_logger("ampref_workers.sweeper")
 
 
-class Sweeps(Protocol):
-    """What can be swept: a `Runner`."""
-
-    def sweep(self) -> Swept: ...
-
-
-class Collects(Protocol):
-    """What can collect garbage: a `Runner`."""
-
-    def collect(self, should_stop: Callable[[], bool]) -> Sequence[str]: ...
-
-
 class _Periodic:
-    """A thread that does something every `every_sec`, until the block that it guards ends. It outlives every error."""
+    """A thread that works every `every_sec`, until the block that it guards ends. It outlives every error."""
 
-    name = "periodic"
+    name: str
 
-    def __init__(self, every_sec: float, *, first_after_sec: float = 0.0) -> None:
+    def __init__(self, every_sec: float, first_after_sec: float) -> None:
         self._every_sec = every_sec
         self._first_after_sec = first_after_sec
-        self._over = threading.Event()
+        self._end = threading.Event()
         self._thread = threading.Thread(target=self._loop, name=self.name, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def _do(self) -> None:
-        raise NotImplementedError
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._over.set()
+        self._end.set()
         self._thread.join()
+
+    def _work(self) -> None:
+        raise NotImplementedError
 
     def _loop(self) -> None:
         pause = self._first_after_sec
-        while not self._over.wait(pause):
+        while not self._end.wait(pause):
             try:
-                self._do()
+                self._work()
             except Exception as error:
                 log.warning(f"{self.name}_failed", error=str(error))
             pause = self._every_sec
 
 
 class Sweeper(_Periodic):
-    """Sweeps the job table at once and then every `every_sec`."""
+    """Sweeps the job table at once and then every `every_sec`; `ring` takes the jobs that a worker should be told of."""
 
     name = "sweeper"
 
-    def __init__(self, runner: Sweeps, ring: Callable[[Sequence[str]], object], *, every_sec: float) -> None:
-        super().__init__(every_sec)
+    def __init__(self, runner: Runner, ring: Callable[[Sequence[str]], object], *, every_sec: float) -> None:
+        super().__init__(every_sec, 0.0)
         self._runner = runner
         self._ring = ring
 
-    def _do(self) -> None:
+    def _work(self) -> None:
         wake = self._runner.sweep().wake
         if wake:
             self._ring(wake)
@@ -81,10 +69,10 @@ class Collector(_Periodic):
 
     name = "collector"
 
-    def __init__(self, runner: Collects, *, every_sec: float, first_after_sec: float | None = None) -> None:
-        # Not at once: many services start together, and none of them should begin with reading a whole store.
-        super().__init__(every_sec, first_after_sec=min(every_sec, 60.0) if first_after_sec is None else first_after_sec)
+    def __init__(self, runner: Runner, *, every_sec: float, first_after_sec: float | None = None) -> None:
+        # Not at once: many services start together, and none of them should begin with reading a large store.
+        super().__init__(every_sec, min(every_sec, 60.0) if first_after_sec is None else first_after_sec)
         self._runner = runner
 
-    def _do(self) -> None:
-        self._runner.collect(self._over.is_set)
+    def _work(self) -> None:
+        self._runner.collect(self._end.is_set)

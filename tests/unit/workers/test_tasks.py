@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ampref_workers.tasks import ring_task
+from ampref_workers.app import ring_task
 
 
 def test_a_ring_runs_one_job() -> None:
