@@ -9,11 +9,11 @@ from typing import Any
 
 from amp_core.errors import MotionRefused
 
-MEMBERS = ("ampref_parent", "ampref_ancestor", "ampref_augmentation")
+LINEAGE_MEMBERS = ("ampref_parent", "ampref_ancestor", "ampref_augmentation")
 """The texts of an npz or JSON file that hold a lineage: all of them or none."""
 
-COLUMNS = ("parent_digest", "ancestor_digest", "augmentation")
-"""The fields of a clip in the catalog that hold a lineage; null for an original."""
+LINEAGE_COLUMNS = ("parent_digest", "ancestor_digest", "augmentation")
+"""The columns of a clip in the catalog that hold a lineage; null for an original."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _AUGMENTATION = re.compile(r"[a-z][a-z0-9=.:+-]{0,119}")
@@ -38,17 +38,15 @@ class Lineage:
     augmentation: str
 
     def __post_init__(self) -> None:
-        digest, augmentation = (
-            (_DIGEST, "sha256: and 64 hex digits"),
-            (_AUGMENTATION, "an augmentation such as mirror+warp=0.9"),
-        )
-        for member, value, (pattern, expected) in zip(MEMBERS, astuple(self), (digest, digest, augmentation), strict=True):
+        digest = (_DIGEST, "sha256: and 64 hex digits")
+        augmentation = (_AUGMENTATION, "an augmentation such as mirror+warp=0.9")
+        for (member, value), (pattern, expected) in zip(self.to_members().items(), (digest, digest, augmentation), strict=True):
             if not isinstance(value, str) or not pattern.fullmatch(value):
                 raise MotionRefused("the lineage cannot be read", key=member, expected=expected, remedy=_REMEDY)
 
     def to_members(self) -> dict[str, str]:
-        """The texts of a file (`MEMBERS`)."""
-        return dict(zip(MEMBERS, astuple(self), strict=True))
+        """The texts of a file (`LINEAGE_MEMBERS`)."""
+        return dict(zip(LINEAGE_MEMBERS, astuple(self), strict=True))
 
     @classmethod
     def from_members(cls, members: Mapping[str, Any]) -> Lineage | None:
@@ -57,18 +55,19 @@ class Lineage:
         Raises:
           MotionRefused: some of the texts are missing, or one cannot be read.
         """
-        missing = [key for key in MEMBERS if key not in members]
-        if len(missing) == len(MEMBERS):
+        missing = [key for key in LINEAGE_MEMBERS if key not in members]
+        if len(missing) == len(LINEAGE_MEMBERS):
             return None
         if missing:
             raise MotionRefused(
                 f"the lineage is not whole: {', '.join(missing)} is missing",
                 key=missing[0],
-                expected="all of " + ", ".join(MEMBERS) + ", or none",
+                expected="all of " + ", ".join(LINEAGE_MEMBERS) + ", or none",
                 remedy=_REMEDY,
             )
-        return cls(*(members[key] for key in MEMBERS))
+        return cls(*(members[key] for key in LINEAGE_MEMBERS))
 
-    def to_columns(self) -> dict[str, Any]:
-        """The fields of a clip in the catalog (`COLUMNS`)."""
-        return dict(zip(COLUMNS, astuple(self), strict=True))
+
+def lineage_columns(lineage: Lineage | None) -> dict[str, str | None]:
+    """The values of a clip's `LINEAGE_COLUMNS`."""
+    return dict.fromkeys(LINEAGE_COLUMNS) if lineage is None else dict(zip(LINEAGE_COLUMNS, astuple(lineage), strict=True))

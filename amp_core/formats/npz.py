@@ -16,7 +16,7 @@ from typing import NoReturn
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
 from amp_core.formats.values import KEYS, RawArray, describe, quote
-from amp_core.lineage import MEMBERS
+from amp_core.lineage import LINEAGE_MEMBERS
 
 __all__ = ["parse_npy", "read_npz"]
 
@@ -68,7 +68,7 @@ def read_npz(data: bytes, file: str, limits: Limits) -> dict[str, RawArray | str
     budget = limits.max_values * 8 + len(KEYS) * (MAX_HEADER_BYTES + 16)
     for member in _table(data, file):
         name = member.name.decode("latin-1").removesuffix(".npy")
-        if name not in KEYS and name not in MEMBERS:
+        if name not in KEYS and name not in LINEAGE_MEMBERS:
             continue
         if name in found:
             _refuse(file, f"the member {quote(name)} appears twice", "each array once", key=name)

@@ -115,7 +115,7 @@ def _read(settings: Settings, robot: Robot, upload: Upload, data: bytes) -> NewC
         duration_sec=motion.duration_sec,
         read_options=given,
         tags=upload.tags,
-        **(motion.lineage.to_columns() if motion.lineage else {}),
+        lineage=motion.lineage,
     )
 
 
@@ -209,7 +209,7 @@ def _variant(variant: augment.Variant, robot: Robot, parent: str, tags: tuple[st
         duration_sec=motion.duration_sec,
         tags=tags,
         parent_id=parent,
-        **(motion.lineage.to_columns() if motion.lineage else {}),
+        lineage=motion.lineage,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
 from amp_core.errors import DiskFull, Unavailable
+from amp_core.formats import Lineage
 from amp_core.recipe import Recipe
 from ampref_service.catalog import clips, datasets
 from ampref_service.catalog.records import Select
@@ -404,8 +405,7 @@ def test_a_version_keeps_a_clip_and_its_variants_together(bench: Bench) -> None:
         "clip0+mirror+warp=0.9": ("sha256:" + "5" * 64, "mirror+warp=0.9"),
     }
     for name, (parent, augmentation) in names.items():
-        facts = {"parent_digest": parent, "ancestor_digest": origin["clip0"], "augmentation": augmentation}
-        bench.submit_score(name, frames=40, lineage=facts)
+        bench.submit_score(name, frames=40, lineage=Lineage(parent, origin["clip0"], augmentation))
         assert runner(bench).run_once() == "succeeded"
     begin_lock(bench)
     assert runner(bench).run_once() == "succeeded"

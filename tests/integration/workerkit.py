@@ -12,14 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from amp_core.formats import read_motion
+from amp_core.formats import Lineage, read_motion
 from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -88,8 +88,8 @@ class Bench:
         self.blobs = open_blobs(settings.blob_url)
         self.robot = wildrobot()
 
-    def submit(self, what: str, name: str | None = None, **of: str) -> Job:
-        """A clip whose child will do `what`: what the API does with an upload. `of` is its lineage."""
+    def submit(self, what: str, name: str | None = None, lineage: Lineage | None = None) -> Job:
+        """A clip whose child will do `what`: what the API does with an upload."""
         data = b"do " + what.encode()
         digest = self.blobs.put_bytes(data)
         new = NewClip(
@@ -103,7 +103,7 @@ class Bench:
             frames_in=2,
             fps_in=50.0,
             duration_sec=0.02,
-            **of,  # type: ignore[arg-type]
+            lineage=lineage,
         )
         with self.catalog.begin() as session:
             submitted = clips.submit(
@@ -137,7 +137,7 @@ class Bench:
         return submitted.job
 
     def submit_score(
-        self, name: str, frames: int = 60, sleep: float = 0.0, lineage: Mapping[str, str] | None = None, **metrics: float
+        self, name: str, frames: int = 60, sleep: float = 0.0, lineage: Lineage | None = None, **metrics: float
     ) -> Job:
         """A clip whose child answers with a score of these metrics and random features, after a while."""
         values = STANDING | metrics
@@ -152,7 +152,7 @@ class Bench:
             "gate_profile": RECIPE.gate_profile,
             "sleep": sleep,
         }
-        return self.submit("score " + json.dumps(facts), name, **(lineage or {}))
+        return self.submit("score " + json.dumps(facts), name, lineage)
 
     def job(self, job_id: str) -> Job:
         with self.catalog.session() as session:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
 from ampref_service.catalog import audit, blob_refs, job_rows, rollouts
 from ampref_service.catalog.engine import Session, dumps, new_id, now
@@ -89,10 +90,8 @@ def submit(
         created_at=at,
         actor=actor,
         parent_id=new.parent_id or _parent_of(session, new),
-        parent_digest=new.parent_digest,
-        ancestor_digest=new.ancestor_digest,
-        augmentation=new.augmentation,
         tags=tags,
+        **lineage_columns(new.lineage),
     )
     row = {name: getattr(clip, name) for name in _COLUMN_NAMES} | {"identity": identity}
     if job_rows.insert_ignore(session, clips, row):
@@ -122,9 +121,9 @@ def submit(
 
 def _parent_of(session: Session, new: NewClip) -> str | None:
     """The oldest clip for the same robot with the bytes that a variant was made from."""
-    if new.parent_digest is None:
+    if new.lineage is None:
         return None
-    query = select(clips.c.id).where(clips.c.source_digest == new.parent_digest, clips.c.robot == new.robot)
+    query = select(clips.c.id).where(clips.c.source_digest == new.lineage.parent, clips.c.robot == new.robot)
     return session.execute(query.order_by(clips.c.created_at, clips.c.id).limit(1)).scalar_one_or_none()
 
 

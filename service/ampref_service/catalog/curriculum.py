@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from amp_core.errors import InputRefused
+from amp_core.lineage import LINEAGE_COLUMNS
 from ampref_service.catalog import rollouts
 from ampref_service.catalog.engine import Session
 from ampref_service.catalog.records import ListedClip, Page, RolloutSummary
@@ -141,9 +142,7 @@ _CLIP: Final = (
     "duration_sec",
     "created_at",
     "parent_id",
-    "parent_digest",
-    "ancestor_digest",
-    "augmentation",
+    *LINEAGE_COLUMNS,
 )
 _ROLLOUT: Final = ("rollout_id", "recipe_digest", "mode", "tier", "tier_reason", "frames", "scored_at")
 _SHOWN: Final = ", ".join(f"c.{name}" for name in (*_CLIP, "read_options", "tags", *_ROLLOUT, *METRIC_COLUMNS))

@@ -23,6 +23,7 @@ from sqlalchemy import Select as Query
 from amp_core.dataset.names import check_alias, check_dataset_name, check_version
 from amp_core.dataset.weights import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.lineage import LINEAGE_COLUMNS
 from amp_core.readiness import check_waivers
 from amp_core.recipe import PhysicsScale
 from ampref_service.catalog import audit, job_rows, rollouts
@@ -362,9 +363,7 @@ def _selected(wanted: Select, buckets: Mapping[PhysicsScale, Sequence[str]] | No
         spoken.c.id.label("rollout_id"),
         clips.c.name,
         clips.c.source_digest,
-        clips.c.parent_digest,
-        clips.c.ancestor_digest,
-        clips.c.augmentation,
+        *(clips.c[name] for name in LINEAGE_COLUMNS),
         clips.c.robot_digest,
         *(
             spoken.c[name]

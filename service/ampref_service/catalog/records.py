@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from amp_core.lineage import Lineage
 from amp_core.recipe import PhysicsScale
 
 T = TypeVar("T")
@@ -31,8 +32,8 @@ class NewClip:
       size: bytes of the upload.
       frames_in, fps_in, duration_sec: of the motion as it was uploaded.
       tags: labels; added to the clip's tags when it is there already.
-      parent_digest, ancestor_digest, augmentation: of a variant, its `Lineage`; None for an original.
-      parent_id: the clip that it was made from; found by `parent_digest` where it is not said.
+      lineage: of a variant; None for an original.
+      parent_id: the clip that it was made from; without it, the one with the parent's bytes.
     """
 
     name: str
@@ -48,9 +49,7 @@ class NewClip:
     read_options: Mapping[str, Any] = field(default_factory=dict)
     tags: Sequence[str] = ()
     parent_id: str | None = None
-    parent_digest: str | None = None
-    ancestor_digest: str | None = None
-    augmentation: str | None = None
+    lineage: Lineage | None = None
 
 
 @dataclass(frozen=True)
