@@ -1,6 +1,6 @@
-"""Errors that people read.
+"""Errors for people.
 
-Every refusal says what was wrong, where it is, what was expected and what to do next. One class carries all of it, so the
+Every error tells what was wrong, where it is, what was expected and what to do next. One class has all of it, so that the
 command line, the HTTP API and the job table show the same facts.
 
     AmprefError
@@ -9,12 +9,12 @@ command line, the HTTP API and the job table show the same facts.
     │   ├── RecipeRefused       a recipe, mode or physics scale
     │   └── RobotRefused        a robot.yaml or its MJCF
     ├── NotFound                no such clip, job, dataset or version
-    ├── Conflict                it exists already, is locked, or is held by something
+    ├── Conflict                it exists already, is locked, or is in use
     ├── TooLarge                over a configured limit
-    ├── IntegrityError          bytes that do not have the digest that was promised
+    ├── IntegrityError          bytes that do not have the expected digest
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
     ├── Unavailable             a server, broker or blob store cannot be reached
-    │   └── DiskFull            a folder has no room left; nobody's fault but the machine's
+    │   └── DiskFull            a folder has no room left
     ├── EngineRefused           the installed MuJoCo is mixed or not of a supported version
     └── PhysicsFailed           a simulation could not be run to its end
 """
@@ -25,11 +25,11 @@ from typing import Any
 
 
 class AmprefError(Exception):
-    """An error with everything that its reader needs.
+    """An error with its place and remedy.
 
     Args:
       what: what was wrong, as one sentence without a full stop.
-      file: the file it was found in.
+      file: the file that has it.
       key: the key, column or field.
       frame: the first offending frame (0-based).
       expected: what would have been right.
@@ -59,16 +59,10 @@ class AmprefError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        where = ", ".join(
-            part
-            for part in (
-                self.file,
-                f"key {self.key!r}" if self.key is not None else None,
-                f"frame {self.frame}" if self.frame is not None else None,
-            )
-            if part
-        )
-        text = f"{where}: {self.what}" if where else self.what
+        key = f"key {self.key!r}" if self.key is not None else None
+        frame = f"frame {self.frame}" if self.frame is not None else None
+        place = ", ".join(filter(None, (self.file, key, frame)))
+        text = f"{place}: {self.what}" if place else self.what
         if self.expected:
             text += f"; expected {self.expected}"
         if self.remedy:
@@ -76,7 +70,7 @@ class AmprefError(Exception):
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as JSON-ready facts: `type` (the slug), `title`, `detail` and whichever of the places are known."""
+        """The error as JSON-ready facts: `type` (the slug), `title`, `detail`, `what`, and the other attributes that it has."""
         facts: dict[str, Any] = {"type": self.slug, "title": self.title, "detail": str(self), "what": self.what}
         for name in ("file", "key", "frame", "expected", "remedy"):
             value = getattr(self, name)
@@ -127,7 +121,6 @@ class TooLarge(AmprefError):
 class IntegrityError(AmprefError):
     slug = "integrity"
     title = "The bytes are not what was promised"
-    status = 500
 
 
 class FeatureCodeMismatch(AmprefError):
@@ -143,7 +136,7 @@ class Unavailable(AmprefError):
 
 
 class DiskFull(Unavailable):
-    """No room is left in a folder. Over HTTP it is `unavailable`, like its parent; to a worker no clip is to blame for it."""
+    """A folder has no room left. Over HTTP it is `unavailable`, like its parent; a worker blames no clip for it."""
 
     title = "No space left"
 
@@ -156,4 +149,3 @@ class EngineRefused(AmprefError):
 class PhysicsFailed(AmprefError):
     slug = "physics-failed"
     title = "The simulation could not be run"
-    status = 500

@@ -59,21 +59,18 @@ class Partials:
                 if path.stat().st_size == 0:
                     path.unlink()
 
-    def claim(self, digest: str, own: Path) -> Path | None:
+    def claim(self, digest: str, partial: Path) -> Path | None:
         """Take over the largest partial file of this digest that no process writes any more; None when there is none.
 
         It is renamed, which takes it from all other processes. Copy its bytes, do not append to them: an owner that lives after
         all goes on writing into it.
 
         Args:
-          own: this process's new partial file, whose time stamp is the present time of the file server.
+          partial: this process's new partial file, whose time stamp is the present time of the file server.
         """
-        now = own.stat().st_mtime
-        candidates = []
-        for path, status in self._list(digest):
-            if path != own and _is_abandoned(path, now - status.st_mtime):
-                candidates.append((status.st_size, path))
-        for _, path in sorted(candidates, key=lambda candidate: -candidate[0]):
+        current = partial.stat().st_mtime
+        abandoned = [(stat.st_size, path) for path, stat in self._list(digest) if _is_abandoned(path, current - stat.st_mtime)]
+        for _, path in sorted(abandoned, reverse=True):
             claimed = self._new_path(digest)
             with suppress(OSError):
                 os.rename(path, claimed)
@@ -81,20 +78,20 @@ class Partials:
                 return claimed
         return None
 
-    def sweep(self, own: Path) -> None:
-        """Remove partial files of any version that nobody has written for a day. `own` tells the time, as in `claim`."""
-        now = own.stat().st_mtime
-        for path, status in self._list(""):
-            idle = now - status.st_mtime
-            if path != own and _NAME.fullmatch(path.name) and idle > _FORGOTTEN and _is_abandoned(path, idle):
+    def sweep(self, partial: Path) -> None:
+        """Remove partial files of any version that nobody has written for a day. `partial` tells the time, as in `claim`."""
+        current = partial.stat().st_mtime
+        for path, stat in self._list(""):
+            idle = current - stat.st_mtime
+            if _NAME.fullmatch(path.name) and idle > _FORGOTTEN and _is_abandoned(path, idle):
                 with suppress(OSError):
                     path.unlink()
                     log.info("removed %s, which an interrupted download left behind", path)
 
     def measure_peers(self, digest: str) -> dict[Path, int]:
         """The sizes of the partial files of this digest that other processes are writing."""
-        now = time.time()
-        return {path: stat.st_size for path, stat in self._list(digest) if not _is_abandoned(path, now - stat.st_mtime)}
+        current = time.time()
+        return {path: stat.st_size for path, stat in self._list(digest) if not _is_abandoned(path, current - stat.st_mtime)}
 
     def _new_path(self, digest: str) -> Path:
         return self.folder / f"{digest.removeprefix('sha256:')}.{machine_key()}.{os.getpid()}.{os.urandom(6).hex()}"

@@ -1,7 +1,7 @@
 """A training node: `ampref` without extras imports, pulls and loads, with no MuJoCo, JAX or web stack to be found.
 
-The wheel is built and unpacked into a folder beside links to exactly the distributions that its base requirements lead to; an
-interpreter is started that sees this folder and the standard library, and nothing else.
+The wheel is built and installed by pip into an empty virtual environment, without its dependencies: the network is not needed.
+Links to exactly the distributions that its base requirements lead to take their place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-import zipfile
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,19 @@ from datasetkit import Site, make_bundle, serving
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("amp_core", "ampref_service", "ampref_workers", "ampref_migrations")
 FORBIDDEN = (
     *("mujoco", "jax", "yaml", "fastapi", "starlette", "uvicorn", "multipart", "sqlalchemy", "alembic", "psycopg"),
     *("celery", "redis", "obstore", "structlog", "prometheus_client", "pytest", "hypothesis"),
 )
 NOT_IMPORTED = (*FORBIDDEN, "pydantic")  # typer brings pydantic along; the client has no use for it.
 BASE = ("numpy", "httpx2", "blake3", "typer", "rich")
+# What the client, and nothing else of ours, consists of.
+CLIENT = {
+    *("amp_core", "amp_core.client", "amp_core.dataset", "amp_core.dataset.blocks", "amp_core.dataset.manifest"),
+    *("amp_core.dataset.names", "amp_core.cpus", "amp_core.errors", "amp_core.features", "amp_core.files", "amp_core.lazy"),
+    *("amp_core.npz", "amp_core.strict_json"),
+}
 
 
 def base_distributions(requirements: list[str]) -> dict[str, importlib.metadata.Distribution]:
@@ -50,14 +57,16 @@ def base_distributions(requirements: list[str]) -> dict[str, importlib.metadata.
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site folder of a training node."""
+    """The virtual environment of a training node."""
     work = tmp_path_factory.mktemp("node")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(work)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(work)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     [wheel] = work.glob("ampref-*.whl")
-    site = work / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+    node = work / "venv"
+    venv.create(node, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(node), "install", "--no-deps", "--no-index", "--no-compile", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    site = site_packages(node)
     [metadata] = site.glob("ampref-*.dist-info")
     requirements = importlib.metadata.Distribution.at(metadata).requires or []
     for distribution in base_distributions(requirements).values():
@@ -65,14 +74,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
             link = site / top
             if not link.exists():
                 link.symlink_to(Path(str(distribution.locate_file(top))).resolve())
+    return node
+
+
+def site_packages(node: Path) -> Path:
+    [site] = node.glob("lib/python*/site-packages")
     return site
 
 
-def run(node: Path, code: str, *args: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python code on the node: isolated, without site packages."""
-    start = f"import sys; sys.path.insert(0, {str(node)!r})\n"
-    return subprocess.run(
-        [sys.executable, "-I", "-S", "-c", start + code, *args],
+def run(node: Path, program: str, *args: str, environment: dict[str, str] | None = None) -> str:
+    """What a program of the node prints, in an environment that has nothing of this one."""
+    done = subprocess.run(
+        [str(node / "bin" / program), *args],
         env={"PATH": "/usr/bin:/bin", "HOME": str(node.parent), **(environment or {})},
         cwd=node.parent,
         capture_output=True,
@@ -80,6 +93,8 @@ def run(node: Path, code: str, *args: str, environment: dict[str, str] | None = 
         check=False,
         timeout=120,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_node_has_what_it_needs_and_nothing_else(node: Path) -> None:
@@ -87,7 +102,31 @@ def test_the_node_has_what_it_needs_and_nothing_else(node: Path) -> None:
 import importlib.util, json
 print(json.dumps([name for name in {(*FORBIDDEN, *BASE)!r} if importlib.util.find_spec(name)]))
 """
-    assert json.loads(run(node, code).stdout) == list(BASE)
+    assert json.loads(run(node, "python", "-c", code)) == list(BASE)
+
+
+def test_the_wheel_installs_no_name_that_a_strangers_package_may_have(node: Path) -> None:
+    site = site_packages(node)
+    [metadata] = site.glob("ampref-*.dist-info")
+    installed = importlib.metadata.Distribution.at(metadata).files or []
+    tops = {path.parts[0] for path in installed if path.parts[0] != ".."}
+    assert tops == {*PACKAGES, metadata.name}
+    assert [str(path) for path in installed if path.parts[0] == ".."] == ["../../../bin/ampref"]
+    assert all((site / package / "py.typed").is_file() for package in PACKAGES)
+
+
+def test_the_client_loads_nothing_of_locking_planning_or_gates(node: Path) -> None:
+    code = """
+import sys
+import amp_core.client
+print(*sorted(name for name in sys.modules if name.split(".")[0] in ("amp_core", "ampref_service", "ampref_workers")))
+"""
+    loaded = set(run(node, "python", "-c", code).split())
+    assert {name for name in loaded if not name.startswith("amp_core.client.")} == CLIENT
+
+
+def test_the_command_shows_its_help(node: Path) -> None:
+    assert "pull" in run(node, "ampref", "--help")
 
 
 def test_it_imports_pulls_and_loads(node: Path, tmp_path: Path) -> None:
@@ -95,14 +134,11 @@ def test_it_imports_pulls_and_loads(node: Path, tmp_path: Path) -> None:
     with serving(Site()) as site:
         site.add(bundle)
         environment = {"AMPREF_URL": site.url, "AMPREF_CACHE": str(tmp_path / "cache")}
-        command = "from amp_core.cli.main import main\nsys.exit(main())"
-        pulled = run(node, command, "pull", "walk==0.11.0", "--json", environment=environment)
-        assert pulled.returncode == 0, pulled.stderr
-        facts: dict[str, Any] = json.loads(pulled.stdout)
+        facts: dict[str, Any] = json.loads(run(node, "ampref", "pull", "walk==0.11.0", "--json", environment=environment))
         assert facts["manifest_sha256"] == bundle.manifest.sha256
 
         code = f"""
-import json
+import json, sys
 import numpy as np
 from amp_core.client import load_dataset
 data = load_dataset("walk==0.11.0", manifest_sha256={bundle.manifest.sha256!r})
@@ -110,9 +146,8 @@ s, t = data.sample_transitions(np.random.default_rng(0), 4)
 loaded = sorted(name for name in {NOT_IMPORTED!r} if name in sys.modules)
 print(json.dumps([list(data.features.shape), list(data.normalize(s).shape), loaded]))
 """
-        loaded = run(node, code, environment=environment)
-        assert loaded.returncode == 0, loaded.stderr
-        assert json.loads(loaded.stdout) == [[bundle.num_frames, 13], [4, 13], []]
+        loaded = json.loads(run(node, "python", "-c", code, environment=environment))
+        assert loaded == [[bundle.num_frames, 13], [4, 13], []]
 
 
 def test_a_pull_imports_no_web_stack_even_where_there_is_one(tmp_path: Path) -> None:
