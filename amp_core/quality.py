@@ -154,13 +154,8 @@ class FrameSeries:
         """
         mg = robot.mg_for(rollout.recipe.physics)
         pitch, roll, tilt = pitch_roll_tilt(robot.root_rotation(rollout.qpos))
-        rows = len(rollout.qpos)
-        feet = np.zeros((rows, len(robot.feet)), dtype=bool)
-        load = np.zeros((rows, len(robot.feet)))
-        for i, foot in enumerate(robot.feet):
-            feet[:, i] = (rollout.foot_contacts[:, list(foot.channels)] > 0).any(axis=1)
-            load[:, i] = rollout.channel_loads[:, list(foot.channels)].sum(axis=1)
-        standing = load > LOADED_ABOVE * mg
+        feet = np.stack([(rollout.foot_contacts[:, foot.channels] > 0).any(axis=1) for foot in robot.feet], axis=1)
+        standing = foot_loads(rollout, robot) > LOADED_ABOVE * mg
         slipping = standing & (rollout.foot_speed > SLIP_SPEED)
         left, right = sides(robot)
         meant = rollout.reference_contacts
@@ -187,6 +182,11 @@ class FrameSeries:
             contact_middle=sum(contact.threshold) / 2 if contact and isinstance(contact.threshold, tuple) else 0.5,
             agreeing=None if meant is None else (feet == meant).sum(axis=1),
         )
+
+
+def foot_loads(rollout: Rollout, robot: Robot) -> Array:
+    """(N, F) N, the normal force on each foot, mean over the frame's substeps."""
+    return np.stack([rollout.channel_loads[:, foot.channels].sum(axis=1) for foot in robot.feet], axis=1)
 
 
 def sides(robot: Robot) -> tuple[tuple[int, ...], tuple[int, ...]]:

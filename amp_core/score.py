@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from amp_core import features
-from amp_core.diagnose import Diagnosis, diagnose
+from amp_core.diagnosis import Diagnosis, diagnose
 from amp_core.engine import mujoco
 from amp_core.errors import MotionRefused
 from amp_core.formats import Limits, Motion, read_motion

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from amp_core import motions
-from amp_core.diagnose import CODES, SUGGESTIONS, Diagnosis, Finding, Suggestion, _Case, diagnose
+from amp_core.diagnosis import CODES, SUGGESTIONS, Diagnosis, Finding, Suggestion, diagnose
+from amp_core.diagnosis.evidence import Evidence
+from amp_core.diagnosis.gates import describe_gates, touching_geoms
 from amp_core.formats import read_motion
 from amp_core.motion import Conditioned, FirstFrame, JointClip, RootFrame, condition
 from amp_core.quality import FrameSeries
@@ -243,12 +245,12 @@ def test_what_touches_the_ground_is_named(robot: Robot) -> None:
     frame = int(np.argmax(rollout.nonfoot_contact))
     # The lying pose, as if it were high and upright enough not to count as fallen.
     classification = judge(rollout, robot).classification
-    case = _Case(rollout, clip, robot, classification)
-    touching = case._touching()
+    evidence = Evidence(rollout, clip, robot, classification)
+    touching = next(finding for finding in describe_gates(evidence) if finding.code == "body_touches")
     assert f"at {frame * rollout.dt:.2f} s" in touching.message
     assert "something that is no foot" not in touching.message
-    assert case._on_ground(rollout.qpos[frame])
-    assert case._on_ground(rollout.initial_qpos) == []
+    assert touching_geoms(evidence, rollout.qpos[frame])
+    assert touching_geoms(evidence, rollout.initial_qpos) == []
 
 
 @pytest.mark.parametrize(("shift", "code"), [(0.05, "feet_above_ground"), (-0.05, "feet_below_ground")])

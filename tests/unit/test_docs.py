@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from amp_core.cli.main import app as cli
-from amp_core.diagnose import CODES, SUGGESTIONS
+from amp_core.diagnosis import CODES, SUGGESTIONS
 from amp_core.quality import METRICS
 from ampref_service.app import create_app
 from ampref_service.settings import Settings

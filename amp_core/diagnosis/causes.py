@@ -1,0 +1,111 @@
+"""The findings of causes: faults of the clip itself, and strain and slip before the robot tips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from amp_core.diagnosis.evidence import Evidence, find_span, readable
+from amp_core.diagnosis.findings import Finding
+from amp_core.quality import SLIP_SPEED
+from amp_core.runs import find_runs
+
+OFF_GROUND_M = 0.02
+"""m; a standing foot of the clip further from the ground than this is a finding."""
+
+_JOINTS = 3  # findings of one code that concern different joints
+_SATURATED_SHARE = 0.1
+_FAST = 3.0  # rad/s; below this speed, what looks like lag is load
+_FOLLOWED = 0.75
+_LAG_RAD = 0.15
+_EXCESS_RAD = 0.05
+_EXCESS_SHARE = 0.05
+_STANCE_SEC = 0.1
+_SLIPPING_SHARE = 0.15
+_SLIP_SEC = 0.5  # a share of less stance than this is a frame or two
+
+
+def describe_clip(evidence: Evidence) -> Iterator[Finding]:
+    """Faults of the clip itself: its height above the ground and its joint limits."""
+    report = evidence.clip.report
+    clearance = report.initial_clearance_m
+    if clearance > OFF_GROUND_M:
+        message = f"the clip starts {clearance:.2f} m above the ground, so the robot drops first"
+        yield Finding("starts_in_air", "cause", message, frames=(0, 1), value=clearance, limit=OFF_GROUND_M, unit="m")
+    heights = evidence.clip_feet.heights
+    lowest = heights.min(axis=1)
+    shortest = max(2, round(_STANCE_SEC / (evidence.stride * evidence.dt)))
+    for i, foot in enumerate(evidence.robot.feet):
+        # Of two feet that are still, the higher one may just hang at the top of a step.
+        standing = evidence.still[:, i] & (heights[:, i] == lowest)
+        for code, off_ground, place in (
+            ("feet_above_ground", standing & (heights[:, i] > OFF_GROUND_M), "above the ground where it should stand"),
+            ("feet_below_ground", heights[:, i] < -OFF_GROUND_M, "under the ground"),
+        ):
+            runs = [run for run in find_runs(off_ground) if run[1] - run[0] >= shortest]
+            if not runs:
+                continue
+            start, stop = max(runs, key=lambda run: float(np.abs(heights[run[0] : run[1], i]).mean()))
+            value = float(max(heights[start:stop, i], key=abs))
+            frames = (start * evidence.stride, min(stop * evidence.stride, evidence.clip.num_frames))
+            message = f"the clip's {readable(foot.name)} is {abs(value):.2f} m {place} at {evidence.period(*frames)}"
+            message += f", {len(runs)} times in all" if len(runs) > 1 else ""
+            yield Finding(code, "cause", message, foot=foot.name, frames=frames, value=value, limit=OFF_GROUND_M, unit="m")
+    excesses = [
+        joint
+        for joint in report.joints_clipped
+        if joint.max_excess_rad >= _EXCESS_RAD and joint.frames >= _EXCESS_SHARE * report.frames_in
+    ]
+    for clipped in sorted(excesses, key=lambda joint: -joint.max_excess_rad)[:_JOINTS]:
+        message = f"the clip bends the {readable(clipped.joint)} up to {clipped.max_excess_rad:.2f} rad beyond its limit "
+        message += f"({clipped.frames} of {report.frames_in} source frames); it was clipped"
+        yield Finding("joint_limit", "cause", message, joint=clipped.joint, value=clipped.max_excess_rad, limit=0.0, unit="rad")
+
+
+def describe_strain(evidence: Evidence) -> Iterator[Finding]:
+    """Torque and speed of the joints, before the robot tips over."""
+    if evidence.onset < 5:
+        return
+    robot, rollout, upright = evidence.robot, evidence.rollout, evidence.upright
+    limits = np.abs(robot.model.actuator_forcerange).max(axis=1)[robot.ctrl_adr]
+    shares = evidence.saturation(upright)
+    strained = sorted((joint for joint in shares if shares[joint] >= _SATURATED_SHARE), key=lambda joint: -shares[joint])
+    for joint in strained[:_JOINTS]:
+        message = f"torque saturated at the {readable(joint)} for {shares[joint]:.0%} of the frames"
+        message += " before it tips" if evidence.fell is not None else ""
+        message += f" (limit {limits[robot.joint_names.index(joint)]:g} N·m)"
+        frames = (0, evidence.onset)
+        yield Finding("torque_saturated", "cause", message, joint, None, frames, shares[joint], _SATURATED_SHARE, "1")
+    clip_speed = evidence.clip_joint_speed[upright]
+    lag = np.abs(rollout.reference_dof_pos - rollout.dof_pos)[upright]
+    slow: list[tuple[float, Finding]] = []
+    for j, (joint, peak) in enumerate(zip(robot.joint_names, clip_speed.argmax(axis=0).tolist(), strict=True)):
+        near = slice(max(0, peak - 3), peak + 4)
+        reached, speed = float(np.abs(rollout.dof_vel[upright][near, j]).max()), float(clip_speed[peak, j])
+        behind = lag[near, j].max()
+        if speed >= _FAST and reached < _FOLLOWED * speed and behind >= _LAG_RAD:
+            message = f"the clip moves the {readable(joint)} at {speed:.1f} rad/s at {evidence.time(peak)}, the servo reaches "
+            message += f"{reached:.1f} and is {behind:.2f} rad behind"
+            frames = (near.start, min(near.stop, evidence.onset))
+            slow.append(
+                (reached / speed, Finding("joint_speed", "cause", message, joint, None, frames, speed, reached, "rad/s"))
+            )
+    for _, finding in sorted(slow, key=lambda entry: entry[0])[:_JOINTS]:
+        yield finding
+
+
+def describe_slip(evidence: Evidence) -> Iterator[Finding]:
+    """Feet that slide while they carry weight, before the robot tips over."""
+    for i, foot in enumerate(evidence.robot.feet):
+        loaded, speed = evidence.loaded[evidence.upright, i], evidence.rollout.foot_speed[evidence.upright, i]
+        slipping = loaded & (speed > SLIP_SPEED)
+        if loaded.sum() < _SLIP_SEC / evidence.dt:
+            continue
+        share = float(slipping.sum() / loaded.sum())
+        if share >= _SLIPPING_SHARE:
+            message = f"the {readable(foot.name)} slides in {share:.0%} of its stance"
+            message += " before the robot tips" if evidence.fell is not None else ""
+            message += f", at up to {speed[slipping].max():.2f} m/s"
+            frames = find_span(slipping)
+            yield Finding("slips", "note", message, None, foot.name, frames, share, _SLIPPING_SHARE, "1")

@@ -1,0 +1,148 @@
+"""The findings of a robot that stands: what each failed gate measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.diagnosis.evidence import Evidence, find_span, readable, scalar_threshold
+from amp_core.diagnosis.findings import Finding
+from amp_core.engine import mujoco
+from amp_core.quality import UNLOADED_BELOW, percentile
+from amp_core.rotations import pitch_roll_tilt
+from amp_core.runs import find_runs
+from amp_core.tiers import Gate
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def describe_gates(evidence: Evidence) -> Iterator[Finding]:
+    """A finding for every failed gate, in the order of the gates' subjects: posture, load, contact, fidelity."""
+    if len(evidence.series) == 0:
+        return
+    yield from _describe_posture(evidence)
+    yield from _describe_load(evidence)
+    yield from _describe_contacts(evidence)
+    yield from _describe_fidelity(evidence)
+
+
+def _finding(code: str, gate: Gate, message: str, unit: str, frames: Bools | None = None, joint: str | None = None) -> Finding:
+    """A failed gate as a finding.
+
+    Args:
+      frames: (N,) the frames that count against the gate; None where no single frame does.
+    """
+    span = None if frames is None else find_span(frames)
+    return Finding(code, "failed", message, joint, None, span, gate.value, scalar_threshold(gate), unit)
+
+
+def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
+    series, failed, clip = evidence.series, evidence.failed, evidence.clip
+    for axis, angles in zip(("pitch", "roll"), pitch_roll_tilt(clip.root_rot), strict=False):
+        if gate := failed.get(f"p95_{axis}_deg"):
+            own = percentile(np.degrees(np.abs(angles)), 95)
+            message = f"leans {gate.value:.0f}° in {axis} (95th percentile; the clip itself {own:.0f}°)"
+            yield _finding("leans", gate, message, "deg", getattr(series, axis) > scalar_threshold(gate))
+    if gate := failed.get("max_tilt_deg"):
+        message = f"leans up to {gate.value:.0f}° without falling"
+        yield _finding("leans", gate, message, "deg", series.tilt > scalar_threshold(gate))
+    if gate := failed.get("height_max"):
+        message = f"the root rises to {gate.value:.2f} m, over the robot's range (the clip's rises to "
+        message += f"{clip.root_pos[:, 2].max():.2f} m)"
+        yield _finding("too_high", gate, message, "m", series.height > scalar_threshold(gate))
+    if gate := failed.get("nonfoot_contact_rate"):
+        first = int(np.argmax(series.nonfoot))
+        # By name where the frame's last state still shows the contact.
+        names = touching_geoms(evidence, evidence.rollout.qpos[first])
+        subject = " and ".join(readable(name) for name in names[:2]) if names else "something that is no foot"
+        message = f"{subject} touches the ground at {evidence.time(first)} ({gate.value:.0%} of the frames)"
+        yield _finding("body_touches", gate, message, "1", series.nonfoot)
+
+
+def touching_geoms(evidence: Evidence, qpos: Array) -> list[str]:
+    """The geoms (or, where they have no name, the bodies) that touch the ground in a pose and are on no foot."""
+    robot, model = evidence.robot, evidence.robot.model
+    feet = {foot.body for foot in robot.feet}
+    data: Any = mujoco.MjData(model)
+    data.qpos[:] = qpos
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_collision(model, data)
+    names: dict[str, None] = {}
+    for pair in data.contact.geom.tolist():
+        geoms = [geom for geom in pair if geom != robot.ground_geom]
+        if len(geoms) == 1 and (body := int(model.geom_bodyid[geoms[0]])) not in feet:
+            names[str(model.geom(geoms[0]).name) or str(model.body(body).name) or f"body {body}"] = None
+    return list(names)
+
+
+def _describe_load(evidence: Evidence) -> Iterator[Finding]:
+    series, failed, lift = evidence.series, evidence.failed, evidence.lift
+    if gate := failed.get("p90_stab_force_over_mg"):
+        verb = "carries" if lift > 0 else "presses down with"
+        message = f"the harness {verb} {gate.value:.0%} of the weight (90th percentile), {abs(lift):.0%} on average"
+        yield _finding("harness_carries", gate, message, "1", series.stab > scalar_threshold(gate))
+    if "unloaded_frame_rate" in failed or "mean_sum_fn_over_mg" in failed:
+        light = series.load < UNLOADED_BELOW
+        message = f"the feet carry less than {UNLOADED_BELOW} of the weight in {light.mean():.0%} of the frames"
+        message += f" ({series.load.mean():.2f} on average)"
+        if light.any():
+            start, stop = max(find_runs(light), key=lambda run: run[1] - run[0])
+            message += f", longest at {evidence.period(start, stop)}"
+        airborne = (~series.feet.any(axis=1)).mean()
+        if airborne > 0.02:
+            message += f"; no foot touches in {airborne:.0%}"
+        if lift > 0.05:
+            message += f"; the harness carries {lift:.0%} on average"
+        limit = evidence.gates.get("unloaded_frame_rate")
+        yield Finding(
+            "unloaded",
+            "failed",
+            message,
+            frames=find_span(light),
+            value=float(light.mean()),
+            limit=None if limit is None else scalar_threshold(limit),
+            unit="1",
+        )
+
+
+def _describe_contacts(evidence: Evidence) -> Iterator[Finding]:
+    gate = evidence.failed.get("contact_rate")
+    if gate is not None:
+        assert isinstance(gate.threshold, tuple)
+        low, high = gate.threshold
+        for i, foot in enumerate(evidence.robot.feet):
+            rate = float(evidence.series.feet[:, i].mean())
+            message = f"the {readable(foot.name)} is on the ground in {rate:.0%} of the frames"
+            if rate > high:
+                lift = 100 * max(0.0, float(evidence.clip_feet.heights[:, i].max()))
+                message += f"; the clip lifts it by {lift:.1f} cm at most" if lift >= 0.1 else "; the clip never lifts it"
+                yield Finding("never_lifts", "failed", message, foot=foot.name, value=rate, limit=high, unit="1")
+            elif rate < low:
+                message += f" only; the clip means {evidence.standing[:, i].mean():.0%}"
+                yield Finding("rarely_stands", "failed", message, foot=foot.name, value=rate, limit=low, unit="1")
+
+
+def _describe_fidelity(evidence: Evidence) -> Iterator[Finding]:
+    series, failed, rollout = evidence.series, evidence.failed, evidence.rollout
+    if gate := failed.get("height_std"):
+        message = f"the root's height hardly changes: standard deviation {1e3 * series.height.std():.1f} mm (the clip's: "
+        message += f"{1e3 * evidence.clip.root_pos[:, 2].std():.1f} mm)"
+        yield _finding("stands_still", gate, message, "m")
+    if gate := failed.get("joint_rmse_rad"):
+        error = np.sqrt(((rollout.dof_pos - rollout.reference_dof_pos) ** 2).mean(axis=0))
+        worst = int(np.argmax(error))
+        joint = evidence.robot.joint_names[worst]
+        message = f"the joints are off the clip's by {gate.value:.2f} rad, most of all the {readable(joint)} "
+        message += f"({error[worst]:.2f} rad)"
+        yield _finding("joints_off", gate, message, "rad", joint=joint)
+    if gate := failed.get("root_drift_m"):
+        limit = scalar_threshold(gate)
+        beyond = series.drift > limit
+        message = f"the root drifts up to {gate.value:.2f} m from the clip's, beyond {limit:g} m from "
+        message += f"{evidence.time(int(np.argmax(beyond)))} on"
+        yield _finding("drifts", gate, message, "m", beyond)

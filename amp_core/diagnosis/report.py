@@ -1,0 +1,62 @@
+"""The diagnosis of one rollout, from its findings to suggestions."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+from amp_core.diagnosis.causes import describe_clip, describe_slip, describe_strain
+from amp_core.diagnosis.evidence import Evidence
+from amp_core.diagnosis.fall import describe_fall
+from amp_core.diagnosis.findings import Diagnosis, Finding, Severity
+from amp_core.diagnosis.gates import describe_gates
+from amp_core.diagnosis.suggestions import suggest
+from amp_core.motion import Conditioned
+from amp_core.motion.report import SUSPECT_TILT
+from amp_core.robot import Robot
+from amp_core.rollout import Rollout
+from amp_core.tiers import Classification, Tier
+
+
+def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: Classification) -> Diagnosis | None:
+    """Why a rollout is not Tier 0, or None where it is.
+
+    Args:
+      rollout: of `clip`.
+      clip: conditioned for this robot.
+      classification: the rollout's; thresholds are quoted as its gates have them.
+    """
+    if classification.tier == Tier.TIER_0:
+        return None
+    evidence = Evidence(rollout, clip, robot, classification)
+    findings = sorted(_find(evidence), key=lambda finding: get_args(Severity).index(finding.severity))
+    return Diagnosis(tuple(findings), tuple(suggest(evidence, findings)))
+
+
+def _find(evidence: Evidence) -> list[Finding]:
+    findings: list[Finding] = []
+    root, failure = evidence.clip.report.root_frame, evidence.rollout.failure
+    if root.suspect:
+        message = f"the clip's root is in another frame: it leans {root.first_tilt_deg:.0f}° in the first frame and "
+        message += f"{root.mean_tilt_deg:.0f}° on average, which no upright motion does"
+        limit = round(math.degrees(SUSPECT_TILT), 6)
+        findings.append(Finding("root_frame", "fatal", message, value=root.mean_tilt_deg, limit=limit, unit="deg"))
+    if failure is not None:
+        message = f"the simulation stops at {evidence.time(failure.frame)}: {failure.reason}"
+        frames = (failure.frame, evidence.rollout.clip_frames)
+        findings.append(Finding("simulation_failed", "failed", message, frames=frames))
+    if evidence.fell is not None:
+        findings.append(describe_fall(evidence, evidence.fell))
+    else:
+        findings.extend(describe_gates(evidence))
+    forced = evidence.mode == "teacher_forced"
+    if forced:
+        message = "every frame starts from the clip's own pose, so the feet prove nothing: Tier 1 at best"
+        findings.append(Finding("pose_overwritten", "note" if findings else "fatal", message))
+    if root.suspect:
+        return findings  # Everything else that this clip shows is misleading.
+    findings.extend(describe_clip(evidence))
+    if not forced:
+        findings.extend(describe_strain(evidence))
+        findings.extend(describe_slip(evidence))
+    return findings

@@ -1,0 +1,86 @@
+"""Suggestions: what would help against the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from amp_core.diagnosis.causes import OFF_GROUND_M
+from amp_core.diagnosis.evidence import Evidence, readable
+from amp_core.diagnosis.findings import Finding, Suggestion
+
+SLOWER = 0.9
+"""The speed factor that is suggested: the slowest that `ampref augment` makes."""
+
+_MOVING = 0.5  # rad/s; a saturated joint that moves at this speed is busy with inertia and not only with weight
+_UNBALANCED = ("fell", "leans", "unloaded", "harness_carries", "pose_overwritten")
+_OFF_PLAN = ("fell", "leans", "body_touches", "unloaded", "joints_off", "drifts", "too_high")
+_OFF_GROUND = ("feet_above_ground", "feet_below_ground")
+
+
+def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggestion]:
+    """The suggestions that answer the findings, which are the most severe first."""
+    codes = list(dict.fromkeys(finding.code for finding in findings if finding.severity != "note"))
+    if "root_frame" in codes:
+        tilt = evidence.clip.report.root_frame.mean_tilt_deg
+        message = f"export the clip again with its root upright (it leans {tilt:.0f}°); nothing else can be judged before that"
+        yield Suggestion("fix_root_frame", message, ("root_frame",), tilt)
+        return
+    unbalanced = tuple(code for code in codes if code in _UNBALANCED)
+    if unbalanced and evidence.mode in ("rollout", "teacher_forced"):
+        reason = (
+            "nothing balances the robot in this mode"
+            if evidence.mode == "rollout"
+            else "every frame starts from the clip's pose here"
+        )
+        yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", unbalanced)
+    yield from _suggest_slower(evidence, findings)
+    off_ground = tuple(code for code in codes if code in _OFF_GROUND)
+    if off_ground:
+        yield _suggest_ground(evidence, off_ground)
+    if "joint_limit" in codes:
+        yield Suggestion("mend_joints", "retarget the clip inside the joints' limits", ("joint_limit",))
+    if "never_lifts" in codes:
+        highest = evidence.gates["contact_rate"].threshold
+        assert isinstance(highest, tuple)
+        airborne = 1 - highest[1]
+        message = (
+            f"use a clip that lifts its feet higher or longer: Tier 0 needs each in the air for {airborne:.0%} of the time"
+        )
+        yield Suggestion("lift_feet", message, ("never_lifts",), airborne)
+    off_plan = tuple(code for code in codes if code in _OFF_PLAN)
+    if evidence.mode == "tracked" and off_plan:
+        yield Suggestion("other_seed", f"plan with another --seed than {evidence.rollout.recipe.seed}", off_plan)
+
+
+def _suggest_slower(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggestion]:
+    def moves(joint: str) -> bool:
+        """Whether the joint moves, on average, while its actuator is at its limit."""
+        j = evidence.robot.joint_names.index(joint)
+        strained = evidence.saturated[evidence.upright, j]
+        return bool(strained.any()) and float(evidence.clip_joint_speed[evidence.upright][strained, j].mean()) > _MOVING
+
+    fast = [finding for finding in findings if finding.code == "joint_speed"]
+    dynamic = [finding for finding in findings if finding.code == "torque_saturated" and finding.joint and moves(finding.joint)]
+    if not fast and not dynamic:
+        return
+    message = f"slower: ampref augment --warp {SLOWER:g} takes joint speeds to {SLOWER:.0%} and the torques of acceleration to "
+    message += f"{SLOWER * SLOWER:.0%}"
+    factor = min((finding.limit / finding.value for finding in fast if finding.limit and finding.value), default=None)
+    if factor is not None and factor < SLOWER:
+        message += f" (the servo of the {readable(fast[0].joint or '')} would need ×{factor:.2f})"
+    yield Suggestion("slower", message, tuple(dict.fromkeys(finding.code for finding in (*fast, *dynamic))), SLOWER)
+
+
+def _suggest_ground(evidence: Evidence, codes: tuple[str, ...]) -> Suggestion:
+    heights = evidence.clip_feet.heights
+    lowest = heights.min(axis=1)
+    standing = lowest[(evidence.still & (heights == lowest[:, None])).any(axis=1)]
+    typical = float(np.median(standing)) if len(standing) else 0.0
+    if abs(typical) > OFF_GROUND_M:
+        verb = "lower" if typical > 0 else "raise"
+        return Suggestion("shift_ground", f"{verb} the clip by {abs(typical):.2f} m", codes, -typical)
+    low, high = (float(np.quantile(lowest, q)) for q in (0.05, 0.95))
+    message = f"retarget the feet onto level ground: the lowest is at {low:+.2f} to {high:+.2f} m, which no shift mends"
+    return Suggestion("level_feet", message, codes, high - low)
