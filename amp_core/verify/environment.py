@@ -1,14 +1,14 @@
-"""The robot in MuJoCo as training would have it: many worlds that start from states of the reference, and a random policy.
+"""The robot in MuJoCo as in training: many worlds that start from states of the reference, and a random policy.
 
     env = Environment(robot, starts_qpos, starts_qvel, count=64, nthread=2, seed=0)
     done = env.step(ctrl)                   # one control step in every world; env.qpos, env.qvel, env.contacts are its outcome
-    env.reset(done)                         # those that ended start again from states of the reference
+    env.reset(done)                         # finished worlds start again from states of the reference
 
 The physics is the generator's: the robot's own model at some physics scale, `robot.substeps` physics steps a control step with
-held controls, contacts by the same sensors and the same threshold in the same substep. The controls of a recorded rollout give
-that rollout again, bit for bit. There is no harness.
+constant controls, contacts by the same sensors and the same threshold in the same substep. The controls of a recorded rollout
+give that rollout again, bit for bit. There is no harness.
 
-Numpy and MuJoCo alone: nothing here knows JAX.
+The module needs numpy and MuJoCo, and no JAX.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core import contacts, features
+from amp_core import contacts
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.quality import FALLEN_TILT_DEG
 from amp_core.recipe import PhysicsScale
 from amp_core.rotations import cosine_of_tilt
+from amp_core.verify.states import compute_features
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -41,27 +42,25 @@ ACTION_SCALE = 0.25
 """rad; what an action of 1 adds to a joint's target. An untrained policy's actions have the standard deviation 1."""
 
 _WORLDS = 64
-_SLEEP = int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-# Which stream of random numbers is whose; the seed is the other half of their key.
 _STARTS, _ACTIONS = 0x57A7, 0xAC7
+"""The purposes of the two streams of random numbers."""
 
 
 class Environment:
     """`count` worlds with one robot each. Nothing depends on `nthread`.
 
-    A world starts from a state of the reference that is drawn anew for each episode. An episode is over when the root leans
-    further than 60°, when its height leaves the robot's range, when the state is not finite or MuJoCo warns or fails (then
-    `broken` says so), or after `episode_frames` control steps (then `truncated`). A world whose episode is over keeps its state
-    until it is reset, so that the last state can be seen.
+    A world starts each episode from a random state of the reference. An episode is over when the root's tilt exceeds 60°, when
+    its height leaves the robot's range, when the state is not finite or MuJoCo warns or fails (`broken` is then set), or after
+    `episode_frames` control steps (`truncated` is then set). A world whose episode is over keeps its last state until a reset.
 
     Args:
-      robot: the robot; its own model is simulated.
+      robot: its own model is simulated.
       starts_qpos, starts_qvel: (S, nq), (S, nv) states to start from.
-      starts_contacts: (S, C) 0/1, contacts in those states where they are known, as they are of recorded frames. Otherwise the
-        forces of a robot that holds the pose decide.
+      starts_contacts: (S, C) 0/1, contacts in those states where they are recorded. None: from the forces of a robot whose
+        servos hold the pose.
       count: worlds.
       nthread: threads that step the physics.
-      seed: of the start states' choice.
+      seed: of the random start states.
       scale: factors on the robot's physics.
       force_threshold: N; a channel touches above this normal force.
       episode_frames: control steps an episode, at most.
@@ -86,7 +85,7 @@ class Environment:
     ) -> None:
         self.robot = robot
         self.count = count
-        self._starts = _checked_starts(robot, starts_qpos, starts_qvel)
+        self._starts = _check_starts(robot, starts_qpos, starts_qvel)
         self._start_contacts = None if starts_contacts is None else np.asarray(starts_contacts, np.float32)
         expected = (len(self._starts[0]), len(robot.channels))
         if self._start_contacts is not None and self._start_contacts.shape != expected:
@@ -94,7 +93,8 @@ class Environment:
         self._probe = contacts.instrument(robot, PhysicsScale() if scale is None else scale)
         model = self._probe.model
         # Sleeping islands keep state outside the rows that a batch normally swaps in and out.
-        self._batch = Batch(model, count, nthread=nthread, persistent=bool(model.opt.enableflags & _SLEEP))
+        sleeps = bool(model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP))
+        self._batch = Batch(model, count, nthread=nthread, persistent=sleeps)
         self.qpos: Array = self._batch.bind("qpos")
         self.qvel: Array = self._batch.bind("qvel")
         self._ctrl: Array = self._batch.bind("ctrl")
@@ -107,7 +107,9 @@ class Environment:
         self._threshold = force_threshold
         self._limit = episode_frames
         self._generator = stream(seed, _STARTS)
-        self.ctrl_low, self.ctrl_high = robot.ctrl_range
+        limited = model.actuator_ctrllimited.astype(bool)
+        self.ctrl_low: Array = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
+        self.ctrl_high: Array = np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
         self.reset(np.ones(count, bool))
 
     def step(self, ctrl: npt.ArrayLike) -> Bools:
@@ -117,7 +119,7 @@ class Environment:
           ctrl: (count, nu) rad, the servos' targets in the order of the model's actuators; clipped to their range.
 
         Returns:
-          (count,) whose episode is over with the state that is there now.
+          (count,) whether the episode is over with the present state.
         """
         warnings = self._batch.warning[:, :, 1].copy()
         self._ctrl[:] = np.clip(ctrl, self.ctrl_low, self.ctrl_high)
@@ -125,19 +127,19 @@ class Environment:
         try:
             self._batch.step(nstep=self.robot.substeps)
         except SimulationError as error:
-            # These kept the state that they had; the others went on.
+            # These worlds keep their state; the others have stepped.
             failed[error.ids] = True
         # The sensors are one substep behind the state, and so hold the forces that acted during the last substep.
         self.contacts[:] = self._probe.loads(self._sensordata) > self._threshold
         self.age += 1
         finite = np.isfinite(self.qpos).all(axis=1) & np.isfinite(self.qvel).all(axis=1)
         self.broken[:] = failed | ~finite | (self._batch.warning[:, :, 1] > warnings).any(axis=1)
-        over = self.fallen() | self.broken
+        over = self.has_fallen() | self.broken
         self.truncated[:] = (self.age >= self._limit) & ~over
         return over | self.truncated
 
-    def fallen(self) -> Bools:
-        """(count,) whose root leans further than 60°, or is out of the robot's height range; a state that is not finite is."""
+    def has_fallen(self) -> Bools:
+        """(count,) whether the root's tilt exceeds 60°, its height is outside the robot's range, or the state is not finite."""
         low, high = self.robot.height_range
         height = self.qpos[:, self.robot.root_qpos_adr + 2]
         with np.errstate(invalid="ignore", over="ignore"):
@@ -146,18 +148,18 @@ class Environment:
         return ~upright
 
     def reset(self, mask: npt.ArrayLike) -> None:
-        """Start the worlds in the mask (count,) again, each from a state of the reference that is drawn now."""
+        """Start a new episode in the worlds of the mask (count,), each from a random state of the reference."""
         ids = np.flatnonzero(np.asarray(mask, bool))
         if not len(ids):
             return
-        chosen = self._generator.integers(len(self._starts[0]), size=len(ids))
+        rows = self._generator.integers(len(self._starts[0]), size=len(ids))
         self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self.qpos[ids], self.qvel[ids] = self._starts[0][chosen], self._starts[1][chosen]
+        self.qpos[ids], self.qvel[ids] = self._starts[0][rows], self._starts[1][rows]
         self.age[ids] = 0
         self.episodes[ids] += 1
         self.broken[ids] = self.truncated[ids] = False
         if self._start_contacts is not None:
-            self.contacts[ids] = self._start_contacts[chosen]
+            self.contacts[ids] = self._start_contacts[rows]
             return
         self._ctrl[np.ix_(ids, self.robot.ctrl_adr)] = self.qpos[np.ix_(ids, self.robot.qpos_adr)]
         self._batch.forward(ids)
@@ -167,22 +169,6 @@ class Environment:
 def stream(seed: int, purpose: int) -> np.random.Generator:
     """A stream of random numbers of its own for each purpose."""
     return np.random.Generator(np.random.PCG64([seed, purpose]))
-
-
-def state_features(robot: Robot, qpos: Array, qvel: Array, foot_contacts: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """(N, F) AMP features of simulator states (N, nq), (N, nv) with true contacts (N, C), by the reference's own code."""
-    root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
-    rotation = robot.root_rotation(qpos)
-    return features.extract(
-        joint_pos=qpos[:, robot.qpos_adr],
-        joint_vel=qvel[:, robot.qvel_adr],
-        root_rot=rotation,
-        root_lin_vel=qvel[:, root_v : root_v + 3],
-        # A free joint's angular velocity is in the body frame.
-        root_ang_vel=features.body_to_world(rotation, qvel[:, root_v + 3 : root_v + 6]),
-        root_height=qpos[:, root_q + 2],
-        foot_contacts=foot_contacts,
-    )
 
 
 def random_policy_rollout(
@@ -198,22 +184,25 @@ def random_policy_rollout(
     action_std: float = ACTION_SCALE,
     starts_contacts: npt.ArrayLike | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """What an untrained policy makes of the robot.
+    """The rollout of an untrained policy.
 
-    Its targets are Gaussian about the mean joint angles of the start states, independent a joint and a control step, clipped to
-    the servos' range. Worlds whose robot falls start again. A frame is the state after a control step, as in the reference;
-    start states are no frames.
+    Its targets are Gaussian about the mean joint angles of the start states, independent for each joint and control step, and
+    clipped to the servos' range. Worlds whose episode is over start again. A frame is the state after a control step, as in the
+    reference; start states are not frames.
 
     Args:
       starts_qpos, starts_qvel: (S, nq), (S, nv) states of the reference, to start from.
       frames: rows to return.
-      seed: of the start states and of the actions, each of which has a stream of its own.
+      seed: of the start states and of the actions, which have a stream each.
       scale, nthread, force_threshold, starts_contacts: as in `Environment`.
       action_std: rad.
 
     Returns:
       `qpos` (frames, nq), `qvel` (frames, nv), `foot_contacts` (frames, C) float32, `features` (frames, F) float32, and
-      `episode` (frames,): which episode a row is of. Rows of an episode follow each other.
+      `episode` (frames,): the number of a row's episode. Rows of an episode follow each other.
+
+    Raises:
+      ValueError: no frames, or the errors of `Environment`.
     """
     if frames < 1:
         raise ValueError(f"{frames} frames of a random policy; expected at least 1")
@@ -243,25 +232,24 @@ def random_policy_rollout(
         env.reset(done)
     # Numbered in the order of the rows: world by world, and in each by time.
     number = episode + np.concatenate([[0], np.cumsum(episode.max(axis=1) + 1)[:-1]])[:, None]
-    found = {
+    arrays = {
         "qpos": qpos.reshape(-1, model.nq)[:frames],
         "qvel": qvel.reshape(-1, model.nv)[:frames],
         "foot_contacts": touching.reshape(-1, len(robot.channels))[:frames],
         "episode": number.reshape(-1)[:frames],
     }
-    # A state that is not finite has features that are not: whoever looks at them is to see it.
+    # A state that is not finite gives features that are not, which the caller can check.
     with np.errstate(invalid="ignore", over="ignore"):
-        found["features"] = state_features(robot, found["qpos"], found["qvel"], found["foot_contacts"])
-    return found
+        arrays["features"] = compute_features(robot, arrays["qpos"], arrays["qvel"], arrays["foot_contacts"])
+    return arrays
 
 
 def mean_pose(robot: Robot, starts_qpos: npt.ArrayLike) -> Array:
-    """(n,) rad: the mean joint angles of states (S, nq), in feature order; what a policy's action of 0 aims at."""
-    pose: Array = np.asarray(starts_qpos, np.float64)[:, robot.qpos_adr].mean(axis=0)
-    return pose
+    """(n,) rad: the mean joint angles of states (S, nq), in feature order; the target of a policy's action of 0."""
+    return np.asarray(np.asarray(starts_qpos, np.float64)[:, robot.qpos_adr].mean(axis=0))
 
 
-def _checked_starts(robot: Robot, starts_qpos: npt.ArrayLike, starts_qvel: npt.ArrayLike) -> tuple[Array, Array]:
+def _check_starts(robot: Robot, starts_qpos: npt.ArrayLike, starts_qvel: npt.ArrayLike) -> tuple[Array, Array]:
     qpos, qvel = np.asarray(starts_qpos, np.float64), np.asarray(starts_qvel, np.float64)
     rows = len(qpos) if qpos.ndim else 0
     nq, nv = robot.model.nq, robot.model.nv

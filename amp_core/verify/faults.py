@@ -1,8 +1,8 @@
-"""The usual faults of feature code, told apart by what they make of known states.
+"""The usual faults of feature code, recognized by their effect on given states.
 
-When features are not what the states say, each block of them is compared with what the usual faults would have made of those
-states: velocities left in another frame, quaternions in another order, a frame's lag, finite differences, columns in another
-order, degrees, a wrong sign. The fault whose outcome fits is named; where none does, nothing is claimed.
+When features are not those of the states, each of their blocks is compared with what the usual faults would have made of those
+states: velocities in another frame, quaternions in another order, a lag of one frame, finite differences, columns in another
+order, degrees, a wrong sign. The fault whose effect fits is named; where none fits, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import numpy.typing as npt
 
 from amp_core.features import body_to_world, world_to_heading
 from amp_core.rotations import to_xyzw
-from amp_core.verify.states import assemble, finite_differences
+from amp_core.verify.states import compute_features, finite_differences
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
 
-_FITS = 0.02  # of the error that a fault would explain, root mean square, what may be left unexplained
-_FLOOR = 1e-5  # rms error below which there is nothing to explain
+_UNEXPLAINED = 0.02
+"""The share of an error, root mean square, that a fault may leave unexplained and still fit."""
+
+_FLOOR = 1e-5
+"""Root mean square error below which there is nothing to explain."""
 
 LAG = "lag of one frame: row k holds what belongs to frame k - 1"
 LEAD = "one frame early: row k holds what belongs to frame k + 1"
@@ -37,64 +40,56 @@ RADIANS_TWICE = "converted to radians twice"
 
 
 def name_faults(
-    robot: Robot,
-    found: npt.NDArray[Any],
-    qpos: Array,
-    qvel: Array,
-    start: Array,
-    contacts: npt.NDArray[Any],
+    robot: Robot, features: npt.NDArray[Any], qpos: Array, qvel: Array, start: Array, contacts: npt.NDArray[Any]
 ) -> list[str]:
-    """What is wrong with one clip's features, in words; empty where nothing is, or where no usual fault explains it.
+    """The faults of one clip's features, in words; empty where there are none, or where no usual fault explains them.
 
     Args:
-      found: (N, F) the features in question.
-      qpos, qvel, contacts: (N, …) what they should have been made of.
-      start: (N, nq) the pose that each frame started from.
+      features: (N, F) the features in question.
+      qpos, qvel, contacts: (N, …) the states and contacts that they should have been computed from.
+      start: (N, nq) the pose at the start of each frame.
     """
-    given = np.asarray(found, dtype=np.float64)
-    truth = assemble(robot, qpos, qvel, contacts).astype(np.float64)
-    whole = _whole(robot, truth, qpos, start, contacts)
-    sayings: dict[str, list[str]] = {}
+    actual = np.asarray(features, dtype=np.float64)
+    expected = compute_features(robot, qpos, qvel, contacts).astype(np.float64)
+    unknown = np.full((1, expected.shape[1]), np.nan)
+    of_all_blocks = {
+        LAG: np.concatenate([unknown, expected[:-1]]),
+        LEAD: np.concatenate([expected[1:], unknown]),
+        DIFFERENCES: compute_features(robot, qpos, finite_differences(robot, start, qpos), contacts).astype(np.float64),
+    }
+    faults: dict[str, list[str]] = {}
     for block in robot.layout.blocks:
-        here = block.slice
-        error = _rms(given[:, here] - truth[:, here])
+        columns = block.slice
+        error = _rms(actual[:, columns] - expected[:, columns])
         if not error > _FLOOR:
             continue
-        names = robot.layout.names[here]
-        best, what = np.inf, ""
-        for saying, guess in (whole | _of_block(robot, block.name, truth[:, here], qpos, qvel)).items():
-            value = guess[:, here] if guess.shape[1] == given.shape[1] else guess
-            known = ~np.isnan(value).any(axis=1)  # A lag does not say what the first row is.
-            left = _rms(given[known][:, here] - value[known])
-            if left < best:
-                best, what = left, saying
-        if not best <= _FITS * error:
-            what = _columns(given[:, here], truth[:, here], names)
-        if what:
-            sayings.setdefault(what, []).append(block.name)
-    return [f"{', '.join(blocks)}: {what}" for what, blocks in sayings.items()]
+        guesses = {fault: values[:, columns] for fault, values in of_all_blocks.items()}
+        guesses |= _guess_block(robot, block.name, expected[:, columns], qpos, qvel)
+        least, best_fault = np.inf, ""
+        for fault, values in guesses.items():
+            rows = ~np.isnan(values).any(axis=1)  # A lag does not determine the first row.
+            unexplained = _rms(actual[rows][:, columns] - values[rows])
+            if unexplained < least:
+                least, best_fault = unexplained, fault
+        if not least <= _UNEXPLAINED * error:
+            best_fault = _name_column_fault(actual[:, columns], expected[:, columns], robot.layout.names[columns])
+        if best_fault:
+            faults.setdefault(best_fault, []).append(block.name)
+    return [f"{', '.join(blocks)}: {fault}" for fault, blocks in faults.items()]
 
 
-def _whole(robot: Robot, truth: Array, qpos: Array, start: Array, contacts: npt.NDArray[Any]) -> dict[str, Array]:
-    nothing = np.full((1, truth.shape[1]), np.nan)
-    return {
-        LAG: np.concatenate([nothing, truth[:-1]]),
-        LEAD: np.concatenate([truth[1:], nothing]),
-        DIFFERENCES: assemble(robot, qpos, finite_differences(robot, start, qpos), contacts).astype(np.float64),
-    }
-
-
-def _of_block(robot: Robot, name: str, truth: Array, qpos: Array, qvel: Array) -> dict[str, Array]:
+def _guess_block(robot: Robot, name: str, expected: Array, qpos: Array, qvel: Array) -> dict[str, Array]:
+    """What the faults that concern one block would have made of it."""
     q, v = robot.root_qpos_adr, robot.root_qvel_adr
     wxyz = qpos[:, q + 3 : q + 7]
     xyzw = to_xyzw(wxyz)
-    twice = to_xyzw(xyzw)
+    reordered_twice = to_xyzw(xyzw)
     linear, angular = qvel[:, v : v + 3], qvel[:, v + 3 : v + 6]
     if name == "root_lin_vel":
         return {
             NOT_TURNED: linear,
             QUATERNION: world_to_heading(wxyz, linear),
-            QUATERNION_BACK: world_to_heading(twice, linear),
+            QUATERNION_BACK: world_to_heading(reordered_twice, linear),
         }
     if name == "root_ang_vel":
         return {
@@ -102,66 +97,63 @@ def _of_block(robot: Robot, name: str, truth: Array, qpos: Array, qvel: Array) -
             BODY: angular,
             NOT_TURNED: body_to_world(xyzw, angular),
             QUATERNION: world_to_heading(wxyz, body_to_world(wxyz, angular)),
-            QUATERNION_BACK: world_to_heading(twice, body_to_world(twice, angular)),
-            DEGREES: np.degrees(truth),
+            QUATERNION_BACK: world_to_heading(reordered_twice, body_to_world(reordered_twice, angular)),
+            DEGREES: np.degrees(expected),
         }
     if name in ("joint_pos", "joint_vel"):
-        return {DEGREES: np.degrees(truth), RADIANS_TWICE: np.radians(truth)}
+        return {DEGREES: np.degrees(expected), RADIANS_TWICE: np.radians(expected)}
     return {}
 
 
-def _columns(given: Array, truth: Array, names: tuple[str, ...]) -> str:
-    """Columns in another order or with another sign, or which ones are wrong in some other way."""
-    wrong = [i for i in range(len(names)) if _rms(given[:, i] - truth[:, i]) > _FLOOR]
-    short = [name.partition(".")[2] for name in names]
-    fits = {i: [j for j in range(len(names)) if _fits(given[:, i], truth[:, j], truth[:, i])] for i in wrong}
-    if len(wrong) > 1 and all(fits[i] for i in wrong):
-        source = {i: next((j for j in fits[i] if j in wrong), fits[i][0]) for i in wrong}
+def _name_column_fault(actual: Array, expected: Array, names: tuple[str, ...]) -> str:
+    """Columns in another order or with another sign, or the columns that are wrong in some other way."""
+
+    def fits(i: int, guess: Array) -> bool:
+        return _rms(actual[:, i] - guess) <= _UNEXPLAINED * _rms(actual[:, i] - expected[:, i])
+
+    wrong = [i for i in range(len(names)) if _rms(actual[:, i] - expected[:, i]) > _FLOOR]
+    parts = [name.partition(".")[2] for name in names]
+    matches = {i: [j for j in range(len(names)) if fits(i, expected[:, j])] for i in wrong}
+    if len(wrong) > 1 and all(matches[i] for i in wrong):
+        source = {i: next((j for j in matches[i] if j in wrong), matches[i][0]) for i in wrong}
         if len(wrong) == 2 and source[wrong[0]] == wrong[1] and source[wrong[1]] == wrong[0]:
-            return f"{short[wrong[0]]} and {short[wrong[1]]} look swapped"
-        return "columns in another order: " + ", ".join(f"{short[i]} holds {short[j]}" for i, j in source.items())
-    if wrong and all(_fits(given[:, i], -truth[:, i], truth[:, i]) for i in wrong):
-        return f"the sign of {', '.join(short[i] for i in wrong)} is turned round"
+            return f"{parts[wrong[0]]} and {parts[wrong[1]]} look swapped"
+        return "columns in another order: " + ", ".join(f"{parts[i]} holds {parts[j]}" for i, j in source.items())
+    if wrong and all(fits(i, -expected[:, i]) for i in wrong):
+        return f"the sign of {', '.join(parts[i] for i in wrong)} is turned round"
     if wrong and len(wrong) < len(names):
-        return f"{', '.join(short[i] for i in wrong)} differ, in a way that no usual fault explains"
+        return f"{', '.join(parts[i] for i in wrong)} differ, in a way that no usual fault explains"
     return ""
-
-
-def _fits(given: Array, guess: Array, truth: Array) -> bool:
-    return _rms(given - guess) <= _FITS * _rms(given - truth)
 
 
 def _rms(values: Array) -> float:
     return float(np.sqrt((values**2).mean())) if values.size else 0.0
 
 
-def name_velocity_fault(robot: Robot, given: Array, truth: Array, qpos: Array, start: Array) -> str:
-    """What a recorded `qvel` (N, nv) is, where it is not the one (N, nv) that the simulation has."""
-    if np.array_equal(given, truth):
+def name_velocity_fault(robot: Robot, actual: Array, expected: Array, qpos: Array, start: Array) -> str:
+    """What a recorded `qvel` (N, nv) is instead of the simulation's (N, nv); empty where they agree or no usual fault fits."""
+    if np.array_equal(actual, expected):
         return ""
-    error = _rms(given - truth)
+    error = _rms(actual - expected)
     guesses = {
-        "the recorded qvel is the finite differences of qpos": (given, finite_differences(robot, start, qpos)),
-        "the recorded qvel has a lag of one frame": (given[1:], truth[:-1]),
-        "the recorded qvel is one frame early": (given[:-1], truth[1:]),
-        "the recorded qvel is in degrees": (given, np.degrees(truth)),
+        "the recorded qvel is the finite differences of qpos": (actual, finite_differences(robot, start, qpos)),
+        "the recorded qvel has a lag of one frame": (actual[1:], expected[:-1]),
+        "the recorded qvel is one frame early": (actual[:-1], expected[1:]),
+        "the recorded qvel is in degrees": (actual, np.degrees(expected)),
     }
-    for saying, (one, other) in guesses.items():
-        if _rms(one - other) <= _FITS * error:
-            return saying
-    return ""
+    return next((fault for fault, (a, b) in guesses.items() if _rms(a - b) <= _UNEXPLAINED * error), "")
 
 
-def swapped_columns(agreement: Array, names: tuple[str, ...], gain: float) -> str:
-    """Which channels look exchanged, from (C, C) agreements of true channel i with found channel j; empty where none do.
+def name_swapped_channels(agreement: Array, names: tuple[str, ...], gain: float) -> str:
+    """The two channels that look exchanged, in words; empty where none do.
 
     Args:
-      gain: how much better, at least, the two must agree crosswise than straight, on average.
+      agreement: (C, C) share of the frames in which channel i of one side equals channel j of the other.
+      gain: the least by which the two must agree better crosswise than straight, on average.
     """
     best, pair = gain, ("", "")
-    count = len(names)
-    for i in range(count):
-        for j in range(i + 1, count):
+    for i in range(len(names)):
+        for j in range(i + 1, len(names)):
             better = (agreement[i, j] + agreement[j, i] - agreement[i, i] - agreement[j, j]) / 2
             if better > best:
                 best, pair = better, (names[i], names[j])

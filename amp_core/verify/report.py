@@ -1,15 +1,16 @@
-"""What a verification found: plain data, JSON-ready."""
+"""The outcome of a verification: plain data, JSON-ready."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from amp_core.readiness import TEST_TITLES
+
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "SKIP"
-STATUSES = (PASS, WARN, FAIL, SKIP)
-_WORST_FIRST = (FAIL, WARN, PASS)
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class Row:
     """One figure of a test beside its threshold.
 
     Args:
-      name: what was measured, for example `mae.root_ang_vel`; a clip's name goes into `where`.
+      name: the measured quantity, for example `mae.root_ang_vel`; a clip's name goes into `where`.
       value: the figure; None where there is none.
-      op, threshold: `<=`, `<`, `>=`, `>` or `==`; both None where the figure is only told.
+      op, threshold: `<=`, `<`, `>=`, `>` or `==`; both None for a figure without a requirement.
       status: PASS, WARN, FAIL or SKIP.
       unit: of value and threshold.
       where: clip, frame, dimension, heading …: where the figure comes from.
@@ -36,10 +37,11 @@ class Row:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; what is not finite becomes a text."""
+        """JSON-ready; a value that is not finite becomes a text."""
+        finite = not isinstance(self.value, float) or math.isfinite(self.value)
         return {
             "name": self.name,
-            "value": _finite(self.value),
+            "value": self.value if finite else str(self.value),
             "op": self.op,
             "threshold": self.threshold,
             "unit": self.unit,
@@ -47,6 +49,16 @@ class Row:
             "where": self.where,
             "note": self.note,
         }
+
+    def to_sentence(self) -> str:
+        """The row in words, for the reason of a failure."""
+        where = f" ({self.where})" if self.where else ""
+        note = f": {self.note}" if self.note else ""
+        if self.value is None:
+            return f"{self.name}{where}{note or ' has no value'}"
+        value = f"{self.value:.4g}" if isinstance(self.value, float) else str(self.value)
+        requirement = "" if self.op is None else f", asked {self.op} {self.threshold:g}"
+        return f"{self.name} is {value}{requirement}{where}{note}"
 
 
 @dataclass(frozen=True)
@@ -57,14 +69,14 @@ class TestReport:
       id: the seed's: `1A`, `1B`, `1C`, `2` … `7`, `smoke`.
       title: in words; `name` is both.
       status: the worst of its rows, unless it was skipped.
-      reason: what a person should know: of a FAIL the fault, where it is and what to do; of a SKIP what is missing.
+      reason: of a FAIL the fault, where it is and what to do; of a SKIP what is missing.
       measured: in a sentence, what was compared with what.
       rows: the figures beside their thresholds.
       figures: further evidence, JSON-ready: arrays a frame, histograms, loss curves.
       wall_sec: s.
     """
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # The name is not for pytest to collect.
 
     id: str
     title: str
@@ -98,7 +110,7 @@ class Verification:
     """The outcome of all tests on one subject.
 
     Args:
-      subject: what was tested, JSON-ready: robot, clips, frames, seconds, versions of the code.
+      subject: the tested subject, JSON-ready: robot, clips, frames, seconds, versions of the code.
       tests: in the seed's order.
     """
 
@@ -119,29 +131,74 @@ class Verification:
         return {"status": self.status, "subject": dict(self.subject), "tests": [test.to_dict() for test in self.tests]}
 
     def summary(self) -> dict[str, Any]:
-        """What the manifest keeps: each test's name and status. No measured figure, as those may differ in the last bit between
-        two processors, and the same inputs are to give the same manifest."""
+        """Each test's id, name and status, for the manifest.
+
+        It holds no measured figure: those may differ in the last bit between two processors, and equal inputs must give equal
+        manifests.
+        """
         return {"tests": [{"id": test.id, "name": test.name, "status": test.status} for test in self.tests]}
+
+
+@dataclass
+class Findings:
+    """The rows, reasons and figures that one test collects for its report."""
+
+    id: str
+    title: str = ""
+    rows: list[Row] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    start_time: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.title = self.title or TEST_TITLES[self.id]
+
+    def add(self, *rows: Row) -> bool:
+        """Add rows; returns whether none of them is a FAIL."""
+        self.rows += rows
+        return all(row.status != FAIL for row in rows)
+
+    def add_reason(self, reason: str) -> None:
+        """Add a reason; an empty one, or one that is in the list, changes nothing."""
+        if reason and reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def report(self, measured: str) -> TestReport:
+        """The report. Without any reason, the first rows that failed or warned are named in its place."""
+        status = worst([row.status for row in self.rows])
+        if not self.reasons and status in (FAIL, WARN):
+            rows = [row for row in self.rows if row.status == status]
+            self.reasons += [row.to_sentence() for row in rows[:3]]
+            if len(rows) > 3:
+                self.reasons.append(f"and {len(rows) - 3} more rows")
+        return TestReport(
+            id=self.id,
+            title=self.title,
+            status=status,
+            reason="; ".join(self.reasons),
+            measured=measured,
+            rows=tuple(self.rows),
+            figures=self.figures,
+            wall_sec=time.perf_counter() - self.start_time,
+        )
+
+    def skip(self, reason: str) -> TestReport:
+        """The report of a test that could not run."""
+        return TestReport(self.id, self.title, SKIP, reason, wall_sec=time.perf_counter() - self.start_time)
 
 
 def worst(statuses: Sequence[str]) -> str:
     """FAIL before WARN before PASS; SKIP when there is nothing else."""
-    return next((status for status in _WORST_FIRST if status in statuses), SKIP)
+    return next((status for status in (FAIL, WARN, PASS) if status in statuses), SKIP)
 
 
 def check(name: str, value: float, op: str, threshold: float, *, warn: bool = False, **more: Any) -> Row:
     """A row that passes when `value op threshold`; a miss is a FAIL, or a WARN with `warn`. NaN never passes."""
-    met = {
+    passed = {
         "<=": value <= threshold,
         "<": value < threshold,
         ">=": value >= threshold,
         ">": value > threshold,
         "==": value == threshold,
     }[op]
-    return Row(name, value, PASS if met else WARN if warn else FAIL, op, threshold, **more)
-
-
-def _finite(value: float | int | bool | None) -> float | int | bool | str | None:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    return Row(name, value, PASS if passed else WARN if warn else FAIL, op, threshold, **more)

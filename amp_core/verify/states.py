@@ -1,22 +1,21 @@
-"""States under test: simulated again by a plain loop, turned, differentiated, and made into features.
+"""Simulator states under test: simulated again by a plain loop, rotated, differentiated, and turned into features.
 
-Nothing here is shared with the generator: the loop is `mujoco.mj_step` on the robot's own model, and contacts are read with
-`mj_contactForce` from `mjData.contact`, not with the generator's sensors. Only the feature code is the one that is everywhere.
+The loop shares nothing with the generator: it is `mujoco.mj_step` on the robot's own model, and contacts are read with
+`mj_contactForce` from `mjData.contact` instead of the generator's sensors. Only `amp_core.features` is common to both.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from amp_core import features, rotations
+from amp_core import features
 from amp_core.engine import mujoco
-from amp_core.features import body_to_world
+from amp_core.rotations import rotate_about_vertical, rotate_yaw, to_wxyz
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -25,17 +24,29 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
+ROUNDING = 1e-6
+"""Relative: the most that float32 changes."""
+
+SUSPICIOUS = 1e-5
+"""Relative: more than rounding explains, even where the seed's limit on the mean absolute error permits it."""
+
+VELOCITIES = ("joint_vel", "root_lin_vel", "root_ang_vel")
+"""The feature blocks of velocities."""
+
 _SAME_DEPTH = 1e-9
-"""m; contacts of two simulations that agree to rounding differ by less, or were chosen otherwise."""
+"""m; contacts of two simulations that agree to rounding differ by less, or collision detection chose other points."""
 
 
 @dataclass(frozen=True, eq=False)
 class Drive:
-    """What a simulation starts from and is driven by: N frames.
+    """A simulation's start and its controls over N frames.
 
     Args:
-      qpos, qvel: (nq,), (nv,) the state before the first frame. warmstart: (nv,) what the solver starts from.
-      ctrl: (N, nu). stab: (N,) N, upwards on the root. forced: (N, nq) written into `qpos` before each frame, or None.
+      qpos, qvel: (nq,), (nv,) the state before the first frame.
+      ctrl: (N, nu).
+      stab: (N,) N, upwards on the root.
+      forced: (N, nq) written into `qpos` before each frame, or None.
+      warmstart: (nv,) the solver's first accelerations, or None.
     """
 
     qpos: Array
@@ -46,36 +57,45 @@ class Drive:
     warmstart: Array | None = None
 
     @classmethod
-    def of(cls, clip: Clip, frames: int | None = None) -> Drive:
-        """The recorded one."""
+    def of(cls, clip: Clip, frames: int) -> Drive:
+        """The recorded one of a clip's first frames."""
         arrays = clip.arrays
         forced = arrays["forced_qpos"][:frames] if clip.recipe.mode == "teacher_forced" else None
-        ctrl, stab = arrays["ctrl"][:frames], arrays["stab_force"][:frames]
-        return cls(arrays["initial_qpos"], arrays["initial_qvel"], ctrl, stab, forced)
-
-    def turned(self, robot: Robot, angle: float) -> Drive:
-        """The same about the world's z axis, by `angle` rad."""
-        qpos, qvel = turned(robot, self.qpos[None], self.qvel[None], angle)
-        forced = (
-            None if self.forced is None else turned(robot, self.forced, np.zeros((len(self.forced), len(self.qvel))), angle)[0]
+        return cls(
+            arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"][:frames], arrays["stab_force"][:frames], forced
         )
-        # An acceleration turns as a velocity does.
-        warm = None if self.warmstart is None else turned(robot, self.qpos[None], self.warmstart[None], angle)[1][0]
-        return replace(self, qpos=qpos[0], qvel=qvel[0], forced=forced, warmstart=warm)
 
-    def flipped(self, robot: Robot) -> Drive:
-        """The same with −q for the root's q."""
-        forced = None if self.forced is None else flipped(robot, self.forced)
-        return replace(self, qpos=flipped(robot, self.qpos[None])[0], forced=forced)
+    def rotate_yaw(self, robot: Robot, angle: float) -> Drive:
+        """The drive rotated about the world's z axis by `angle` rad."""
+        qpos, qvel = rotate_states(robot, self.qpos[None], self.qvel[None], angle)
+        forced = self.forced
+        if forced is not None:
+            forced, _ = rotate_states(robot, forced, np.zeros((len(forced), len(self.qvel))), angle)
+        warmstart = self.warmstart
+        if warmstart is not None:
+            # An acceleration rotates as a velocity does.
+            warmstart = rotate_states(robot, self.qpos[None], warmstart[None], angle)[1][0]
+        return replace(self, qpos=qpos[0], qvel=qvel[0], forced=forced, warmstart=warmstart)
 
-    def later(self, frame: int, qpos: Array, qvel: Array, warmstart: Array) -> Drive:
-        """What is left from a frame on, from a state before it."""
-        forced = None if self.forced is None else self.forced[frame:]
-        return Drive(qpos, qvel, self.ctrl[frame:], self.stab[frame:], forced, warmstart)
+    def flip_sign(self, robot: Robot) -> Drive:
+        """The drive with −q for the root's quaternion q."""
+        forced = None if self.forced is None else flip_quaternions(robot, self.forced)
+        return replace(self, qpos=flip_quaternions(robot, self.qpos[None])[0], forced=forced)
+
+    def tail(self, frame: int, data: Any) -> Drive:
+        """The rest of the drive from a frame on, started from the state of an `MjData`."""
+        return Drive(
+            qpos=data.qpos.copy(),
+            qvel=data.qvel.copy(),
+            ctrl=self.ctrl[frame:],
+            stab=self.stab[frame:],
+            forced=None if self.forced is None else self.forced[frame:],
+            warmstart=data.qacc_warmstart.copy(),
+        )
 
 
 class Loop:
-    """A plain simulation, frame by frame."""
+    """A plain simulation of a drive, frame by frame."""
 
     def __init__(self, robot: Robot, model: Any, drive: Drive) -> None:
         self.robot, self.model, self.drive = robot, model, drive
@@ -90,7 +110,7 @@ class Loop:
         self._force = np.zeros(6)
 
     def begin_frame(self) -> None:
-        """Set what holds over the coming frame."""
+        """Set the controls and forces of the coming frame."""
         data, drive, k = self.data, self.drive, self.frame
         if drive.forced is not None:
             data.qpos[:] = drive.forced[k]
@@ -102,11 +122,11 @@ class Loop:
         mujoco.mj_step(self.model, self.data)
 
     def loads(self) -> Array:
-        """(C,) N: how hard the ground presses on each channel, upwards, in the last substep."""
-        data, ground, found = self.data, self.robot.ground_geom, np.zeros(len(self.robot.channels))
+        """(C,) N: the ground's upward force on each channel in the last substep."""
+        data, ground, loads = self.data, self.robot.ground_geom, np.zeros(len(self.robot.channels))
         count = int(data.ncon)
         if count == 0:
-            return found
+            return loads
         pairs, frames = data.contact.geom, data.contact.frame
         for i in range(count):
             first, second = int(pairs[i, 0]), int(pairs[i, 1])
@@ -119,11 +139,11 @@ class Loop:
             mujoco.mj_contactForce(self.model, data, i, force)
             # The force acts on the second geom; the rows of the frame are its axes, the normal first.
             up = axes[2] * force[0] + axes[5] * force[1] + axes[8] * force[2]
-            found[channel] += up if first == ground else -up
-        return found
+            loads[channel] += up if first == ground else -up
+        return loads
 
     def contacts(self) -> list[tuple[int, float]]:
-        """Who touched whom in the last substep and how deep [m], in an order that can be compared."""
+        """The pairs of geoms in contact in the last substep, each as one number, and their depths [m]; sorted."""
         count = int(self.data.ncon)
         if count == 0:
             return []
@@ -131,14 +151,26 @@ class Loop:
         return sorted((a * self.model.ngeom + b, depth) for (a, b), depth in zip(pairs, depths, strict=True))
 
     def touches_itself(self) -> bool:
-        """Whether two geoms touched of which neither is the ground."""
+        """Whether two geoms are in contact of which neither is the ground."""
         count = int(self.data.ncon)
         return count > 0 and bool((self.data.contact.geom[:count] != self.robot.ground_geom).all(axis=1).any())
 
 
+def has_same_contacts(loop: Loop, other: Loop) -> bool:
+    """Whether the same geoms touch equally deep.
+
+    Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the surface
+    comes a substep apart, and two boxes side by side touch in several ways.
+    """
+    contacts, other_contacts = loop.contacts(), other.contacts()
+    return len(contacts) == len(other_contacts) and all(
+        a[0] == b[0] and abs(a[1] - b[1]) <= _SAME_DEPTH for a, b in zip(contacts, other_contacts, strict=True)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class States:
-    """What a simulation gave, N rows.
+    """A simulation's result, N rows.
 
     Args:
       qpos, qvel: (N, nq), (N, nv) after each frame.
@@ -155,60 +187,41 @@ class States:
         return (self.last_loads > threshold).astype(np.float32)
 
 
-def same_contacts(one: Loop, other: Loop) -> bool:
-    """Whether the same geoms touched equally deep: where two simulations agree, collision detection may still choose otherwise,
-    as a contact that begins exactly at the surface comes a substep apart, and two boxes side by side touch in several ways."""
-    first, second = one.contacts(), other.contacts()
-    return len(first) == len(second) and all(
-        a[0] == b[0] and abs(a[1] - b[1]) <= _SAME_DEPTH for a, b in zip(first, second, strict=True)
-    )
-
-
-def simulate(robot: Robot, model: Any, drive: Drive) -> States:
-    """All frames of a drive, on a robot's model at some physics scale."""
+def simulate(robot: Robot, model: Any, drive: Drive, with_loads: bool = True) -> States:
+    """All frames of a drive, on a robot's model at some physics scale; without loads, which take time, these are 0."""
     loop = Loop(robot, model, drive)
     frames, channels = len(drive.ctrl), len(robot.channels)
     qpos, qvel = np.empty((frames, model.nq)), np.empty((frames, model.nv))
-    loads, last = np.zeros((frames, channels)), np.zeros((frames, channels))
+    loads, last_loads = np.zeros((frames, channels)), np.zeros((frames, channels))
     for k in range(frames):
         loop.begin_frame()
         for _ in range(robot.substeps):
             loop.substep()
-            last[k] = loop.loads()
-            loads[k] += last[k]
+            if with_loads:
+                last_loads[k] = loop.loads()
+                loads[k] += last_loads[k]
         qpos[k], qvel[k] = loop.data.qpos, loop.data.qvel
-    return States(qpos, qvel, loads / robot.substeps, last)
+    return States(qpos, qvel, loads / robot.substeps, last_loads)
 
 
-def run(robot: Robot, model: Any, drive: Drive) -> tuple[Array, Array]:
-    """The states of a drive, without the loads."""
-    loop, frames = Loop(robot, model, drive), len(drive.ctrl)
-    qpos, qvel = np.empty((frames, model.nq)), np.empty((frames, model.nv))
-    for k in range(frames):
-        loop.begin_frame()
-        for _ in range(robot.substeps):
-            loop.substep()
-        qpos[k], qvel[k] = loop.data.qpos, loop.data.qvel
-    return qpos, qvel
-
-
-def assemble(robot: Robot, qpos: Array, qvel: Array, contacts: npt.NDArray[Any]) -> Floats:
-    """(N, F) the features of states (N, nq), (N, nv) with contacts (N, C)."""
-    q, v = robot.root_qpos_adr, robot.root_qvel_adr
+def compute_features(robot: Robot, qpos: Array, qvel: Array, contacts: npt.NDArray[Any]) -> Floats:
+    """(N, F) AMP features of simulator states (N, nq), (N, nv) with contacts (N, C), by `amp_core.features`."""
+    v = robot.root_qvel_adr
     rotation = robot.root_rotation(qpos)
     return features.extract(
         joint_pos=qpos[:, robot.qpos_adr],
         joint_vel=qvel[:, robot.qvel_adr],
         root_rot=rotation,
         root_lin_vel=qvel[:, v : v + 3],
-        root_ang_vel=body_to_world(rotation, qvel[:, v + 3 : v + 6]),
-        root_height=qpos[:, q + 2],
+        # A free joint's angular velocity is in the body frame.
+        root_ang_vel=features.body_to_world(rotation, qvel[:, v + 3 : v + 6]),
+        root_height=qpos[:, robot.root_qpos_adr + 2],
         foot_contacts=contacts,
     )
 
 
-def before(clip: Clip) -> Array:
-    """(N, nq) the pose that each frame started from."""
+def start_poses(clip: Clip) -> Array:
+    """(N, nq) the pose at the start of each frame."""
     arrays = clip.arrays
     if clip.recipe.mode == "teacher_forced":
         return np.asarray(arrays["forced_qpos"])
@@ -217,69 +230,58 @@ def before(clip: Clip) -> Array:
 
 def finite_differences(robot: Robot, start: Array, end: Array) -> Array:
     """(N, nv) the velocities that would take poses (N, nq) to others in one frame, in MuJoCo's convention."""
-    found = np.empty((len(end), robot.model.nv))
+    velocities = np.empty((len(end), robot.model.nv))
     for k in range(len(end)):
-        mujoco.mj_differentiatePos(robot.model, found[k], robot.control_dt, start[k], end[k])
-    return found
+        mujoco.mj_differentiatePos(robot.model, velocities[k], robot.control_dt, start[k], end[k])
+    return velocities
 
 
-def turned(robot: Robot, qpos: Array, qvel: Array, angle: float) -> tuple[Array, Array]:
-    """States (N, nq), (N, nv) turned about the world's z axis by `angle` rad."""
+def rotate_states(robot: Robot, qpos: Array, qvel: Array, angle: float) -> tuple[Array, Array]:
+    """States (N, nq), (N, nv) rotated about the world's z axis by `angle` rad."""
     q, v = robot.root_qpos_adr, robot.root_qvel_adr
-    moved, moving = qpos.copy(), qvel.copy()
-    for target, first in ((moved, q), (moving, v)):
-        target[:, first : first + 3] = rotations.rotate_about_vertical(target[:, first : first + 3], angle)
-    quaternion = rotations.to_wxyz(rotations.rotate_yaw(robot.root_rotation(qpos), angle))
-    # Of the two signs the one of the original: what a sign may change is another test's question.
+    rotated_qpos, rotated_qvel = qpos.copy(), qvel.copy()
+    for target, first in ((rotated_qpos, q), (rotated_qvel, v)):
+        target[:, first : first + 3] = rotate_about_vertical(target[:, first : first + 3], angle)
+    quaternion = to_wxyz(rotate_yaw(robot.root_rotation(qpos), angle))
+    # Of the two signs the one of the original: test 3 is about the sign.
     quaternion[(quaternion[:, 0] < 0.0) != (qpos[:, q + 3] < 0.0)] *= -1.0
-    moved[:, q + 3 : q + 7] = quaternion
-    # The angular velocity is in the body's frame, which turns along.
-    return moved, moving
+    rotated_qpos[:, q + 3 : q + 7] = quaternion
+    # The angular velocity is in the body's frame, which rotates with it.
+    return rotated_qpos, rotated_qvel
+
+
+def flip_quaternions(robot: Robot, qpos: Array) -> Array:
+    """Poses (N, nq) with −q for the root's quaternion q."""
+    q = robot.root_qpos_adr
+    flipped = qpos.copy()
+    flipped[:, q + 3 : q + 7] *= -1.0
+    return flipped
 
 
 def heading_length(robot: Robot, qpos: Array) -> Array:
-    """(N,) how long the root's x axis is on the ground: 1 when it is level, 0 when it is vertical and gives no heading."""
+    """(N,) the length of the root's x axis on the ground: 1 when it is level, 0 when it is vertical and gives no heading."""
     forward = features.rotation_matrix(robot.root_rotation(qpos))[:, :2, 0]
-    length: Array = np.linalg.norm(forward, axis=1)
-    return length
+    return np.asarray(np.linalg.norm(forward, axis=1))
 
 
-def flipped(robot: Robot, qpos: Array) -> Array:
-    """Poses (N, nq) with −q for the root's q."""
-    q = robot.root_qpos_adr
-    other = qpos.copy()
-    other[:, q + 3 : q + 7] *= -1.0
-    return other
+def with_elliptic_cone(model: Any) -> Any:
+    """A copy of the model with the elliptic friction cone, which is the same in every direction of the ground."""
+    model = copy.copy(model)
+    model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    return model
 
 
-def elliptic(model: Any) -> Any:
-    """The model with the elliptic friction cone, which is the same in every direction of the ground."""
-    other = copy.copy(model)
-    other.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
-    return other
-
-
-def pyramidal(model: Any) -> bool:
+def has_pyramidal_cone(model: Any) -> bool:
     """Whether friction is a pyramid, whose sides lie in fixed directions of the world."""
     return int(model.opt.cone) == int(mujoco.mjtCone.mjCONE_PYRAMIDAL)
 
 
-def largest(values: npt.NDArray[Any]) -> float:
+def max_magnitude(values: npt.NDArray[Any]) -> float:
     """The largest magnitude; 0 of nothing, NaN where there is one."""
     return float(np.abs(values).max()) if values.size else 0.0
 
 
-def relative(found: npt.NDArray[Any], truth: npt.NDArray[Any]) -> Array:
-    """|found − truth| over max(1, |truth|): float32 rounds in proportion."""
-    f, t = np.asarray(found, dtype=np.float64), np.asarray(truth, dtype=np.float64)
-    share: Array = np.abs(f - t) / np.maximum(1.0, np.abs(t))
-    return share
-
-
-def clip_of(index: int, lengths: Sequence[int]) -> tuple[int, int]:
-    """Which clip, and which frame of it, a row of all clips' rows is."""
-    for number, length in enumerate(lengths):
-        if index < length:
-            return number, index
-        index -= length
-    raise IndexError("there are fewer rows")
+def relative_error(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Array:
+    """|values − expected| over max(1, |expected|): float32 rounds in proportion."""
+    v, e = np.asarray(values, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    return np.asarray(np.abs(v - e) / np.maximum(1.0, np.abs(e)))

@@ -16,7 +16,8 @@ from amp_core.recipe import Harness, PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.verify.environment import ACTION_SCALE, Environment, mean_pose, random_policy_rollout, state_features
+from amp_core.verify.environment import ACTION_SCALE, Environment, mean_pose, random_policy_rollout
+from amp_core.verify.states import compute_features
 
 TRILEG = str(Path(__file__).parents[2] / "robots" / "trileg" / "robot.yaml")
 
@@ -56,7 +57,7 @@ def test_recorded_controls_give_the_generators_rollout_again_bit_for_bit(scale):
 
 def test_features_of_states_are_the_rollouts_own():
     recorded = walk()
-    found = state_features(robot(), recorded.qpos, recorded.qvel, recorded.foot_contacts)
+    found = compute_features(robot(), recorded.qpos, recorded.qvel, recorded.foot_contacts)
     assert np.array_equal(found, recorded.features)
 
 
@@ -101,11 +102,11 @@ def test_a_fall_ends_an_episode_and_so_does_its_limit():
         tilt = np.degrees(pitch_roll_tilt(robot().root_rotation(env.qpos))[2])
         low, high = robot().height_range
         height = env.qpos[:, root + 2]
-        assert np.array_equal(env.fallen(), (tilt > 60.0) | (height < low) | (height > high))
-        assert np.array_equal(done, env.fallen() | env.truncated)
-        assert not (env.truncated & env.fallen()).any()
+        assert np.array_equal(env.has_fallen(), (tilt > 60.0) | (height < low) | (height > high))
+        assert np.array_equal(done, env.has_fallen() | env.truncated)
+        assert not (env.truncated & env.has_fallen()).any()
         assert (env.age[env.truncated] >= 40).all()
-        seen_fall |= bool(env.fallen().any())
+        seen_fall |= bool(env.has_fallen().any())
         seen_limit |= bool(env.truncated.any())
         env.reset(done)
     assert seen_fall
@@ -118,7 +119,7 @@ def test_a_lean_of_more_than_60_degrees_is_a_fall(angle_deg):
     half = np.radians(angle_deg) / 2
     qpos[0, robot().root_qpos_adr + 3 : robot().root_qpos_adr + 7] = [np.cos(half), np.sin(half), 0.0, 0.0]
     env = Environment(robot(), qpos, qvel, count=1)
-    assert env.fallen().tolist() == [angle_deg > 60.0]
+    assert env.has_fallen().tolist() == [angle_deg > 60.0]
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e20])
@@ -162,7 +163,7 @@ def test_a_random_policys_rollout_has_the_asked_shape_and_moves_as_it_says():
         "episode": (3001,),
     }
     assert found["features"].dtype == np.float32
-    assert np.array_equal(found["features"], state_features(robot(), found["qpos"], found["qvel"], found["foot_contacts"]))
+    assert np.array_equal(found["features"], compute_features(robot(), found["qpos"], found["qvel"], found["foot_contacts"]))
     assert set(np.unique(found["foot_contacts"])) == {0.0, 1.0}
     assert np.isfinite(found["features"]).all()
     # Targets are Gaussian about the reference's mean pose; the joints follow with what the servos can do.

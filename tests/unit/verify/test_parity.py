@@ -22,8 +22,8 @@ from amp_core.rollout import generate
 from amp_core.score import score
 from amp_core.tracking import plan
 from amp_core.verify import FAIL, PASS, SKIP, WARN, Artifacts, PolicySide, Subject, TestReport, faults, states
-from amp_core.verify.context import Findings, sample
-from amp_core.verify.report import check
+from amp_core.verify.context import sample
+from amp_core.verify.report import Findings, check
 
 Run = Callable[..., dict[str, TestReport]]
 Changed = Callable[..., Subject]
@@ -203,7 +203,7 @@ def test_a_fault_of_the_policy_fails_what_is_about_it(
 
 
 def _assembled(robot: Robot, arrays: Arrays, qvel: Any) -> Any:
-    return states.assemble(robot, arrays["qpos"], qvel, arrays["foot_contacts"])
+    return states.compute_features(robot, arrays["qpos"], qvel, arrays["foot_contacts"])
 
 
 def _start(arrays: Arrays) -> Any:
@@ -371,7 +371,7 @@ def test_wind_is_seen_by_the_yaw_test_alone(robot: Robot, sound: Subject, run: R
 
 
 def artifacts(subject: Subject) -> Artifacts:
-    rows = np.concatenate([clip.taken for clip in subject.clips])
+    rows = np.concatenate([clip.version_features for clip in subject.clips])
     stats = ColumnStats(rows.shape[1])
     stats.add(rows)
     digest = "sha256:" + hashlib.sha256(rows.tobytes()).hexdigest()
@@ -385,13 +385,13 @@ def locked(sound: Subject, fault: str) -> Subject:
     stats, manifest, rows = dict(files.stats), dict(files.manifest), files.features
     if fault == "stale statistics":
         older = ColumnStats(rows.shape[1])
-        older.add(rows[: len(sound.clips[0].taken)])
+        older.add(rows[: len(sound.clips[0].version_features)])
         stats = stats | {"std": [*stats["std"][:20], older.to_dict()["std"][20], *stats["std"][21:]]}
     elif fault == "a clip is missing":
-        rows = rows[: -len(sound.clips[-1].taken)]
+        rows = rows[: -len(sound.clips[-1].version_features)]
         manifest["clips"] = manifest["clips"][:-1]
     elif fault == "other order":
-        rows = np.concatenate([clip.taken for clip in reversed(sound.clips)])
+        rows = np.concatenate([clip.version_features for clip in reversed(sound.clips)])
     elif fault == "a bit":
         rows = rows.copy()
         rows[90, 2] = np.nextafter(rows[90, 2], np.float32(9.0))
@@ -475,8 +475,8 @@ def test_a_large_version_is_sampled_evenly(sound: Subject) -> None:
 def test_a_turn_keeps_what_has_no_direction(robot: Robot, sound: Subject) -> None:
     arrays = sound.clips[0].arrays
     qpos, qvel = arrays["qpos"], arrays["qvel"]
-    moved, moving = states.turned(robot, qpos, qvel, np.radians(37.0))
-    back, backing = states.turned(robot, moved, moving, np.radians(-37.0))
+    moved, moving = states.rotate_states(robot, qpos, qvel, np.radians(37.0))
+    back, backing = states.rotate_states(robot, moved, moving, np.radians(-37.0))
     np.testing.assert_allclose(back, qpos, atol=1e-14)
     np.testing.assert_allclose(backing, qvel, atol=1e-14)
     assert np.array_equal(moved[:, 7:], qpos[:, 7:])
@@ -489,7 +489,7 @@ def test_a_difference_that_no_usual_fault_explains_is_not_explained(robot: Robot
     clip = sound.clips[0]
     arrays = clip.arrays
     given = arrays["features"].copy()
-    states_and_more = (arrays["qpos"], arrays["qvel"], states.before(clip), arrays["foot_contacts"])
+    states_and_more = (arrays["qpos"], arrays["qvel"], states.start_poses(clip), arrays["foot_contacts"])
     assert faults.name_faults(robot, given, *states_and_more) == []
     given[:, 1] += np.sin(np.arange(len(given)), dtype=np.float32)
     assert faults.name_faults(robot, given, *states_and_more) == [

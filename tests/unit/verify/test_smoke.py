@@ -23,10 +23,13 @@ from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.score import Score, score
 from amp_core.verify import FAIL, PASS, SKIP, Artifacts, Clip, Context, PolicySide, Subject, TestReport
-from amp_core.verify import smoke as module
-from amp_core.verify.context import Findings
 from amp_core.verify.environment import Environment, random_policy_rollout
-from amp_core.verify.smoke import AUC, LOSS_FALL, REWARD_STD, Fault, Reference, SmokeSettings, area_under_curve, judge, run
+from amp_core.verify.report import Findings
+from amp_core.verify.smoke import AUC, LOSS_FALL, REWARD_STD, judge, run
+from amp_core.verify.smoke_reference import FEATURE_CLIP, Normalization, Reference
+from amp_core.verify.smoke_reference import STD_FLOOR as OWN_STD_FLOOR
+from amp_core.verify.smoke_settings import SmokeSettings
+from amp_core.verify.smoke_training import Fault, area_under_curve
 
 QUICK = SmokeSettings(iterations=12, worlds=16, minibatch=128, untrained=2000)
 
@@ -98,7 +101,7 @@ def test_the_same_seed_gives_the_same_figures_on_any_number_of_threads():
 
 
 def test_windows_of_a_rejected_clip_take_part_and_no_transition_crosses_from_one_to_another():
-    found = Reference.of(context(clip(tier=-1, ranges=((10, 60), (100, 140)))))
+    found = Reference.of(context(clip(tier=-1, ranges=((10, 60), (100, 140)))).subject)
     assert found is not None
     assert [found.names[i] for i in (0, 49, 50, 89)] == [("march_in_place", f) for f in (10, 59, 100, 139)]
     features = np.asarray(marching().rollout.features)
@@ -111,11 +114,11 @@ def test_windows_of_a_rejected_clip_take_part_and_no_transition_crosses_from_one
 
 def test_of_several_physics_it_trains_in_the_one_with_the_most_frames():
     heavy = replace(marching().rollout.recipe, physics=PhysicsScale(mass=1.1))
-    found = Reference.of(context(clip(ranges=((0, 60),)), clip(name="heavy", recipe=heavy)))
+    found = Reference.of(context(clip(ranges=((0, 60),)), clip(name="heavy", recipe=heavy)).subject)
     assert found is not None
     assert found.physics == PhysicsScale(mass=1.1)
     assert {name for name, _ in found.names} == {"heavy"}
-    assert "mass=1.1 physics, the physics with the most frames of 2" in found.told
+    assert "mass=1.1 physics, the physics with the most frames of 2" in found.description
 
 
 def test_a_locked_versions_own_statistics_are_used():
@@ -420,15 +423,15 @@ def test_settings_that_make_no_sense_are_refused():
 
 
 def test_features_are_normalized_as_on_a_training_node():
-    assert module._STD_FLOOR == STD_FLOOR
-    reference = Reference.of(context())
+    assert OWN_STD_FLOOR == STD_FLOOR
+    reference = Reference.of(context().subject)
     assert reference is not None
-    normal = module._normalization(Findings("smoke", ""), context(), reference)
+    normal = Normalization.of(Findings("smoke"), context().subject, reference)
     assert normal is not None
     layout, features = robot().layout, marching().rollout.features
     found = normal.apply(features + 100.0)
     contacts = layout.block("foot_contacts").slice
-    assert (found[:, : contacts.start] == module.FEATURE_CLIP).all()
+    assert (found[:, : contacts.start] == FEATURE_CLIP).all()
     assert (found[:, contacts] > 100.0).all()
     plain = normal.apply(features)
     assert np.abs(plain.mean(axis=0)).max() < 0.1

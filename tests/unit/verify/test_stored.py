@@ -55,4 +55,6 @@ def test_windows_are_judged_by_their_worst_tier(sound: Subject, tmp_path: Path) 
     assert made.tier == 1
     assert made.recipe == clip.recipe
     assert made.motion is None
-    np.testing.assert_array_equal(made.taken, np.concatenate([clip.arrays["features"][0:10], clip.arrays["features"][12:30]]))
+    np.testing.assert_array_equal(
+        made.version_features, np.concatenate([clip.arrays["features"][0:10], clip.arrays["features"][12:30]])
+    )

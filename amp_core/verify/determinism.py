@@ -1,0 +1,216 @@
+"""Test 1C: does the generator give the same bytes again, and do its controls alone give the recorded velocities?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from amp_core.motion import condition
+from amp_core.tracking import Plan
+from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
+from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Row, TestReport, check
+from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
+
+if TYPE_CHECKING:
+    from amp_core.formats import Motion
+    from amp_core.motion import Conditioned
+    from amp_core.verify.subject import Arrays, Clip
+
+Array = npt.NDArray[np.float64]
+
+PLANNED_SEC = 12.0
+"""s of tracked clips that are planned again, in all; plans with more samples count for more."""
+
+PLANNED_PREFIX_SEC = 1.0
+"""s of each of them, rounded to the planner's branches."""
+
+
+def generator_determinism(context: Context) -> TestReport:
+    """1C: generating a clip again gives the same bytes, and replaying its controls without overwrites the same velocities."""
+    findings = Findings("1C")
+    clips = context.subject.nonempty_clips
+    if not clips:
+        return findings.skip("no clip has a frame")
+    measured = [_check_replay(findings, context, clips)]
+    sources = [clip for clip in clips if clip.motion is not None]
+    missing = len(clips) - len(sources)
+    motions: list[tuple[Clip, Motion]] = []
+    for clip, frames in sample(sources, REPLAYED_FRAMES):
+        if frames == clip.frames:
+            motion = clip.motion() if clip.motion is not None else None
+            if motion is None:
+                missing += 1
+            else:
+                motions.append((clip, motion))
+    if motions:
+        measured.insert(0, _check_generation(findings, context, motions))
+    if missing:
+        if motions:
+            note = f"the source of {missing} of {len(clips)} clips is not at hand: generated again were the others"
+        else:
+            note = "no clip's source is at hand: nothing was generated again"
+        findings.add(Row("generated.source", len(motions), SKIP, note=note))
+        if all(row.status != FAIL for row in findings.rows):
+            findings.add_reason(note)
+    return findings.report("; ".join(measured))
+
+
+def _check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
+    """The recorded controls without any overwrite of the pose, through the same physics."""
+    robot = context.subject.robot
+    sampled = sample(clips, REPLAYED_FRAMES)
+    worst: dict[str, tuple[float, str]] = {}
+    for number, (clip, frames) in enumerate(sampled):
+        context.progress(0.5 + 0.5 * number / len(sampled), f"replaying {clip.name}")
+        model, drive = robot.scaled_model(clip.recipe.physics), replace(Drive.of(clip, frames), forced=None)
+        replay = simulate(robot, model, drive, with_loads=False)
+        no_contacts = np.zeros_like(clip.arrays["foot_contacts"][:frames])
+        features, recorded = (
+            compute_features(robot, qpos[:frames], qvel[:frames], no_contacts).astype(np.float64)
+            for qpos, qvel in ((replay.qpos, replay.qvel), (clip.arrays["qpos"], clip.arrays["qvel"]))
+        )
+        for name in VELOCITIES:
+            block, where = robot.layout.block(name), f"clip {clip.name}"
+            mae = float(np.abs(features[:, block.slice] - recorded[:, block.slice]).mean())
+            if clip.recipe.mode == "teacher_forced":
+                note = "teacher_forced: the pose was overwritten, and without that the robot moves otherwise"
+                row = check(f"replay.mae.{name}", mae, "<", 0.1, warn=True, unit=block.unit, where=where, note=note)
+                findings.add(row)
+            elif name not in worst or not mae <= worst[name][0]:
+                worst[name] = (mae, where if mae else "")
+    for name, (mae, where) in worst.items():
+        unit, note = robot.layout.block(name).unit, "without overwrites; the specification asks < 0.1"
+        if not findings.add(check(f"replay.mae.{name}", mae, "==", 0.0, unit=unit, where=where, note=note)):
+            findings.add_reason(f"{where}: replaying its controls gives other velocities (MAE {mae:.3g} {unit} in {name})")
+    return f"the controls of {describe_sample(sampled, clips)} replayed without overwrites, against the recorded velocities"
+
+
+def _check_generation(findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]) -> str:
+    """The clips generated again from their motions, every exported array against the recorded one."""
+    clips = [clip for clip, _ in motions]
+    conditioned = [condition(motion, context.subject.robot) for _, motion in motions]
+    generated = _generate(context, clips, conditioned, range(len(clips)))
+    differing = {i: keys for i, arrays in generated.items() if (keys := _differing_keys(clips[i].arrays, arrays))}
+    where = f"clip {clips[next(iter(differing))].name}" if differing else ""
+    note = "clips with an exported array that differs in any byte"
+    findings.add(check("generated.differing", len(differing), "==", 0, where=where, note=note))
+    left_out = [clip.name for i, clip in enumerate(clips) if i not in generated]
+    if left_out:
+        names = ", ".join(left_out[:5])
+        note = f"tracked clips whose simulation failed midway, so that their whole plan is not recorded: {names}"
+        findings.add(Row("generated.left_out", len(left_out), WARN, note=note))
+    if differing:
+        repeated = _generate(context, clips, conditioned, differing)
+        for i, keys in list(differing.items())[:3]:
+            is_deterministic = all(np.array_equal(generated[i][key], repeated[i][key]) for key in generated[i])
+            why = (
+                "this machine makes the same bytes twice, so they were recorded by other code, from another motion or recipe, "
+                "or on a processor that rounds otherwise: generate the clip again with the code that is installed"
+                if is_deterministic
+                else "two generations on this machine differ, too: the generator is not deterministic (a seed that is not "
+                "fixed, or state that is kept from one clip to the next)"
+            )
+            findings.add_reason(f"clip {clips[i].name}: {', '.join(keys)} differ from the recorded bytes; {why}")
+    planned = _check_plans(findings, context, clips, conditioned)
+    return (
+        f"{len(generated)} of {len(context.subject.clips)} clips generated again from their motions, every exported array byte "
+        f"for byte{planned}"
+    )
+
+
+def _generate(
+    context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned], indices: Iterable[int]
+) -> dict[int, dict[str, npt.NDArray[Any]]]:
+    """The exported arrays by index; tracked clips without a whole recorded plan are left out."""
+    # Tracked clips follow the recorded plan; `_check_plans` runs the planner. Clips of one attempt are generated together.
+    plans: dict[int, dict[int, Plan | None]] = {}
+    for i in indices:
+        clip = clips[i]
+        if clip.recipe.mode != "tracked":
+            plans.setdefault(clip.attempt, {})[i] = None
+        elif clip.frames == len(conditioned[i].dof_pos):
+            plans.setdefault(clip.attempt, {})[i] = Plan(np.asarray(clip.arrays["ctrl"]), None, 0.0)
+    arrays: dict[int, dict[str, npt.NDArray[Any]]] = {}
+    for attempt, batch in sorted(plans.items()):
+        rollouts = context.generate(
+            context.subject.robot, [conditioned[i] for i in batch], [clips[i].recipe for i in batch],
+            nthread=context.nthread, attempt=attempt, plans=list(batch.values()),
+        )  # fmt: skip
+        arrays.update({i: rollout.arrays() for i, rollout in zip(batch, rollouts, strict=True)})
+    return arrays
+
+
+def _differing_keys(recorded: Arrays, generated: Arrays) -> list[str]:
+    """The names of the recorded arrays that were not generated again byte for byte."""
+
+    def to_bytes(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+        return array.dtype, array.shape, np.ascontiguousarray(array).tobytes()
+
+    return [key for key, array in recorded.items() if key not in generated or to_bytes(generated[key]) != to_bytes(array)]
+
+
+def _check_plans(findings: Findings, context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned]) -> str:
+    """The beginnings of some tracked clips planned again; their controls bit for bit."""
+    control_dt = context.subject.robot.control_dt
+    tracked: list[int] = []
+    lengths: dict[int, int] = {}
+    costs: dict[int, float] = {}
+    for i, clip in enumerate(clips):
+        planner = clip.recipe.planner
+        if clip.recipe.mode == "tracked" and planner is not None:
+            branch = max(1, round(planner.branch_sec / control_dt))
+            frames = max(1, round(PLANNED_PREFIX_SEC / control_dt / branch)) * branch
+            lengths[i] = min(frames, clip.frames)
+            costs[i] = lengths[i] * control_dt * planner.samples_of(clip.attempt) / planner.samples
+            tracked.append(i)
+    if not tracked:
+        return ""
+    # Evenly over the clips, as many as the budget has time for, and one at least.
+    count = len(tracked)
+    sampled = tracked
+    while count > 1 and sum(costs[i] for i in sampled) > PLANNED_SEC:
+        count -= 1
+        sampled = [tracked[int(n * len(tracked) / count)] for n in range(count)]
+    differing: list[str] = []
+    for number, i in enumerate(sampled):
+        clip = clips[i]
+        context.progress(0.5 * number / len(sampled), f"planning {clip.name} again")
+        recorded = clip.arrays["ctrl"][: lengths[i]]
+        planned = _plan_beginning(context, clip, conditioned[i], lengths[i])
+        if np.array_equal(planned, recorded):
+            continue
+        differing.append(clip.name)
+        if len(differing) > 1:
+            continue  # The first one gets a reason; planning costs seconds.
+        frame = int(np.argmax((planned != recorded).any(axis=1)))
+        why = (
+            "this machine plans the same twice, so the recording comes of another seed, attempt or recipe than it names, of "
+            "other code, or of a processor whose linear algebra rounds otherwise: score the clip again here"
+            if np.array_equal(planned, _plan_beginning(context, clip, conditioned[i], lengths[i]))
+            else "two plans on this machine differ, too: the planner is not deterministic (a seed that is not fixed)"
+        )
+        findings.add_reason(f"clip {clip.name}: its controls are planned otherwise from frame {frame} on; {why}")
+    where = f"clip {differing[0]}" if differing else ""
+    note = f"of {len(sampled)} tracked clips whose beginning was planned again"
+    findings.add(check("planned.differing", len(differing), "==", 0, where=where, note=note))
+    seconds = sum(lengths[i] for i in sampled) * control_dt
+    return (
+        f"; the beginnings of {len(sampled)} of {len(tracked)} tracked clips ({seconds:.1f} s) planned again and their "
+        "controls compared bit for bit, what follows simulated with the recorded controls"
+    )
+
+
+def _plan_beginning(context: Context, clip: Clip, motion: Conditioned, frames: int) -> Array:
+    """(frames, nu) the first controls of a clip, planned again."""
+    start = np.zeros_like(motion.initial_qvel) if clip.recipe.initial_velocity == "zero" else motion.initial_qvel
+    # As in the generator: linear algebra on several threads adds in another order.
+    with threadpool_limits(1, user_api="blas"):
+        plan = context.plan(
+            context.subject.robot, motion, clip.recipe, start, attempt=clip.attempt, nthread=context.nthread, frames=frames
+        )
+    return np.asarray(plan.ctrl[:frames])

@@ -1,0 +1,164 @@
+"""The loop of the micro-training: rollouts of the policy in the environment, updates, and a curve of each figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.verify.environment import Environment, mean_pose, random_policy_rollout, stream
+
+if TYPE_CHECKING:
+    from amp_core.verify.context import Context
+    from amp_core.verify.policy_side import PolicySide
+    from amp_core.verify.smoke_reference import Normalization, Reference
+    from amp_core.verify.smoke_settings import SmokeSettings
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+
+_HELD_OUT = 512
+"""Random held-out transitions in each iteration's evaluation."""
+
+_OBS_STD_FLOOR = 0.05
+
+_NETS, _NOISE, _BATCHES = 0x4E7, 0x401, 0xBA7
+"""The purposes of the streams of random numbers."""
+
+
+class Fault(NamedTuple):
+    """The first quantity that was not finite."""
+
+    iteration: int
+    quantity: str
+    remedy: str
+
+
+def train(
+    context: Context, settings: SmokeSettings, side: PolicySide, reference: Reference, normal: Normalization
+) -> tuple[dict[str, list[float]], Fault | None]:
+    """Curves with a value an iteration, and what was not finite, which ends the training."""
+    from amp_core.verify.smoke_learner import FIGURES, QUANTITIES, Learner, parameter_distance  # It needs JAX.
+
+    robot = reference.robot
+    # Iterations and rates are no part of compiled code, and so not of its key.
+    general = replace(settings, iterations=1, discriminator_rate=0.0, policy_rate=0.0)
+    rates = {"discriminator": np.float32(settings.discriminator_rate), "policy": np.float32(settings.policy_rate)}
+    learner = Learner(general, side.config, side.observe, side.extract, robot.control_dt, robot.model.nu)
+    obs_stats = _observation_statistics(side, reference)
+    untrained = _untrained_transitions(context, settings, reference, normal)
+    state = learner.initial_state(stream(context.seed, _NETS), robot.layout.dim, len(obs_stats[0]))
+    initial_policy = state[0]["policy"]
+    collector = Collector(context, settings, reference)
+    batches = stream(context.seed, _BATCHES)
+    pairs = np.concatenate([normal.apply(reference.rows[:-1]), normal.apply(reference.rows[1:])], axis=1)
+    parts, size = settings.frames // settings.minibatch, settings.minibatch
+    curves: dict[str, list[float]] = {name: [] for name in (*FIGURES, "auc", "auc_untrained", "policy_moved")}
+    for iteration in range(settings.iterations):
+        rollout = collector.collect(lambda *states: learner.act(state[0], obs_stats, *states))  # noqa: B023 - called at once
+        order = np.stack([batches.permutation(settings.frames) for _ in range(settings.epochs)]).reshape(-1, size)
+        real = pairs[batches.choice(reference.train, (parts, size))]
+        held_out = pairs[batches.choice(reference.held_out, _HELD_OUT)]
+        state, figures, logits, finite = learner.learn(
+            state, rates, obs_stats, normal, rollout, real, held_out, untrained, order
+        )
+        flags = np.asarray(finite)
+        if not flags.all():
+            return curves, Fault(iteration, *QUANTITIES[int(np.argmin(flags))])
+        for name, value in zip(FIGURES, np.asarray(figures), strict=True):
+            curves[name].append(float(value))
+        on_reference, on_policy, on_untrained = (np.asarray(part) for part in logits)
+        curves["auc"].append(area_under_curve(on_reference, on_policy))
+        curves["auc_untrained"].append(area_under_curve(on_reference, on_untrained))
+        curves["policy_moved"].append(parameter_distance(initial_policy, state[0]["policy"]))
+        context.progress((iteration + 1) / settings.iterations, f"iteration {iteration + 1} of {settings.iterations}")
+    return curves, None
+
+
+def area_under_curve(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
+    """The share of all pairs whose positive member is ranked higher (Mann and Whitney); ties count one half."""
+    high, low = np.asarray(positive, np.float64), np.sort(np.asarray(negative, np.float64))
+    below, not_above = np.searchsorted(low, high, side="left"), np.searchsorted(low, high, side="right")
+    return float((below + not_above).mean() / (2 * len(low)))
+
+
+def _observation_statistics(side: PolicySide, reference: Reference) -> tuple[Floats, Floats]:
+    """(O,), (O,) mean and std of observations in the reference's states; 0 and 1 for the previous action's entries."""
+    obs = side.observations("observe_host", reference.starts_qpos, reference.starts_qvel).astype(np.float64)
+    mean, std = obs.mean(axis=0), np.maximum(obs.std(axis=0), _OBS_STD_FLOOR)
+    first_action = obs.shape[1] - reference.robot.model.nu
+    mean[first_action:], std[first_action:] = 0.0, 1.0
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _untrained_transitions(context: Context, settings: SmokeSettings, reference: Reference, normal: Normalization) -> Floats:
+    """(U, 2F) normalized transitions of the policy before any update."""
+    rollout = random_policy_rollout(
+        reference.robot,
+        reference.starts_qpos,
+        reference.starts_qvel,
+        starts_contacts=reference.starts_contacts,
+        frames=settings.untrained,
+        seed=context.seed,
+        scale=reference.physics,
+        nthread=context.nthread,
+        force_threshold=reference.force_threshold,
+        action_std=settings.action_scale,
+    )
+    rows = normal.apply(rollout["features"])
+    # The same number in every rollout, so that code is compiled once; a few transitions are repeated.
+    firsts = np.resize(np.flatnonzero(np.diff(rollout["episode"]) == 0), settings.untrained)
+    return np.concatenate([rows[firsts], rows[firsts + 1]], axis=1)
+
+
+class Collector:
+    """Control steps of the current policy in the environment."""
+
+    def __init__(self, context: Context, settings: SmokeSettings, reference: Reference) -> None:
+        self._env = Environment(
+            reference.robot,
+            reference.starts_qpos,
+            reference.starts_qvel,
+            starts_contacts=reference.starts_contacts,
+            count=settings.worlds,
+            nthread=context.nthread,
+            seed=context.seed,
+            scale=reference.physics,
+            force_threshold=reference.force_threshold,
+            episode_frames=settings.episode_frames,
+        )
+        self._settings = settings
+        self._pose = mean_pose(reference.robot, reference.starts_qpos)
+        self._noise = stream(context.seed, _NOISE)
+        # By actuator, as the environment's controls are.
+        self._actions = np.zeros((settings.worlds, reference.robot.model.nu), np.float32)
+
+    def collect(self, act: Callable[..., tuple[Any, ...]]) -> dict[str, npt.NDArray[Any]]:
+        """(T, E, …) each: `obs`, `action`, `log_prob`, `value`; states `before_…` and `after_…` the step; `ended` and `cut`."""
+        env = self._env
+        rows: dict[str, list[npt.NDArray[Any]]] = {}
+        for _ in range(self._settings.steps):
+            noise = self._noise.standard_normal(self._actions.shape, np.float32)
+            before = self._state("before")
+            outputs = act(before["before_qpos"], before["before_qvel"], self._actions, noise)
+            obs, action, log_prob, value = (np.array(output) for output in outputs)
+            ctrl = self._settings.action_scale * action.astype(np.float64)
+            ctrl[:, env.robot.ctrl_adr] += self._pose
+            done = env.step(ctrl)
+            cut = env.truncated.copy()
+            row = {"obs": obs, "action": action, "log_prob": log_prob, "value": value, "ended": done & ~cut, "cut": cut}
+            for key, array in (before | row | self._state("after")).items():
+                rows.setdefault(key, []).append(array)
+            env.reset(done)
+            self._actions = np.where(done[:, None], np.float32(0.0), action)
+        return {key: np.stack(arrays) for key, arrays in rows.items()}
+
+    def _state(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
+        env = self._env
+        with np.errstate(over="ignore"):
+            # What float32 cannot hold becomes infinite, which the checks detect.
+            state = {"qpos": env.qpos.astype(np.float32), "qvel": env.qvel.astype(np.float32), "contacts": env.contacts.copy()}
+        return {f"{prefix}_{key}": array for key, array in state.items()}
