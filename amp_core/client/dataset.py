@@ -21,15 +21,13 @@ from amp_core.client.sampling import Sampler, check_draw
 from amp_core.client.split import check_fractions, divide_lineages
 from amp_core.client.versions import PulledVersion, pull
 from amp_core.dataset.manifest import read_json_object
+from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.errors import IntegrityError
 from amp_core.npz import mmap_member
 
 __all__ = ["STD_FLOOR", "Dataset", "DatasetBucket", "DatasetPart", "load_dataset"]
 
 log = logging.getLogger("amp_core.client")
-
-STD_FLOOR = 0.01
-"""The smallest deviation that `normalize` divides by: below it the seed's distribution test calls a dimension constant."""
 
 _HASH_ROWS = 1 << 16
 

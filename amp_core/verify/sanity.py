@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.quality import UNLOADED_BELOW
 from amp_core.rotations import pitch_roll_tilt
 from amp_core.tiers import Tier, gate_profile, holds
@@ -27,11 +28,11 @@ Floats = npt.NDArray[np.float32]
 FRAMES = 10_000
 """The seed's: frames of the reference, and of the random policy."""
 
-STD = 0.01
-"""The seed's: a dimension whose std is not above this is near-constant."""
-
 HEIGHT_STD = 0.001
-"""m; the same for the root's height, whose honest std in walking is 2 to 27 mm (docs/errata.md, E3)."""
+"""m; the root's height is near-constant below this std, which in walking is 2 to 27 mm (docs/errata.md, E3).
+
+Every other dimension is near-constant where its std is not above the seed's `STD_FLOOR`.
+"""
 
 CONTACT_RATE = (0.05, 0.95)
 """The seed's: a channel's contact rate outside is degenerate."""
@@ -96,7 +97,7 @@ def _select_rows(count: int, seed: int) -> npt.NDArray[np.int64]:
 
 def _check_spread(findings: Findings, robot: Robot, rows: Array) -> None:
     for name, std in zip(robot.layout.names, rows.std(axis=0), strict=True):
-        limit = HEIGHT_STD if name.startswith("root_height") else STD
+        limit = HEIGHT_STD if name.startswith("root_height") else STD_FLOOR
         if not findings.add(check(f"std.{name}", float(std), ">", limit)):
             findings.add_reason(
                 f"{name} is near-constant (std {std:.2g}): a discriminator tells by it alone who is who, and normalizing "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.verify.report import FAIL, Findings, Row, check
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ FEATURE_CLIP = 3.0
 
 STATS_TOLERANCE = 0.05
 """The most that the version's normalized rows may differ from mean 0 and std 1; with the right statistics it is rounding."""
-
-STD_FLOOR = 0.01
-"""As `amp_core.client.STD_FLOOR`, without the client's HTTP library; a test compares the two."""
 
 _BLOCK, _EVERY = 10, 5
 """Every fifth block of ten transitions is held out of training."""
