@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -133,10 +132,16 @@ class FootTracker:
 
     def __init__(self, robot: Robot, *, nthread: int = 1, size: int = _POSES_AT_ONCE) -> None:
         self._robot = robot
-        self._nthread = nthread
         self._size = min(size, _POSES_AT_ONCE)
-        self._model = _without_dynamics(robot.model)
-        self._corners = [box_corners(self._model, foot.geoms) for foot in robot.feet]
+        self._corners = [box_corners(robot.model, foot.geoms) for foot in robot.feet]
+        # Without contacts, constraints and sensors: all that the places of the bodies need, and cheap. Sleeping bodies would be
+        # passed over.
+        self._model, disabled = copy.copy(robot.model), mujoco.mjtDisableBit
+        for flag in (disabled.mjDSBL_CONSTRAINT, disabled.mjDSBL_CONTACT, disabled.mjDSBL_SENSOR):
+            self._model.opt.disableflags |= int(flag)
+        self._model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+        self._data = mujoco.MjData(self._model)
+        self._batch = None if nthread == 1 else Batch(self._model, self._size, nthread=nthread)
 
     def speeds(self, start: Array, end: Array) -> Array:
         """(N, F) m/s: how fast the slowest corner of each foot moved horizontally during each control step.
@@ -184,7 +189,7 @@ class FootTracker:
 
     def _body_poses(self, qpos: Array) -> tuple[Array, Array]:
         """(N, nbody, 3) and (N, nbody, 9): the bodies' places and axes in at most `size` states; possibly views."""
-        if self._nthread == 1:
+        if self._batch is None:
             # The one function that is needed costs half of what a batch's position stage does, which also factors the inertia.
             data, model = self._data, self._model
             xpos, xmat = np.empty((len(qpos), model.nbody, 3)), np.empty((len(qpos), model.nbody, 9))
@@ -199,24 +204,6 @@ class FootTracker:
         xpos, xmat = batch.bind("xpos"), batch.bind("xmat")
         batch.forward(ids=np.arange(count), stage=mujoco.mjtStage.mjSTAGE_POS)
         return xpos[:count], xmat[:count]
-
-    @cached_property
-    def _data(self) -> Any:
-        return mujoco.MjData(self._model)
-
-    @cached_property
-    def _batch(self) -> Batch:
-        return Batch(self._model, self._size, nthread=self._nthread)
-
-
-def _without_dynamics(model: Any) -> Any:
-    """A copy without contacts, constraints and sensors: all that the places of its bodies need, and cheap."""
-    model = copy.copy(model)
-    disabled = mujoco.mjtDisableBit
-    model.opt.disableflags |= int(disabled.mjDSBL_CONSTRAINT) | int(disabled.mjDSBL_CONTACT) | int(disabled.mjDSBL_SENSOR)
-    # Where a body is does not depend on whether it sleeps, and a sleeping one would be passed over.
-    model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-    return model
 
 
 def kinematic_contacts(robot: Robot, qpos: Array) -> npt.NDArray[np.bool_]:

@@ -290,8 +290,8 @@ def compare(
     canonical_frames: list[Bools] = []
     outcomes: list[list[Outcome]] = []
     for i, scale in enumerate(ordered):
-        part = scale_progress(progress, share * i, share * (i + 1), f"{scale.name}: ")
-        scores = score(motions, robot, replace(recipe, physics=scale), nthread=nthread, progress=part)
+        bucket_progress = scale_progress(progress, share * i, share * (i + 1), f"{scale.name}: ")
+        scores = score(motions, robot, replace(recipe, physics=scale), nthread=nthread, progress=bucket_progress)
         if i == 0:
             canonical, canonical_frames = scores, [_tier_0_frames(clip, clip.frames) for clip in scores]
         # Of the other buckets only the metrics are kept: their arrays would be as many times the memory.

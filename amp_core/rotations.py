@@ -93,30 +93,30 @@ def angular_velocity(start: Array, end: Array, dt: float) -> Array:
     return np.asarray(relative[:3] * math.copysign(angle / (length * dt), float(relative[3])))
 
 
-def slerp(start: Array, end: Array, part: Array) -> Array:
+def slerp(start: Array, end: Array, fraction: Array) -> Array:
     """(N, 4) Shoemake's spherical interpolation of unit quaternions (N, 4) on one hemisphere.
 
     Args:
-      part: (N,) from 0, which gives `start`, to 1.
+      fraction: (N,) from 0, which gives `start`, to 1.
     """
     angle = np.arccos(np.clip(np.einsum("ij,ij->i", start, end), -1.0, 1.0))
     sine = np.sin(angle)
     # Below about 1e-4 rad the sines cancel; there the chord and the arc agree to 1e-9 and the chord is used.
     small = sine < 1e-4
     safe = np.where(small, 1.0, sine)
-    from_start = np.where(small, 1.0 - part, np.sin((1.0 - part) * angle) / safe)
-    from_end = np.where(small, part, np.sin(part * angle) / safe)
+    from_start = np.where(small, 1.0 - fraction, np.sin((1.0 - fraction) * angle) / safe)
+    from_end = np.where(small, fraction, np.sin(fraction * angle) / safe)
     return normalize(from_start[:, None] * start + from_end[:, None] * end)
 
 
-def nlerp(start: Array, end: Array, part: Array) -> Array:
+def nlerp(start: Array, end: Array, fraction: Array) -> Array:
     """(N, 4) along the chord between unit quaternions (N, 4) of any signs: for rotations so near that it serves as the arc.
 
     Args:
-      part: (N, 1) from 0, which gives `start`, to 1.
+      fraction: (N, 1) from 0, which gives `start`, to 1.
     """
     end = end * np.where(np.einsum("ij,ij->i", start, end) < 0.0, -1.0, 1.0)[:, None]
-    return normalize((1.0 - part) * start + part * end)
+    return normalize((1.0 - fraction) * start + fraction * end)
 
 
 # --- Axes -----------------------------------------------------------------------------------------------------------------

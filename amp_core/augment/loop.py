@@ -28,7 +28,7 @@ SEAM_LIMITS: dict[str, tuple[float, str]] = {
     "turn rate": (0.6, "rad/s"),
     "foot heights": (0.015, "m"),
 }
-"""What each part of two frames may differ by at a seam. A residual is the largest difference in units of these."""
+"""What two frames may differ by in each quantity at a seam. A residual is the largest difference in units of these."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Seam:
         warped one's.
       cycle_sec: s, of one repetition.
       residual: the largest difference of the two frames in units of `SEAM_LIMITS`; at most 1.
-      worst: the part of `SEAM_LIMITS` with that difference.
+      worst: the quantity of `SEAM_LIMITS` with that difference.
       blend_sec: s over which the two are blended.
     """
 
@@ -82,10 +82,10 @@ def loop(poses: Poses, count: int, blend_sec: float, fps: float, robot: Robot, n
     turn = float(yaw[end] - yaw[start])
     start_pos, end_pos = poses.root_pos[start], poses.root_pos[end]
     # From 0 to 1 with no velocity and no acceleration at either end.
-    part = np.arange(blend) / blend
-    weight = (part**3 * (10.0 - 15.0 * part + 6.0 * part**2))[:, None]
+    fraction = np.arange(blend) / blend
+    weight = (fraction**3 * (10.0 - 15.0 * fraction + 6.0 * fraction**2))[:, None]
 
-    parts = [poses.frames(0, end)]
+    sections = [poses.frames(0, end)]
     current = poses
     for repetition in range(1, count):
         # One repetition onwards: the motion over the floor that takes the root of `start` to that of `end`.
@@ -93,16 +93,16 @@ def loop(poses: Poses, count: int, blend_sec: float, fps: float, robot: Robot, n
         position[:, :2] += end_pos[:2] - start_pos[:2]
         following = Poses(position, rotations.rotate_yaw(current.root_rot, turn), poses.dof_pos)
         a, b = current.frames(end, end + blend), following.frames(start, start + blend)
-        parts.append(
+        sections.append(
             Poses(
                 (1.0 - weight) * a.root_pos + weight * b.root_pos,
                 rotations.nlerp(a.root_rot, b.root_rot, weight),
                 (1.0 - weight) * a.dof_pos + weight * b.dof_pos,
             )
         )
-        parts.append(following.frames(start + blend, end if repetition < count - 1 else None))
+        sections.append(following.frames(start + blend, end if repetition < count - 1 else None))
         current = following
-    root_pos, root_rot, dof_pos = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    root_pos, root_rot, dof_pos = (np.concatenate(arrays) for arrays in zip(*sections, strict=True))
     return Poses(root_pos, rotations.align_signs(root_rot)[0], dof_pos), seam
 
 
@@ -131,18 +131,18 @@ def find_seam(poses: Poses, fps: float, robot: Robot, blend: int, name: str) -> 
             expected=f"at least {shortest + blend + 2} frames: a cycle of {MIN_CYCLE_SEC:g} s and the blend behind it",
             remedy="Choose a longer clip, or a shorter blend",
         )
-    parts = _seam_parts(poses, fps, robot)
+    quantities = _seam_quantities(poses, fps, robot)
     stride = -(-count // MAX_SEAM_FRAMES)
     frames = np.arange(0, count, stride)
-    best = _best_pair(parts, frames, frames, blend, shortest)
+    best = _best_pair(quantities, frames, frames, blend, shortest)
     if stride > 1 and best is not None:
         near = [np.arange(max(0, frame - stride), min(count, frame + stride + 1)) for frame in best[2:]]
-        best = _best_pair(parts, near[0], near[1], blend, shortest) or best
+        best = _best_pair(quantities, near[0], near[1], blend, shortest) or best
     assert best is not None
     residual, _, start, end = best
     differences = [
-        (float(_differences({part: values}, np.array([start + shift]), np.array([end + shift]))[0, 0]), part)
-        for part, values in parts.items()
+        (float(_differences({quantity: values}, np.array([start + shift]), np.array([end + shift]))[0, 0]), quantity)
+        for quantity, values in quantities.items()
         for shift in (0, blend // 2, blend)
     ]
     worst = max(differences)[1]
@@ -160,8 +160,8 @@ def find_seam(poses: Poses, fps: float, robot: Robot, blend: int, name: str) -> 
     return Seam(start, end, (end - start) / fps, residual, worst, blend / fps)
 
 
-def _seam_parts(poses: Poses, fps: float, robot: Robot) -> dict[str, Array]:
-    """The parts of each frame that are compared, rows (N, k) in units of `SEAM_LIMITS`; independent of place and heading."""
+def _seam_quantities(poses: Poses, fps: float, robot: Robot) -> dict[str, Array]:
+    """The compared quantities of each frame, rows (N, k) in units of `SEAM_LIMITS`; independent of place and heading."""
     yaw = np.unwrap(rotations.yaw(poses.root_rot))
     share = 1.0 / math.sqrt(poses.dof_pos.shape[1])
     values = {
@@ -173,20 +173,20 @@ def _seam_parts(poses: Poses, fps: float, robot: Robot) -> dict[str, Array]:
         "turn rate": (np.gradient(yaw) * fps)[:, None],
         "foot heights": sole_heights(robot, robot.poses(*poses)),
     }
-    return {part: np.asarray(value / SEAM_LIMITS[part][0]) for part, value in values.items()}
+    return {quantity: np.asarray(value / SEAM_LIMITS[quantity][0]) for quantity, value in values.items()}
 
 
 def _best_pair(
-    parts: dict[str, Array], starts: NDArray[np.int64], ends: NDArray[np.int64], blend: int, shortest: int
+    quantities: dict[str, Array], starts: NDArray[np.int64], ends: NDArray[np.int64], blend: int, shortest: int
 ) -> tuple[float, int, int, int] | None:
     """(residual, -cycle, start, end) of the best pair by the rule of `find_seam`, or None where no pair has room."""
-    count = len(parts["turn rate"])
+    count = len(quantities["turn rate"])
     starts, ends = starts[starts < count - blend], ends[ends < count - blend]
     if not len(starts) or not len(ends):
         return None
-    cost = _differences(parts, starts, ends)
+    cost = _differences(quantities, starts, ends)
     for shift in sorted({blend // 2, blend} - {0}):
-        np.maximum(cost, _differences(parts, starts + shift, ends + shift), out=cost)
+        np.maximum(cost, _differences(quantities, starts + shift, ends + shift), out=cost)
     cost[ends[None, :] - starts[:, None] < shortest] = math.inf
     least = float(cost.min())
     if not math.isfinite(least):
@@ -196,12 +196,12 @@ def _best_pair(
     return min(pairs, key=lambda pair: (pair[1], pair[0], pair[2]))
 
 
-def _differences(parts: dict[str, Array], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
+def _differences(quantities: dict[str, Array], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
     """(rows, columns): the largest difference of each pair of frames. Summed coordinate by coordinate: the same everywhere."""
     largest = np.zeros((len(rows), len(columns)))
-    for part, values in parts.items():
+    for quantity, values in quantities.items():
         a, b = values[rows], values[columns]
-        if part == "foot heights":
+        if quantity == "foot heights":
             for i in range(values.shape[1]):
                 np.maximum(largest, np.abs(a[:, i, None] - b[None, :, i]), out=largest)
             continue

@@ -107,8 +107,8 @@ def _pair_joints(robot: Robot, data: Any, limit: float) -> tuple[NDArray[np.int6
         parent = -1 if parents[j] < 0 else int(partner[parents[j]])
         best = (math.inf, math.inf, -1)
         for k in (k for k in range(len(ids)) if parents[k] == parent and k not in partner):
-            away = image - anchors[k]
-            distance = float(np.linalg.norm(away - (away @ axes[k]) * axes[k])) / limit
+            from_anchor = image - anchors[k]
+            distance = float(np.linalg.norm(from_anchor - (from_anchor @ axes[k]) * axes[k])) / limit
             angle = math.acos(min(1.0, abs(float(axis @ axes[k])))) / SYMMETRY_ANGLE
             best = min(best, (distance + angle, max(distance, angle), k))
         _, off, k = best

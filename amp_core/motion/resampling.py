@@ -26,10 +26,10 @@ def resampled_count(frames: int, fps_in: float, fps_out: float) -> int:
 
 def interpolate(values: Array, times: Array) -> Array:
     """(M, k) linear interpolation of rows (N, k) at the times (M,), in frames."""
-    index, part = _split_times(len(values), times)
-    part = part[:, None]
+    index, fraction = _split_times(len(values), times)
+    fraction = fraction[:, None]
     # This form gives both end points exactly.
-    return np.asarray((1.0 - part) * values[index] + part * values[index + 1])
+    return np.asarray((1.0 - fraction) * values[index] + fraction * values[index + 1])
 
 
 def interpolate_rotations(quat: Array, times: Array) -> Array:
@@ -37,8 +37,8 @@ def interpolate_rotations(quat: Array, times: Array) -> Array:
 
     Neighbours must be on one hemisphere (`rotations.align_signs`).
     """
-    index, part = _split_times(len(quat), times)
-    return rotations.slerp(quat[index], quat[index + 1], part)
+    index, fraction = _split_times(len(quat), times)
+    return rotations.slerp(quat[index], quat[index + 1], fraction)
 
 
 def _split_times(count: int, times: Array) -> tuple[NDArray[np.int64], Array]:

@@ -12,7 +12,7 @@ __all__ = ["bundled_motions", "reading_options"]
 
 FORMATS = (".csv", ".json", ".npz", ".pkl")
 
-# A CSV says neither its rate nor its quaternion order, so whoever reads one has to.
+# A CSV holds neither its rate nor its quaternion order.
 _READING_OPTIONS: dict[str, dict[str, Any]] = {"weight_shift.csv": {"fps": 30.0, "quat_order": "wxyz"}}
 
 
@@ -22,8 +22,8 @@ def bundled_motions() -> list[Path]:
 
 
 def reading_options(motion: Path) -> dict[str, Any]:
-    """What `read_motion`, the `POST /clips` form or `ampref submit` must be told about a bundled file: `fps`, `quat_order`.
+    """The `fps` and `quat_order` that `read_motion`, the `POST /clips` form or `ampref submit` needs for a bundled file.
 
-    Empty for the formats that say it themselves.
+    Empty for the formats that hold them.
     """
     return dict(_READING_OPTIONS.get(motion.name, {}))

@@ -62,12 +62,12 @@ def compile_model(name: str, path: Path) -> tuple[Any, list[Path]]:
         )
     _silence_mujoco_log()
     try:
-        parts = {Path(part).resolve() for part in mujoco.mju_getXMLDependencies(str(main))} - {main}
-        for part in sorted(parts):
+        dependencies = {Path(file).resolve() for file in mujoco.mju_getXMLDependencies(str(main))} - {main}
+        for dependency in sorted(dependencies):
             # A named pipe as a mesh would block the compiler without end.
-            if not part.is_file():
+            if not dependency.is_file():
                 raise RobotRefused(
-                    f"the model needs the file {str(part)!r}, which is not there (or is no regular file)",
+                    f"the model needs the file {str(dependency)!r}, which is not there (or is no regular file)",
                     file=str(main),
                     expected="every <include>, mesh, texture and height field beside the model",
                     remedy="Copy it there, or correct the MJCF",
@@ -81,7 +81,7 @@ def compile_model(name: str, path: Path) -> tuple[Any, list[Path]]:
             remedy="Open it in MuJoCo's viewer (python -m mujoco.viewer --mjcf=FILE) to see the fault",
         ) from error
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
-    return model, [main, *parts]
+    return model, [main, *dependencies]
 
 
 def _silence_mujoco_log() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,14 @@ class RobotSpec:
           RobotRefused: the file is not such YAML, or a key is unknown, missing or of another type; names the key.
         """
         document = read_document(path)
-        known = REQUIRED_KEYS + OPTIONAL_KEYS
+        allowed = REQUIRED_KEYS + OPTIONAL_KEYS
         for key in document:
-            if key not in known:
+            if key not in allowed:
                 raise RobotRefused(
                     f"unknown key {quote(key)}",
                     file=str(path),
                     key=str(key)[:64],
-                    expected=f"one of: {', '.join(known)}",
+                    expected=f"one of: {', '.join(allowed)}",
                     remedy="Correct or remove it",
                 )
         for key in REQUIRED_KEYS:
@@ -188,19 +188,14 @@ class _Value:
             (replace(self, value=name).name(), replace(self, key=f"{self.key}.{name}", value=geoms).names())
             for name, geoms in self.value.items()
         )
-        repeated = _first_repeated(geom for _, geoms in channels for geom in geoms)
+        repeated = _first_repeated([geom for _, geoms in channels for geom in geoms])
         if repeated is not None:
             raise self.refusal(f"the geom {quote(repeated)} is in two channels", "each geom in one channel")
         return channels
 
 
-def _first_repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+def _first_repeated(names: Sequence[str]) -> str | None:
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def quote(value: Any) -> str:
