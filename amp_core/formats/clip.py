@@ -82,8 +82,12 @@ class Motion:
         object.__setattr__(self, "name", clean_name(self.name))
         object.__setattr__(self, "fps", float(self.fps))
         for key in ("root_pos", "root_rot", "dof_pos"):
-            object.__setattr__(self, key, _own(getattr(self, key)))
-        check_values(self.name, self.fps, self.root_pos, self.root_rot, self.dof_pos)
+            object.__setattr__(self, key, _freeze(getattr(self, key)))
+        try:
+            check_values(self.fps, self.root_pos, self.root_rot, self.dof_pos)
+        except MotionRefused as error:
+            error.file = self.name
+            raise
 
     @property
     def num_frames(self) -> int:
@@ -100,35 +104,28 @@ class Motion:
         return (self.num_frames - 1) / self.fps
 
 
-def _own(values: ArrayLike) -> NDArray[np.float64]:
-    """A read-only, C-ordered float64 array that nobody else can write to; no copy where it is that already."""
+def _freeze(values: ArrayLike) -> NDArray[np.float64]:
+    """A read-only, C-ordered float64 array that nothing else can write to; no copy where it is that already."""
     array = np.asarray(values)
-    if not (array.dtype == np.float64 and array.flags.c_contiguous and not array.flags.writeable and _is_owned_or_bytes(array)):
+    # A read-only view of a writable array could still change under the clip.
+    frozen = not array.flags.writeable and (array.base is None or isinstance(array.base, bytes))
+    if not (frozen and array.dtype == np.float64 and array.flags.c_contiguous):
         array = np.array(array, dtype=np.float64, order="C", copy=True)
         array.flags.writeable = False
     return array
 
 
-def _is_owned_or_bytes(array: NDArray[np.float64]) -> bool:
-    # A read-only view of a writable array could still change under the clip.
-    return array.base is None or isinstance(array.base, bytes)
-
-
 def check_values(
-    file: str, fps: float, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], dof_pos: NDArray[np.float64]
+    fps: float, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], dof_pos: NDArray[np.float64]
 ) -> None:
-    """Shapes, equal frame counts, N >= 2, everything finite, fps positive.
-
-    Args:
-      file: what errors call the source.
+    """Check shapes, equal frame counts, N >= 2, everything finite, fps positive.
 
     Raises:
-      MotionRefused: names the key and the first offending frame.
+      MotionRefused: names the key and the first offending frame; the caller adds the file.
     """
     if not math.isfinite(fps) or fps <= 0.0:
         raise MotionRefused(
             f"fps is {fps!r}",
-            file=file,
             key="fps",
             expected="a positive number of frames per second",
             remedy="Write the rate that the clip was recorded at",
@@ -139,7 +136,6 @@ def check_values(
         if array.ndim != 2 or (width != "n" and array.shape[1] != int(width)) or array.shape[1] == 0:
             raise MotionRefused(
                 f"its shape is {shape_text(array.shape)}",
-                file=file,
                 key=key,
                 expected=f"shape (N, {width}): one row a frame",
                 remedy="Write one row per frame",
@@ -150,7 +146,6 @@ def check_values(
         odd = next((key for key, count in counts.items() if list(counts.values()).count(count) == 1), "dof_pos")
         raise MotionRefused(
             "the arrays differ in their number of frames: " + ", ".join(f"{key} has {n}" for key, n in counts.items()),
-            file=file,
             key=odd,
             expected="the same number of rows in root_pos, root_rot and dof_pos",
             remedy="Cut them to the same frames and export again",
@@ -158,7 +153,6 @@ def check_values(
     if counts["root_pos"] < 2:
         raise MotionRefused(
             f"the clip has {counts['root_pos']} frame{'' if counts['root_pos'] == 1 else 's'}",
-            file=file,
             key="root_pos",
             expected="at least 2 frames: a motion needs a velocity",
             remedy="Export the whole clip",
@@ -169,7 +163,6 @@ def check_values(
             frame, column = (int(i) for i in np.argwhere(~finite)[0])
             raise MotionRefused(
                 f"column {column} is {float(array[frame, column])}",
-                file=file,
                 key=key,
                 frame=frame,
                 expected="finite numbers",
@@ -177,14 +170,13 @@ def check_values(
             )
 
 
-def check_limits(
-    file: str, fps: float, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], num_joints: int, limits: Limits
-) -> None:
-    """The rate, the duration, the distance from the origin and the quaternions' norms.
+def check_limits(motion: Motion, limits: Limits) -> None:
+    """Check the rate, the duration, the distance from the origin and the quaternions' norms.
 
     Raises:
-      MotionRefused: names the key and the first offending frame.
+      MotionRefused: names the clip, the key and the first offending frame.
     """
+    file, fps = motion.name, motion.fps
     if not limits.min_fps <= fps <= limits.max_fps:
         raise MotionRefused(
             f"fps is {fps:g}",
@@ -193,16 +185,16 @@ def check_limits(
             expected=f"between {limits.min_fps:g} and {limits.max_fps:g} frames per second",
             remedy="Check whether it holds a time step instead of a rate, or resample the clip",
         )
-    frames = len(root_pos)
-    duration = (frames - 1) / fps
-    if duration > limits.max_duration_sec:
+    frames = motion.num_frames
+    if motion.duration_sec > limits.max_duration_sec:
         raise MotionRefused(
-            f"the clip lasts {duration:.1f} s ({frames} frames at {fps:g} fps)",
+            f"the clip lasts {motion.duration_sec:.1f} s ({frames} frames at {fps:g} fps)",
             file=file,
             key="root_pos",
             expected=f"at most {limits.max_duration_sec:g} s",
             remedy="Cut it into shorter clips, or raise the limit",
         )
+    num_joints = motion.dof_pos.shape[1]
     if num_joints > limits.max_joints:
         raise MotionRefused(
             f"it has {num_joints} columns",
@@ -211,11 +203,11 @@ def check_limits(
             expected=f"at most {limits.max_joints} joints",
             remedy="Is it transposed? Write one row per frame",
         )
-    far = np.abs(root_pos).max(axis=1) > limits.max_distance
+    far = np.abs(motion.root_pos).max(axis=1) > limits.max_distance
     if far.any():
         frame = int(np.argmax(far))
         raise MotionRefused(
-            f"the root is at {np.array2string(root_pos[frame], precision=4)} m",
+            f"the root is at {np.array2string(motion.root_pos[frame], precision=4)} m",
             file=file,
             key="root_pos",
             frame=frame,
@@ -223,9 +215,8 @@ def check_limits(
             remedy="Positions are in metres; move the clip to the origin",
         )
     with np.errstate(over="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", root_rot, root_rot))
-    error = np.abs(norms - 1.0)
-    off = error > limits.max_norm_error
+        norms = np.sqrt(np.einsum("ij,ij->i", motion.root_rot, motion.root_rot))
+    off = np.abs(norms - 1.0) > limits.max_norm_error
     if off.any():
         frame = int(np.argmax(off))
         raise MotionRefused(
@@ -267,9 +258,9 @@ def clean_name(name: str) -> str:
         if len(name.encode("utf-8")) > MAX_NAME_BYTES:
             problem = f"has {len(name.encode('utf-8'))} bytes of UTF-8"
     if problem:
-        shown = f"the clip's name {name[:40]!a}" if isinstance(name, str) and name else "the clip's name"
+        subject = f"the clip's name {name[:40]!a}" if isinstance(name, str) and name else "the clip's name"
         raise MotionRefused(
-            f"{shown} {problem}",
+            f"{subject} {problem}",
             key="name",
             expected=f"1 to {MAX_NAME_BYTES} bytes of printable text without '/' or '\\'",
             remedy="Give the clip a plain name such as walk_slow_01",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.values import quote
@@ -28,7 +28,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _REMEDY = "Write it with json.dumps(..., allow_nan=False)"
 
 
-def read_json_clip(data: bytes, file: str) -> dict[str, Any]:
+def read_json_clip(data: bytes) -> dict[str, Any]:
     """The top-level object's keys and values; numbers and lists as they are, nothing interpreted.
 
     Text that is not ASCII comes back as Latin-1: no key or value that a clip needs has any.
@@ -37,8 +37,8 @@ def read_json_clip(data: bytes, file: str) -> dict[str, Any]:
       MotionRefused: not strict JSON, or out of proportion.
     """
     body = data.removeprefix(codecs.BOM_UTF8)
-    _check_text(body, file)
-    _check_costs(body, file)
+    _check_text(body)
+    _check_costs(body)
     # Every structural character of JSON is ASCII, so a text that was checked to be UTF-8 may be parsed as Latin-1: one byte
     # a character, where a single emoji would make Python's decoded text four times as large.
     text = body.decode("latin-1")
@@ -46,40 +46,33 @@ def read_json_clip(data: bytes, file: str) -> dict[str, Any]:
     try:
         document = parse_json(text)
     except json.JSONDecodeError as error:
-        raise _refuse(file, f"the JSON is not valid: {error.msg} (line {error.lineno}, column {error.colno})") from None
+        _refuse(f"the JSON is not valid: {error.msg} (line {error.lineno}, column {error.colno})")
     except JsonFault as fault:
-        raise _refuse_fault(file, fault) from None
+        key, frame, column = (*fault.place, None, None, None)[:3]
+        raise MotionRefused(
+            f"column {column}: {fault.what}" if isinstance(column, int) else fault.what,
+            key=quote(key).strip("'") if isinstance(key, str) else None,
+            frame=frame if isinstance(frame, int) else None,
+            expected=fault.expected,
+            remedy=_REMEDY,
+        ) from None
     if not isinstance(document, dict):
         raise MotionRefused(
             "the JSON does not hold an object at its top",
-            file=file,
             expected='{"fps": …, "root_pos": […], "root_rot": […], "dof_pos": […]}',
             remedy="Write one object a file",
         )
     return document
 
 
-def _refuse_fault(file: str, fault: JsonFault) -> MotionRefused:
-    """The refusal with the fault's place in a clip: the key, the frame (row) and the column."""
-    key, frame, column = (*fault.place, None, None, None)[:3]
-    return MotionRefused(
-        f"column {column}: {fault.what}" if isinstance(column, int) else fault.what,
-        file=file,
-        key=quote(key).strip("'") if isinstance(key, str) else None,
-        frame=frame if isinstance(frame, int) else None,
-        expected=fault.expected,
-        remedy=_REMEDY,
-    )
+def _refuse(what: str, expected: str = "strict JSON (RFC 8259)") -> NoReturn:
+    raise MotionRefused(what, expected=expected, remedy=_REMEDY) from None
 
 
-def _refuse(file: str, what: str, expected: str = "strict JSON (RFC 8259)") -> MotionRefused:
-    return MotionRefused(what, file=file, expected=expected, remedy=_REMEDY)
-
-
-def _check_text(body: bytes, file: str) -> None:
+def _check_text(body: bytes) -> None:
     """UTF-8, checked in pieces so that no decoded copy of the whole is ever made."""
     if b"\0" in body:
-        raise _refuse(file, "the text holds zero bytes; it may be UTF-16", "UTF-8")
+        _refuse("the text holds zero bytes; it may be UTF-16", "UTF-8")
     if body.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -89,30 +82,28 @@ def _check_text(body: bytes, file: str) -> None:
             decoder.decode(bytes(view[start : start + (1 << 16)]))
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise _refuse(file, f"the text is not UTF-8 ({error.reason})", "UTF-8") from None
+        _refuse(f"the text is not UTF-8 ({error.reason})", "UTF-8")
 
 
-def _check_costs(body: bytes, file: str) -> None:
-    """Counts what the parser would make objects of. Counts inside strings only make the bound stricter."""
+def _check_costs(body: bytes) -> None:
+    """Count what the parser would make objects of. Counts inside strings only make the bound stricter."""
     if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
-        raise _refuse(file, "the JSON holds too many lists", f"at most {MAX_CONTAINERS}; a clip has one a frame and array")
+        _refuse("the JSON holds too many lists", f"at most {MAX_CONTAINERS}; a clip has one a frame and array")
     if body.count(b",") > MAX_VALUES:
-        raise _refuse(file, "the JSON holds too many values", f"at most {MAX_VALUES}; use .npz for long clips")
+        _refuse("the JSON holds too many values", f"at most {MAX_VALUES}; use .npz for long clips")
     if body.count(b'"') > 2 * MAX_STRINGS:
-        raise _refuse(file, "the JSON holds too many strings", f"at most {MAX_STRINGS}")
+        _refuse("the JSON holds too many strings", f"at most {MAX_STRINGS}")
     escaped = 0
-    at = body.find(b'"')
-    while at >= 0:
-        match = _STRING.match(body, at)
+    start = body.find(b'"')
+    while start >= 0:
+        match = _STRING.match(body, start)
         if match is None:
-            raise _refuse(file, "a string is not closed: the file may be cut off")
-        length = match.end() - match.start()
+            _refuse("a string is not closed: the file may be cut off")
+        length = match.end() - start
         if length > MAX_STRING_BYTES:
-            raise _refuse(file, f"a string of {length} bytes", f"strings of at most {MAX_STRING_BYTES} bytes")
-        if body.find(b"\\", match.start(), match.end()) >= 0:
+            _refuse(f"a string of {length} bytes", f"strings of at most {MAX_STRING_BYTES} bytes")
+        if body.find(b"\\", start, match.end()) >= 0:
             escaped += length
             if escaped > MAX_ESCAPED_BYTES:
-                raise _refuse(
-                    file, "the JSON holds too many escaped strings", f"at most {MAX_ESCAPED_BYTES} bytes of strings with '\\'"
-                )
-        at = body.find(b'"', match.end())
+                _refuse("the JSON holds too many escaped strings", f"at most {MAX_ESCAPED_BYTES} bytes of strings with '\\'")
+        start = body.find(b'"', match.end())

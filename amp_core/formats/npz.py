@@ -58,115 +58,114 @@ _TEXT_BYTES = 2048
 _TEXT_DTYPE = re.compile(r"<U(\d{1,3})")
 
 
-def read_npz(data: bytes, file: str, limits: Limits) -> dict[str, RawArray | str]:
+def read_npz(data: bytes, limits: Limits) -> dict[str, RawArray | str]:
     """The clip's arrays as the archive describes them, and its lineage's texts; other members are never unpacked.
 
     Raises:
       MotionRefused: a damaged archive, one that unpacks to more than a clip can hold, or members that are no arrays.
     """
-    found: dict[str, RawArray | str] = {}
+    fields: dict[str, RawArray | str] = {}
     budget = limits.max_values * 8 + len(KEYS) * (MAX_HEADER_BYTES + 16)
-    for member in _table(data, file):
+    for member in _read_directory(data):
         name = member.name.decode("latin-1").removesuffix(".npy")
         if name not in KEYS and name not in LINEAGE_MEMBERS:
             continue
-        if name in found:
-            _refuse(file, f"the member {quote(name)} appears twice", "each array once", key=name)
+        if name in fields:
+            _refuse(f"the member {quote(name)} appears twice", "each array once", key=name)
         if name not in KEYS:
-            found[name] = _text(data, member, file, name)
+            fields[name] = _read_text(data, member, name)
             continue
         if member.size > budget:
             what = f"the member unpacks to {member.size} bytes"
-            _refuse(file, what, f"arrays of at most {limits.max_values} values", key=name)
+            _refuse(what, f"arrays of at most {limits.max_values} values", key=name)
         budget -= member.size
-        found[name] = parse_npy(_unpack(data, member, file, name), file, name)
-    return found
+        fields[name] = parse_npy(_unpack(data, member, name), name)
+    return fields
 
 
-def _text(data: bytes, member: _Member, file: str, key: str) -> str:
+def _read_text(data: bytes, member: _Member, key: str) -> str:
     """A short text, from numpy's array of no dimensions."""
     if member.size > _TEXT_BYTES:
-        _refuse(file, f"the member unpacks to {member.size} bytes", "a short text", key=key)
-    array = parse_npy(_unpack(data, member, file, key), file, key)
+        _refuse(f"the member unpacks to {member.size} bytes", "a short text", key=key)
+    array = parse_npy(_unpack(data, member, key), key)
     match = _TEXT_DTYPE.fullmatch(array.dtype)
     if match is None or array.shape != () or array.data is None or len(array.data) != 4 * int(match[1]):
-        _refuse(file, f"it is {describe(array)} of type {quote(array.dtype)}", "one short text", key=key)
+        _refuse(f"it is {describe(array)} of type {quote(array.dtype)}", "one short text", key=key)
     try:
         return bytes(array.data).decode("utf-32-le").rstrip("\0")
     except UnicodeDecodeError:
-        _refuse(file, "it is not text", "one short text", key=key)
+        _refuse("it is not text", "one short text", key=key)
 
 
-def _refuse(file: str, what: str, expected: str = "a whole .npz archive", *, key: str | None = None) -> NoReturn:
-    raise MotionRefused(what, file=file, key=key, expected=expected, remedy="Export it again with np.savez")
+def _refuse(what: str, expected: str = "a whole .npz archive", *, key: str | None = None) -> NoReturn:
+    raise MotionRefused(what, key=key, expected=expected, remedy="Export it again with np.savez")
 
 
-def _table(data: bytes, file: str) -> list[_Member]:
+def _read_directory(data: bytes) -> list[_Member]:
     """The central directory, which is small and at the end, or a refusal."""
-    at = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
-    if at < 0 or at + _END.size > len(data):
-        _refuse(file, "the archive has no end: it was cut off or damaged")
-    _, disk, first_disk, here, total, size, start, comment = _END.unpack_from(data, at)
-    if disk or first_disk or here != total or at + _END.size + comment != len(data):
-        _refuse(file, "the archive's end does not fit the file")
+    end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
+    if end < 0 or end + _END.size > len(data):
+        _refuse("the archive has no end: it was cut off or damaged")
+    _, disk, first_disk, disk_entries, total, size, start, comment = _END.unpack_from(data, end)
+    if disk or first_disk or disk_entries != total or end + _END.size + comment != len(data):
+        _refuse("the archive's end does not fit the file")
     if total > MAX_MEMBERS or size > MAX_MEMBERS * (_CENTRAL.size + MAX_NAME_BYTES):
-        _refuse(file, f"the archive has {total} members", f"at most {MAX_MEMBERS}")
-    if start + size > at:
-        _refuse(file, "the archive's table of contents lies outside the file")
+        _refuse(f"the archive has {total} members", f"at most {MAX_MEMBERS}")
+    if start + size > end:
+        _refuse("the archive's table of contents lies outside the file")
     members = []
     position = start
     for _ in range(total):
         if position + _CENTRAL.size > start + size:
-            _refuse(file, "the archive's table of contents is cut off")
+            _refuse("the archive's table of contents is cut off")
         (magic, _, _, flags, method, _, _, crc, packed, unpacked, name_len, extra_len, comment_len, _, _, _, offset) = (
             _CENTRAL.unpack_from(data, position)
         )
         if magic != b"PK\x01\x02":
-            _refuse(file, "the archive's table of contents is damaged")
+            _refuse("the archive's table of contents is damaged")
         if name_len > MAX_NAME_BYTES:
-            _refuse(file, f"a member's name has {name_len} bytes", f"names of at most {MAX_NAME_BYTES} bytes")
+            _refuse(f"a member's name has {name_len} bytes", f"names of at most {MAX_NAME_BYTES} bytes")
         if _UNKNOWN32 in (packed, unpacked, offset):
-            _refuse(file, "the archive claims members of 4 GiB or more")
+            _refuse("the archive claims members of 4 GiB or more")
         name = data[position + _CENTRAL.size : position + _CENTRAL.size + name_len]
         members.append(_Member(name, flags, method, crc, packed, unpacked, offset))
         position += _CENTRAL.size + name_len + extra_len + comment_len
     if position != start + size:
-        _refuse(file, "the archive's table of contents does not fill its size")
+        _refuse("the archive's table of contents does not fill its size")
     return members
 
 
-def _unpack(data: bytes, member: _Member, file: str, key: str) -> bytes | memoryview:
+def _unpack(data: bytes, member: _Member, key: str) -> bytes | memoryview:
     """The member's bytes, checked against its declared size and its CRC."""
     if member.flags & 0x1:
-        _refuse(file, "the member is encrypted", "a plain archive", key=key)
+        _refuse("the member is encrypted", "a plain archive", key=key)
     if member.method not in (_STORED, _DEFLATED):
-        _refuse(file, f"the member is packed with zip method {member.method}", "stored or deflated members", key=key)
+        _refuse(f"the member is packed with zip method {member.method}", "stored or deflated members", key=key)
     if member.method == _DEFLATED and member.size > max(RATIO_FREE_BYTES, MAX_RATIO * member.packed):
         _refuse(
-            file,
             f"the member unpacks to {member.size} bytes from {member.packed}: a zip bomb",
             f"a ratio of at most {MAX_RATIO}",
             key=key,
         )
     if member.offset + _LOCAL.size > len(data) or data[member.offset : member.offset + 4] != b"PK\x03\x04":
-        _refuse(file, "the member is not where the table of contents says", key=key)
+        _refuse("the member is not where the table of contents says", key=key)
     *_, name_len, extra_len = _LOCAL.unpack_from(data, member.offset)
     begin = member.offset + _LOCAL.size + name_len + extra_len
     if begin + member.packed > len(data):
-        _refuse(file, "the member reaches past the end of the file", key=key)
+        _refuse("the member reaches past the end of the file", key=key)
     packed = memoryview(data)[begin : begin + member.packed]
     if member.method == _STORED:
         if member.packed != member.size:
-            _refuse(file, "a stored member declares two sizes", key=key)
+            _refuse("a stored member declares two sizes", key=key)
         out: bytes | memoryview = packed
     else:
-        out = _inflate(packed, member.size, file, key)
+        out = _inflate(packed, member.size, key)
     if zlib.crc32(out) != member.crc:
-        _refuse(file, "the member's checksum is wrong: the file is damaged", key=key)
+        _refuse("the member's checksum is wrong: the file is damaged", key=key)
     return out
 
 
-def _inflate(packed: memoryview, size: int, file: str, key: str) -> memoryview:
+def _inflate(packed: memoryview, size: int, key: str) -> memoryview:
     """Exactly `size` bytes, or a refusal; the output buffer grows only as bytes come out."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     out = bytearray()
@@ -179,15 +178,15 @@ def _inflate(packed: memoryview, size: int, file: str, key: str) -> memoryview:
                 position += len(chunk)
             out += inflater.decompress(chunk, _CHUNK)
             if len(out) > size:
-                _refuse(file, f"the member unpacks to more than the {size} bytes it declares: a zip bomb", key=key)
+                _refuse(f"the member unpacks to more than the {size} bytes it declares: a zip bomb", key=key)
     except zlib.error as error:
-        _refuse(file, f"the member cannot be unpacked ({error})", key=key)
+        _refuse(f"the member cannot be unpacked ({error})", key=key)
     if not inflater.eof or len(out) != size:
-        _refuse(file, f"the member unpacks to {len(out)} bytes but declares {size}", key=key)
+        _refuse(f"the member unpacks to {len(out)} bytes but declares {size}", key=key)
     return memoryview(out)
 
 
-def parse_npy(raw: bytes | memoryview, file: str, key: str) -> RawArray:
+def parse_npy(raw: bytes | memoryview, key: str) -> RawArray:
     """The header of an npy member, with the bytes behind it.
 
     The header is a Python literal; it is matched as text and never evaluated.
@@ -197,26 +196,26 @@ def parse_npy(raw: bytes | memoryview, file: str, key: str) -> RawArray:
     """
     view = memoryview(raw)
     if bytes(view[:6]) != b"\x93NUMPY" or len(view) < 12:
-        _refuse(file, "the member is not an npy array", key=key)
+        _refuse("the member is not an npy array", key=key)
     major = view[6]
     if major == 1:
         length, begin = struct.unpack_from("<H", view, 8)[0], 10
     elif major in (2, 3):
         length, begin = struct.unpack_from("<L", view, 8)[0], 12
     else:
-        _refuse(file, f"the npy member is of version {major}", "version 1, 2 or 3", key=key)
+        _refuse(f"the npy member is of version {major}", "version 1, 2 or 3", key=key)
     if length > MAX_HEADER_BYTES or begin + length > len(view):
-        _refuse(file, f"the npy header claims {length} bytes", "a header that fits the file", key=key)
+        _refuse(f"the npy header claims {length} bytes", "a header that fits the file", key=key)
     match = _HEADER.fullmatch(bytes(view[begin : begin + length]))
     fields = {match[f"k{i}"]: match[f"v{i}"] for i in (1, 2, 3)} if match else {}
     descr, order, shape = (fields.get(name, b"") for name in (b"descr", b"fortran_order", b"shape"))
     if len(fields) != 3 or not descr.startswith(b"'") or order not in (b"True", b"False") or not _SHAPE.fullmatch(shape):
-        _refuse(file, "the npy header does not describe a plain array", "float32 or float64 arrays", key=key)
+        _refuse("the npy header does not describe a plain array", "float32 or float64 arrays", key=key)
     sizes = tuple(int(n) for n in re.findall(rb"\d+", shape))
     if len(sizes) > 8:
-        _refuse(file, f"the array has {len(sizes)} dimensions", "2", key=key)
+        _refuse(f"the array has {len(sizes)} dimensions", "2", key=key)
     array = RawArray(descr[1:-1].decode("latin-1"), sizes, order == b"True", view[begin + length :])
     if "O" in array.dtype:
         # Its bytes are a pickle.
-        _refuse(file, f"it is an object array ({describe(array)})", "plain numbers: np.asarray(..., dtype=np.float64)", key=key)
+        _refuse(f"it is an object array ({describe(array)})", "plain numbers: np.asarray(..., dtype=np.float64)", key=key)
     return array

@@ -8,13 +8,13 @@ compared or printed; arrays are only described here (`RawArray`) and built later
 
 from __future__ import annotations
 
-import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from amp_core.errors import MotionRefused
+from amp_core.formats.pickle_source import MAX_TEXT_BYTES, PickleSource
 from amp_core.formats.values import KEYS, RawArray, describe, quote
 
 __all__ = ["read_pickle"]
@@ -24,9 +24,6 @@ MAX_OPCODES = 1_000_000
 MAX_CONTAINERS = 400_000
 MAX_MEMO = 400_000
 MAX_STACK = 500_000
-# Text takes up to four bytes a character in memory, so it has less room than bytes have. Protocols 0 to 2 write arrays as text.
-MAX_TEXT_BYTES = 24 * 1024 * 1024
-MAX_INT_BYTES = 256
 
 _REMEDY = "Save the clip again as .npz, or pickle a plain dict of fps, root_pos, root_rot and dof_pos (numpy arrays)"
 
@@ -52,10 +49,10 @@ class _Dtype:
 
     spec: str
     order: str = "="
-    plain: bool = True
+    simple: bool = True
 
     def text(self) -> str:
-        return self.order + self.spec if self.plain else "V"
+        return self.order + self.spec if self.simple else "V"
 
 
 @dataclass(slots=True)
@@ -74,7 +71,7 @@ _MULTIARRAY = (
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _BUILTINS = ("__builtin__", "builtins")
 
-_KNOWN: Final[dict[tuple[str, str], str]] = {
+_STUBS: Final[dict[tuple[str, str], str]] = {
     **{(module, "_reconstruct"): "reconstruct" for module in _MULTIARRAY},
     **{(module, "scalar"): "scalar" for module in _MULTIARRAY},
     **{(module, "_frombuffer"): "frombuffer" for module in _NUMERIC},
@@ -85,46 +82,30 @@ _KNOWN: Final[dict[tuple[str, str], str]] = {
     ("collections", "OrderedDict"): "dict",
 }
 
-_TEXT_OPCODES = frozenset(
-    {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "GLOBAL", "INST"}
-    | {"INT", "LONG", "FLOAT", "GET", "PUT", "PERSID"}
-)
-_INT_OPCODES = frozenset({"LONG1", "LONG4", "INT", "LONG", "FLOAT", "GET", "PUT"})
-_REFUSED_OPCODES = {
-    "PERSID": "refers to an object outside the file",
-    "BINPERSID": "refers to an object outside the file",
-    "EXT1": "uses the copyreg extension registry",
-    "EXT2": "uses the copyreg extension registry",
-    "EXT4": "uses the copyreg extension registry",
-    "NEXT_BUFFER": "keeps its arrays outside the file (out-of-band buffers)",
-    "READONLY_BUFFER": "keeps its arrays outside the file (out-of-band buffers)",
-}
-_CODES = {op.code.encode("latin-1"): op.name for op in pickletools.opcodes}
 
-
-def read_pickle(data: bytes, file: str) -> dict[str, Any]:
+def read_pickle(data: bytes) -> dict[str, Any]:
     """The clip's keys of the pickled dictionary: numbers, lists and `RawArray`s. Other keys are dropped.
 
     Raises:
       MotionRefused: a name that is not one of the few known, an opcode that has no place in a clip, a damaged or
         disproportionate file, or something else than a dictionary.
     """
-    walker = _Walker(data, file)
+    walker = _Walker(data)
     top = walker.walk()
     if not isinstance(top, _Dict):
         raise MotionRefused(
-            f"the pickle holds {_describe(top)}", file=file, expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
+            f"the pickle holds {_describe(top)}", expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
         )
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in top.pairs:
         if isinstance(key, bytes) and len(key) <= 32:
             key = key.decode("latin-1")
         if not isinstance(key, str) or key not in KEYS:
             continue
-        if key in found:
-            raise MotionRefused("the key appears twice", file=file, key=key, expected="each key once", remedy=_REMEDY)
-        found[key] = value
-    return found
+        if key in fields:
+            raise MotionRefused("the key appears twice", key=key, expected="each key once", remedy=_REMEDY)
+        fields[key] = value
+    return fields
 
 
 def _describe(value: Any) -> str:
@@ -133,78 +114,28 @@ def _describe(value: Any) -> str:
     return describe(value)
 
 
-class _Source(io.BytesIO):
-    """What genops reads from. It sees each opcode before its argument is read, and refuses while nothing is allocated."""
-
-    def __init__(self, data: bytes, refuse: Callable[[str], NoReturn]) -> None:
-        super().__init__(data)
-        self._size = len(data)
-        self._refuse = refuse
-        self._text_left = MAX_TEXT_BYTES
-        self.at_opcode = True
-        self._name = ""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.at_opcode:
-            self.at_opcode = False
-            code = super().read(1)
-            if not code:
-                self._refuse("it ends before its STOP: the file is cut off")
-            self._name = _CODES.get(code, "")
-            if not self._name:
-                self._refuse(f"byte {self.tell() - 1} is no pickle opcode")
-            if self._name in _REFUSED_OPCODES:
-                self._refuse(_REFUSED_OPCODES[self._name])
-            return code
-        assert size is not None
-        if size < 0 or size > self._size - self.tell():
-            self._refuse(f"{self._name} claims {size} bytes where {self._size - self.tell()} are left: the file is cut off")
-        if self._name in _TEXT_OPCODES:
-            self._spend(size)
-        elif self._name in _INT_OPCODES and size > MAX_INT_BYTES:
-            self._refuse(f"an integer of {size} bytes")
-        return super().read(size)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        # At most what is left of the budget: a line without an end costs no more than that.
-        line = super().readline(self._text_left + 1)
-        if self._name in _INT_OPCODES and len(line) > MAX_INT_BYTES:
-            self._refuse(f"a number of {len(line)} digits")
-        self._spend(len(line))
-        return line
-
-    def _spend(self, size: int) -> None:
-        self._text_left -= size
-        if self._text_left < 0:
-            self._refuse(f"it holds more than {MAX_TEXT_BYTES} bytes of text (save it with protocol 4 or 5)")
-
-
 class _Walker:
     """The bounded, inert stack machine."""
 
-    def __init__(self, data: bytes, file: str) -> None:
+    def __init__(self, data: bytes) -> None:
         self._data = data
-        self._file = file
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._containers = 0
-        self._encode_left = MAX_TEXT_BYTES
+        self._encode_budget = MAX_TEXT_BYTES
 
     def refuse(self, what: str) -> NoReturn:
         raise MotionRefused(
-            f"the pickle cannot be used: {what}",
-            file=self._file,
-            expected="a pickled dictionary of numbers and numpy arrays",
-            remedy=_REMEDY,
+            f"the pickle cannot be used: {what}", expected="a pickled dictionary of numbers and numpy arrays", remedy=_REMEDY
         )
 
     def walk(self) -> Any:
         """The value that the pickle describes."""
-        source = _Source(self._data, self.refuse)
+        source = PickleSource(self._data, self.refuse)
         steps = pickletools.genops(source)
         count = 0
         while True:
-            source.at_opcode = True
+            source.expects_opcode = True
             try:
                 opcode, arg, _ = next(steps)
             except StopIteration:
@@ -227,6 +158,10 @@ class _Walker:
             self.refuse(f"{len(self._data) - source.tell()} bytes follow its end")
         return self._stack[0]
 
+    def check_protocol(self, number: int) -> None:
+        if number > 5:
+            self.refuse(f"it is of protocol {number}; this reader knows 0 to 5")
+
     # --- The stack
 
     def push(self, value: Any) -> None:
@@ -245,6 +180,12 @@ class _Walker:
             self.refuse("it takes a value from an empty stack")
         return self._stack.pop()
 
+    def drop(self) -> None:
+        """POP, which removes a MARK as well, as the unpickler does."""
+        if not self._stack:
+            self.refuse("it takes a value from an empty stack")
+        self._stack.pop()
+
     def top(self) -> Any:
         if not self._stack or self._stack[-1] is _Mark:
             self.refuse("it takes a value from an empty stack")
@@ -252,13 +193,13 @@ class _Walker:
 
     def pop_mark(self) -> list[Any]:
         stack = self._stack
-        for at in range(len(stack) - 1, -1, -1):
-            if stack[at] is _Mark:
+        for index in range(len(stack) - 1, -1, -1):
+            if stack[index] is _Mark:
                 break
         else:
             self.refuse("it closes a group that it did not open")
-        items = stack[at + 1 :]
-        del stack[at:]
+        items = stack[index + 1 :]
+        del stack[index:]
         return items
 
     def memoize(self, index: int) -> None:
@@ -290,6 +231,9 @@ class _Walker:
         self.container(_Dict([]))
         self.set_items(items)
 
+    def build_set(self, items: list[Any]) -> None:
+        self.container(_Set())
+
     def add_items(self) -> None:
         self.pop_mark()
         if not isinstance(self.top(), _Set):
@@ -300,19 +244,18 @@ class _Walker:
     def name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             self.refuse("it names something by other means than text")
-        kind = _KNOWN.get((module, name))
+        kind = _STUBS.get((module, name))
         if kind is None:
             self.refuse_name(module, name)
         self.push(_Global(kind))
 
     def refuse_name(self, module: str, name: str) -> NoReturn:
-        shown = quote(module[:61] + "." + name[:61], 120).strip("'")
+        quoted = quote(module[:61] + "." + name[:61], 120).strip("'")
         if module in ("posix", "nt"):
-            shown += f" (os.{quote(name).strip(chr(39))})"
+            quoted += f" (os.{quote(name).strip(chr(39))})"
         if module.partition(".")[0] == "joblib":
             raise MotionRefused(
-                f"this is a joblib pickle ({shown}): its arrays are raw bytes between the opcodes",
-                file=self._file,
+                f"this is a joblib pickle ({quoted}): its arrays are raw bytes between the opcodes",
                 expected="a plain pickle, .npz, .json or .csv",
                 remedy="Load it with joblib where you trust it, and save the arrays with np.savez",
             )
@@ -321,8 +264,7 @@ class _Walker:
         else:
             hint = _REMEDY
         raise MotionRefused(
-            f"the pickle calls {shown}; ampref never imports or calls anything that a file names",
-            file=self._file,
+            f"the pickle calls {quoted}; ampref never imports or calls anything that a file names",
             expected="a pickled dictionary of numbers and numpy arrays",
             remedy=hint,
         )
@@ -353,10 +295,11 @@ class _Walker:
 
     def _call(self, kind: str, args: tuple[Any, ...]) -> Any:
         """What the known names would return, as a description."""
-        if kind == "reconstruct" and len(args) == 3 and _is(args[0], "ndarray"):
+        if kind == "reconstruct" and len(args) == 3 and isinstance(args[0], _Global) and args[0].kind == "ndarray":
             return RawArray()
         if kind == "dtype" and args and isinstance(args[0], str | bytes):
-            return _Dtype(_short_text(args[0]))
+            spec = args[0].decode("latin-1") if isinstance(args[0], bytes) else args[0]
+            return _Dtype(spec[:16])
         if kind == "scalar" and len(args) == 2 and isinstance(args[0], _Dtype):
             return RawArray(args[0].text(), (), False, self._bytes(args[1]))
         if kind == "frombuffer" and len(args) in (4, 5) and isinstance(args[1], _Dtype) and isinstance(args[3], str):
@@ -388,7 +331,7 @@ class _Walker:
             if state[1] not in ("<", ">", "|", "="):
                 self.refuse("an array's type has an unusual byte order")
             target.order = "=" if state[1] == "|" else state[1]
-            target.plain = all(part is None for part in state[2:5])
+            target.simple = all(part is None for part in state[2:5])
             return
         if isinstance(target, RawArray) and not target.dtype and isinstance(state, tuple) and len(state) in (4, 5):
             shape, dtype, fortran, raw = state[-4:]
@@ -408,8 +351,8 @@ class _Walker:
             return raw
         if not isinstance(raw, str):
             return None
-        self._encode_left -= len(raw)
-        if self._encode_left < 0:
+        self._encode_budget -= len(raw)
+        if self._encode_budget < 0:
             self.refuse(f"it encodes more than {MAX_TEXT_BYTES} bytes of text")
         try:
             return raw.encode("latin-1")
@@ -422,19 +365,7 @@ class _Walker:
         return shape
 
 
-def _is(value: Any, kind: str) -> bool:
-    return isinstance(value, _Global) and value.kind == kind
-
-
-def _short_text(text: str | bytes) -> str:
-    return (text.decode("latin-1") if isinstance(text, bytes) else text)[:16]
-
-
-_Handler = Callable[[_Walker, Any], None]
-
-
-def _value(walker: _Walker, arg: Any) -> None:
-    walker.push(arg)
+_Handler = Callable[[_Walker, Any], object]
 
 
 def _constant(value: Any) -> _Handler:
@@ -449,44 +380,12 @@ def _tuple(size: int) -> _Handler:
     return handler
 
 
-def _append_one(walker: _Walker, _: Any) -> None:
-    item = walker.pop()
-    walker.append([item])
-
-
-def _set_item(walker: _Walker, _: Any) -> None:
-    value = walker.pop()
-    key = walker.pop()
-    walker.set_items([key, value])
-
-
-def _frozenset(walker: _Walker, _: Any) -> None:
-    walker.pop_mark()
-    walker.container(_Set())
-
-
-def _pop(walker: _Walker, _: Any) -> None:
-    # POP removes a MARK as well, as the unpickler does.
-    if not walker._stack:
-        walker.refuse("it takes a value from an empty stack")
-    walker._stack.pop()
-
-
-def _pop_mark(walker: _Walker, _: Any) -> None:
-    walker.pop_mark()
-
-
-def _protocol(walker: _Walker, arg: int) -> None:
-    if arg > 5:
-        walker.refuse(f"it is of protocol {arg}; this reader knows 0 to 5")
-
-
 _HANDLERS: Final[dict[str, _Handler]] = {
-    "PROTO": _protocol,
+    "PROTO": lambda walker, arg: walker.check_protocol(arg),
     "FRAME": lambda walker, _: None,
-    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"), _value),
-    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"), _value),
-    **dict.fromkeys(("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _value),
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"), _Walker.push),
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"), _Walker.push),
+    **dict.fromkeys(("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Walker.push),
     "NONE": _constant(None),
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
@@ -501,14 +400,14 @@ _HANDLERS: Final[dict[str, _Handler]] = {
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),
     "DICT": lambda walker, _: walker.build_dict(walker.pop_mark()),
-    "APPEND": _append_one,
+    "APPEND": lambda walker, _: walker.append([walker.pop()]),
     "APPENDS": lambda walker, _: walker.append(walker.pop_mark()),
-    "SETITEM": _set_item,
+    "SETITEM": lambda walker, _: walker.set_items([walker.pop(), walker.pop()][::-1]),
     "SETITEMS": lambda walker, _: walker.set_items(walker.pop_mark()),
     "ADDITEMS": lambda walker, _: walker.add_items(),
-    "FROZENSET": _frozenset,
-    "POP": _pop,
-    "POP_MARK": _pop_mark,
+    "FROZENSET": lambda walker, _: walker.build_set(walker.pop_mark()),
+    "POP": lambda walker, _: walker.drop(),
+    "POP_MARK": lambda walker, _: walker.pop_mark(),
     "DUP": lambda walker, _: walker.push(walker.top()),
     "PUT": lambda walker, arg: walker.memoize(arg),
     "BINPUT": lambda walker, arg: walker.memoize(arg),

@@ -26,6 +26,8 @@ __all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
 
 FORMATS = ("pkl", "npz", "json", "csv")
 QUAT_ORDERS = ("xyzw", "wxyz")
+MAX_PATH_CHARACTERS = 200
+"""The end of a path that errors quote."""
 
 _EXTENSIONS = {"pkl": "pkl", "pickle": "pkl", "npz": "npz", "json": "json", "csv": "csv"}
 _NOT_READ = {
@@ -67,22 +69,20 @@ def read_motion(
     limits = limits or Limits()
     name = clean_name(name)
     _check_arguments(format, fps, quat_order)
-    data, file = (bytes(source), name) if isinstance(source, bytes | bytearray | memoryview) else _load(source, limits)
-    if len(data) > limits.max_bytes:
-        raise _too_large(file, len(data), limits)
-    if not data.strip(b" \t\r\n\0"):
-        raise MotionRefused("the file is empty", file=file, expected="a motion clip", remedy="Copy or export it again")
-    hint = format or _EXTENSIONS.get(Path(file).suffix[1:].lower())
-    kind = sniff(data, file, hint)
-    if hint and hint != kind:
-        raise MotionRefused(
-            f"it is named or declared {hint} but its content is {kind}",
-            file=file,
-            expected="a name that says what the content is",
-            remedy=f"Rename it to end in .{kind}, or say format={kind!r}, if that is what it is meant to be",
-        )
-    motion = _assemble(data, kind, name, file, fps, quat_order, limits)
-    check_limits(file, motion.fps, motion.root_pos, motion.root_rot, motion.dof_pos.shape[1], limits)
+    path = None if isinstance(source, bytes | bytearray | memoryview) else Path(source)
+    file = name if path is None else str(path)
+    if len(file) > MAX_PATH_CHARACTERS:
+        file = "…" + file[-MAX_PATH_CHARACTERS:]
+    if not file.isprintable():
+        file = quote(file, MAX_PATH_CHARACTERS + 1).strip("'")
+    try:
+        data = _load(path, limits) if path is not None else bytes(source)
+        hint = format or _EXTENSIONS.get((path or Path(name)).suffix[1:].lower())
+        motion = _parse(data, name, hint, fps, quat_order, limits)
+        check_limits(motion, limits)
+    except MotionRefused as error:
+        error.file = file
+        raise
     return motion
 
 
@@ -101,43 +101,33 @@ def _check_arguments(format: str | None, fps: float | None, quat_order: str | No
         )
 
 
-def _too_large(file: str, size: int, limits: Limits) -> MotionRefused:
-    return MotionRefused(
-        f"the file has {size} bytes" if size <= limits.max_bytes * 64 else "the file is far too large",
-        file=file,
-        expected=f"at most {limits.max_bytes} bytes",
-        remedy="Cut the clip into shorter ones, or save only fps, root_pos, root_rot and dof_pos",
-    )
+def _check_size(size: int, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        raise MotionRefused(
+            f"the file has {size} bytes" if size <= limits.max_bytes * 64 else "the file is far too large",
+            expected=f"at most {limits.max_bytes} bytes",
+            remedy="Cut the clip into shorter ones, or save only fps, root_pos, root_rot and dof_pos",
+        )
 
 
-def _load(path: Path, limits: Limits) -> tuple[bytes, str]:
+def _load(path: Path, limits: Limits) -> bytes:
     """A regular file's bytes, at most one more than the limit."""
-    path = Path(path)
-    file = str(path)
-    if len(file) > 200:
-        file = "…" + file[-200:]
     try:
         # O_NONBLOCK: opening a FIFO would wait for a writer for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
-        raise MotionRefused(
-            f"it cannot be opened: {reason}",
-            file=quote(file, 240).strip("'"),
-            expected="a motion file",
-            remedy="Check the path",
-        ) from None
+        raise MotionRefused(f"it cannot be opened: {reason}", expected="a motion file", remedy="Check the path") from None
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise MotionRefused("it is not a regular file", file=file, expected="a motion file", remedy="Check the path")
+        raise MotionRefused("it is not a regular file", expected="a motion file", remedy="Check the path")
     with os.fdopen(handle, "rb") as stream:
-        if status.st_size > limits.max_bytes:
-            raise _too_large(file, status.st_size, limits)
-        return stream.read(limits.max_bytes + 1), file
+        _check_size(status.st_size, limits)
+        return stream.read(limits.max_bytes + 1)
 
 
-def sniff(data: bytes, file: str, hint: str | None = None) -> str:
+def sniff(data: bytes, hint: str | None = None) -> str:
     """What the content is: `pkl`, `npz`, `json` or `csv`.
 
     Args:
@@ -148,13 +138,13 @@ def sniff(data: bytes, file: str, hint: str | None = None) -> str:
     """
     for magic, what in _NOT_READ.items():
         if data.startswith(magic):
-            raise _unknown(file, f"its content is {what}")
+            raise _unknown(f"its content is {what}")
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "npz"
     if data[:1] == b"\x80" and data[1:2] <= b"\x08":
         return "pkl"
     if data[:1] == b"\x78" and data[1:2] in (b"\x01", b"\x5e", b"\x9c", b"\xda"):
-        raise _unknown(file, "its content is zlib-compressed data (a joblib pickle?)")
+        raise _unknown("its content is zlib-compressed data (a joblib pickle?)")
     head = data[:4096]
     first_line = head.split(b"\n", 1)[0]
     # Pickles of protocol 0 and 1 have no magic. They begin by opening a container, or naming something, and end with a dot.
@@ -165,89 +155,90 @@ def sniff(data: bytes, file: str, hint: str | None = None) -> str:
     if start and start in b"{[":
         return "json"
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise _unknown(file, "its content is UTF-16 text")
+        raise _unknown("its content is UTF-16 text")
     if _is_text(head) and (hint == "csv" or has_row(head)):
         return "csv"
-    raise _unknown(file, "its content is plain text" if _is_text(head) else f"it begins with {head[:8].hex(' ')}")
+    raise _unknown("its content is plain text" if _is_text(head) else f"it begins with {head[:8].hex(' ')}")
 
 
 def _is_text(head: bytes) -> bool:
     return not head.translate(None, bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)) + b"\t\r\n")
 
 
-def _unknown(file: str, what: str) -> MotionRefused:
+def _unknown(what: str) -> MotionRefused:
     return MotionRefused(
         f"this is no motion clip: {what}",
-        file=file,
         expected="a GMR pickle (.pkl), .npz, .json or .csv",
         remedy="Export the clip in one of these formats; see docs/motions.md",
     )
 
 
-def _assemble(
-    data: bytes, kind: str, name: str, file: str, fps: float | None, quat_order: str | None, limits: Limits
-) -> Motion:
-    fields: Mapping[str, Any]
-    if kind == "csv":
-        missing = [key for key, value in (("fps", fps), ("quat_order", quat_order)) if value is None]
-        if missing:
-            raise MotionRefused(
-                f"a CSV does not say its {' and '.join(missing)}",
-                file=file,
-                key=missing[0],
-                expected="fps in frames per second and quat_order xyzw or wxyz from the caller",
-                remedy="Pass both, for example fps=50 and quat_order=xyzw",
-            )
-        assert quat_order is not None
-        fields = read_csv(data, file, limits, quat_order)
-    elif kind == "npz":
-        fields = read_npz(data, file, limits)
-    elif kind == "json":
-        fields = read_json_clip(data, file)
-    else:
-        fields = read_pickle(data, file)
-    rate = _rate(fields, file, fps)
+def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_order: str | None, limits: Limits) -> Motion:
+    _check_size(len(data), limits)
+    if not data.strip(b" \t\r\n\0"):
+        raise MotionRefused("the file is empty", expected="a motion clip", remedy="Copy or export it again")
+    kind = sniff(data, hint)
+    if hint and hint != kind:
+        raise MotionRefused(
+            f"it is named or declared {hint} but its content is {kind}",
+            expected="a name that says what the content is",
+            remedy=f"Rename it to end in .{kind}, or say format={kind!r}, if that is what it is meant to be",
+        )
+    fields = _read_fields(data, kind, fps, quat_order, limits)
+    rate = _rate(fields, fps)
     for key in KEYS[1:]:
         if key not in fields:
             raise MotionRefused(
                 f"the key {key!r} is missing",
-                file=file,
                 key=key,
                 expected="the keys " + ", ".join(KEYS),
                 remedy="Export the clip with all of them; see docs/motions.md",
             )
     root_pos, root_rot, dof_pos = (
-        value if isinstance(value := fields[key], np.ndarray) else matrix(file, key, value, limits) for key in KEYS[1:]
+        value if isinstance(value := fields[key], np.ndarray) else matrix(key, value, limits) for key in KEYS[1:]
     )
     # Before the order is changed: it is the shape that says whether there are four columns.
-    check_values(file, rate, root_pos, root_rot, dof_pos)
+    check_values(rate, root_pos, root_rot, dof_pos)
     if quat_order == "wxyz":
         root_rot = to_xyzw(root_rot)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    try:
-        lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
-    except MotionRefused as error:
-        error.file = file
-        raise
+    lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
     return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
 
 
-def _rate(fields: Mapping[str, Any], file: str, fps: float | None) -> float:
+def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | None, limits: Limits) -> Mapping[str, Any]:
+    if kind == "npz":
+        return read_npz(data, limits)
+    if kind == "json":
+        return read_json_clip(data)
+    if kind == "pkl":
+        return read_pickle(data)
+    missing = [key for key, value in (("fps", fps), ("quat_order", quat_order)) if value is None]
+    if missing:
+        raise MotionRefused(
+            f"a CSV does not say its {' and '.join(missing)}",
+            key=missing[0],
+            expected="fps in frames per second and quat_order xyzw or wxyz from the caller",
+            remedy="Pass both, for example fps=50 and quat_order=xyzw",
+        )
+    assert quat_order is not None
+    return read_csv(data, limits, quat_order)
+
+
+def _rate(fields: Mapping[str, Any], fps: float | None) -> float:
     if "fps" not in fields:
         if fps is None:
             raise MotionRefused(
                 "the key 'fps' is missing",
-                file=file,
                 key="fps",
                 expected="the keys " + ", ".join(KEYS),
                 remedy="Export the clip with its rate, or pass fps",
             )
         return float(fps)
-    rate = number(file, "fps", fields["fps"])
+    rate = number("fps", fields["fps"])
     if fps is not None and not math.isclose(rate, fps, rel_tol=1e-6):
         raise MotionRefused(
             f"the file says {rate:g} fps, the caller {fps:g}",
-            file=file,
             key="fps",
             expected="one rate",
             remedy="Leave fps out: the file has its own",

@@ -20,7 +20,7 @@ KEYS = ("fps", "root_pos", "root_rot", "dof_pos")
 WIDTHS: Mapping[str, int | None] = {"root_pos": 3, "root_rot": 4, "dof_pos": None}
 AXES = {"root_pos": "x, y, z in m", "root_rot": "quaternion xyzw", "dof_pos": "joint angles in rad"}
 
-_PLAIN_DTYPE = re.compile(r"[<>|=]?([fiu])([1248])")
+_NUMBER_DTYPE = re.compile(r"[<>|=]?([fiu])([1248])")
 
 
 MAX_LIST_VALUES = 2_500_000
@@ -44,18 +44,17 @@ class RawArray:
     fortran: bool = False
     data: bytes | bytearray | memoryview | None = None
 
-    def build(self, file: str, key: str) -> NDArray[Any]:
+    def build(self, key: str) -> NDArray[Any]:
         """A view of the bytes with a plain numeric type.
 
         Raises:
           MotionRefused: an object, text, structured or otherwise unusual type, or bytes that do not fill the shape.
         """
-        plain = _PLAIN_DTYPE.fullmatch(self.dtype)
-        if plain is None or plain.group(1) + plain.group(2) == "f1" or self.data is None:
+        match = _NUMBER_DTYPE.fullmatch(self.dtype)
+        if match is None or match[1] + match[2] == "f1" or self.data is None:
             kind = "an object array" if "O" in self.dtype else f"an array of type {quote(self.dtype)}"
             raise MotionRefused(
                 f"it is {kind}",
-                file=file,
                 key=key,
                 expected="plain numbers (float32 or float64)",
                 remedy="Save it with np.asarray(..., dtype=np.float64)",
@@ -66,7 +65,6 @@ class RawArray:
             raise MotionRefused(
                 f"the header declares shape {shape_text(self.shape)} of {self.dtype}, {declared} bytes, but the file has "
                 f"{len(self.data)}",
-                file=file,
                 key=key,
                 expected="as many bytes as the shape needs",
                 remedy="The file is damaged: export it again",
@@ -76,13 +74,13 @@ class RawArray:
 
 
 def quote(text: object, limit: int = 60) -> str:
-    """Hostile text made fit for an error: ASCII, short, on one line. Only str and bytes are ever shown."""
+    """Hostile text made fit for an error: ASCII, short, on one line. Only str and bytes are ever quoted."""
     if isinstance(text, bytes):
         text = text[: limit + 1].decode("latin-1")
     if not isinstance(text, str):
         return describe(text)
-    shown = ascii(text[:limit])
-    return shown + "…" if len(text) > limit else shown
+    quoted = ascii(text[:limit])
+    return quoted + "…" if len(text) > limit else quoted
 
 
 def describe(value: object) -> str:
@@ -106,21 +104,17 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__.strip('_').lower()}"
 
 
-def number(file: str, key: str, value: object) -> float:
+def number(key: str, value: object) -> float:
     """One finite or infinite number from a number, a 0-d array or an array of one.
 
     Raises:
       MotionRefused: anything else, booleans included.
     """
     if isinstance(value, RawArray) and math.prod(value.shape) == 1 and len(value.shape) <= 2:
-        return float(value.build(file, key).reshape(())[()])
+        return float(value.build(key).reshape(())[()])
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise MotionRefused(
-            f"it is {describe(value)}",
-            file=file,
-            key=key,
-            expected="one number",
-            remedy="Write it as a plain number, for example 50.0",
+            f"it is {describe(value)}", key=key, expected="one number", remedy="Write it as a plain number, for example 50.0"
         )
     try:
         return float(value)
@@ -128,7 +122,7 @@ def number(file: str, key: str, value: object) -> float:
         return math.inf
 
 
-def matrix(file: str, key: str, value: object, limits: Limits) -> NDArray[np.float64]:
+def matrix(key: str, value: object, limits: Limits) -> NDArray[np.float64]:
     """The (N, w) float64 array of a key, from an array or from rows of numbers.
 
     Raises:
@@ -136,24 +130,22 @@ def matrix(file: str, key: str, value: object, limits: Limits) -> NDArray[np.flo
     """
     width = WIDTHS[key]
     if isinstance(value, RawArray):
-        _check_shape(file, key, value.shape, width, limits)
-        return np.ascontiguousarray(value.build(file, key), dtype=np.float64)
+        _check_shape(key, value.shape, width, limits)
+        return np.ascontiguousarray(value.build(key), dtype=np.float64)
     if isinstance(value, list | tuple):
-        return _rows(file, key, value, width, limits)
+        return _rows(key, value, width, limits)
     raise MotionRefused(
         f"it is {describe(value)}",
-        file=file,
         key=key,
         expected=f"an array of shape (N, {width or 'n'}): {AXES[key]}",
         remedy="Export the motion again",
     )
 
 
-def _check_shape(file: str, key: str, shape: tuple[int, ...], width: int | None, limits: Limits) -> None:
+def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Limits) -> None:
     if len(shape) != 2 or (width is not None and shape[1] != width) or shape[1] == 0:
         raise MotionRefused(
             f"its shape is {shape_text(shape[:8])}",
-            file=file,
             key=key,
             expected=f"(N, {width or 'n'}): one row a frame, {AXES[key]}",
             remedy="Write one row per frame",
@@ -161,7 +153,6 @@ def _check_shape(file: str, key: str, shape: tuple[int, ...], width: int | None,
     if shape[0] > limits.max_frames:
         raise MotionRefused(
             f"it has {shape[0]} frames",
-            file=file,
             key=key,
             expected=f"at most {limits.max_frames} ({limits.max_duration_sec:g} s at {limits.max_fps:g} fps)",
             remedy="Cut the clip into shorter ones",
@@ -169,7 +160,6 @@ def _check_shape(file: str, key: str, shape: tuple[int, ...], width: int | None,
     if shape[1] > limits.max_joints:
         raise MotionRefused(
             f"it has {shape[1]} columns",
-            file=file,
             key=key,
             expected=f"at most {limits.max_joints} joints",
             remedy="Is it transposed? Write one row per frame",
@@ -177,33 +167,30 @@ def _check_shape(file: str, key: str, shape: tuple[int, ...], width: int | None,
     if shape[0] * shape[1] > limits.max_values:
         raise MotionRefused(
             f"it has {shape[0]} × {shape[1]} values",
-            file=file,
             key=key,
             expected=f"at most {limits.max_values}",
             remedy="Cut the clip into shorter ones",
         )
 
 
-def _rows(file: str, key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
+def _rows(key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
     """Rows of Python numbers, of numpy scalars, or one-dimensional arrays."""
     if not rows:
-        _check_shape(file, key, (0,), width, limits)
+        _check_shape(key, (0,), width, limits)
     first = _row_length(rows[0])
     if first is None:
         raise MotionRefused(
             f"the first row is {describe(rows[0])}",
-            file=file,
             key=key,
             frame=0,
             expected=f"a row of {width or 'n'} numbers: {AXES[key]}",
             remedy="Write one row per frame",
         )
     # The size is known before any row is touched: a row that is shared by a million frames costs nothing until here.
-    _check_shape(file, key, (len(rows), first), width, limits)
+    _check_shape(key, (len(rows), first), width, limits)
     if len(rows) * first > MAX_LIST_VALUES:
         raise MotionRefused(
             f"it lists {len(rows)} × {first} values one by one",
-            file=file,
             key=key,
             expected=f"at most {MAX_LIST_VALUES} in lists",
             remedy="Save arrays (.npz), or cut the clip into shorter ones",
@@ -215,28 +202,26 @@ def _rows(file: str, key: str, rows: Sequence[object], width: int | None, limits
             length = _row_length(row)
             raise MotionRefused(
                 f"the row is {describe(row)}" if length is None else f"the row has {length} values",
-                file=file,
                 key=key,
                 frame=frame,
                 expected=f"{first} numbers, as in the first frame",
                 remedy="Write rows of one length",
             )
         if isinstance(row, RawArray):
-            out[frame] = row.build(file, key)
+            out[frame] = row.build(key)
             continue
         assert isinstance(row, list | tuple)
         scalars += sum(isinstance(item, RawArray) for item in row)
         if scalars > MAX_LISTED_SCALARS:
             raise MotionRefused(
                 "it lists too many numpy scalars one by one",
-                file=file,
                 key=key,
                 frame=frame,
                 expected=f"at most {MAX_LISTED_SCALARS}",
                 remedy="Save arrays: np.asarray(rows)",
             )
         for column, item in enumerate(row):
-            out[frame, column] = item if type(item) is float else _item(file, key, frame, column, item)
+            out[frame, column] = item if type(item) is float else _item(key, frame, column, item)
     return out
 
 
@@ -248,14 +233,9 @@ def _row_length(row: object) -> int | None:
     return None
 
 
-def _item(file: str, key: str, frame: int, column: int, item: object) -> float:
+def _item(key: str, frame: int, column: int, item: object) -> float:
     if (isinstance(item, int | float) and not isinstance(item, bool)) or (isinstance(item, RawArray) and item.shape == ()):
-        return number(file, key, item)
+        return number(key, item)
     raise MotionRefused(
-        f"column {column} is {describe(item)}",
-        file=file,
-        key=key,
-        frame=frame,
-        expected="a number",
-        remedy="Write numbers only",
+        f"column {column} is {describe(item)}", key=key, frame=frame, expected="a number", remedy="Write numbers only"
     )

@@ -50,7 +50,7 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
             expected=f"one column for each of {', '.join(robot.joint_names)}",
             remedy="Choose the robot that the clip was retargeted to",
         )
-    check_limits(motion.name, motion.fps, motion.root_pos, motion.root_rot, joints, limits)
+    check_limits(motion, limits)
     if motion.duration_sec + FRAME_EPS < robot.control_dt:
         raise MotionRefused(
             f"the clip lasts {motion.duration_sec:.4g} s",
