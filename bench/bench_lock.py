@@ -1,17 +1,17 @@
 """Locking 1,000 clips of 500 frames: seconds and peak memory of a real lock job, and of `lock_bundle` alone.
 
-    python bench/bench_lock.py [--clips N] [--frames N]
+    python -m bench.bench_lock [--clips N] [--frames N]
 
 The job is what `POST /v1/datasets/{name}/versions` leaves to a worker, in a new process: the version is begun in the catalog,
 `Runner.run_once` claims it, selects the members, starts its sandboxed child, which checks every member and writes the three
 files, stores their blobs and publishes the version. The time runs from the beginning of the version to its end, with the
 child's start and every sync. Peak memory is the larger `ru_maxrss` of worker and child. The 1,000 scored clips (one in ten
-takes part by two windows) are put into the catalog and the blob store before, which is not measured: no physics is in it.
+takes part by two windows) are put into the catalog and the blob store beforehand, which is not measured: no physics is in it.
 
 The readiness tests are turned off (`lock_tests=none`): what is measured is the checking and writing of a version, and the clips
 are random numbers, which no such test would let pass. `ampref verify` has the tests' own times.
 
-`lock_bundle` alone, in another new process, takes the same number of members from archives that lie there.
+`lock_bundle` alone, in another new process, takes the same number of members from archives in a folder.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def members(folder: Path, clips: int, frames: int) -> list[Member]:
     ]
 
 
-def make(folder: Path, clips: int, frames: int) -> None:
+def write_exports(folder: Path, clips: int, frames: int) -> None:
     rng = np.random.default_rng(0)
     for index in range(clips):
         write_npz(folder / f"{index}.npz", {"features": rng.normal(size=(frames, LAYOUT.dim)).astype(np.float32)})
 
 
 def lock(folder: Path, out: Path, clips: int, frames: int) -> dict[str, float]:
-    """In a process of its own: lock, and say what it took."""
-    started = time.perf_counter()
+    """In a process of its own: lock, with seconds and peak memory."""
+    start = time.perf_counter()
     bundle = lock_bundle(
         members(folder, clips, frames),
         out,
@@ -81,7 +81,7 @@ def lock(folder: Path, out: Path, clips: int, frames: int) -> dict[str, float]:
         gate_profile="amp-0.11",
     )
     return {
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - start,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "frames": bundle.num_frames,
         "features_mb": bundle.features.size / 1e6,
@@ -129,12 +129,12 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
                 fps_in=50.0,
                 duration_sec=frames / 50.0,
             )
-            made = submit(session, clip, RecipeRow(recipe.digest, recipe.mode, recipe.to_dict()))
+            submission = submit(session, clip, RecipeRow(recipe.digest, recipe.mode, recipe.to_dict()))
             falls = index % 10 == 9
             metrics: dict[str, float | int | None] = standing | {"fell_at_frame": frames - 1 if falls else None}
             verdict = classify(metrics, gate_profile(recipe.gate_profile), recipe.mode, height_range=robot.height_range)
             windows = [Segment(0, frames // 2, 0, 0.9), Segment(frames // 2 + 1, frames - 1, 0, 0.8)] if falls else []
-            new = NewRollout(
+            rollout = NewRollout(
                 mode=recipe.mode,
                 tier=verdict.tier,
                 tier_reason=verdict.tier_reason,
@@ -152,8 +152,8 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
                 },
                 segments=windows,
             )
-            rollouts.add(session, made.clip.id, recipe.digest, new)
-        # They were scored by nobody, so that there is nothing for a worker to do but the lock.
+            rollouts.add(session, submission.clip.id, recipe.digest, rollout)
+        # No worker scored the clips: their jobs count as done, so that the lock is the only job left.
         session.execute(update(tables.jobs).values(state="succeeded"))
     catalog.close()
 
@@ -172,15 +172,15 @@ def lock_job(data_dir: Path) -> dict[str, float]:
     settings = Settings.load(data_dir=data_dir, lock_tests="none")
     catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
     runner = Runner(settings, catalog, blobs)
-    started = time.perf_counter()
+    start = time.perf_counter()
     with catalog.begin() as session:
         begin_version(session, "walk", "0.11.0", Select(robot="wildrobot", tiers=(0,), segments=True))
-    ended = runner.run_once()
-    seconds = time.perf_counter() - started
+    state = runner.run_once()
+    seconds = time.perf_counter() - start
     with catalog.session() as session:
         version = get_version(session, "walk", "0.11.0")
-    if ended != "succeeded" or version.num_clips is None or version.num_frames is None:
-        raise RuntimeError(f"the lock job ended as {ended}")
+    if state != "succeeded" or version.num_clips is None or version.num_frames is None:
+        raise RuntimeError(f"the lock job ended as {state}")
     worker, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "seconds": seconds,
@@ -217,13 +217,13 @@ def main() -> int:
             folder.mkdir()
         run_self(*size, "--seed", str(data))
         figures = json.loads(run_self("--job", str(data)))
-        make(source, args.clips, args.frames)
-        alone = json.loads(run_self(*size, "--child", str(source), str(out)))
-    figures |= {"lock_bundle_seconds": alone["seconds"], "lock_bundle_peak_mib": alone["peak_mib"]}
+        write_exports(source, args.clips, args.frames)
+        bundle = json.loads(run_self(*size, "--child", str(source), str(out)))
+    figures |= {"lock_bundle_seconds": bundle["seconds"], "lock_bundle_peak_mib": bundle["peak_mib"]}
     print(
         f"{figures['clips']:,} clips, {figures['frames']:,} frames: the lock job took {figures['seconds']:.2f} s, peak memory "
         f"{figures['worker_mib']:.0f} MiB in the worker and {figures['child_mib']:.0f} MiB in its child; lock_bundle alone "
-        f"{alone['seconds']:.2f} s and {alone['peak_mib']:.0f} MiB"
+        f"{bundle['seconds']:.2f} s and {bundle['peak_mib']:.0f} MiB"
     )
     passed = figures["seconds"] <= LIMIT_SEC and figures["peak_mib"] <= LIMIT_MIB
     required = {"seconds": f"<= {LIMIT_SEC:g}", "peak_mib": f"<= {LIMIT_MIB:g}"}
@@ -232,7 +232,7 @@ def main() -> int:
 
 
 def run_self(*arguments: str) -> str:
-    """What this program prints in a new process."""
+    """What a new process of this program prints."""
     command = [sys.executable, "-m", "bench.bench_lock", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
 

@@ -1,14 +1,13 @@
 """`pull` of a 500 MB version, verified, against `curl` of its features file from the same server.
 
-    python bench/bench_pull.py [--megabytes N] [--rounds N]
+    python -m bench.bench_pull [--megabytes N] [--rounds N]
 
 The server is the product's HTTP application in a process of its own, on 127.0.0.1. `curl` writes the features to a file on
-the same disk, checks nothing and does not sync. `pull` runs in a new process each time with an empty cache: it asks for the
-version, downloads its three files, verifies them and puts them in place; its rate is their size over the time of the call,
-and its memory is `ru_maxrss` of the process, imports included. Neither time includes the start of its process, nor the sync
-to the disk, which `pull` does in a thread after it has returned: how long that takes is reported beside. The two take turns;
-the ratio is that of the medians. The load average is that of the machine while they ran: other work takes more from the one
-that needs more.
+the same disk, verifies nothing and does not sync. `pull` runs in a new process each time with an empty cache: it asks for the
+version, downloads its three files, verifies them and puts them in place; its rate is their size over the time of the call, its
+memory `ru_maxrss` of the process, imports included. Neither time includes the start of the process, nor the sync to the disk,
+which `pull` does in a thread after it has returned; the rate with it is `pull_and_sync_mb_s`. The two take turns; the ratio is
+that of the medians. `load` is the machine's load average: other work slows `pull`, which needs more processor time, more.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ LIMIT_MIB = 150.0
 CLIPS = 100
 
 
-def make(folder: Path, megabytes: int) -> Bundle:
+def lock_random(folder: Path, megabytes: int) -> Bundle:
     """A version whose features file has about this size."""
     frames = megabytes * 1_000_000 // (CLIPS * (LAYOUT.dim + 3) * 4)
     rows = np.random.default_rng(0).normal(size=(frames, LAYOUT.dim)).astype(np.float32)
@@ -97,7 +96,7 @@ def serve(data_dir: Path, port_file: Path) -> None:
     run(create_app(settings), settings, listener)
 
 
-def wait_for(server: subprocess.Popen[bytes], port_file: Path) -> str:
+def wait_until_ready(server: subprocess.Popen[bytes], port_file: Path) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
         if port_file.exists():
@@ -111,17 +110,17 @@ def wait_for(server: subprocess.Popen[bytes], port_file: Path) -> str:
     raise RuntimeError("the server did not start")
 
 
-def measured_pull(url: str, cache: Path) -> dict[str, float]:
+def measure_pull(url: str, cache: Path) -> dict[str, float]:
     """In a process of its own: one pull into an empty cache."""
-    started = time.perf_counter()
+    start = time.perf_counter()
     pulled = pull("walk==0.11.0", url=url, cache_dir=cache)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     pulled.wait_for_disk()
-    synced = time.perf_counter() - started
+    seconds_synced = time.perf_counter() - start
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "rate_mb_s": pulled.downloaded_bytes / seconds / 1e6,
-        "synced_rate_mb_s": pulled.downloaded_bytes / synced / 1e6,
+        "synced_rate_mb_s": pulled.downloaded_bytes / seconds_synced / 1e6,
         "peak_mib": usage.ru_maxrss / 1024,
     }
 
@@ -137,7 +136,7 @@ def main() -> int:
         serve(*args.serve)
         return 0
     if args.pull:
-        print(json.dumps(measured_pull(args.pull[0], Path(args.pull[1]))))
+        print(json.dumps(measure_pull(args.pull[0], Path(args.pull[1]))))
         return 0
     curl_program = shutil.which("curl")
     if curl_program is None:
@@ -145,27 +144,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "version").mkdir()
-        bundle = make(folder / "version", args.megabytes)
+        bundle = lock_random(folder / "version", args.megabytes)
         publish(folder / "data", bundle)
         shutil.rmtree(folder / "version")
         port_file = folder / "port"
         command = [sys.executable, __file__, "--serve", str(folder / "data"), str(port_file)]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            url = wait_for(server, port_file)
+            url = wait_until_ready(server, port_file)
             address = f"{url}/v1/datasets/walk/versions/0.11.0/files/{bundle.features.name}"
             curls, pulls = [], []
             for _ in range(args.rounds):
-                target, cache = folder / "curled", folder / "cache"
+                target, cache = folder / "curl", folder / "cache"
                 command = [curl_program, "-sS", "-f", "-o", str(target), "-w", "%{speed_download}", address]
                 os.sync()
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                curls.append(float(done.stdout) / 1e6)
+                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                curls.append(float(output) / 1e6)
                 target.unlink()
                 os.sync()
                 command = [sys.executable, __file__, "--pull", url, str(cache)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                pulls.append(json.loads(done.stdout))
+                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                pulls.append(json.loads(output))
                 shutil.rmtree(cache)
                 print(f"curl {curls[-1]:6.0f} MB/s   pull {pulls[-1]['rate_mb_s']:6.0f} MB/s   {pulls[-1]['peak_mib']:.0f} MiB")
         finally:
@@ -174,9 +173,9 @@ def main() -> int:
     figures = {
         "megabytes": bundle.features.size / 1e6,
         "curl_mb_s": statistics.median(curls),
-        "pull_mb_s": statistics.median(one["rate_mb_s"] for one in pulls),
-        "pull_and_sync_mb_s": statistics.median(one["synced_rate_mb_s"] for one in pulls),
-        "peak_mib": max(one["peak_mib"] for one in pulls),
+        "pull_mb_s": statistics.median(figures["rate_mb_s"] for figures in pulls),
+        "pull_and_sync_mb_s": statistics.median(figures["synced_rate_mb_s"] for figures in pulls),
+        "peak_mib": max(figures["peak_mib"] for figures in pulls),
         "load": os.getloadavg()[0],
     }
     figures["ratio"] = figures["pull_mb_s"] / figures["curl_mb_s"]

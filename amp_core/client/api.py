@@ -90,9 +90,10 @@ class ApiClient:
             "fps": fps,
             "quat_order": quat_order,
             "format": format,
-            "recipe": None if recipe is None else json.dumps(dict(recipe)),
         }
         form: dict[str, Any] = {key: str(value) for key, value in fields.items() if value is not None}
+        if recipe is not None:
+            form["recipe"] = json.dumps(dict(recipe))
         if tags:
             form["tags"] = list(tags)
         source = Path(path)
@@ -131,12 +132,7 @@ class ApiClient:
         self._connection.json("DELETE", _join("clips", clip_id), repeatable=False)
 
     def add_rollout(
-        self,
-        clip_id: str,
-        *,
-        mode: str | None = None,
-        seed: int | None = None,
-        recipe: Mapping[str, Any] | None = None,
+        self, clip_id: str, *, mode: str | None = None, seed: int | None = None, recipe: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Score a clip again with another mode, seed or recipe: `{clip, job, rollout}`."""
         body = {"mode": mode, "seed": seed, "recipe": None if recipe is None else dict(recipe)}
@@ -157,13 +153,8 @@ class ApiClient:
         Returns:
           `{parent, variants: [{augmentation, seam, clip, job, rollout}]}`.
         """
-        body = {
-            "augmentations": list(augmentations),
-            "mode": mode,
-            "seed": seed,
-            "recipe": None if recipe is None else dict(recipe),
-            "tags": list(tags) or None,
-        }
+        body = {"augmentations": list(augmentations), "mode": mode, "seed": seed, "tags": list(tags) or None}
+        body["recipe"] = None if recipe is None else dict(recipe)
         return self._send("POST", "clips", clip_id, "augment", body=body)
 
     # Rollouts
