@@ -82,16 +82,10 @@ class ApiClient:
 
         Safe to repeat: the same bytes with the same recipe are one clip and one job.
         """
-        fields = {
-            "name": name,
-            "robot": robot,
-            "mode": mode,
-            "seed": seed,
-            "fps": fps,
-            "quat_order": quat_order,
-            "format": format,
-        }
-        form: dict[str, Any] = {key: str(value) for key, value in fields.items() if value is not None}
+        form: dict[str, Any] = _drop_none(
+            {"name": name, "robot": robot, "mode": mode, "quat_order": quat_order, "format": format}
+        )
+        form |= {key: str(value) for key, value in _drop_none({"seed": seed, "fps": fps}).items()}
         if recipe is not None:
             form["recipe"] = json.dumps(dict(recipe))
         if tags:
@@ -153,7 +147,7 @@ class ApiClient:
         Returns:
           `{parent, variants: [{augmentation, seam, clip, job, rollout}]}`.
         """
-        body = {"augmentations": list(augmentations), "mode": mode, "seed": seed, "tags": list(tags) or None}
+        body: dict[str, Any] = {"augmentations": list(augmentations), "mode": mode, "seed": seed, "tags": list(tags) or None}
         body["recipe"] = None if recipe is None else dict(recipe)
         return self._send("POST", "clips", clip_id, "augment", body=body)
 

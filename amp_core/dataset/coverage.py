@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.features import FeatureLayout
 
 __all__ = ["Coverage", "FootLike"]
@@ -27,9 +28,6 @@ TURN_BIN = 0.25
 
 JOINT_CELL = 0.2
 """rad, about 11°: the width of a cell of joint angles; poses in different cells count as different."""
-
-CONSTANT_BELOW = 0.01
-"""A feature whose standard deviation is smaller does not vary; it equals the floor of the client's `normalize`."""
 
 _MOST_BINS = 50  # To either side: ±5 m/s and ±12.5 rad/s. Values beyond count in the outermost bin.
 _BUFFER = 1 << 12  # Rows; with `_LARGEST` it keeps every partial sum of products exact in a float64: 2^12 · 2^40 < 2^53.
@@ -297,7 +295,7 @@ class _Moments:
         covariance = [
             [count * int(self._products[i, j]) - sums[i] * sums[j] for j in range(len(sums))] for i in range(len(sums))
         ]
-        least = (CONSTANT_BELOW / _QUANTUM * count) ** 2
+        least = (STD_FLOOR / _QUANTUM * count) ** 2  # A feature with a smaller deviation does not vary.
         varying = [i for i in range(len(sums)) if covariance[i][i] >= least]
         squares = math.fsum(covariance[i][j] ** 2 / (covariance[i][i] * covariance[j][j]) for i in varying for j in varying)
         return {

@@ -29,7 +29,15 @@ BASE = ("numpy", "httpx2", "blake3", "typer", "rich")
 # What the client, and nothing else of ours, consists of.
 CLIENT = {
     *("amp_core", "amp_core.client", "amp_core.dataset", "amp_core.dataset.blocks", "amp_core.dataset.manifest"),
-    *("amp_core.dataset.names", "amp_core.cpus", "amp_core.errors", "amp_core.features", "amp_core.files", "amp_core.lazy"),
+    *(
+        "amp_core.dataset.names",
+        "amp_core.dataset.statistics",
+        "amp_core.cpus",
+        "amp_core.errors",
+        "amp_core.features",
+        "amp_core.files",
+        "amp_core.lazy",
+    ),
     *("amp_core.npz", "amp_core.strict_json"),
 }
 
