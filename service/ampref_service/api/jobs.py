@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from fastapi import BackgroundTasks, Header, Query, Request, Response
 from pydantic import Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from amp_core.errors import NotFound
-from ampref_service import uploads
-from ampref_service.api.deps import Caller, Service, Services, needs
-from ampref_service.api.pages import LINK_HEADER, PageView, link_next
+from ampref_service.api.deps import Caller, ServicesDep, needs
+from ampref_service.api.pages import PageView, link_next, page_responses
 from ampref_service.api.params import Cursor, Id, Time, View
-from ampref_service.api.strict import StrictRoute
+from ampref_service.api.problems import responses
+from ampref_service.api.strict import make_router
 from ampref_service.catalog import job_rows
 from ampref_service.catalog.records import Job
-from ampref_service.errors import responses
+from ampref_service.services import Services
 
-router = APIRouter(prefix="/jobs", route_class=StrictRoute, tags=["jobs"])
+router = make_router("jobs")
 
+READ = [needs("jobs:read")]
+Writer = Annotated[Caller, needs("jobs:write")]
 State = Literal["queued", "running", "succeeded", "failed", "quarantined", "cancelled"]
 
 
@@ -55,19 +57,18 @@ class JobView(View):
     revision: int = Field(description="Grows with every change; the id of its server-sent event.")
 
     @classmethod
-    def of(cls, job: Job) -> JobView:
-        """The view of a row."""
-        facts = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
-        return cls.model_validate(facts | {"dataset": job.payload.get("dataset"), "version": job.payload.get("version")})
+    def from_record(cls, record: Job, **fields: Any) -> Self:
+        payload = record.payload
+        return super().from_record(record, dataset=payload.get("dataset"), version=payload.get("version"), **fields)
 
 
 class JobPage(PageView[JobView]):
     """Jobs, newest first."""
 
 
-@router.get("", responses={200: {"headers": LINK_HEADER}, **responses(422)}, dependencies=[needs("jobs:read")])
+@router.get("", responses=page_responses(), dependencies=READ)
 def list_jobs(
-    opened: Service,
+    services: ServicesDep,
     request: Request,
     response: Response,
     state: Annotated[State | None, Query()] = None,
@@ -76,20 +77,20 @@ def list_jobs(
     cursor: Annotated[Cursor | None, Query()] = None,
 ) -> JobPage:
     """Jobs, newest first; `state=quarantined` lists those that need somebody to look."""
-    with opened.catalog.session() as session:
+    with services.catalog.session() as session:
         page = job_rows.list_jobs(session, state=state, kind=kind, limit=limit, cursor=cursor)
     link_next(request, response, page.next_cursor)
-    return JobPage(items=[JobView.of(job) for job in page.items], next_cursor=page.next_cursor)
+    return JobPage(items=[JobView.from_record(job) for job in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/{job_id}", responses=responses(404), dependencies=[needs("jobs:read")])
-def get_job(job_id: Id, opened: Service) -> JobView:
+@router.get("/{job_id}", responses=responses(404), dependencies=READ)
+def get_job(job_id: Id, services: ServicesDep) -> JobView:
     """A job's state and progress."""
-    return JobView.of(_read(opened, job_id))
+    return JobView.from_record(_read_job(services, job_id))
 
 
-def _read(opened: Services, job_id: str) -> Job:
-    with opened.catalog.session() as session:
+def _read_job(services: Services, job_id: str) -> Job:
+    with services.catalog.session() as session:
         return job_rows.get(session, job_id)
 
 
@@ -99,58 +100,55 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
     204: {"description": "Last-Event-ID names the job's `done`: there is nothing more, do not reconnect."},
+    **responses(404),
 }
 
 
-@router.get(
-    "/{job_id}/events", response_class=Response, responses={**_EVENTS, **responses(404)}, dependencies=[needs("jobs:read")]
-)
+@router.get("/{job_id}/events", response_class=Response, responses=_EVENTS, dependencies=READ)
 def get_job_events(
     job_id: Id,
-    opened: Service,
+    services: ServicesDep,
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
 ) -> Response:
     """Follow a job by server-sent events, to its end."""
-    job = _read(opened, job_id)
-    if job.finished and _names_the_end(last_event_id, job.revision):
+    job = _read_job(services, job_id)
+    if job.finished and _parse_event_id(last_event_id) >= job.revision:
         return Response(status_code=204)
-    settings = opened.settings
-    return EventSourceResponse(_events(opened, job_id, last_event_id), ping=settings.sse_ping_sec, sep="\n")
+    events = _follow_job(services, job_id, last_event_id)
+    return EventSourceResponse(events, ping=services.settings.sse_ping_sec, sep="\n")
 
 
-def _names_the_end(last_event_id: str | None, revision: int) -> bool:
-    # Ids only grow, so one beyond the last is of a client that has seen everything, too.
-    seen = (last_event_id or "").strip()
-    return seen.isascii() and seen.isdigit() and len(seen) <= 18 and int(seen) >= revision
+def _parse_event_id(text: str | None) -> int:
+    """The revision that a Last-Event-ID names; -1 where it names none."""
+    digits = (text or "").strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else -1
 
 
-async def _events(opened: Services, job_id: str, seen: str | None) -> AsyncIterator[ServerSentEvent]:
+async def _follow_job(services: Services, job_id: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
     while True:
         try:
-            job = await anyio.to_thread.run_sync(_read, opened, job_id)
+            job = await anyio.to_thread.run_sync(_read_job, services, job_id)
         except NotFound:
             return
-        if str(job.revision) != seen:
-            seen = str(job.revision)
-            data = JobView.of(job).model_dump_json()
-            yield ServerSentEvent(data, event="done" if job.finished else "progress", id=seen, retry=2000)
+        if str(job.revision) != last_event_id:
+            last_event_id = str(job.revision)
+            data = JobView.from_record(job).model_dump_json()
+            yield ServerSentEvent(data, event="done" if job.finished else "progress", id=last_event_id, retry=2000)
         if job.finished:
             return
-        await anyio.sleep(opened.settings.sse_interval_sec)
+        await anyio.sleep(services.settings.sse_interval_sec)
 
 
 @router.delete("/{job_id}", responses=responses(404, 409))
-def cancel_job(job_id: Id, opened: Service, who: Annotated[Caller, needs("jobs:write")]) -> JobView:
+def cancel_job(job_id: Id, services: ServicesDep, caller: Writer) -> JobView:
     """Cancel a job: at once while it is queued, at its worker's next heartbeat while it runs."""
-    return JobView.of(opened.queue.cancel(job_id, actor=who.name))
+    return JobView.from_record(services.queue.cancel(job_id, actor=caller.name))
 
 
 @router.post("/{job_id}/retry", status_code=202, responses=responses(404, 409))
-def retry_job(
-    job_id: Id, opened: Service, response: Response, later: BackgroundTasks, who: Annotated[Caller, needs("jobs:write")]
-) -> JobView:
+def retry_job(job_id: Id, services: ServicesDep, response: Response, background: BackgroundTasks, caller: Writer) -> JobView:
     """Score again what failed, was quarantined or cancelled: a job with fresh attempts, whose address is in Location."""
-    again = opened.queue.retry(job_id, actor=who.name)
-    later.add_task(uploads.ring, opened.notify, again.id)
-    response.headers["location"] = f"/v1/jobs/{again.id}"
-    return JobView.of(again)
+    job = services.queue.retry(job_id, actor=caller.name)
+    background.add_task(services.ring, job.id)
+    response.headers["location"] = f"/v1/jobs/{job.id}"
+    return JobView.from_record(job)

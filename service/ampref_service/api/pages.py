@@ -1,18 +1,18 @@
-"""Pages: items, the cursor to the next ones, and the Link header that says the same (RFC 8288)."""
+"""Pages: items, the cursor to the next ones, and the Link header with the same (RFC 8288)."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
+from ampref_service.api.problems import responses
+
 T = TypeVar("T", bound=BaseModel)
 
-LINK_HEADER = {
-    "Link": {"description": '`<…>; rel="next"` while there are more items.', "schema": {"type": "string"}},
-}
+_LINK = {"description": '`<…>; rel="next"` while there are more items.', "schema": {"type": "string"}}
 
 
 class PageView(BaseModel, Generic[T]):
@@ -24,9 +24,13 @@ class PageView(BaseModel, Generic[T]):
     )
 
 
+def page_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of an endpoint that answers with a page, or with one of these problems."""
+    return {200: {"headers": {"Link": _LINK}}, **responses(*statuses)}
+
+
 def link_next(request: Request, response: Response, cursor: str | None) -> None:
     """Name the next page in a Link header: this request with another cursor."""
-    if cursor is None:
-        return
-    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    response.headers["link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
+    if cursor is not None:
+        query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        response.headers["link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'

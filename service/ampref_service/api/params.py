@@ -5,55 +5,23 @@ Every text has a pattern without control characters: PostgreSQL cannot store NUL
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from amp_core.dataset.names import check_alias, check_dataset_name, check_version
-
-# `ampref_service.api.faults` has words for each of these.
-ID_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
-NAME_PATTERN = r"^[^\x00-\x1f\x7f/\\]+$"
-TEXT_PATTERN = r"^[^\x00-\x1f\x7f]+$"
-TAG_PATTERN = r"^[^\x00-\x1f\x7f,]{1,64}$"
-MODE_PATTERN = r"^[a-z_]{1,32}$"
-DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
-CURSOR_PATTERN = r"^[A-Za-z0-9_=.-]{1,1000}$"
-POSITION_PATTERN = r"^[0-9]{1,9}$"
-DATASET_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
-VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?$"
-ALIAS_PATTERN = r"^[a-z]([a-z0-9._-]{0,62}[a-z0-9])?$"
-VERSION_OR_ALIAS_PATTERN = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
-FILE_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
-
-_ID = StringConstraints(pattern=ID_PATTERN)
-
-Id = Annotated[str, _ID]
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=120)]
-RobotName = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=120)]
-Tag = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]
-Mode = Annotated[str, StringConstraints(pattern=MODE_PATTERN)]
-Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
-Note = Annotated[str, StringConstraints(pattern=TEXT_PATTERN, min_length=1, max_length=1000)]
-Tier = Literal[0, 1, -1]
-LockableTier = Literal[0, 1]
-"""What may be in a version; a Rejected clip teaches nothing."""
-TierParam = Annotated[int, Field(ge=-1, le=1)]
-"""In a query, where everything is text at first and a Literal of numbers would match nothing."""
-Cursor = Annotated[str, StringConstraints(pattern=CURSOR_PATTERN)]
-Position = Annotated[str, StringConstraints(pattern=POSITION_PATTERN)]
-"""A cursor in a list that never changes: the place of the last item."""
-Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
-"""As large as every JSON reader keeps exact."""
-
-_DATASET = StringConstraints(pattern=DATASET_PATTERN)
-_VERSION = StringConstraints(pattern=VERSION_PATTERN, max_length=48)
-_ALIAS = StringConstraints(pattern=ALIAS_PATTERN)
+from ampref_service.api.wording import EXPECTED
 
 
-def _checked(check: Any) -> AfterValidator:
-    # The rules proper are amp_core's; the patterns above only tell OpenAPI about them.
+def text_field(pattern: str, expected: str, **constraints: Any) -> Any:
+    """A field of text that matches `pattern`; errors describe it by `expected`, which the OpenAPI document has beside it."""
+    return Field(pattern=pattern, json_schema_extra={EXPECTED: expected}, **constraints)
+
+
+def _validator(check: Callable[[str], object]) -> AfterValidator:
+    # The rules proper are those of amp_core; the patterns here tell OpenAPI about them.
     def validate(value: str) -> str:
         try:
             check(value)
@@ -64,20 +32,85 @@ def _checked(check: Any) -> AfterValidator:
     return AfterValidator(validate)
 
 
-DatasetName = Annotated[str, _DATASET, _checked(check_dataset_name)]
-ExactVersion = Annotated[str, _VERSION, _checked(check_version)]
-AliasName = Annotated[str, _ALIAS, _checked(check_alias)]
-VersionOrAlias = Annotated[
-    str, StringConstraints(pattern=VERSION_OR_ALIAS_PATTERN), Field(description="`0.11.0`, `latest`, or an alias")
+_CURSOR = "the `next_cursor` of the page before, unchanged"
+
+Id = Annotated[str, text_field(r"^[A-Za-z0-9_.-]{1,64}$", "an id as the service gave it, for example clip_01k8m3")]
+Name = Annotated[
+    str,
+    text_field(
+        r"^[^\x00-\x1f\x7f/\\]+$",
+        "a name without slashes, line breaks or control characters, for example walk_slow",
+        min_length=1,
+        max_length=120,
+    ),
 ]
-FileName = Annotated[str, StringConstraints(pattern=FILE_PATTERN)]
+PRINTABLE = text_field(r"^[^\x00-\x1f\x7f]+$", "text without line breaks or control characters", min_length=1)
+RobotName = Annotated[str, PRINTABLE, Field(max_length=120)]
+Note = Annotated[str, PRINTABLE, Field(max_length=1000)]
+Tag = Annotated[
+    str,
+    text_field(
+        r"^[^\x00-\x1f\x7f,]{1,64}$", "a tag of 1 to 64 characters without commas or control characters, for example slow"
+    ),
+]
+Mode = Annotated[str, text_field(r"^[a-z_]{1,32}$", "the name of a mode, for example rollout")]
+Digest = Annotated[str, text_field(r"^sha256:[0-9a-f]{64}$", "a digest: sha256: and 64 lower-case hex digits")]
+Tier = Literal[0, 1, -1]
+LockableTier = Literal[0, 1]
+"""What may be in a version; a Rejected clip teaches nothing."""
+TierParam = Annotated[int, Field(ge=-1, le=1)]
+"""In a query, where every value is text at first and a Literal of numbers would match none."""
+Cursor = Annotated[str, text_field(r"^[A-Za-z0-9_=.-]{1,1000}$", _CURSOR)]
+Position = Annotated[str, text_field(r"^[0-9]{1,9}$", _CURSOR)]
+"""A cursor in a list that never changes: the place of the last item."""
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""As large as every JSON reader keeps exact."""
+
+DatasetName = Annotated[
+    str,
+    text_field(
+        r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$",
+        "a dataset name: 1 to 64 lower-case letters, digits, '.', '_' or '-', beginning and ending with a letter or digit, "
+        "for example walk",
+    ),
+    _validator(check_dataset_name),
+]
+ExactVersion = Annotated[
+    str,
+    text_field(
+        r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?$",
+        "a version MAJOR.MINOR.PATCH without a leading v, for example 0.11.0 or 0.12.0-rc.1",
+        max_length=48,
+    ),
+    _validator(check_version),
+]
+AliasName = Annotated[
+    str,
+    text_field(
+        r"^[a-z]([a-z0-9._-]{0,62}[a-z0-9])?$",
+        "an alias: a lower-case letter, then lower-case letters, digits, '.', '_' or '-', for example production",
+    ),
+    _validator(check_alias),
+]
+VersionOrAlias = Annotated[
+    str,
+    text_field(
+        r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
+        "a version such as 0.11.0, `latest`, or an alias such as production",
+        description="`0.11.0`, `latest`, or an alias",
+    ),
+]
+FileName = Annotated[
+    str,
+    text_field(r"^[A-Za-z0-9._-]{1,128}$", "a file's name as the version lists it, for example features_v0.11.0.npz"),
+]
 
 
-def _from_epoch(value: Any) -> Any:
+def _parse_epoch(value: Any) -> Any:
     return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value
 
 
-Time = Annotated[datetime, BeforeValidator(_from_epoch)]
+Time = Annotated[datetime, BeforeValidator(_parse_epoch)]
 """UTC, as RFC 3339 text in JSON; the catalog keeps epoch seconds."""
 
 Metrics = dict[str, float | int | None]
@@ -85,12 +118,17 @@ Metrics = dict[str, float | int | None]
 
 
 class View(BaseModel):
-    """A response that is read off a catalog record."""
+    """A response that is read from a catalog record."""
 
     model_config = ConfigDict(from_attributes=True)
 
+    @classmethod
+    def from_record(cls, record: Any, **fields: Any) -> Self:
+        """The view of a record; `fields` are those that it has under other names or not at all."""
+        return cls.model_validate({name: getattr(record, name) for name in cls.model_fields if hasattr(record, name)} | fields)
+
 
 class Body(BaseModel):
-    """A request body; a key that it does not know is refused rather than ignored."""
+    """A request body; a key that it does not have is refused rather than ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)

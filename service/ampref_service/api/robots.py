@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from amp_core.robot import Robot
-from ampref_service.api.deps import Service, needs
-from ampref_service.api.strict import StrictRoute
-from ampref_service.errors import responses
+from ampref_service.api.deps import ServicesDep, needs
+from ampref_service.api.params import View
+from ampref_service.api.problems import responses
+from ampref_service.api.strict import make_router
 
-router = APIRouter(prefix="/robots", route_class=StrictRoute, tags=["robots"])
+router = make_router("robots", dependencies=[needs("clips:read")])
 
 
-class FeatureBlockView(BaseModel):
+class FeatureBlockView(View):
     """One run of feature dimensions, half-open."""
 
     name: str
@@ -26,13 +27,17 @@ class FeatureBlockView(BaseModel):
     source: str
 
 
-class RobotSummary(BaseModel):
+class RobotSummary(View):
     """A robot in a list."""
 
     name: str
     digest: str = Field(description="`sha256:…` over its specification and model files.")
     joints: list[str] = Field(description="In the order of `dof_pos`.")
     feature_dim: int
+
+    @classmethod
+    def from_record(cls, record: Robot, **fields: Any) -> Self:
+        return super().from_record(record, joints=record.joint_names, feature_dim=record.layout.dim, **fields)
 
 
 class RobotView(RobotSummary):
@@ -54,38 +59,20 @@ class RobotList(BaseModel):
     items: list[RobotSummary]
 
 
-def _summary(robot: Robot) -> dict[str, object]:
-    return {"name": robot.name, "digest": robot.digest, "joints": list(robot.joint_names), "feature_dim": robot.layout.dim}
-
-
-def _limit(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _view(robot: Robot) -> RobotView:
-    layout = robot.layout
-    return RobotView.model_validate(
-        _summary(robot)
-        | {
-            "joint_range": [(_limit(low), _limit(high)) for low, high in robot.joint_range],
-            "contact_channels": list(robot.channels),
-            "control_dt": robot.control_dt,
-            "sim_dt": robot.sim_dt,
-            "height_range": robot.height_range,
-            "mass": robot.mass,
-            "feature_names": list(layout.names),
-            "feature_blocks": [block._asdict() for block in layout.blocks],
-        }
-    )
-
-
-@router.get("", responses=responses(), dependencies=[needs("clips:read")])
-def list_robots(opened: Service) -> RobotList:
+@router.get("", responses=responses())
+def list_robots(services: ServicesDep) -> RobotList:
     """The installed robots."""
-    return RobotList(items=[RobotSummary.model_validate(_summary(opened.robots[name])) for name in sorted(opened.robots)])
+    return RobotList(items=[RobotSummary.from_record(services.robots[name]) for name in sorted(services.robots)])
 
 
-@router.get("/{robot}", responses=responses(404), dependencies=[needs("clips:read")])
-def get_robot(robot: str, opened: Service) -> RobotView:
+@router.get("/{robot}", responses=responses(404))
+def get_robot(robot: str, services: ServicesDep) -> RobotView:
     """One robot: joints and their ranges, contact channels, feature layout, digest."""
-    return _view(opened.robot(robot))
+    record = services.robot(robot)
+    return RobotView.from_record(
+        record,
+        joint_range=[tuple(bound if math.isfinite(bound) else None for bound in pair) for pair in record.joint_range],
+        contact_channels=record.channels,
+        feature_names=record.layout.names,
+        feature_blocks=record.layout.blocks,
+    )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import Field
 
 from amp_core.recipe import PhysicsScale
-from ampref_service.api.blob import IMMUTABLE, StoredFile, file_responses, serve
-from ampref_service.api.deps import Service, needs
+from ampref_service.api.deps import ServicesDep, needs
+from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.params import Id, Metrics, Tier, Time, View
-from ampref_service.api.strict import StrictRoute
-from ampref_service.catalog import clips as clip_queries
-from ampref_service.catalog import rollouts as queries
-from ampref_service.catalog.records import Clip, RecipeRow, Rollout, RolloutSummary
-from ampref_service.errors import responses
+from ampref_service.api.problems import responses
+from ampref_service.api.strict import make_router
+from ampref_service.catalog import clips, rollouts
+from ampref_service.catalog.records import RecipeRow, Rollout, RolloutSummary
 
-router = APIRouter(prefix="/rollouts", route_class=StrictRoute, tags=["rollouts"], dependencies=[needs("clips:read")])
+router = make_router("rollouts", dependencies=[needs("clips:read")])
 
 
 class RolloutSummaryView(View):
@@ -33,20 +32,14 @@ class RolloutSummaryView(View):
     created_at: Time
 
     @classmethod
-    def of(cls, rollout: Rollout | RolloutSummary) -> RolloutSummaryView:
-        """The view of a record."""
-        return cls.model_validate(_facts(cls, rollout))
+    def from_record(cls, record: Rollout | RolloutSummary, **fields: Any) -> Self:
+        return super().from_record(record, quality_metrics=record.metrics, **fields)
 
 
 class ClipRolloutView(RolloutSummaryView):
     """A rollout among those of its clip."""
 
     bucket: str = Field(description="The physics of its recipe: `canonical`, or factors such as `friction=0.7,mass=1.1`.")
-
-    @classmethod
-    def in_physics(cls, rollout: Rollout, recipe: RecipeRow) -> ClipRolloutView:
-        """The view of a record with its recipe."""
-        return cls.model_validate(_facts(cls, rollout) | {"bucket": _bucket(recipe)})
 
 
 class RolloutView(ClipRolloutView):
@@ -83,57 +76,39 @@ class RolloutView(ClipRolloutView):
     arrays_url: str
 
 
-def _bucket(recipe: RecipeRow) -> str:
+def format_bucket(recipe: RecipeRow) -> str:
+    """The name of the bucket that a recipe simulates in."""
     return PhysicsScale(**(recipe.recipe.get("physics") or {})).name
 
 
-def _facts(view: type[View], rollout: Rollout | RolloutSummary) -> dict[str, Any]:
-    facts = {name: getattr(rollout, name) for name in view.model_fields if hasattr(rollout, name)}
-    return facts | {"quality_metrics": rollout.metrics}
-
-
-def _view(rollout: Rollout, clip: Clip, recipe: RecipeRow) -> RolloutView:
-    document = {key: rollout.result.get(key) for key in ("gates", "segments", "ingest", "provenance")}
-    document |= {key: rollout.result.get(key) or [] for key in ("contact_warnings", "attempts")}
-    absent = {key: rollout.result.get(key) for key in ("failure", "diagnosis")}
-    return RolloutView.model_validate(
-        _facts(RolloutView, rollout)
-        | {key: value for key, value in document.items() if value is not None}
-        | absent
-        | {
-            "clip_name": clip.name,
-            "robot": clip.robot,
-            "source_digest": clip.source_digest,
-            "recipe": dict(recipe.recipe),
-            "bucket": _bucket(recipe),
-            "arrays_url": f"/v1/rollouts/{rollout.id}/arrays",
-        }
-    )
-
-
 @router.get("/{rollout_id}", responses=responses(404))
-def get_rollout(rollout_id: Id, opened: Service) -> RolloutView:
+def get_rollout(rollout_id: Id, services: ServicesDep) -> RolloutView:
     """One rollout: tier and why, every gate, quality metrics, segments, what conditioning changed, where it comes from."""
-    with opened.catalog.session() as session:
-        rollout = queries.get(session, rollout_id)
-        clip = clip_queries.get(session, rollout.clip_id)
-        return _view(rollout, clip, clip_queries.get_recipe(session, rollout.recipe_digest))
-
-
-def _arrays(rollout_id: Id, request: Request, opened: Service) -> Response:
-    """The export: features, contacts, states, controls and forces of every frame, as an npz that needs no pickle."""
-    with opened.catalog.session() as session:
-        rollout = queries.get(session, rollout_id)
-    file = StoredFile(rollout.arrays_digest, rollout.arrays_size, f"{rollout.id}.npz", "application/octet-stream", IMMUTABLE)
-    return serve(request, opened.blobs, file)
-
-
-for method in ("GET", "HEAD"):
-    router.add_api_route(
-        "/{rollout_id}/arrays",
-        _arrays,
-        methods=[method],
-        name="get_rollout_arrays" if method == "GET" else "head_rollout_arrays",
-        response_class=Response,
-        responses=file_responses("application/octet-stream", 404),
+    with services.catalog.session() as session:
+        rollout = rollouts.get(session, rollout_id)
+        recipe = clips.get_recipe(session, rollout.recipe_digest)
+        clip = clips.get(session, rollout.clip_id)
+    result = rollout.result  # That of an earlier release lacks some of the lists and explanations.
+    return RolloutView.from_record(
+        rollout,
+        bucket=format_bucket(recipe),
+        clip_name=clip.name,
+        robot=clip.robot,
+        source_digest=clip.source_digest,
+        recipe=dict(recipe.recipe),
+        arrays_url=f"/v1/rollouts/{rollout.id}/arrays",
+        **{key: result[key] for key in ("gates", "ingest", "provenance", "segments")},
+        **{key: result.get(key) or [] for key in ("contact_warnings", "attempts")},
+        **{key: result.get(key) for key in ("failure", "diagnosis")},
     )
+
+
+def get_arrays(rollout_id: Id, request: Request, services: ServicesDep) -> Response:
+    """The export: features, contacts, states, controls and forces of every frame, as an npz that needs no pickle."""
+    with services.catalog.session() as session:
+        rollout = rollouts.get(session, rollout_id)
+    file = StoredFile(rollout.arrays_digest, rollout.arrays_size, f"{rollout.id}.npz")
+    return serve_file(request, services.blobs, file)
+
+
+add_file_route(router, "/{rollout_id}/arrays", get_arrays, "rollout_arrays")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from pydantic import BaseModel, Field
 
 from amp_core.errors import NotFound
@@ -12,13 +12,14 @@ from amp_core.quality import METRICS
 from amp_core.recipe import MODES, Recipe
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.deps import needs
-from ampref_service.api.strict import StrictRoute
-from ampref_service.errors import responses
+from ampref_service.api.params import View
+from ampref_service.api.problems import responses
+from ampref_service.api.strict import make_router
 
-router = APIRouter(prefix="/schema", route_class=StrictRoute, tags=["schema"], dependencies=[needs("clips:read")])
+router = make_router("schema", dependencies=[needs("clips:read")])
 
 
-class MetricView(BaseModel):
+class MetricView(View):
     """A quality metric: a key of `quality_metrics`, a sort key, and behind `min_` or `max_` a filter of `GET /v1/clips`."""
 
     name: str
@@ -59,23 +60,21 @@ class ModeList(BaseModel):
 @router.get("/metrics", responses=responses())
 def list_metrics() -> MetricList:
     """Every quality metric with its unit and meaning."""
-    return MetricList(
-        items=[
-            MetricView(name=m.name, unit=m.unit, type="int" if m.type is int else "float", meaning=m.meaning) for m in METRICS
-        ]
-    )
+    return MetricList(items=[MetricView.from_record(metric, type=metric.type.__name__) for metric in METRICS])
 
 
 @router.get("/modes", responses=responses())
 def list_modes() -> ModeList:
     """Every mode with its usual recipe: a starting point for a recipe of one's own."""
-    usual = [(mode, Recipe.for_mode(mode)) for mode in MODES]
-    return ModeList(items=[ModeView(name=mode, recipe=recipe.to_dict(), recipe_digest=recipe.digest) for mode, recipe in usual])
+    recipes = [Recipe.for_mode(mode) for mode in MODES]
+    return ModeList(
+        items=[ModeView(name=recipe.mode, recipe=recipe.to_dict(), recipe_digest=recipe.digest) for recipe in recipes]
+    )
 
 
 @router.get("/gates/{profile}", responses=responses(404))
 def get_gate_profile(profile: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]) -> GateProfileView:
-    """One gate profile: which metric is held against which threshold for which tier."""
+    """One gate profile: which metric is compared with which threshold for which tier."""
     if profile not in GATE_PROFILES:
         raise NotFound(f"there is no gate profile {profile!r}", expected=f"one of {', '.join(sorted(GATE_PROFILES))}")
     return GateProfileView.model_validate(GATE_PROFILES[profile].to_dict())

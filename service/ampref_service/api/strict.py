@@ -1,25 +1,26 @@
-"""Request bodies as strict JSON: what it is not is refused with a 400 that says where and why."""
+"""Requests are taken as the OpenAPI document has them: strict JSON, one content type, and no parameter that is not there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, get_origin
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
-from fastapi import params
-from fastapi._compat import ModelField
-from fastapi.dependencies.utils import get_flat_params
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from amp_core.strict_json import JsonFault, read_json
-from ampref_service.api.faults import listed, suggestion
+from ampref_service.api.faults import find_operation
+from ampref_service.api.wording import Json, join_names, suggest_names
 from ampref_service.errors import BadRequest, ParameterRefused, UnsupportedMediaType
 
+_FORM = "multipart/form-data"
 
-def loads(data: bytes, *, what: str = "the body") -> Any:
-    """The value of the JSON text `data`.
+
+def parse_body(data: bytes, *, subject: str = "the body") -> Any:
+    """The value of the JSON text `data`; errors call it `subject`.
 
     Raises:
       BadRequest: it is not JSON, or JSON that two readers could understand differently.
@@ -27,22 +28,22 @@ def loads(data: bytes, *, what: str = "the body") -> Any:
     try:
         return read_json(data)
     except UnicodeDecodeError as error:
-        raise BadRequest(f"{what} is not UTF-8 (byte {error.start})", expected="JSON in UTF-8") from None
+        raise BadRequest(f"{subject} is not UTF-8 (byte {error.start})", expected="JSON in UTF-8") from None
     except json.JSONDecodeError as error:
         raise BadRequest(
-            f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", expected="one JSON object"
+            f"{subject} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", expected="one JSON object"
         ) from None
     except JsonFault as fault:
         key = ".".join(str(part) for part in fault.place)[:64] or None
-        raise BadRequest(f"{what} cannot be read: {fault.what}", key=key, expected=fault.expected) from None
+        raise BadRequest(f"{subject} cannot be read: {fault.what}", key=key, expected=fault.expected) from None
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read by `loads`."""
+    """A request whose JSON is read by `parse_body`."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = loads(await self.body())
+            self._json = parse_body(await self.body())
         return self._json
 
 
@@ -54,67 +55,63 @@ class StrictRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        inner = super().get_route_handler()
-        field = self.body_field
-        wanted = None
-        if field is not None:
-            wanted = "multipart/form-data" if isinstance(field.field_info, params.Form) else "application/json"
-        query = {param.alias: _repeatable(param) for param in get_flat_params(self.dependant) if _is_query(param)}
+        handle = super().get_route_handler()
 
-        async def handler(request: Request) -> Response:
-            _check_query(request, query)
-            if wanted is not None:
-                require_type(request, wanted)
+        async def handle_strictly(request: Request) -> Response:
+            operation = find_operation(request)
+            _check_query(request, operation.get("parameters", ()))
+            for media_type in operation.get("requestBody", {}).get("content", ()):
+                _check_media_type(request, media_type)
                 request = StrictRequest(request.scope, request.receive)
-            return await inner(request)
+            return await handle(request)
 
-        return handler
-
-
-def _is_query(param: ModelField) -> bool:
-    return getattr(param.field_info, "in_", params.ParamTypes.query) == params.ParamTypes.query
+        return handle_strictly
 
 
-def _repeatable(param: ModelField) -> bool:
-    return get_origin(param.field_info.annotation) is list
+def make_router(noun: str, **options: Any) -> APIRouter:
+    """The router of the endpoints under `/v1/{noun}`."""
+    return APIRouter(prefix=f"/v1/{noun}", route_class=StrictRoute, tags=[noun], **options)
 
 
-def _check_query(request: Request, known: Mapping[str, bool]) -> None:
+def _check_query(request: Request, parameters: Sequence[Json]) -> None:
+    schemas = {parameter["name"]: parameter["schema"] for parameter in parameters if parameter["in"] == "query"}
     for name in request.query_params:
-        if name not in known:
+        if name not in schemas:
             raise ParameterRefused(
-                f"there is no such query parameter{suggestion(name[:64], known)}",
+                f"there is no such query parameter{suggest_names(name[:64], schemas)}",
                 key=f"query.{name[:64]}",
-                expected=f"only {listed(list(known))}" if known else "no query parameters",
+                expected=f"only {join_names(list(schemas))}" if schemas else "no query parameters",
                 remedy="Correct its name or leave it out",
             )
-        if not known[name] and len(request.query_params.getlist(name)) > 1:
+        if schemas[name].get("type") != "array" and len(request.query_params.getlist(name)) > 1:
             raise ParameterRefused("it is given more than once", key=f"query.{name}", expected="one value")
 
 
-def require_type(request: Request, wanted: str) -> None:
-    """415 unless the body is of the type `wanted`; no body and no type passes (what is missing is told by name later)."""
-    given = request.headers.get("content-type")
-    if given is None and request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+def _check_media_type(request: Request, expected: str) -> None:
+    """Raise `UnsupportedMediaType` unless the body is `expected`. Without body and type, what is missing is named later."""
+    headers = request.headers
+    media_type = headers.get("content-type")
+    if media_type is None and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return
-    if (given or "").split(";")[0].strip().lower() != wanted:
-        form = wanted == "multipart/form-data"
+    if (media_type or "").split(";")[0].strip().lower() != expected:
         raise UnsupportedMediaType(
-            f"the body is sent as {given[:100]!r}" if given else "the body has no Content-Type",
+            f"the body is sent as {media_type[:100]!r}" if media_type else "the body has no Content-Type",
             key="content-type",
-            expected=wanted,
-            remedy="Send a form: curl -F file=@walk.npz" if form else f"Send it with the header Content-Type: {wanted}",
+            expected=expected,
+            remedy="Send a form: curl -F file=@walk.npz"
+            if expected == _FORM
+            else f"Send it with the header Content-Type: {expected}",
         )
 
 
-def fields_once(*repeatable: str) -> Callable[[Request], Coroutine[Any, Any, None]]:
+def refuse_repeated_fields(*repeatable: str) -> Callable[[Request], Coroutine[Any, Any, None]]:
     """A dependency that refuses a form in which a field stands twice, of which the last would be taken silently."""
 
     async def check(request: Request) -> None:
-        seen: set[str] = set()
+        names: set[str] = set()
         for name, _ in (await request.form()).multi_items():
-            if name in seen and name not in repeatable:
+            if name in names and name not in repeatable:
                 raise ParameterRefused("it is given more than once", key=f"body.{name[:64]}", expected="one value")
-            seen.add(name)
+            names.add(name)
 
     return check

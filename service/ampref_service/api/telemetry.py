@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, generate_latest
@@ -10,20 +10,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from amp_core.errors import Unavailable
+from ampref_service.catalog import clips, job_rows
+from ampref_service.services import Services
 
-log = structlog.get_logger("service.telemetry")
+log = structlog.get_logger("ampref_service.telemetry")
 
-Counts = Mapping[str, Mapping[str, int]]
-"""By gauge name: label value to count."""
-
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-_AGE = "ampref_oldest_due_job_seconds"
-
-_GAUGES = {
-    "ampref_jobs": ("Jobs by state", "state"),
-    "ampref_clips": ("Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", "tier"),
-}
 
 
 class Telemetry:
@@ -48,44 +41,51 @@ class Telemetry:
         )
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one request; methods that HTTP does not know share a label, because clients choose them."""
-        known = method if method in {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} else "other"
-        self._seconds.labels(route, known).observe(seconds)
-        self._requests.labels(route, known, str(status)).inc()
+        """Count one request; methods that HTTP does not have share a label, because clients choose them."""
+        method = method if method in _METHODS else "other"
+        self._seconds.labels(route, method).observe(seconds)
+        self._requests.labels(route, method, str(status)).inc()
 
-    def watch(self, counts: Callable[[], tuple[Counts, float]]) -> None:
-        """Ask `counts` at every scrape: what there is, and the age of the oldest job that is due, in seconds."""
-        self._registry.register(_Counted(counts))
+    def watch(self, services: Services) -> None:
+        """Count the catalog's clips and jobs at every scrape."""
+        self._registry.register(_CatalogCollector(services))
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self._registry)
 
 
-class _Counted(Collector):
-    def __init__(self, counts: Callable[[], tuple[Counts, float]]) -> None:
-        self._counts = counts
+class _CatalogCollector(Collector):
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        # Registering must not ask the database.
-        return [self._age(), *(GaugeMetricFamily(name, text, labels=[label]) for name, (text, label) in _GAUGES.items())]
-
-    @staticmethod
-    def _age(seconds: float | None = None) -> GaugeMetricFamily:
-        return GaugeMetricFamily(
-            _AGE, "How long the oldest job that is due has been waiting for a worker; 0 when none is", seconds
-        )
+        return _make_gauges()  # Without values: registering must not ask the database.
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        age, jobs, clips_by_tier = _make_gauges()
         try:
-            counts, waiting_sec = self._counts()
+            with self._services.catalog.session() as session:
+                counts = ((jobs, job_rows.counts(session)), (clips_by_tier, clips.count(session)))
+            age.add_metric([], self._services.queue.oldest_due())
         except Unavailable as error:
             # The latencies are worth the most while the database is away.
             log.warning("metrics_without_catalog", reason=error.what)
             return
-        yield self._age(waiting_sec)
-        for name, (text, label) in _GAUGES.items():
-            family = GaugeMetricFamily(name, text, labels=[label])
-            for value, count in counts.get(name, {}).items():
-                family.add_metric([value], count)
-            yield family
+        for gauge, values in counts:
+            for label, count in values.items():
+                gauge.add_metric([label], count)
+        yield from (age, jobs, clips_by_tier)
+
+
+def _make_gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily(
+            "ampref_oldest_due_job_seconds",
+            "How long the oldest job that is due has been waiting for a worker; 0 when none is",
+        ),
+        GaugeMetricFamily("ampref_jobs", "Jobs by state", labels=["state"]),
+        GaugeMetricFamily(
+            "ampref_clips", "Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", labels=["tier"]
+        ),
+    )

@@ -24,8 +24,8 @@ from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog, clips, datasets, schema
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment, Version, VersionFile, VersionMember
 from ampref_service.jobs import Claim, JobQueue
+from ampref_service.recipes import recipe_row
 from ampref_service.settings import Settings
-from ampref_service.uploads import recipe_row
 
 GOOD = {
     "mean_sum_fn_over_mg": 0.98,

@@ -145,6 +145,31 @@ def test_a_connection_may_be_used_again(served: Served) -> None:
         assert file.read() == b""  # closed when it had been idle
 
 
+def test_headers_that_stop_after_an_answer_are_given_up(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        start = time.monotonic()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        _read(connection)
+    assert 1.5 < time.monotonic() - start < 10.0
+
+
+def test_requests_in_one_packet_are_answered_in_turn(served: Served) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    with served.connect() as connection:
+        connection.sendall(request + b"\r\n" + request + b"Connection: close\r\n\r\n")
+        assert _read(connection).count(b"HTTP/1.1 200") == 2
+
+
+def test_what_is_no_http_after_an_answer_is_a_problem(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nHELO there\r\n\r\n")
+        first, _, second = _read(connection).partition(b"HTTP/1.1 400")
+    assert first.startswith(b"HTTP/1.1 200")
+    assert b"urn:ampref:error:bad-request" in second
+
+
 def test_what_is_no_http_is_a_problem_too(served: Served) -> None:
     for nonsense in (b"HELO there\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"):
         with served.connect() as connection:

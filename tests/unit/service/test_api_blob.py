@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
-from ampref_service import errors
-from ampref_service.api.blob import IMMUTABLE, StoredFile, serve
+from ampref_service.api import problems
+from ampref_service.api.files import IMMUTABLE, StoredFile, serve_file
 from ampref_service.blobs import open_blobs
 
 DATA = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
@@ -24,11 +24,11 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> TestClient:
     blobs = open_blobs((tmp_path / "blobs").as_uri() if request.param == "file" else "memory://")
     digest = blobs.put_bytes(DATA)
     app = FastAPI()
-    errors.install(app)
+    problems.install(app)
 
     @app.api_route("/file", methods=["GET", "HEAD"])
     def file(request: Request) -> Response:
-        return serve(request, blobs, StoredFile(digest, len(DATA), "walk.npz", "application/octet-stream", IMMUTABLE))
+        return serve_file(request, blobs, StoredFile(digest, len(DATA), "walk.npz", "application/octet-stream", IMMUTABLE))
 
     return TestClient(app)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from amp_core.strict_json import MAX_DEPTH
-from ampref_service.api.strict import loads
+from ampref_service.api.strict import parse_body
 from ampref_service.errors import BadRequest
 
 
@@ -32,22 +32,22 @@ from ampref_service.errors import BadRequest
 )
 def test_refuses_with_a_400(text: bytes, says: str) -> None:
     with pytest.raises(BadRequest, match=says) as refused:
-        loads(text)
+        parse_body(text)
     assert refused.value.status == 400
 
 
 def test_reads_what_is_json() -> None:
     text = '{"a": [1, -2.5, true, null, "ü 𝄞 \\ud834\\udd1e"], "b": {}}'
-    assert loads(text.encode()) == {"a": [1, -2.5, True, None, "ü 𝄞 𝄞"], "b": {}}
+    assert parse_body(text.encode()) == {"a": [1, -2.5, True, None, "ü 𝄞 𝄞"], "b": {}}
 
 
 def test_brackets_inside_of_strings_are_no_nesting() -> None:
     text = '["' + "[{" * (MAX_DEPTH * 4) + '\\"[", []]'
-    assert loads(text.encode())[1] == []
+    assert parse_body(text.encode())[1] == []
 
 
 def test_the_deepest_that_is_allowed() -> None:
     text = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
-    assert loads(text) is not None
+    assert parse_body(text) is not None
     with pytest.raises(BadRequest):
-        loads(b"[" + text + b"]")
+        parse_body(b"[" + text + b"]")

@@ -29,7 +29,7 @@ from ampref_service.cli.serve import (
 )
 
 if TYPE_CHECKING:
-    from ampref_service.api.deps import Services
+    from ampref_service.services import Services
     from ampref_service.settings import Settings
 
 

@@ -1,0 +1,203 @@
+"""What clips are in requests and responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+
+from amp_core.quality import METRICS
+from amp_core.recipe import GENERATED_MODES
+from ampref_service.api.jobs import JobView
+from ampref_service.api.pages import PageView
+from ampref_service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
+from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView
+from ampref_service.catalog.curriculum import MAX_LIMIT, SORTS, ClipQuery
+from ampref_service.catalog.records import Submission
+from ampref_service.errors import ParameterRefused
+
+
+class ClipView(View):
+    """A clip as it was uploaded."""
+
+    id: str
+    name: str
+    robot: str
+    robot_digest: str
+    source_digest: str = Field(description="SHA-256 of the uploaded bytes.")
+    source_format: str
+    read_options: dict[str, Any] = Field(description="`fps` and `quat_order`, where they were given at the upload.")
+    size: int = Field(description="bytes")
+    frames_in: int
+    fps_in: float
+    duration_sec: float
+    tags: list[str]
+    created_at: Time
+    parent: str | None = Field(description="Of a variant: the id of the clip that it was made from, while that is here.")
+    parent_digest: str | None = Field(description="Of a variant: SHA-256 of the bytes that it was made from.")
+    augmentation: str | None = Field(description="Of a variant: what was done, such as `mirror+warp=0.9`.")
+    lineage: str = Field(description="What a clip shares with all its variants: SHA-256 of the original's bytes.")
+
+
+class ListedClipView(ClipView):
+    """A clip in the curriculum, with the rollout that speaks for it."""
+
+    rollout: RolloutSummaryView | None = Field(
+        description="Its best rollout, or its best in the mode asked for; null until scored."
+    )
+
+
+class ClipDetail(ClipView):
+    """A clip with all its rollouts, the best first, and its jobs, newest first."""
+
+    rollouts: list[ClipRolloutView]
+    jobs: list[JobView]
+
+
+class ClipPage(PageView[ListedClipView]):
+    """A page of the curriculum."""
+
+
+class Submitted(BaseModel):
+    """What became of an upload, or of a wish for a rollout."""
+
+    clip: ClipView
+    job: JobView | None = Field(description="The job that scores it, or scored it.")
+    rollout: RolloutSummaryView | None = Field(description="The result, when it is known already.")
+
+    @classmethod
+    def from_submission(cls, submission: Submission, **fields: Any) -> Self:
+        """The view of a submission; `fields` are those of a subclass."""
+        return cls(
+            clip=ClipView.from_record(submission.clip),
+            job=JobView.from_record(submission.job) if submission.job else None,
+            rollout=RolloutSummaryView.from_record(submission.rollout) if submission.rollout else None,
+            **fields,
+        )
+
+
+class SeamView(View):
+    """Where a loop closes: frame `end` of the parent is followed by frame `start`."""
+
+    start: int
+    end: int
+    cycle_sec: float = Field(description="s, of one repetition.")
+    residual: float = Field(description="The largest difference of the two frames, as a share of what is allowed; 0 to 1.")
+    worst: str = Field(description="Which difference that is.")
+    blend_sec: float
+
+
+class VariantView(Submitted):
+    """A variant and what became of it."""
+
+    augmentation: str
+    seam: SeamView | None = Field(description="Of a loop.")
+
+
+class Augmented(BaseModel):
+    """A clip and the variants that were asked for."""
+
+    parent: ClipView
+    variants: list[VariantView]
+
+
+class ClipForm(BaseModel):
+    """A motion file and what to do with it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile = Field(description="The motion: `.pkl` (GMR), `.npz`, `.json` or `.csv`.")
+    name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
+    robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
+    mode: Mode | None = Field(
+        None, description="`auto` (default), `rollout`, `tracked` or `teacher_forced`, where `recipe` does not say it."
+    )
+    seed: Seed | None = Field(None, description="Of the recipe, where that does not say it; default 0.")
+    tags: list[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]] = Field(
+        default_factory=list, max_length=50, description="Repeat the field, or separate by commas."
+    )
+    fps: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Frames a second, for formats that do not say it (CSV)."
+    )
+    quat_order: Literal["xyzw", "wxyz"] | None = Field(
+        None, description="Of the quaternions, for formats that do not say it (CSV)."
+    )
+    format: Literal["pkl", "npz", "json", "csv"] | None = Field(
+        None, description="Default: by the file name's ending, then by content."
+    )
+    recipe: Annotated[str, StringConstraints(max_length=20_000)] | None = Field(
+        None, description="A recipe as JSON, or the part that differs from the mode's usual one; see `/v1/schema/modes`."
+    )
+
+
+class RolloutBody(Body):
+    """Which recipe to score a clip with: a mode's usual one, a whole one, or the part that differs."""
+
+    recipe: dict[str, Any] | None = None
+    mode: Mode | None = None
+    seed: Seed | None = None
+
+
+class AugmentBody(RolloutBody):
+    """Which variants of a clip to make, and how to score them."""
+
+    augmentations: list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9=.:+-]{1,120}$")]] = Field(
+        min_length=1,
+        max_length=20,
+        description="`mirror`, `warp=0.9`, `heading=90`, `loop=3`, or several joined by `+`; each makes one clip.",
+    )
+    tags: list[Tag] = Field(default_factory=list, max_length=50, description="Besides those of the parent.")
+
+
+class _ClipFilter(BaseModel):
+    """The curriculum query, but for the bounds of metrics."""
+
+    tier: TierParam | None = Field(None, description="0, 1, or -1 for Rejected: of the rollout that speaks for the clip.")
+    robot: RobotName | None = Field(None, description="The robot of the clip; one that is installed or has clips.")
+    mode: Literal[GENERATED_MODES] | None = Field(  # type: ignore[valid-type]
+        None, description="Let the best rollout in this mode speak for the clip."
+    )
+    tag: list[Tag] = Field(default_factory=list, max_length=20, description="Repeatable: the clip bears all of them.")
+    name: RobotName | None = Field(None, description="Part of the name, in any case.")
+    parent: Id | None = Field(None, description="The id of a clip: its variants.")
+    min_duration_sec: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(None, description="s, as uploaded.")
+    sort: Literal[tuple(f"{sign}{key}" for key in SORTS for sign in ("", "-"))] = Field(  # type: ignore[valid-type]
+        "-created_at", description="Ascending, or with `-` before it descending; clips without a value come last."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+
+    def to_query(self) -> ClipQuery:
+        """The query for the catalog; raises `ParameterRefused` where the lower bound of a metric is above the upper one."""
+        bounds = {m.name: (getattr(self, f"min_{m.name}"), getattr(self, f"max_{m.name}")) for m in METRICS}
+        for name, (low, high) in bounds.items():
+            if low is not None and high is not None and low > high:
+                raise ParameterRefused(
+                    f"min_{name} is above max_{name}", key=f"query.min_{name}", expected="the lower bound first"
+                )
+        return ClipQuery(
+            tier=self.tier,
+            robot=self.robot,
+            mode=self.mode,
+            tags=tuple(self.tag),
+            min_duration_sec=self.min_duration_sec,
+            name=self.name,
+            parent=self.parent,
+            metrics={name: pair for name, pair in bounds.items() if pair != (None, None)},
+            sort=self.sort.removeprefix("-"),
+            descending=self.sort.startswith("-"),
+            limit=self.limit,
+            cursor=self.cursor,
+        )
+
+
+_METRIC_BOUNDS: dict[str, Any] = {
+    f"{side}_{metric.name}": (
+        Annotated[float | None, Field(allow_inf_nan=False)],
+        Field(None, description=f"{words} this `{metric.name}` [{metric.unit}]"),
+    )
+    for metric in METRICS
+    for side, words in (("min", "at least"), ("max", "at most"))
+}
+ClipQueryParams = create_model("ClipQueryParams", __base__=_ClipFilter, **_METRIC_BOUNDS)

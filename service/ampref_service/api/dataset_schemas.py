@@ -1,0 +1,256 @@
+"""What datasets and versions are in requests and responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from amp_core.readiness import MAX_REASON, TEST_IDS
+from amp_core.recipe import SCALE_RANGE, PhysicsScale
+from ampref_service.api.jobs import JobView
+from ampref_service.api.pages import PageView
+from ampref_service.api.params import (
+    PRINTABLE,
+    Body,
+    Digest,
+    ExactVersion,
+    LockableTier,
+    Mode,
+    Name,
+    Note,
+    RobotName,
+    Tag,
+    Time,
+    View,
+)
+from ampref_service.catalog.records import Select
+
+
+class FileView(View):
+    """One of a version's three files."""
+
+    name: str
+    sha256: str = Field(description="`sha256:…` of its bytes; also its ETag.")
+    size: int = Field(description="bytes")
+    media_type: str
+    url: str
+
+
+class VersionSummary(View):
+    """A locked version in a list."""
+
+    dataset: str
+    version: str
+    robot: str
+    created_at: Time
+    locked_at: Time | None
+    dataset_hash: str | None = Field(description="SHA-256 of the feature rows.")
+    num_clips: int | None
+    num_frames: int | None
+    yanked: bool
+    yank_reason: str | None
+
+
+class BucketView(View):
+    """What a version holds of one bucket of physics; the manifest has its rows and statistics."""
+
+    name: str = Field(description="`canonical` for the robot's own physics, or its factors: `friction=0.7,mass=1.1`.")
+    physics: dict[str, float] = Field(description="Factors on `friction`, `mass` and `damping`.")
+    num_clips: int
+    num_frames: int
+
+
+class VersionView(VersionSummary):
+    """A locked version: what was selected, what came of it, its files and who may rely on it."""
+
+    asked_for: str = Field(description="The version, `latest` or alias in the address; `version` is what it means now.")
+    select: dict[str, Any]
+    feature_code_hash: str | None
+    manifest_sha256: str | None = Field(description="Pin this in a training config.")
+    readiness: dict[str, Any] | None = Field(
+        description="The training-readiness checklist, as of the lock: `ready`, `groups` of criteria with status and evidence, "
+        "each of the `tests` with status and reason, `waivers`, and the `checks` of every member. Only `checks` where it was "
+        "locked before there were tests."
+    )
+    verification_url: str | None = Field(description="All that the tests found, as JSON or as a page; null as above.")
+    coverage: dict[str, Any] | None = Field(
+        description="The manifest's `coverage`: seconds by tier, source and speed, stance, feature space. "
+        "Null where it was locked before there were any."
+    )
+    buckets: list[BucketView] = Field(description="By the physics that the clips were simulated in, the robot's own first.")
+    aliases: list[str] = Field(description="That point to this version now; `latest` among them.")
+    files: list[FileView]
+    manifest_url: str | None
+
+
+class DatasetView(View):
+    """A dataset: its locked versions, newest first, and what its aliases mean now."""
+
+    name: str
+    created_at: Time
+    latest: str | None = Field(description="The highest version that is locked, not yanked and no pre-release.")
+    aliases: dict[str, str]
+    versions: list[VersionSummary]
+
+
+class DatasetSummary(View):
+    """A dataset in a list."""
+
+    name: str
+    created_at: Time
+    latest: str | None
+    aliases: dict[str, str]
+    num_versions: int
+
+
+class DatasetList(BaseModel):
+    """Every dataset that has a locked version."""
+
+    items: list[DatasetSummary]
+
+
+_Factor = Annotated[float, Field(ge=SCALE_RANGE[0], le=SCALE_RANGE[1], allow_inf_nan=False)]
+
+
+class PhysicsBody(Body):
+    """A bucket: factors on the robot's own physics; what is left out is 1."""
+
+    friction: _Factor = 1.0
+    mass: _Factor = 1.0
+    damping: _Factor = 1.0
+
+
+class SelectBody(Body):
+    """Which rollouts a version takes: for each clip its best one in the robot's own physics, or its best in `mode`, or the one
+    of `recipe`; with `buckets`, its best one in each of them.
+
+    A rollout in scaled physics is taken only when its `recipe` or its bucket is named.
+    """
+
+    robot: RobotName = "wildrobot"
+    tier: Annotated[
+        LockableTier | list[LockableTier], Field(description="0, 1 or both; Tier 0 alone is what training wants.")
+    ] = 0
+    mode: Mode | None = None
+    recipe: Annotated[Digest | None, Field(description="A recipe's digest.")] = None
+    tags: list[Tag] = Field(default_factory=list, max_length=50, description="The clip bears all of them.")
+    clips: list[Name] = Field(default_factory=list, max_length=100_000, description="Ids or names; empty: all.")
+    segments: Annotated[bool, Field(description="Take passing windows of clips that fail as a whole, too.")] = False
+    buckets: Annotated[
+        Literal["all"] | Annotated[list[PhysicsBody], Field(min_length=1, max_length=100)] | None,
+        Field(
+            description="The physics to take each clip in, `{}` being the robot's own; `all`: in each that it was scored in."
+        ),
+    ] = None
+
+    def to_select(self) -> Select:
+        """The selection for the catalog, where each tier and each bucket is there once."""
+        buckets: Literal["all"] | tuple[PhysicsScale, ...] | None
+        if isinstance(self.buckets, list):
+            scales = {PhysicsScale(bucket.friction, bucket.mass, bucket.damping) for bucket in self.buckets}
+            buckets = tuple(sorted(scales, key=lambda scale: scale.order))
+        else:
+            buckets = self.buckets
+        return Select(
+            robot=self.robot,
+            tiers=tuple(dict.fromkeys(self.tier if isinstance(self.tier, list) else [self.tier])),
+            mode=self.mode,
+            recipe=self.recipe,
+            tags=tuple(self.tags),
+            clips=tuple(self.clips),
+            segments=self.segments,
+            buckets=buckets,
+        )
+
+
+class WaiverBody(Body):
+    """A failure that is borne, and why."""
+
+    test: Literal[TEST_IDS] = Field(description="The test's id.")  # type: ignore[valid-type]
+    reason: Annotated[str, PRINTABLE] = Field(max_length=MAX_REASON, description="For those who train on the version.")
+
+
+class LockBody(Body):
+    """A version to be locked."""
+
+    version: ExactVersion
+    select: SelectBody = Field(default_factory=SelectBody)
+    waivers: list[WaiverBody] = Field(
+        default_factory=list,
+        max_length=len(TEST_IDS),
+        description="Readiness tests whose failure does not stop the lock; the manifest keeps them, each test once.",
+    )
+
+
+class Locking(BaseModel):
+    """A version that is being locked: follow the job; the version appears when it has succeeded."""
+
+    dataset: str
+    version: str
+    state: Literal["locking"]
+    select: dict[str, Any]
+    job: JobView
+    pending_clips: Annotated[
+        int, Field(description="Clips that fit by robot, tags and names and are still being scored: too late, maybe.")
+    ]
+
+
+class AliasBody(Body):
+    """What an alias is to mean."""
+
+    version: ExactVersion
+
+
+class YankBody(Body):
+    """Why nobody should start to use a version."""
+
+    reason: Note
+
+
+class MemberView(View):
+    """Frames of one rollout in a version: a segment of it."""
+
+    position: int = Field(description="The segment's number in the version.")
+    clip_id: str
+    rollout_id: str
+    name: str
+    start: int
+    end: int = Field(description="Half-open: the frames `start ≤ k < end` of the rollout.")
+    tier: int
+
+
+class MemberPage(PageView[MemberView]):
+    """Segments of a version, in their order."""
+
+
+class TakenView(View):
+    """What a version takes of one clip in one bucket."""
+
+    clip_id: str
+    name: str
+    bucket: str
+    rollout_id: str
+    tiers: list[int]
+    ranges: list[tuple[int, int]] = Field(description="Half-open frame ranges of the rollout.")
+    frames: int
+
+
+class ChangedView(View):
+    """A clip that both versions hold in the same bucket, with another rollout or other frames."""
+
+    before: TakenView
+    after: TakenView
+
+
+class DiffView(BaseModel):
+    """From one version to another."""
+
+    dataset: str
+    before: str
+    after: str
+    same_features: bool = Field(description="Whether the feature rows are the same, bit for bit.")
+    added: list[TakenView]
+    removed: list[TakenView]
+    changed: list[ChangedView]
+    unchanged: int

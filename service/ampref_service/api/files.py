@@ -1,0 +1,190 @@
+"""Serving one stored file: validators, conditional requests, byte ranges, HEAD.
+
+The ETag is strong and is the content's SHA-256, so a client can resume, revalidate and verify with the same value. Rules are
+those of RFC 9110 §13–14: `If-Match`, then `If-None-Match`, then `Range` under `If-Range`. Several ranges in one request are
+answered with the complete file, which the RFC allows and no client of ours asks for.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from amp_core.errors import IntegrityError, NotFound
+from ampref_service.api.problems import problem, responses
+from ampref_service.blobs import BlobStore
+from ampref_service.errors import PreconditionFailed, RangeNotSatisfiable
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+REVALIDATE = "public, no-cache"
+BINARY = "application/octet-stream"
+
+_READ_BYTES = 1024 * 1024
+_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A blob with what HTTP needs besides its bytes: `digest` is `sha256:…`, `cache` a Cache-Control value."""
+
+    digest: str
+    size: int
+    filename: str
+    media_type: str = BINARY
+    cache: str = IMMUTABLE
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.digest.removeprefix("sha256:")}"'
+
+    def headers(self) -> dict[str, str]:
+        sha256 = base64.b64encode(bytes.fromhex(self.digest.removeprefix("sha256:"))).decode()
+        return {
+            "etag": self.etag,
+            "cache-control": self.cache,
+            "accept-ranges": "bytes",
+            "repr-digest": f"sha-256=:{sha256}:",
+            "content-disposition": f'attachment; filename="{self.filename}"',
+        }
+
+
+def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_headers: dict[str, str] | None = None) -> Response:
+    """The answer to a GET or HEAD of `file`: 200, 206, 304, 412 or 416.
+
+    Raises:
+      IntegrityError: the blob is missing, cannot be read or is of another size.
+    """
+    conditions, headers = request.headers, file.headers() | (extra_headers or {})
+    if "if-match" in conditions and not _matches(conditions["if-match"], file.etag, weak=False):
+        mismatch = PreconditionFailed("If-Match names other bytes than there are", key="if-match", expected=file.etag)
+        return problem(request.scope, mismatch)
+    if "if-none-match" in conditions and _matches(conditions["if-none-match"], file.etag, weak=True):
+        return Response(status_code=304, headers=headers)
+    status, start, end = 200, 0, file.size
+    if conditions.get("if-range", file.etag).strip() == file.etag:
+        span = _parse_range(conditions.get("range", ""), file.size)
+        if span is not None:
+            status, (start, end) = 206, span
+            headers["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
+    if status == 206 and start >= end:
+        outside = RangeNotSatisfiable(
+            f"the file has {file.size:,} bytes", key="range", expected=f"a range within 0-{file.size - 1}"
+        )
+        return problem(request.scope, outside, headers={"content-range": f"bytes */{file.size}"})
+    headers["content-length"] = str(end - start)
+    _check_blob(blobs, file)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=file.media_type)
+    return _BlobResponse(_read_chunks(blobs, file.digest, start, end), status, headers, file.media_type)
+
+
+def _check_blob(blobs: BlobStore, file: StoredFile) -> None:
+    """Refuse before the headers are out what could not be sent after them. Blobs never change, so this stays true."""
+    try:
+        size = blobs.size(file.digest)
+        path = blobs.local_path(file.digest)
+        if path is not None:
+            path.open("rb").close()
+        fault = "" if size == file.size else f"has {size:,} bytes instead of {file.size:,}"
+    except NotFound:
+        fault = "is not there"
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror or error})"
+    if fault:
+        raise IntegrityError(
+            f"the stored bytes of this file are damaged: the blob {fault}",
+            file=file.filename,
+            expected=f"{file.size:,} bytes with {file.digest}",
+            remedy="The operator has to put the blob store (AMPREF_BLOB_URL) back from a backup, or check its permissions",
+        )
+
+
+def _matches(header: str, etag: str, *, weak: bool) -> bool:
+    tags = [tag.strip() for tag in header.split(",")]
+    return "*" in tags or etag in tags or (weak and f"W/{etag}" in tags)
+
+
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """The half-open byte range of a Range header, `start >= end` when it lies outside, None for one that is not served."""
+    match = _RANGE.fullmatch(header)
+    if match is None:
+        return None
+    first, last = match.groups()
+    if first:
+        if last and int(last) < int(first):
+            return None
+        return int(first), min(int(last) + 1, size) if last else size
+    if not last:
+        return None
+    return (size, size) if int(last) == 0 else (max(0, size - int(last)), size)
+
+
+async def _read_chunks(blobs: BlobStore, digest: str, start: int, end: int) -> AsyncIterator[bytes]:
+    path = await anyio.to_thread.run_sync(blobs.local_path, digest)
+    if path is None:
+        async for chunk in iterate_in_threadpool(blobs.iter_range(digest, start, end)):
+            yield chunk
+        return
+    # Closed without awaiting: in a task that was cancelled an await would end before the file is closed.
+    with await anyio.to_thread.run_sync(lambda: open(path, "rb", buffering=0)) as file:
+        file.seek(start)
+        while start < end:
+            chunk = await anyio.to_thread.run_sync(file.read, min(_READ_BYTES, end - start))
+            if not chunk:
+                raise OSError(f"blob {digest} is shorter than its row says")
+            start += len(chunk)
+            yield chunk
+
+
+class _BlobResponse(StreamingResponse):
+    """A stream that closes its file at once when the client leaves."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            close = getattr(self.body_iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def add_file_route(
+    router: APIRouter, path: str, endpoint: Callable[..., Any], name: str, *, dependencies: list[Any] | None = None
+) -> None:
+    """Serve the file that `endpoint` returns to GET (`get_{name}`) and HEAD (`head_{name}`)."""
+    for method in ("GET", "HEAD"):
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            name=f"{method.lower()}_{name}",
+            response_class=Response,
+            responses=file_responses(BINARY),
+            dependencies=dependencies,
+        )
+
+
+def file_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of an endpoint that serves a file, or that there is none."""
+    binary = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    headers = {
+        "ETag": {"description": "The file's SHA-256, quoted.", "schema": {"type": "string"}},
+        "Repr-Digest": {"description": "The file's SHA-256 (RFC 9530).", "schema": {"type": "string"}},
+        "Accept-Ranges": {"schema": {"type": "string"}},
+    }
+    return {
+        200: {"description": "The whole file", "content": binary, "headers": headers},
+        206: {"description": "The range that was asked for", "content": binary, "headers": headers},
+        304: {"description": "The client's copy is current", "headers": headers},
+        **responses(404, 412, 416),
+    }

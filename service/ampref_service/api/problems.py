@@ -1,0 +1,204 @@
+"""One shape for every error that the service answers: `application/problem+json` (RFC 9457).
+
+Whatever goes wrong (an unknown route, a motion with NaN in it, a bug), the client reads the same members:
+
+    type        urn:ampref:error:SLUG: stable, made for programs
+    title       the kind of error, the same for every occurrence
+    status      the HTTP status
+    detail      this occurrence, as one readable text
+    instance    the path of the request
+    request_id  also in the X-Request-ID header and in the service's log
+    what, file, key, frame, expected, remedy    the facts of `amp_core.errors`, where they are known
+    errors      every fault of a query or a body, when there may be several
+
+Values that the client sent are never echoed as JSON values: NaN and lone surrogates among them could not be serialized.
+An unexpected exception is logged with its traceback; the client reads the request id and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import compile_path
+
+from amp_core.errors import AmprefError, NotFound
+from ampref_service import errors
+
+log = structlog.get_logger("ampref_service.errors")
+
+MEDIA_TYPE = "application/problem+json"
+_TYPE_PREFIX = "urn:ampref:error:"
+_BY_STATUS: dict[int, type[AmprefError]] = {
+    kind.status: kind
+    for kind in (errors.BadRequest, errors.RequestTimeout, errors.UnsupportedMediaType, errors.RangeNotSatisfiable)
+}
+
+
+class Fault(BaseModel):
+    """One fault of a request that may have several."""
+
+    key: str = Field(description="Where: `query.limit`, `body.select.tier`, …")
+    what: str
+
+
+class Problem(BaseModel):
+    """Every error of this service, whatever its status."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:ampref:error:motion-refused",
+                "title": "The motion cannot be used",
+                "status": 422,
+                "detail": "walk.pkl, key 'dof_pos', frame 17: holds NaN; expected finite radians. Remove the frame",
+                "instance": "/v1/clips",
+                "request_id": "b2f0c6f2a6f94b6c9a3f3d1f6f0e8f55",
+                "what": "holds NaN",
+                "file": "walk.pkl",
+                "key": "dof_pos",
+                "frame": 17,
+                "expected": "finite radians",
+                "remedy": "Remove the frame",
+            }
+        }
+    )
+
+    type: str = Field(description="`urn:ampref:error:SLUG`, stable: decide by this, not by the texts.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The path that was asked for.")
+    request_id: str = Field(description="The same as the X-Request-ID header; quote it in a bug report.")
+    what: str | None = None
+    file: str | None = None
+    key: str | None = None
+    frame: int | None = None
+    expected: str | None = None
+    remedy: str | None = None
+    errors: list[Fault] | None = None
+
+
+def problem(
+    scope: Mapping[str, Any], error: AmprefError, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
+) -> Response:
+    """The response for `error`; `scope` is the ASGI scope of the request, or empty where it could not be read."""
+    body: dict[str, Any] = error.to_dict() | {
+        "type": _TYPE_PREFIX + error.slug,
+        "title": error.title,
+        "status": error.status,
+        "instance": str(scope.get("path", "")),
+        "request_id": str(scope.get("ampref.request_id", "")),
+    }
+    if faults:
+        body["errors"] = [fault.model_dump() for fault in faults]
+    # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
+    content = json.dumps(body, ensure_ascii=True, allow_nan=False).encode()
+    return Response(content, error.status, dict(headers or {}) | {"cache-control": "no-store"}, MEDIA_TYPE)
+
+
+def format_traceback(error: BaseException) -> str:
+    """A traceback without local variables: they hold what was uploaded, and take seconds to print."""
+    return "".join(traceback.format_exception(error))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem; `ampref_service.api.faults` adds those of parameters and fields."""
+    app.add_exception_handler(AmprefError, _on_ampref_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_exception)
+
+
+def _on_ampref_error(request: Request, error: Exception) -> Response:
+    error = cast(AmprefError, error)
+    if error.status >= 500:
+        # Damaged bytes are for the operator to mend; where they were read says no more about them.
+        details = {} if error.slug == "integrity" else {"exception": format_traceback(error)}
+        log.error("request_failed", slug=error.slug, detail=str(error), **details)
+    return problem(
+        request.scope, error, headers={"retry-after": "5"} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    )
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    error = cast(HTTPException, error)
+    if isinstance(error.__cause__, AmprefError):  # FastAPI wraps whatever is raised while it reads a body.
+        return _on_ampref_error(request, error.__cause__)
+    path = str(request.scope.get("path", ""))
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem(request.scope, NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are"))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = _list_methods(request.app.openapi(), path)
+        refusal = errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=allowed)
+        return problem(request.scope, refusal, headers={"allow": allowed})
+    return problem(request.scope, _convert_error(error), headers=error.headers)
+
+
+def _on_exception(request: Request, error: Exception) -> Response:
+    log.error("unhandled_exception", path=request.scope.get("path"), exception=format_traceback(error))
+    return problem(request.scope, errors.InternalError())
+
+
+def _list_methods(document: Mapping[str, Any], path: str) -> str:
+    # The router names only the methods of the first route with this path.
+    matches = [operations for template, operations in document["paths"].items() if compile_path(template)[0].match(path)]
+    return ", ".join(sorted({method.upper() for operations in matches for method in operations}))
+
+
+_FORM_FAULTS = (
+    ("Part exceeded", "a text field is too long", "text fields of at most 64 kB: a name has at most 120 characters"),
+    ("Too many files", "there is more than one file", "one file a request"),
+    ("Too many fields", "there are too many fields", "at most 128 text fields"),
+    ("Missing boundary", "the Content-Type names no boundary", "multipart/form-data; boundary=…"),
+    ("Invalid multipart", "the form cannot be read", "multipart/form-data, whose parts have headers of at most 4 kB"),
+)
+"""How the messages of Starlette's multipart parser begin, which has no error codes; what is wrong; what is expected."""
+
+
+def _convert_error(error: HTTPException) -> AmprefError:
+    """The error of ours that says what a framework's exception means."""
+    if isinstance(error.__context__, MultiPartException):
+        matches = (fault[1:] for fault in _FORM_FAULTS if error.detail.startswith(fault[0]))
+        what, expected = next(matches, (error.detail, "multipart/form-data"))
+        remedy = "Let a client build the form, one file a request: curl -F file=@walk.npz -F name=walk"
+        return errors.BadRequest(what, key="body", expected=expected, remedy=remedy)
+    if error.status_code in _BY_STATUS:
+        return _BY_STATUS[error.status_code](error.detail)
+    result = AmprefError(error.detail)
+    result.slug, result.title = f"http-{error.status_code}", HTTPStatus(error.status_code).phrase
+    result.status = error.status_code
+    return result
+
+
+_DESCRIPTIONS = {
+    400: "The request cannot be read",
+    404: "No such thing",
+    408: "The body did not arrive in time",
+    409: "In conflict with what is there",
+    412: "If-Match names other bytes",
+    413: "Over a limit",
+    415: "Wrong content type",
+    416: "The range lies outside the file",
+    422: "The input cannot be used",
+    500: "A fault of the service",
+    503: "The database, the blobs or the broker cannot be reached",
+}
+
+BODY_STATUSES = (400, 408, 413, 415)
+"""What an endpoint that reads a body may answer."""
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries for the problems that an endpoint may answer; 422, 500 and 503 are always among them."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in sorted({*statuses, 422, 500, 503})}

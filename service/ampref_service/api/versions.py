@@ -1,0 +1,205 @@
+"""Versions of a dataset: lock one, yank it, serve its members, files and verification.
+
+A version is shown complete or not at all: while its lock job works, and after it failed, its address is a 404 that names the
+job. What an address with an exact version serves never changes and may be cached for ever; one with an alias is revalidated.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import BackgroundTasks, Query, Request, Response
+from fastapi.responses import HTMLResponse
+
+from amp_core.errors import NotFound
+from amp_core.readiness import check_waivers
+from amp_core.strict_json import read_json
+from amp_core.verify.html import page
+from ampref_service.api.dataset_schemas import (
+    FileView,
+    LockBody,
+    Locking,
+    MemberPage,
+    MemberView,
+    VersionView,
+    YankBody,
+)
+from ampref_service.api.deps import Caller, ServicesDep, needs
+from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
+from ampref_service.api.jobs import JobView
+from ampref_service.api.pages import link_next, page_responses
+from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
+from ampref_service.api.problems import BODY_STATUSES, responses
+from ampref_service.api.strict import make_router
+from ampref_service.catalog import Session, datasets, sources
+from ampref_service.catalog.records import Version
+from ampref_service.versions import find_version, request_lock
+
+router = make_router("datasets")
+
+READ = [needs("datasets:read")]
+Writer = Annotated[Caller, needs("datasets:write")]
+
+_YANKED = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
+
+
+@router.post("/{name}/versions", status_code=202, responses=responses(404, 409, *BODY_STATUSES))
+def lock_version(
+    name: DatasetName,
+    body: LockBody,
+    services: ServicesDep,
+    response: Response,
+    background: BackgroundTasks,
+    caller: Writer,
+) -> Locking:
+    """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
+    waivers = check_waivers(waiver.model_dump() for waiver in body.waivers)
+    locking = request_lock(services, name, body.version, body.select.to_select(), waivers, actor=caller.name)
+    background.add_task(services.ring, locking.job.id)
+    response.headers["location"] = f"/v1/jobs/{locking.job.id}"
+    return Locking(
+        dataset=name,
+        version=locking.version.version,
+        state="locking",
+        select=dict(locking.version.select),
+        job=JobView.from_record(locking.job),
+        pending_clips=locking.pending_clips,
+    )
+
+
+@router.get("/{name}/versions/{version}", responses={200: {"headers": _YANKED}, **responses(404)}, dependencies=READ)
+def get_version(name: DatasetName, version: VersionOrAlias, services: ServicesDep, response: Response) -> VersionView:
+    """A locked version by its exact name, `latest` or an alias: readiness, files and digests. 404 while it is being locked."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+        response.headers.update(_warn_of_yank(row))
+        return view_version(session, row, version)
+
+
+def view_version(session: Session, row: Version, asked_for: str) -> VersionView:
+    """The view of a version under the name that it was asked for by."""
+    dataset = datasets.get_dataset(session, row.dataset)
+    address = f"/v1/datasets/{row.dataset}/versions/{row.version}"
+    files = [FileView.from_record(file, sha256=file.digest, url=f"{address}/files/{file.name}") for file in row.files]
+    aliases = [alias for alias, version in dataset.aliases.items() if version == row.version]
+    is_verified = sources.get_verification(session, row.id) is not None
+    return VersionView.from_record(
+        row,
+        asked_for=asked_for,
+        manifest_sha256=row.manifest_digest,
+        coverage=datasets.get_coverage(session, row.id),
+        buckets=datasets.get_buckets(session, row.id),
+        aliases=sorted([*aliases, *(["latest"] if dataset.latest == row.version else [])]),
+        files=files,
+        manifest_url=next((file.url for file in files if file.sha256 == row.manifest_digest), None),
+        verification_url=f"{address}/verification" if is_verified else None,
+    )
+
+
+def _warn_of_yank(row: Version) -> dict[str, str]:
+    if not row.yanked:
+        return {}
+    # Quoted, on one line, in ASCII: what a header can carry.
+    reason = (row.yank_reason or "").encode("ascii", "replace").decode().replace("\\", "/").replace('"', "'")
+    text = " ".join(f"{row.dataset}=={row.version} is yanked: {reason}".split())
+    return {"warning": f'299 ampref "{text}"'}
+
+
+@router.post("/{name}/versions/{version}/yank", responses=responses(404, *BODY_STATUSES))
+def yank_version(
+    name: DatasetName, version: ExactVersion, body: YankBody, services: ServicesDep, caller: Writer
+) -> VersionView:
+    """Ask that nobody starts to use a version: `latest` passes it by, its exact name still works and warns."""
+    with services.catalog.begin() as session:
+        row = datasets.yank_version(session, name, version, body.reason, actor=caller.name)
+        return view_version(session, row, version)
+
+
+@router.post("/{name}/versions/{version}/unyank", responses=responses(404))
+def unyank_version(name: DatasetName, version: ExactVersion, services: ServicesDep, caller: Writer) -> VersionView:
+    """Take a yank back."""
+    with services.catalog.begin() as session:
+        row = datasets.unyank_version(session, name, version, actor=caller.name)
+        return view_version(session, row, version)
+
+
+@router.get("/{name}/versions/{version}/members", responses=page_responses(404), dependencies=READ)
+def list_members(
+    name: DatasetName,
+    version: VersionOrAlias,
+    services: ServicesDep,
+    request: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    cursor: Annotated[Position | None, Query(description="`next_cursor` of the page before.")] = None,
+) -> MemberPage:
+    """Which frames of which rollouts a version holds, segment by segment."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+        members = datasets.list_members(session, row.id, after=-1 if cursor is None else int(cursor), limit=limit)
+    next_cursor = str(members[-1].position) if len(members) == limit else None
+    link_next(request, response, next_cursor)
+    return MemberPage(items=[MemberView.from_record(member) for member in members], next_cursor=next_cursor)
+
+
+def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, services: ServicesDep) -> Response:
+    """One of the version's files, with its SHA-256 as ETag. Resumes by Range; an exact version's may be cached for ever."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+        artifact = datasets.get_file(session, name, row.version, file)
+    cache = IMMUTABLE if row.version == version else REVALIDATE
+    stored = StoredFile(artifact.digest, artifact.size, artifact.name, artifact.media_type, cache)
+    return serve_file(request, services.blobs, stored, _warn_of_yank(row))
+
+
+add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)
+
+
+_PAGE_HEADERS = {
+    # Nothing may be loaded and nothing may run, whatever a clip's name would come to hold.
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "cache-control": REVALIDATE,
+}
+
+
+def _verification_responses() -> dict[int | str, dict[str, Any]]:
+    """As of a file, of which a page can be asked for instead."""
+    result = file_responses("application/json")
+    content = {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}}
+    result[200] = {"description": "The report", "content": content, "headers": result[200]["headers"] | _YANKED}
+    return result
+
+
+@router.get(
+    "/{name}/versions/{version}/verification",
+    response_class=Response,
+    responses=_verification_responses(),
+    dependencies=READ,
+)
+def get_verification(
+    name: DatasetName,
+    version: VersionOrAlias,
+    services: ServicesDep,
+    request: Request,
+    format: Annotated[
+        Literal["json", "html"] | None, Query(description="Default: as `Accept` asks, JSON where that allows it.")
+    ] = None,
+) -> Response:
+    """Everything that the readiness tests found before the lock, as JSON or as one page for people."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+        report = sources.get_verification(session, row.id)
+    if report is None:
+        raise NotFound(
+            f"{row.dataset}=={row.version} was locked before there were readiness tests",
+            remedy=f"Test it as it is: ampref verify {row.dataset}=={row.version}",
+        )
+    headers = _warn_of_yank(row) | {"vary": "accept"}
+    accept = request.headers.get("accept", "")
+    is_browser = "text/html" in accept and "application/json" not in accept
+    if format == "html" or (format is None and is_browser):
+        document = read_json(services.blobs.read_bytes(report.digest))
+        return HTMLResponse(page(document, groups=document["groups"]), headers=headers | _PAGE_HEADERS)
+    cache = IMMUTABLE if row.version == version else REVALIDATE
+    stored = StoredFile(report.digest, report.size, report.name, report.media_type, cache)
+    return serve_file(request, services.blobs, stored, headers)

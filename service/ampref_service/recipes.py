@@ -1,0 +1,41 @@
+"""Recipes as requests name them and as the catalog keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amp_core.errors import RecipeRefused
+from amp_core.recipe import DEFAULT_MODE, Recipe
+from amp_core.tiers import check_recipe
+from ampref_service.catalog.records import RecipeRow
+
+
+def resolve_recipe(mode: str | None, seed: int | None, recipe: Any) -> Recipe:
+    """The recipe of a request: a mode's usual one, a complete one, or the part that differs from the usual one.
+
+    `mode` and `seed` are those of a recipe that does not state them itself.
+
+    Raises:
+      RecipeRefused: there is no such recipe, it cannot be used here, or `mode` or `seed` contradicts it.
+    """
+    if recipe is None:
+        return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
+    if isinstance(recipe, dict):
+        for name, value in (("mode", mode), ("seed", seed)):
+            if value is not None and recipe.get(name, value) != value:
+                raise RecipeRefused(
+                    f"{name} is given twice: in the recipe and beside it, and they differ",
+                    key=name,
+                    expected="one of the two, or both the same",
+                    remedy=f"Leave out the field {name}",
+                )
+        recipe = {"mode": mode or DEFAULT_MODE} | ({} if seed is None else {"seed": seed}) | recipe
+    result = Recipe.from_dict(recipe)
+    # Before it is stored: the worker would refuse it too.
+    check_recipe(result)
+    return result
+
+
+def recipe_row(recipe: Recipe) -> RecipeRow:
+    """A recipe as the catalog keeps it."""
+    return RecipeRow(recipe.digest, recipe.mode, recipe.to_dict())

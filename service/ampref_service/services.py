@@ -1,0 +1,65 @@
+"""What the service has open while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from amp_core.errors import NotFound
+from amp_core.robot import Robot, load_robots
+from ampref_service.blobs import BlobStore, open_blobs
+from ampref_service.catalog import Catalog
+from ampref_service.jobs import JobQueue
+from ampref_service.settings import Settings
+
+log = structlog.get_logger("ampref_service.services")
+
+Notify = Callable[[str], None]
+"""Wakes a worker for a job id. It may fail or be lost: the job table is the queue, and the sweeper calls it again."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that was opened at start-up."""
+
+    settings: Settings
+    catalog: Catalog
+    blobs: BlobStore
+    robots: Mapping[str, Robot]
+    notify: Notify
+
+    @property
+    def queue(self) -> JobQueue:
+        """The job queue with this service's settings."""
+        return JobQueue(self.catalog, lease_sec=self.settings.lease_sec, max_attempts=self.settings.max_attempts)
+
+    def robot(self, name: str) -> Robot:
+        """The installed robot `name`; `NotFound` lists those that there are."""
+        try:
+            return self.robots[name]
+        except KeyError:
+            raise NotFound(
+                f"no robot {name!r} is installed here",
+                key="robot",
+                expected=f"one of {', '.join(sorted(self.robots))}",
+                remedy="The operator installs robots with AMPREF_ROBOTS; they are never taken over HTTP",
+            ) from None
+
+    def ring(self, job_id: str) -> None:
+        """Wake a worker for a job that was committed. A broken doorbell changes nothing: the sweeper rings again."""
+        try:
+            self.notify(job_id)
+        except Exception as error:
+            log.warning("notify_failed", job=job_id, error=f"{type(error).__name__}: {error}")
+
+
+def open_services(settings: Settings, notify: Notify, robots: Mapping[str, Robot] | None = None) -> Services:
+    """Open the catalog, the blobs and, unless they are passed, the robots that `settings` name.
+
+    Raises:
+      RobotRefused: a robot cannot be used, or two have one name.
+    """
+    robots = load_robots(settings.robots) if robots is None else robots
+    return Services(settings, Catalog.open(settings.database_url), open_blobs(settings.blob_url), robots, notify)

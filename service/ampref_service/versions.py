@@ -1,0 +1,107 @@
+"""Locking a version, and finding one by the names that lead to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from amp_core.errors import InputRefused, NotFound
+from ampref_service.catalog import Session, datasets, job_rows
+from ampref_service.catalog.records import Job, Select, Version
+from ampref_service.services import Services
+
+_LISTED = 5  # Clips that an error names.
+
+
+@dataclass(frozen=True)
+class Locking:
+    """A version that is being locked by `job`.
+
+    `pending_clips` fit by robot, tags and names and are still being scored, perhaps too late for this version.
+    """
+
+    version: Version
+    job: Job
+    pending_clips: int
+
+
+def request_lock(
+    services: Services,
+    dataset: str,
+    version: str,
+    select: Select,
+    waivers: Sequence[Mapping[str, str]] = (),
+    *,
+    actor: str,
+) -> Locking:
+    """Reserve a version's name and queue the job that locks what `select` finds now.
+
+    Raises:
+      NotFound: the robot is not installed.
+      InputRefused: the selection is empty, or names clips or buckets that hold nothing.
+      Conflict: the version is locked or being locked, or the dataset is of another robot.
+    """
+    services.robot(select.robot)
+    attempts = services.settings.max_attempts
+    with services.catalog.session() as session:
+        _check_selection(session, select)
+    with services.catalog.begin() as session:
+        row, job = datasets.begin_version(
+            session, dataset, version, select, waivers=waivers, max_attempts=attempts, actor=actor
+        )
+        return Locking(row, job, datasets.pending_clips(session, select))
+
+
+def _check_selection(session: Session, select: Select) -> None:
+    missing = datasets.missing_clips(session, select)
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise InputRefused(
+            f"there is no clip {', '.join(repr(clip) for clip in missing[:_LISTED])}{more} for the robot {select.robot!r}",
+            key="select.clips",
+            expected="ids or names of clips",
+            remedy="GET /v1/clips lists what there is",
+        )
+    empty, filled = datasets.missing_buckets(session, select)
+    if empty and filled:
+        raise InputRefused(
+            f"nothing of the selection is in the bucket {', '.join(repr(scale.name) for scale in empty)}",
+            key="select.buckets",
+            expected=f"of {', '.join(scale.name for scale in filled)}",
+            remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
+        )
+    if next(datasets.select_members(session, select, chunk=1), None) is None:
+        raise InputRefused(
+            "the selection is empty",
+            key="select",
+            expected="at least one rollout of the tiers asked for",
+            remedy="Widen it (tier, tags, segments), or wait for the clips' jobs; GET /v1/clips?tier=0 lists what would go in",
+        )
+
+
+def find_version(session: Session, dataset: str, version: str) -> Version:
+    """A locked version by its exact number, `latest` or an alias.
+
+    Raises:
+      NotFound: there is none. Where it was to be locked, the error names the job and says what became of it.
+    """
+    try:
+        return datasets.get_version(session, dataset, version)
+    except NotFound:
+        for job in job_rows.list_jobs(session, kind="lock", limit=500).items:
+            if job.payload.get("dataset") == dataset and job.payload.get("version") == version:
+                raise _explain_lock(f"{dataset}=={version}", job) from None
+        raise
+
+
+def _explain_lock(name: str, job: Job) -> NotFound:
+    if not job.finished:
+        return NotFound(
+            f"{name} is not there yet: its lock job {job.id} is {job.state}",
+            remedy=f"Follow GET /v1/jobs/{job.id}; the version appears when it has succeeded",
+        )
+    reason = f" ({job.error['detail']})" if job.error and "detail" in job.error else ""
+    return NotFound(
+        f"{name} is not there: its lock job {job.id} has ended as {job.state}{reason}",
+        remedy="Mend what it names, and lock the version again",
+    )
