@@ -7,7 +7,6 @@ those of the slip metrics, of `kinematic_contacts` and of the diagnosis. The flo
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -134,14 +133,8 @@ class FootTracker:
         self._robot = robot
         self._size = min(size, _POSES_AT_ONCE)
         self._corners = [box_corners(robot.model, foot.geoms) for foot in robot.feet]
-        # Without contacts, constraints and sensors: all that the places of the bodies need, and cheap. Sleeping bodies would be
-        # passed over.
-        self._model, disabled = copy.copy(robot.model), mujoco.mjtDisableBit
-        for flag in (disabled.mjDSBL_CONSTRAINT, disabled.mjDSBL_CONTACT, disabled.mjDSBL_SENSOR):
-            self._model.opt.disableflags |= int(flag)
-        self._model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-        self._data = mujoco.MjData(self._model)
-        self._batch = None if nthread == 1 else Batch(self._model, self._size, nthread=nthread)
+        self._data = mujoco.MjData(robot.kinematic_model)
+        self._batch = None if nthread == 1 else Batch(robot.kinematic_model, self._size, nthread=nthread)
 
     def speeds(self, start: Array, end: Array) -> Array:
         """(N, F) m/s: how fast the slowest corner of each foot moved horizontally during each control step.
@@ -191,7 +184,7 @@ class FootTracker:
         """(N, nbody, 3) and (N, nbody, 9): the bodies' places and axes in at most `size` states; possibly views."""
         if self._batch is None:
             # The one function that is needed costs half of what a batch's position stage does, which also factors the inertia.
-            data, model = self._data, self._model
+            data, model = self._data, self._robot.kinematic_model
             xpos, xmat = np.empty((len(qpos), model.nbody, 3)), np.empty((len(qpos), model.nbody, 9))
             state, place, axes, kinematics = data.qpos, data.xpos, data.xmat, mujoco.mj_kinematics
             for k, row in enumerate(qpos):

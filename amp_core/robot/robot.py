@@ -146,6 +146,15 @@ class Robot:
         """The feature layout: 2·n + 7 + C dimensions."""
         return FeatureLayout(self.joint_names, self.channels)
 
+    @cached_property
+    def kinematic_model(self) -> Any:
+        """The model without contacts, constraints and sensors: all that the places of its bodies need, and cheap."""
+        model, disabled = copy.copy(self.model), mujoco.mjtDisableBit
+        model.opt.disableflags |= int(disabled.mjDSBL_CONSTRAINT) | int(disabled.mjDSBL_CONTACT) | int(disabled.mjDSBL_SENSOR)
+        # Where a body is does not depend on whether it sleeps, and a sleeping one would be passed over.
+        model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+        return model
+
     def scaled_model(self, scale: PhysicsScale) -> Any:
         """The model with its physics scaled; the same object back when nothing changes.
 
