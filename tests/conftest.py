@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,19 @@ os.environ.pop("COLUMNS", None)
 
 # Left alone, structlog writes to stdout, which tests of the command line read; a thread that outlives its test may still log.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+
+
+@pytest.fixture(scope="session")
+def set_traps() -> Callable[..., Path]:
+    """Put packages into a folder that raise when they are imported, as a stranger's repository may hold them."""
+
+    def put(folder: Path, *names: str) -> Path:
+        for name in names:
+            (folder / name).mkdir()
+            (folder / name / "__init__.py").write_text(f"raise RuntimeError('{name} of the working directory was imported')\n")
+        return folder
+
+    return put
 
 
 @pytest.fixture(scope="session")

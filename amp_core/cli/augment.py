@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Json, Output, Quiet, number
-from amp_core.cli.reading import reading_options
+from amp_core.augment import Augmentation, make_variant
+from amp_core.cli.clips import find_clip
+from amp_core.cli.options import Fps, Json, QuatOrder, Quiet, Url
+from amp_core.cli.output import Output
+from amp_core.cli.reading import ReadOptions, read_motions, reading_options
 from amp_core.cli.recipes import check_mode
-from amp_core.cli.remote import Url, connect
+from amp_core.cli.remote import connect
+from amp_core.cli.text import number
+from amp_core.client import ApiClient
 from amp_core.errors import AmprefError, InputRefused
 from amp_core.files import write_file
-
-if TYPE_CHECKING:
-    from amp_core.augment import Augmentation
+from amp_core.formats import Motion
+from amp_core.motion import check_motion
+from amp_core.robot import Robot
 
 
 def augment(
@@ -43,10 +50,10 @@ def augment(
     mode: Annotated[str | None, typer.Option(help="For clips: the mode to score the variants in.")] = None,
     seed: Annotated[int | None, typer.Option(help="For clips: the recipe's seed.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="For clips: a tag besides those of the parent.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, for .csv files and others that do not hold it.")] = None,
-    quat_order: Annotated[str | None, typer.Option(help="Quaternion order, wxyz or xyzw; must be given for .csv.")] = None,
+    fps: Fps = None,
+    quat_order: QuatOrder = None,
     url: Url = None,
-    as_json: Json = False,
+    json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Make variants of clips for coverage: each option makes one variant of each clip, --apply combines.
@@ -58,139 +65,127 @@ def augment(
         raise typer.BadParameter("give motion files, or --clip ID", param_hint="MOTION")
     if motions and out_dir is None:
         raise typer.BadParameter("say which folder to write to", param_hint="--out")
-    if quat_order not in (None, "wxyz", "xyzw"):
-        raise typer.BadParameter("choose wxyz or xyzw", param_hint="--quat-order")
     check_mode(mode)
-    wanted = _wanted(mirror, warp or [], heading or [], loop or [], apply or [])
-    out = Output(as_json=as_json, quiet=quiet)
+    augmentations = _parse_augmentations(mirror, warp or [], heading or [], loop or [], apply or [])
+    out = Output(json_out, quiet=quiet)
     if motions and out_dir is not None:
-        made, failed = _files(motions, wanted, robot, out_dir, fps, quat_order, out)
+        options = reading_options(motions, fps, quat_order, out)
+        variants = _augment_files(out, motions, options, augmentations, Robot.load(robot), out_dir)
     else:
-        made, failed = _clips(clip or [], wanted, mode, seed, tag or [], url, out)
-    out.document(made)
-    out.values(item.get("file") or item["clip"]["id"] for item in made)
-    rows = [
-        (
-            item["name"],
-            item["augmentation"],
-            number(item["duration_sec"]),
-            None if item["seam"] is None else number(item["seam"]["residual"]),
-            item.get("file") or item["clip"]["id"],
-        )
-        for item in made
-    ]
-    if rows:
-        out.table(("Variant", "Augmentation", ">s", ">seam", "File" if motions else "Clip"), rows)
-        out.say(f"\nnext: ampref score {out_dir}/*.npz" if motions else "\nnext: ampref jobs, then ampref clips")
-    if failed:
-        raise typer.Exit(1)
+        with connect(url, out) as api:
+            variants = _augment_clips(out, api, clip or [], augmentations, mode, seed, tag or [])
+    out.print_json(variants)
+    out.print_values(variant.get("file") or variant["clip"]["id"] for variant in variants)
+    if variants:
+        rows = [
+            (
+                variant["name"],
+                variant["augmentation"],
+                number(variant["duration_sec"]),
+                None if variant["seam"] is None else number(variant["seam"]["residual"]),
+                variant.get("file") or variant["clip"]["id"],
+            )
+            for variant in variants
+        ]
+        out.print_table(("Variant", "Augmentation", ">s", ">seam", "File" if motions else "Clip"), rows)
+        out.print(f"\nnext: ampref score {out_dir}/*.npz" if motions else "\nnext: ampref jobs, then ampref clips")
+    out.exit()
 
 
-def _wanted(
+def _parse_augmentations(
     mirror: bool, warp: list[float], heading: list[float], loop: list[int], apply: list[str]
 ) -> tuple[Augmentation, ...]:
-    from amp_core.augment import Augmentation
-
+    """The augmentations that the options name, each once."""
     try:
-        found = [Augmentation(mirror=True)] if mirror else []
-        found += [Augmentation(time_warp=value) for value in warp]
-        found += [Augmentation(heading=value) for value in heading]
-        found += [Augmentation(loop=value) for value in loop]
-        found += [Augmentation.parse(text) for text in apply]
+        augmentations = [
+            *([Augmentation(mirror=True)] if mirror else []),
+            *(Augmentation(time_warp=value) for value in warp),
+            *(Augmentation(heading=value) for value in heading),
+            *(Augmentation(loop=value) for value in loop),
+            *(Augmentation.parse(text) for text in apply),
+        ]
     except InputRefused as error:
         option = error.key if error.key in ("warp", "heading", "loop") else "apply"
         raise typer.BadParameter(str(error), param_hint=f"--{option}") from error
-    if not found:
+    if not augmentations:
         raise typer.BadParameter("give at least one of --mirror, --warp, --heading, --loop, --apply", param_hint="--mirror")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(augmentations))
 
 
-def _files(
-    motions: list[Path],
-    wanted: tuple[Augmentation, ...],
-    robot: str,
-    folder: Path,
-    fps: float | None,
-    quat_order: str | None,
+def _augment_files(
     out: Output,
-) -> tuple[list[dict[str, Any]], int]:
-    from amp_core.augment import make_variant
-    from amp_core.formats import read_motion
-    from amp_core.motion import check_motion
-    from amp_core.robot import Robot
-
-    the_robot = Robot.load(robot)
+    paths: Sequence[Path],
+    options: ReadOptions,
+    augmentations: Sequence[Augmentation],
+    robot: Robot,
+    folder: Path,
+) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
-    options = reading_options(motions, fps, quat_order, out)
-    made: list[dict[str, Any]] = []
-    failed = 0
-    written: dict[Path, Path] = {}
-    for path in motions:
-        try:
-            motion = read_motion(path, name=path.stem, **options(path))
-            check_motion(motion, the_robot)
-        except AmprefError as error:
-            error.file = str(path)
-            out.error(error)
-            failed += 1
+    variants: list[dict[str, Any]] = []
+    sources: dict[Path, Path] = {}
+    for path, motion in zip(paths, read_motions(paths, options, partial(check_motion, robot=robot)), strict=True):
+        if isinstance(motion, AmprefError):
+            out.refuse(motion)
             continue
-        for augmentation in wanted:
+        for augmentation in augmentations:
             try:
-                variant = make_variant(motion, the_robot, augmentation)
-                check_motion(variant.motion, the_robot)
-                target = folder / f"{variant.motion.name}.npz"
-                if target in written:
-                    raise InputRefused(
-                        f"{target} was written for {written[target]} already",
-                        remedy="Rename one of the two, or give another folder",
-                    )
+                variants.append(_write_variant(motion, path, augmentation, robot, folder, sources))
             except AmprefError as error:
                 error.file = str(path)
-                out.error(error)
-                failed += 1
-                continue
-            write_file(target, variant.data, durable=True)
-            written[target] = path
-            lineage = variant.motion.lineage
-            made.append(
-                {
-                    "name": variant.motion.name,
-                    "file": str(target),
-                    "source_digest": variant.motion.source_digest,
-                    "parent": motion.source_digest,
-                    "lineage": lineage.ancestor if lineage else None,
-                    "augmentation": augmentation.text,
-                    "frames": variant.motion.num_frames,
-                    "duration_sec": variant.motion.duration_sec,
-                    "seam": None if variant.seam is None else variant.seam.to_dict(),
-                }
-            )
-    return made, failed
+                out.refuse(error)
+    return variants
 
 
-def _clips(
-    ids: list[str],
-    wanted: tuple[Augmentation, ...],
+def _write_variant(
+    motion: Motion, path: Path, augmentation: Augmentation, robot: Robot, folder: Path, sources: dict[Path, Path]
+) -> dict[str, Any]:
+    """Write one variant of a motion, and return its JSON object.
+
+    Args:
+      sources: the motion file that each variant so far was made of, by the variant's file.
+    """
+    variant = make_variant(motion, robot, augmentation)
+    check_motion(variant.motion, robot)
+    target = folder / f"{variant.motion.name}.npz"
+    if target in sources:
+        raise InputRefused(
+            f"{target} was written for {sources[target]} already", remedy="Rename one of the two, or give another folder"
+        )
+    write_file(target, variant.data, durable=True)
+    sources[target] = path
+    lineage = variant.motion.lineage
+    return {
+        "name": variant.motion.name,
+        "file": str(target),
+        "source_digest": variant.motion.source_digest,
+        "parent": motion.source_digest,
+        "lineage": lineage.ancestor if lineage else None,
+        "augmentation": augmentation.text,
+        "frames": variant.motion.num_frames,
+        "duration_sec": variant.motion.duration_sec,
+        "seam": None if variant.seam is None else variant.seam.to_dict(),
+    }
+
+
+def _augment_clips(
+    out: Output,
+    api: ApiClient,
+    clips: Sequence[str],
+    augmentations: Sequence[Augmentation],
     mode: str | None,
     seed: int | None,
-    tags: list[str],
-    url: str | None,
-    out: Output,
-) -> tuple[list[dict[str, Any]], int]:
-    from amp_core.cli.clips import _find
-
-    made: list[dict[str, Any]] = []
-    failed = 0
-    with connect(url, out) as api:
-        for one in ids:
-            try:
-                answer = api.augment_clip(_find(api, one), [each.text for each in wanted], mode=mode, seed=seed, tags=tags)
-            except AmprefError as error:
-                if error.slug == "unavailable":
-                    raise
-                out.error(error)
-                failed += 1
-                continue
-            for variant in answer["variants"]:
-                made.append(variant | {key: variant["clip"][key] for key in ("name", "duration_sec")})
-    return made, failed
+    tags: Sequence[str],
+) -> list[dict[str, Any]]:
+    variants: list[dict[str, Any]] = []
+    texts = [augmentation.text for augmentation in augmentations]
+    for clip in clips:
+        try:
+            answer = api.augment_clip(find_clip(api, clip), texts, mode=mode, seed=seed, tags=tags)
+        except AmprefError as error:
+            if error.slug == "unavailable":
+                raise
+            out.refuse(error)
+            continue
+        for variant in answer["variants"]:
+            variants.append(variant | {key: variant["clip"][key] for key in ("name", "duration_sec")})
+    return variants

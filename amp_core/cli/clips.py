@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Json, Output, Quiet, number
+from amp_core.cli.jobs import job_message
+from amp_core.cli.options import Json, Quiet, Url
+from amp_core.cli.output import Output
 from amp_core.cli.recipes import check_mode
-from amp_core.cli.remote import RESULT_COLUMNS, Url, connect, result_row
+from amp_core.cli.remote import connect
+from amp_core.cli.results import RESULT_COLUMNS, result_row
+from amp_core.cli.text import counted, number
+from amp_core.client import ApiClient
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
-
-if TYPE_CHECKING:
-    from amp_core.client import ApiClient
 
 # A page of clips does not hold their segments.
 COLUMNS = ("Clip", "Motion", "Mode", *RESULT_COLUMNS[1:-1], ">source s")
 PAGE = 200
-
-
-def _bounds(given: list[str] | None, side: str) -> dict[str, float]:
-    """`["slip_rate=0.1"]` as `{"min_slip_rate": 0.1}`; the service knows the names."""
-    bounds = {}
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        try:
-            bounds[f"{side}_{name.strip()}"] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not name.strip():
-            raise typer.BadParameter(f"{text!r} is not METRIC=NUMBER", param_hint=f"--{side}")
-    return bounds
+CLIP_KEYS = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
+VARIANT_KEYS = ("parent", "parent_digest", "augmentation", "lineage")
 
 
 def clips(
@@ -56,7 +46,7 @@ def clips(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="Every one, however many.")] = False,
     url: Url = None,
-    as_json: Json = False,
+    json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric."""
@@ -70,35 +60,55 @@ def clips(
         "parent": parent,
         "min_duration_sec": min_duration_sec,
         "sort": sort,
-        **_bounds(minimum, "min"),
-        **_bounds(maximum, "max"),
+        **_parse_bounds(minimum or (), "min"),
+        **_parse_bounds(maximum or (), "max"),
     }
-    out = Output(as_json=as_json, quiet=quiet)
+    out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         # One more than is shown tells whether there are more.
-        wanted = None if everything else limit + 1
-        found = list(islice(api.iter_clips(limit=min(wanted or PAGE, PAGE), **filters), wanted))
-        steps = {} if quiet else _control_steps(api, found)
-    more = not everything and len(found) > limit
-    found = found if everything else found[:limit]
-    out.document(found)
-    out.values(item["id"] for item in found)
-    rows = []
-    for item in found:
-        rollout, source = item["rollout"], number(item["duration_sec"])
-        if rollout:
-            values = result_row(_timed(rollout, steps.get(item["robot"])))[1:-1]
-            rows.append((item["id"], item["name"], rollout["mode"], *values, source))
-        else:
-            rows.append((item["id"], item["name"], None, "not yet", *([None] * (len(COLUMNS) - 5)), source))
-    if rows:
-        out.table(COLUMNS, rows)
-    out.say(
-        f"\n{len(found)} {'clip' if len(found) == 1 else 'clips'}{', and there are more: --limit N or --all' if more else ''}"
-        if found
-        else "no clip matches"
-    )
-    out.say("next: ampref clip ID" if found else "next: ampref submit MOTION... --wait, or fewer filters")
+        count = None if everything else limit + 1
+        page = list(islice(api.iter_clips(limit=min(count or PAGE, PAGE), **filters), count))
+        steps = {} if quiet else _control_steps(api, page)
+    has_more = not everything and len(page) > limit
+    page = page if everything else page[:limit]
+    out.print_json(page)
+    out.print_values(clip["id"] for clip in page)
+    if not page:
+        out.print("no clip matches\nnext: ampref submit MOTION... --wait, or fewer filters")
+        return
+    out.print_table(COLUMNS, [_clip_row(clip, steps) for clip in page])
+    out.print(f"\n{counted(len(page), 'clip')}{', and there are more: --limit N or --all' if has_more else ''}")
+    out.print("next: ampref clip ID")
+
+
+def _parse_bounds(texts: Sequence[str], side: str) -> dict[str, float]:
+    """`["slip_rate=0.1"]` as `{"min_slip_rate": 0.1}`; the service checks the metrics' names."""
+    bounds = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            bounds[f"{side}_{name.strip()}"] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"{text!r} is not METRIC=NUMBER", param_hint=f"--{side}")
+    return bounds
+
+
+def _clip_row(clip: Mapping[str, Any], steps: Mapping[str, float]) -> tuple[Any, ...]:
+    rollout, source_sec = clip["rollout"], number(clip["duration_sec"])
+    if not rollout:
+        return clip["id"], clip["name"], None, "not yet", *([None] * (len(COLUMNS) - 5)), source_sec
+    return clip["id"], clip["name"], rollout["mode"], *_rollout_values(rollout, steps.get(clip["robot"])), source_sec
+
+
+def _rollout_values(rollout: Mapping[str, Any], step: float | None) -> tuple[Any, ...]:
+    """What a listed rollout has under `RESULT_COLUMNS[1:-1]`.
+
+    Args:
+      step: s, one control step of the robot: a rollout of N frames takes N of them.
+    """
+    return result_row({"duration_sec": None if step is None else rollout["frames"] * step, **rollout})[1:-1]
 
 
 def _control_steps(api: ApiClient, clips: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -112,12 +122,7 @@ def _control_steps(api: ApiClient, clips: Iterable[Mapping[str, Any]]) -> dict[s
     return steps
 
 
-def _timed(rollout: Mapping[str, Any], step: float | None) -> dict[str, Any]:
-    """A listed rollout with its duration, N frames of one control step each, as `ampref score` gives it."""
-    return {"duration_sec": None if step is None else rollout["frames"] * step, **rollout}
-
-
-def _find(api: ApiClient, wanted: str) -> str:
+def find_clip(api: ApiClient, clip: str) -> str:
     """The id of the clip with this id or, if only one has it, this name.
 
     Raises:
@@ -125,16 +130,16 @@ def _find(api: ApiClient, wanted: str) -> str:
       Conflict: several have the name.
     """
     try:
-        return str(api.get_clip(wanted)["id"])
+        return str(api.get_clip(clip)["id"])
     except (NotFound, InputRefused):
         pass  # What cannot be an id, such as a name with a space, is refused rather than not found.
-    named = [clip for clip in api.iter_clips(name=wanted, limit=PAGE) if clip["name"] == wanted]
-    if not named:
-        raise NotFound(f"there is no clip with the id or the name {wanted!r}", remedy="ampref clips lists what there is")
-    if len(named) > 1:
-        ids = ", ".join(clip["id"] for clip in named)
-        raise Conflict(f"{len(named)} clips are called {wanted!r}", expected=f"one of their ids: {ids}", remedy="Give the id")
-    return str(named[0]["id"])
+    matches = [match for match in api.iter_clips(name=clip, limit=PAGE) if match["name"] == clip]
+    if not matches:
+        raise NotFound(f"there is no clip with the id or the name {clip!r}", remedy="ampref clips lists what there is")
+    if len(matches) > 1:
+        ids = ", ".join(match["id"] for match in matches)
+        raise Conflict(f"{len(matches)} clips are called {clip!r}", expected=f"one of their ids: {ids}", remedy="Give the id")
+    return str(matches[0]["id"])
 
 
 def clip(
@@ -144,7 +149,7 @@ def clip(
     mode: Annotated[str | None, typer.Option("--score", metavar="MODE", help="Have it scored in this mode, too.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
     url: Url = None,
-    as_json: Json = False,
+    json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Show one clip with its rollouts and jobs; have it scored in another mode, or delete it."""
@@ -153,66 +158,51 @@ def clip(
     if not clip_id.strip():
         raise typer.BadParameter("give a clip's id or name", param_hint="ID")
     check_mode(mode, "--score")
-    out = Output(as_json=as_json, quiet=quiet)
+    out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
-        clip_id = _find(api, clip_id)
+        clip_id = find_clip(api, clip_id)
         if delete:
             api.delete_clip(clip_id)
-            out.document({"id": clip_id, "deleted": True})
-            out.say(f"clip {clip_id} is deleted")
-            return
-        if mode is not None:
-            made = api.add_rollout(clip_id, mode=mode)
-            out.document(made)
-            job = made["job"]
-            out.values([job["id"]] if job else [])
-            if made["rollout"]:
-                out.say("that is known already: see ampref clip " + clip_id)
+            out.print_json({"id": clip_id, "deleted": True})
+            out.print(f"clip {clip_id} is deleted")
+        elif mode is not None:
+            answer = api.add_rollout(clip_id, mode=mode)
+            job = answer["job"]
+            out.print_json(answer)
+            out.print_values([job["id"]] if job else [])
+            if answer["rollout"]:
+                out.print(f"that is known already: see ampref clip {clip_id}")
             elif job:
-                out.say(f"job {job['id']} is {job['state']}\nnext: ampref job {job['id']} --wait")
-            return
-        found = api.get_clip(clip_id)
-        steps = {} if quiet else _control_steps(api, [found])
-    out.document(found)
-    out.values(rollout["id"] for rollout in found["rollouts"])
-    facts: tuple[str, ...] = (
-        "name",
-        "robot",
-        "source_digest",
-        "source_format",
-        "frames_in",
-        "fps_in",
-        "duration_sec",
-        "tags",
-        "created_at",
+                out.print(f"job {job['id']} is {job['state']}\nnext: ampref job {job['id']} --wait")
+        else:
+            details = api.get_clip(clip_id)
+            _print_clip(out, details, {} if quiet else _control_steps(api, [details]))
+
+
+def _print_clip(out: Output, clip: Mapping[str, Any], steps: Mapping[str, float]) -> None:
+    out.print_json(clip)
+    rollouts = clip["rollouts"]
+    out.print_values(rollout["id"] for rollout in rollouts)
+    rows = []
+    for key in CLIP_KEYS + (VARIANT_KEYS if clip["augmentation"] else ()):
+        value = clip[key]
+        label = "duration_sec (source)" if key == "duration_sec" else key
+        rows.append((label, ", ".join(value) if isinstance(value, list) else value))
+    out.print_table(("Clip", clip["id"]), rows)
+    out.print()
+    if rollouts:
+        # A column that says the same in every line is left out.
+        has_buckets = any(rollout["bucket"] != PhysicsScale().name for rollout in rollouts)
+        step = steps.get(clip["robot"])
+        out.print_table(
+            ("Rollout", "Mode", *(("Bucket",) if has_buckets else ()), *RESULT_COLUMNS[1:-1]),
+            [(r["id"], r["mode"], *((r["bucket"],) if has_buckets else ()), *_rollout_values(r, step)) for r in rollouts],
+        )
+        out.print()
+        for rollout in rollouts:
+            out.print(f"{rollout['id']}: {rollout['tier_reason']}")
+        out.print()
+    out.print_table(
+        ("Job", "State", ">attempts", "Message"),
+        [(job["id"], job["state"], job["attempts"], job_message(job)) for job in clip["jobs"]],
     )
-    if found["augmentation"]:
-        facts += ("parent", "parent_digest", "augmentation", "lineage")
-    out.table(
-        ("Clip", found["id"]),
-        [(_LABELS.get(key, key), ", ".join(value) if isinstance(value := found[key], list) else value) for key in facts],
-    )
-    out.say()
-    if found["rollouts"]:
-        step = steps.get(found["robot"])
-        # A column that says the same in every line is in nobody's way when it is left out.
-        scaled = any(r["bucket"] != PhysicsScale().name for r in found["rollouts"])
-        rows = [
-            (r["id"], r["mode"], *((r["bucket"],) if scaled else ()), *result_row(_timed(r, step))[1:-1])
-            for r in found["rollouts"]
-        ]
-        out.table(("Rollout", "Mode", *(("Bucket",) if scaled else ()), *RESULT_COLUMNS[1:-1]), rows)
-        out.say()
-        for rollout in found["rollouts"]:
-            out.say(f"{rollout['id']}: {rollout['tier_reason']}")
-        out.say()
-    out.table(
-        ("Job", "State", ">attempts", "Message"), [(j["id"], j["state"], j["attempts"], _message(j)) for j in found["jobs"]]
-    )
-
-
-_LABELS = {"duration_sec": "duration_sec (source)"}
-
-
-def _message(job: dict[str, Any]) -> str | None:
-    return (job.get("error") or {}).get("detail") or job.get("message")

@@ -7,8 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Json, Output, Quiet, time_left
-from amp_core.cli.remote import Timeout, Url, connect, told_to_go_on, wait_for_job
+from amp_core.cli.options import Json, Quiet, Timeout, Url
+from amp_core.cli.output import Output
+from amp_core.cli.remote import connect, note_unfinished, wait_for_job
+from amp_core.cli.text import time_left
+
+COLUMNS = ("Job", "Kind", "State", ">%", ">attempts", "Message")
 
 
 def jobs(
@@ -16,18 +20,18 @@ def jobs(
     kind: Annotated[str | None, typer.Option(help="rollout or lock.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
     url: Url = None,
-    as_json: Json = False,
+    json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """List jobs; --state quarantined shows those that need somebody to look."""
-    out = Output(as_json=as_json, quiet=quiet)
+    out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
-        found = list(islice(api.iter_jobs(state=state, kind=kind, limit=min(limit, 500)), limit))
-    out.document(found)
-    out.values(job["id"] for job in found)
-    if found:
-        out.table(("Job", "Kind", "State", ">%", ">attempts", "Message"), [_row(job) for job in found])
-    out.say("\nnext: ampref job ID" if found else "no job matches")
+        page = list(islice(api.iter_jobs(state=state, kind=kind, limit=min(limit, 500)), limit))
+    out.print_json(page)
+    out.print_values(job["id"] for job in page)
+    if page:
+        out.print_table(COLUMNS, [_job_row(job) for job in page])
+    out.print("\nnext: ampref job ID" if page else "no job matches")
 
 
 def job(
@@ -37,43 +41,39 @@ def job(
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed, was quarantined or cancelled.")] = False,
     url: Url = None,
     timeout: Timeout = None,
-    as_json: Json = False,
+    json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Show one job; wait for it, cancel it or try it again."""
     if cancel and (retry or wait):
         raise typer.BadParameter("choose one of --cancel, --retry and --wait", param_hint="--cancel")
-    out = Output(as_json=as_json, quiet=quiet)
+    out = Output(json_out, quiet=quiet)
     with connect(url, out, patient=wait) as api:
-        found = api.cancel_job(job_id) if cancel else api.retry_job(job_id) if retry else api.get_job(job_id)
+        job = api.cancel_job(job_id) if cancel else api.retry_job(job_id) if retry else api.get_job(job_id)
         if wait:
-            with (
-                told_to_go_on(out, lambda: [job_id]),
-                out.progress(f"job {found['id']}", total=1) as progress,
-            ):
-                found = wait_for_job(api, found, progress, label=found["kind"], timeout=timeout)
-    out.document(found)
-    out.values([found["state"]])
-    out.table(("Job", "Kind", "State", ">%", ">attempts", "Message"), [_row(found)])
-    if found["result"]:
-        out.say(
-            "\nresult: " + ", ".join(f"{key} {value}" for key, value in found["result"].items() if not isinstance(value, dict))
-        )
-    elif found["state"] in ("failed", "quarantined", "cancelled"):
-        out.say(f"\nnext: ampref job {found['id']} --retry, when what it names is mended")
-    elif found["state"] in ("queued", "running"):
-        out.say(f"\nnext: ampref job {found['id']} --wait")
+            with note_unfinished(out, lambda: [job_id]), out.progress(f"job {job['id']}", total=1) as progress:
+                job = wait_for_job(api, job, progress, label=job["kind"], timeout=timeout)
+    out.print_json(job)
+    out.print_values([job["state"]])
+    out.print_table(COLUMNS, [_job_row(job)])
+    if job["result"]:
+        result = (f"{key} {value}" for key, value in job["result"].items() if not isinstance(value, dict))
+        out.print("\nresult: " + ", ".join(result))
+    elif job["state"] in ("failed", "quarantined", "cancelled"):
+        out.print(f"\nnext: ampref job {job['id']} --retry, when what it names is mended")
+    elif job["state"] in ("queued", "running"):
+        out.print(f"\nnext: ampref job {job['id']} --wait")
 
 
-def _row(job: dict[str, Any]) -> tuple[Any, ...]:
-    message = (job.get("error") or {}).get("detail") or job.get("message")
+def job_message(job: dict[str, Any]) -> str | None:
+    """Why a job failed, or what it is at."""
+    message: str | None = (job.get("error") or {}).get("detail") or job.get("message")
+    return message
+
+
+def _job_row(job: dict[str, Any]) -> tuple[Any, ...]:
+    message = job_message(job)
     if job.get("eta_sec") is not None:
         message = f"{message}, {time_left(job['eta_sec'])}" if message else time_left(job["eta_sec"])
-    return (
-        job["id"],
-        job["kind"],
-        job["state"],
-        f"{100 * job['progress']:.0f}",
-        f"{job['attempts']}/{job['max_attempts']}",
-        message,
-    )
+    attempts = f"{job['attempts']}/{job['max_attempts']}"
+    return job["id"], job["kind"], job["state"], f"{100 * job['progress']:.0f}", attempts, message

@@ -1,11 +1,12 @@
-"""The one sink for everything that the command line says.
+"""Where the command prints to.
 
-    human     results on stdout, notes and progress on stderr
-    --json    one JSON document on stdout, everything else on stderr
-    --quiet   on stdout only what a script needs (ids, one a line), no notes and no progress; warnings and errors are
-              still printed
+    human        results on stdout, notes and progress on stderr
+    --json       one JSON document on stdout, everything else on stderr
+    --json=FILE  the same document in FILE; for people as without --json
+    --quiet      on stdout only what a script needs (ids, one a line), no notes and no progress; warnings and errors are
+                 still printed
 
-A verb that fails as a whole prints its error as the JSON document (`fail`).
+A verb that fails as a whole prints its error as the JSON document on stdout (`fail`); it writes no file.
 
 Colours and moving progress bars appear on a terminal only; elsewhere progress is a plain line now and then.
 """
@@ -16,65 +17,32 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
+from amp_core.cli.exit_codes import FAILED
+from amp_core.cli.progress import BarProgress, LineProgress, Progress
+from amp_core.cli.targets import check_file, write_target
+from amp_core.cli.text import printable
 from amp_core.errors import AmprefError
 from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]
-
 PLAIN_WIDTH = 160
-SECONDS_BETWEEN_PLAIN_LINES = 5.0
-_TELLING_SHARE, _TELLING_SEC = 0.02, 1.0  # from here on, the rate so far says something about the rest
-_TIER_STYLES = {Tier.TIER_0: "green", Tier.TIER_1: "yellow", Tier.REJECTED: "red"}
-_STATUS_STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "red", "SKIP": "dim", "WAIVED": "magenta"}
+STDOUT = Path("-")
+_STYLES = {
+    **{"PASS": "green", "WARN": "yellow", "FAIL": "red", "SKIP": "dim", "WAIVED": "magenta"},
+    **{Tier.TIER_0.label: "green", Tier.TIER_1.label: "yellow", Tier.REJECTED.label: "red"},
+}
 
-
-def tier_name(tier: int | None) -> str:
-    """`Tier 0`, `Tier 1`, `Rejected`, or `-` where there is none yet."""
-    return "-" if tier is None else Tier(tier).label
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """A figure for a table: `-` where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
-
-def counted(count: int, what: str) -> str:
-    """`1 clip`, `2 clips`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def size(n_bytes: int) -> str:
-    """A size that people read: `12.3 MB`."""
-    amount = float(n_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    raise AssertionError("unreachable")
-
-
-def time_left(seconds: float | None) -> str:
-    """A time that is left, for people: `40 s left`; nothing where it is not known."""
-    if seconds is None:
-        return ""
-    if seconds < 99.5:
-        return f"{max(1, round(seconds))} s left"
-    return f"{round(seconds / 60)} min left" if seconds < 5970 else f"{seconds / 3600:.1f} h left"
-
-
-# The library and the service speak of their own parameters; whoever types a command needs its options.
-_IN_OUR_WORDS = (
+# The library and the service name their own parameters; a reader of the command's errors needs its options.
+_OPTIONS = (
     (re.compile(r"\bquat_order=['\"]?(wxyz|xyzw)['\"]?"), r"--quat-order \1"),
     (re.compile(r"\bquat_order\b"), "--quat-order"),
     (re.compile(r"\bfps=([0-9.]+)"), r"--fps \1"),
@@ -87,15 +55,8 @@ _IN_OUR_WORDS = (
 )
 
 
-def _in_our_words(text: str) -> str:
-    for pattern, words in _IN_OUR_WORDS:
-        text = pattern.sub(words, text)
-    return text
-
-
-def show_error(error: AmprefError, stream: IO[str] | None = None) -> None:
-    """Print what was wrong, where, what was expected, and what to type next."""
-    stream = sys.stderr if stream is None else stream
+def print_error(error: AmprefError, stream: IO[str] | None = None) -> None:
+    """Print what was wrong, where, what was expected, and what to type next, on stderr unless another stream is given."""
     places = (
         error.file,
         f"key {error.key!r}" if error.key is not None else None,
@@ -103,37 +64,40 @@ def show_error(error: AmprefError, stream: IO[str] | None = None) -> None:
     )
     where = ", ".join(place for place in places if place)
     lines = [f"error: {where + ': ' if where else ''}{error.what}"]
-    if error.expected:
-        lines.append(f"  expected: {_in_our_words(error.expected)}")
-    if error.remedy:
-        lines.append(f"  what to do: {_in_our_words(error.remedy)}")
-    stream.write("".join(_printable(line) + "\n" for line in lines))
-
-
-def _printable(text: str) -> str:
-    """The text without control characters: a file's name or a server's answer must not drive the terminal."""
-    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+    for label, text in (("expected", error.expected), ("what to do", error.remedy)):
+        if text:
+            for pattern, option in _OPTIONS:
+                text = pattern.sub(option, text)
+            lines.append(f"  {label}: {text}")
+    (stream or sys.stderr).write("".join(printable(line) + "\n" for line in lines))
 
 
 class Output:
     """Where a verb prints to.
 
     Args:
-      as_json: print one JSON document on stdout; human text goes to stderr then.
+      json_target: `-` for one JSON document on stdout, human text going to stderr; a file for the document; None for none.
       quiet: print no notes, no tables and no progress.
+
+    Raises:
+      InputRefused: the file cannot be written, which is known before any work is done.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
-        self.as_json = as_json
-        self.quiet = quiet
-        self._answered = False
-        self._consoles: dict[str, Console] = {}
+    def __init__(self, json_target: Path | None = None, *, quiet: bool = False) -> None:
         global _latest
+        self.to_stdout = json_target == STDOUT
+        self.file = None if self.to_stdout else json_target
+        self.quiet = quiet
+        self.refused: list[AmprefError] = []
+        self._has_document = False
+        self._consoles: dict[str, Console] = {}
         _latest = self
+        if self.file is not None:
+            check_file(self.file)
 
     def _console(self, name: str) -> Console:
         if name not in self._consoles:
-            from rich.console import Console
+            from rich.console import Console  # Slower to import than the rest of the command; a short answer goes without.
 
             stream: IO[str] = getattr(sys, name)
             width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
@@ -142,45 +106,57 @@ class Output:
 
     @property
     def _human(self) -> Console:
-        return self._console("stderr" if self.as_json else "stdout")
+        return self._console("stderr" if self.to_stdout else "stdout")
 
-    def say(self, text: str = "") -> None:
-        """A line that answers what was asked."""
+    def print(self, text: str = "") -> None:
+        """Print a line of the result for people."""
         if not self.quiet:
             self._human.print(text)
 
     def note(self, text: str) -> None:
-        """A line about what happens, which is no answer: always on stderr."""
+        """Print a line about what happens, which is no result: always on stderr."""
         if not self.quiet:
             self._console("stderr").print(text)
 
     def warn(self, text: str) -> None:
-        """What nobody may miss although the command goes on: always on stderr, quiet or not."""
-        sys.stderr.write(f"warning: {_printable(text)}\n")
+        """Print what nobody may miss although the command goes on: always on stderr, quiet or not."""
+        sys.stderr.write(f"warning: {printable(text)}\n")
 
-    def error(self, error: AmprefError) -> None:
-        """An error that does not end the command, such as one refused file of several."""
-        show_error(error)
+    def refuse(self, error: AmprefError) -> None:
+        """Print an error that does not end the command, such as one refused file of several; `exit` ends it with 1."""
+        print_error(error)
+        self.refused.append(error)
 
-    def document(self, document: Any) -> None:
-        """The JSON document, if one was asked for."""
-        if self.as_json:
-            self._answered = True
+    def exit(self, *, failed: bool = False) -> None:
+        """End the verb with exit code 1 if it failed or something was refused.
+
+        Raises:
+          typer.Exit: it was.
+        """
+        if failed or self.refused:
+            raise typer.Exit(FAILED)
+
+    def print_json(self, document: Any) -> None:
+        """Print or write the JSON document, if one was asked for."""
+        if self.to_stdout:
+            self._has_document = True
             sys.stdout.write(dumps(document))
+        elif self.file is not None:
+            write_target(self.file, dumps(document).encode())
 
     def fail(self, error: AmprefError) -> None:
-        """The error that ends the command: for people and, if JSON was asked for and none is printed yet, as the document."""
-        show_error(error)
-        if not self._answered:
-            self.document(error.to_dict())
+        """Print the error that ends the command: for people and, if stdout is to have a document and has none, as that."""
+        print_error(error)
+        if self.to_stdout and not self._has_document:
+            self.print_json(error.to_dict())
 
-    def values(self, values: Iterable[str]) -> None:
-        """What a script needs, one a line, if that alone was asked for."""
-        if self.quiet and not self.as_json:
+    def print_values(self, values: Iterable[str]) -> None:
+        """Print what a script needs, one a line, if that alone was asked for."""
+        if self.quiet and not self.to_stdout:
             sys.stdout.write("".join(f"{value}\n" for value in values))
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-        """A table. A column named `>x` is right-aligned under the heading `x`; a tier's or a test's status is coloured."""
+    def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+        """Print a table. A column named `>x` is right-aligned under the heading `x`; tiers and tests' statuses are coloured."""
         if self.quiet:
             return
         from rich import box
@@ -190,15 +166,14 @@ class Output:
         table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, show_edge=False)
         for column in columns:
             table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-        styles = _STATUS_STYLES | {tier.label: style for tier, style in _TIER_STYLES.items()}
         for row in rows:
-            cells = ["-" if cell is None else _printable(str(cell)) for cell in row]
-            table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in cells))
+            cells = ["-" if cell is None else printable(str(cell)) for cell in row]
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
         self._human.print(table, soft_wrap=False)
 
     @contextmanager
     def progress(self, description: str, total: float | None = None) -> Iterator[Progress]:
-        """A progress bar on a terminal, a line every few seconds elsewhere, nothing when quiet."""
+        """Show progress: a bar on a terminal, a line every few seconds elsewhere, nothing when quiet."""
         if self.quiet:
             yield Progress(description, total)
         elif self._console("stderr").is_terminal:
@@ -213,100 +188,24 @@ class Output:
                 TextColumn("{task.fields[left]}"),
             )
             with Bar(*columns, console=self._console("stderr"), transient=True) as bar:
-                yield _BarProgress(bar, description, total)
+                yield BarProgress(bar, description, total)
         else:
-            yield _LineProgress(self, description, total)
+            yield LineProgress(self.note, description, total)
 
 
 _latest: Output | None = None
-"""What the running verb prints to, for whoever catches its error."""
+"""The running verb's output, for the place that catches its error."""
 
 
 def fail(error: AmprefError) -> None:
-    """`Output.fail` of the running verb; plain `show_error` where none had begun."""
-    if _latest is None:
-        show_error(error)
-    else:
-        _latest.fail(error)
+    """`Output.fail` of the running verb, or of none."""
+    (_latest or Output()).fail(error)
 
 
 def forget_output() -> None:
-    """Let the next command begin anew."""
+    """Let the next command start without an output."""
     global _latest
     _latest = None
-
-
-class Progress:
-    """How far long work has come; this one shows nothing.
-
-    Args:
-      description: what is being done.
-      total: the amount that is the whole, or None while it is not known.
-    """
-
-    def __init__(self, description: str, total: float | None) -> None:
-        self.description = description
-        self.total = total
-        self.done = 0.0
-        self._began = time.monotonic()
-        self._left: float | None = None
-
-    def update(
-        self,
-        done: float | None = None,
-        *,
-        description: str | None = None,
-        total: float | None = None,
-        left: float | None = None,
-    ) -> None:
-        """Report the amount done so far; thread-safe enough for one reporter at a time.
-
-        `left` is the time in seconds that the rest takes, from who knows better than the rate so far.
-        """
-        self.done = self.done if done is None else done
-        self.description = description or self.description
-        self.total = self.total if total is None else total
-        self._left = left
-        self._show()
-
-    def left(self) -> float | None:
-        """s that the rest takes, as far as can be told: by what was reported, or by the rate since the beginning."""
-        if self._left is not None:
-            return self._left
-        elapsed = time.monotonic() - self._began
-        share = self.done / self.total if self.total else 0.0
-        if not _TELLING_SHARE <= share < 1.0 or elapsed < _TELLING_SEC:
-            return None
-        return elapsed * (1.0 - share) / share
-
-    def _show(self) -> None:
-        pass
-
-
-class _BarProgress(Progress):
-    def __init__(self, bar: Any, description: str, total: float | None) -> None:
-        super().__init__(description, total)
-        self._bar = bar
-        self._task = bar.add_task(description, total=total, left="")
-
-    def _show(self) -> None:
-        left = time_left(self.left())
-        self._bar.update(self._task, completed=self.done, description=self.description, total=self.total, left=left)
-
-
-class _LineProgress(Progress):
-    def __init__(self, output: Output, description: str, total: float | None) -> None:
-        super().__init__(description, total)
-        self._output = output
-        self._last = time.monotonic()
-
-    def _show(self) -> None:
-        now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_PLAIN_LINES:
-            self._last = now
-            share = f"{100 * self.done / self.total:3.0f}%  " if self.total else ""
-            left = time_left(self.left())
-            self._output.note(f"{share}{self.description}" + (f", {left}" if left else ""))
 
 
 def dumps(document: Any) -> str:

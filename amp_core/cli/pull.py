@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from amp_core.cli.output import Json, Output, Quiet, counted, size
-from amp_core.cli.remote import Url, tell_retries
+from amp_core.cli.options import Json, Quiet, Url
+from amp_core.cli.output import Output
+from amp_core.cli.remote import note_retries
+from amp_core.cli.text import counted, size
+from amp_core.client import pull as pull_version
 
 
 def pull(
@@ -26,7 +28,7 @@ def pull(
     offline: Annotated[
         bool | None, typer.Option("--offline/--online", help="Ask no service; default: fall back on the cache.")
     ] = None,
-    as_json: Json = False,
+    json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Bring a locked version to this machine, verified, and print the lines to paste into a training config.
@@ -34,12 +36,12 @@ def pull(
     Nothing is downloaded that is there already. It refuses bytes with another digest, and versions that were locked with
     other feature code than this machine has.
     """
-    from amp_core.client import pull as pull_version
-
-    out = Output(as_json=as_json, quiet=quiet)
-    tell_retries(out)
-    with out.progress(f"pulling {spec}") as progress, warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    out = Output(json_out, quiet=quiet)
+    with (
+        note_retries(out),
+        out.progress(f"pulling {spec}") as progress,
+        warnings.catch_warnings(record=True, action="always") as caught,
+    ):
         pulled = pull_version(
             spec,
             url=url,
@@ -50,13 +52,13 @@ def pull(
             progress=lambda done, total: progress.update(done, total=total),
         )
         pulled.wait_for_disk()
-    for warning in said:
+    for warning in caught:
         out.warn(str(warning.message))
-    out.document(pulled.to_dict())
-    out.values([str(pulled.features)])
+    out.print_json(pulled.to_dict())
+    out.print_values([str(pulled.features)])
     source = f"{size(pulled.downloaded_bytes)} downloaded" if pulled.downloaded_bytes else "the cache had everything"
     contents = f"{counted(pulled.num_clips, 'clip')}, {counted(pulled.num_frames, 'frame')}"
-    out.say(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")
+    out.print(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")
     for path in pulled.files:
-        out.say(f"  {path}  {size(os.stat(path).st_size)}")
-    out.say(f"\n{pulled.training_config()}".rstrip())
+        out.print(f"  {path}  {size(path.stat().st_size)}")
+    out.print(f"\n{pulled.training_config()}".rstrip())

@@ -1,30 +1,61 @@
-"""Which files `--fps` and `--quat-order` are for."""
+"""Motion files as the verbs read them: options for the files that need them, a refusal for each that cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from amp_core.cli.output import Output
+from amp_core.errors import AmprefError, InputRefused
+from amp_core.formats import Motion, read_motion
+
+ReadOptions = Callable[[Path], dict[str, Any]]
+"""The keyword arguments of `read_motion` for a file."""
 
 
-def reading_options(
-    paths: Sequence[Path], fps: float | None, quat_order: str | None, out: Output
-) -> Callable[[Path], dict[str, Any]]:
-    """What to pass to the reader for each file.
+def reading_options(paths: Sequence[Path], fps: float | None, quat_order: str | None, out: Output) -> ReadOptions:
+    """Which files `--fps` and `--quat-order` are for.
 
     A .csv holds neither its frame rate nor its quaternion order, so where there are .csv files the options are for them, and a
     note says so if there are others as well. Without any, the options are for every file: the reader refuses a frame rate that
     contradicts the file's own.
     """
-    given = {"fps": fps, "quat_order": quat_order}
-    of_csv = [path.suffix.lower() == ".csv" for path in paths]
-    if any(of_csv) and not all(of_csv) and any(value is not None for value in given.values()):
+    options = {"fps": fps, "quat_order": quat_order}
+    is_csv = {path: path.suffix.lower() == ".csv" for path in paths}
+    if not any(is_csv.values()):
+        return lambda path: options
+    if not all(is_csv.values()) and any(value is not None for value in options.values()):
         out.note("--fps and --quat-order are taken for the .csv files; the others say their own")
-    nothing: dict[str, Any] = dict.fromkeys(given)
+    return lambda path: options if is_csv[path] else {}
 
-    def of(path: Path) -> dict[str, Any]:
-        return given if not any(of_csv) or path.suffix.lower() == ".csv" else nothing
 
-    return of
+def read_motions(
+    paths: Sequence[Path], options: ReadOptions, check: Callable[[Motion], None]
+) -> Iterator[Motion | AmprefError]:
+    """Read motions one by one; in the place of each that cannot be used stands its refusal, which names the file.
+
+    Args:
+      check: raises an `AmprefError` for a motion that the verb cannot use.
+    """
+    for path in paths:
+        try:
+            if not path.is_file():
+                raise InputRefused(
+                    "is a folder" if path.is_dir() else "is not a file" if path.exists() else "there is no such file",
+                    expected="a motion file: .pkl, .npz, .json or .csv",
+                    remedy=f"Name the files in it: {path}/*.pkl" if path.is_dir() else f"Check: ls -l {path}",
+                )
+            motion = read_motion(path, name=path.stem, **options(path))
+            check(motion)
+            yield motion
+        except AmprefError as error:
+            error.file = error.file if error.file and "/" in error.file else str(path)
+            yield error
+        except OSError as error:
+            yield InputRefused(
+                f"cannot be read: {error.strerror or error}",
+                file=str(path),
+                expected="a readable file",
+                remedy=f"Check: ls -l {path}",
+            )

@@ -4,61 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
 from amp_core.errors import InputRefused, RecipeRefused
+from amp_core.recipe import DEFAULT_MODE, GENERATED_MODES, MODES, PhysicsScale, Recipe
 from amp_core.strict_json import read_json
-
-if TYPE_CHECKING:
-    from amp_core.recipe import PhysicsScale
+from amp_core.tiers import check_recipe
 
 MAX_BYTES = 1 << 20
 
-Physics = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="BUCKET",
-        help="Score in these physics: factors such as friction=0.7,mass=1.1,damping=1.0, or canonical; may be repeated.",
-    ),
-]
 
+def parse_physics(buckets: Sequence[str], option: str = "--physics") -> list[PhysicsScale]:
+    """The buckets that an option names, each once, in their order.
 
-def parse_physics(given: Sequence[str], option: str = "--physics") -> list[PhysicsScale]:
-    """The buckets that an option names, each once, in their order; what cannot be read is wrong usage."""
-    from amp_core.recipe import PhysicsScale
-
+    Raises:
+      typer.BadParameter: one of them cannot be read.
+    """
     try:
-        return list(dict.fromkeys(PhysicsScale.parse(text) for text in given))
+        return list(dict.fromkeys(PhysicsScale.parse(text) for text in buckets))
     except RecipeRefused as error:
         raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None
 
 
-def check_physics(facts: dict[str, Any], scales: Sequence[PhysicsScale], path: Path) -> None:
-    """Refuse, as wrong usage, buckets beside a recipe that is of another bucket itself."""
-    own = facts.get("physics")
-    if not scales or not isinstance(own, dict) or all(factor == 1 for factor in own.values()):
+def check_physics(fields: dict[str, Any], scales: Sequence[PhysicsScale], path: Path) -> None:
+    """Refuse buckets beside a recipe that has physics of its own, unless both are the same.
+
+    Args:
+      fields: the recipe as its file has it.
+
+    Raises:
+      typer.BadParameter: they differ.
+    """
+    physics = fields.get("physics")
+    if not scales or not isinstance(physics, dict) or all(factor == 1 for factor in physics.values()):
         return
-    if len(scales) > 1 or any(getattr(scales[0], name, None) != factor for name, factor in own.items()):
+    if len(scales) > 1 or any(getattr(scales[0], name, None) != factor for name, factor in physics.items()):
         raise typer.BadParameter(f"the recipe in {path} has physics of its own; drop one of the two", param_hint="--physics")
 
 
 def check_mode(mode: str | None, option: str = "--mode", *, of_rollouts: bool = False) -> None:
-    """Refuse, as wrong usage, a mode that there is not.
+    """Refuse an unknown mode.
 
     Args:
-      of_rollouts: it is to find rollouts, and none is in mode `auto`: that would only find nothing.
-    """
-    from amp_core.recipe import GENERATED_MODES, MODES
+      of_rollouts: the mode selects rollouts; none is in mode `auto`, so that it would select nothing.
 
-    known = GENERATED_MODES if of_rollouts else MODES
-    if mode is not None and mode not in known:
-        raise typer.BadParameter(f"{mode!r} is no mode; choose {' or '.join(known)}", param_hint=option)
+    Raises:
+      typer.BadParameter: there is no such mode.
+    """
+    modes = GENERATED_MODES if of_rollouts else MODES
+    if mode is not None and mode not in modes:
+        raise typer.BadParameter(f"{mode!r} is no mode; choose {' or '.join(modes)}", param_hint=option)
+
+
+def build_recipe(path: Path | None, mode: str | None, seed: int | None, scales: Sequence[PhysicsScale] = ()) -> Recipe:
+    """The recipe of a file with mode and seed replaced, or that of a mode.
+
+    Args:
+      scales: the buckets that `--physics` names; they must not contradict the file.
+
+    Raises:
+      typer.BadParameter: the options contradict each other or the file.
+      InputRefused, RecipeRefused: the file cannot be used.
+    """
+    if path is None:
+        try:
+            return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
+        except RecipeRefused as error:
+            # Nothing but an option can be wrong, so it is wrong usage.
+            raise typer.BadParameter(str(error), param_hint=f"--{error.key}") from error
+    fields = read_recipe(path)
+    check_physics(fields, scales, path)
+    if mode is not None and fields.get("mode", mode) != mode:
+        raise typer.BadParameter(f"the recipe in {path} has mode {fields['mode']!r}; drop one of the two", param_hint="--mode")
+    if mode is not None:
+        fields["mode"] = mode
+    if seed is not None:
+        fields["seed"] = seed
+    recipe = Recipe.from_dict(fields)
+    check_recipe(recipe)
+    return recipe
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The object in a recipe file; what it says is checked by whoever uses it.
+    """The object in a recipe file; its fields are checked where they are used.
 
     Raises:
       InputRefused: the file cannot be read.
@@ -77,9 +107,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if len(text) > MAX_BYTES:
         raise RecipeRefused("this is too large for a recipe", file=str(path), expected=f"at most {MAX_BYTES} bytes")
     try:
-        facts = read_json(text)
+        fields = read_json(text)
     except ValueError as error:
         raise RecipeRefused(f"not readable as JSON: {error}", file=str(path), expected="one JSON object") from error
-    if not isinstance(facts, dict):
+    if not isinstance(fields, dict):
         raise RecipeRefused("not a recipe", file=str(path), expected="one JSON object")
-    return facts
+    return fields

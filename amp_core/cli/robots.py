@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from amp_core.cli.output import Json, Output, Quiet
+from amp_core.cli.options import Json, Quiet
+from amp_core.cli.output import Output
+from amp_core.robot import Robot, bundled_robots
 
 
-def robots(as_json: Json = False, quiet: Quiet = False) -> None:
+def robots(json_out: Json = None, quiet: Quiet = False) -> None:
     """List the bundled robots; any other is given as a path to its robot.yaml."""
-    out = Output(as_json=as_json, quiet=quiet)
-
-    from amp_core.robot import Robot, bundled_robots
-
-    found = [Robot.load(name) for name in bundled_robots()]
-    out.document(
+    out = Output(json_out, quiet=quiet)
+    loaded = [Robot.load(name) for name in bundled_robots()]
+    out.print_json(
         [
             {
-                "name": r.name,
-                "digest": r.digest,
-                "joint_names": list(r.joint_names),
-                "feature_dim": r.layout.dim,
-                "mass_kg": float(r.mass),
+                "name": robot.name,
+                "digest": robot.digest,
+                "joint_names": list(robot.joint_names),
+                "feature_dim": robot.layout.dim,
+                "mass_kg": float(robot.mass),
             }
-            for r in found
+            for robot in loaded
         ]
     )
-    out.values(r.name for r in found)
-    out.table(
+    out.print_values(robot.name for robot in loaded)
+    out.print_table(
         ("Robot", ">joints", ">features", ">mass kg", ">control s"),
-        [(r.name, len(r.joint_names), r.layout.dim, f"{r.mass:.3f}", r.control_dt) for r in found],
+        [(robot.name, len(robot.joint_names), robot.layout.dim, f"{robot.mass:.3f}", robot.control_dt) for robot in loaded],
     )
-    out.say("\nnext: ampref score MOTION --robot NAME, or --robot path/to/robot.yaml for your own")
+    out.print("\nnext: ampref score MOTION --robot NAME, or --robot path/to/robot.yaml for your own")

@@ -1,4 +1,4 @@
-"""Where the command begins: Ctrl-C is answered from the first moment on, while the rest is still being imported."""
+"""Where the command starts: Ctrl-C is answered at once, while the rest is still being imported."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130
+from amp_core.cli.exit_codes import INTERRUPTED
 
 
-def _leave(signum: int, frame: FrameType | None) -> NoReturn:
+def _exit_at_once(signum: int, frame: FrameType | None) -> NoReturn:
     os._exit(INTERRUPTED)
 
 
 def main() -> NoReturn:
     """The console script."""
-    # A shell that starts us in the background ignores Ctrl-C for us, and that stays.
-    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if watched:
-        # Nothing is open yet, so that leaving at once harms nothing. An exception would come out in the middle of some import,
-        # as a traceback, or as another exception of a library that was being loaded.
-        signal.signal(signal.SIGINT, _leave)
+    # A shell that starts the command in the background has it ignore Ctrl-C, and that stays.
+    is_handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_handled:
+        # Nothing is open yet, so that exiting at once harms nothing. An exception would come out in the middle of an import, as
+        # a traceback, or as another exception of the library that was being loaded.
+        signal.signal(signal.SIGINT, _exit_at_once)
     from amp_core.kernels import pinned
 
     os.environ.update(pinned())  # Before anything loads numpy.
     from amp_core.cli.main import main as run
 
-    if watched:
+    if is_handled:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from amp_core.cli.output import Output, Quiet, dumps
-from amp_core.cli.reading import reading_options
-from amp_core.cli.remote import Url, connect
-from amp_core.cli.score import (
-    BATCH_PER_THREAD,
-    PLANNED_PER_THREAD,
-    _batches,
-    _check_targets,
-    _read,
-    _recipe,
-    _score_all,
-    _write,
-)
+from amp_core import motions as bundled
+from amp_core import verify as readiness
+from amp_core.cli.batch import process_files, score_run
+from amp_core.cli.options import Fps, JsonOut, QuatOrder, Quiet, Url
+from amp_core.cli.output import Output
+from amp_core.cli.reading import ReadOptions, reading_options
+from amp_core.cli.recipes import build_recipe
+from amp_core.cli.remote import connect
+from amp_core.cli.targets import check_file, write_target
+from amp_core.cli.text import counted
+from amp_core.cli.versions import open_version
+from amp_core.client import ApiClient
 from amp_core.cpus import usable_cpus
 from amp_core.errors import AmprefError, InputRefused
+from amp_core.formats import Motion
 from amp_core.readiness import TEST_IDS
-
-if TYPE_CHECKING:
-    from amp_core.client import ApiClient
-    from amp_core.formats import Motion
-    from amp_core.score import Score
-    from amp_core.verify import Subject
+from amp_core.robot import Robot
+from amp_core.score import Score
+from amp_core.verify import Subject, checklist
+from amp_core.verify.html import page
+from amp_core.verify.report import worst
 
 DEFAULT_ROBOT = "wildrobot"
 NOT_ASKED = "not asked for"
 """The reason of a test that `--only` leaves out."""
+STATUS_WORDS = {"FAIL": "failed", "WARN": "with a warning", "SKIP": "not run", "PASS": "passed"}
 
 
 def verify(
@@ -58,12 +58,10 @@ def verify(
     only: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Run this test alone: 1A … 7, smoke; repeatable.")
     ] = None,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write the whole report here; - is stdout.")
-    ] = None,
+    json_out: JsonOut = None,
     html_out: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write the report as one page here.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, for .csv files and others that do not hold it.")] = None,
-    quat_order: Annotated[str | None, typer.Option(help="Quaternion order, wxyz or xyzw; must be given for .csv.")] = None,
+    fps: Fps = None,
+    quat_order: QuatOrder = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Simulation threads; no outcome depends on it.")] = None,
     url: Url = None,
     quiet: Quiet = False,
@@ -75,266 +73,182 @@ def verify(
     Exits with 0 when no test failed, with 1 when one did or a file was refused (the others are still tested), with 2 for
     wrong usage.
     """
-    if quat_order not in (None, "wxyz", "xyzw"):
-        raise typer.BadParameter("choose wxyz or xyzw", param_hint="--quat-order")
     for test in only or ():
         if test not in TEST_IDS:
             raise typer.BadParameter(f"{test!r} is no test; choose one of {', '.join(TEST_IDS)}", param_hint="--only")
-    versions, motions = _told_apart(subjects or [])
-    remote = bool(versions) or (everything and bool(url or os.environ.get("AMPREF_URL")))
-    _check_usage(versions, motions, everything, remote, {"--mode": mode, "--fps": fps, "--quat-order": quat_order}, url)
-    out = Output(as_json=str(json_out) == "-", quiet=quiet)
-    for target in (json_out, html_out):
-        _check_targets(target, None)
-    nthread = threads or usable_cpus()
-    run = _Run(out, only, nthread, seed or 0)
-    if remote:
-        with connect(url, out) as api:
-            _versions(run, api, versions or _every_version(api), robot, alone=bool(versions))
-    else:
-        _motions(run, motions, everything, robot or DEFAULT_ROBOT, mode, fps, quat_order)
-    _tell(out, run, json_out, html_out)
-    if run.refused or run.failed:
-        raise typer.Exit(1)
-
-
-class _Run:
-    """What was tested so far, and how tests are run."""
-
-    def __init__(self, out: Output, only: Sequence[str] | None, nthread: int, seed: int) -> None:
-        self.out, self.only, self.nthread, self.seed = out, only, nthread, seed
-        self.documents: list[dict[str, Any]] = []
-        self.refused: list[dict[str, Any]] = []
-
-    @property
-    def failed(self) -> bool:
-        """Whether a test failed."""
-        return any(test["status"] == "FAIL" for document in self.documents for test in document["tests"])
-
-    def refuse(self, error: AmprefError) -> None:
-        """Tell of what cannot be tested, and go on."""
-        self.out.error(error)
-        self.refused.append(error.to_dict())
-
-    def test(
-        self, subject: Subject, label: str, waivers: Sequence[Mapping[str, Any]] = (), locked: Mapping[str, str] | None = None
-    ) -> None:
-        """Run the tests on a subject, and tell what they found."""
-        from amp_core.verify import verify
-        from amp_core.verify.checklist import document
-
-        with self.out.progress(f"testing {label}", total=1.0) as progress:
-            found = verify(
-                subject,
-                only=self.only,
-                nthread=self.nthread,
-                seed=self.seed,
-                progress=lambda share, text: progress.update(share, description=f"testing {label}: {text}"),
-            )
-        made = document(found, waivers, locked)
-        self.documents.append(made)
-        show_tests(self.out, made)
-        for waiver in waivers:
-            self.out.say(f"{waiver['test']} was waived at the lock: {waiver['reason']}")
-
-
-def _told_apart(subjects: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Versions and files among what was named. A file that is there is a file, whatever it is called."""
-    versions = [one for one in subjects if ("==" in one or "@" in one) and not Path(one).exists()]
-    return versions, [Path(one) for one in subjects if one not in versions]
-
-
-def _check_usage(
-    versions: Sequence[str],
-    motions: Sequence[Path],
-    everything: bool,
-    remote: bool,
-    of_motions: Mapping[str, Any],
-    url: str | None,
-) -> None:
-    kinds = bool(versions) + bool(motions) + everything
-    if kinds != 1:
-        what = "nothing is named" if kinds == 0 else "these do not go together"
-        raise typer.BadParameter(f"{what}: give motion files, or NAME==VERSION, or --all", param_hint="MOTION | NAME==VERSION")
-    if len(versions) > 1:
-        raise typer.BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
-    if remote:
-        for option, value in of_motions.items():
+    # A file that exists is a file, whatever its name.
+    versions = [subject for subject in subjects or () if ("==" in subject or "@" in subject) and not Path(subject).exists()]
+    motions = [Path(subject) for subject in subjects or () if subject not in versions]
+    is_remote = bool(versions) or (everything and bool(url or os.environ.get("AMPREF_URL")))
+    _check_subjects(versions, motions, everything)
+    if is_remote:
+        for option, value in {"--mode": mode, "--fps": fps, "--quat-order": quat_order}.items():
             if value is not None:
                 raise typer.BadParameter("it is for motions; a version is as it was locked", param_hint=option)
     elif url is not None:
         raise typer.BadParameter("it is for NAME==VERSION and --all; motions need no service", param_hint="--url")
-
-
-# --- motions ---------------------------------------------------------------------------------------------------------------
-
-
-def _motions(
-    run: _Run,
-    paths: Sequence[Path],
-    everything: bool,
-    robot_name: str,
-    mode: str | None,
-    fps: float | None,
-    quat_order: str | None,
-) -> None:
-    from amp_core import motions as bundled
-    from amp_core.robot import Robot
-    from amp_core.verify import Subject
-
-    options: Callable[[Path], dict[str, Any]] = bundled.reading_options
-    if everything:
-        paths = bundled.bundled_motions()
+    out = Output(json_out, quiet=quiet)
+    if html_out:
+        check_file(html_out)
+    tester = _Tester(out, only, threads or usable_cpus(), seed or 0)
+    if is_remote:
+        with connect(url, out) as api:
+            if versions:
+                tester.test_version(api, versions[0], robot)
+            else:
+                tester.test_all_versions(api, robot)
+    elif everything:
+        tester.test_motions(bundled.bundled_motions(), bundled.reading_options, robot, mode)
     else:
-        options = reading_options(paths, fps, quat_order, run.out)
-    recipe = _recipe(None, mode, run.seed)
-    robot = Robot.load(robot_name)
-    scores: list[Score] = []
-    read: list[Motion] = []
-    with run.out.progress("scoring", total=len(paths)) as progress:
-        per_thread = BATCH_PER_THREAD if recipe.planner is None else PLANNED_PER_THREAD
-        readable = _read(list(paths), options, robot, recipe)
-        for batch in _batches(readable, per_thread * run.nthread):
-            good = [(index, motion) for index, motion in batch if not isinstance(motion, AmprefError)]
-            outcomes: dict[int, Score | AmprefError] = {
-                index: motion for index, motion in batch if isinstance(motion, AmprefError)
-            }
-            outcomes.update(_score_all(good, robot, recipe, run.nthread, progress, list(paths)))
-            source = dict(good)
-            for index, outcome in sorted(outcomes.items()):
-                if isinstance(outcome, AmprefError):
-                    run.refuse(outcome)
-                else:
-                    scores.append(outcome)
-                    read.append(source[index])
-            progress.update(batch[-1][0] + 1)
-    if scores:
-        subject = Subject.of_scores(scores, read, robot)
-        run.test(subject, f"{len(scores)} motion{'s' * (len(scores) != 1)}")
+        tester.test_motions(motions, reading_options(motions, fps, quat_order, out), robot, mode)
+    _print_outcome(out, tester.documents, html_out)
 
 
-# --- versions --------------------------------------------------------------------------------------------------------------
+def _check_subjects(versions: Sequence[str], motions: Sequence[Path], everything: bool) -> None:
+    kinds = bool(versions) + bool(motions) + everything
+    if kinds != 1:
+        problem = "nothing is named" if kinds == 0 else "these do not go together"
+        raise typer.BadParameter(
+            f"{problem}: give motion files, or NAME==VERSION, or --all", param_hint="MOTION | NAME==VERSION"
+        )
+    if len(versions) > 1:
+        raise typer.BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
 
 
-def _every_version(api: ApiClient) -> list[str]:
-    """Every version that is not yanked, the oldest of each dataset first."""
-    found = []
-    for dataset in api.list_datasets():
-        versions = api.get_dataset(dataset["name"])["versions"]
-        found += [f"{dataset['name']}=={version['version']}" for version in reversed(versions) if not version["yanked"]]
-    if not found:
-        raise InputRefused("the service has no version", remedy="Lock one: ampref dataset lock NAME VERSION")
-    return found
+class _Tester:
+    """Runs the tests on one subject after the other.
+
+    Attributes:
+      documents: the JSON objects of the subjects that were tested.
+    """
+
+    def __init__(self, out: Output, only: Sequence[str] | None, nthread: int, seed: int) -> None:
+        self._out, self._only, self._nthread, self._seed = out, only, nthread, seed
+        self.documents: list[dict[str, Any]] = []
+
+    def test_motions(self, paths: Sequence[Path], options: ReadOptions, robot_name: str | None, mode: str | None) -> None:
+        """Score motions, and test them as one set."""
+        recipe = build_recipe(None, mode, self._seed)
+        robot = Robot.load(robot_name or DEFAULT_ROBOT)
+        scores: list[Score] = []
+        motions: list[Motion] = []
+        with self._out.progress("scoring", total=len(paths)) as progress:
+            runs = [score_run(robot, recipe, self._nthread)]
+            for file in process_files(paths, options, robot, recipe, self._nthread, runs, progress):
+                if file.refusal is not None:
+                    self._out.refuse(file.refusal)
+                elif file.motion is not None and file.results[0] is not None:
+                    scores.append(file.results[0])
+                    motions.append(file.motion)
+        if scores:
+            self._test(Subject.of_scores(scores, motions, robot), counted(len(scores), "motion"))
+
+    def test_all_versions(self, api: ApiClient, robot: str | None) -> None:
+        """Test every version that is not yanked, the oldest of each dataset first; a refused one costs only itself."""
+        specs = []
+        for dataset in api.list_datasets():
+            versions = api.get_dataset(dataset["name"])["versions"]
+            specs += [f"{dataset['name']}=={version['version']}" for version in reversed(versions) if not version["yanked"]]
+        if not specs:
+            raise InputRefused("the service has no version", remedy="Lock one: ampref dataset lock NAME VERSION")
+        for spec in specs:
+            self._out.print(f"{'' if spec == specs[0] else chr(10)}{spec}")
+            try:
+                self.test_version(api, spec, robot)
+            except AmprefError as error:
+                self._out.refuse(error)
+
+    def test_version(self, api: ApiClient, spec: str, robot: str | None) -> None:
+        """Fetch a locked version and test it."""
+        with ExitStack() as stack:
+            with self._out.progress(f"fetching {spec}", total=1.0) as progress:
+
+                def report(share: float, text: str) -> None:
+                    progress.update(share, description=f"fetching {spec}: {text}")
+
+                version = stack.enter_context(open_version(api, spec, robot, report))
+            self._test(version.subject, spec, version.waivers, version.locked)
+
+    def _test(
+        self, subject: Subject, label: str, waivers: Sequence[Mapping[str, Any]] = (), locked: Mapping[str, str] | None = None
+    ) -> None:
+        with self._out.progress(f"testing {label}", total=1.0) as progress:
+            verification = readiness.verify(
+                subject,
+                only=self._only,
+                nthread=self._nthread,
+                seed=self._seed,
+                progress=lambda share, text: progress.update(share, description=f"testing {label}: {text}"),
+            )
+        document = checklist.document(verification, waivers, locked)
+        self.documents.append(document)
+        _print_tests(self._out, document)
+        for waiver in waivers:
+            self._out.print(f"{waiver['test']} was waived at the lock: {waiver['reason']}")
 
 
-def _versions(run: _Run, api: ApiClient, specs: Sequence[str], robot: str | None, *, alone: bool) -> None:
-    for spec in specs:
-        if not alone:
-            run.out.say(f"{'' if spec == specs[0] else chr(10)}{spec}")
-        with _going_on(run, alone):
-            _version(run, api, spec, robot)
-
-
-def _version(run: _Run, api: ApiClient, spec: str, robot: str | None) -> None:
-    from amp_core.cli.versions import opened_version
-
-    with ExitStack() as open_while_tested:
-        with run.out.progress(f"fetching {spec}", total=1.0) as progress:
-
-            def told(share: float, text: str) -> None:
-                progress.update(share, description=f"fetching {spec}: {text}")
-
-            version = open_while_tested.enter_context(opened_version(api, spec, robot, told))
-        run.test(version.subject, spec, version.waivers, version.locked)
-
-
-@contextmanager
-def _going_on(run: _Run, alone: bool) -> Iterator[None]:
-    """Of several versions, one that cannot be tested costs only itself."""
-    try:
-        yield
-    except AmprefError as error:
-        if alone:
-            raise
-        run.refuse(error)
-
-
-# --- telling ---------------------------------------------------------------------------------------------------------------
-
-
-def show_tests(out: Output, document: Mapping[str, Any]) -> None:
-    """A line a test, and below them why those that did not pass did not."""
-    from amp_core.verify.checklist import decisive, row_text
-
+def _print_tests(out: Output, document: Mapping[str, Any]) -> None:
+    """Print a line a test, and below them why those that did not pass did not."""
     # Who asked for some tests alone knows that the others were not run.
     tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
     rows = []
     for test in tests:
-        row = decisive(test["rows"])
-        figure = "-" if row is None else row_text({**row, "where": "", "note": ""})
+        row = checklist.decisive(test["rows"])
+        figure = "-" if row is None else checklist.row_text({**row, "where": "", "note": ""})
         rows.append((test["status"], test["name"], figure, f"{test['wall_sec']:.1f}"))
-    out.table(("Status", "Test", "Nearest to its threshold", ">s"), rows)
-    told = [(test["id"], test["status"], test["reason"]) for test in tests if test["reason"]]
-    for line in ("", *(f"{name} {status}: {reason}" for name, status, reason in told)) if told else ():
-        out.say(line)
+    out.print_table(("Status", "Test", "Nearest to its threshold", ">s"), rows)
+    reasons = [f"{test['id']} {test['status']}: {test['reason']}" for test in tests if test["reason"]]
+    for line in ("", *reasons) if reasons else ():
+        out.print(line)
 
 
-_WORDS = {"FAIL": "failed", "WARN": "with a warning", "SKIP": "not run", "PASS": "passed"}
-
-
-def _tell(out: Output, run: _Run, json_out: Path | None, html_out: Path | None) -> None:
-    document = _document(run)
-    if json_out and str(json_out) != "-":
-        _write(json_out, dumps(document).encode())
-    if html_out and run.documents:
-        from amp_core.verify.html import page
-
-        first, *more = run.documents
-        _write(html_out, page(first, *more, groups=first["groups"]).encode())
-    out.document(document)
-    several = len(run.documents) > 1
-    out.values(
-        f"{_name(one)}\t{test['id']}\t{test['status']}" if several else f"{test['id']}\t{test['status']}"
-        for one in run.documents
-        for test in one["tests"]
+def _print_outcome(out: Output, documents: Sequence[dict[str, Any]], html_out: Path | None) -> None:
+    """Print and write the report; end with 1 if a test failed or something was refused."""
+    document = _combine(documents) | {"refused": [error.to_dict() for error in out.refused]}
+    out.print_json(document)
+    if html_out and documents:
+        write_target(html_out, page(*documents, groups=documents[0]["groups"]).encode())
+    out.print_values(
+        (f"{_subject_name(subject)}\t" if len(documents) > 1 else "") + f"{test['id']}\t{test['status']}"
+        for subject in documents
+        for test in subject["tests"]
     )
     counts = Counter(test["status"] for test in document["tests"])
-    said = ", ".join(f"{counts[status]} {word}" for status, word in _WORDS.items() if counts[status]) or "nothing was tested"
-    out.say(f"\n{document['status']}: {said}" + (f"; {len(run.refused)} refused" if run.refused else ""))
-    for label, target in (("report", json_out), ("page", html_out)):
-        if target and str(target) != "-" and (run.documents or label == "report"):
-            out.say(f"{label}: {target}")
-    out.say(f"next: {_next(run, document)}")
+    summary = ", ".join(f"{counts[status]} {word}" for status, word in STATUS_WORDS.items() if counts[status])
+    refused = f"; {len(out.refused)} refused" if out.refused else ""
+    out.print(f"\n{document['status']}: {summary or 'nothing was tested'}{refused}")
+    if out.file:
+        out.print(f"report: {out.file}")
+    if html_out and documents:
+        out.print(f"page: {html_out}")
+    out.print(f"next: {_next_step(documents, document['status'])}")
+    out.exit(failed=bool(counts["FAIL"]))
 
 
-def _document(run: _Run) -> dict[str, Any]:
-    """The JSON document: of several subjects every test names its own, and `subjects` has each whole."""
-    if len(run.documents) == 1:
-        return run.documents[0] | {"refused": run.refused}
-    tests = [{"subject": _name(one), **test} for one in run.documents for test in one["tests"]]
-    from amp_core.verify.report import worst
-
+def _combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The JSON document: of several subjects every test names its own, and `subjects` has the rest of each."""
+    if len(documents) == 1:
+        return documents[0]
     return {
-        "status": worst([one["status"] for one in run.documents]),
-        "ready": bool(run.documents) and all(one["ready"] for one in run.documents),
-        "tests": tests,
-        "subjects": [{key: value for key, value in one.items() if key != "tests"} for one in run.documents],
-        "refused": run.refused,
+        "status": worst([document["status"] for document in documents]),
+        "ready": bool(documents) and all(document["ready"] for document in documents),
+        "tests": [{"subject": _subject_name(document), **test} for document in documents for test in document["tests"]],
+        "subjects": [{key: value for key, value in document.items() if key != "tests"} for document in documents],
     }
 
 
-def _name(document: Mapping[str, Any]) -> str:
+def _subject_name(document: Mapping[str, Any]) -> str:
     subject = document["subject"]
     return f"{subject['dataset']}=={subject['version']}" if "dataset" in subject else str(subject.get("robot"))
 
 
-def _next(run: _Run, document: Mapping[str, Any]) -> str:
-    locked = any("dataset" in one["subject"] for one in run.documents)
-    if document["status"] == "FAIL":
-        wanted = "do not train on it" if locked else "mend what the reasons name"
-        return f"{wanted}; docs/verification.md says for each test what to do"
-    if not run.documents:
+def _next_step(documents: Sequence[Mapping[str, Any]], status: str) -> str:
+    is_locked = any("dataset" in document["subject"] for document in documents)
+    if status == "FAIL":
+        step = "do not train on it" if is_locked else "mend what the reasons name"
+        return f"{step}; docs/verification.md says for each test what to do"
+    if not documents:
         return "ampref score MOTION shows what is wrong with a file"
-    if locked:
-        return f"ampref pull {_name(run.documents[0])}"
+    if is_locked:
+        return f"ampref pull {_subject_name(documents[0])}"
     return "ampref submit MOTION... --wait, then ampref dataset lock NAME VERSION runs the same tests before the lock"

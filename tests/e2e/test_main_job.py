@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ from amp_core.motions import bundled_motions, reading_options
 from amp_core.readiness import TEST_IDS
 
 CSV = ["--fps", "30", "--quat-order", "wxyz"]
+AMPREF = str(Path(sys.executable).with_name("ampref"))
+TRAPS = ("service", "workers", "migrations", "amp_core", "ampref_service", "ampref_workers", "typer", "numpy")
+"""Packages of the working directory that neither the command nor a process that it starts may take for the installed ones."""
 
 
 def _environment(home: Path, **more: str) -> dict[str, str]:
@@ -47,7 +50,7 @@ class Up:
     def spawn(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """One `ampref` command against it, as a process of its own; its exit code is checked."""
         done = subprocess.run(
-            [sys.executable, "-m", "amp_core.cli", *arguments],
+            [AMPREF, *arguments],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -93,7 +96,7 @@ def start(home: Path, data: Path) -> Up:
     """`ampref up` on a free port."""
     with (home / "up.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "amp_core.cli", "up", "--port", "0", "--data-dir", str(data), "--workers", "2", "--json"],
+            [AMPREF, "up", "--port", "0", "--data-dir", str(data), "--workers", "2", "--json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -115,8 +118,9 @@ def start(home: Path, data: Path) -> Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    home = tmp_path_factory.mktemp("up")
+def up(tmp_path_factory: pytest.TempPathFactory, set_traps: Callable[..., Path]) -> Iterator[Up]:
+    """A service whose working directory, like that of every command against it, holds the traps."""
+    home = set_traps(tmp_path_factory.mktemp("up"), *TRAPS)
     service = start(home, home / "data")
     yield service
     if service.process.poll() is None:
@@ -330,7 +334,7 @@ def test_two_services_and_the_demo_run_at_once(up: Up, tmp_path: Path) -> None:
 
 def test_the_demo_that_is_killed_leaves_no_service(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "amp_core.cli", "demo"],
+        [AMPREF, "demo"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,11 +119,22 @@ def _answers(settings) -> bool:  # type: ignore[no-untyped-def]
         return False
 
 
-def test_celerys_own_command_finds_the_application(on_sqlite: Bench) -> None:
-    """`celery -A ampref_workers.app worker`, with a pool of processes for a change, and a broker that comes after it."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ampref", "worker"],
+        # With a pool of processes for a change. Celery looks for the application in the working directory first.
+        ["celery", "-A", "ampref_workers.app", "worker", "--pool=prefork", "--concurrency=1"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_worker_starts_in_a_folder_that_holds_packages_with_common_names(
+    command: list[str], on_sqlite: Bench, set_traps: Callable[..., Path]
+) -> None:
     bench = on_sqlite
     job = bench.submit_score("stand", frames=20)
-    command = [sys.executable, "-m", "celery", "-A", "ampref_workers.app", "worker", "--pool=prefork", "--concurrency=1"]
+    set_traps(bench.settings.data_dir, "service", "workers", "migrations")
+    command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
     # The real child refuses these bytes, which is an answer as well: the message has reached it.
     with open(bench.settings.data_dir / "log", "wb") as log:
         where = bench.settings.data_dir

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from amp_core.cli.main import app as cli
+from amp_core.cli.group import load_verbs
 from amp_core.diagnosis import CODES, SUGGESTIONS
 from amp_core.quality import METRICS
 from ampref_service.app import create_app
@@ -58,14 +58,14 @@ def test_every_code_of_a_diagnosis_is_documented() -> None:
 
 
 def _verbs() -> dict[str, typer.core.TyperCommand]:
-    root = typer.main.get_command(cli)
-    found = {}
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
-        for inner, subcommand in getattr(command, "commands", {}).items():
-            found[f"{name} {inner}"] = subcommand
-        if not hasattr(command, "commands"):
-            found[name] = command
-    return found
+    commands = {}
+    for verb in load_verbs():
+        command = verb.load()
+        if isinstance(command, typer.core.TyperGroup):
+            commands |= {f"{verb.name} {name}": inner for name, inner in command.commands.items()}
+        else:
+            commands[verb.name] = command
+    return commands
 
 
 @pytest.mark.parametrize("verb", sorted(_verbs()))

@@ -17,6 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from amp_core.cli import main as cli
+from amp_core.cli.group import load_verbs
 from amp_core.errors import Conflict
 from amp_core.robot import bundled_robots
 
@@ -65,7 +66,7 @@ def _bare(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
 def test_help_works_with_the_bare_install_and_names_every_verb() -> None:
     done = _bare("--help")
     assert done.returncode == 0, done.stderr
-    listed = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.startswith("  ")}
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
     assert set(VERBS) <= listed
     assert "ampref demo" in done.stdout
 
@@ -77,6 +78,18 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in load_verbs() if verb.extra is None])
+def test_a_verb_without_an_extra_works_with_the_bare_install(verb: str) -> None:
+    done = _bare(verb, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_verb_whose_extra_is_missing_has_a_json_document_for_it() -> None:
+    done = _bare("up", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["type"] == "missing-extra"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +193,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr("ampref_service.cli.serve.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("ampref_service.cli.startup.tempfile.TemporaryFile", refuse)
     assert cli.run(verb) == 1
     said = capsys.readouterr().err
     assert f"{tmp_path / 'data'}: the data folder cannot be written: Permission denied" in said
@@ -228,7 +241,7 @@ def test_a_variable_that_nothing_reads_is_told_once(
     monkeypatch.setenv("AMPREF_NONSENSE", "1")
     if verb != ["migrate"]:
         monkeypatch.setenv("AMPREF_ROBOTS", str(tmp_path / "none.yaml"))  # So that it ends at once.
-    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.logs.configure", lambda *_, **__: None)
     assert cli.run(verb) == (0 if verb == ["migrate"] else 1)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(told) == 1
@@ -252,7 +265,7 @@ def test_tests_that_cannot_run_are_told_at_the_start(
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("AMPREF_LOCK_TESTS", tests)
     monkeypatch.setenv("AMPREF_ROBOTS", str(tmp_path / "none.yaml"))  # So that it ends at once.
-    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.logs.configure", lambda *_, **__: None)
     assert cli.run(verb) == 1
     assert capsys.readouterr().err.count("warning: JAX is not installed here") == told
 
@@ -264,14 +277,14 @@ def test_robots_are_loaded_once(verb: str, tmp_path: Path, monkeypatch: pytest.M
     loaded: list[object] = []
     load = Robot.load
     monkeypatch.setattr(Robot, "load", lambda source: (loaded.append(source), load(source))[1])
-    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.logs.configure", lambda *_, **__: None)
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
 
     def serve(app: Any, _settings: object, listener: Any) -> None:
         with listener, TestClient(app) as client:
             assert client.get("/v1/robots").status_code == 200
 
-    monkeypatch.setattr("ampref_service.cli.serve._serve", serve)
+    monkeypatch.setattr("ampref_service.server.run", serve)
     if verb == "api":
         assert cli.run(["migrate", "--quiet"]) == 0
     assert cli.run([verb, "--port", "0"]) == 0
@@ -285,7 +298,7 @@ def test_a_robot_that_cannot_be_used_is_refused_before_anything_starts(
     robot = tmp_path / "none.yaml"
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("AMPREF_ROBOTS", str(robot))
-    monkeypatch.setattr("ampref_service.cli.serve._log", lambda *_, **__: None)
+    monkeypatch.setattr("ampref_service.logs.configure", lambda *_, **__: None)
     assert cli.run(verb) == 1
     captured = capsys.readouterr()
     assert str(robot) in captured.err

@@ -9,14 +9,15 @@ import time
 
 import pytest
 
-from amp_core.cli.output import Output, dumps, show_error, size, tier_name, time_left
+from amp_core.cli.output import STDOUT, Output, dumps, print_error
+from amp_core.cli.text import size, tier_name, time_left
 from amp_core.errors import MotionRefused
 
 
 def test_an_error_says_what_where_what_was_expected_and_what_to_do() -> None:
     stream = io.StringIO()
     error = MotionRefused("not finite", file="walk.pkl", key="dof_pos", frame=3, expected="numbers", remedy="Export it again")
-    show_error(error, stream)
+    print_error(error, stream)
     assert stream.getvalue().splitlines() == [
         "error: walk.pkl, key 'dof_pos', frame 3: not finite",
         "  expected: numbers",
@@ -26,18 +27,18 @@ def test_an_error_says_what_where_what_was_expected_and_what_to_do() -> None:
 
 def test_a_hostile_name_cannot_drive_the_terminal() -> None:
     stream = io.StringIO()
-    show_error(MotionRefused("no", file="a\x1b[2Jb\nerror: c"), stream)
+    print_error(MotionRefused("no", file="a\x1b[2Jb\nerror: c"), stream)
     assert "\x1b" not in stream.getvalue()
     assert stream.getvalue() == "error: a\\x1b[2Jb\\nerror: c: no\n"
 
 
 def test_human_output_goes_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output()
-    out.say("answer")
+    out.print("answer")
     out.note("by the way")
-    out.table(("Name", ">n"), [("walk", 3)])
-    out.document({"a": 1})
-    out.values(["x"])
+    out.print_table(("Name", ">n"), [("walk", 3)])
+    out.print_json({"a": 1})
+    out.print_values(["x"])
     captured = capsys.readouterr()
     assert "answer" in captured.out
     assert "walk" in captured.out
@@ -45,10 +46,10 @@ def test_human_output_goes_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureF
 
 
 def test_with_json_stdout_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Output(as_json=True)
-    out.say("answer")
-    out.table(("Name",), [("walk",)])
-    out.document({"name": "gehen ä"})
+    out = Output(STDOUT)
+    out.print("answer")
+    out.print_table(("Name",), [("walk",)])
+    out.print_json({"name": "gehen ä"})
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"name": "gehen ä"}
     assert "answer" in captured.err
@@ -57,17 +58,17 @@ def test_with_json_stdout_is_one_document(capsys: pytest.CaptureFixture[str]) ->
 
 def test_quiet_prints_only_values(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output(quiet=True)
-    out.say("answer")
+    out.print("answer")
     out.note("note")
-    out.table(("Name",), [("walk",)])
+    out.print_table(("Name",), [("walk",)])
     with out.progress("working", 3) as progress:
         progress.update(2)
-    out.values(["id-1", "id-2"])
+    out.print_values(["id-1", "id-2"])
     assert capsys.readouterr() == ("id-1\nid-2\n", "")
 
 
 def test_there_is_no_colour_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    Output().table(("Tier",), [("Tier 0",), ("Rejected",), ("[red]x[/red]",)])
+    Output().print_table(("Tier",), [("Tier 0",), ("Rejected",), ("[red]x[/red]",)])
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert "[red]x[/red]" in text
@@ -84,7 +85,7 @@ def test_tiers_and_sizes_read_well() -> None:
 
 
 def test_a_warning_is_printed_when_quiet_and_a_note_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    for out in (Output(quiet=True), Output(quiet=True, as_json=True)):
+    for out in (Output(quiet=True), Output(STDOUT, quiet=True)):
         out.warn("it was yanked:\x1b[2J wrong")
         out.note("it goes on")
         assert capsys.readouterr() == ("", "warning: it was yanked:\\x1b[2J wrong\n")
@@ -92,13 +93,13 @@ def test_a_warning_is_printed_when_quiet_and_a_note_is_not(capsys: pytest.Captur
 
 def test_the_error_that_ends_a_verb_is_its_json_document_unless_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     error = MotionRefused("not finite", key="dof_pos", frame=3)
-    Output(as_json=True).fail(error)
+    Output(STDOUT).fail(error)
     captured = capsys.readouterr()
     assert json.loads(captured.out) == error.to_dict()
     assert captured.err == "error: key 'dof_pos', frame 3: not finite\n"
 
-    out = Output(as_json=True)
-    out.document([])
+    out = Output(STDOUT)
+    out.print_json([])
     out.fail(error)
     assert json.loads(capsys.readouterr().out) == []
 
@@ -120,7 +121,7 @@ def test_the_error_that_ends_a_verb_is_its_json_document_unless_there_is_one(cap
 )
 def test_remedies_name_what_can_be_typed(theirs: str, ours: str) -> None:
     stream = io.StringIO()
-    show_error(MotionRefused("no", remedy=theirs), stream)
+    print_error(MotionRefused("no", remedy=theirs), stream)
     assert stream.getvalue() == f"error: no\n  what to do: {ours}\n"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from amp_core.cli import main as cli
 from amp_core.cli.output import Output
-from amp_core.cli.remote import diagnosis_lines, show_results
+from amp_core.cli.results import diagnosis_lines, print_results
 from amp_core.client import ApiClient, Retry
 
 Answer = Callable[[str, str], tuple[int, Any]]
@@ -272,7 +272,7 @@ ROLLOUT = {
 
 
 def test_what_is_not_tier_0_says_why_what_to_try_and_what_of_it_is_good(capsys: pytest.CaptureFixture[str]) -> None:
-    show_results(Output(), [ROLLOUT])
+    print_results(Output(), [ROLLOUT])
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index("walk: Rejected: the root is tilted; max_tilt_deg 90 is over 60") + 1 :] == [
         "  why: the clip's root is in another frame",
@@ -285,7 +285,7 @@ def test_what_is_not_tier_0_says_why_what_to_try_and_what_of_it_is_good(capsys: 
 
 
 def test_tier_0_and_results_of_earlier_releases_have_no_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:
-    show_results(Output(), [ROLLOUT | {"tier": 0, "ingest": {}}, ROLLOUT | {"diagnosis": None, "segments": [], "ingest": {}}])
+    print_results(Output(), [ROLLOUT | {"tier": 0, "ingest": {}}, ROLLOUT | {"diagnosis": None, "segments": [], "ingest": {}}])
     said = capsys.readouterr().out
     assert "why:" not in said
     assert "try:" not in said
@@ -303,7 +303,7 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("amp_core.cli.output.SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    monkeypatch.setattr("amp_core.cli.progress.SECONDS_BETWEEN_PLAIN_LINES", 0.0)
     going = JOB | {
         "kind": "rollout",
         "state": "running",

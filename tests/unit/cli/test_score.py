@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from amp_core.cli import main as cli
-from amp_core.cli.score import _export_names
+from amp_core.cli.score import export_names
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
 
@@ -132,8 +132,8 @@ def test_motions_with_one_name_do_not_overwrite_each_other(motions: dict[str, Pa
     assert (folder / "walk.npz").read_bytes() != (folder / "walk-2.npz").read_bytes()
 
 
-def test_export_names_are_all_different_even_where_case_does_not_count() -> None:
-    names = _export_names([Path("a/x.pkl"), Path("b/x.npz"), Path("x-2.pkl"), Path("X.pkl"), Path("c/x-2.json")])
+def testexport_names_are_all_different_even_where_case_does_not_count() -> None:
+    names = export_names([Path("a/x.pkl"), Path("b/x.npz"), Path("x-2.pkl"), Path("X.pkl"), Path("c/x-2.json")])
     assert names[0] == "x"
     assert names[2] == "x-2"
     assert len({name.casefold() for name in names}) == 5

@@ -1,0 +1,153 @@
+"""The command is a table of verbs: each package lists its own, and a verb's module is imported when the verb is called.
+
+A package names its table as an entry point of the group `ampref.verbs`. `ampref --help` reads the tables alone, so that it
+needs none of the extras and stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from amp_core.cli.output import Output
+from amp_core.errors import AmprefError
+
+ENTRY_POINTS = "ampref.verbs"
+
+START = "Start here"
+MOTIONS = "Motion engineers: score clips, test them, make variants"
+CATALOG = "Researchers: the catalog of a service"
+TRAINING = "Training nodes"
+OPERATORS = "Operators of a service"
+PANELS = (START, MOTIONS, CATALOG, TRAINING, OPERATORS)
+"""The sections of `ampref --help` in their order, by who needs them; a plug-in's own sections follow."""
+
+
+class Verb(NamedTuple):
+    """A row of a package's table.
+
+    Args:
+      panel: the section of `ampref --help` that lists the verb.
+      summary: one line for that list; the first line of the verb's own help.
+      target: `module:attribute`, a function with typer's annotations or a typer app with verbs of its own.
+      extra: the extra of the distribution that brings what the verb imports; None if the bare install does.
+      json_word: whether the word after `--json` is the file to write, as for the verbs whose results are kept as files.
+    """
+
+    name: str
+    panel: str
+    summary: str
+    target: str
+    extra: str | None = None
+    json_word: bool = False
+
+    def load(self) -> TyperCommand | TyperGroup:
+        """Import the verb."""
+        module, _, attribute = self.target.partition(":")
+        target = getattr(import_module(module), attribute)
+        if isinstance(target, typer.Typer):
+            return typer.main.get_group(target)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(self.name)(target)
+        command = typer.main.get_command(app)
+        assert isinstance(command, TyperCommand)
+        return command
+
+
+class MissingExtra(AmprefError):
+    """A verb was called whose packages this environment does not have."""
+
+    slug = "missing-extra"
+    title = "A part of ampref is not installed"
+
+
+class VerbCommand(TyperCommand):
+    """Stands for a verb until it is called."""
+
+    def __init__(self, verb: Verb) -> None:
+        super().__init__(name=verb.name, short_help=verb.summary, rich_markup_mode=None, rich_help_panel=verb.panel)
+        self.verb = verb
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        args = attach_json_target(args, word=self.verb.json_word)
+        # An error that comes before the verb has made its own output is a JSON document, too.
+        Output(Path("-") if "--json=-" in args else None)
+        return self.verb.load().make_context(info_name, args, parent, **extra)
+
+
+class SummaryGroup(TyperGroup):
+    """A group whose help shows the summaries in full, by panel; typer cuts them to one line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}
+        width = max(map(len, self.commands))
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None)
+            summary = command.short_help or (command.help or "").partition("\n")[0]
+            panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append((name.ljust(width), summary))
+        for panel, rows in panels.items():
+            if rows:
+                with formatter.section(panel):
+                    formatter.write_dl(rows)
+
+
+class VerbGroup(SummaryGroup):
+    """The group of every installed package's verbs."""
+
+    def __init__(self, *, commands: Any = None, **attributes: Any) -> None:
+        super().__init__(commands={**{verb.name: VerbCommand(verb) for verb in load_verbs()}, **(commands or {})}, **attributes)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            command = self.commands.get(ctx.invoked_subcommand)
+            package = (error.name or "").partition(".")[0]
+            ours = not package or package == "amp_core" or package.startswith("ampref_")
+            if ours or not isinstance(command, VerbCommand) or command.verb.extra is None:
+                raise
+            raise MissingExtra(
+                f"this needs the package {package!r}, which is not installed",
+                remedy=f"pip install '.[{command.verb.extra}]' in the checkout that ampref came from, "
+                f"or its wheel with [{command.verb.extra}]",
+            ) from error
+
+
+def load_verbs() -> list[Verb]:
+    """The verbs of every installed package. A table that cannot be loaded costs a warning and its own verbs alone."""
+    verbs: dict[str, Verb] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            table: Iterable[Verb] = point.load()
+            for verb in table:
+                verbs.setdefault(verb.name, verb)
+        except Exception as error:
+            sys.stderr.write(
+                f"warning: the verbs of {point.name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}; "
+                "install it again\n"
+            )
+    return list(verbs.values())
+
+
+def attach_json_target(args: Sequence[str], *, word: bool) -> list[str]:
+    """`--json` as `--json=TARGET`, which the parser reads; a bare `--json` means stdout.
+
+    Args:
+      word: whether a word after `--json` is its target; `-` always is.
+    """
+    attached: list[str] = []
+    rest = list(args)
+    while rest and rest[0] != "--":
+        arg = rest.pop(0)
+        if arg == "--json":
+            is_target = rest[:1] == ["-"] or (word and rest[:1] != [] and not rest[0].startswith("-"))
+            arg = f"--json={rest.pop(0) if is_target else '-'}"
+        attached.append(arg)
+    return attached + rest

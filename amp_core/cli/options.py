@@ -1,0 +1,38 @@
+"""Options and arguments that several verbs take, with one wording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+MotionFiles = Annotated[list[Path], typer.Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")]
+RobotName = Annotated[str, typer.Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
+Mode = Annotated[str | None, typer.Option(help="auto, rollout, tracked or teacher_forced; the default is auto.")]
+Seed = Annotated[int | None, typer.Option(help="The recipe's seed.")]
+Physics = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BUCKET",
+        help="Score in these physics: factors such as friction=0.7,mass=1.1,damping=1.0, or canonical; may be repeated.",
+    ),
+]
+Fps = Annotated[float | None, typer.Option(help="Frames per second, for .csv files and others that do not hold it.")]
+QuatOrder = Annotated[Literal["wxyz", "xyzw"] | None, typer.Option(help="Quaternion order; must be given for .csv.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Simulation threads; the results do not depend on it.")]
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="The service's address; overrides AMPREF_URL, default http://127.0.0.1:8000.")
+]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; the work goes on without us.")]
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="[=OUT]", help="One JSON document on stdout, and everything else on stderr; or into OUT."),
+]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="[OUT]", help="One JSON document into OUT; without OUT, or with -, on stdout."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]

@@ -1,0 +1,87 @@
+"""Files and folders that a verb writes: checked before the work, written as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from amp_core.errors import InputRefused
+from amp_core.files import write_file
+
+_MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
+
+
+def check_file(path: Path) -> None:
+    """Refuse, before the work, a file that its results cannot be written to.
+
+    Raises:
+      InputRefused: its folder does not exist or cannot be written, or it is a folder itself.
+      typer.BadParameter: it is a motion file, as where `--json` swallows the word after it.
+    """
+    if path.suffix in _MOTION_SUFFIXES:
+        raise typer.BadParameter(
+            f"{path} is a motion file and would be overwritten; put --json at the end", param_hint="--json"
+        )
+    if not path.parent.is_dir():
+        # A folder for exports is made; a file in a folder that does not exist is a slip of the pen.
+        raise InputRefused(
+            "cannot be written: there is no such folder",
+            file=str(path),
+            expected="a file in a folder that exists",
+            remedy=f"Check the path, or: mkdir -p {path.parent}",
+        )
+    _check_access(path.parent)
+    if path.is_dir():
+        raise unwritable(path, IsADirectoryError(21, "Is a directory"))
+
+
+@contextlib.contextmanager
+def made_folder(path: Path | None) -> Iterator[None]:
+    """Make a folder for exports; remove it again if it is new and nothing was written, such as after Ctrl-C.
+
+    Raises:
+      InputRefused: it cannot be made or written.
+    """
+    if path is None:
+        yield
+        return
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    _check_access(path)
+    try:
+        yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # It is not empty, or another process has removed it.
+                path.rmdir()
+
+
+def _check_access(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise unwritable(folder, PermissionError(13, "Permission denied"))
+
+
+def unwritable(path: Path, error: OSError) -> InputRefused:
+    """The refusal of a file or folder that cannot be written."""
+    return InputRefused(
+        f"cannot be written: {error.strerror or error}", file=str(path), remedy="Name a folder that you may write to"
+    )
+
+
+def write_target(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all.
+
+    Raises:
+      InputRefused: it cannot be written.
+    """
+    try:
+        write_file(path, data, durable=True)
+    except OSError as error:
+        raise unwritable(path, error) from error

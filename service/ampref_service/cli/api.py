@@ -1,0 +1,44 @@
+"""`ampref api`: the HTTP API alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from amp_core.cli.options import Json
+from amp_core.cli.output import Output
+from amp_core.robot import load_robots
+from ampref_service import server
+from ampref_service.app import create_app
+from ampref_service.catalog import Catalog, schema
+from ampref_service.cli.startup import Host, Port, configure_logs, exit_unless_terminated, load_settings, url_of
+
+
+def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
+    """Serve the HTTP API alone; workers run elsewhere. For production, configured by AMPREF_* variables.
+
+    With --json it prints one document (url, pid) when it listens.
+    """
+    out = Output(json_out)
+    settings = load_settings(out, host=host, port=port)
+    configure_logs(settings)
+    robots = load_robots(settings.robots)
+    checks: dict[str, Callable[[], Any]] = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
+    more: dict[str, Any] = {}
+    if settings.embedded:
+        out.warn("AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process")
+    else:
+        from ampref_service.broker import check_broker, make_notifier  # Needs the extra `worker`.
+
+        more["notify"] = make_notifier(settings)
+        checks["broker"] = partial(check_broker, settings)
+    listener = server.listen(settings)
+    out.print_json({"url": url_of(listener), "pid": os.getpid()})
+    sys.stdout.flush()
+    try:
+        server.run(create_app(settings, checks=checks, installed=robots, **more), settings, listener)
+    except SystemExit as stopped:
+        exit_unless_terminated(stopped)

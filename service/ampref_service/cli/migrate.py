@@ -1,0 +1,30 @@
+"""`ampref migrate`: the catalog's schema."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from amp_core.cli.options import Json, Quiet
+from amp_core.cli.output import Output
+from ampref_service.catalog import schema
+from ampref_service.cli.startup import load_settings, make_folder
+
+
+def migrate(
+    to: Annotated[str | None, typer.Option(metavar="REVISION", help="Go down to this revision instead; base is empty.")] = None,
+    json_out: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Bring the catalog's schema up to date. Safe to run twice, and by several at once."""
+    out = Output(json_out, quiet=quiet)
+    settings = load_settings(out)
+    if to is None and settings.database_url.startswith("sqlite"):
+        make_folder(settings.data_dir)
+    revision = schema.upgrade(settings.database_url) if to is None else schema.downgrade(settings.database_url, to)
+    out.print_json({"revision": revision})
+    out.print_values([revision])
+    out.print(f"the catalog is at revision {revision}")
+    if to is None:
+        out.print("next: ampref api, and ampref worker on any number of machines")

@@ -1,0 +1,85 @@
+"""What the verbs that start a process of the service have in common."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amp_core.cli.exit_codes import TERMINATED
+from amp_core.cli.output import Output
+from amp_core.errors import Unavailable
+from ampref_service import logs
+from ampref_service.settings import Settings, unknown_variables
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides AMPREF_HOST.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; overrides AMPREF_PORT.")]
+
+
+def load_settings(out: Output, **overrides: Any) -> Settings:
+    """The settings, with options that were given in the place of variables.
+
+    Warns of variables that look like settings and are none: they change nothing.
+    """
+    settings = Settings.load(**{name: value for name, value in overrides.items() if value is not None})
+    unknown = unknown_variables(os.environ)
+    if unknown:
+        names = ", ".join(name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items())
+        out.warn(f"nothing reads the environment variable{'s' if len(unknown) > 1 else ''} {names}; docs/catalog.md lists all")
+    return settings
+
+
+def make_folder(folder: Path) -> None:
+    """Make the data folder.
+
+    Raises:
+      Unavailable: it cannot be made or written; the error names it before any library fails on it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Unavailable(
+            f"the data folder cannot be written: {error.strerror or error}",
+            file=str(folder),
+            expected="a folder that this user may write",
+            remedy="Choose another with --data-dir or AMPREF_DATA_DIR, or give this one to the user that runs the service",
+        ) from None
+
+
+def warn_missing_tests(out: Output, settings: Settings) -> None:
+    """Warn at the start, not in the checklist of a version that is locked: tests that need JAX are skipped without it."""
+    if settings.lock_tests != "none" and any(importlib.util.find_spec(name) is None for name in ("jax", "optax")):
+        out.warn(
+            "JAX is not installed here: before a lock tests 1A and smoke and the policy's half of the others are skipped, and "
+            "no version is ready for training; install ampref[train]"
+        )
+
+
+def configure_logs(settings: Settings, default: str | None = None) -> None:
+    """Set up logging; `default` is the level of a process that a person watches, unless AMPREF_LOG_LEVEL says otherwise."""
+    level = default if default and not os.environ.get("AMPREF_LOG_LEVEL") else settings.log_level
+    logs.configure(level, json=settings.log_json)
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL where a client on this machine reaches a listening socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def exit_unless_terminated(stopped: SystemExit) -> None:
+    """Let a server end with 0 after SIGTERM, which is how it is meant to be stopped.
+
+    Raises:
+      SystemExit: it ended for another reason.
+    """
+    if stopped.code not in (None, 0, TERMINATED):
+        raise stopped

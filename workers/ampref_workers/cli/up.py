@@ -1,0 +1,103 @@
+"""`ampref up`: the whole service in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from amp_core.cli.options import Json, Quiet
+from amp_core.cli.output import Output
+from amp_core.robot import load_robots
+from ampref_service import server
+from ampref_service.app import create_app
+from ampref_service.catalog import Catalog, schema
+from ampref_service.cli.startup import (
+    Host,
+    Port,
+    configure_logs,
+    exit_unless_terminated,
+    load_settings,
+    make_folder,
+    url_of,
+    warn_missing_tests,
+)
+from ampref_service.services import Services
+from ampref_service.settings import Settings
+from ampref_workers.embedded import EmbeddedWorker
+
+
+def up(
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept; overrides AMPREF_DATA_DIR.")] = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Clips scored at a time; overrides AMPREF_WORKER_CONCURRENCY.")
+    ] = None,
+    stop_with_parent: Annotated[
+        bool, typer.Option("--stop-with-parent", hidden=True, help="Stop when standard input ends.")
+    ] = False,
+    json_out: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Start the whole service in this process: migrated catalog, API and workers, with nothing else to install.
+
+    It runs until Ctrl-C or SIGTERM and then stops within seconds; what was being scored is taken up at the next start.
+    With --json it prints one document (url, data_dir, pid) when it is ready.
+    """
+    out = Output(json_out, quiet=quiet)
+    settings = load_settings(out, data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
+    configure_logs(settings, default="warning")
+    warn_missing_tests(out, settings)
+    robots = load_robots(settings.robots)  # Before anything is started; the server would refuse them with a traceback.
+    make_folder(settings.data_dir)
+    schema.upgrade(settings.database_url)
+    listener = server.listen(settings)
+    # From this line on connections wait for the application instead of being refused.
+    listener.listen()
+    if stop_with_parent:
+        threading.Thread(target=_stop_at_end_of_input, name="parent", daemon=True).start()
+    worker = EmbeddedWorker(settings)
+
+    @contextlib.contextmanager
+    def background(services: Services) -> Iterator[None]:
+        with worker.running(services):
+            _print_address(out, settings, url_of(listener))
+            yield
+
+    checks = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
+    app = create_app(settings, notify=worker.notify, checks=checks, background=background, installed=robots)
+    try:
+        server.run(app, settings, listener)
+    except SystemExit as stopped:
+        exit_unless_terminated(stopped)
+
+
+def _stop_at_end_of_input() -> None:
+    """Stop when the parent process, which holds the other end of standard input, is gone for whatever reason."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _print_address(out: Output, settings: Settings, url: str) -> None:
+    out.print_json({"url": url, "data_dir": str(settings.data_dir), "pid": os.getpid()})
+    out.print_values([url])
+    out.print(f"ampref is up at {url}")
+    out.print(f"  data       {settings.data_dir}")
+    out.print(f"  workers    {settings.worker_concurrency} in this process")
+    out.print(f"  API        {url}/docs")
+    export = "" if url == "http://127.0.0.1:8000" else f"export AMPREF_URL={url}; "
+    out.print(f"\nnext, in another shell: {export}ampref submit MOTION... --wait")
+    out.print("stop with Ctrl-C")
+    if settings.host not in ("127.0.0.1", "::1", "localhost"):
+        out.warn(f"it listens on {settings.host}, and there are no keys yet: whoever reaches it may do everything")
+    sys.stdout.flush()
