@@ -22,13 +22,15 @@ from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.rollout import generate
 from amp_core.runs import find_runs
-from amp_core.score import judge, score
+from amp_core.score import score
 from amp_core.tiers import Tier
+from amp_core.verdict import judge
 
 if TYPE_CHECKING:
     from amp_core.formats import Motion
     from amp_core.robot import Robot
-    from amp_core.score import Judgement, Score
+    from amp_core.score import Score
+    from amp_core.verdict import Verdict
 
 __all__ = ["DEFAULT_FACTORS", "BucketSum", "ClipBuckets", "Comparison", "Outcome", "buckets", "compare"]
 
@@ -98,7 +100,7 @@ class Outcome:
     recipe_digest: str
 
     @classmethod
-    def of(cls, verdict: Score | Judgement, frames: int, recipe: Recipe, dt: float, canonical: Bools) -> Outcome:
+    def of(cls, verdict: Verdict, frames: int, recipe: Recipe, dt: float, canonical: Bools) -> Outcome:
         """The outcome of a verdict.
 
         Args:
@@ -340,7 +342,7 @@ def compare(
     )
 
 
-def _tier_0_frames(verdict: Score | Judgement, frames: int) -> Bools:
+def _tier_0_frames(verdict: Verdict, frames: int) -> Bools:
     """(frames,) the frames that are Tier 0: all of a clip that is, else those in windows that pass on their own."""
     mask = np.full(frames, verdict.classification.tier == Tier.TIER_0)
     for segment in verdict.segments:

@@ -1,11 +1,11 @@
 """Segments: the windows of a rollout that pass every Tier 0 gate on their own, also inside clips that fail as a whole.
 
-The longest such window is taken (the earliest of equals), then the same is done with what is left of it and what is right of
-it, down to 0.5 s. The segments are disjoint, and none could be longer without meeting a failed gate, a fall or a neighbour.
-The 0.5 s before a fall belong to the fall and to no segment.
+The longest such window is taken (the earliest of equals), then the longest ones on its left and on its right, down to 0.5 s.
+The segments are disjoint, and none could be longer without meeting a failed gate, a fall or a neighbour. The 0.5 s before a
+fall belong to the fall and to no segment.
 
-There are N²/2 windows. Each gate is first asked in a form that prefix sums answer for many windows at once, and that no passing
-window fails; the few windows that are left are measured in full, by the same code that measures a clip.
+There are N²/2 windows. Each gate is first tested in a form that prefix sums evaluate for many windows at once and that no
+passing window fails; the few remaining windows are measured in full, by the same code that measures a clip.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.quality import UNLOADED_BELOW, FrameSeries, measure, percentile
+from amp_core.metrics import UNLOADED_BELOW
+from amp_core.quality import FrameSeries, measure, percentile
 from amp_core.runs import find_runs
-from amp_core.tiers import MODE_GATE, GateProfile, GateSpec, classify
+from amp_core.tiers import FORCED_MODES, MODE_GATE, GateProfile, GateSpec, Tier, classify, holds
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Bound = Callable[[int, int, int], Bools]
-"""(start, stop, length) → of the windows of this length in the range, by their first frame, which may pass a gate. It may let
-too many through, never too few."""
+"""(start, stop, length) → which windows of this length in the range, by their first frame, may pass a gate: perhaps too many,
+never too few."""
 
 Cap = Callable[[int, int], float]
 """(start, stop) → no window of the range that is longer than this many frames can pass a gate."""
@@ -36,13 +37,13 @@ MIN_DURATION = 0.5
 """s; a shorter window is no reference motion."""
 
 FALL_MARGIN = 0.5
-"""s before a fall that no segment contains: the robot is already falling, though it is not yet past a limit."""
+"""s before a fall that no segment contains: the robot is already falling, though it is not past a threshold yet."""
 
 _ORDER = {"contact_rate": 0, "unloaded_frame_rate": 1, "mean_sum_fn_over_mg": 2, "height_std": 3}
-"""The gates that rule out most windows are asked first; the order changes no result."""
+"""The gates that rule out most windows are tested first; the order changes no result."""
 
 _PERCENTILES = {"p95_pitch_deg": ("pitch", 95), "p95_roll_deg": ("roll", 95), "p90_stab_force_over_mg": ("stab", 90)}
-"""Metrics that are a percentile of one series: the series and which."""
+"""Metrics that are a percentile of one series: the series and the percentile."""
 
 _SLACK = 1e-9  # relative; prefix sums round differently from a window's own sum
 
@@ -57,7 +58,7 @@ class Segment:
 
     start: int
     stop: int
-    tier: int
+    tier: Tier
     score: float
     quality_metrics: dict[str, float | int | None]
 
@@ -81,62 +82,61 @@ def find_segments(series: FrameSeries, profile: GateProfile, mode: str, dt: floa
     shortest = max(2, round(MIN_DURATION / dt))
     if len(series) < shortest:
         return []
-    judge = _Judge(series, profile, mode, round(FALL_MARGIN / dt))
-    if not judge.possible:
+    gates = _WindowGates(series, profile, mode, round(FALL_MARGIN / dt))
+    if not gates.possible:
         return []
-    found: list[Segment] = []
+    segments: list[Segment] = []
     # Ranges without a single frame that rules a window out; a window lies in one of them.
-    pending = [(start, stop, stop - start) for start, stop in find_runs(judge.usable) if stop - start >= shortest]
+    pending = [(start, stop, stop - start) for start, stop in find_runs(gates.usable) if stop - start >= shortest]
     while pending:
         start, stop, longest = pending.pop()
-        best = _longest(judge, start, stop, shortest, min(longest, stop - start))
-        if best is None:
+        segment = _find_longest(gates, start, stop, shortest, min(longest, stop - start))
+        if segment is None:
             continue
-        found.append(best)
-        length = best.stop - best.start
-        # Nothing longer is left on either side, as it would have been found first.
-        for left, right in ((start, best.start), (best.stop, stop)):
-            if right - left >= shortest:
-                pending.append((left, right, length))
-    return sorted(found, key=lambda segment: segment.start)
+        segments.append(segment)
+        # Nothing longer is left on either side, as it would have come first.
+        length = segment.stop - segment.start
+        sides = ((start, segment.start, length), (segment.stop, stop, length))
+        pending.extend(side for side in sides if side[1] - side[0] >= shortest)
+    return sorted(segments, key=lambda segment: segment.start)
 
 
-def _longest(judge: _Judge, start: int, stop: int, shortest: int, longest: int) -> Segment | None:
+def _find_longest(gates: _WindowGates, start: int, stop: int, shortest: int, longest: int) -> Segment | None:
     """The longest window of `start … stop` that passes, the earliest of equals; None if there is none of `shortest` frames."""
-    for length in range(min(longest, judge.cap(start, stop)), shortest - 1, -1):
-        for begin in judge.candidates(start, stop, length):
-            segment = judge.segment(begin, begin + length)
+    for length in range(min(longest, gates.cap(start, stop)), shortest - 1, -1):
+        for begin in gates.candidates(start, stop, length):
+            segment = gates.measure(begin, begin + length)
             if segment is not None:
                 return segment
     return None
 
 
-class _Judge:
-    """Asks the gates of windows: cheaply of many, exactly of one."""
+class _WindowGates:
+    """The gates of Tier 0 for windows: in a cheap form for many windows, exactly for one.
+
+    Attributes:
+      usable: (N,) the frames that do not rule out a window alone.
+      possible: whether the mode lets any window pass.
+    """
 
     def __init__(self, series: FrameSeries, profile: GateProfile, mode: str, margin: int) -> None:
-        self._series = series
-        self._profile = profile
-        self._mode = mode
+        self._series, self._profile, self._mode = series, profile, mode
         self.usable: Bools = ~_falling(series, margin)
-        self._caps: list[Cap] = []
         self.possible = True
-        bounds: list[tuple[int, Bound]] = []
+        self._caps: list[Cap] = []
         self._percentiles: list[tuple[str, int, float]] = []
-        low, high = series.height_range
+        bounds: list[tuple[int, Bound]] = []
         for gate in profile.for_mode(mode):
-            if gate.tier == 1:
+            if gate.tier == Tier.TIER_1:
                 continue
+            threshold: Any = gate.resolve(series.height_range)
             if gate.name == MODE_GATE:
                 # A window has the mode of its clip.
-                nothing: dict[str, float | int | None] = dict.fromkeys((g.name for g in profile.gates), None)
-                asked = classify(nothing, GateProfile(profile.name, (gate,)), mode, height_range=series.height_range)
-                self.possible = asked.gates[0].passed
+                self.possible &= holds(float(mode in FORCED_MODES), gate.op, threshold)
                 continue
-            threshold: Any = {"robot.height_low": low, "robot.height_high": high}.get(str(gate.threshold), gate.threshold)
             if gate.name in _PERCENTILES and gate.op == "<=":
                 self._percentiles.append((*_PERCENTILES[gate.name], threshold))
-            mask = _every_frame(series, gate, threshold)
+            mask = _frame_mask(series, gate, threshold)
             if mask is not None:
                 self.usable &= mask
             else:
@@ -151,31 +151,29 @@ class _Judge:
 
     def candidates(self, start: int, stop: int, length: int) -> list[int]:
         """The first frames of the windows of this length that no cheap form of a gate rules out."""
-        left = np.ones(stop - start - length + 1, dtype=bool)
+        candidates = np.ones(stop - start - length + 1, dtype=bool)
         for bound in self._bounds:
-            left &= bound(start, stop, length)
-            if not left.any():
+            candidates &= bound(start, stop, length)
+            if not candidates.any():
                 return []
-        return (start + np.flatnonzero(left)).tolist()
+        return (start + np.flatnonzero(candidates)).tolist()
 
-    def segment(self, start: int, stop: int) -> Segment | None:
+    def measure(self, start: int, stop: int) -> Segment | None:
         """The window measured in full, if it passes."""
         # The gates whose cheap form is looser than the gate go first: most windows that get here and fail, fail one of them.
         for field, q, threshold in self._percentiles:
             if not percentile(getattr(self._series, field)[start:stop], q) <= threshold:
                 return None
         metrics = measure(self._series, start, stop)
-        verdict = classify(metrics, self._profile, self._mode, height_range=self._series.height_range)
-        if verdict.tier != 0:
-            return None
-        return Segment(start, stop, verdict.tier, verdict.score, metrics)
+        result = classify(metrics, self._profile, self._mode, height_range=self._series.height_range)
+        return Segment(start, stop, result.tier, result.score, metrics) if result.tier == Tier.TIER_0 else None
 
 
 def _falling(series: FrameSeries, margin: int) -> Bools:
-    """(N,) the frames of a fall: those past a limit, and the `margin` frames before.
+    """(N,) the frames of a fall: those past a threshold, and the `margin` frames before them.
 
     A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates that
-    forgive a share of its frames. The end of a clip that the engine gave up on counts as a fall.
+    allow a share of its frames to fail. The end of a simulation that stopped early counts as a fall.
     """
     fallen = series.fallen
     ends = np.flatnonzero(fallen & ~np.concatenate([[False], fallen[:-1]])).tolist()
@@ -187,7 +185,7 @@ def _falling(series: FrameSeries, margin: int) -> Bools:
     return falling
 
 
-def _every_frame(series: FrameSeries, gate: GateSpec, threshold: Any) -> Bools | None:
+def _frame_mask(series: FrameSeries, gate: GateSpec, threshold: Any) -> Bools | None:
     """For a gate that a window passes if and only if each of its frames does: which frames do. Otherwise None."""
     if gate.name == "max_tilt_deg" and gate.op == "<=":
         return np.asarray(series.tilt <= threshold)
@@ -213,7 +211,7 @@ def _bounds(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Bound]:
         return [partial(_rate_bound, _prefix(series.load < UNLOADED_BELOW), -np.inf, threshold)]
     if gate.name == "contact_rate" and gate.op == "in":
         low, high = threshold
-        return [partial(_rate_bound, _prefix(series.feet[:, i]), low, high) for i in range(series.feet.shape[1])]
+        return [partial(_rate_bound, _prefix(foot), low, high) for foot in series.feet.T]
     if gate.name == "height_std" and gate.op == ">":
         centred = series.height - series.height.mean()
         return [partial(_std_bound, _prefix(centred), _prefix(centred**2), threshold)]
@@ -223,13 +221,16 @@ def _bounds(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Bound]:
 
 
 def _caps(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Cap]:
-    """How long a window can be for a gate on a rate: if a share r or more must count, k that do make k / r frames at most."""
+    """The longest window for a gate on a rate: where a share r of the frames must count, k such frames allow k / r in all."""
     if gate.name == "unloaded_frame_rate" and gate.op == "<=":
         return [partial(_cap, _prefix(series.load >= UNLOADED_BELOW), 1 - threshold)]
     if gate.name == "contact_rate" and gate.op == "in":
         low, high = threshold
-        feet = [series.feet[:, i] for i in range(series.feet.shape[1])]
-        return [partial(_cap, _prefix(shown), share) for foot in feet for shown, share in ((foot, low), (~foot, 1 - high))]
+        return [
+            partial(_cap, _prefix(frames), share)
+            for foot in series.feet.T
+            for frames, share in ((foot, low), (~foot, 1 - high))
+        ]
     return []
 
 

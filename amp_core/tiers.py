@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -257,6 +257,11 @@ class Classification:
     tier_reason: str
     gates: tuple[Gate, ...]
     score: float
+
+    def with_cause(self, cause: str) -> Classification:
+        """The classification of a Rejected clip whose reason names `cause` before the gates that failed."""
+        failures = self.tier_reason.removeprefix("Rejected: ")
+        return replace(self, tier_reason=f"Rejected: {cause}; {failures}")
 
 
 def classify(

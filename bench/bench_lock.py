@@ -93,7 +93,7 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     from sqlalchemy import update
 
     from amp_core.features import feature_code_hash
-    from amp_core.quality import METRICS
+    from amp_core.metrics import METRICS
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
     from amp_core.tiers import classify, gate_profile

@@ -29,7 +29,7 @@ from amp_core.motion import Conditioned, Motion, condition
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
-from amp_core.score import judge
+from amp_core.verdict import judge
 
 # The bounds of the project's plan.
 ONE_CLIP_AT_MOST = 1.25

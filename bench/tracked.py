@@ -3,8 +3,8 @@
     python -m bench.tracked [MOTION...] [--robot NAME|robot.yaml]... [--seed N] [--threads N] [--json FILE]
 
 Without motions: the bundled ones on the bundled robot and, where this checkout has `../shared`, the real clips there, on the
-bundled robot and on the public model. The time is that of scoring all clips of a robot together, with planning, simulation and
-judgement, over their length. It passes when the real clips are what is required of them (Tier 0 with every goal met).
+bundled robot and on the public model. The time is that of scoring all clips of a robot together, from plan to verdict, over
+their length. It passes when the real clips are what is required of them (Tier 0 with every goal met).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from amp_core.attempts import TRACKED_GOALS
 from amp_core.cpus import usable_cpus
 from amp_core.formats import Motion, read_motion
 from amp_core.kernels import pinned
@@ -28,7 +29,7 @@ from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import replay
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.score import TRACKED_GOALS, Score, score
+from amp_core.score import Score, score
 from amp_core.tiers import Tier, holds
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -22,7 +22,7 @@ from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
-from amp_core.score import judge
+from amp_core.verdict import judge
 
 FRICTIONS = (0.8, 0.9, 0.98, 1.0, 1.02, 1.1, 1.2)
 MASSES = (0.95, 0.98, 1.0, 1.02, 1.05)
@@ -40,7 +40,7 @@ def pushed(clip: Conditioned, robot: Robot, rng: np.random.Generator) -> Conditi
 def tiers(robot: Robot, clips: list[Conditioned], recipes: list[Recipe]) -> str:
     """Counts such as `35 × Tier 0`."""
     rollouts = generate(robot, clips, recipes, nthread=2)
-    counts = Counter(judge(rollout, robot).classification.tier for rollout in rollouts)
+    counts = Counter(judge(rollout, robot).tier for rollout in rollouts)
     return ", ".join(f"{count} × {tier.label}" for tier, count in counts.most_common())
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.kinematics import KINEMATIC_HEIGHT, KINEMATIC_SPEED, FootTracker
+from amp_core.metrics import LOADED_ABOVE
 from amp_core.motion import Conditioned
-from amp_core.quality import LOADED_ABOVE, FrameSeries, foot_loads
+from amp_core.quality import FrameSeries, foot_loads
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, saturated_actuators
 from amp_core.rotations import pitch_roll_tilt

@@ -10,7 +10,7 @@ from amp_core.diagnosis.evidence import Evidence, FootPath, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.engine import mujoco
 from amp_core.kinematics import FootTracker, iterate_poses
-from amp_core.quality import FALLEN_TILT_DEG
+from amp_core.metrics import FALLEN_TILT_DEG
 from amp_core.rotations import world_to_heading, yaw, z_axis
 from amp_core.runs import find_runs
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from amp_core.diagnosis.evidence import Evidence, find_span, readable, scalar_threshold
 from amp_core.diagnosis.findings import Finding
 from amp_core.engine import mujoco
-from amp_core.quality import UNLOADED_BELOW, percentile
+from amp_core.metrics import UNLOADED_BELOW
+from amp_core.quality import percentile
 from amp_core.rotations import pitch_roll_tilt
 from amp_core.runs import find_runs
 from amp_core.tiers import Gate

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.metrics import SATURATED_FROM
 from amp_core.recipe import Recipe
 from amp_core.tracking import Plan
 
 Array = npt.NDArray[np.float64]
-
-SATURATED_FROM = 0.99
-"""An actuator counts as saturated from this share of its force range."""
 
 _EXPORTED = (
     "features",

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from amp_core import contacts
 from amp_core.engine import Batch, SimulationError, mujoco
-from amp_core.quality import FALLEN_TILT_DEG
+from amp_core.metrics import FALLEN_TILT_DEG
 from amp_core.recipe import PhysicsScale
 from amp_core.rotations import cosine_of_tilt
 from amp_core.verify.states import compute_features

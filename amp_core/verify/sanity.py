@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
-from amp_core.quality import UNLOADED_BELOW
+from amp_core.metrics import UNLOADED_BELOW
 from amp_core.rotations import pitch_roll_tilt
 from amp_core.tiers import Tier, gate_profile, holds
 from amp_core.verify.context import Context

@@ -14,7 +14,7 @@ from sqlalchemy import column, event, insert, inspect, select, text
 from sqlalchemy import table as lightweight
 
 from amp_core.errors import DiskFull, Unavailable
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from ampref_service.catalog import Catalog, audit, schema
 from ampref_service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import amp_core.score as module
+from amp_core.attempts import Attempt, best_attempt, share_of_goal
 from amp_core.errors import MotionRefused
 from amp_core.formats import Motion, read_motion
 from amp_core.motion import condition
@@ -18,7 +19,7 @@ from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
-from amp_core.score import Attempt, Score, check_scorable, score
+from amp_core.score import Score, check_scorable, score
 from amp_core.tiers import GATE_PROFILES, GateProfile, GateSpec, Tier
 from amp_core.triage import triage
 
@@ -120,14 +121,14 @@ def attempt(number: int, tier: int, worst: float) -> Attempt:
     ],
 )
 def test_the_tier_comes_before_the_goals_and_the_goals_before_the_order(attempts: list[Attempt], kept: int) -> None:
-    assert module.best_attempt(attempts) == kept
+    assert best_attempt(attempts) == kept
 
 
 def test_a_goal_from_below_and_one_from_above() -> None:
-    assert module._share_of_goal("root_drift_m", 0.3) == pytest.approx(2.0)
-    assert module._share_of_goal("contact_agreement", 0.35) == pytest.approx(2.0)
-    assert module._share_of_goal("contact_agreement", 0.0) <= 1e9
-    assert module._share_of_goal("contact_agreement", 0.9) < 1.0
+    assert share_of_goal("root_drift_m", 0.3) == pytest.approx(2.0)
+    assert share_of_goal("contact_agreement", 0.35) == pytest.approx(2.0)
+    assert share_of_goal("contact_agreement", 0.0) <= 1e9
+    assert share_of_goal("contact_agreement", 0.9) < 1.0
 
 
 def test_the_same_attempts_alone_in_a_batch_and_on_any_number_of_threads(robot: Robot) -> None:

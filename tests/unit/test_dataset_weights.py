@@ -16,8 +16,8 @@ from amp_core.dataset import WEIGHT_METRICS, Bundle, Member, RobotFacts, lock_bu
 from amp_core.dataset import weights as rule
 from amp_core.errors import InputRefused
 from amp_core.features import FeatureLayout
+from amp_core.metrics import METRICS
 from amp_core.npz import mmap_member
-from amp_core.quality import METRICS
 from amp_core.tiers import GATE_PROFILES
 
 LAYOUT = FeatureLayout.for_robot(("knee",), ("left", "right"))

@@ -10,7 +10,7 @@ import typer
 
 from amp_core.cli.group import load_verbs
 from amp_core.diagnosis import CODES, SUGGESTIONS
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from ampref_service.app import create_app
 from ampref_service.settings import Settings
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amp_core.quality import METRICS, FrameSeries, contact_warnings, measure, sides
+from amp_core.metrics import METRICS
+from amp_core.quality import FrameSeries, contact_warnings, measure, sides
 from amp_core.robot import Foot, Robot
 from amp_core.rotations import pitch_roll_tilt, to_xyzw
 

@@ -14,11 +14,12 @@ import amp_core.score as module
 from amp_core.errors import MotionRefused, RecipeRefused
 from amp_core.features import feature_code_hash
 from amp_core.formats import Motion
+from amp_core.metrics import METRICS
 from amp_core.motion import Conditioned, condition
-from amp_core.quality import METRICS
 from amp_core.recipe import Harness, PhysicsScale, Recipe
 from amp_core.robot import Robot
-from amp_core.score import judge, score, score_file
+from amp_core.score import score, score_file
+from amp_core.verdict import judge
 
 ROLLOUT = Recipe.for_mode("rollout")
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from amp_core.errors import RecipeRefused
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from amp_core.tiers import GATE_PROFILES, MODE_GATE, Classification, Tier, classify, gate_profile, merit_order
 
 PROFILE = GATE_PROFILES["amp-0.11"]

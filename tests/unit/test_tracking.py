@@ -22,12 +22,12 @@ from amp_core.motion import Conditioned, condition
 from amp_core.recipe import Harness, PhysicsScale, Planner, Recipe, TrackingCost
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate, replay
-from amp_core.score import judge
 from amp_core.tracking import plan
 from amp_core.tracking.branch import Branch
 from amp_core.tracking.gauss_newton import solve_riccati
 from amp_core.tracking.model import planning_model
 from amp_core.tracking.sampler import Samples
+from amp_core.verdict import judge
 
 MOTIONS = Path(amp_core.__file__).parent / "motions" if amp_core.__file__ else Path("amp_core/motions")
 QUICK = Planner(samples=16, damping=(1.0,), horizon_sec=0.2, first_rounds=2, branch_sec=0.16, attempts=1)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from amp_core.recipe import GENERATED_MODES
 from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import PageView

@@ -8,7 +8,7 @@ from fastapi import Path
 from pydantic import BaseModel, Field
 
 from amp_core.errors import NotFound
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from amp_core.recipe import MODES, Recipe
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.deps import needs

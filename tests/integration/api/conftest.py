@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from amp_core.recipe import Recipe
 from amp_core.verify.checklist import document
 from ampref_service.app import create_app

@@ -10,7 +10,7 @@ import pytest
 
 from amp_core.errors import Conflict, FeatureCodeMismatch, IntegrityError
 from amp_core.features import feature_code_hash
-from amp_core.quality import METRICS
+from amp_core.metrics import METRICS
 from amp_core.robot import Robot
 from amp_core.version import GENERATOR_VERSION
 from ampref_workers.members import CHECKS, check_members
