@@ -120,7 +120,7 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
         },
         "wall_sec": 0.0,
     }
-    return {"scores": [document], "shown": 0, "triage": None}
+    return {"scores": [document], "selected": 0, "triage": None}
 
 
 def rollout(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from workerkit import CHILD, alive, wait_until
 
 from amp_core.kernels import pinned
 from ampref_workers import sandbox
-from ampref_workers.protocol import Message, SandboxLimits
-from ampref_workers.sandbox import Failed, NoRoom, Refused, Stopped, Succeeded
+from ampref_workers.protocol import Failed, Message, NoRoom, Outcome, Refused, SandboxLimits, Stopped, Succeeded
 
 QUICK = SandboxLimits(timeout_sec=30, memory_mb=512)
 
@@ -32,7 +31,7 @@ class Behaviour(Message):
     name: str = "march.pkl"
 
 
-def do(job_dir: Path, what: str, limits: SandboxLimits = QUICK, **options: Any) -> sandbox.Outcome:
+def do(job_dir: Path, what: str, limits: SandboxLimits = QUICK, **options: Any) -> Outcome:
     return sandbox.run(job_dir, Behaviour(what), limits, command=CHILD, **options)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from amp_core.formats import Limits
 from ampref_service.blobs import BlobStore
@@ -13,9 +14,9 @@ from ampref_service.jobs import Claim, JobQueue
 from ampref_service.settings import Settings
 from ampref_workers import sandbox
 from ampref_workers.heartbeat import Heartbeat
-from ampref_workers.protocol import Request, SandboxLimits
+from ampref_workers.protocol import Outcome, Reading, Request, SandboxLimits
 
-__all__ = ["Attempt", "child_limits", "reading_limits"]
+__all__ = ["Attempt", "child_limits", "reading"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Attempt:
     queue: JobQueue
     command: Sequence[str]
 
-    def run_child(self, request: Request, limits: SandboxLimits, *, begin: float = 0.0, end: float = 1.0) -> sandbox.Outcome:
+    def run_child(self, request: Request, limits: SandboxLimits, *, begin: float = 0.0, end: float = 1.0) -> Outcome:
         """Have a child do the request; its progress is the job's from `begin` to `end`."""
 
         def report(fraction: float, message: str) -> None:
@@ -66,6 +67,7 @@ def child_limits(settings: Settings, timeout_sec: float) -> SandboxLimits:
     return SandboxLimits(timeout_sec, settings.job_memory_mb, cpu_sec=cpu)
 
 
-def reading_limits(settings: Settings) -> Limits:
-    """What an uploaded motion may cost."""
-    return Limits(max_bytes=settings.max_upload_bytes, max_duration_sec=settings.max_duration_sec, max_fps=settings.max_fps)
+def reading(settings: Settings, source_format: str, options: Mapping[str, Any]) -> Reading:
+    """How an upload is read again, under the operator's limits."""
+    limits = Limits(max_bytes=settings.max_upload_bytes, max_duration_sec=settings.max_duration_sec, max_fps=settings.max_fps)
+    return Reading(source_format, options.get("fps"), options.get("quat_order"), limits)

@@ -33,12 +33,17 @@ from ampref_workers.protocol import (
     RESULT,
     SANDBOX,
     Ending,
+    Failed,
     LockRequest,
     Progress,
+    Refused,
     RolloutRequest,
     Sandbox,
     SandboxLimits,
+    Succeeded,
     VerifyRequest,
+    encode_ending,
+    no_room,
 )
 
 __all__ = ["HANDLERS", "Handler", "main", "serve"]
@@ -65,15 +70,14 @@ def serve(job_dir: Path, handlers: Mapping[str, Handler]) -> None:
     try:
         request = read_json((job_dir / REQUEST).read_bytes())
         handler = handlers[request.pop("kind")]
-        ending = Ending("succeeded", handler(job_dir, request, _progress_to(sandbox.progress_fd)))
-        text = json.dumps(ending.to_dict(), allow_nan=False)
+        data = encode_ending(Succeeded(handler(job_dir, request, _progress_to(sandbox.progress_fd))))
     except Exception as error:
         release_memory()
         if not isinstance(error, AmprefError | MemoryError):
             traceback.print_exception(error)
-        text = json.dumps(_describe_failure(error).to_dict())
+        data = encode_ending(_describe_failure(error, job_dir, sandbox.limits))
     try:
-        write_file(job_dir / RESULT, text.encode())
+        write_file(job_dir / RESULT, data)
     except OSError as error:
         if not _is_full(error):
             raise
@@ -83,20 +87,20 @@ def serve(job_dir: Path, handlers: Mapping[str, Handler]) -> None:
     os._exit(0)
 
 
-def _describe_failure(error: Exception) -> Ending:
+def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) -> Ending:
     # The second is MuJoCo's C allocator.
     if isinstance(error, MemoryError) or (not isinstance(error, AmprefError) and "allocate memory" in str(error).lower()):
-        return Ending("memory")
+        return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB")
     if isinstance(error, DiskFull) or _is_full(error):
-        return Ending("disk")
+        return no_room(job_dir)
     if isinstance(error, PhysicsFailed | Unavailable):
         # Not for certain the input's fault: it costs an attempt and may go well the next time.
-        return Ending("exception", reason=str(error))
+        return Failed("exception", f"exception: {error}")
     if isinstance(error, AmprefError):
-        return Ending("refused", error=error.to_dict())
+        return Refused(error.to_dict())
     frames = traceback.extract_tb(error.__traceback__)
     place = f" (in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return Ending("exception", reason=f"{type(error).__name__}: {error}"[:1000] + place)
+    return Failed("exception", "exception: " + f"{type(error).__name__}: {error}"[:1000] + place)
 
 
 def _is_full(error: Exception) -> bool:

@@ -13,20 +13,24 @@ from ampref_service.catalog import datasets, sources
 from ampref_service.catalog.engine import Session
 from ampref_service.catalog.records import Select, SelectedRollout, VersionFile, VersionMember
 from ampref_service.catalog.sources import RolloutSource, verification_name
-from ampref_workers.attempt import Attempt, child_limits, reading_limits
+from ampref_service.settings import Settings
+from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import (
     VERSION_FOLDER,
     LockReport,
     LockRequest,
     Member,
     MemberSource,
+    Outcome,
+    Refused,
     RobotReference,
     SandboxLimits,
+    Stopped,
+    Succeeded,
     TestFailure,
     VerifyReport,
     VerifyRequest,
 )
-from ampref_workers.sandbox import Outcome, Refused, Stopped, Succeeded
 
 __all__ = ["run"]
 
@@ -56,7 +60,7 @@ def run(attempt: Attempt) -> Outcome:
             return Stopped()
         if digest not in files:
             files[digest] = attempt.fetch(digest)
-    members = tuple(_member(rollout, files, origins.get(rollout.rollout_id)) for rollout in rollouts)
+    members = tuple(_member(settings, rollout, files, origins.get(rollout.rollout_id)) for rollout in rollouts)
     robot = RobotReference(version.robot, members[0].robot_digest if members else "", tuple(map(str, settings.robots)))
     waivers = tuple(job.payload.get("waivers") or ())
     if tested:
@@ -68,7 +72,6 @@ def run(attempt: Attempt) -> Outcome:
                 members=members,
                 only=settings.lock_test_ids,
                 threads=settings.job_threads,
-                limits=reading_limits(settings),
             ),
             child_limits(settings, settings.verify_timeout_sec),
             end=_TESTS_SHARE,
@@ -99,13 +102,11 @@ def run(attempt: Attempt) -> Outcome:
     return outcome
 
 
-def _member(rollout: SelectedRollout, files: Mapping[str, Path], origin: RolloutSource | None) -> Member:
+def _member(settings: Settings, rollout: SelectedRollout, files: Mapping[str, Path], origin: RolloutSource | None) -> Member:
     source = (
         MemberSource(
             path=str(files[origin.blob_digest]),
-            format=origin.source_format,
-            fps=origin.read_options.get("fps"),
-            quat_order=origin.read_options.get("quat_order"),
+            reading=reading(settings, origin.source_format, origin.read_options),
             recipe=origin.recipe,
             attempt=origin.attempt,
         )

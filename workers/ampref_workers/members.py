@@ -27,6 +27,9 @@ Report = Callable[[float], None]
 """Called with the fraction of the members that was looked at."""
 
 
+FindProblems = Callable[[Sequence[Member], Robot, Report], list[str]]
+
+
 @dataclass(frozen=True)
 class Check:
     """A check of all members.
@@ -34,15 +37,18 @@ class Check:
     Args:
       name: the key in the manifest.
       find_problems: no problem is a pass.
-      expected, remedy: of the error that a failure is.
-      error: its class.
+      error, expected, remedy: of a failure.
     """
 
     name: str
-    find_problems: Callable[[Sequence[Member], Robot, Report], list[str]]
+    find_problems: FindProblems
+    error: type[AmprefError]
     expected: str
     remedy: str
-    error: type[AmprefError] = Conflict
+
+
+CHECKS: list[Check] = []
+"""In the order in which they run."""
 
 
 def load_and_check(robot: RobotReference, members: Sequence[Member], report: Progress) -> tuple[Robot, dict[str, Any]]:
@@ -94,6 +100,22 @@ def classify_member(member: Member, robot: Robot) -> Classification:
     return classify(member.metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
 
 
+def _register(name: str, error: type[AmprefError], expected: str, remedy: str) -> Callable[[FindProblems], FindProblems]:
+    """Add a function to `CHECKS`."""
+
+    def register(find_problems: FindProblems) -> FindProblems:
+        CHECKS.append(Check(name, find_problems, error, expected, remedy))
+        return find_problems
+
+    return register
+
+
+@_register(
+    "one_origin",
+    Conflict,
+    expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
+    remedy="Score the odd ones again, or leave them out with select.clips.",
+)
 def _check_origin(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
     """One robot model, one MuJoCo, one gate profile and this generator: one line of the manifest speaks for all members."""
     problems = []
@@ -110,6 +132,12 @@ def _check_origin(members: Sequence[Member], robot: Robot, report: Report) -> li
     return problems
 
 
+@_register(
+    "feature_code_hash",
+    FeatureCodeMismatch,
+    expected=feature_code_hash(),
+    remedy="Score these clips again with this version (POST /v1/clips/ID/rollouts), then lock.",
+)
 def _check_feature_code(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
     """The features were computed by the code that this machine has, which is what the version will promise."""
     return [
@@ -119,6 +147,12 @@ def _check_feature_code(members: Sequence[Member], robot: Robot, report: Report)
     ]
 
 
+@_register(
+    "tier",
+    Conflict,
+    expected="the tier that its metrics give",
+    remedy="Score the clip again, or leave it out with select.clips.",
+)
 def _check_tiers(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
     """The stored metrics still give the stored tier under the stored gate profile."""
     tiers = [(member, classify_member(member, robot).tier) for member in members]
@@ -129,6 +163,9 @@ def _check_tiers(members: Sequence[Member], robot: Robot, report: Report) -> lis
     ]
 
 
+@_register(
+    "arrays", IntegrityError, expected="the bytes that were scored", remedy="Score the clip again, or restore the blob store."
+)
 def _check_arrays(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
     """The arrays' bytes are the ones that were scored."""
     problems = []
@@ -143,33 +180,3 @@ def _check_arrays(members: Sequence[Member], robot: Robot, report: Report) -> li
             problems.append(f"the arrays of clip {member.name!r} have another digest than when they were scored")
         report(number / len(members))
     return problems
-
-
-CHECKS: tuple[Check, ...] = (
-    Check(
-        "one_origin",
-        _check_origin,
-        "one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
-        "Score the odd ones again, or leave them out with select.clips.",
-    ),
-    Check(
-        "feature_code_hash",
-        _check_feature_code,
-        feature_code_hash(),
-        "Score these clips again with this version (POST /v1/clips/ID/rollouts), then lock.",
-        FeatureCodeMismatch,
-    ),
-    Check(
-        "tier",
-        _check_tiers,
-        "the tier that its metrics give",
-        "Score the clip again, or leave it out with select.clips.",
-    ),
-    Check(
-        "arrays",
-        _check_arrays,
-        "the bytes that were scored",
-        "Score the clip again, or restore the blob store.",
-        IntegrityError,
-    ),
-)

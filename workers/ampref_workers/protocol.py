@@ -2,7 +2,7 @@
 
     request.json    the work: a `RolloutRequest`, `VerifyRequest` or `LockRequest` under its `kind`
     sandbox.json    the `Sandbox` that the child runs in
-    result.json     how it ended: an `Ending`, with the report of the work
+    result.json     how it ended: an `Ending`; `Succeeded` has the report of the work
 
 The arrays, archives and reports that go with a message are files whose names are here. A worker and its children are of one
 release, so a message has no version.
@@ -10,12 +10,15 @@ release, so a message has no version.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints
 
 from amp_core.formats import Limits
+from amp_core.strict_json import read_json
 
 REQUEST, SANDBOX, RESULT = "request.json", "sandbox.json", "result.json"
 
@@ -115,20 +118,71 @@ class Sandbox(Message):
 
 
 @dataclass(frozen=True)
-class Ending(Message):
-    """How a child ended.
+class Succeeded(Message):
+    """The child ended well. `result` is its report as JSON has it."""
+
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """The input cannot be used, and another attempt would change nothing. `error` is `AmprefError.to_dict()`."""
+
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed(Message):
+    """The child did not end well, which costs an attempt.
 
     Args:
-      outcome: `memory` and `disk` are what it ran out of; `exception` may go well another time, `refused` will not.
-      result: the report of the work that succeeded.
-      error: `AmprefError.to_dict()` of a refusal.
-      reason: of an exception, one sentence for people.
+      reason: one sentence for people.
+      stderr: the end of what it wrote there.
     """
 
-    outcome: Literal["succeeded", "refused", "memory", "disk", "exception"]
-    result: Mapping[str, Any] | None = None
-    error: Mapping[str, Any] | None = None
-    reason: str = ""
+    kind: Literal["timeout", "memory", "crash", "exception"]
+    reason: str
+    stderr: str = ""
+
+    def problem(self) -> dict[str, Any]:
+        """The failure as JSON-ready facts, of the same shape as an `AmprefError`'s."""
+        facts = {"type": f"child-{self.kind}", "title": "The work did not end well", "detail": self.reason}
+        return facts | ({"stderr": self.stderr} if self.stderr else {})
+
+
+@dataclass(frozen=True)
+class NoRoom(Message):
+    """A disk is full, which is not the input's fault and costs no attempt. `reason` names the folder."""
+
+    reason: str
+
+
+def no_room(job_dir: Path) -> NoRoom:
+    """The job's own folder is removed with the job; the one above it is what the operator knows."""
+    return NoRoom(f"no space left for jobs in {job_dir.parent}")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The child was killed because the caller asked for it: cancelled, lease lost, shutting down."""
+
+
+Ending = Succeeded | Refused | Failed | NoRoom
+"""How a child ends by itself."""
+
+Outcome = Ending | Stopped
+
+
+def encode_ending(ending: Ending) -> bytes:
+    """The contents of `RESULT`; a `ValueError` where the report is no strict JSON."""
+    return json.dumps({"outcome": type(ending).__name__, **ending.to_dict()}, allow_nan=False).encode()
+
+
+def decode_ending(data: bytes) -> Ending:
+    """Back from `encode_ending`; a `ValueError` or `KeyError` where the file is damaged."""
+    value = read_json(data)
+    kinds: dict[str, type[Ending]] = {kind.__name__: kind for kind in (Succeeded, Refused, Failed, NoRoom)}
+    return kinds[value.pop("outcome")].from_dict(value)
 
 
 @dataclass(frozen=True)
@@ -146,31 +200,28 @@ class RobotReference:
     paths: tuple[str, ...]
 
 
-# Rollouts -------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Reading:
+    """How the bytes of a clip are read: arguments of `read_motion`."""
+
+    format: str
+    fps: float | None
+    quat_order: str | None
+    limits: Limits
 
 
 @dataclass(frozen=True)
 class RolloutRequest(Message):
-    """Score the clip in `SOURCE`.
-
-    Args:
-      recipe: as JSON has it.
-      threads: of the physics.
-      format, fps, quat_order: how the bytes are read, as `read_motion` takes them.
-      limits: of reading.
-    """
+    """Score the clip in `SOURCE` under a recipe, with so many threads of physics."""
 
     kind: ClassVar[str] = "rollout"
 
     name: str
     source_digest: str
     robot: RobotReference
+    reading: Reading
     recipe: Mapping[str, Any]
     threads: int
-    format: str
-    fps: float | None
-    quat_order: str | None
-    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -179,33 +230,21 @@ class RolloutReport(Message):
 
     Args:
       scores: `Score.to_dict()` of each mode that was tried (one, but in mode `auto`), in order.
-      shown: which of them is the clip's.
+      selected: which of them is the clip's.
       triage: what mode `auto` found that the clip lacks; None in other modes.
     """
 
     scores: tuple[Mapping[str, Any], ...]
-    shown: int
+    selected: int
     triage: Mapping[str, Any] | None
-
-
-# Versions -------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class MemberSource:
-    """What a member's rollout was generated from.
-
-    Args:
-      path: the uploaded bytes.
-      format, fps, quat_order: how they are read.
-      recipe: as JSON has it.
-      attempt: of a planned rollout, which plan was kept; else 0.
-    """
+    """What a member's rollout was generated from: the uploaded bytes, the recipe, the number of the plan (0 without one)."""
 
     path: str
-    format: str
-    fps: float | None
-    quat_order: str | None
+    reading: Reading
     recipe: Mapping[str, Any]
     attempt: int
 
@@ -245,24 +284,23 @@ class Member(Message):
 
 
 @dataclass(frozen=True)
-class VerifyRequest(Message):
-    """Run the readiness tests on the members of a version to be.
-
-    Args:
-      members: in the order in which the version will have them.
-      only: the ids of the tests to run.
-      limits: of reading the members' sources.
-    """
-
-    kind: ClassVar[str] = "verify"
+class _VersionRequest(Message):
+    """Work on a version to be, with its members in the order in which it will have them."""
 
     name: str
     version: str
     robot: RobotReference
     members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class VerifyRequest(_VersionRequest):
+    """Run the readiness tests of these ids on the members, with so many threads of physics."""
+
+    kind: ClassVar[str] = "verify"
+
     only: tuple[str, ...]
     threads: int
-    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -284,11 +322,10 @@ class VerifyReport(Message):
 
 
 @dataclass(frozen=True)
-class LockRequest(Message):
+class LockRequest(_VersionRequest):
     """Write the files of a version.
 
     Args:
-      members: in the order in which the version will have them.
       select: the selection that gave the members, as the manifest quotes it.
       verified: whether `VERIFICATION` holds what the readiness tests found; False where the operator turned all of them off.
       waivers: `{test, reason}` of each failure that is waived.
@@ -297,10 +334,6 @@ class LockRequest(Message):
 
     kind: ClassVar[str] = "lock"
 
-    name: str
-    version: str
-    robot: RobotReference
-    members: tuple[Member, ...]
     select: Mapping[str, Any]
     verified: bool
     waivers: tuple[Mapping[str, str], ...]

@@ -8,9 +8,8 @@ from typing import Any
 from amp_core.recipe import Planner
 from ampref_service.catalog import clips, rollouts
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
-from ampref_workers.attempt import Attempt, child_limits, reading_limits
-from ampref_workers.protocol import SOURCE, RobotReference, RolloutReport, RolloutRequest, export_name
-from ampref_workers.sandbox import Outcome, Succeeded
+from ampref_workers.attempt import Attempt, child_limits, reading
+from ampref_workers.protocol import SOURCE, Outcome, RobotReference, RolloutReport, RolloutRequest, Succeeded, export_name
 
 __all__ = ["new_rollout", "plan_effort", "run"]
 
@@ -34,12 +33,9 @@ def run(attempt: Attempt) -> Outcome:
         name=clip.name,
         source_digest=clip.source_digest,
         robot=RobotReference(clip.robot, clip.robot_digest, tuple(map(str, settings.robots))),
+        reading=reading(settings, clip.source_format, clip.read_options),
         recipe=recipe,
         threads=settings.job_threads,
-        format=clip.source_format,
-        fps=clip.read_options.get("fps"),
-        quat_order=clip.read_options.get("quat_order"),
-        limits=reading_limits(settings),
     )
     limits = child_limits(settings, settings.rollout_timeout(clip.duration_sec, plan_effort(recipe)))
     outcome = attempt.run_child(request, limits)
@@ -51,7 +47,7 @@ def run(attempt: Attempt) -> Outcome:
             path = attempt.folder / export_name(number)
             rows.append(new_rollout(score, attempt.store(path), path.stat().st_size))
         attempt.heartbeat.persist(
-            lambda: attempt.queue.complete_rollout(attempt.claim, *rows, shown=report.shown, triage=report.triage)
+            lambda: attempt.queue.complete_rollout(attempt.claim, *rows, shown=report.selected, triage=report.triage)
         )
     return outcome
 

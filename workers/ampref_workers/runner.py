@@ -41,7 +41,8 @@ from ampref_service.settings import Settings
 from ampref_workers import lock_job, rollout_job
 from ampref_workers.attempt import Attempt
 from ampref_workers.heartbeat import Heartbeat
-from ampref_workers.sandbox import CHILD, Failed, NoRoom, Outcome, Refused, Stopped, Succeeded
+from ampref_workers.protocol import Failed, NoRoom, Outcome, Refused, Stopped, Succeeded
+from ampref_workers.sandbox import CHILD
 
 __all__ = ["Ended", "Runner"]
 
@@ -176,7 +177,7 @@ class Runner:
                 return self._fail(claim, error, heartbeat, retry=False)
             case Failed():
                 log.warning("attempt_failed", reason=outcome.reason)
-                return self._fail(claim, outcome.to_dict(), heartbeat)
+                return self._fail(claim, outcome.problem(), heartbeat)
             case NoRoom():
                 return self._postpone(claim, outcome.reason, heartbeat)
             case Stopped() if heartbeat.lost:

@@ -2,13 +2,7 @@
 
 MuJoCo is C: inside `mj_step` Python sees no signal, a bad model can crash the interpreter, and a hostile clip may ask for
 more memory than there is. So the work runs in `python -m ampref_workers.child JOBDIR`, and whatever happens there is an
-`Outcome` here, never an exception:
-
-    Succeeded(result)           the child's report; its files lie in the job folder
-    Refused(error)              the input cannot be used: the facts of an `AmprefError`; trying again would change nothing
-    Failed(kind, reason)        timeout | memory | crash | exception: costs an attempt
-    NoRoom(reason)              the disk is full, which is not the input's fault and costs no attempt
-    Stopped()                   the caller asked for it (cancelled, lease lost, shutting down)
+`Outcome` here, never an exception.
 
 The child gets a process group of its own (so that a Ctrl-C for the worker does not reach it, and one signal ends it with all it
 started), limits on time, memory, file size and open files, a low claim on the processor, one thread for every numeric
@@ -25,16 +19,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from amp_core.kernels import pinned
-from amp_core.strict_json import read_json
-from ampref_workers.protocol import DISK_FULL, REQUEST, RESULT, SANDBOX, Ending, Progress, Request, Sandbox, SandboxLimits
+from ampref_workers.protocol import (
+    DISK_FULL,
+    REQUEST,
+    RESULT,
+    SANDBOX,
+    Failed,
+    Outcome,
+    Progress,
+    Request,
+    Sandbox,
+    SandboxLimits,
+    Stopped,
+    decode_ending,
+    no_room,
+)
 
-__all__ = ["CHILD", "Failed", "NoRoom", "Outcome", "Refused", "Stopped", "Succeeded", "run"]
+__all__ = ["CHILD", "run"]
 
 CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_workers.child")
 """The command that the job folder is appended to. `-P` keeps the job folder, where it runs, off the import path."""
@@ -47,49 +54,6 @@ _GRACE_SEC = 5.0  # For the kernel to take a killed process away.
 _STDERR_TAIL = 4_000  # Bytes of the end of what the child wrote there.
 _LINE_MAX = 64 << 10  # Bytes; a longer progress line is dropped rather than collected.
 _RESULT_MAX = 64 << 20  # Bytes of the result.
-
-
-@dataclass(frozen=True)
-class Succeeded:
-    """The child ended well. `result` is its report as JSON has it."""
-
-    result: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The input cannot be used. `error` is `AmprefError.to_dict()`."""
-
-    error: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The child did not end well. `reason` is one sentence for people; `stderr` the end of what it wrote there."""
-
-    kind: Literal["timeout", "memory", "crash", "exception"]
-    reason: str
-    stderr: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The failure as JSON-ready facts, of the same shape as an `AmprefError`'s."""
-        facts: dict[str, Any] = {"type": f"child-{self.kind}", "title": "The work did not end well", "detail": self.reason}
-        return facts | ({"stderr": self.stderr} if self.stderr else {})
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The child was killed because `should_stop` said so."""
-
-
-@dataclass(frozen=True)
-class NoRoom:
-    """The child found a disk full. `reason` is one sentence for people, which names the folder."""
-
-    reason: str
-
-
-Outcome = Succeeded | Refused | Failed | NoRoom | Stopped
 
 
 def run(
@@ -265,25 +229,16 @@ def _read_outcome(job_dir: Path, returncode: int, limits: SandboxLimits, stderr:
     """The outcome of a child that ended by itself."""
     if returncode < 0:
         return _describe_signal(-returncode, limits, stderr)
-    # The job's own folder, all that a child writes to, is removed with the job; the one above it is what the operator knows.
-    no_room = NoRoom(f"no space left for jobs in {job_dir.parent}")
     if returncode == DISK_FULL:
-        return no_room
-    ending = _read_ending(job_dir / RESULT) if returncode == 0 else None
-    match ending:
-        case None:
-            reason = f"crash: the child exited with status {returncode} and no result{_last_line(stderr)}"
-            return Failed("crash", reason, stderr)
-        case Ending(outcome="succeeded", result=result) if result is not None:
-            return Succeeded(result)
-        case Ending(outcome="refused", error=error) if error is not None:
-            return Refused(error)
-        case Ending(outcome="memory"):
-            return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB", stderr)
-        case Ending(outcome="disk"):
-            return no_room
-        case _:
-            return Failed("exception", f"exception: {ending.reason}", stderr)
+        return no_room(job_dir)
+    path = job_dir / RESULT
+    try:
+        if returncode == 0 and path.stat().st_size <= _RESULT_MAX:
+            ending = decode_ending(path.read_bytes())
+            return replace(ending, stderr=stderr) if isinstance(ending, Failed) else ending
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # It left no result, or half of one.
+    return Failed("crash", f"crash: the child exited with status {returncode} and no result{_last_line(stderr)}", stderr)
 
 
 def _describe_signal(number: int, limits: SandboxLimits, stderr: str) -> Failed:
@@ -298,16 +253,6 @@ def _describe_signal(number: int, limits: SandboxLimits, stderr: str) -> Failed:
     if "bad_alloc" in stderr or "ould not allocate memory" in stderr:
         return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB and died of {name}", stderr)
     return Failed("crash", f"crash: the child died of {name}{_last_line(stderr)}", stderr)
-
-
-def _read_ending(path: Path) -> Ending | None:
-    """None where the child left none, or half of one."""
-    try:
-        if path.stat().st_size > _RESULT_MAX:
-            return None
-        return Ending.from_dict(read_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
 
 
 def _last_line(stderr: str) -> str:

@@ -25,14 +25,7 @@ def handle(job_dir: Path, request: RolloutRequest, report: Progress) -> RolloutR
     report(0.0, "loading the robot")
     robot = load_robot(request.robot)
     recipe = Recipe.from_dict(dict(request.recipe))
-    motion = read_motion(
-        job_dir / SOURCE,
-        name=request.name,
-        format=request.format,
-        fps=request.fps,
-        quat_order=request.quat_order,
-        limits=request.limits,
-    )
+    motion = read_motion(job_dir / SOURCE, name=request.name, **vars(request.reading))
     if motion.source_digest != request.source_digest:
         raise IntegrityError(
             "the stored bytes are not the ones that were uploaded",
@@ -44,14 +37,14 @@ def handle(job_dir: Path, request: RolloutRequest, report: Progress) -> RolloutR
     def report_scoring(fraction: float, text: str) -> None:
         report(0.01 + 0.98 * fraction, text)
 
-    [result] = score([motion], robot, recipe, nthread=request.threads, progress=report_scoring, limits=request.limits)
+    [result] = score([motion], robot, recipe, nthread=request.threads, progress=report_scoring, limits=request.reading.limits)
     report(0.99, "writing the arrays")
     auto = result.auto
     scores = (result,) if auto is None else auto.tried
-    for number, tried in enumerate(scores):
-        tried.export(job_dir / export_name(number))
+    for number, rollout in enumerate(scores):
+        rollout.export(job_dir / export_name(number))
     return RolloutReport(
-        scores=tuple(tried.to_dict() for tried in scores),
-        shown=0 if auto is None else auto.shown,
+        scores=tuple(rollout.to_dict() for rollout in scores),
+        selected=0 if auto is None else auto.shown,
         triage=None if auto is None else auto.triage.to_dict(),
     )

@@ -20,7 +20,7 @@ _CHECKS_SHARE = 0.02  # Of the progress; hashing the arrays is quick beside test
 def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyReport:
     """Test the members and leave the whole report as `VERIFICATION`."""
     robot, _ = load_and_check(request.robot, request.members, lambda share, text: report(_CHECKS_SHARE * share, text))
-    clips = tuple(_stored_clip(member, request) for member in request.members)
+    clips = tuple(_stored_clip(member) for member in request.members)
     verification = verify(
         Subject(robot, clips, facts={"dataset": request.name, "version": request.version}),
         only=request.only,
@@ -35,7 +35,7 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
     return VerifyReport(tuple(TestFailure(test.id, test.name, test.reason) for test in verification.failed))
 
 
-def _stored_clip(member: Member, request: VerifyRequest) -> Clip:
+def _stored_clip(member: Member) -> Clip:
     source = member.source
     assert source is not None
     return stored_clip(
@@ -47,6 +47,6 @@ def _stored_clip(member: Member, request: VerifyRequest) -> Clip:
         ranges=member.ranges,
         source=source.path,
         source_digest=member.source_digest,
-        reading={"format": source.format, "fps": source.fps, "quat_order": source.quat_order},
-        limits=request.limits,
+        reading={key: getattr(source.reading, key) for key in ("format", "fps", "quat_order")},
+        limits=source.reading.limits,
     )

@@ -9,26 +9,32 @@ import pytest
 
 from amp_core.formats import Limits
 from ampref_workers.protocol import (
-    Ending,
+    Failed,
     LockedFile,
     LockReport,
     LockRequest,
     Member,
     MemberSource,
     Message,
+    NoRoom,
+    Reading,
+    Refused,
     RobotReference,
     RolloutReport,
     RolloutRequest,
     Sandbox,
     SandboxLimits,
+    Succeeded,
     TestFailure,
     VerifyReport,
     VerifyRequest,
+    decode_ending,
+    encode_ending,
 )
 
 ROBOT = RobotReference("wildrobot", "sha256:r", ("/robots/a.yaml",))
 LIMITS = Limits(max_fps=50.0)
-SOURCE = MemberSource("/blobs/s", "csv", 50.0, "xyzw", {"mode": "rollout"}, 2)
+SOURCE = MemberSource("/blobs/s", Reading("csv", 50.0, "xyzw", LIMITS), {"mode": "rollout"}, 2)
 DIGESTS: dict[str, Any] = {
     key: f"sha256:{key}" for key in ("source_digest", "arrays_digest", "robot_digest", "recipe_digest", "feature_code_hash")
 }
@@ -53,12 +59,10 @@ MEMBER = Member(
     "message",
     [
         Sandbox(1, 2, SandboxLimits(cpu_sec=7)),
-        Ending("succeeded", {"a": [1]}),
-        Ending("exception", reason="why"),
-        RolloutRequest("walk", "sha256:s", ROBOT, {"mode": "auto"}, 2, "npz", None, None, LIMITS),
+        RolloutRequest("walk", "sha256:s", ROBOT, Reading("npz", None, None, LIMITS), {"mode": "auto"}, 2),
         RolloutReport(({"tier": 0}, {"tier": 1}), 1, {"cause": "none"}),
         MEMBER,
-        VerifyRequest("walk", "1.0.0", ROBOT, (MEMBER, MEMBER), ("6", "7"), 2, LIMITS),
+        VerifyRequest("walk", "1.0.0", ROBOT, (MEMBER, MEMBER), ("6", "7"), 2),
         VerifyReport((TestFailure("6", "6 Load", "too heavy"),)),
         LockRequest("walk", "1.0.0", ROBOT, (MEMBER,), {"tiers": [0]}, True, ({"test": "6", "reason": "x"},), "r.json"),
         LockReport(
@@ -69,3 +73,10 @@ MEMBER = Member(
 )  # fmt: skip
 def test_a_message_comes_back_as_it_was(message: Message) -> None:
     assert type(message).from_dict(json.loads(json.dumps(message.to_dict()))) == message
+
+
+@pytest.mark.parametrize(
+    "ending", [Succeeded({"a": [1]}), Refused({"type": "motion-refused"}), Failed("memory", "why", "x"), NoRoom("in /work")]
+)
+def test_an_ending_comes_back_as_it_was(ending: Any) -> None:
+    assert decode_ending(encode_ending(ending)) == ending

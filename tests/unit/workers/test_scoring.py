@@ -12,7 +12,7 @@ from amp_core.errors import MotionRefused, RobotRefused
 from amp_core.formats import Limits
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from ampref_workers.protocol import SOURCE, RobotReference, RolloutRequest, export_name
+from ampref_workers.protocol import SOURCE, Reading, RobotReference, RolloutRequest, export_name
 from ampref_workers.robots import load_robot
 from ampref_workers.rollout_job import new_rollout
 from ampref_workers.scoring import handle
@@ -85,16 +85,13 @@ def test_the_operators_limits_hold_in_the_child(tmp_path: Path, max_fps: float, 
         source_digest="sha256:" + hashlib.sha256(data).hexdigest(),
         robot=RobotReference("wildrobot", Robot.load("wildrobot").digest, ()),
         recipe=Recipe.for_mode("rollout").to_dict(),
-        format="json",
-        fps=None,
-        quat_order=None,
+        reading=Reading("json", None, None, Limits(max_bytes=1 << 20, max_duration_sec=10.0, max_fps=max_fps)),
         threads=1,
-        limits=Limits(max_bytes=1 << 20, max_duration_sec=10.0, max_fps=max_fps),
     )
     if accepted:
         found = handle(tmp_path, request, lambda share, text: None)
         assert [score["mode"] for score in found.scores] == ["rollout"]
-        assert (found.shown, found.triage) == (0, None)
+        assert (found.selected, found.triage) == (0, None)
         assert (tmp_path / export_name(0)).exists()
     else:
         with pytest.raises(MotionRefused, match="1500"):
