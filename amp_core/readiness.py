@@ -1,4 +1,4 @@
-"""The ten tests by name, and what may be said of them: which are run before a lock, which failures are waived.
+"""The ten tests by name: which of them run before a lock, and which failures are waived.
 
 Only the standard library is needed here, so that the settings and the API know a test's name without loading the physics;
 `amp_core.verify` has the tests themselves.
@@ -25,59 +25,57 @@ TEST_TITLES: Mapping[str, str] = {
     "7": "harness contribution",
     "smoke": "micro-train",
 }
-"""What each test is about, by the seed's id, in the seed's order."""
+"""The subject of each test, by the seed's id, in the seed's order."""
 
 TEST_IDS: tuple[str, ...] = tuple(TEST_TITLES)
 
 MAX_REASON = 500
 """The most characters of a waiver's reason."""
 
-_EXPECTED = f"one of {', '.join(TEST_IDS)}"
-
 
 def parse_tests(text: str) -> tuple[str, ...]:
     """The ids that `all`, `none` or a comma list names, in the seed's order.
 
     Raises:
-      InputRefused: an id that there is not, or nothing between two commas.
+      InputRefused: an unknown id, or nothing between two commas.
     """
     word = text.strip().lower()
     if word == "all":
         return TEST_IDS
     if word == "none":
         return ()
-    named = [part.strip() for part in text.split(",")]
-    for one in named:
-        _check_id(one)
-    return tuple(test for test in TEST_IDS if test in named)
+    ids = [part.strip() for part in text.split(",")]
+    for test in ids:
+        _check_id(test)
+    return tuple(test for test in TEST_IDS if test in ids)
 
 
 def check_waivers(waivers: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], ...]:
     """Waivers as `{test, reason}`, in the seed's order, with nothing else in them.
 
     Raises:
-      InputRefused: a test that there is not, one that is waived twice, or a reason that is empty or too long.
+      InputRefused: an unknown test, one that is waived twice, or a reason that is empty or too long.
     """
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for waiver in waivers:
         test, reason = waiver.get("test"), waiver.get("reason")
         _check_id(test)
         assert isinstance(test, str)
-        if test in found:
+        if test in reasons:
             raise InputRefused(f"test {test} is waived twice", key="waivers", expected="each test once, with one reason")
-        said = " ".join(reason.split()) if isinstance(reason, str) else ""
-        if not 0 < len(said) <= MAX_REASON:
+        reasons[test] = " ".join(reason.split()) if isinstance(reason, str) else ""
+        length = len(reasons[test])
+        if not 0 < length <= MAX_REASON:
             raise InputRefused(
-                f"the waiver of test {test} has {'no reason' if not said else f'a reason of {len(said)} characters'}",
+                f"the waiver of test {test} has {f'a reason of {length} characters' if length else 'no reason'}",
                 key="waivers.reason",
                 expected=f"1 to {MAX_REASON} characters: why its failure is borne, for those who train on the version",
             )
-        found[test] = said
-    return tuple({"test": test, "reason": found[test]} for test in TEST_IDS if test in found)
+    return tuple({"test": test, "reason": reasons[test]} for test in TEST_IDS if test in reasons)
 
 
 def skipped(test: str, reason: str) -> dict[str, Any]:
-    """The report of a test that was not run, as `TestReport.to_dict()` would give it."""
+    """The report of a test that was not run, in the form of `TestReport.to_dict()`."""
     name = f"{test} {TEST_TITLES[test]}"
     empty: dict[str, Any] = {"measured": "", "rows": [], "figures": {}, "wall_sec": 0.0}
     return {"id": test, "name": name, "status": "SKIP", "reason": reason} | empty
@@ -85,4 +83,4 @@ def skipped(test: str, reason: str) -> dict[str, Any]:
 
 def _check_id(test: object) -> None:
     if test not in TEST_TITLES:
-        raise InputRefused(f"there is no test {str(test)[:40]!r}", key="test", expected=_EXPECTED)
+        raise InputRefused(f"there is no test {str(test)[:40]!r}", key="test", expected=f"one of {', '.join(TEST_IDS)}")

@@ -27,6 +27,7 @@ GLITCH_UNITS = {"root_pos": "m", "root_rot": "rad", "dof_pos": "rad"}
 CLIPPED_NOTE_RAD = 0.2
 CLIPPED_NOTE_SHARE = 0.2
 SPREAD_NOTE_M = 0.03
+DEEP_NOTE_SHARE = 0.02
 # Retargeted clips need shifts of a few centimetres; this much is a clip whose height is measured from somewhere else.
 SHIFT_NOTE_M = 0.1
 
@@ -187,6 +188,12 @@ class IngestReport:
     def root_frame_suspect(self) -> bool:
         return self.root_frame.suspect
 
+    @property
+    def unreachable_joints(self) -> list[JointClip]:
+        """The joints that left their limits far or often."""
+        many = CLIPPED_NOTE_SHARE * self.frames_in
+        return [clip for clip in self.joints_clipped if clip.max_excess_rad > CLIPPED_NOTE_RAD or clip.frames > many]
+
     def to_dict(self) -> dict[str, Any]:
         """The `ingest` object of a result: the fields above, JSON-ready, with `root_frame_suspect` at the top as well."""
         fields = asdict(self)
@@ -204,8 +211,7 @@ def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str
     if report.first_frame.glitch:
         action = "it was dropped" if report.first_frame.trimmed else "it was kept, since too little would be left"
         notes.append(f"First frame: {report.first_frame.detail}; {action}.")
-    many = CLIPPED_NOTE_SHARE * report.frames_in
-    joints = [clip for clip in report.joints_clipped if clip.max_excess_rad > CLIPPED_NOTE_RAD or clip.frames > many]
+    joints = report.unreachable_joints
     if joints:
         listing = ", ".join(f"{clip.joint} in {clip.frames} frames by up to {clip.max_excess_rad:.3g} rad" for clip in joints)
         notes.append(f"Joint limits: clipped {listing}; check the joint order and the retargeting.")
@@ -224,7 +230,7 @@ def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str
             f"Ground: the lowest foot point varies by {report.foot_height_spread_m * 1e3:.0f} mm (interquartile); "
             "no vertical shift puts these feet on one floor."
         )
-    if report.deep_penetration_rate > 0.02:
+    if report.deep_penetration_rate > DEEP_NOTE_SHARE:
         notes.append(
             f"Ground: after the shift a foot is still more than 20 mm below the floor in {report.deep_penetration_rate:.0%} of "
             f"the frames, at most {report.deepest_penetration_m * 1e3:.0f} mm."

@@ -1,6 +1,6 @@
 """The tracked mode: controls planned so that the robot follows a clip on its own feet, with no harness.
 
-`plan` is all there is to call; docs/tracking.md says how it works and what was tried.
+docs/tracking.md explains how `plan` works, and its alternatives.
 """
 
 from amp_core.tracking.planner import Plan, plan
