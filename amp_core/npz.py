@@ -258,7 +258,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any
 def _read_header(path: Path, stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """A member's shape, whether it is column-major, its dtype and its size in bytes, before anything is allocated.
 
-    The sizes that the file declares are believed only where they agree with each other and with the length of the file.
+    The sizes that the file declares must agree with each other and with the length of the file.
     """
     name = info.filename.removesuffix(".npy")
     try:

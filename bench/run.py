@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.cpus import usable_cpus
-from amp_core.kernels import pinned
+from amp_core.kernels import kernel_variables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -71,7 +71,7 @@ def run(script: Path) -> dict[str, Any]:
     """Run one benchmark: its name, whether it passed, how long it took, and what it measured."""
     started = time.monotonic()
     command = [sys.executable, "-m", f"bench.{script.stem}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ | pinned())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ | kernel_variables())
     watchdog = threading.Timer(LIMIT_SEC, process.kill)
     watchdog.start()
     said = ""

@@ -23,7 +23,7 @@ import numpy as np
 from amp_core.attempts import TRACKED_GOALS
 from amp_core.cpus import usable_cpus
 from amp_core.formats import Motion, read_motion
-from amp_core.kernels import pinned
+from amp_core.kernels import kernel_variables
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -133,9 +133,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if not pinned().items() <= os.environ.items():
+    if not kernel_variables().items() <= os.environ.items():
         # Once more, with the linear algebra that `ampref` plans with.
-        os.execve(sys.executable, [sys.executable, "-m", "bench.tracked", *sys.argv[1:]], os.environ | pinned())
+        os.execve(sys.executable, [sys.executable, "-m", "bench.tracked", *sys.argv[1:]], os.environ | kernel_variables())
 
     jobs: list[tuple[list[Path], str, bool]] = []
     with tempfile.TemporaryDirectory() as folder:

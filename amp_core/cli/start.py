@@ -22,9 +22,9 @@ def main() -> NoReturn:
         # Nothing is open yet, so that exiting at once harms nothing. An exception would come out in the middle of an import, as
         # a traceback, or as another exception of the library that was being loaded.
         signal.signal(signal.SIGINT, _exit_at_once)
-    from amp_core.kernels import pinned
+    from amp_core.kernels import kernel_variables
 
-    os.environ.update(pinned())  # Before anything loads numpy.
+    os.environ.update(kernel_variables())  # Before anything loads numpy.
     from amp_core.cli.main import main as run
 
     if is_handled:

@@ -236,7 +236,7 @@ def clean_name(name: str) -> str:
     formatting or unassigned characters, no space at either end, no leading dot.
 
     Raises:
-      MotionRefused: says which rule it breaks.
+      MotionRefused: the rule that it breaks.
     """
     problem = None
     if not isinstance(name, str):

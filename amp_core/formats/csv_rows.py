@@ -1,6 +1,6 @@
 """CSV clips: one row a frame, `x, y, z, four of a quaternion, joints…`, with an optional header.
 
-A CSV says neither its rate nor its quaternion order, so both come from whoever reads it.
+A CSV has neither its rate nor its quaternion order, so both come from the caller.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_csv(data: bytes, limits: Limits, quat_order: str) -> dict[str, NDArray[
     """`root_pos (N,3)`, `root_rot (N,4)` in the file's own order, `dof_pos (N,n)`.
 
     Args:
-      quat_order: what the caller says; a header that names the four columns otherwise is a refusal.
+      quat_order: from the caller; a header with the four columns in another order is a refusal.
 
     Raises:
       MotionRefused: names the line (as frame), the column and the text that is not a number.

@@ -1,7 +1,7 @@
 """npz clips, read without `zipfile` and without `np.load`.
 
-A zip's own table says how many members it has, how large each is and where it lies; an npy header says how large its array
-is. None of it is believed before it was compared with the bytes that are there. Only the members that a clip needs are
+A zip's table declares how many members there are, how large each is and where it lies; an npy header declares the size of its
+array. All of it is compared with the bytes of the file before it is used. Only the members that a clip needs are
 inflated, in pieces, and never past the size that their header justifies.
 """
 

@@ -2,7 +2,7 @@
 
 A pickle is a program. This reader never runs it: it walks the opcodes that `pickletools.genops` lists, keeps a bounded stack
 of plain values, and stands an inert marker in for each of the few names that ordinary clips use (numpy's array and scalar
-constructors, `bytes` and a few containers). Any other name is a refusal that says which. Nothing is imported, called, hashed,
+constructors, `bytes` and a few containers). Any other name is refused. Nothing is imported, called, hashed,
 compared or printed; arrays are only described here (`RawArray`) and built later, from plain types and the bytes that are there.
 """
 

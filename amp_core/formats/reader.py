@@ -52,14 +52,14 @@ def read_motion(
     quat_order: str | None = None,
     limits: Limits | None = None,
 ) -> Motion:
-    """Reads a motion clip. Nothing in the file is executed, and memory stays in proportion to its size.
+    """Read a motion clip. Nothing in the file is executed, and memory stays in proportion to its size.
 
     Args:
       source: a file, or its bytes.
       name: the clip's name (`clean_name` gives the rule); also what errors call bytes.
       format: `pkl`, `npz`, `json` or `csv`, when it is known. The content decides; another `format`, or a file name that
         ends otherwise, is refused rather than guessed around.
-      fps: frames per second, for files that do not say (every CSV). A file that says otherwise is refused.
+      fps: frames per second, for files without a rate (every CSV). A file with another rate is refused.
       quat_order: `xyzw` or `wxyz`. Needed for CSV; for the other formats it defaults to xyzw.
       limits: what a clip may cost; the defaults are `Limits()`.
 
@@ -131,10 +131,10 @@ def sniff(data: bytes, hint: str | None = None) -> str:
     """What the content is: `pkl`, `npz`, `json` or `csv`.
 
     Args:
-      hint: what the name or the caller says. It decides only between a pickle of protocol 0, which is text, and CSV.
+      hint: the format by the name or the caller. It decides only between a pickle of protocol 0, which is text, and CSV.
 
     Raises:
-      MotionRefused: none of them; says what it looks like.
+      MotionRefused: none of them.
     """
     for magic, what in _NOT_READ.items():
         if data.startswith(magic):
@@ -197,7 +197,7 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
     root_pos, root_rot, dof_pos = (
         value if isinstance(value := fields[key], np.ndarray) else matrix(key, value, limits) for key in KEYS[1:]
     )
-    # Before the order is changed: it is the shape that says whether there are four columns.
+    # Before the order is changed: that there are four columns is checked here.
     check_values(rate, root_pos, root_rot, dof_pos)
     if quat_order == "wxyz":
         root_rot = to_xyzw(root_rot)

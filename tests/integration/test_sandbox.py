@@ -14,7 +14,7 @@ import psutil
 import pytest
 from workerkit import CHILD, alive, wait_until
 
-from amp_core.kernels import pinned
+from amp_core.kernels import kernel_variables
 from ampref_workers import sandbox
 from ampref_workers.protocol import Failed, Message, NoRoom, Outcome, Refused, SandboxLimits, Stopped, Succeeded
 
@@ -63,7 +63,7 @@ def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Mon
     environ = outcome.result["environ"]
     assert "secret" not in str(environ)
     assert environ["OMP_NUM_THREADS"] == "1"
-    assert pinned().items() <= environ.items()
+    assert kernel_variables().items() <= environ.items()
     assert environ["HOME"] == str(tmp_path)
 
 

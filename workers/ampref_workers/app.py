@@ -114,7 +114,7 @@ def check_workers(settings: Settings, *, hostname: str | None = None, timeout: f
     """Names of the workers that answer through the broker; raises `Unavailable` when none does.
 
     Args:
-      hostname: ask only this machine's workers, of which one is enough.
+      hostname: only of this machine; the first answer is enough.
     """
     check_broker(settings)
     only: dict[str, Any] = {} if hostname is None else {"pattern": f"*@{hostname}", "matcher": "glob"}

@@ -25,7 +25,7 @@ class Attempt:
 
     Args:
       folder: private to this attempt; removed at its end.
-      heartbeat: takes progress, says when to stop, and repeats writes.
+      heartbeat: carries progress, has `should_stop`, and repeats writes.
       command: what the sandbox starts.
     """
 

@@ -3,7 +3,7 @@
     python -P -m ampref_workers.child JOBDIR
 
 `JOBDIR/sandbox.json` and `JOBDIR/request.json` are read; `JOBDIR/result.json` is written last and by a rename, so that a result
-is complete or missing. The child knows no database, broker or blob store.
+is complete or missing. The child uses no database, broker or blob store.
 """
 
 from __future__ import annotations
@@ -161,10 +161,9 @@ def _progress_to(descriptor: int) -> Progress:
 
     def report(fraction: float, message: str = "") -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last < _PROGRESS_SEC and fraction < 1:
+        if time.monotonic() - last < _PROGRESS_SEC and fraction < 1:
             return
-        last = now
+        last = time.monotonic()
         with contextlib.suppress(OSError):
             os.write(descriptor, json.dumps([float(fraction), message]).encode() + b"\n")
 

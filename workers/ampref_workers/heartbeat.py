@@ -23,9 +23,9 @@ _TICK_SEC = 1.0  # How stale a job's progress may be, where its heartbeat is slo
 
 
 class Heartbeat:
-    """Keeps a claim alive from a thread of its own, and knows why its work should end.
+    """Keeps a claim alive from a thread of its own, and has the reasons to end its work: cancellation, a lost lease, a stop.
 
-    A database that is away is no reason: the lease may run out and the job go to another worker, and then the token says so.
+    A database that is away is no reason: the lease may run out and the job go to another worker, which the token shows later.
     """
 
     def __init__(self, queue: JobQueue, claim: Claim, settings: Settings, stop: Callable[[], bool]) -> None:
@@ -38,7 +38,7 @@ class Heartbeat:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {claim.job.id}", daemon=True)
         self.cancelled = claim.job.cancel_requested
-        self.lost = False
+        self.lease_lost = False
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -54,7 +54,7 @@ class Heartbeat:
 
     def should_stop(self) -> bool:
         """Whether the work should end: cancelled, lease lost, or the worker is stopping."""
-        return self.cancelled or self.lost or self._stop()
+        return self.cancelled or self.lease_lost or self._stop()
 
     def persist(self, write: Callable[[], T], *, patience_sec: float | None = None) -> T:
         """Do a write that a result depends on, again while the other side is away, for as long as a lease by default."""
@@ -82,7 +82,7 @@ class Heartbeat:
             try:
                 go_on = self._queue.heartbeat(self._claim, *(progress or (None, None)))
             except LeaseLost:
-                self.lost = True
+                self.lease_lost = True
                 return
             except Exception as error:
                 log.warning("heartbeat_failed", error=str(error))
@@ -96,4 +96,4 @@ class Heartbeat:
         try:
             return self._queue.cancel_requested(self._claim)
         except Exception:
-            return False  # The next heartbeat says what is wrong.
+            return False  # The next heartbeat logs the error.

@@ -35,7 +35,7 @@ from ampref_workers.protocol import (
 __all__ = ["run"]
 
 _TESTS_SHARE = 0.9  # Of the progress: the tests take far longer than writing the version.
-_LOCK_FILE_MB = 1 << 20  # 1 TiB: the size of a version is its owner's business.
+_LOCK_FILE_MB = 1 << 20  # 1 TiB: a version may be as large as its owner likes.
 _REASON_CHARACTERS = 400
 _MOST_FAILURES = 5  # Quoted in an error.
 

@@ -1,7 +1,7 @@
 """The child's half of a lock job: write the files of a version.
 
-The frames are read where they lie, through a memory map, one member at a time. What the readiness tests found is kept with the
-version: all of it in a report of its own, the statuses in the manifest, the checklist in the catalog.
+The frames are read where they lie, through a memory map, one member at a time. The results of the readiness tests are kept with
+the version: all of them in a report of its own, the statuses in the manifest, the checklist in the catalog.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _dataset_member(member: Member, robot: Robot) -> dataset.Member:
 
 
 def _read_verification(job_dir: Path, request: LockRequest) -> dict[str, Any]:
-    """What the readiness tests found; where none was to run, a report that says so."""
+    """The report of the readiness tests; where none was to run, one with every test skipped."""
     if request.verified:
         report: dict[str, Any] = read_json((job_dir / VERIFICATION).read_bytes())
         return report

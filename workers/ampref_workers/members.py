@@ -7,7 +7,7 @@ that a rotten disk or a hand-edited row cannot get into a version.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,36 +19,39 @@ from amp_core.version import GENERATOR_VERSION
 from ampref_workers.protocol import Member, Progress, RobotReference
 from ampref_workers.robots import load_robot
 
-__all__ = ["CHECKS", "Check", "check_members", "classify_member", "load_and_check"]
+__all__ = ["CHECKS", "check_members", "classify_member", "load_and_check"]
 
 _MOST_PROBLEMS = 5  # Quoted in an error.
-
-Report = Callable[[float], None]
-"""Called with the fraction of the members that was looked at."""
-
-
-FindProblems = Callable[[Sequence[Member], Robot, Report], list[str]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check of all members.
+    """The error that members which do not pass a check raise."""
 
-    Args:
-      name: the key in the manifest.
-      find_problems: no problem is a pass.
-      error, expected, remedy: of a failure.
-    """
-
-    name: str
-    find_problems: FindProblems
     error: type[AmprefError]
     expected: str
     remedy: str
 
 
-CHECKS: list[Check] = []
-"""In the order in which they run."""
+CHECKS: Mapping[str, Check] = {
+    "one_origin": Check(
+        Conflict,
+        expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
+        remedy="Score the odd ones again, or leave them out with select.clips.",
+    ),
+    "feature_code_hash": Check(
+        FeatureCodeMismatch,
+        expected=feature_code_hash(),
+        remedy="Score these clips again with this version (POST /v1/clips/ID/rollouts), then lock.",
+    ),
+    "tier": Check(
+        Conflict, expected="the tier that its metrics give", remedy="Score the clip again, or leave it out with select.clips."
+    ),
+    "arrays": Check(
+        IntegrityError, expected="the bytes that were scored", remedy="Score the clip again, or restore the blob store."
+    ),
+}
+"""In the order in which a failure is reported; the names stand in the manifest."""
 
 
 def load_and_check(robot: RobotReference, members: Sequence[Member], report: Progress) -> tuple[Robot, dict[str, Any]]:
@@ -71,28 +74,44 @@ def load_and_check(robot: RobotReference, members: Sequence[Member], report: Pro
     return model, check_members(members, model, lambda fraction: report(fraction, "checking the members"))
 
 
-def check_members(members: Sequence[Member], robot: Robot, report: Report = lambda fraction: None) -> dict[str, Any]:
-    """Run every check in `CHECKS` and return their outcomes, which the version keeps.
+def check_members(
+    members: Sequence[Member], robot: Robot, report: Callable[[float], None] = lambda fraction: None
+) -> dict[str, Any]:
+    """Make every check in `CHECKS` and return their outcomes, which the version keeps.
+
+    Args:
+      report: called with the fraction of the members that was looked at.
 
     Raises:
       AmprefError: of the first failed check, with the problems that any check found.
     """
-
-    failed, problems = [], []
-    for check in CHECKS:
-        if texts := check.find_problems(members, robot, report):
-            failed.append(check)
-            problems += texts
+    problems = {
+        "one_origin": _find_odd_origins(members),
+        "feature_code_hash": [
+            f"clip {member.name!r} has features of other code ({member.feature_code_hash})"
+            for member in members
+            if member.feature_code_hash != feature_code_hash()
+        ],
+        "tier": [
+            f"clip {member.name!r} is stored as tier {member.tier}, but its metrics give {tier}"
+            for member in members
+            if (tier := classify_member(member, robot).tier) != member.tier
+        ],
+        "arrays": _find_changed_arrays(members, report),
+    }
+    failed = [name for name in CHECKS if problems[name]]
     if failed:
-        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise failed[0].error(
-            f"the gate before the lock found {count}: {'; '.join(problems[:_MOST_PROBLEMS])}{more}",
-            key=failed[0].name,
-            expected=failed[0].expected,
-            remedy=failed[0].remedy,
+        check = CHECKS[failed[0]]
+        texts = [problem for name in failed for problem in problems[name]]
+        more = f"; and {len(texts) - _MOST_PROBLEMS} more" if len(texts) > _MOST_PROBLEMS else ""
+        count = f"{len(texts)} problem{'s' * (len(texts) > 1)}"
+        raise check.error(
+            f"the gate before the lock found {count}: {'; '.join(texts[:_MOST_PROBLEMS])}{more}",
+            key=failed[0],
+            expected=check.expected,
+            remedy=check.remedy,
         )
-    return {"checks": [{"name": check.name, "passed": True, "members": len(members)} for check in CHECKS]}
+    return {"checks": [{"name": name, "passed": True, "members": len(members)} for name in CHECKS]}
 
 
 def classify_member(member: Member, robot: Robot) -> Classification:
@@ -100,24 +119,11 @@ def classify_member(member: Member, robot: Robot) -> Classification:
     return classify(member.metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
 
 
-def _register(name: str, error: type[AmprefError], expected: str, remedy: str) -> Callable[[FindProblems], FindProblems]:
-    """Add a function to `CHECKS`."""
+def _find_odd_origins(members: Sequence[Member]) -> list[str]:
+    """Members with another robot model, MuJoCo or gate profile than the others, or of another generator than this one.
 
-    def register(find_problems: FindProblems) -> FindProblems:
-        CHECKS.append(Check(name, find_problems, error, expected, remedy))
-        return find_problems
-
-    return register
-
-
-@_register(
-    "one_origin",
-    Conflict,
-    expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
-    remedy="Score the odd ones again, or leave them out with select.clips.",
-)
-def _check_origin(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
-    """One robot model, one MuJoCo, one gate profile and this generator: one line of the manifest speaks for all members."""
+    The manifest has one line on the origin of all members.
+    """
     problems = []
     for key in ("robot_digest", "mujoco_version", "gate_profile"):
         values = sorted({str(getattr(member, key)) for member in members})
@@ -132,42 +138,8 @@ def _check_origin(members: Sequence[Member], robot: Robot, report: Report) -> li
     return problems
 
 
-@_register(
-    "feature_code_hash",
-    FeatureCodeMismatch,
-    expected=feature_code_hash(),
-    remedy="Score these clips again with this version (POST /v1/clips/ID/rollouts), then lock.",
-)
-def _check_feature_code(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
-    """The features were computed by the code that this machine has, which is what the version will promise."""
-    return [
-        f"clip {member.name!r} has features of other code ({member.feature_code_hash})"
-        for member in members
-        if member.feature_code_hash != feature_code_hash()
-    ]
-
-
-@_register(
-    "tier",
-    Conflict,
-    expected="the tier that its metrics give",
-    remedy="Score the clip again, or leave it out with select.clips.",
-)
-def _check_tiers(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
-    """The stored metrics still give the stored tier under the stored gate profile."""
-    tiers = [(member, classify_member(member, robot).tier) for member in members]
-    return [
-        f"clip {member.name!r} is stored as tier {member.tier}, but its metrics give {tier}"
-        for member, tier in tiers
-        if tier != member.tier
-    ]
-
-
-@_register(
-    "arrays", IntegrityError, expected="the bytes that were scored", remedy="Score the clip again, or restore the blob store."
-)
-def _check_arrays(members: Sequence[Member], robot: Robot, report: Report) -> list[str]:
-    """The arrays' bytes are the ones that were scored."""
+def _find_changed_arrays(members: Sequence[Member], report: Callable[[float], None]) -> list[str]:
+    """Members whose arrays' bytes are not the ones that were scored."""
     problems = []
     for number, member in enumerate(members):
         try:

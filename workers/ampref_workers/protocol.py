@@ -158,7 +158,7 @@ class NoRoom(Message):
 
 
 def no_room(job_dir: Path) -> NoRoom:
-    """The job's own folder is removed with the job; the one above it is what the operator knows."""
+    """The job's own folder is removed with the job; the message names the folder above, which the operator knows."""
     return NoRoom(f"no space left for jobs in {job_dir.parent}")
 
 

@@ -180,7 +180,7 @@ class Runner:
                 return self._fail(claim, outcome.problem(), heartbeat)
             case NoRoom():
                 return self._postpone(claim, outcome.reason, heartbeat)
-            case Stopped() if heartbeat.lost:
+            case Stopped() if heartbeat.lease_lost:
                 return "lost"
             case Stopped() if heartbeat.cancelled:
                 self.jobs.cancelled(claim)

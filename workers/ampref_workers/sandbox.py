@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from amp_core.kernels import pinned
+from amp_core.kernels import kernel_variables
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
@@ -48,7 +48,7 @@ CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_workers.child")
 
 _ROOT = Path(__file__).resolve().parent.parent
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _TICK_SEC = 0.1
 _GRACE_SEC = 5.0  # For the kernel to take a killed process away.
 _STDERR_TAIL = 4_000  # Bytes of the end of what the child wrote there.
@@ -141,10 +141,10 @@ class _Pipes:
         while not _has_exited(self._process):
             if should_stop is not None and should_stop():
                 return "stopped"
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 return "timeout"
-            tick = min(_TICK_SEC, left)
+            tick = min(_TICK_SEC, remaining)
             if self._selector.get_map():
                 self._read(tick)
             else:
@@ -214,8 +214,8 @@ def _environment(job_dir: Path) -> dict[str, str]:
     """The child's environment: a short list of harmless names, so that no database URL, token or proxy setting gets in."""
     return {
         **{name: os.environ[name] for name in _INHERITED if name in os.environ},
-        **dict.fromkeys(_ONE_THREAD, "1"),
-        **pinned(),
+        **dict.fromkeys(_THREAD_COUNTS, "1"),
+        **kernel_variables(),
         "HOME": str(job_dir),
         "TMPDIR": str(job_dir),
         "PYTHONPATH": str(_ROOT),

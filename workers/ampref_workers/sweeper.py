@@ -49,7 +49,7 @@ class _Periodic:
 
 
 class Sweeper(_Periodic):
-    """Sweeps the job table at once and then every `every_sec`; `ring` takes the jobs that a worker should be told of."""
+    """Sweeps the job table at once and then every `every_sec`; `ring` takes the jobs that are due."""
 
     name = "sweeper"
 

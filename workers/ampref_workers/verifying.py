@@ -27,7 +27,7 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
         nthread=request.threads,
         progress=lambda share, text: report(_CHECKS_SHARE + (1.0 - _CHECKS_SHARE) * share, f"test {text}"),
     )
-    # It is the operator who left the other tests out, not whoever locks.
+    # The operator left the other tests out, not the caller.
     tests = (test if test.id in request.only else replace(test, reason=TESTS_OFF) for test in verification.tests)
     verification = replace(verification, tests=tuple(tests))
     text = json.dumps(plain(verification.to_dict()), allow_nan=False, ensure_ascii=False)

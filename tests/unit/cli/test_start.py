@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from amp_core.formats import read_motion
-from amp_core.kernels import pinned
+from amp_core.kernels import kernel_variables
 from amp_core.motions import bundled_motions
 
 
 def test_plans_do_not_depend_on_the_kernels_that_the_processor_would_get(tmp_path: Path) -> None:
-    if not pinned():
+    if not kernel_variables():
         pytest.skip("no kernels are pinned on this machine")
     motion = read_motion(next(path for path in bundled_motions() if path.stem == "walk_long_stride"), name="walk")
     np.savez(tmp_path / "walk.npz", fps=motion.fps, **{k: getattr(motion, k)[:60] for k in ("root_pos", "root_rot", "dof_pos")})
@@ -26,7 +26,7 @@ def test_plans_do_not_depend_on_the_kernels_that_the_processor_would_get(tmp_pat
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     found = []
     # SSE3 alone, which every x86-64 processor has, and what is pinned.
-    for kernels in ("Prescott", *pinned().values()):
+    for kernels in ("Prescott", *kernel_variables().values()):
         out = tmp_path / kernels
         command = ["score", str(tmp_path / "walk.npz"), "--recipe", str(tmp_path / "recipe.json"), "--export", str(out), "-q"]
         program = "import sys; sys.argv[0] = 'ampref'; from amp_core.cli.start import main; main()"
