@@ -12,7 +12,7 @@ from amp_core.cli.batch import Report, process_files
 from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, QuatOrder, Quiet, RobotName, Seed, Threads
 from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
-from amp_core.cli.recipes import build_recipe
+from amp_core.cli.recipes import build_recipe, parse_factors
 from amp_core.cli.text import number, tier_name
 from amp_core.cpus import usable_cpus
 from amp_core.errors import RecipeRefused
@@ -52,7 +52,11 @@ def buckets(
     Without factors: friction 0.7 and 1.3, mass 0.9 and 1.1, damping 0.7 and 1.3, one at a time, beside the robot's own
     physics. Exits with 0 when every file was scored, with 1 when a file was refused, with 2 for wrong usage.
     """
-    scales = _parse_scales({"friction": friction, "mass": mass, "damping": damping}, grid)
+    factors = parse_factors({"friction": friction, "mass": mass, "damping": damping})
+    try:
+        scales = make_buckets(**factors, grid=grid)
+    except RecipeRefused as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{str(error.key).removeprefix('physics.')}") from error
     base_recipe = build_recipe(recipe, mode, seed)
     out = Output(json_out, quiet=quiet)
     loaded_robot, nthread = Robot.load(robot), threads or usable_cpus()
@@ -73,19 +77,6 @@ def buckets(
     if clips:
         _print_comparison(out, comparison, replay)
     out.exit()
-
-
-def _parse_scales(options: dict[str, str | None], grid: bool) -> tuple[PhysicsScale, ...]:
-    factors: dict[str, list[float]] = {}
-    for name, text in options.items():
-        try:
-            factors[name] = [] if text is None else [float(part) for part in text.split(",")]
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is no list of factors, such as 0.7,1.0,1.3", param_hint=f"--{name}") from None
-    try:
-        return make_buckets(**factors, grid=grid)
-    except RecipeRefused as error:
-        raise typer.BadParameter(str(error), param_hint=f"--{str(error.key).removeprefix('physics.')}") from error
 
 
 def _print_comparison(out: Output, comparison: Comparison, is_replayed: bool) -> None:

@@ -76,7 +76,12 @@ def clips(
     if not page:
         out.print("no clip matches\nnext: ampref submit MOTION... --wait, or fewer filters")
         return
-    out.print_table(COLUMNS, [_clip_row(clip, steps) for clip in page])
+    rows = []
+    for clip in page:
+        rollout = clip["rollout"]
+        values = _rollout_values(rollout, steps.get(clip["robot"])) if rollout else ("not yet", *[None] * (len(COLUMNS) - 5))
+        rows.append((clip["id"], clip["name"], rollout and rollout["mode"], *values, number(clip["duration_sec"])))
+    out.print_table(COLUMNS, rows)
     out.print(f"\n{counted(len(page), 'clip')}{', and there are more: --limit N or --all' if has_more else ''}")
     out.print("next: ampref clip ID")
 
@@ -93,13 +98,6 @@ def _parse_bounds(texts: Sequence[str], side: str) -> dict[str, float]:
         if not equals or not name.strip():
             raise typer.BadParameter(f"{text!r} is not METRIC=NUMBER", param_hint=f"--{side}")
     return bounds
-
-
-def _clip_row(clip: Mapping[str, Any], steps: Mapping[str, float]) -> tuple[Any, ...]:
-    rollout, source_sec = clip["rollout"], number(clip["duration_sec"])
-    if not rollout:
-        return clip["id"], clip["name"], None, "not yet", *([None] * (len(COLUMNS) - 5)), source_sec
-    return clip["id"], clip["name"], rollout["mode"], *_rollout_values(rollout, steps.get(clip["robot"])), source_sec
 
 
 def _rollout_values(rollout: Mapping[str, Any], step: float | None) -> tuple[Any, ...]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from amp_core.cli.group import SummaryGroup
-from amp_core.cli.options import Json, Quiet, Timeout, Url
+from amp_core.cli.options import Json, Quiet, Timeout, Url, refuse_usage
 from amp_core.cli.output import Output
 from amp_core.cli.recipes import check_mode, parse_physics
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
-from amp_core.cli.version_text import contents, print_version
+from amp_core.cli.version_text import print_version, summarize_manifest
 from amp_core.dataset.names import check_alias
-from amp_core.errors import AmprefError, InputRefused
+from amp_core.errors import AmprefError
 from amp_core.readiness import check_waivers
 
 app = typer.Typer(
@@ -69,18 +69,28 @@ def lock(
 
     The ten tests of ampref verify run before the lock. One that fails stops it, unless it is waived by name with a reason.
     """
-    waivers = _parse_waivers(waive or ())
+    with refuse_usage("--waive"):
+        parts = [text.partition("=") for text in waive or ()]
+        waivers = list(check_waivers({"test": test.strip(), "reason": reason} for test, _, reason in parts))
     if alias and not wait:
         raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
     check_mode(mode, of_rollouts=True)
-    _check_aliases(alias or ())
+    # The service would refuse a bad alias, too, but only after the version is locked.
+    with refuse_usage("--alias"):
+        for each in alias or ():
+            check_alias(each)
+    if "latest" in (alias or ()):
+        raise typer.BadParameter("latest is computed and cannot be set; choose another alias", param_hint="--alias")
+    takes_all = "all" in (bucket or ())
+    if takes_all and len(set(bucket or ())) > 1:
+        raise typer.BadParameter("all are all; drop the others", param_hint="--bucket")
     optional = {
         "robot": robot,
         "mode": mode,
         "recipe": recipe,
         "tags": tag,
         "clips": clip,
-        "buckets": _parse_buckets(bucket or ()),
+        "buckets": "all" if takes_all else [asdict(scale) for scale in parse_physics(bucket or (), "--bucket")],
     }
     select = {"tier": tier or [0], "segments": segments} | {key: value for key, value in optional.items() if value}
     out = Output(json_out, quiet=quiet)
@@ -106,7 +116,7 @@ def lock(
                 error.what = f"{name}=={version} is locked, but the alias {each!r} is not set: {error.what}"
                 error.remedy = f"Set it with: ampref dataset alias {name} {each} {version}"
                 out.refuse(error)
-        locked = api.get_version(name, version) | {"contents": contents(api.get_manifest(name, version))}
+        locked = api.get_version(name, version) | {"contents": summarize_manifest(api.get_manifest(name, version))}
     out.print_json(locked)
     out.print_values([locked["manifest_sha256"]])
     print_version(out, locked)
@@ -115,35 +125,6 @@ def lock(
         out.print(f"\nnext, on a training node: ampref pull {name}=={version}")
     else:
         out.print(f"\nit is not ready for training, see above; to use it all the same: ampref pull {name}=={version}")
-
-
-def _parse_buckets(texts: Sequence[str]) -> str | list[dict[str, float]]:
-    """What `--bucket` names, as a selection has it."""
-    if "all" not in texts:
-        return [asdict(scale) for scale in parse_physics(texts, "--bucket")]
-    if len(set(texts)) > 1:
-        raise typer.BadParameter("all are all; drop the others", param_hint="--bucket")
-    return "all"
-
-
-def _parse_waivers(texts: Sequence[str]) -> list[dict[str, str]]:
-    """What `--waive ID="REASON"` names; an unknown test or an empty reason is wrong usage."""
-    parts = [text.partition("=") for text in texts]
-    try:
-        return list(check_waivers({"test": test.strip(), "reason": reason} for test, _, reason in parts))
-    except InputRefused as error:
-        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint="--waive") from None
-
-
-def _check_aliases(aliases: Sequence[str]) -> None:
-    """Refuse, before anything is locked, an alias that the service would refuse afterwards."""
-    for alias in aliases:
-        try:
-            check_alias(alias)
-        except InputRefused as error:
-            raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint="--alias") from None
-        if alias == "latest":
-            raise typer.BadParameter("latest is computed and cannot be set; choose another alias", param_hint="--alias")
 
 
 @app.command("list")
@@ -184,7 +165,7 @@ def show(
     with connect(url, out) as api:
         if version is not None:
             locked = api.get_version(name, version)
-            locked["contents"] = contents(api.get_manifest(name, locked["version"]))
+            locked["contents"] = summarize_manifest(api.get_manifest(name, locked["version"]))
             out.print_json(locked)
             out.print_values([locked["manifest_sha256"]])
             print_version(out, locked)

@@ -14,7 +14,7 @@ import typer
 
 from amp_core.cli.exit_codes import FAILED, INTERRUPTED, TERMINATED, USAGE
 from amp_core.cli.group import VerbGroup
-from amp_core.cli.output import fail, forget_output
+from amp_core.cli.output import Output
 from amp_core.errors import AmprefError, InputRefused
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def _root(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors are printed; nothing but a bug leaves a traceback."""
     command = typer.main.get_command(app)
-    forget_output()
+    Output.latest = None
     try:
         result = command.main(args=arguments, prog_name="ampref", standalone_mode=False)
     except typer.TyperException as error:  # Wrong usage: typer's own message ends with the line to type for help.
@@ -56,25 +56,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         show()
         return int(getattr(error, "exit_code", USAGE))
-    except AmprefError as error:
-        fail(error)
-        return FAILED
     except BrokenPipeError:
         raise
-    except OSError as error:
-        # The disk, a folder's permissions, a lack of descriptors: for the operator to mend, and no bug.
-        fail(
-            InputRefused(
+    except (AmprefError, OSError) as error:
+        if isinstance(error, OSError):
+            # The disk, a folder's permissions, a lack of descriptors: for the operator to mend, and no bug.
+            error = InputRefused(
                 f"the system refused it: {error.strerror or error}",
                 file=None if error.filename is None else os.fsdecode(error.filename),
                 remedy="Check that it exists, that you may use it, and that there is room",
             )
-        )
+        (Output.latest or Output()).fail(error)
         return FAILED
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     finally:
-        forget_output()
+        Output.latest = None
     if result == INTERRUPTED:
         sys.stderr.write("interrupted\n")
     return result if isinstance(result, int) else 0

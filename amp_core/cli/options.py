@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from amp_core.errors import InputRefused
 
 MotionFiles = Annotated[list[Path], typer.Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")]
 RobotName = Annotated[str, typer.Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
@@ -36,3 +40,12 @@ JsonOut = Annotated[
     typer.Option("--json", metavar="[OUT]", help="One JSON document into OUT; without OUT, or with -, on stdout."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]
+
+
+@contextmanager
+def refuse_usage(option: str) -> Iterator[None]:
+    """Turn a refusal of what an option says into wrong usage, because nothing but the option can be wrong."""
+    try:
+        yield
+    except InputRefused as error:
+        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None

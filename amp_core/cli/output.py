@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import typer
 
@@ -55,8 +55,8 @@ _OPTIONS = (
 )
 
 
-def print_error(error: AmprefError, stream: IO[str] | None = None) -> None:
-    """Print what was wrong, where, what was expected, and what to type next, on stderr unless another stream is given."""
+def print_error(error: AmprefError) -> None:
+    """Print on stderr what was wrong, where, what was expected, and what to type next."""
     places = (
         error.file,
         f"key {error.key!r}" if error.key is not None else None,
@@ -69,7 +69,7 @@ def print_error(error: AmprefError, stream: IO[str] | None = None) -> None:
             for pattern, option in _OPTIONS:
                 text = pattern.sub(option, text)
             lines.append(f"  {label}: {text}")
-    (stream or sys.stderr).write("".join(printable(line) + "\n" for line in lines))
+    sys.stderr.write("".join(printable(line) + "\n" for line in lines))
 
 
 class Output:
@@ -81,17 +81,21 @@ class Output:
 
     Raises:
       InputRefused: the file cannot be written, which is known before any work is done.
+
+    Attributes:
+      latest: the output of the running verb, for the place that catches its error.
     """
 
+    latest: ClassVar[Output | None] = None
+
     def __init__(self, json_target: Path | None = None, *, quiet: bool = False) -> None:
-        global _latest
         self.to_stdout = json_target == STDOUT
         self.file = None if self.to_stdout else json_target
         self.quiet = quiet
         self.refused: list[AmprefError] = []
         self._has_document = False
         self._consoles: dict[str, Console] = {}
-        _latest = self
+        Output.latest = self
         if self.file is not None:
             check_file(self.file)
 
@@ -155,7 +159,7 @@ class Output:
         if self.quiet and not self.to_stdout:
             sys.stdout.write("".join(f"{value}\n" for value in values))
 
-    def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Print a table. A column named `>x` is right-aligned under the heading `x`; tiers and tests' statuses are coloured."""
         if self.quiet:
             return
@@ -163,7 +167,7 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, show_edge=False)
+        table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
         for column in columns:
             table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
         for row in rows:
@@ -191,21 +195,6 @@ class Output:
                 yield BarProgress(bar, description, total)
         else:
             yield LineProgress(self.note, description, total)
-
-
-_latest: Output | None = None
-"""The running verb's output, for the place that catches its error."""
-
-
-def fail(error: AmprefError) -> None:
-    """`Output.fail` of the running verb, or of none."""
-    (_latest or Output()).fail(error)
-
-
-def forget_output() -> None:
-    """Let the next command start without an output."""
-    global _latest
-    _latest = None
 
 
 def dumps(document: Any) -> str:

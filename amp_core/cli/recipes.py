@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from amp_core.cli.options import refuse_usage
 from amp_core.errors import InputRefused, RecipeRefused
 from amp_core.recipe import DEFAULT_MODE, GENERATED_MODES, MODES, PhysicsScale, Recipe
 from amp_core.strict_json import read_json
@@ -22,10 +23,23 @@ def parse_physics(buckets: Sequence[str], option: str = "--physics") -> list[Phy
     Raises:
       typer.BadParameter: one of them cannot be read.
     """
-    try:
+    with refuse_usage(option):
         return list(dict.fromkeys(PhysicsScale.parse(text) for text in buckets))
-    except RecipeRefused as error:
-        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None
+
+
+def parse_factors(options: Mapping[str, str | None]) -> dict[str, list[float]]:
+    """`--friction 0.7,1.3` and the like: the factors of each quantity, none where its option is missing.
+
+    Raises:
+      typer.BadParameter: one of them is no list of numbers.
+    """
+    factors: dict[str, list[float]] = {}
+    for name, text in options.items():
+        try:
+            factors[name] = [] if text is None else [float(part) for part in text.split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is no list of factors, such as 0.7,1.0,1.3", param_hint=f"--{name}") from None
+    return factors
 
 
 def check_physics(fields: dict[str, Any], scales: Sequence[PhysicsScale], path: Path) -> None:

@@ -16,11 +16,10 @@ from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import build_recipe, parse_physics
 from amp_core.cli.results import print_results
-from amp_core.cli.targets import made_folder, unwritable
+from amp_core.cli.targets import made_folder, refuse_unwritable
 from amp_core.cpus import usable_cpus
 from amp_core.files import replace_file
 from amp_core.robot import Robot
-from amp_core.score import Score
 from amp_core.tiers import Tier
 
 
@@ -66,7 +65,8 @@ def score(
                     continue
                 target = export / f"{name}{f'@{scale.name}' if len(recipes) > 1 else ''}.npz" if export else None
                 if target:
-                    _export(result, target)
+                    with refuse_unwritable(target), replace_file(target) as partial:
+                        result.export(partial)
                 label = result.name if len(recipes) == 1 and scale.is_identity else f"{result.name} [{scale.name}]"
                 rows.append(_Row(file.path, result.to_dict(), label, target, name != file.path.stem))
     out.print_json([row.document for row in rows])
@@ -100,14 +100,6 @@ def export_names(paths: Sequence[Path]) -> list[str]:
         used.add(name.casefold())
         names.append(name)
     return names
-
-
-def _export(result: Score, target: Path) -> None:
-    try:
-        with replace_file(target) as partial:
-            result.export(partial)
-    except OSError as error:
-        raise unwritable(target, error) from error
 
 
 def _print_rows(out: Output, rows: Sequence[_Row], export: Path | None) -> None:

@@ -86,7 +86,12 @@ def submit(
         print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in submitted if answer["rollout"]])
         out.print("\nnext: ampref clips --tier 0, then ampref dataset lock NAME VERSION --tier 0")
     elif submitted:
-        out.print_table(("Motion", "Clip", "Job", "State"), [_submitted_row(answer) for answer in submitted])
+        rows = []
+        for answer in submitted:
+            job = answer["job"] or {"id": None, "state": None}
+            state = "known, scored" if answer["rollout"] else job["state"]
+            rows.append((_label(answer), answer["clip"]["id"], job["id"], state))
+        out.print_table(("Motion", "Clip", "Job", "State"), rows)
         out.print("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")
     out.exit()
 
@@ -111,12 +116,6 @@ def _wait_for_rollouts(out: Output, api: ApiClient, submitted: Sequence[dict[str
                     answer["rollout"] = api.get_rollout(answer["rollout"]["id"])
             except AmprefError as error:
                 out.refuse(error)
-
-
-def _submitted_row(answer: Mapping[str, Any]) -> tuple[Any, ...]:
-    job = answer["job"]
-    state = "known, scored" if answer["rollout"] else job["state"] if job else None
-    return _label(answer), answer["clip"]["id"], job["id"] if job else None, state
 
 
 def _label(answer: Mapping[str, Any]) -> str:

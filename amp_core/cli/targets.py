@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +35,11 @@ def check_file(path: Path) -> None:
             expected="a file in a folder that exists",
             remedy=f"Check the path, or: mkdir -p {path.parent}",
         )
-    _check_access(path.parent)
-    if path.is_dir():
-        raise unwritable(path, IsADirectoryError(21, "Is a directory"))
+    with refuse_unwritable(path.parent):
+        _check_access(path.parent)
+    with refuse_unwritable(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 @contextlib.contextmanager
@@ -50,11 +53,9 @@ def made_folder(path: Path | None) -> Iterator[None]:
         yield
         return
     is_new = not path.exists()
-    try:
+    with refuse_unwritable(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    _check_access(path)
+        _check_access(path)
     try:
         yield
     finally:
@@ -63,16 +64,15 @@ def made_folder(path: Path | None) -> Iterator[None]:
                 path.rmdir()
 
 
-def _check_access(folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise unwritable(folder, PermissionError(13, "Permission denied"))
-
-
-def unwritable(path: Path, error: OSError) -> InputRefused:
-    """The refusal of a file or folder that cannot be written."""
-    return InputRefused(
-        f"cannot be written: {error.strerror or error}", file=str(path), remedy="Name a folder that you may write to"
-    )
+@contextlib.contextmanager
+def refuse_unwritable(path: Path) -> Iterator[None]:
+    """Turn an error of the system while `path` is made or written into an `InputRefused`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputRefused(
+            f"cannot be written: {error.strerror or error}", file=str(path), remedy="Name a folder that you may write to"
+        ) from error
 
 
 def write_target(path: Path, data: bytes) -> None:
@@ -81,7 +81,10 @@ def write_target(path: Path, data: bytes) -> None:
     Raises:
       InputRefused: it cannot be written.
     """
-    try:
+    with refuse_unwritable(path):
         write_file(path, data, durable=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
+
+
+def _check_access(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -80,7 +80,13 @@ def verify(
     versions = [subject for subject in subjects or () if ("==" in subject or "@" in subject) and not Path(subject).exists()]
     motions = [Path(subject) for subject in subjects or () if subject not in versions]
     is_remote = bool(versions) or (everything and bool(url or os.environ.get("AMPREF_URL")))
-    _check_subjects(versions, motions, everything)
+    kinds = bool(versions) + bool(motions) + everything
+    if kinds != 1:
+        problem = "nothing is named" if kinds == 0 else "these do not go together"
+        hint = "MOTION | NAME==VERSION"
+        raise typer.BadParameter(f"{problem}: give motion files, or NAME==VERSION, or --all", param_hint=hint)
+    if len(versions) > 1:
+        raise typer.BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
     if is_remote:
         for option, value in {"--mode": mode, "--fps": fps, "--quat-order": quat_order}.items():
             if value is not None:
@@ -102,17 +108,6 @@ def verify(
     else:
         tester.test_motions(motions, reading_options(motions, fps, quat_order, out), robot, mode)
     _print_outcome(out, tester.documents, html_out)
-
-
-def _check_subjects(versions: Sequence[str], motions: Sequence[Path], everything: bool) -> None:
-    kinds = bool(versions) + bool(motions) + everything
-    if kinds != 1:
-        problem = "nothing is named" if kinds == 0 else "these do not go together"
-        raise typer.BadParameter(
-            f"{problem}: give motion files, or NAME==VERSION, or --all", param_hint="MOTION | NAME==VERSION"
-        )
-    if len(versions) > 1:
-        raise typer.BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
 
 
 class _Tester:
@@ -221,7 +216,16 @@ def _print_outcome(out: Output, documents: Sequence[dict[str, Any]], html_out: P
         out.print(f"report: {out.file}")
     if html_out and documents:
         out.print(f"page: {html_out}")
-    out.print(f"next: {_next_step(documents, document['status'])}")
+    is_locked = any("dataset" in each["subject"] for each in documents)
+    step = "ampref submit MOTION... --wait, then ampref dataset lock NAME VERSION runs the same tests before the lock"
+    if document["status"] == "FAIL":
+        step = "do not train on it" if is_locked else "mend what the reasons name"
+        step += "; docs/verification.md says for each test what to do"
+    elif not documents:
+        step = "ampref score MOTION shows what is wrong with a file"
+    elif is_locked:
+        step = f"ampref pull {_subject_name(documents[0])}"
+    out.print(f"next: {step}")
     out.exit(failed=bool(counts["FAIL"]))
 
 
@@ -240,15 +244,3 @@ def _combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _subject_name(document: Mapping[str, Any]) -> str:
     subject = document["subject"]
     return f"{subject['dataset']}=={subject['version']}" if "dataset" in subject else str(subject.get("robot"))
-
-
-def _next_step(documents: Sequence[Mapping[str, Any]], status: str) -> str:
-    is_locked = any("dataset" in document["subject"] for document in documents)
-    if status == "FAIL":
-        step = "do not train on it" if is_locked else "mend what the reasons name"
-        return f"{step}; docs/verification.md says for each test what to do"
-    if not documents:
-        return "ampref score MOTION shows what is wrong with a file"
-    if is_locked:
-        return f"ampref pull {_subject_name(documents[0])}"
-    return "ampref submit MOTION... --wait, then ampref dataset lock NAME VERSION runs the same tests before the lock"

@@ -13,7 +13,7 @@ SOURCES_SHOWN = 5
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def summarize_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a version is made of: clips and frames by tier, the digests of the recipes, the weighting of the frames."""
     gates = manifest["gates"]
     return {
@@ -25,10 +25,14 @@ def contents(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_version(out: Output, version: Mapping[str, Any]) -> None:
-    """Print a locked version with its `contents` and its readiness, and warn of what a training set usually does not hold."""
-    made_of, recipes = version["contents"], version["contents"]["recipes"]
+    """Print a locked version, and warn of what a training set usually does not hold.
+
+    Args:
+      version: as the service has it, with `contents` from `summarize_manifest`.
+    """
+    contents, recipes = version["contents"], version["contents"]["recipes"]
     buckets = version.get("buckets") or ()
-    clips_by_tier, frames_by_tier = made_of["clips_by_tier"], made_of["frames_by_tier"]
+    clips_by_tier, frames_by_tier = contents["clips_by_tier"], contents["frames_by_tier"]
     tiers = ", ".join(f"{clips_by_tier[str(tier)]} {tier.label}" for tier in Tier if clips_by_tier.get(str(tier))) or "-"
     if set(frames_by_tier) == {"0"} and set(clips_by_tier) != {"0"}:
         tiers += " (clips; of those that are not Tier 0, Tier 0 windows)"
@@ -42,7 +46,7 @@ def print_version(out: Output, version: Mapping[str, Any]) -> None:
             # The robot's own physics alone go without saying.
             if len(buckets) > 1 or bucket["name"] != "canonical"
         ),
-        *_coverage_lines(version.get("coverage"), made_of.get("weighting")),
+        *_coverage_lines(version.get("coverage"), contents.get("weighting")),
         ("aliases", ", ".join(version["aliases"]) or "-"),
         ("dataset_hash", version["dataset_hash"]),
         ("manifest_sha256", version["manifest_sha256"]),

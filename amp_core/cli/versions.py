@@ -100,40 +100,34 @@ def _fetch_clips(
         raise _differing_members(pulled, f"{len(rollouts)} clips", f"{len(entries)} clips")
     for number, (rows, entry) in enumerate(zip(rollouts, entries, strict=True)):
         progress(0.3 + 0.7 * number / len(rollouts), f"fetching {entry['name']}")
-        yield _fetch_clip(api, pulled, rows, entry, folder)
-
-
-def _fetch_clip(
-    api: ApiClient, pulled: PulledVersion, rows: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], folder: Path
-) -> Clip:
-    rollout, clip = api.get_rollout(str(rows[0]["rollout_id"])), api.get_clip(str(rows[0]["clip_id"]))
-    ranges = [(row["start"], row["end"], row["tier"]) for row in rows]
-    expected = [(segment["start"], segment["end"], segment["tier"]) for segment in entry["segments"]]
-    if (clip["source_digest"], rollout["recipe_digest"], ranges) != (entry["digest"], entry["recipe_digest"], expected):
-        raise _differing_members(pulled, f"other frames or bytes of {entry['name']!r}", "those of its manifest")
-    source = api.download_clip(clip["id"], folder / f"{clip['id']}.source")
-    arrays = api.download_arrays(rollout["id"], folder / f"{rollout['id']}.npz")
-    for path, digest in ((source, clip["source_digest"]), (arrays, rollout["arrays_digest"])):
-        if (actual := _digest(path)) != digest:
-            raise IntegrityError(
-                f"the service sent bytes with the digest {actual}",
-                file=entry["name"],
-                expected=digest,
-                remedy="Try again; if it stays so, the operator has to restore the blob store",
-            )
-    options = clip["read_options"]
-    return stored_clip(
-        name=entry["name"],
-        tier=entry["tier"],
-        recipe=rollout["recipe"],
-        attempt=int(rollout["provenance"].get("attempt") or 0),
-        arrays=arrays,
-        ranges=ranges,
-        source=source,
-        source_digest=clip["source_digest"],
-        reading={"format": clip["source_format"], "fps": options.get("fps"), "quat_order": options.get("quat_order")},
-        limits=LIMITS,
-    )
+        rollout, clip = api.get_rollout(str(rows[0]["rollout_id"])), api.get_clip(str(rows[0]["clip_id"]))
+        ranges = [(row["start"], row["end"], row["tier"]) for row in rows]
+        expected = [(segment["start"], segment["end"], segment["tier"]) for segment in entry["segments"]]
+        if (clip["source_digest"], rollout["recipe_digest"], ranges) != (entry["digest"], entry["recipe_digest"], expected):
+            raise _differing_members(pulled, f"other frames or bytes of {entry['name']!r}", "those of its manifest")
+        source = api.download_clip(clip["id"], folder / f"{clip['id']}.source")
+        arrays = api.download_arrays(rollout["id"], folder / f"{rollout['id']}.npz")
+        for path, digest in ((source, clip["source_digest"]), (arrays, rollout["arrays_digest"])):
+            if (actual := _digest(path)) != digest:
+                raise IntegrityError(
+                    f"the service sent bytes with the digest {actual}",
+                    file=entry["name"],
+                    expected=digest,
+                    remedy="Try again; if it stays so, the operator has to restore the blob store",
+                )
+        options = clip["read_options"]
+        yield stored_clip(
+            name=entry["name"],
+            tier=entry["tier"],
+            recipe=rollout["recipe"],
+            attempt=int(rollout["provenance"].get("attempt") or 0),
+            arrays=arrays,
+            ranges=ranges,
+            source=source,
+            source_digest=clip["source_digest"],
+            reading={"format": clip["source_format"], "fps": options.get("fps"), "quat_order": options.get("quat_order")},
+            limits=LIMITS,
+        )
 
 
 def _digest(path: Path) -> str:

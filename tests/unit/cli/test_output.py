@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -14,22 +13,21 @@ from amp_core.cli.text import size, tier_name, time_left
 from amp_core.errors import MotionRefused
 
 
-def test_an_error_says_what_where_what_was_expected_and_what_to_do() -> None:
-    stream = io.StringIO()
+def test_an_error_says_what_where_what_was_expected_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     error = MotionRefused("not finite", file="walk.pkl", key="dof_pos", frame=3, expected="numbers", remedy="Export it again")
-    print_error(error, stream)
-    assert stream.getvalue().splitlines() == [
+    print_error(error)
+    assert capsys.readouterr().err.splitlines() == [
         "error: walk.pkl, key 'dof_pos', frame 3: not finite",
         "  expected: numbers",
         "  what to do: Export it again",
     ]
 
 
-def test_a_hostile_name_cannot_drive_the_terminal() -> None:
-    stream = io.StringIO()
-    print_error(MotionRefused("no", file="a\x1b[2Jb\nerror: c"), stream)
-    assert "\x1b" not in stream.getvalue()
-    assert stream.getvalue() == "error: a\\x1b[2Jb\\nerror: c: no\n"
+def test_a_hostile_name_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(MotionRefused("no", file="a\x1b[2Jb\nerror: c"))
+    printed = capsys.readouterr().err
+    assert "\x1b" not in printed
+    assert printed == "error: a\\x1b[2Jb\\nerror: c: no\n"
 
 
 def test_human_output_goes_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,10 +117,9 @@ def test_the_error_that_ends_a_verb_is_its_json_document_unless_there_is_one(cap
         ("Write one row per frame", "Write one row per frame"),
     ],
 )
-def test_remedies_name_what_can_be_typed(theirs: str, ours: str) -> None:
-    stream = io.StringIO()
-    print_error(MotionRefused("no", remedy=theirs), stream)
-    assert stream.getvalue() == f"error: no\n  what to do: {ours}\n"
+def test_remedies_name_what_can_be_typed(theirs: str, ours: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(MotionRefused("no", remedy=theirs))
+    assert capsys.readouterr().err == f"error: no\n  what to do: {ours}\n"
 
 
 @pytest.mark.parametrize(

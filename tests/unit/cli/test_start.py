@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,19 @@ def test_plans_do_not_depend_on_the_kernels_that_the_processor_would_get(tmp_pat
         assert done.returncode == 0, done.stderr
         found.append(hashlib.sha256((out / "walk.npz").read_bytes()).hexdigest())
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("verb", ["score", "api", "up", "worker", "demo"])
+def test_the_module_starts_in_a_folder_that_holds_packages_with_common_names(
+    verb: str, tmp_path: Path, set_traps: Callable[..., Path]
+) -> None:
+    """`python -m` looks in the working directory first, so no import name of ours may be a common one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "amp_core.cli", verb, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=set_traps(tmp_path, "service", "workers", "migrations"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: ampref {verb}" in done.stdout

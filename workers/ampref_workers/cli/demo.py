@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -84,8 +84,9 @@ def _run_service(out: Output, folder: Path) -> Iterator[str]:
     # -P: without it -m would look for every module in the working directory first.
     command = [sys.executable, "-P", "-m", "amp_core.cli", "up", "--port", "0", "--data-dir", str(folder / "data")]
     command += ["--workers", str(workers), "--json", "--stop-with-parent"]
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -93,22 +94,26 @@ def _run_service(out: Output, folder: Path) -> Iterator[str]:
             text=True,
             env=environment,
             start_new_session=True,  # Ctrl-C reaches this process, which stops the service in order.
-        )
-    try:
-        assert process.stdout is not None
-        ready = _read_document(process, process.stdout, log)
-        if "url" not in ready:
-            raise Unavailable(
-                f"the service did not start: {ready.get('what') or ready.get('detail') or ready}",
-                remedy=ready.get("remedy") or "Try it by itself: ampref up --port 0",
-            )
-        out.print(f"   {ready['url']}, {workers} workers, data in {ready['data_dir']}\n")
-        yield ready["url"]
-    finally:
-        _stop(process)
+        ) as process,
+    ):
+        try:
+            ready = _read_document(process, log)
+            if "url" not in ready:
+                raise Unavailable(
+                    f"the service did not start: {ready.get('what') or ready.get('detail') or ready}",
+                    remedy=ready.get("remedy") or "Try it by itself: ampref up --port 0",
+                )
+            out.print(f"   {ready['url']}, {workers} workers, data in {ready['data_dir']}\n")
+            yield ready["url"]
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SEC)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _read_document(process: subprocess.Popen[str], stream: IO[str], log: Path) -> dict[str, Any]:
+def _read_document(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
     """The JSON document that the service prints when it is ready, or when it could not start.
 
     Raises:
@@ -118,7 +123,7 @@ def _read_document(process: subprocess.Popen[str], stream: IO[str], log: Path) -
     watchdog.start()
     text = ""
     try:
-        for line in stream:
+        for line in process.stdout or ():
             text += line
             with contextlib.suppress(ValueError):
                 document: dict[str, Any] = json.loads(text)
@@ -130,19 +135,6 @@ def _read_document(process: subprocess.Popen[str], stream: IO[str], log: Path) -
         f"the service did not start: {' / '.join(lines[-3:]) or f'no answer within {START_SEC:.0f} s'}",
         remedy="Try it by itself: ampref up --port 0",
     )
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SEC)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    finally:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def _score_motions(out: Output, api: ApiClient) -> list[dict[str, Any]]:
