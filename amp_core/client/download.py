@@ -220,9 +220,9 @@ class _Writer:
             self._progress(self.position, self._remote.size or 0)
 
 
-def _adopt(cache: Cache, remote: RemoteFile, own: Path, writer: _Writer) -> int:
+def _adopt(cache: Cache, remote: RemoteFile, partial: Path, writer: _Writer) -> int:
     """Copy the intact beginning of what an interrupted download of the same file has left behind; how many bytes it has."""
-    claimed = cache.partials.claim(remote.digest, own)
+    claimed = cache.partials.claim(remote.digest, partial)
     if claimed is None or remote.size is None:
         return 0
     try:
