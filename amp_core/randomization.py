@@ -22,14 +22,14 @@ from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.rollout import generate
 from amp_core.runs import find_runs
-from amp_core.score import score
+from amp_core.scoring import score
 from amp_core.tiers import Tier
 from amp_core.verdict import judge
 
 if TYPE_CHECKING:
     from amp_core.formats import Motion
     from amp_core.robot import Robot
-    from amp_core.score import Score
+    from amp_core.scoring import Score
     from amp_core.verdict import Verdict
 
 __all__ = ["DEFAULT_FACTORS", "BucketSum", "ClipBuckets", "Comparison", "Outcome", "buckets", "compare"]

@@ -23,7 +23,7 @@ from amp_core.formats import Motion, read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from amp_core.score import score
+from amp_core.scoring import score
 from amp_core.verify import TESTS, Subject, verify
 from amp_core.verify.report import FAIL, SKIP
 

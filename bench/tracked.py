@@ -29,7 +29,7 @@ from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import replay
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.score import Score, score
+from amp_core.scoring import Score, score
 from amp_core.tiers import Tier, holds
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

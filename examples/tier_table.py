@@ -14,7 +14,7 @@ from amp_core.formats import read_motion
 from amp_core.motions import reading_options
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from amp_core.score import Score, score
+from amp_core.scoring import Score, score
 
 HEADER = ("clip", "mode", "robot", "tier", "fell at", "load", "unloaded", "tilt", "root height", "gates that failed")
 

@@ -15,7 +15,7 @@ from amp_core.errors import AmprefError
 from amp_core.formats import Motion
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from amp_core.score import Score, check_scorable, score
+from amp_core.scoring import Score, check_scorable, score
 
 # Enough to keep every thread busy, few enough that their arrays fit in memory and that results come in while work goes on.
 BATCH_PER_THREAD = 16

@@ -28,7 +28,7 @@ from amp_core.errors import AmprefError, InputRefused
 from amp_core.formats import Motion
 from amp_core.readiness import TEST_IDS
 from amp_core.robot import Robot
-from amp_core.score import Score
+from amp_core.scoring import Score
 from amp_core.verify import Subject, checklist
 from amp_core.verify.html import page
 from amp_core.verify.report import worst

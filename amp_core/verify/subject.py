@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from amp_core.formats import Motion
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
-    from amp_core.score import Score
+    from amp_core.scoring import Score
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -127,7 +127,7 @@ class Subject:
 
     @classmethod
     def of_scores(cls, scores: Sequence[Score], motions: Sequence[Motion], robot: Robot, **facts: Any) -> Subject:
-        """A subject from what `amp_core.score.score` returned for these motions, in the same order."""
+        """A subject from what `amp_core.score` returned for these motions, in the same order."""
         clips = []
         for score, motion in zip(scores, motions, strict=True):
             rollout = score.rollout

@@ -16,7 +16,7 @@ from amp_core.formats import Motion, read_motion
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import replay
-from amp_core.score import Score, score
+from amp_core.scoring import Score, score
 
 TESTS = Path(__file__).parents[1]
 TRILEG = TESTS / "robots" / "trileg" / "robot.yaml"

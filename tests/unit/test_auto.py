@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import amp_core.score as module
+import amp_core.scoring as module
 from amp_core.attempts import Attempt, best_attempt, share_of_goal
 from amp_core.errors import MotionRefused
 from amp_core.formats import Motion, read_motion
@@ -19,7 +19,7 @@ from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
-from amp_core.score import Score, check_scorable, score
+from amp_core.scoring import Score, check_scorable, score
 from amp_core.tiers import GATE_PROFILES, GateProfile, GateSpec, Tier
 from amp_core.triage import triage
 

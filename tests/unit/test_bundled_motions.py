@@ -16,7 +16,7 @@ from amp_core.motion import Motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
-from amp_core.score import score
+from amp_core.scoring import score
 
 ROOT = Path(__file__).parents[2]
 MOTIONS = bundled_motions()

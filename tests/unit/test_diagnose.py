@@ -21,7 +21,7 @@ from amp_core.quality import FrameSeries
 from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Failure, Rollout, generate, saturated_actuators
-from amp_core.score import score
+from amp_core.scoring import score
 from amp_core.tiers import GATE_PROFILES, GateProfile, Tier
 from amp_core.verdict import judge
 

@@ -32,7 +32,7 @@ from amp_core.policy import (
 )
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from amp_core.score import score
+from amp_core.scoring import score
 
 ROOT = Path(__file__).parents[2]
 TRILEG = str(ROOT / "tests" / "robots" / "trileg" / "robot.yaml")
@@ -571,7 +571,7 @@ def test_the_contract_about_jax_sees_a_breach(tmp_path: Path) -> None:
     for package in ("amp_core", "amp_core/policy", "amp_core/verify", "service", "workers", "migrations"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
-    for file in ("amp_core/policy/device.py", "amp_core/verify/smoke.py", "amp_core/score.py"):
+    for file in ("amp_core/policy/device.py", "amp_core/verify/smoke.py", "amp_core/scoring.py"):
         (tmp_path / file).write_text("def f():\n    import jax\n")
     head, _, contracts = (ROOT / "pyproject.toml").read_text().partition("[tool.importlinter]")[2].partition("[[")
     mine = next(part for part in contracts.split("[[tool.importlinter.contracts]]") if "know JAX" in part)
@@ -584,7 +584,7 @@ def test_the_contract_about_jax_sees_a_breach(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "amp_core.score -> jax" in done.stdout
+    assert "amp_core.scoring -> jax" in done.stdout
     assert "amp_core.policy.device -> jax" not in done.stdout
     assert "amp_core.verify.smoke -> jax" not in done.stdout
 

@@ -18,7 +18,7 @@ from amp_core.randomization import DEFAULT_FACTORS, buckets, compare
 from amp_core.recipe import PhysicsScale, Planner, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
-from amp_core.score import score
+from amp_core.scoring import score
 
 SLIPPERY = PhysicsScale(friction=0.7)
 QUICK = Planner(samples=16, first_rounds=1, horizon_sec=0.2, attempts=1, branches=1)

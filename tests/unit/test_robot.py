@@ -18,7 +18,7 @@ from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot, bundled_robots
 from amp_core.robot.spec import MAX_SPEC_BYTES, OPTIONAL_KEYS, REQUIRED_KEYS
 from amp_core.rollout import replay
-from amp_core.score import score_file
+from amp_core.scoring import score_file
 
 TRILEG = Path(__file__).parents[1] / "robots" / "trileg"
 PUBLIC_SCENE = Path(__file__).parents[3] / "shared" / "data" / "wildrobot" / "mjcf" / "scene_flat_terrain.xml"

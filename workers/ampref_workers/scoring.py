@@ -7,7 +7,7 @@ from pathlib import Path
 from amp_core.errors import IntegrityError
 from amp_core.formats import read_motion
 from amp_core.recipe import Recipe
-from amp_core.score import score
+from amp_core.scoring import score
 from ampref_workers.protocol import SOURCE, Progress, RolloutReport, RolloutRequest, export_name
 from ampref_workers.robots import load_robot
 

@@ -15,7 +15,7 @@ from amp_core.motion import Conditioned
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from amp_core.score import score
+from amp_core.scoring import score
 from amp_core.tracking import Plan, plan
 from amp_core.verify import TESTS, Subject, TestReport, verify
 from amp_core.verify.environment import random_policy_rollout

@@ -19,7 +19,7 @@ from amp_core.motion import condition
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
-from amp_core.score import score
+from amp_core.scoring import score
 from amp_core.tracking import plan
 from amp_core.verify import FAIL, PASS, SKIP, WARN, Artifacts, PolicySide, Subject, TestReport, faults, states
 from amp_core.verify.context import sample

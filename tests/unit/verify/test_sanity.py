@@ -14,7 +14,7 @@ from amp_core.formats import Motion
 from amp_core.motion import condition
 from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
-from amp_core.score import score
+from amp_core.scoring import score
 from amp_core.verify import FAIL, PASS, SKIP, TESTS, WARN, Clip, Subject, TestReport, sanity, verify
 
 Run = Callable[..., dict[str, TestReport]]

@@ -21,7 +21,7 @@ from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
-from amp_core.score import Score, score
+from amp_core.scoring import Score, score
 from amp_core.verify import FAIL, PASS, SKIP, Artifacts, Clip, Context, PolicySide, Subject, TestReport
 from amp_core.verify.environment import Environment, random_policy_rollout
 from amp_core.verify.report import Findings

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import amp_core.score as module
+import amp_core.scoring as module
 from amp_core.errors import MotionRefused, RecipeRefused
 from amp_core.features import feature_code_hash
 from amp_core.formats import Motion
@@ -18,7 +18,7 @@ from amp_core.metrics import METRICS
 from amp_core.motion import Conditioned, condition
 from amp_core.recipe import Harness, PhysicsScale, Recipe
 from amp_core.robot import Robot
-from amp_core.score import score, score_file
+from amp_core.scoring import score, score_file
 from amp_core.verdict import judge
 
 ROLLOUT = Recipe.for_mode("rollout")
