@@ -76,6 +76,7 @@ def create_app(
     app = FastAPI(
         **openapi.INFO,
         lifespan=lifespan,
+        exception_handlers=problems.HANDLERS | faults.HANDLERS,
         redirect_slashes=False,
         docs_url=None,  # The framework's pages load their scripts from elsewhere; see ampref_service.api.docs_page.
         redoc_url=None,
@@ -84,8 +85,6 @@ def create_app(
     app.openapi = openapi.build_document  # type: ignore[method-assign]
     app.state.telemetry = telemetry
     app.state.started = time.monotonic()
-    problems.install(app)
-    faults.install(app)
     app.include_router(openapi.router)
     app.add_middleware(BodyLimits, limit=body_limit, timeout_sec=settings.request_timeout_sec)
     app.add_middleware(RequestScope, observe=telemetry.observe)

@@ -1,6 +1,6 @@
 """The broker as a doorbell: what the API rings when a job is due, and the Celery application that workers listen with.
 
-A message says only that a job is due; the job table is the queue. Whoever sends one never waits long for the broker.
+A message says only that a job is due; the job table is the queue. Nobody who sends one waits long for the broker.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import redis
 import structlog
@@ -17,7 +17,7 @@ from celery import Celery  # type: ignore[import-untyped]
 from amp_core.errors import Unavailable
 from ampref_service.settings import Settings
 
-__all__ = ["QUEUE", "RING", "Doorbell", "check_broker", "make_celery", "make_notifier"]
+__all__ = ["QUEUE", "RING", "Doorbell", "Notifier", "check_broker", "make_celery"]
 
 QUEUE = "ampref"
 """The Redis list of the messages."""
@@ -72,20 +72,20 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class Doorbell:
-    """Sends messages, at once and without ever waiting long; thread-safe.
-
-    Raises nothing for a broker that is away: `ring` returns False.
-    """
+    """Sends messages, at once and without waiting long; thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery(settings)
-        # Whoever rings has better to do than to wait for a broker: the sweeper rings again.
+        # A ring does not wait for a broker that is away: the sweeper rings again.
         self._app.conf.broker_transport_options |= {"socket_timeout": _CONNECT_SEC, "max_retries": 0}
         self._redis: redis.Redis | None = None
         self._url = _broker_url(settings)
 
     def ring(self, job_ids: Sequence[str]) -> bool:
-        """Send one message for each job, less those that wait in the queue already: they find these jobs as well."""
+        """Send one message for each job, less those that wait in the queue already: they find these jobs as well.
+
+        Returns False, and raises nothing, where the broker is away.
+        """
         try:
             waiting = self.waiting() if len(job_ids) > 1 else 0
             with self._app.connection_for_write() as connection:
@@ -98,16 +98,16 @@ class Doorbell:
         return True
 
     def waiting(self) -> int:
-        """Messages that nobody has taken yet."""
-        if not self._url.startswith(("redis://", "rediss://")):
+        """Messages that no worker has taken yet."""
+        if not _is_redis(self._url):
             return 0
         if self._redis is None:
-            self._redis = _redis(self._url)
+            self._redis = _connect_redis(self._url)
         return int(self._redis.llen(QUEUE))
 
 
 class Notifier:
-    """Rings for a job from a thread of its own, so that no request waits for the broker. Call it with a job's id."""
+    """Rings for jobs from a thread, so that no request waits for the broker. Called with a job's id, it returns at once."""
 
     def __init__(self, settings: Settings) -> None:
         self._bell = Doorbell(settings)
@@ -127,23 +127,18 @@ class Notifier:
     def _loop(self) -> None:
         while True:
             if not self._bell.ring([self._jobs.get()]):
-                # The broker is away. What waits would be tried in vain, one after the other: the sweeper rings for all of it.
+                # The broker is away, so each ring that waits would fail in its turn: the sweeper rings for all of them.
                 with self._jobs.mutex:
                     self._jobs.queue.clear()
-
-
-def make_notifier(settings: Settings) -> Callable[[str], None]:
-    """What the API calls with the id of every new job: returns at once, whatever the broker does."""
-    return Notifier(settings)
 
 
 def check_broker(settings: Settings) -> None:
     """Raise `Unavailable` unless the broker answers."""
     url = _broker_url(settings)
-    if not url.startswith(("redis://", "rediss://")):
+    if not _is_redis(url):
         return
     try:
-        with contextlib.closing(_redis(url)) as client:
+        with contextlib.closing(_connect_redis(url)) as client:
             client.ping()
     except redis.RedisError as error:
         raise Unavailable(
@@ -162,5 +157,9 @@ def _broker_url(settings: Settings) -> str:
     return settings.broker_url
 
 
-def _redis(url: str) -> redis.Redis:
+def _is_redis(url: str) -> bool:
+    return url.startswith(("redis://", "rediss://"))
+
+
+def _connect_redis(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=_CONNECT_SEC, socket_connect_timeout=_CONNECT_SEC)

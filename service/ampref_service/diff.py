@@ -1,7 +1,8 @@
-"""What changed between two versions of a dataset, clip by clip; one that is held in several physics counts in each."""
+"""What changed between two versions of a dataset, clip by clip; a clip that is in several buckets of physics counts in each."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from ampref_service.catalog import Session, datasets
@@ -10,12 +11,12 @@ from ampref_service.catalog.records import Version, VersionMember
 _PAGE = 2000
 
 
-@dataclass(frozen=True)
-class Taken:
+@dataclass(frozen=True, order=True)
+class Share:
     """What a version takes of one clip in one bucket of physics: its rollout and the frame ranges (half-open) of it."""
 
-    clip_id: str
     name: str
+    clip_id: str
     bucket: str
     rollout_id: str
     tiers: tuple[int, ...]
@@ -28,56 +29,45 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A clip that both versions hold, with another rollout or other frames."""
-
-    before: Taken
-    after: Taken
-
-
-@dataclass(frozen=True)
 class Diff:
-    """From one version to another; clips by name."""
+    """From one version to another; shares by the clip's name, those that changed as the old and the new one."""
 
-    added: tuple[Taken, ...]
-    removed: tuple[Taken, ...]
-    changed: tuple[Changed, ...]
+    added: list[Share]
+    removed: list[Share]
+    changed: list[tuple[Share, Share]]
     unchanged: int
 
 
-def between(session: Session, before: Version, after: Version) -> Diff:
-    """What it takes to get from `before` to `after`. Equal `dataset_hash`es mean equal features, whatever this says."""
-    old, new = _taken(session, before), _taken(session, after)
-    both = old.keys() & new.keys()
-    changed = [Changed(old[clip], new[clip]) for clip in both if old[clip] != new[clip]]
+def compare_versions(session: Session, old: Version, new: Version) -> Diff:
+    """The difference from `old` to `new`. Equal `dataset_hash`es mean equal features, whatever this says."""
+    old_shares, new_shares = _read_shares(session, old), _read_shares(session, new)
+    common = old_shares.keys() & new_shares.keys()
+    pairs = [(old_shares[key], new_shares[key]) for key in common if old_shares[key] != new_shares[key]]
     return Diff(
-        added=tuple(sorted((new[clip] for clip in new.keys() - both), key=_by_name)),
-        removed=tuple(sorted((old[clip] for clip in old.keys() - both), key=_by_name)),
-        changed=tuple(sorted(changed, key=lambda change: _by_name(change.after))),
-        unchanged=len(both) - len(changed),
+        added=sorted(new_shares[key] for key in new_shares.keys() - common),
+        removed=sorted(old_shares[key] for key in old_shares.keys() - common),
+        changed=sorted(pairs, key=lambda pair: pair[1]),
+        unchanged=len(common) - len(pairs),
     )
 
 
-def _by_name(taken: Taken) -> tuple[str, str, str]:
-    return taken.name, taken.clip_id, taken.bucket
-
-
-def _taken(session: Session, version: Version) -> dict[tuple[str, str], Taken]:
+def _read_shares(session: Session, version: Version) -> dict[tuple[str, str], Share]:
+    """By clip and bucket."""
     buckets = datasets.get_bucket_names(session, version.id)
-    by_clip: dict[tuple[str, str], list[VersionMember]] = {}
-    after = -1
-    while page := datasets.list_members(session, version.id, after=after, limit=_PAGE):
+    members: dict[tuple[str, str], list[VersionMember]] = defaultdict(list)
+    last = -1
+    while page := datasets.list_members(session, version.id, after=last, limit=_PAGE):
         for member in page:
-            by_clip.setdefault((member.clip_id, buckets[member.rollout_id]), []).append(member)
-        after = page[-1].position
+            members[member.clip_id, buckets[member.rollout_id]].append(member)
+        last = page[-1].position
     return {
-        (clip_id, bucket): Taken(
-            clip_id,
-            members[0].name,
-            bucket,
-            members[0].rollout_id,
-            tuple(sorted({member.tier for member in members})),
-            tuple(sorted((member.start, member.end) for member in members)),
+        (clip_id, bucket): Share(
+            name=segments[0].name,
+            clip_id=clip_id,
+            bucket=bucket,
+            rollout_id=segments[0].rollout_id,
+            tiers=tuple(sorted({segment.tier for segment in segments})),
+            ranges=tuple(sorted((segment.start, segment.end) for segment in segments)),
         )
-        for (clip_id, bucket), members in by_clip.items()
+        for (clip_id, bucket), segments in members.items()
     }

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import structlog
 
+_HANDLER = "ampref"
+
 
 def configure(level: str = "info", *, json: bool = False, stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream` (stderr by default), as text for people or one JSON object a line.
@@ -40,16 +42,10 @@ def configure(level: str = "info", *, json: bool = False, stream: TextIO | None 
         )
     )
     root = logging.getLogger()
-    for old in [handler for handler in root.handlers if getattr(handler, "ampref", False)]:
-        root.removeHandler(old)
-    handler.ampref = True  # type: ignore[attr-defined]
+    handler.name = _HANDLER
+    for previous in [previous for previous in root.handlers if previous.name == _HANDLER]:
+        root.removeHandler(previous)
     root.addHandler(handler)
     root.setLevel(level.upper())
     for noisy in ("alembic", "sqlalchemy.engine"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-
-
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger with key-value events: `log.info("job claimed", job=job_id)`."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
-    return logger

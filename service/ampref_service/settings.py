@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amp_core.cpus import usable_cpus
 from amp_core.errors import InputRefused
 from amp_core.readiness import TEST_IDS, parse_tests
 
-_PREFIX = "AMPREF_"
 MIB = 1024 * 1024
+_PREFIX = "AMPREF_"
 _MOST_PLANS = 64
+_SEE_DOCS = "Correct or unset it, then start again; docs/catalog.md lists every setting"
+_URLS = {
+    "database_url": (r"(sqlite|postgres|postgresql)(\+\w+)?(:|$)", "a database URL starts with sqlite:/// or postgresql://"),
+    "blob_url": (r"(file|s3|gs|az|memory)://", "a blob URL starts with file:/// or s3://"),
+    "broker_url": (r"(redis|rediss|memory)://", "a broker URL starts with redis:// or rediss://"),
+}
 
-OTHERS = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT")
 """Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
 
 
@@ -60,42 +70,27 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 takes a free one.")
     max_upload_bytes: int = Field(64 * MIB, ge=1024, description="Largest motion file that is accepted, in bytes.")
-    max_duration_sec: float = Field(
-        120.0, gt=0, allow_inf_nan=False, description="Longest motion that is accepted, in seconds."
-    )
-    max_fps: float = Field(
-        1000.0, gt=0, allow_inf_nan=False, description="Highest frame rate that is accepted, in frames a second."
-    )
-    request_timeout_sec: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="How long a client may take to send a whole request, in seconds."
-    )
+    max_duration_sec: Positive = Field(120.0, description="Longest motion that is accepted, in seconds.")
+    max_fps: Positive = Field(1000.0, description="Highest frame rate that is accepted, in frames a second.")
+    request_timeout_sec: Positive = Field(30.0, description="How long a client may take to send a whole request, in seconds.")
     keep_alive_sec: int = Field(5, ge=1, description="How long an idle HTTP connection is kept open, in seconds.")
     shutdown_grace_sec: int = Field(
         10, ge=0, description="How long open requests may finish when the server stops, in seconds."
     )
-    sse_interval_sec: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="How often an event stream looks for a job's progress, in seconds."
-    )
+    sse_interval_sec: Positive = Field(0.5, description="How often an event stream looks for a job's progress, in seconds.")
     sse_ping_sec: int = Field(15, ge=1, description="How often an idle event stream sends a comment to stay open, in seconds.")
 
-    job_timeout_sec: float = Field(
-        900.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed.",
+    job_timeout_sec: Positive = Field(
+        900.0, description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed."
     )
-    plan_timeout_factor: float = Field(
+    plan_timeout_factor: NonNegative = Field(
         30.0,
-        ge=0,
-        allow_inf_nan=False,
         description="What a job that may plan (modes `tracked` and `auto`) gets on top of that: this many seconds for "
         "each second of the clip and each plan of the usual size that its recipe allows (at most 64 of them: 1, 2 and 4 for "
         "the three attempts of the usual recipe).",
     )
-    lock_timeout_sec: float = Field(
+    lock_timeout_sec: Positive = Field(
         3600.0,
-        gt=0,
-        allow_inf_nan=False,
         description="Wall-clock limit of writing a version in one attempt of a lock job, in seconds; its tests have their own.",
     )
     lock_tests: str = Field(
@@ -103,43 +98,26 @@ class Settings(BaseSettings):
         description="Readiness tests that run before every lock: `all`, `none`, or ids such as `1A,1C,7`. The checklist of a "
         "version shows the others open.",
     )
-    verify_timeout_sec: float = Field(
-        3600.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Wall-clock limit of the readiness tests in one attempt of a lock job, in seconds.",
+    verify_timeout_sec: Positive = Field(
+        3600.0, description="Wall-clock limit of the readiness tests in one attempt of a lock job, in seconds."
     )
     job_memory_mb: int = Field(
         4096, ge=256, description="Private memory that a job's child process may use, in MiB; more than that fails the attempt."
     )
     max_attempts: int = Field(3, ge=1, le=100, description="Attempts of a job before it is quarantined with its reason.")
-    lease_sec: float = Field(
-        30.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How long a worker owns a job without a heartbeat, in seconds; then others may take it.",
+    lease_sec: Positive = Field(
+        30.0, description="How long a worker owns a job without a heartbeat, in seconds; then others may take it."
     )
-    heartbeat_sec: float = Field(
-        5.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How often a worker renews its lease, in seconds; at most a third of the lease.",
+    heartbeat_sec: Positive = Field(
+        5.0, description="How often a worker renews its lease, in seconds; at most a third of the lease."
     )
-    sweep_sec: float = Field(
-        10.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="How often expired leases and jobs that no worker heard of are looked for, in seconds.",
+    sweep_sec: Positive = Field(
+        10.0, description="How often expired leases and jobs that no worker heard of are looked for, in seconds."
     )
-    retry_backoff_sec: float = Field(
-        2.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Pause before the second attempt of a job, in seconds; it doubles with each one.",
+    retry_backoff_sec: NonNegative = Field(
+        2.0, description="Pause before the second attempt of a job, in seconds; it doubles with each one."
     )
-    poll_sec: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="How often an idle embedded worker looks at the job table, in seconds."
-    )
+    poll_sec: Positive = Field(0.5, description="How often an idle embedded worker looks at the job table, in seconds.")
     worker_concurrency: int = Field(1, ge=1, le=256, description="Jobs that one worker process runs at a time.")
     blob_grace_sec: float = Field(
         3600.0,
@@ -155,62 +133,44 @@ class Settings(BaseSettings):
     @field_validator("robots", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part for part in value.split(os.pathsep) if part.strip())
-        return value
+        return [part for part in value.split(os.pathsep) if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("robots", mode="after")
+    @classmethod
+    def _expand_paths(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.expanduser() for path in value)
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return Path(os.path.abspath(value.expanduser()))
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("data_dir", mode="after")
-    @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return Path(os.path.abspath(value.expanduser()))
-
-    @field_validator("robots", mode="after")
-    @classmethod
-    def _expand(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(path.expanduser() for path in value)
-
     @field_validator("lock_tests", mode="after")
     @classmethod
-    def _tests(cls, value: str) -> str:
+    def _normalize_tests(cls, value: str) -> str:
         try:
-            named = parse_tests(value)
+            ids = parse_tests(value)
         except InputRefused as error:
             raise ValueError(f"{error.what}; expected all, none, or a comma list {error.expected}") from None
         # One way to write each choice, whatever was typed.
-        return "all" if named == TEST_IDS else ",".join(named) or "none"
+        return "all" if ids == TEST_IDS else ",".join(ids) or "none"
 
-    @field_validator("broker_url", mode="after")
+    @field_validator(*_URLS, mode="after")
     @classmethod
-    def _broker(cls, value: str | None) -> str | None:
-        if not value:
-            return None
-        if not value.startswith(("redis://", "rediss://", "memory://")):
-            raise ValueError("a broker URL starts with redis:// or rediss://")
-        return value
-
-    @field_validator("database_url", mode="after")
-    @classmethod
-    def _database(cls, value: str) -> str:
-        scheme = value.partition("://")[0].partition("+")[0]
-        if value and scheme not in ("sqlite", "postgresql", "postgres"):
-            raise ValueError("a database URL starts with sqlite:/// or postgresql://")
-        return value
-
-    @field_validator("blob_url", mode="after")
-    @classmethod
-    def _blob(cls, value: str) -> str:
-        if value and not value.startswith(("file://", "s3://", "memory://", "gs://", "az://")):
-            raise ValueError("a blob URL starts with file:/// or s3://")
-        return value
+    def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        pattern, expected = _URLS[str(info.field_name)]
+        if value and not re.match(pattern, value):
+            raise ValueError(expected)
+        return value or (None if info.field_name == "broker_url" else value)
 
     @model_validator(mode="after")
-    def _fill(self) -> Settings:
-        # The model is frozen for its users; its own defaults that depend on another field are filled in here, once.
+    def _fill_urls(self) -> Settings:
+        # The model is frozen for its users; defaults that depend on another field are filled in here, once.
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{self.data_dir / 'catalog.sqlite3'}")
         if not self.blob_url:
@@ -239,7 +199,7 @@ class Settings(BaseSettings):
 
     @property
     def job_threads(self) -> int:
-        """Threads of one job's physics: what there is of processors, divided among the jobs that run at a time."""
+        """Threads of one job's physics: the processors, divided among the jobs that run at a time."""
         return max(1, usable_cpus() // self.worker_concurrency)
 
     @property
@@ -251,43 +211,38 @@ class Settings(BaseSettings):
     def load(cls, **overrides: Any) -> Settings:
         """Read the environment; `overrides` (by field name) win over it.
 
-        Raises `InputRefused` that names every bad variable, what it holds and what was expected.
+        Raises:
+          InputRefused: names every bad variable, its value and what was expected.
         """
         try:
             return cls(**overrides)
         except ValidationError as error:
-            raise InputRefused(
-                "; ".join(_explain(fault) for fault in error.errors(include_url=False)),
-                remedy="Correct or unset it, then start again; docs/catalog.md lists every setting",
-            ) from None
+            faults = "; ".join(_explain_fault(fault) for fault in error.errors(include_url=False))
+            raise InputRefused(faults, remedy=_SEE_DOCS) from None
         except SettingsError as error:
-            raise InputRefused(
-                str(error), remedy="Correct or unset it, then start again; docs/catalog.md lists every setting"
-            ) from None
+            raise InputRefused(str(error), remedy=_SEE_DOCS) from None
 
 
-def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    name = f"{_PREFIX}{where.upper()}" if where else f"the {_PREFIX}* settings"
-    said = fault["msg"].removeprefix("Value error, ")
-    said = said[:1].lower() + said[1:]
+def _explain_fault(fault: Any) -> str:
+    field = ".".join(str(part) for part in fault["loc"])
+    name = f"{_PREFIX}{field.upper()}" if field else f"the {_PREFIX}* settings"
+    message = fault["msg"].removeprefix("Value error, ")
     # A URL may hold a password, so its value is never repeated.
-    shown = "" if not where or where.endswith("_url") else f" is {str(fault.get('input'))[:80]!r}"
-    return f"{name}{shown}: {said}"
+    value = "" if not field or field.endswith("_url") else f" is {str(fault.get('input'))[:80]!r}"
+    return f"{name}{value}: {message[:1].lower()}{message[1:]}"
 
 
 def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
     """The `AMPREF_*` variables among `names` that nothing reads, each with the nearest name that something does.
 
-    A misspelt variable is not refused, as another release may read it; whoever starts a process is told.
+    A misspelt variable is not refused, as another release may read it; whoever starts a process is warned.
     """
-    known = {*OTHERS, *(f"{_PREFIX}{field.upper()}" for field in Settings.model_fields)}
-    stems = [name.removeprefix(_PREFIX) for name in sorted(known)]
-    found: dict[str, str | None] = {}
+    variables = {*FOREIGN_VARIABLES, *(f"{_PREFIX}{field.upper()}" for field in Settings.model_fields)}
+    result: dict[str, str | None] = {}
     for name in sorted(names):
-        stem = name.upper().removeprefix(_PREFIX)
         # pydantic-settings reads the names in any case.
-        if name.upper().startswith(_PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(stem, stems, n=1)
-            found[name] = _PREFIX + near[0] if near else None
-    return found
+        if name.upper().startswith(_PREFIX) and name.upper() not in variables:
+            stems = [variable.removeprefix(_PREFIX) for variable in sorted(variables)]
+            near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), stems, n=1)
+            result[name] = _PREFIX + near[0] if near else None
+    return result

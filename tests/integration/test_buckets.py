@@ -22,10 +22,10 @@ from amp_core.client import load_dataset
 from amp_core.errors import InputRefused
 from amp_core.motions import bundled_motions
 from amp_core.recipe import PhysicsScale
-from ampref_service import diff
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, datasets, rollouts, schema
 from ampref_service.catalog.records import Segment, Select, VersionFile, VersionMember
+from ampref_service.diff import compare_versions
 from ampref_service.server import listen, make_server
 from ampref_workers.embedded import EmbeddedWorker
 
@@ -169,10 +169,10 @@ def test_a_version_tells_its_buckets_and_a_diff_compares_within_each(catalog: Ca
         held = [(one.name, one.num_clips, one.num_frames) for one in datasets.get_buckets(session, after.id)]
         assert held == [("canonical", 1, 100), ("friction=0.7", 2, 200), ("mass=1.1", 1, 100)]
         assert datasets.get_buckets(session, after.id)[1].physics == {"friction": 0.7, "mass": 1.0, "damping": 1.0}
-        found = diff.between(session, before, after)
-    assert [(one.name, one.bucket) for one in found.added] == [("turn", "friction=0.7"), ("walk", "mass=1.1")]
-    assert [(one.after.bucket, one.after.rollout_id) for one in found.changed] == [("friction=0.7", better.id)]
-    assert (found.removed, found.unchanged) == ((), 1)
+        diff = compare_versions(session, before, after)
+    assert [(share.name, share.bucket) for share in diff.added] == [("turn", "friction=0.7"), ("walk", "mass=1.1")]
+    assert [(new.bucket, new.rollout_id) for _, new in diff.changed] == [("friction=0.7", better.id)]
+    assert (diff.removed, diff.unchanged) == ([], 1)
 
 
 def test_from_files_to_a_training_node_in_two_physics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

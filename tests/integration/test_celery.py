@@ -17,7 +17,7 @@ import redis
 from workerkit import CHILD, Bench, alive, environment, kill, script, settings_for, wait_until
 
 from amp_core.errors import Unavailable
-from ampref_service.broker import QUEUE, Doorbell, check_broker, make_celery, make_notifier
+from ampref_service.broker import QUEUE, Doorbell, Notifier, check_broker, make_celery
 from ampref_workers.app import check_workers
 
 WORKER = f"""
@@ -52,7 +52,7 @@ def assert_all_scored_once(bench: Bench, jobs: list) -> None:
 
 
 def test_two_workers_killed_and_flushed_lose_nothing_and_score_nothing_twice(bench: Bench) -> None:
-    notify = make_notifier(bench.settings)
+    notify = Notifier(bench.settings)
     with script(WORKER, bench.settings, "one") as first, script(WORKER, bench.settings, "two"):
         jobs = [bench.submit_score(f"clip{number}", sleep=0.5, frames=20) for number in range(8)]
         for job in jobs:
@@ -168,7 +168,7 @@ def test_a_broker_that_is_away_delays_no_request(tmp_path: Path) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         settings = settings_for(tmp_path, broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
-        notify = make_notifier(settings)
+        notify = Notifier(settings)
         began = time.monotonic()
         for number in range(20_000):  # more than it keeps
             notify(f"job{number}")

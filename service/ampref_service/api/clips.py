@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 import structlog
@@ -28,7 +29,7 @@ from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView, format_bucket
-from ampref_service.api.strict import make_router, parse_body, refuse_repeated_fields
+from ampref_service.api.strict import make_router, parse_body
 from ampref_service.api.wording import suggest_names
 from ampref_service.catalog import clips
 from ampref_service.catalog.curriculum import list_clips
@@ -57,6 +58,13 @@ _AUGMENT_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+async def _refuse_repeated_fields(request: Request) -> None:
+    """Raise `ParameterRefused` for a form in which a field stands twice, of which the last would be taken silently."""
+    for name, count in Counter(name for name, _ in (await request.form()).multi_items()).items():
+        if count > 1 and name != "tags":
+            raise ParameterRefused("it is given more than once", key=f"body.{name[:64]}", expected="one value")
+
+
 def _answer_submission(
     submission: Submission, services: ServicesDep, response: Response, background: BackgroundTasks
 ) -> Submitted:
@@ -74,7 +82,7 @@ def _announce(submissions: list[Submission], services: ServicesDep, background: 
     return 200 if all(submission.rollout is not None or not submission.new_job for submission in submissions) else 202
 
 
-@router.post("", status_code=202, responses=_SUBMIT_RESPONSES, dependencies=[Depends(refuse_repeated_fields("tags"))])
+@router.post("", status_code=202, responses=_SUBMIT_RESPONSES, dependencies=[Depends(_refuse_repeated_fields)])
 def post_clip(
     form: Annotated[ClipForm, Form(media_type="multipart/form-data")],
     services: ServicesDep,

@@ -6,14 +6,22 @@ from typing import Annotated
 
 from fastapi import Query
 
-from ampref_service import diff
-from ampref_service.api.dataset_schemas import AliasBody, DatasetList, DatasetSummary, DatasetView, DiffView, VersionView
+from ampref_service.api.dataset_schemas import (
+    AliasBody,
+    ChangedView,
+    DatasetList,
+    DatasetSummary,
+    DatasetView,
+    DiffView,
+    VersionView,
+)
 from ampref_service.api.deps import ServicesDep
 from ampref_service.api.params import AliasName, DatasetName, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.api.versions import READ, Writer, view_version
 from ampref_service.catalog import datasets
+from ampref_service.diff import compare_versions
 from ampref_service.versions import find_version
 
 router = make_router("datasets")
@@ -37,23 +45,23 @@ def get_dataset(name: DatasetName, services: ServicesDep) -> DatasetView:
 @router.get("/{name}/diff", responses=responses(404), dependencies=READ)
 def diff_versions(
     name: DatasetName,
-    before: Annotated[VersionOrAlias, Query()],
-    after: Annotated[VersionOrAlias, Query()],
+    old_name: Annotated[VersionOrAlias, Query(alias="before")],
+    new_name: Annotated[VersionOrAlias, Query(alias="after")],
     services: ServicesDep,
 ) -> DiffView:
     """Which clips came, went or changed from one version to another."""
     with services.catalog.session() as session:
-        old, new = find_version(session, name, before), find_version(session, name, after)
-        changes = diff.between(session, old, new)
+        old, new = find_version(session, name, old_name), find_version(session, name, new_name)
+        diff = compare_versions(session, old, new)
     return DiffView(
         dataset=name,
         before=old.version,
         after=new.version,
         same_features=old.dataset_hash is not None and old.dataset_hash == new.dataset_hash,
-        added=changes.added,
-        removed=changes.removed,
-        changed=changes.changed,
-        unchanged=changes.unchanged,
+        added=diff.added,
+        removed=diff.removed,
+        changed=[ChangedView(before=pair[0], after=pair[1]) for pair in diff.changed],
+        unchanged=diff.unchanged,
     )
 
 

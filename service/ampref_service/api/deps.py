@@ -40,9 +40,9 @@ async def get_caller(request: Request, required: SecurityScopes) -> Caller:
     return caller
 
 
-def needs(*scopes: str) -> Any:
-    """The dependency of an endpoint that needs `scopes`; its value is the `Caller`."""
-    return Security(get_caller, scopes=list(scopes))
+def needs(scope: str) -> Any:
+    """The dependency of an endpoint that needs a scope; its value is the `Caller`."""
+    return Security(get_caller, scopes=[scope])
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -47,24 +46,19 @@ class _Place(NamedTuple):
     description: str
 
 
-def install(app: FastAPI) -> None:
-    """Answer what FastAPI finds wrong with a request in these words."""
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-
-
 def find_operation(request: Request) -> Json:
     """The operation of the OpenAPI document that a request is for."""
     return cast(Json, request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()])
 
 
-def _on_validation_error(request: Request, error: Exception) -> Response:
+def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
     document, operation = request.app.openapi(), find_operation(request)
     refusals: dict[str, ParameterRefused] = {}
-    for detail in cast(RequestValidationError, error).errors():
+    for detail in error.errors():
         refusal = _explain(document, operation, detail)
         refusals.setdefault(cast(str, refusal.key), refusal)  # The alternatives of one value are one fault.
     faults = [
-        Fault(key=key, what="; ".join([refusal.what, *([f"expected {refusal.expected}"] if refusal.expected else [])]))
+        Fault(key=key, what=refusal.what + (f"; expected {refusal.expected}" if refusal.expected else ""))
         for key, refusal in refusals.items()
     ][:_MAX_FAULTS]
     first = next(iter(refusals.values()))
@@ -76,6 +70,10 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
             remedy=first.remedy,
         )
     return problem(request.scope, first, faults=faults)
+
+
+HANDLERS: dict[int | type[Exception], Any] = {RequestValidationError: _on_validation_error}
+"""FastAPI's `exception_handlers` for what it finds wrong with a request."""
 
 
 def _explain(document: Json, operation: Json, error: Json) -> ParameterRefused:
@@ -101,15 +99,15 @@ def _explain(document: Json, operation: Json, error: Json) -> ParameterRefused:
         )
     expected = describe_schema(document, schema) or None
     if kind == "value_error":
-        what = str(error["ctx"]["error"])[:300]
+        message = str(error["ctx"]["error"])[:300]
     else:
-        what = _MEANINGS.get(kind, "it is of another type than expected" if expected else "it is not valid")
+        message = _MEANINGS.get(kind, "it is of another type than expected" if expected else "it is not valid")
     if kind == "string_too_long":
-        what += f" (at most {error['ctx']['max_length']:,} characters)"
+        message += f" (at most {error['ctx']['max_length']:,} characters)"
     if kind == "literal_error" and isinstance(error["input"], str):
-        what += suggest_names(error["input"][:64], [str(value) for value in schema.get("enum", ())])
+        message += suggest_names(error["input"][:64], [str(value) for value in schema.get("enum", ())])
     remedy = f"/docs says of it: {description.rstrip('.')}" if description else _SEE_DOCS
-    return ParameterRefused(what, key=key, expected=expected, remedy=remedy)
+    return ParameterRefused(message, key=key, expected=expected, remedy=remedy)
 
 
 def _format_key(path: Sequence[str | int]) -> str:

@@ -21,10 +21,9 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import structlog
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -39,10 +38,6 @@ log = structlog.get_logger("ampref_service.errors")
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:ampref:error:"
-_BY_STATUS: dict[int, type[AmprefError]] = {
-    kind.status: kind
-    for kind in (errors.BadRequest, errors.RequestTimeout, errors.UnsupportedMediaType, errors.RangeNotSatisfiable)
-}
 
 
 class Fault(BaseModel):
@@ -112,15 +107,7 @@ def format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem; `ampref_service.api.faults` adds those of parameters and fields."""
-    app.add_exception_handler(AmprefError, _on_ampref_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_exception)
-
-
-def _on_ampref_error(request: Request, error: Exception) -> Response:
-    error = cast(AmprefError, error)
+def _on_ampref_error(request: Request, error: AmprefError) -> Response:
     if error.status >= 500:
         # Damaged bytes are for the operator to mend; where they were read says no more about them.
         details = {} if error.slug == "integrity" else {"exception": format_traceback(error)}
@@ -130,8 +117,7 @@ def _on_ampref_error(request: Request, error: Exception) -> Response:
     )
 
 
-def _on_http_exception(request: Request, error: Exception) -> Response:
-    error = cast(HTTPException, error)
+def _on_http_exception(request: Request, error: HTTPException) -> Response:
     if isinstance(error.__cause__, AmprefError):  # FastAPI wraps whatever is raised while it reads a body.
         return _on_ampref_error(request, error.__cause__)
     path = str(request.scope.get("path", ""))
@@ -147,6 +133,14 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
 def _on_exception(request: Request, error: Exception) -> Response:
     log.error("unhandled_exception", path=request.scope.get("path"), exception=format_traceback(error))
     return problem(request.scope, errors.InternalError())
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    AmprefError: _on_ampref_error,
+    HTTPException: _on_http_exception,
+    Exception: _on_exception,
+}
+"""FastAPI's `exception_handlers`; `ampref_service.api.faults` has that of parameters and fields."""
 
 
 def _list_methods(document: Mapping[str, Any], path: str) -> str:
@@ -169,11 +163,11 @@ def _convert_error(error: HTTPException) -> AmprefError:
     """The error of ours that says what a framework's exception means."""
     if isinstance(error.__context__, MultiPartException):
         matches = (fault[1:] for fault in _FORM_FAULTS if error.detail.startswith(fault[0]))
-        what, expected = next(matches, (error.detail, "multipart/form-data"))
+        message, expected = next(matches, (error.detail, "multipart/form-data"))
         remedy = "Let a client build the form, one file a request: curl -F file=@walk.npz -F name=walk"
-        return errors.BadRequest(what, key="body", expected=expected, remedy=remedy)
-    if error.status_code in _BY_STATUS:
-        return _BY_STATUS[error.status_code](error.detail)
+        return errors.BadRequest(message, key="body", expected=expected, remedy=remedy)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        return errors.BadRequest(error.detail)
     result = AmprefError(error.detail)
     result.slug, result.title = f"http-{error.status_code}", HTTPStatus(error.status_code).phrase
     result.status = error.status_code

@@ -102,16 +102,3 @@ def _check_media_type(request: Request, expected: str) -> None:
             if expected == _FORM
             else f"Send it with the header Content-Type: {expected}",
         )
-
-
-def refuse_repeated_fields(*repeatable: str) -> Callable[[Request], Coroutine[Any, Any, None]]:
-    """A dependency that refuses a form in which a field stands twice, of which the last would be taken silently."""
-
-    async def check(request: Request) -> None:
-        names: set[str] = set()
-        for name, _ in (await request.form()).multi_items():
-            if name in names and name not in repeatable:
-                raise ParameterRefused("it is given more than once", key=f"body.{name[:64]}", expected="one value")
-            names.add(name)
-
-    return check

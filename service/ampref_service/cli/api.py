@@ -31,9 +31,9 @@ def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
     if settings.embedded:
         out.warn("AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process")
     else:
-        from ampref_service.broker import check_broker, make_notifier  # Needs the extra `worker`.
+        from ampref_service.broker import Notifier, check_broker  # Needs the extra `worker`.
 
-        more["notify"] = make_notifier(settings)
+        more["notify"] = Notifier(settings)
         checks["broker"] = partial(check_broker, settings)
     listener = server.listen(settings)
     out.print_json({"url": url_of(listener), "pid": os.getpid()})

@@ -23,8 +23,7 @@ ETAG = f'"{HEX}"'
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> TestClient:
     blobs = open_blobs((tmp_path / "blobs").as_uri() if request.param == "file" else "memory://")
     digest = blobs.put_bytes(DATA)
-    app = FastAPI()
-    problems.install(app)
+    app = FastAPI(exception_handlers=problems.HANDLERS)
 
     @app.api_route("/file", methods=["GET", "HEAD"])
     def file(request: Request) -> Response:

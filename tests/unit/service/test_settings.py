@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amp_core.errors import InputRefused
-from ampref_service.settings import OTHERS, Settings, unknown_variables
+from ampref_service.settings import FOREIGN_VARIABLES, Settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,15 @@ def test_every_setting_has_a_description_and_a_row_in_the_docs() -> None:
 
 
 def test_a_misspelt_variable_is_known_as_one() -> None:
-    names = ["AMPREF_DATADIR", "AMPREF_MAX_UPLOAD_BITES", "AMPREF_QQQ", "ampref_port", "AMPREF_PORT", "PATH", *OTHERS]
+    names = [
+        "AMPREF_DATADIR",
+        "AMPREF_MAX_UPLOAD_BITES",
+        "AMPREF_QQQ",
+        "ampref_port",
+        "AMPREF_PORT",
+        "PATH",
+        *FOREIGN_VARIABLES,
+    ]
     assert unknown_variables(names) == {
         "AMPREF_DATADIR": "AMPREF_DATA_DIR",
         "AMPREF_MAX_UPLOAD_BITES": "AMPREF_MAX_UPLOAD_BYTES",
