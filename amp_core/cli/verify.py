@@ -188,7 +188,7 @@ def _print_tests(out: Output, document: Mapping[str, Any]) -> None:
     tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
     rows = []
     for test in tests:
-        row = checklist.decisive(test["rows"])
+        row = checklist.decisive_row(test["rows"])
         figure = "-" if row is None else checklist.row_text({**row, "where": "", "note": ""})
         rows.append((test["status"], test["name"], figure, f"{test['wall_sec']:.1f}"))
     out.print_table(("Status", "Test", "Nearest to its threshold", ">s"), rows)

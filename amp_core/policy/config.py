@@ -187,7 +187,8 @@ class AMPFeatureConfig:
         Raises:
           ValueError: another number of features.
         """
-        xp = _namespace(features)
+        jax = sys.modules.get("jax")  # An array of JAX exists only where JAX is imported already.
+        xp: Any = jax.numpy if jax is not None and isinstance(features, jax.Array) else np
         array = xp.asarray(features, np.float32)
         if array.ndim == 0 or array.shape[-1] != self.canonical.dim:
             raise ValueError(f"features are {array.shape}; expected (…, {self.canonical.dim}), the canonical layout")
@@ -232,9 +233,3 @@ def select_columns(array: AnyArray, columns: tuple[int, ...]) -> AnyArray:
     if columns == tuple(range(first, first + len(columns))):
         return array[..., first : first + len(columns)]
     return array[..., np.array(columns)]
-
-
-def _namespace(array: Any) -> Any:
-    """`jax.numpy` for an array of JAX, else numpy. Such an array exists only where JAX is imported already."""
-    jax = sys.modules.get("jax")
-    return jax.numpy if jax is not None and isinstance(array, jax.Array) else np

@@ -1,16 +1,16 @@
-"""The seed's training-readiness checklist, made of what the tests found.
+"""The seed's training-readiness checklist, derived from the tests' outcomes.
 
     groups = checklist(verification, waivers=[{"test": "6", "reason": "…"}], locked={"manifest": …})
-    ready(groups)
+    is_ready(groups)
 
-Each criterion rests on one test, on all of its rows or on those whose names begin in a certain way, and quotes the figure that
-decides it. A criterion whose test was not run is open (`SKIP`); one whose test failed and was waived says `WAIVED`.
+Each criterion rests on one test, on all of its rows or on those with certain names, and quotes the figure that decides it. A
+criterion whose test was not run is open (`SKIP`); one whose test failed and was waived is `WAIVED`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from amp_core.tiers import Op, Tier, gate_profile, holds
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification, worst
 
 __all__ = [
-    "WAIVED", "as_dict", "checklist", "decisive", "document", "number", "outcome", "plain", "quoted", "ready", "row_text"
+    "WAIVED", "as_dict", "checklist", "decisive_row", "document", "format_number", "is_ready", "outcome", "quote_decisive_row",
+    "row_text", "to_strict_json",
 ]  # fmt: skip
 
 WAIVED = "WAIVED"
@@ -28,14 +29,14 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Criterion:
+class Criterion:
     """One line of the checklist.
 
     Args:
       name: as the seed has it, where it has it.
       test: the id of the test that decides it.
-      rows: beginnings of the names of the rows that it looks at; all rows where none are given.
-      limit: of its own, as `(op, threshold)`, where its name promises one: the test judges Tier 1 clips by Tier 1's.
+      rows: prefixes of the names of the test's rows that decide it; empty for all rows.
+      limit: its own `(op, threshold)`, where its name promises one: the test applies Tier 1's gates to Tier 1 clips.
     """
 
     name: str
@@ -43,42 +44,85 @@ class _Criterion:
     rows: tuple[str, ...] = ()
     limit: tuple[Op, float] | None = None
 
+    @classmethod
+    def of_gate(cls, name: str, gate: str) -> Criterion:
+        """A Tier 0 load gate as a criterion; `name` is a template for its threshold in percent."""
+        spec = gate_profile(GATE_PROFILE).for_tier(Tier.TIER_0)[gate]
+        assert isinstance(spec.threshold, float)
+        return cls(name.format(100 * spec.threshold), "7", (gate,), (spec.op, spec.threshold))
 
-_LOAD = gate_profile(GATE_PROFILE).for_tier(Tier.TIER_0)
+    def decide(self, report: Json, waivers: Mapping[str, str]) -> dict[str, Any]:
+        """The criterion's line for a verification; `waivers` are reasons by test."""
+        test = next((test for test in report["tests"] if test["id"] == self.test), None)
+        if test is None or test["status"] == SKIP:
+            problem = "is not in the report" if test is None else f"was not run: {test['reason']}"
+            return _line(self.name, SKIP, f"test {self.test} {problem}", self.test)
+        status, evidence = self._judge_tiers(report, test) if self.name == _TIER_0 else self._judge_rows(test)
+        waiver = waivers.get(self.test) if status == FAIL else None
+        return _line(self.name, status if waiver is None else WAIVED, evidence, self.test, waiver)
+
+    def _judge_rows(self, test: Json) -> tuple[str, str]:
+        """Status and evidence from the test's rows."""
+        rows = [row for row in test["rows"] if not self.rows or row["name"].startswith(self.rows)]
+        if self.limit is not None:
+            op, threshold = self.limit
+            # Every row under the criterion's own threshold; a value that is not a number fails.
+            passed = [_is_finite(row["value"]) and holds(row["value"], op, threshold) for row in rows]
+            own = [{"op": op, "threshold": threshold, "status": PASS if ok else FAIL} for ok in passed]
+            rows = [row | change for row, change in zip(rows, own, strict=True)]
+        statuses = [row["status"] for row in rows if row["status"] != SKIP]
+        # A test that broke has no such rows; its own status decides then, and its reason is the evidence.
+        status = worst(statuses) if statuses and self.rows else test["status"]
+        evidence = quote_decisive_row(rows) or test["measured"]
+        if status in (FAIL, WARN) and not self.rows:
+            evidence = test["reason"] or evidence
+        elif not statuses:
+            evidence = test["reason"] or test["measured"]
+        return status, evidence
+
+    def _judge_tiers(self, report: Json, test: Json) -> tuple[str, str]:
+        """Whether all clips of the version are Tier 0, and none of their frames lies on the ground."""
+        clips = report["subject"].get("clips") or ()
+        if not isinstance(clips, Sequence) or isinstance(clips, str):
+            return test["status"], test["measured"]
+        others = [clip for clip in clips if not (isinstance(clip, Mapping) and clip.get("tier") == Tier.TIER_0)]
+        evidence = f"{len(clips) - len(others)} of {len(clips)} clips are Tier 0"
+        if others:
+            names = [f"{clip['name']} ({Tier(clip['tier']).label})" for clip in others if isinstance(clip, Mapping)]
+            evidence += f"; not {', '.join(names[:_NAMED])}" + (
+                f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            )
+        failures = [row for row in test["rows"] if row["status"] == FAIL and row["name"].startswith("max_tilt_deg")]
+        if failures:
+            evidence += "; " + quote_decisive_row(failures)
+        return FAIL if others or failures or not clips else PASS, evidence
 
 
-def _load_criterion(label: str, gate: str) -> _Criterion:
-    """A Tier 0 load gate as a criterion; `label` is a template for its threshold."""
-    threshold = _LOAD[gate].threshold
-    assert isinstance(threshold, float)
-    return _Criterion(label.format(100 * threshold), "7", (gate,), (_LOAD[gate].op, threshold))
-
-
-_GROUPS: Mapping[str, tuple[_Criterion, ...]] = {
-    "Feature parity": (
-        _Criterion("All components MAE < 0.0001", "1A", ("mae.",)),
-        _Criterion("Velocity correlation > 0.99", "1A", ("corr.",)),
-        _Criterion("True velocities in every channel", "1B"),
-        _Criterion("Yaw invariance verified", "2"),
-        _Criterion("Quaternion robustness verified", "3"),
-        _Criterion("Batch coverage", "4"),
-        _Criterion("Contact consistency verified", "5"),
-    ),
-    "Reference quality gates": (
-        _Criterion("Tier 0 clips identified", "7", ("tier", "max_tilt_deg")),
-        _load_criterion("Harness contribution <= {:g} % at p90", "p90_stab_force_over_mg"),
-        _load_criterion("Load support >= {:g} % mean", "mean_sum_fn_over_mg"),
-        _load_criterion("Unloaded frames <= {:g} %", "unloaded_frame_rate"),
-        _Criterion("Contact sanity verified", "6", ("contact_rate.",)),
-    ),
-    "Determinism & sanity": (
-        _Criterion("Generator determinism", "1C"),
-        _Criterion("Distribution sanity", "6"),
-        _Criterion("Micro-train smoke test", "smoke"),
-    ),
-}
 _TIER_0 = "Tier 0 clips identified"
 _NAMED = 5
+_GROUPS: Mapping[str, tuple[Criterion, ...]] = {
+    "Feature parity": (
+        Criterion("All components MAE < 0.0001", "1A", ("mae.",)),
+        Criterion("Velocity correlation > 0.99", "1A", ("corr.",)),
+        Criterion("True velocities in every channel", "1B"),
+        Criterion("Yaw invariance verified", "2"),
+        Criterion("Quaternion robustness verified", "3"),
+        Criterion("Batch coverage", "4"),
+        Criterion("Contact consistency verified", "5"),
+    ),
+    "Reference quality gates": (
+        Criterion(_TIER_0, "7"),
+        Criterion.of_gate("Harness contribution <= {:g} % at p90", "p90_stab_force_over_mg"),
+        Criterion.of_gate("Load support >= {:g} % mean", "mean_sum_fn_over_mg"),
+        Criterion.of_gate("Unloaded frames <= {:g} %", "unloaded_frame_rate"),
+        Criterion("Contact sanity verified", "6", ("contact_rate.",)),
+    ),
+    "Determinism & sanity": (
+        Criterion("Generator determinism", "1C"),
+        Criterion("Distribution sanity", "6"),
+        Criterion("Micro-train smoke test", "smoke"),
+    ),
+}
 LOCKED_GROUP = "Artifacts locked"
 _ARTIFACTS = (
     ("Normalization stats artifact", "normalization_stats"),
@@ -93,23 +137,29 @@ def checklist(
     """The groups of the checklist, JSON-ready: `[{name, status, criteria: [{name, status, evidence, test, waiver}]}]`.
 
     Args:
-      verification: what the tests found, or its `to_dict()`.
-      waivers: `{test, reason}` of failures that are borne.
-      locked: what was locked, by `normalization_stats`, `manifest` and `feature_code_hash`: a file's name or a digest. None
-        while nothing is.
+      verification: the outcome, or its `to_dict()`.
+      waivers: `{test, reason}` of accepted failures.
+      locked: a file's name or a digest for each of `normalization_stats`, `manifest` and `feature_code_hash` that is locked;
+        None for a subject that is not locked.
     """
     report = as_dict(verification)
-    tests = {test["id"]: test for test in report["tests"]}
-    borne = {waiver["test"]: str(waiver["reason"]) for waiver in waivers}
-    groups = []
-    for name, criteria in _GROUPS.items():
-        groups.append(_group(name, [_decided(criterion, tests, report, borne) for criterion in criteria]))
-    groups.append(_group(LOCKED_GROUP, [_artifact(name, key, locked) for name, key in _ARTIFACTS]))
-    return groups
+    reasons = {waiver["test"]: str(waiver["reason"]) for waiver in waivers}
+    groups = {name: [criterion.decide(report, reasons) for criterion in criteria] for name, criteria in _GROUPS.items()}
+    artifacts = [(name, (locked or {}).get(key)) for name, key in _ARTIFACTS]
+    groups[LOCKED_GROUP] = [
+        _line(name, SKIP, "nothing is locked yet", None) if file is None else _line(name, PASS, file, None)
+        for name, file in artifacts
+    ]
+    # An open criterion weighs more than a passed one, because it keeps a version from being ready.
+    order = (FAIL, SKIP, WAIVED, WARN, PASS)
+    return [
+        {"name": name, "status": min((c["status"] for c in criteria), key=order.index), "criteria": criteria}
+        for name, criteria in groups.items()
+    ]
 
 
-def ready(groups: Iterable[Json]) -> bool:
-    """Whether nothing stands against training: no criterion failed, and none is open. What was waived is borne."""
+def is_ready(groups: Iterable[Json]) -> bool:
+    """Whether a checklist permits training: no criterion failed without a waiver, and none is open."""
     return all(criterion["status"] not in (FAIL, SKIP) for group in groups for criterion in group["criteria"])
 
 
@@ -121,21 +171,21 @@ def outcome(verification: Verification | Json) -> list[dict[str, str]]:
 def document(
     verification: Verification | Json, waivers: Iterable[Json] = (), locked: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The whole report as strict JSON has it: what the tests found, and beside it `ready`, `groups` and `waivers`."""
-    borne = [dict(waiver) for waiver in waivers]
-    found: dict[str, Any] = plain(dict(as_dict(verification)))
-    groups = checklist(found, borne, locked)
-    return found | {"ready": ready(groups), "groups": groups, "waivers": borne}
+    """The whole report as strict JSON has it: the tests' outcomes, and beside them `ready`, `groups` and `waivers`."""
+    waivers = [dict(waiver) for waiver in waivers]
+    report: dict[str, Any] = to_strict_json(dict(as_dict(verification)))
+    groups = checklist(report, waivers, locked)
+    return report | {"ready": is_ready(groups), "groups": groups, "waivers": waivers}
 
 
-def plain(value: Any) -> Any:
-    """A value as strict JSON has it: arrays as lists, a number that is none as null."""
+def to_strict_json(value: Any) -> Any:
+    """A value as strict JSON has it: arrays as lists, a number that is not finite as null."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_strict_json(item) for item in value]
     if hasattr(value, "tolist"):  # numpy's arrays and scalars
-        return plain(value.tolist())
+        return to_strict_json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
@@ -146,37 +196,48 @@ def as_dict(verification: Verification | Json) -> Json:
     return verification.to_dict() if isinstance(verification, Verification) else verification
 
 
-def decisive(rows: Sequence[Json]) -> Json | None:
-    """The row that says most about a test: one of the worst status, and of these the one furthest towards its threshold.
+def decisive_row(rows: Sequence[Json]) -> Json | None:
+    """The row that says most about a test: among those of the worst status the one furthest towards its threshold.
 
-    A row without a threshold is told only where no other is.
+    Rows without a threshold count only where no other row has that status.
     """
-    if not rows:
-        return None
-    bad = worst([row["status"] for row in rows])
-    rank: Callable[[Json], float] = lambda row: _share(row) if row["threshold"] is not None else -1.0  # noqa: E731
-    return max((row for row in rows if row["status"] == bad), key=rank, default=rows[0])
+    status = worst([row["status"] for row in rows])
+
+    def threshold_share(row: Json) -> float:
+        """1 at the threshold, more beyond it; infinite for a value that is not a number, -1 without a threshold."""
+        value, threshold = row["value"], row["threshold"]
+        if threshold is None:
+            return -1.0
+        if isinstance(value, str) or value is None:
+            return math.inf
+        if row["op"] == "==":
+            return 0.0 if float(value) == float(threshold) else math.inf
+        sign = -1.0 if row["op"] in (">=", ">") else 1.0
+        # There is no share of a threshold of 0; the distance beyond it serves as well.
+        return 1.0 + sign * (float(value) - float(threshold)) / (abs(float(threshold)) or 1.0)
+
+    return max((row for row in rows if row["status"] == status), key=threshold_share, default=rows[0] if rows else None)
 
 
-def quoted(rows: Sequence[Json]) -> str:
-    """The decisive row in words, and of how many it is."""
-    row = decisive(rows)
+def quote_decisive_row(rows: Sequence[Json]) -> str:
+    """The decisive row in words, and the number of figures that it is the worst of; empty without rows."""
+    row = decisive_row(rows)
     if row is None:
         return ""
-    same = sum(1 for one in rows if one["threshold"] is not None)
-    return row_text(row) + (f"; the worst of {same} figures" if same > 1 and row["threshold"] is not None else "")
+    count = sum(row["threshold"] is not None for row in rows)
+    return row_text(row) + (f"; the worst of {count} figures" if count > 1 and row["threshold"] is not None else "")
 
 
 def row_text(row: Json) -> str:
     """A row as `name 0.12 mg (<= 0.15 mg), walk`."""
     unit = f" {row['unit']}" if row.get("unit") else ""
-    text = f"{row['name']} {number(row['value'])}{unit}"
+    text = f"{row['name']} {format_number(row['value'])}{unit}"
     if row["threshold"] is not None:
-        text += f" ({row['op']} {number(row['threshold'])}{unit})"
+        text += f" ({row['op']} {format_number(row['threshold'])}{unit})"
     return ", ".join(part for part in (text, row.get("where"), row.get("note")) if part)
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """A figure for people: whole numbers as they are, others with four digits."""
     if value is None:
         return "-"
@@ -185,84 +246,8 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _share(row: Json) -> float:
-    """How much of its threshold a row's value uses up: 1 is at the threshold, more is beyond it; what is no number is worst."""
-    value, threshold = row["value"], row["threshold"]
-    if isinstance(value, str) or value is None:
-        return float("inf")
-    value, threshold = float(value), float(threshold)
-    if row["op"] == "==":
-        return 0.0 if value == threshold else float("inf")
-    if row["op"] in (">=", ">"):
-        value, threshold = -value, -threshold
-    # Around a threshold of 0 there are no shares; how far beyond it is says as much.
-    scale = abs(threshold) or 1.0
-    return 1.0 + (value - threshold) / scale
-
-
-def _group(name: str, criteria: list[dict[str, Any]]) -> dict[str, Any]:
-    statuses = [criterion["status"] for criterion in criteria]
-    # Open weighs more than passed, as it keeps a version from being ready.
-    status = next((one for one in (FAIL, SKIP, WAIVED, WARN, PASS) if one in statuses), SKIP)
-    return {"name": name, "status": status, "criteria": criteria}
-
-
-def _decided(criterion: _Criterion, tests: Mapping[str, Json], report: Json, borne: Mapping[str, str]) -> dict[str, Any]:
-    test = tests.get(criterion.test)
-    if test is None:
-        return _line(criterion.name, SKIP, f"test {criterion.test} is not in the report", criterion.test)
-    if test["status"] == SKIP:
-        return _line(criterion.name, SKIP, f"test {criterion.test} was not run: {test['reason']}", criterion.test)
-    rows = [row for row in test["rows"] if not criterion.rows or row["name"].startswith(criterion.rows)]
-    waiver = borne.get(criterion.test)
-    if criterion.name == _TIER_0:
-        return _tier_0(report, test, rows, waiver)
-    if criterion.limit is not None:
-        rows = [_judged(row, *criterion.limit) for row in rows]
-    judged = [row["status"] for row in rows if row["status"] != SKIP]
-    # A test that broke has no such rows; then its own status speaks, and its reason is the evidence.
-    status = worst(judged) if judged and criterion.rows else test["status"]
-    evidence = quoted(rows) or test["measured"]
-    if status in (FAIL, WARN) and not criterion.rows:
-        evidence = test["reason"] or evidence
-    elif not judged:
-        evidence = test["reason"] or test["measured"]
-    return _borne(criterion.name, status, evidence, criterion.test, waiver)
-
-
-def _judged(row: Json, op: Op, threshold: float) -> Json:
-    """The row under another threshold; a value that is no number fails."""
-    value = row["value"]
-    number_ = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    passed = number_ and holds(value, op, threshold)
-    return {**row, "op": op, "threshold": threshold, "status": PASS if passed else FAIL}
-
-
-def _borne(name: str, status: str, evidence: str, test: str, waiver: str | None) -> dict[str, Any]:
-    if status == FAIL and waiver is not None:
-        return _line(name, WAIVED, evidence, test, waiver)
-    return _line(name, status, evidence, test)
-
-
-def _tier_0(report: Json, test: Json, rows: Sequence[Json], waiver: str | None) -> dict[str, Any]:
-    """Whether everything that is taken is Tier 0, and nothing of it lies on the ground: the rest is no training data."""
-    clips = report["subject"].get("clips") or ()
-    if not isinstance(clips, Sequence) or isinstance(clips, str):
-        return _line(_TIER_0, test["status"], test["measured"], test["id"])
-    others = [clip for clip in clips if not (isinstance(clip, Mapping) and clip.get("tier") == 0)]
-    evidence = f"{len(clips) - len(others)} of {len(clips)} clips are Tier 0"
-    if others:
-        told = [f"{clip['name']} ({Tier(clip['tier']).label})" for clip in others if isinstance(clip, Mapping)]
-        evidence += f"; not {', '.join(told[:_NAMED])}" + (f" and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
-    broken = [row for row in rows if row["status"] == FAIL and row["name"] != "tier"]
-    if broken:
-        evidence += "; " + quoted(broken)
-    return _borne(_TIER_0, FAIL if others or broken or not clips else PASS, evidence, test["id"], waiver)
-
-
-def _artifact(name: str, key: str, locked: Mapping[str, str] | None) -> dict[str, Any]:
-    said = None if locked is None else locked.get(key)
-    return _line(name, SKIP, "nothing is locked yet", None) if said is None else _line(name, PASS, said, None)
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _line(name: str, status: str, evidence: str, test: str | None, waiver: str | None = None) -> dict[str, Any]:

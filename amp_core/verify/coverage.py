@@ -45,12 +45,12 @@ def batch_coverage(context: Context) -> TestReport:
     """4: every clip and frame is present, finite, and the same alone as in a batch; a locked version's files hold them."""
     findings = Findings("4")
     subject = context.subject
-    frames, shapes_fit = _check_clips(findings, subject)
+    frames, shapes_fit = check_clips(findings, subject)
     if shapes_fit:
-        _check_single_rows(findings, context, subject.nonempty_clips)
+        check_single_rows(findings, context, subject.nonempty_clips)
     files = ""
     if subject.artifacts is not None:
-        _check_artifacts(findings, subject, subject.artifacts)
+        check_artifacts(findings, subject, subject.artifacts)
         files = "; the version's files against the clips: rows bit for bit, digests, statistics computed again"
     path = "numpy and JAX" if context.policy_side is not None else f"numpy alone ({NO_JAX})"
     if context.policy_side is None:
@@ -60,7 +60,7 @@ def batch_coverage(context: Context) -> TestReport:
     )
 
 
-def _check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
+def check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
     """Shapes, ranges, finiteness and names of all clips; returns the version's number of frames, and whether shapes fit."""
     layout = subject.robot.layout
     shapes, ranges, nonfinite, empty, total = [], [], [], [], 0
@@ -96,7 +96,7 @@ def _check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
     return total, not shapes
 
 
-def _check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip]) -> None:
+def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip]) -> None:
     """Every row alone and in small batches against the same row in one batch of all."""
     if not clips:
         return
@@ -142,7 +142,7 @@ def _check_single_rows(findings: Findings, context: Context, clips: Sequence[Cli
             )
 
 
-def _check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> None:
+def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> None:
     """The files of a locked version against the clips that it was locked from."""
     rows = np.concatenate([clip.version_features for clip in subject.clips])
     features = np.asarray(files.features)
@@ -179,15 +179,10 @@ def _check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> 
         if not findings.add(check("artifact.clips", len(missing) + len(surplus), "==", 0, note=note)):
             parts = [f"{kind} {', '.join(n[:5])}" for kind, n in (("missing", missing), ("surplus", surplus)) if n]
             findings.add_reason("the manifest's clips are not the members: " + "; ".join(parts))
-    _check_hashes(findings, files)
-    _check_statistics(findings, subject.robot.layout.names, files)
-
-
-def _check_hashes(findings: Findings, files: Artifacts) -> None:
-    dataset_hash = "sha256:" + hashlib.sha256(np.ascontiguousarray(files.features, dtype="<f4").tobytes()).hexdigest()
-    faults = {
+    # What each hash must be, and the reason where it is not.
+    hashes = {
         "dataset_hash": (
-            dataset_hash,
+            "sha256:" + hashlib.sha256(np.ascontiguousarray(features, dtype="<f4").tobytes()).hexdigest(),
             "the {}'s dataset_hash is not that of the features: the file belongs to another version",
         ),
         "feature_code_hash": (
@@ -197,13 +192,14 @@ def _check_hashes(findings: Findings, files: Artifacts) -> None:
         ),
     }
     for file, document in (("manifest", files.manifest), ("stats", files.stats)):
-        for key, (expected, fault) in faults.items():
-            matches = document.get(key) == expected
+        for key, (expected_hash, reason) in hashes.items():
+            matches = document.get(key) == expected_hash
             if not findings.add(Row(f"artifact.{file}.{key}", matches, PASS if matches else FAIL, "==", 1.0)):
-                findings.add_reason(fault.format(file))
+                findings.add_reason(reason.format(file))
+    check_statistics(findings, subject.robot.layout.names, files)
 
 
-def _check_statistics(findings: Findings, names: Sequence[str], files: Artifacts) -> None:
+def check_statistics(findings: Findings, names: Sequence[str], files: Artifacts) -> None:
     """The statistics of the rows, computed again, against those of the file; every bit counts."""
     features = np.asarray(files.features)
     stats = ColumnStats(features.shape[1])
@@ -255,7 +251,7 @@ def contact_consistency(context: Context) -> TestReport:
     if with_loads:
         pressed = np.concatenate([clip.arrays["channel_loads"] > clip.recipe.force_threshold for clip in with_loads])
         against = "the forces (their mean over the frame above the threshold)"
-        _check_agreement(findings, robot.channels, "forces", with_loads, pressed.astype(np.float32), against)
+        check_agreement(findings, robot.channels, "forces", with_loads, pressed.astype(np.float32), against)
     else:
         findings.add(Row("forces", None, SKIP, note="the exports hold no channel_loads"))
     if side is None:
@@ -265,7 +261,7 @@ def contact_consistency(context: Context) -> TestReport:
         context.progress(0.5, "forward kinematics")
         obs = side.observations("observe_host", stack_rows(clips, "qpos"), stack_rows(clips, "qvel"))
         estimated, against = side.contacts(obs, root_heights(robot, clips)), "the policy's estimate by forward kinematics"
-        _check_agreement(findings, robot.channels, "kinematics", clips, estimated, against)
+        check_agreement(findings, robot.channels, "kinematics", clips, estimated, against)
     against = "the channels' forces and the estimate by forward kinematics" if side is not None else "the channels' forces"
     return findings.report(
         f"true contacts of {len(clips)} clips, {len(recorded):,} frames, against {against}, channel by channel"
@@ -277,7 +273,7 @@ def _agreement_matrix(contacts: Floats, other: Floats) -> Array:
     return np.asarray((contacts[:, :, None] == other[:, None, :]).mean(axis=0))
 
 
-def _check_agreement(
+def check_agreement(
     findings: Findings, channels: tuple[str, ...], name: str, clips: Sequence[Clip], other: Floats, against: str
 ) -> None:
     """Rows of agreement a channel, over all clips, and a WARN for a clip that is far below the others."""

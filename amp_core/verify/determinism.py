@@ -19,7 +19,7 @@ from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
 if TYPE_CHECKING:
     from amp_core.formats import Motion
     from amp_core.motion import Conditioned
-    from amp_core.verify.subject import Arrays, Clip
+    from amp_core.verify.subject import Clip
 
 Array = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ def generator_determinism(context: Context) -> TestReport:
     clips = context.subject.nonempty_clips
     if not clips:
         return findings.skip("no clip has a frame")
-    measured = [_check_replay(findings, context, clips)]
+    measured = [check_replay(findings, context, clips)]
     sources = [clip for clip in clips if clip.motion is not None]
     missing = len(clips) - len(sources)
     motions: list[tuple[Clip, Motion]] = []
@@ -48,7 +48,7 @@ def generator_determinism(context: Context) -> TestReport:
             else:
                 motions.append((clip, motion))
     if motions:
-        measured.insert(0, _check_generation(findings, context, motions))
+        measured.insert(0, check_generation(findings, context, motions))
     if missing:
         if motions:
             note = f"the source of {missing} of {len(clips)} clips is not at hand: generated again were the others"
@@ -60,7 +60,7 @@ def generator_determinism(context: Context) -> TestReport:
     return findings.report("; ".join(measured))
 
 
-def _check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
+def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
     """The recorded controls without any overwrite of the pose, through the same physics."""
     robot = context.subject.robot
     sampled = sample(clips, REPLAYED_FRAMES)
@@ -90,12 +90,20 @@ def _check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -
     return f"the controls of {describe_sample(sampled, clips)} replayed without overwrites, against the recorded velocities"
 
 
-def _check_generation(findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]) -> str:
+def check_generation(findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]) -> str:
     """The clips generated again from their motions, every exported array against the recorded one."""
     clips = [clip for clip, _ in motions]
     conditioned = [condition(motion, context.subject.robot) for _, motion in motions]
     generated = _generate(context, clips, conditioned, range(len(clips)))
-    differing = {i: keys for i, arrays in generated.items() if (keys := _differing_keys(clips[i].arrays, arrays))}
+
+    def to_bytes(array: npt.NDArray[Any] | None) -> tuple[Any, ...] | None:
+        return None if array is None else (array.dtype, array.shape, np.ascontiguousarray(array).tobytes())
+
+    differing: dict[int, list[str]] = {}
+    for i, arrays in generated.items():
+        keys = [key for key, recorded in clips[i].arrays.items() if to_bytes(arrays.get(key)) != to_bytes(recorded)]
+        if keys:
+            differing[i] = keys
     where = f"clip {clips[next(iter(differing))].name}" if differing else ""
     note = "clips with an exported array that differs in any byte"
     findings.add(check("generated.differing", len(differing), "==", 0, where=where, note=note))
@@ -116,7 +124,7 @@ def _check_generation(findings: Findings, context: Context, motions: Sequence[tu
                 "fixed, or state that is kept from one clip to the next)"
             )
             findings.add_reason(f"clip {clips[i].name}: {', '.join(keys)} differ from the recorded bytes; {why}")
-    planned = _check_plans(findings, context, clips, conditioned)
+    planned = check_plans(findings, context, clips, conditioned)
     return (
         f"{len(generated)} of {len(context.subject.clips)} clips generated again from their motions, every exported array byte "
         f"for byte{planned}"
@@ -127,7 +135,7 @@ def _generate(
     context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned], indices: Iterable[int]
 ) -> dict[int, dict[str, npt.NDArray[Any]]]:
     """The exported arrays by index; tracked clips without a whole recorded plan are left out."""
-    # Tracked clips follow the recorded plan; `_check_plans` runs the planner. Clips of one attempt are generated together.
+    # Tracked clips follow the recorded plan; `check_plans` runs the planner. Clips of one attempt are generated together.
     plans: dict[int, dict[int, Plan | None]] = {}
     for i in indices:
         clip = clips[i]
@@ -145,16 +153,7 @@ def _generate(
     return arrays
 
 
-def _differing_keys(recorded: Arrays, generated: Arrays) -> list[str]:
-    """The names of the recorded arrays that were not generated again byte for byte."""
-
-    def to_bytes(array: npt.NDArray[Any]) -> tuple[Any, ...]:
-        return array.dtype, array.shape, np.ascontiguousarray(array).tobytes()
-
-    return [key for key, array in recorded.items() if key not in generated or to_bytes(generated[key]) != to_bytes(array)]
-
-
-def _check_plans(findings: Findings, context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned]) -> str:
+def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned]) -> str:
     """The beginnings of some tracked clips planned again; their controls bit for bit."""
     control_dt = context.subject.robot.control_dt
     tracked: list[int] = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,16 +86,25 @@ class PolicySide:
         """(N, O) the observations of states (N, nq), (N, nv) by one of `PATHS`."""
         if path == "observe_host":
             return np.asarray(self.observe_host(self.config, qpos, qvel), dtype=np.float32)
-        return _in_chunks(_compile_observe(self.observe, self.config), qpos.astype(np.float32), qvel.astype(np.float32))
+        states = {"qpos": qpos.astype(np.float32), "qvel": qvel.astype(np.float32)}
+        return _run_in_chunks(self.observe, states, config=self.config)
 
     def features(self, obs: Floats, inputs: PolicyInputs, dt: float, one_by_one: bool = False) -> Floats:
         """(N, F) the features of observations (N, O), with `one_by_one` each row on its own."""
-        extract = _compile_extract(self.extract, self.config, dt, one_by_one)
-        return _in_chunks(extract, obs, inputs.height, inputs.prev_joint_pos, inputs.contacts)
+        rows = {
+            "obs": obs,
+            "root_height": inputs.height,
+            "prev_joint_pos": inputs.prev_joint_pos,
+            "foot_contacts_override": inputs.contacts,
+        }
+        options = {"config": self.config, "dt": dt, "use_obs_joint_vel": True}
+        if one_by_one:
+            return _run_in_chunks(_extract_one_by_one, rows, extract=self.extract, **options)
+        return _run_in_chunks(self.extract, rows, **options)
 
     def contacts(self, obs: Floats, height: Floats) -> Floats:
         """(N, C) 0/1: the channels in contact by forward kinematics."""
-        return _in_chunks(_compile_estimate(self.estimate_contacts, self.config), obs, height)
+        return _run_in_chunks(self.estimate_contacts, {"obs": obs, "root_height": height}, config=self.config)
 
 
 def root_heights(robot: Robot, clips: Sequence[Clip]) -> Floats:
@@ -104,37 +112,27 @@ def root_heights(robot: Robot, clips: Sequence[Clip]) -> Floats:
     return np.concatenate([clip.arrays["qpos"][:, robot.root_qpos_adr + 2].astype(np.float32) for clip in clips])
 
 
-@lru_cache(maxsize=16)
-def _compile_observe(observe: Callable[..., Any], config: Any) -> Callable[..., Any]:
+def _extract_one_by_one(extract: Callable[..., Any], config: Any, dt: float, use_obs_joint_vel: bool, **rows: Any) -> Any:
     import jax
 
-    return jax.jit(lambda qpos, qvel: observe(config, qpos, qvel))
+    options = {"config": config, "dt": dt, "use_obs_joint_vel": use_obs_joint_vel}
+    return jax.lax.map(lambda row: extract(**row, **options), rows)
 
 
-@lru_cache(maxsize=16)
-def _compile_extract(extract: Callable[..., Any], config: Any, dt: float, one_by_one: bool) -> Callable[..., Any]:
+def _run_in_chunks(function: Callable[..., Any], rows: Mapping[str, Floats], **static: Any) -> Floats:
+    """`function` over rows, `CHUNK` at a time; the last chunk is filled up with its last row.
+
+    It is compiled for the static arguments, and once for equal ones: JAX keeps compiled code by function and static arguments.
+    """
     import jax
 
-    def assemble(obs: Any, height: Any, prev_joint_pos: Any, contacts: Any) -> Any:
-        return extract(obs, config, height, prev_joint_pos, dt, foot_contacts_override=contacts, use_obs_joint_vel=True)
-
-    return jax.jit((lambda *rows: jax.lax.map(lambda row: assemble(*row), rows)) if one_by_one else assemble)
-
-
-@lru_cache(maxsize=16)
-def _compile_estimate(estimate: Callable[..., Any], config: Any) -> Callable[..., Any]:
-    import jax
-
-    return jax.jit(lambda obs, height: estimate(obs, config, height))
-
-
-def _in_chunks(function: Callable[..., Any], *arrays: Floats) -> Floats:
-    """`function` over rows, `CHUNK` at a time; the last chunk is filled up with its last row."""
+    compiled = jax.jit(function, static_argnames=tuple(static))
     results = []
-    for start in range(0, len(arrays[0]), CHUNK):
-        parts = [array[start : start + CHUNK] for array in arrays]
-        rows = len(parts[0])
-        if rows < CHUNK:
-            parts = [np.concatenate([part, np.repeat(part[-1:], CHUNK - rows, axis=0)]) for part in parts]
-        results.append(np.asarray(function(*parts), dtype=np.float32)[:rows])
+    count = len(next(iter(rows.values())))
+    for start in range(0, count, CHUNK):
+        size = min(CHUNK, count - start)
+        chunk = {name: array[start : start + size] for name, array in rows.items()}
+        if size < CHUNK:
+            chunk = {name: np.concatenate([part, np.repeat(part[-1:], CHUNK - size, axis=0)]) for name, part in chunk.items()}
+        results.append(np.asarray(compiled(**chunk, **static), dtype=np.float32)[:size])
     return np.concatenate(results)

@@ -71,16 +71,18 @@ def distribution_sanity(context: Context) -> TestReport:
         findings.add(Row("nonfinite", int((~finite).sum()), FAIL, "==", 0.0))
         findings.add_reason("the reference holds frames that are not finite")
         return findings.report(measured)
-    # Extremes and rates are of every frame; the random selection is for the comparison with as many of the policy.
     reference = rows.astype(np.float64)
-    _check_spread(findings, robot, reference)
-    _check_contact_rates(findings, robot, reference)
-    _check_height(findings, robot, reference)
-    _check_speeds(findings, robot, reference, clips)
-    _check_limits(findings, robot, reference)
+    check_spread(findings, robot, reference)
+    check_contact_rates(findings, robot, reference)
+    check_height(findings, robot, reference)
+    check_speeds(findings, robot, reference, clips)
+    check_limits(findings, robot, reference)
     context.progress(0.2, "a random policy")
-    policy = _random_policy_features(context, clips)
-    _compare_distributions(findings, robot, reference[_select_rows(len(rows), context.seed)], policy)
+    policy = random_policy_features(context, clips)
+    # As many rows as of the policy: each at most once where there are enough, else all about equally often.
+    generator = np.random.default_rng(context.seed)
+    permutations = np.concatenate([generator.permutation(len(rows)) for _ in range(-(-FRAMES // len(rows)))])
+    compare_distributions(findings, robot, reference[np.sort(permutations[:FRAMES])], policy)
     selected = "each of them" if len(rows) == FRAMES else f"{FRAMES:,} of them drawn with seed {context.seed}"
     return findings.report(
         f"{measured}, {selected}, beside {len(policy):,} frames of a random policy that starts from the reference's states in "
@@ -88,14 +90,7 @@ def distribution_sanity(context: Context) -> TestReport:
     )
 
 
-def _select_rows(count: int, seed: int) -> npt.NDArray[np.int64]:
-    """`FRAMES` of `count` rows: each at most once where there are enough, else all about equally often."""
-    generator = np.random.default_rng(seed)
-    permutations = np.concatenate([generator.permutation(count) for _ in range(-(-FRAMES // count))])
-    return np.sort(permutations[:FRAMES])
-
-
-def _check_spread(findings: Findings, robot: Robot, rows: Array) -> None:
+def check_spread(findings: Findings, robot: Robot, rows: Array) -> None:
     for name, std in zip(robot.layout.names, rows.std(axis=0), strict=True):
         limit = HEIGHT_STD if name.startswith("root_height") else STD_FLOOR
         if not findings.add(check(f"std.{name}", float(std), ">", limit)):
@@ -105,7 +100,7 @@ def _check_spread(findings: Findings, robot: Robot, rows: Array) -> None:
             )
 
 
-def _check_contact_rates(findings: Findings, robot: Robot, rows: Array) -> None:
+def check_contact_rates(findings: Findings, robot: Robot, rows: Array) -> None:
     low, high = CONTACT_RATE
     block = robot.layout.block("foot_contacts")
     for channel, rate in zip(robot.channels, rows[:, block.slice].mean(axis=0), strict=True):
@@ -116,7 +111,7 @@ def _check_contact_rates(findings: Findings, robot: Robot, rows: Array) -> None:
             )
 
 
-def _check_height(findings: Findings, robot: Robot, rows: Array) -> None:
+def check_height(findings: Findings, robot: Robot, rows: Array) -> None:
     height = rows[:, robot.layout.block("root_height").start]
     low, high = robot.height_range
     p1, p99 = np.percentile(height, [100.0 - PERCENTILE, PERCENTILE])
@@ -133,7 +128,7 @@ def _check_height(findings: Findings, robot: Robot, rows: Array) -> None:
         )
 
 
-def _check_speeds(findings: Findings, robot: Robot, rows: Array, clips: Sequence[Clip]) -> None:
+def check_speeds(findings: Findings, robot: Robot, rows: Array, clips: Sequence[Clip]) -> None:
     ends = np.cumsum([len(clip.version_features) for clip in clips])
     for name, limit in SPEEDS.items():
         block = robot.layout.block(name)
@@ -152,7 +147,7 @@ def _check_speeds(findings: Findings, robot: Robot, rows: Array, clips: Sequence
             )
 
 
-def _check_limits(findings: Findings, robot: Robot, rows: Array) -> None:
+def check_limits(findings: Findings, robot: Robot, rows: Array) -> None:
     angles = rows[:, robot.layout.block("joint_pos").slice]
     low, high = robot.joint_range.T
     beyond = np.maximum(np.maximum(low - angles, angles - high), 0.0)
@@ -167,7 +162,7 @@ def _check_limits(findings: Findings, robot: Robot, rows: Array) -> None:
             findings.add_reason(f"{joint} is up to {largest[i]:.3g} rad beyond its limits: other units, joint order, or robot")
 
 
-def _random_policy_features(context: Context, clips: Sequence[Clip]) -> Floats:
+def random_policy_features(context: Context, clips: Sequence[Clip]) -> Floats:
     """(M, F) a random policy's frames from the reference's states, in each physics in proportion; M is about `FRAMES`."""
     buckets: dict[tuple[PhysicsScale, float], list[Clip]] = {}
     for clip in clips:
@@ -190,7 +185,7 @@ def _random_policy_features(context: Context, clips: Sequence[Clip]) -> Floats:
     return np.concatenate(features)
 
 
-def _compare_distributions(findings: Findings, robot: Robot, reference: Array, policy: Floats) -> None:
+def compare_distributions(findings: Findings, robot: Robot, reference: Array, policy: Floats) -> None:
     """The two distributions, a row a dimension."""
     layout = robot.layout
     finite = np.isfinite(policy).all(axis=1)
@@ -299,7 +294,7 @@ def harness_contribution(context: Context) -> TestReport:
             if start >= min(stop, clip.frames):
                 continue  # Test 4 reports it.
             where = f"{place}, frames {start} … {stop}" if clip.ranges else place
-            _check_load_gates(findings, clip, gates, where, load[rows], stab[rows])
+            check_load_gates(findings, clip, gates, where, load[rows], stab[rows])
             if tier is Tier.TIER_0:
                 worst, limit = float(tilt[rows].max()), gates["max_tilt_deg"].threshold
                 assert isinstance(limit, float)
@@ -317,7 +312,7 @@ def harness_contribution(context: Context) -> TestReport:
     )
 
 
-def _check_load_gates(
+def check_load_gates(
     findings: Findings, clip: Clip, gates: Mapping[str, GateSpec], where: str, load: Array, stab: Array
 ) -> None:
     values = {
@@ -325,28 +320,23 @@ def _check_load_gates(
         "p90_stab_force_over_mg": float(np.percentile(stab, 90)),
         "unloaded_frame_rate": float((load < UNLOADED_BELOW).mean()),
     }
+    harness, tier = clip.recipe.harness, clip.version_tier.label
+    cap = "no cap" if harness.force_cap is None else f"a cap of {harness.force_cap:g} N"
+    reasons = {
+        "mean_sum_fn_over_mg": "the feet carry {value:.2f} mg on average ({limit}): something else carries the rest",
+        "p90_stab_force_over_mg": "the harness carries up to {value:.2f} mg in nine of ten frames ({limit}): it holds the "
+        f"robot up (kp {harness.height_kp:g} N/m, {cap}); weaken it, or use mode tracked, which has none",
+        "unloaded_frame_rate": "{value:.1%} of the frames are unloaded ({limit}): the robot hangs or flies",
+    }
     for name, value in values.items():
         spec = gates[name]
         assert isinstance(spec.threshold, float)
         passed = holds(value, spec.op, spec.threshold) and math.isfinite(value)
-        note = f"{clip.version_tier.label} gate"
-        findings.add(Row(name, value, PASS if passed else FAIL, spec.op, spec.threshold, where=where, note=note))
+        status = PASS if passed else FAIL
+        findings.add(Row(name, value, status, spec.op, spec.threshold, where=where, note=f"{tier} gate"))
         if not passed:
-            findings.add_reason(f"{where}: {_explain_load_gate(name, value, spec.threshold, clip)}")
-
-
-def _explain_load_gate(name: str, value: float, threshold: float, clip: Clip) -> str:
-    tier = clip.version_tier.label
-    if name == "p90_stab_force_over_mg":
-        harness = clip.recipe.harness
-        cap = "no cap" if harness.force_cap is None else f"a cap of {harness.force_cap:g} N"
-        return (
-            f"the harness carries up to {value:.2f} mg in nine of ten frames ({tier} allows {threshold:g}): it holds the robot "
-            f"up (kp {harness.height_kp:g} N/m, {cap}); weaken it, or use mode tracked, which has none"
-        )
-    if name == "mean_sum_fn_over_mg":
-        return f"the feet carry {value:.2f} mg on average ({tier} asks {threshold:g}): something else carries the rest"
-    return f"{value:.1%} of the frames are unloaded ({tier} allows {threshold:g}): the robot hangs or flies"
+            limit = f"{tier} {'asks' if spec.op == '>=' else 'allows'} {spec.threshold:g}"
+            findings.add_reason(f"{where}: {reasons[name].format(value=value, limit=limit)}")
 
 
 def _thin(values: Array) -> list[float]:

@@ -144,7 +144,9 @@ class Learner:
         logits, held_out_logits = _logits(discriminator, fake), _logits(discriminator, held_out)
         untrained_logits = _logits(discriminator, untrained)
         d_loss = self._adversarial_loss(held_out_logits, logits)
-        reward = self._style_reward(logits)
+        # The style reward: for `bce` −log(1 − D), with D the probability of the reference.
+        lsgan = self.settings.loss == LSGAN
+        reward = jnp.maximum(0.0, 1 - 0.25 * (logits - 1) ** 2) if lsgan else jax.nn.softplus(logits)
         value, next_value = rollout["value"], _network(policy["critic"], _normalize(obs_stats, next_obs))[..., 0]
         ended, cut = rollout["ended"].astype(jnp.float32), rollout["cut"].astype(jnp.float32)
         advantage = self._advantages(reward, value, next_value, ended, cut)
@@ -211,12 +213,6 @@ class Learner:
         if self.settings.loss == LSGAN:
             return 0.5 * (((real - 1) ** 2).mean() + ((fake + 1) ** 2).mean())
         return 0.5 * (jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean())
-
-    def _style_reward(self, logits: Array) -> Array:
-        if self.settings.loss == LSGAN:
-            return jnp.maximum(0.0, 1 - 0.25 * (logits - 1) ** 2)
-        # −log(1 − D), with D the probability of the reference.
-        return jax.nn.softplus(logits)
 
     def _discriminator_loss(self, discriminator: Any, real: Array, fake: Array) -> tuple[Array, Array]:
         slopes = jax.vmap(jax.grad(_logits, argnums=1), in_axes=(None, 0))(discriminator, real)

@@ -48,9 +48,13 @@ def train(
     general = replace(settings, iterations=1, discriminator_rate=0.0, policy_rate=0.0)
     rates = {"discriminator": np.float32(settings.discriminator_rate), "policy": np.float32(settings.policy_rate)}
     learner = Learner(general, side.config, side.observe, side.extract, robot.control_dt, robot.model.nu)
-    obs_stats = _observation_statistics(side, reference)
+    # The mean and std of observations in the reference's states; the previous action's entries stay as they are.
+    obs = side.observations("observe_host", reference.starts_qpos, reference.starts_qvel).astype(np.float64)
+    obs_mean, obs_std = obs.mean(axis=0), np.maximum(obs.std(axis=0), _OBS_STD_FLOOR)
+    obs_mean[-robot.model.nu :], obs_std[-robot.model.nu :] = 0.0, 1.0
+    obs_stats = (obs_mean.astype(np.float32), obs_std.astype(np.float32))
     untrained = _untrained_transitions(context, settings, reference, normal)
-    state = learner.initial_state(stream(context.seed, _NETS), robot.layout.dim, len(obs_stats[0]))
+    state = learner.initial_state(stream(context.seed, _NETS), robot.layout.dim, len(obs_mean))
     initial_policy = state[0]["policy"]
     collector = Collector(context, settings, reference)
     batches = stream(context.seed, _BATCHES)
@@ -83,15 +87,6 @@ def area_under_curve(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
     high, low = np.asarray(positive, np.float64), np.sort(np.asarray(negative, np.float64))
     below, not_above = np.searchsorted(low, high, side="left"), np.searchsorted(low, high, side="right")
     return float((below + not_above).mean() / (2 * len(low)))
-
-
-def _observation_statistics(side: PolicySide, reference: Reference) -> tuple[Floats, Floats]:
-    """(O,), (O,) mean and std of observations in the reference's states; 0 and 1 for the previous action's entries."""
-    obs = side.observations("observe_host", reference.starts_qpos, reference.starts_qvel).astype(np.float64)
-    mean, std = obs.mean(axis=0), np.maximum(obs.std(axis=0), _OBS_STD_FLOOR)
-    first_action = obs.shape[1] - reference.robot.model.nu
-    mean[first_action:], std[first_action:] = 0.0, 1.0
-    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def _untrained_transitions(context: Context, settings: SmokeSettings, reference: Reference, normal: Normalization) -> Floats:

@@ -1,4 +1,4 @@
-"""Clips as a service keeps them: an export's archive, the source that was uploaded, and the recipe, as files and plain data."""
+"""Clips as a service stores them: an export's archive, the uploaded source, and the recipe, as files and plain data."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
+from amp_core.formats import Limits, Motion, read_motion
 from amp_core.npz import mmap_member
 from amp_core.recipe import Recipe
 from amp_core.tiers import Tier
 from amp_core.verify.subject import Clip
 
-if TYPE_CHECKING:
-    from amp_core.formats import Limits, Motion
-
 __all__ = ["StoredArrays", "stored_clip"]
 
 
 class StoredArrays(Mapping[str, npt.NDArray[Any]]):
-    """An export's arrays, each read when it is asked for and kept by nobody.
+    """An export's arrays, read from the file at each access and not kept.
 
-    So a version of thousands of clips need not fit in memory, and holds no file open, as a mapping of each array would.
+    A version of thousands of clips need not fit in memory then, and holds no file open, as a memory map of each array would.
+
+    Raises:
+      IntegrityError: the file is not an archive.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -68,37 +69,35 @@ def stored_clip(
     reading: Mapping[str, Any],
     limits: Limits | None = None,
 ) -> Clip:
-    """A clip under test from what is stored of it.
+    """A clip under test from its stored files.
 
     Args:
       tier: of the whole rollout.
       recipe: as JSON has it.
-      attempt: of a planned clip, which plan was kept.
+      attempt: of a planned clip, the number of the plan that was kept.
       arrays: the export's archive.
-      ranges: the frames that a version takes, `(start, end, tier)`; the clip is judged by the worst of these tiers, as windows
-        of a Rejected clip may be Tier 0 on their own.
-      source: the uploaded bytes, where they are at hand; `source_digest` is theirs.
+      ranges: the frames that a version takes, `(start, end, tier)`. The clip gets the worst of these tiers, as windows of a
+        Rejected clip may be Tier 0 on their own.
+      source: the uploaded bytes, where they are available, with the digest `source_digest`; a motion of other bytes raises an
+        IntegrityError when it is read.
       reading: further arguments of `read_motion`: `format`, `fps`, `quat_order`.
       limits: of reading.
     """
-    worst = Tier.worst([of for _, _, of in ranges] or [tier])
+
+    def read_source() -> Motion:
+        assert source is not None
+        motion = read_motion(Path(source), name=name, limits=limits or Limits(), **reading)
+        if motion.source_digest != source_digest:
+            fault, remedy = "the stored bytes are not the ones that were uploaded", "Upload the clip again."
+            raise IntegrityError(fault, file=name, expected=source_digest, remedy=remedy)
+        return motion
+
     return Clip(
         name=name,
-        tier=worst,
+        tier=Tier.worst([range_tier for _, _, range_tier in ranges] or [tier]),
         recipe=Recipe.from_dict(dict(recipe)),
         attempt=attempt,
         load=partial(StoredArrays, arrays),
         ranges=tuple((start, end) for start, end, _ in ranges),
-        motion=None if source is None else partial(_motion, Path(source), name, source_digest, dict(reading), limits),
+        motion=None if source is None else read_source,
     )
-
-
-def _motion(source: Path, name: str, digest: str, reading: dict[str, Any], limits: Limits | None) -> Motion:
-    from amp_core.formats import Limits, read_motion
-
-    motion = read_motion(source, name=name, limits=limits or Limits(), **reading)
-    if motion.source_digest != digest:
-        raise IntegrityError(
-            "the stored bytes are not the ones that were uploaded", file=name, expected=digest, remedy="Upload the clip again."
-        )
-    return motion

@@ -69,16 +69,6 @@ def yaw_invariance(context: Context) -> TestReport:
     clips = context.subject.nonempty_clips
     if not clips:
         return findings.skip("no clip has a frame")
-    _check_rotated_states(findings, context, clips)
-    simulated = _check_rotated_simulations(findings, context, clips)
-    path = "" if context.policy_side is not None else f" (the policy's paths were left out: {NO_JAX})"
-    angles = ", ".join(f"{angle:g}°" for angle in (*QUARTER_TURNS, HALF_TURN, *HEADINGS))
-    return findings.report(
-        f"every recorded state of {len(clips)} clips turned by {angles} and assembled again{path}; {simulated}"
-    )
-
-
-def _check_rotated_states(findings: Findings, context: Context, clips: Sequence[Clip]) -> None:
     robot, side = context.subject.robot, context.policy_side
     qpos, qvel, contacts = (stack_rows(clips, key) for key in ("qpos", "qvel", "foot_contacts"))
     inputs = PolicyInputs.of(robot, clips)
@@ -93,7 +83,8 @@ def _check_rotated_states(findings: Findings, context: Context, clips: Sequence[
     expected = features_by_path(qpos, qvel)
     certainty = heading_length(robot, qpos)
     worst = {path: (0.0, "") for path in expected}
-    for angle in (*QUARTER_TURNS, HALF_TURN, *HEADINGS):
+    angles = (*QUARTER_TURNS, HALF_TURN, *HEADINGS)
+    for angle in angles:
         rotated = features_by_path(*rotate_states(robot, qpos, qvel, math.radians(angle)))
         for path, features in rotated.items():
             error = relative_error(features, expected[path])
@@ -111,9 +102,16 @@ def _check_rotated_states(findings: Findings, context: Context, clips: Sequence[
                 f"the features of {path} change when the robot is {where}: they depend on the heading. Is a velocity left in "
                 "the world frame, or the yaw taken from something that knows only some headings?"
             )
+    simulated = check_rotated_simulations(findings, context, clips)
+    path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
+    return findings.report(
+        f"every recorded state of {len(clips)} clips turned by {', '.join(f'{angle:g}°' for angle in angles)} and assembled "
+        f"again{path}; {simulated}"
+    )
 
 
-def _check_rotated_simulations(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
+def check_rotated_simulations(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
+    """Every clip simulated in every heading, beside the original; the sentence for the report."""
     robot = context.subject.robot
     sampled = sample(clips, TURNED_FRAMES)
     pyramidal = has_pyramidal_cone(robot.model)
@@ -129,7 +127,7 @@ def _check_rotated_simulations(findings: Findings, context: Context, clips: Sequ
             context.progress((number + n / len(sampled)) / len(plans), f"{clip.name} turned by {angle:g}°")
             model = robot.scaled_model(clip.recipe.physics)
             model = with_elliptic_cone(model) if cone == "elliptic" else model
-            comparison = _compare_rotated(robot, model, Drive.of(clip, frames), math.radians(angle), restart=required)
+            comparison = compare_rotated(robot, model, Drive.of(clip, frames), math.radians(angle), restart=required)
             comparisons.append(comparison)
             evidence.append(
                 {
@@ -154,7 +152,7 @@ def _check_rotated_simulations(findings: Findings, context: Context, clips: Sequ
         where = f"median of {len(comparisons)} clips"
         findings.add(Row(f"{name}.alone", alone, PASS, unit="frame", where=where, note=note))
         if required:
-            _require_agreement(findings, name, angle, [clip.name for clip, _ in sampled], comparisons)
+            check_agreement(findings, name, angle, [clip.name for clip, _ in sampled], comparisons)
     findings.figures["turned"] = evidence
     elsewhere = ", with the elliptic cone on both sides where the pyramid has a direction" if pyramidal else ""
     return (
@@ -164,7 +162,7 @@ def _check_rotated_simulations(findings: Findings, context: Context, clips: Sequ
 
 
 @dataclass
-class _Comparison:
+class Comparison:
     """A simulation of one clip beside the same in another heading.
 
     Args:
@@ -186,8 +184,8 @@ class _Comparison:
     unexplained: tuple[int, float, str] | None = None
 
 
-def _require_agreement(
-    findings: Findings, name: str, angle: float, clips: Sequence[str], comparisons: Sequence[_Comparison]
+def check_agreement(
+    findings: Findings, name: str, angle: float, clips: Sequence[str], comparisons: Sequence[Comparison]
 ) -> None:
     """Rows and reasons of one heading."""
     breaks = [(clip, c.unexplained) for clip, c in zip(clips, comparisons, strict=True) if c.unexplained is not None]
@@ -211,7 +209,7 @@ def _require_agreement(
         findings.add_reason(f"turned by {angle:g}°, no clip agrees for {required} frames: too little to tell")
 
 
-def _compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restart: bool) -> _Comparison:
+def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restart: bool) -> Comparison:
     """Simulate a drive and, in lockstep, the same rotated.
 
     Args:
@@ -223,7 +221,7 @@ def _compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, resta
     rotated = Loop(robot, model, drive.rotate_yaw(robot, angle)) if restart else None
     frames = len(drive.ctrl)
     pyramid_rotates = has_pyramidal_cone(model) and abs(math.cos(angle)) < 1.0 - 1e-12
-    result = _Comparison(frames, alone=frames)
+    result = Comparison(frames, alone=frames)
     span = since_restart = 0
     contacts_differ = touched_itself = False
     no_contacts = np.zeros((1, len(robot.channels)))
@@ -252,7 +250,7 @@ def _compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, resta
             if not float(error.max()) <= YAW_SIMULATED:
                 result.alone, alone = k, None
                 if rotated is None:
-                    return _Comparison(k + 1, alone=k, agreed=k, span=k)
+                    return Comparison(k + 1, alone=k, agreed=k, span=k)
         if rotated is None:
             continue
         error = relative_error(features(rotated.data.qpos, rotated.data.qvel), expected)
@@ -317,7 +315,7 @@ def quaternion_sign(context: Context) -> TestReport:
             check_equal(f"{path}+extract", features, of_flipped, names)
         estimate, of_flipped = (side.contacts(obs, inputs.height) for obs in observations["observe_host"])
         check_equal("estimate_contacts", estimate, of_flipped)
-    _check_flipped_motions(findings, context, clips)
+    check_flipped_motions(findings, context, clips)
     sampled = sample(clips, TURNED_FRAMES)
     largest, where = 0.0, ""
     for number, (clip, frames) in enumerate(sampled):
@@ -342,7 +340,7 @@ def quaternion_sign(context: Context) -> TestReport:
     )
 
 
-def _check_flipped_motions(findings: Findings, context: Context, clips: Sequence[Clip]) -> None:
+def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[Clip]) -> None:
     """The motions with the signs of some or all of their quaternions reversed, conditioned again."""
     robot = context.subject.robot
     motions = [(clip, clip.motion()) for clip, _ in sample(clips, REPLAYED_FRAMES) if clip.motion is not None]

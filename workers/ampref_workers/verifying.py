@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from amp_core.verify import Clip, Subject, verify
-from amp_core.verify.checklist import plain
+from amp_core.verify.checklist import to_strict_json
 from amp_core.verify.stored import stored_clip
 from ampref_workers.members import load_and_check
 from ampref_workers.protocol import TESTS_OFF, VERIFICATION, Member, Progress, TestFailure, VerifyReport, VerifyRequest
@@ -30,7 +30,7 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
     # The operator left the other tests out, not the caller.
     tests = (test if test.id in request.only else replace(test, reason=TESTS_OFF) for test in verification.tests)
     verification = replace(verification, tests=tuple(tests))
-    text = json.dumps(plain(verification.to_dict()), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(to_strict_json(verification.to_dict()), allow_nan=False, ensure_ascii=False)
     (job_dir / VERIFICATION).write_text(text, encoding="utf-8")
     return VerifyReport(tuple(TestFailure(test.id, test.name, test.reason) for test in verification.failed))
 

@@ -9,7 +9,7 @@ import pytest
 from verificationkit import failed, report, verification, warned
 
 from amp_core.verify import FAIL, PASS, SKIP, WARN, Row
-from amp_core.verify.checklist import WAIVED, checklist, decisive, document, outcome, quoted, ready, row_text
+from amp_core.verify.checklist import WAIVED, checklist, decisive_row, document, is_ready, outcome, quote_decisive_row, row_text
 from amp_core.verify.report import check
 
 LOCKED = {"normalization_stats": "stats.json sha256:1", "manifest": "manifest.json sha256:2", "feature_code_hash": "sha256:3"}
@@ -28,7 +28,7 @@ def test_a_locked_version_that_passed_everything_is_ready() -> None:
         "Artifacts locked",
     ]
     assert {one["status"] for one in criteria(groups).values()} == {PASS}
-    assert ready(groups)
+    assert is_ready(groups)
     found = criteria(groups)
     assert found["All components MAE < 0.0001"]["evidence"].startswith("mae.root_lin_vel 5e-05 m/s (< 0.0001 m/s), clip squat")
     assert found["Tier 0 clips identified"]["evidence"] == "2 of 2 clips are Tier 0"
@@ -44,7 +44,7 @@ def test_every_test_decides_something() -> None:
 
 def test_nothing_is_ready_before_it_is_locked() -> None:
     groups = checklist(verification())
-    assert not ready(groups)
+    assert not is_ready(groups)
     assert [one["status"] for one in groups[-1]["criteria"]] == [SKIP] * 3
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_ready_before_it_is_locked() -> None:
 def test_a_failure_or_a_test_that_was_not_run_stands_against_it(test: str) -> None:
     for one in (failed(test), report(test, SKIP, "JAX is missing")):
         groups = checklist(verification(one), locked=LOCKED)
-        assert not ready(groups), one.status
+        assert not is_ready(groups), one.status
         told = [c for c in criteria(groups).values() if c["test"] == test]
         assert one.status in {c["status"] for c in told}
         assert any(one.reason in c["evidence"] for c in told)
@@ -70,7 +70,7 @@ def test_a_waived_failure_is_told_and_borne() -> None:
     found = criteria(groups)["Distribution sanity"]
     assert (found["status"], found["waiver"]) == (WAIVED, "two clips only")
     assert next(group for group in groups if found in group["criteria"])["status"] == WAIVED
-    assert ready(groups)
+    assert is_ready(groups)
 
 
 def test_a_waiver_of_what_passed_changes_nothing() -> None:
@@ -80,7 +80,7 @@ def test_a_waiver_of_what_passed_changes_nothing() -> None:
 def test_a_warning_is_no_obstacle() -> None:
     groups = checklist(verification(warned("2")), locked=LOCKED)
     assert criteria(groups)["Yaw invariance verified"]["status"] == WARN
-    assert ready(groups)
+    assert is_ready(groups)
 
 
 def test_what_is_not_tier_0_is_no_training_data() -> None:
@@ -89,7 +89,7 @@ def test_what_is_not_tier_0_is_no_training_data() -> None:
     groups = checklist(found, locked=LOCKED)
     line = criteria(groups)["Tier 0 clips identified"]
     assert (line["status"], line["evidence"]) == (FAIL, "1 of 2 clips are Tier 0; not clip0 (Tier 1)")
-    assert not ready(groups)
+    assert not is_ready(groups)
     waived = criteria(checklist(found, [{"test": "7", "reason": "a curriculum"}], LOCKED))["Tier 0 clips identified"]
     assert (waived["status"], waived["waiver"]) == (WAIVED, "a curriculum")
 
@@ -131,12 +131,12 @@ def test_the_figure_that_is_quoted_is_the_one_nearest_to_its_threshold() -> None
         check("same", 0, "==", 0).to_dict(),
         Row("told", 5.0, PASS).to_dict(),
     ]
-    assert decisive(rows) == rows[1]
-    assert quoted(rows) == "large 0.9 (<= 1); the worst of 4 figures"
+    assert decisive_row(rows) == rows[1]
+    assert quote_decisive_row(rows) == "large 0.9 (<= 1); the worst of 4 figures"
     worse = [*rows, check("bad", float("nan"), "<=", 1.0).to_dict(), check("beyond", 1.5, "<=", 1.0).to_dict()]
-    assert decisive(worse) == worse[5]
-    assert decisive([]) is None
-    assert quoted([]) == ""
+    assert decisive_row(worse) == worse[5]
+    assert decisive_row([]) is None
+    assert quote_decisive_row([]) == ""
     assert row_text(rows[4]) == "told 5"
 
 
