@@ -39,9 +39,9 @@ def interpolate(text: str, env: dict[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"
-        given = env.get(match["name"], "")
-        if given or not match["operator"]:
-            return given
+        value_of_name = env.get(match["name"], "")
+        if value_of_name or not match["operator"]:
+            return value_of_name
         if match["operator"] == ":?":
             raise KeyError(match["word"])
         return str(match["word"])
@@ -76,11 +76,11 @@ def test_compose_publishes_on_loopback_only_and_has_no_default_secret() -> None:
 
 
 def test_compose_and_dockerfile_set_only_settings_that_exist() -> None:
-    known = {f"AMPREF_{field.upper()}" for field in Settings.model_fields}
+    settings = {f"AMPREF_{field.upper()}" for field in Settings.model_fields}
     used = {name for service in SERVICES.values() for name in service.get("environment", {}) if name.startswith("AMPREF_")}
     used |= set(re.findall(r"\b(AMPREF_\w+)=", (ROOT / "Dockerfile").read_text()))
     assert used
-    assert used <= known
+    assert used <= settings
 
 
 # --- the image ---------------------------------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     if linter is None and not (sys.platform == "linux" and os.uname().machine == "x86_64"):
         pytest.skip("hadolint has a wheel for Linux on x86-64 only")
     assert linter, "hadolint is missing: run make setup"
-    done = subprocess.run([linter, "--failure-threshold", "style", str(ROOT / "Dockerfile")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    process = subprocess.run([linter, "--failure-threshold", "style", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
 
 
 def _instructions() -> list[tuple[str, str]]:
@@ -126,8 +126,10 @@ def test_what_the_image_copies_is_there_and_let_through() -> None:
 
 def test_the_wheel_holds_everything_that_runs(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"})
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(
+        build, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"}
+    )
+    assert process.returncode == 0, process.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "amp_core/robots/wildrobot/robot.yaml" in names
@@ -169,8 +171,8 @@ def test_the_locks_hold_what_pyproject_asks_for() -> None:
     extras = project["optional-dependencies"]
 
     def names(requirements: list[str]) -> set[str]:
-        found = {re.split(r"[\[<>=;! ]", r)[0].lower().replace("_", "-") for r in requirements}
-        return found - {"ampref"}
+        names_found = {re.split(r"[\[<>=;! ]", r)[0].lower().replace("_", "-") for r in requirements}
+        return names_found - {"ampref"}
 
     assert names(project["dependencies"]) <= _pins("base.txt").keys()
     runtime = [r for extra in ("physics", "service", "worker") for r in extras[extra]]
@@ -190,8 +192,8 @@ def _on_this_machine(service: str, places: dict[str, str]) -> dict[str, str]:
         del environment[name]
     for name, value in SERVICES[service]["environment"].items():
         text = interpolate(str(value), {"POSTGRES_PASSWORD": "x"})
-        for there, here in places.items():
-            text = text.replace(there, here)
+        for container_place, local_place in places.items():
+            text = text.replace(container_place, local_place)
         environment[name] = text
     return environment | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
 
@@ -200,16 +202,16 @@ def _healthcheck(service: str, environment: dict[str, str], places: dict[str, st
     """What compose's engine does to learn whether a container is healthy."""
     kind, *command = SERVICES[service]["healthcheck"]["test"]
     assert kind == "CMD"
-    for there, here in places.items():
-        command = [part.replace(there, here) for part in command]
+    for container_place, local_place in places.items():
+        command = [part.replace(container_place, local_place) for part in command]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def _until_healthy(service: str, environment: dict[str, str], places: dict[str, str], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
-    while (done := _healthcheck(service, environment, places)).returncode != 0:
+    while (process := _healthcheck(service, environment, places)).returncode != 0:
         assert process.poll() is None, f"{service} ended with {process.returncode}"
-        assert time.monotonic() < deadline, done.stdout + done.stderr
+        assert time.monotonic() < deadline, process.stdout + process.stderr
         time.sleep(0.3)
 
 
@@ -280,8 +282,8 @@ def test_the_servers_healthchecks_are_commands_of_their_images(redis_url: str, p
     command = SERVICES["redis"]["healthcheck"]["test"][1:]
     assert command[0] == "redis-cli"
     port = str(urlsplit(redis_url).port)
-    done = subprocess.run([REDIS_CLI_PATH, "-p", port, *command[1:]], capture_output=True, text=True, timeout=20)
-    assert done.stdout.strip() == "PONG"
+    process = subprocess.run([REDIS_CLI_PATH, "-p", port, *command[1:]], capture_output=True, text=True, timeout=20)
+    assert process.stdout.strip() == "PONG"
     assert SERVICES["redis"]["command"][0] == "redis-server"
 
     command = SERVICES["postgres"]["healthcheck"]["test"][1:]
@@ -291,6 +293,6 @@ def test_the_servers_healthchecks_are_commands_of_their_images(redis_url: str, p
     assert package is not None
     assert package.origin is not None
     program = Path(package.origin).parent / "pginstall" / "bin" / "pg_isready"
-    where = urlsplit(pg_empty)
-    done = subprocess.run([str(program), *command[1:], f"--port={where.port}"], capture_output=True, text=True, timeout=20)
-    assert done.returncode == 0, done.stdout + done.stderr
+    url = urlsplit(pg_empty)
+    process = subprocess.run([str(program), *command[1:], f"--port={url.port}"], capture_output=True, text=True, timeout=20)
+    assert process.returncode == 0, process.stdout + process.stderr

@@ -28,8 +28,8 @@ def test_postgres_is_postgres(pg_empty: str) -> None:
 def test_a_server_is_stopped_and_its_folder_removed_when_the_block_raises() -> None:
     with pytest.raises(ZeroDivisionError), servers.redis() as url:  # noqa: PT012
         port = int(url.rpartition(":")[2].partition("/")[0])
-        mine = {child.pid for child in psutil.Process().children(recursive=True) if "redis-server" in child.name()}
-        folder = [Path(psutil.Process(pid).cwd()) for pid in mine]
+        pids = {child.pid for child in psutil.Process().children(recursive=True) if "redis-server" in child.name()}
+        folder = [Path(psutil.Process(pid).cwd()) for pid in pids]
         raise ZeroDivisionError
     assert not any(path.exists() and path.name.startswith("ampref-server-") and f":{port}" in str(path) for path in folder)
     with pytest.raises(OSError, match="refused"):

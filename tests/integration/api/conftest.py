@@ -97,13 +97,13 @@ class Api:
         claim = claim or self.claim()
         np.savez(buffer, features=np.full((50, 27), len(claim.job.id), np.float32), id=np.array(claim.job.id))
         arrays = buffer.getvalue()
-        known: dict[str, float | int | None] = {metric.name: 0.0 for metric in METRICS}
+        metric_values: dict[str, float | int | None] = {metric.name: 0.0 for metric in METRICS}
         new = NewRollout(
             mode=mode,
             tier=tier,
             tier_reason="all gates passed" if tier == 0 else "mean_sum_fn_over_mg is 0.4, needs >= 0.6",
             gate_profile="amp-0.11",
-            metrics=known | GOOD | {"fell_at_frame": None} | metrics,
+            metrics=metric_values | GOOD | {"fell_at_frame": None} | metrics,
             frames=50,
             duration_sec=1.0,
             arrays_digest=self.blobs.put_bytes(arrays),
@@ -127,8 +127,8 @@ class Api:
         """What a rollout in a mode is kept under, where the job's own recipe is of mode auto."""
         assert claim.job.recipe_digest is not None
         with self.catalog.session() as session:
-            asked = Recipe.from_dict(clips.get_recipe(session, claim.job.recipe_digest).recipe)
-        return recipe_row(asked.stage(mode)) if asked.mode == "auto" else None
+            recipe = Recipe.from_dict(clips.get_recipe(session, claim.job.recipe_digest).recipe)
+        return recipe_row(recipe.stage(mode)) if recipe.mode == "auto" else None
 
     def scored(self, number: int = 0, name: str = "walk", tier: int = 0, tags: str = "", **metrics: Any) -> str:
         """POST a clip and score it; the clip's id."""
@@ -154,9 +154,9 @@ class Api:
             files.append(VersionFile(f"{stem}_v{number}.{suffix}", self.blobs.put_bytes(data), len(data), media))
 
         tests = [{"id": "6", "name": "6 distribution sanity", "status": "WARN", "reason": "look at <walk>"}]
-        full = [one | {"measured": "", "rows": [], "figures": {"loss": [2.0, 1.0, 0.5]}, "wall_sec": 1.0} for one in tests]
-        kept = document({"status": "WARN", "subject": {"dataset": name, "version": number}, "tests": full})
-        report = json.dumps(kept).encode()
+        full = [item | {"measured": "", "rows": [], "figures": {"loss": [2.0, 1.0, 0.5]}, "wall_sec": 1.0} for item in tests]
+        report_document = document({"status": "WARN", "subject": {"dataset": name, "version": number}, "tests": full})
+        report = json.dumps(report_document).encode()
         files.append(VersionFile(f"verification_v{number}.json", self.blobs.put_bytes(report), len(report), "application/json"))
 
         def work(session: Any) -> None:
@@ -167,9 +167,9 @@ class Api:
                 session,
                 version.id,
                 members=[
-                    VersionMember(one.clip_id, one.rollout_id, one.name, start, end, tier)
-                    for one in selected
-                    for start, end, tier in one.ranges
+                    VersionMember(item.clip_id, item.rollout_id, item.name, start, end, tier)
+                    for item in selected
+                    for start, end, tier in item.ranges
                 ],
                 files=files,
                 dataset_hash="sha256:" + hashlib.sha256(files[0].digest.encode()).hexdigest(),
@@ -180,7 +180,7 @@ class Api:
                 readiness={
                     "checks": [{"name": "arrays", "passed": True, "members": len(selected)}],
                     "tests": tests,
-                    **{key: kept[key] for key in ("ready", "groups", "waivers")},
+                    **{key: report_document[key] for key in ("ready", "groups", "waivers")},
                 },
                 coverage={"seconds": 1.0 * len(selected)},
             )
@@ -202,19 +202,19 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
-    with opened(settings) as api:
+    with open_api(settings) as api:
         yield api
 
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """One for all tests of a module that store nothing in it."""
-    with opened(make_settings(tmp_path_factory.mktemp("idle"))) as api:
+    with open_api(make_settings(tmp_path_factory.mktemp("idle"))) as api:
         yield api
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Api]:
+def open_api(settings: Settings) -> Iterator[Api]:
     """The API for `settings`, on a migrated catalog."""
     schema.upgrade(settings.database_url)
     rung: list[str] = []
@@ -231,7 +231,7 @@ def motion() -> Any:
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """With two scored clips, a job that waits, and a dataset of two versions, one of them yanked."""
-    with opened(make_settings(tmp_path_factory.mktemp("seeded"))) as api:
+    with open_api(make_settings(tmp_path_factory.mktemp("seeded"))) as api:
         api.scored(1, "walk", tags="slow")
         api.scored(2, "squat", tier=-1)
         api.lock(version="0.1.0")

@@ -19,8 +19,8 @@ def motion_bytes(**changes: Any) -> bytes:
     """A clip for the bundled robot as JSON: standing, with a knee that moves a little."""
     dof = np.zeros((51, 8))
     dof[:, 2] = 0.2 + 0.05 * np.sin(2 * np.pi * np.arange(51) / 50)
-    still = {"root_pos": [[0.0, 0.0, 0.45]] * 51, "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51}
-    return json.dumps({"fps": 50.0, **still, "dof_pos": dof.tolist()} | changes).encode()
+    standing = {"root_pos": [[0.0, 0.0, 0.45]] * 51, "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51}
+    return json.dumps({"fps": 50.0, **standing, "dof_pos": dof.tolist()} | changes).encode()
 
 
 def augment(api: Any, clip: str, *texts: str, **body: Any) -> Any:
@@ -46,9 +46,9 @@ def test_variants_are_clips_of_their_own_with_their_parent(api: Any) -> None:
     listed = api.http.get("/v1/clips", params={"parent": parent["id"]}).json()["items"]
     assert {item["id"] for item in listed} == {item["clip"]["id"] for item in variants}
     assert {item["augmentation"] for item in listed} == {"mirror", "warp=0.9"}
-    again = augment(api, parent["id"], "warp=0.9", "mirror", tags=["made"])
-    assert again.status_code == 200
-    assert {item["clip"]["id"] for item in again.json()["variants"]} == {item["clip"]["id"] for item in variants}
+    repeated = augment(api, parent["id"], "warp=0.9", "mirror", tags=["made"])
+    assert repeated.status_code == 200
+    assert {item["clip"]["id"] for item in repeated.json()["variants"]} == {item["clip"]["id"] for item in variants}
     mixed = augment(api, parent["id"], "mirror", "heading=90")
     assert mixed.status_code == 202
 
@@ -68,11 +68,15 @@ def test_a_variant_of_a_variant_has_the_first_as_ancestor(api: Any) -> None:
 def test_a_variant_that_was_uploaded_finds_its_parent_whichever_came_first(api: Any) -> None:
     source = read_motion(motion_bytes(), name="walk")
     variant = make_variant(source, Robot.load("wildrobot"), Augmentation(mirror=True))
-    sent = api.http.post("/v1/clips", files={"file": ("walk+mirror.npz", variant.data)}).json()["clip"]
-    assert (sent["parent"], sent["augmentation"], sent["lineage"]) == (None, "mirror", source.source_digest)
+    variant_clip = api.http.post("/v1/clips", files={"file": ("walk+mirror.npz", variant.data)}).json()["clip"]
+    assert (variant_clip["parent"], variant_clip["augmentation"], variant_clip["lineage"]) == (
+        None,
+        "mirror",
+        source.source_digest,
+    )
     parent = api.post(data=motion_bytes()).json()["clip"]
-    assert api.http.get(f"/v1/clips/{sent['id']}").json()["parent"] == parent["id"]
-    assert augment(api, parent["id"], "mirror").json()["variants"][0]["clip"]["id"] == sent["id"]
+    assert api.http.get(f"/v1/clips/{variant_clip['id']}").json()["parent"] == parent["id"]
+    assert augment(api, parent["id"], "mirror").json()["variants"][0]["clip"]["id"] == variant_clip["id"]
 
 
 @pytest.mark.parametrize("texts", [["flip"], [], ["warp=0.5"], ["mirror+mirror"], ["loop=2"], ["mirror"] * 21])
@@ -97,9 +101,9 @@ def test_a_version_is_told_where_its_clips_come_from(api: Any) -> None:
     for _ in range(2):
         api.finish()
     with api.catalog.session() as session:
-        found = {member.clip_id: member for member in datasets.select_members(session, Select(robot="wildrobot"))}
-    assert (found[parent["id"]].ancestor_digest, found[parent["id"]].augmentation) == (None, None)
-    member = found[child["id"]]
+        items = {member.clip_id: member for member in datasets.select_members(session, Select(robot="wildrobot"))}
+    assert (items[parent["id"]].ancestor_digest, items[parent["id"]].augmentation) == (None, None)
+    member = items[child["id"]]
     assert (member.parent_digest, member.ancestor_digest, member.augmentation) == (
         parent["source_digest"],
         parent["source_digest"],

@@ -31,8 +31,8 @@ def test_a_version_of_two_buckets(api: Any) -> None:
         assert answer.json()["clip"]["id"] == clip
         api.finish(tier=0 if factor == 0.7 else -1)
 
-    own = api.lock(version="0.1.0")
-    assert own.select["buckets"] is None
+    canonical = api.lock(version="0.1.0")
+    assert canonical.select["buckets"] is None
     both = api.lock(version="0.2.0", buckets=[{"friction": 0.7}, {}, {"mass": 1.0}])
     assert [scale["friction"] for scale in both.select["buckets"]] == [1.0, 0.7], "each once, the robot's own first"
     api.lock(version="0.3.0", buckets="all")
@@ -44,14 +44,14 @@ def test_a_version_of_two_buckets(api: Any) -> None:
         assert buckets[-1]["num_frames"] == 50 * buckets[-1]["num_clips"]
     assert get("/v1/datasets/walk/versions/0.3.0").json()["buckets"] == buckets
     added = get("/v1/datasets/walk/diff?before=0.1.0&after=0.2.0").json()["added"]
-    assert [(taken["name"], taken["bucket"]) for taken in added] == [("walk", "friction=0.7")]
+    assert [(share["name"], share["bucket"]) for share in added] == [("walk", "friction=0.7")]
 
     body = {"version": "0.4.0", "select": {"buckets": [{"friction": 0.5}, {}]}}
     refused = api.http.post("/v1/datasets/walk/versions", json=body)
     assert _slug(refused, 422) == "input-refused"
     assert "'friction=0.5'" in refused.json()["what"]
     assert refused.json()["expected"] == "of canonical, friction=0.7"
-    nothing = {"version": "0.4.0", "select": {"buckets": "all", "tags": ["nope"]}}
-    assert "empty" in api.http.post("/v1/datasets/walk/versions", json=nothing).json()["what"]
+    empty = {"version": "0.4.0", "select": {"buckets": "all", "tags": ["nope"]}}
+    assert "empty" in api.http.post("/v1/datasets/walk/versions", json=empty).json()["what"]
     body["select"]["recipe"] = "sha256:" + "0" * 64  # type: ignore[index]
     assert "both buckets and a recipe" in api.http.post("/v1/datasets/walk/versions", json=body).json()["what"]

@@ -56,10 +56,10 @@ def test_a_clip_is_accepted_with_its_job(api: Any, motion: Any) -> None:
 
 def test_known_bytes_are_not_added_twice(api: Any) -> None:
     first = api.post(1)
-    again = api.post(1, name="another name")
-    assert (first.status_code, again.status_code) == (202, 200)
-    assert again.json()["clip"]["id"] == first.json()["clip"]["id"]
-    assert again.json()["job"]["id"] == first.json()["job"]["id"]
+    repeated = api.post(1, name="another name")
+    assert (first.status_code, repeated.status_code) == (202, 200)
+    assert repeated.json()["clip"]["id"] == first.json()["clip"]["id"]
+    assert repeated.json()["job"]["id"] == first.json()["job"]["id"]
     assert len(api.rung) == 1
     rollout = api.finish()
     scored = api.post(1)
@@ -69,14 +69,14 @@ def test_known_bytes_are_not_added_twice(api: Any) -> None:
 
 def test_a_recipe_may_be_the_part_that_differs(api: Any) -> None:
     heavier = {"physics": {"mass": 1.01}}
-    for number, (fields, whole) in enumerate(
+    for number, (fields, document) in enumerate(
         [({}, {"mode": "auto"}), ({"mode": "teacher_forced", "seed": "3"}, {"mode": "teacher_forced", "seed": 3})]
     ):
         answer = api.post(number, recipe=json.dumps(heavier), **fields)
         assert answer.status_code == 202, answer.text
-        assert answer.json()["job"]["recipe_digest"] == Recipe.from_dict(whole | heavier).digest
-    again = api.http.post(f"/v1/clips/{answer.json()['clip']['id']}/rollouts", json={"recipe": heavier})
-    assert again.json()["job"]["recipe_digest"] == Recipe.from_dict({"mode": "auto"} | heavier).digest
+        assert answer.json()["job"]["recipe_digest"] == Recipe.from_dict(document | heavier).digest
+    repeated = api.http.post(f"/v1/clips/{answer.json()['clip']['id']}/rollouts", json={"recipe": heavier})
+    assert repeated.json()["job"]["recipe_digest"] == Recipe.from_dict({"mode": "auto"} | heavier).digest
 
 
 def test_a_motion_in_centimetres_is_refused_at_once(api: Any, motion: Any) -> None:
@@ -134,8 +134,8 @@ def test_what_a_form_field_should_be_is_said_in_words(idle: Any, fields: Any, ke
 
 def test_another_recipe_is_another_job(api: Any) -> None:
     api.post(1)
-    other = api.post(1, mode="teacher_forced")
-    assert other.status_code == 202
+    second = api.post(1, mode="teacher_forced")
+    assert second.status_code == 202
     recipe = Recipe.from_dict({"mode": "rollout", "physics": {"friction": 0.5}})
     third = api.post(1, recipe=json.dumps(recipe.to_dict()))
     assert third.status_code == 202
@@ -264,21 +264,21 @@ def test_a_wish_that_cannot_be_met_is_refused(idle: Any, fields: dict[str, str],
 
 def test_there_must_be_a_file(idle: Any) -> None:
     as_text = idle.http.post("/v1/clips", files={"name": (None, "walk"), "file": (None, "text")})
-    told = _problem(as_text, 422, "parameter-refused")
-    assert (told["key"], told["expected"]) == ("body.file", "a motion file")
-    assert "a text field, not a file" in told["detail"]
-    assert "UploadFile" not in json.dumps(told)
-    assert "curl -F file=@" in told["remedy"]
+    problem = _problem(as_text, 422, "parameter-refused")
+    assert (problem["key"], problem["expected"]) == ("body.file", "a motion file")
+    assert "a text field, not a file" in problem["detail"]
+    assert "UploadFile" not in json.dumps(problem)
+    assert "curl -F file=@" in problem["remedy"]
     none = idle.http.post("/v1/clips", files={"name": (None, "walk")})
     assert _problem(none, 422, "parameter-refused")["key"] == "body.file"
-    nothing = idle.http.post("/v1/clips")
-    assert _problem(nothing, 422, "parameter-refused")["key"] == "body.file"
+    empty = idle.http.post("/v1/clips")
+    assert _problem(empty, 422, "parameter-refused")["key"] == "body.file"
 
 
 def test_only_one_file(idle: Any, motion: Any) -> None:
     files = [("file", ("a.json", motion(1))), ("file", ("b.json", motion(2)))]
-    told = _problem(idle.http.post("/v1/clips", files=files), 400, "bad-request")
-    assert (told["key"], told["expected"]) == ("body", "one file a request")
+    problem = _problem(idle.http.post("/v1/clips", files=files), 400, "bad-request")
+    assert (problem["key"], problem["expected"]) == ("body", "one file a request")
     _nothing_stored(idle)
 
 
@@ -294,9 +294,9 @@ def test_a_huge_name_is_refused_with_what_to_do(
     idle: Any, motion: Any, name: str, filename: str, status: int, expected: str
 ) -> None:
     answer = idle.http.post("/v1/clips", files={"file": (filename, motion(1)), "name": (None, name)})
-    told = _problem(answer, status, "bad-request" if status == 400 else "parameter-refused")
-    assert expected in told["expected"] + told["detail"]
-    assert told["remedy"]
+    problem = _problem(answer, status, "bad-request" if status == 400 else "parameter-refused")
+    assert expected in problem["expected"] + problem["detail"]
+    assert problem["remedy"]
     assert len(answer.content) < 2000
     _nothing_stored(idle)
 
@@ -312,9 +312,9 @@ def test_a_field_that_stands_twice_is_refused(idle: Any, motion: Any) -> None:
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense"])
 def test_the_wrong_content_type_is_415(idle: Any, kind: str) -> None:
     answer = idle.http.post("/v1/clips", content=b"{}", headers={"content-type": kind})
-    told = _problem(answer, 415, "unsupported-media-type")
-    assert told["expected"] == "multipart/form-data"
-    assert "curl -F file=@walk.npz" in told["remedy"]
+    problem = _problem(answer, 415, "unsupported-media-type")
+    assert problem["expected"] == "multipart/form-data"
+    assert "curl -F file=@walk.npz" in problem["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -340,13 +340,13 @@ def test_a_file_over_the_limit_is_413(idle: Any) -> None:
 
 
 def test_a_body_over_the_limit_is_413_without_a_declared_length(idle: Any) -> None:
-    sent = 0
+    count = 0
 
     def chunks() -> Any:
-        nonlocal sent
+        nonlocal count
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.json"\r\n\r\n'
         for _ in range(1000):
-            sent += 1
+            count += 1
             yield b" " * 65536
 
     answer = idle.http.post("/v1/clips", content=chunks(), headers={"content-type": "multipart/form-data; boundary=x"})
@@ -387,14 +387,14 @@ def test_the_curriculum_query(api: Any) -> None:
 def test_pages_follow_one_another(api: Any) -> None:
     for number in range(5):
         api.scored(number, f"walk {number}", slip_rate=number / 10)
-    seen, url = [], "/v1/clips?sort=slip_rate&limit=2"
+    collected, url = [], "/v1/clips?sort=slip_rate&limit=2"
     while url:
         answer = api.http.get(url)
-        seen += [item["name"] for item in answer.json()["items"]]
+        collected += [item["name"] for item in answer.json()["items"]]
         link = answer.headers.get("link", "")
         assert bool(link) == (answer.json()["next_cursor"] is not None)
         url = link.removeprefix("<").removesuffix('>; rel="next"')
-    assert seen == [f"walk {number}" for number in range(5)]
+    assert collected == [f"walk {number}" for number in range(5)]
 
 
 @pytest.mark.parametrize(
@@ -448,13 +448,13 @@ def test_a_clip_with_its_rollouts(api: Any) -> None:
 
 def test_scoring_again_with_another_recipe(api: Any) -> None:
     clip = api.scored(1)
-    again = api.http.post(f"/v1/clips/{clip}/rollouts", json={"mode": "teacher_forced"})
-    assert again.status_code == 202
-    assert api.rung[-1] == again.json()["job"]["id"]
+    repeated = api.http.post(f"/v1/clips/{clip}/rollouts", json={"mode": "teacher_forced"})
+    assert repeated.status_code == 202
+    assert api.rung[-1] == repeated.json()["job"]["id"]
     assert api.http.post(f"/v1/clips/{clip}/rollouts", json={"mode": "teacher_forced"}).status_code == 200
-    known = api.http.post(f"/v1/clips/{clip}/rollouts", json={})
-    assert known.status_code == 200
-    assert known.json()["rollout"]["tier"] == 0
+    repeated_default = api.http.post(f"/v1/clips/{clip}/rollouts", json={})
+    assert repeated_default.status_code == 200
+    assert repeated_default.json()["rollout"]["tier"] == 0
     custom = api.http.post(f"/v1/clips/{clip}/rollouts", json={"recipe": {"mode": "rollout", "seed": 7}})
     assert custom.status_code == 202
 
@@ -535,8 +535,8 @@ def test_contact_agreement_is_a_filter_like_any_metric(api: Any) -> None:
     for number, agreement in ((1, 0.6), (2, 0.9), (3, None)):
         api.post(number)
         api.finish(contact_agreement=agreement)
-    found = api.http.get("/v1/clips", params={"min_contact_agreement": 0.7}).json()["items"]
-    assert [item["rollout"]["quality_metrics"]["contact_agreement"] for item in found] == [0.9]
+    items = api.http.get("/v1/clips", params={"min_contact_agreement": 0.7}).json()["items"]
+    assert [item["rollout"]["quality_metrics"]["contact_agreement"] for item in items] == [0.9]
 
 
 def test_a_rollout_and_its_arrays(api: Any) -> None:

@@ -125,8 +125,8 @@ def test_latest_and_aliases(api: Any) -> None:
     get = api.http.get
     assert get("/v1/datasets/walk/versions/latest").json()["version"] == "0.10.0"
     assert get("/v1/datasets/walk/versions/latest").json()["asked_for"] == "latest"
-    made = api.http.put("/v1/datasets/walk/aliases/production", json={"version": "0.1.0"})
-    assert (made.status_code, made.json()["version"]) == (200, "0.1.0")
+    alias = api.http.put("/v1/datasets/walk/aliases/production", json={"version": "0.1.0"})
+    assert (alias.status_code, alias.json()["version"]) == (200, "0.1.0")
     assert get("/v1/datasets/walk/versions/production").json()["version"] == "0.1.0"
     api.http.put("/v1/datasets/walk/aliases/production", json={"version": "0.9.0"})
     assert get("/v1/datasets/walk").json()["aliases"] == {"production": "0.9.0"}
@@ -172,8 +172,8 @@ def test_files_are_served_with_their_digest(api: Any) -> None:
         assert answer.headers["content-type"].startswith(file["media_type"])
         head = api.http.head(file["url"])
         assert (head.content, head.headers["content-length"]) == (b"", str(file["size"]))
-        known = api.http.get(file["url"], headers={"if-none-match": answer.headers["etag"]})
-        assert (known.status_code, known.content) == (304, b"")
+        cached = api.http.get(file["url"], headers={"if-none-match": answer.headers["etag"]})
+        assert (cached.status_code, cached.content) == (304, b"")
         rest = api.http.get(file["url"], headers={"range": "bytes=7-", "if-range": answer.headers["etag"]})
         assert (rest.status_code, rest.content) == (206, answer.content[7:])
         outside = api.http.get(file["url"], headers={"range": f"bytes={file['size']}-"})
@@ -196,12 +196,12 @@ def test_what_changed_between_two_versions(api: Any) -> None:
     api.lock(version="0.2.0", clips=["stays", "changes", comes])
     body = api.http.get("/v1/datasets/walk/diff?before=0.1.0&after=latest").json()
     assert (body["before"], body["after"], body["same_features"]) == ("0.1.0", "0.2.0", False)
-    assert [one["clip_id"] for one in body["added"]] == [comes]
-    assert [one["clip_id"] for one in body["removed"]] == [goes]
-    assert [(one["before"]["tiers"], one["after"]["tiers"]) for one in body["changed"]] == [([1], [0])]
+    assert [share["clip_id"] for share in body["added"]] == [comes]
+    assert [share["clip_id"] for share in body["removed"]] == [goes]
+    assert [(share["before"]["tiers"], share["after"]["tiers"]) for share in body["changed"]] == [([1], [0])]
     assert body["unchanged"] == 1
-    same = api.http.get("/v1/datasets/walk/diff?before=0.2.0&after=0.2.0").json()
-    assert (same["same_features"], same["added"], same["unchanged"]) == (True, [], 3)
+    equal = api.http.get("/v1/datasets/walk/diff?before=0.2.0&after=0.2.0").json()
+    assert (equal["same_features"], equal["added"], equal["unchanged"]) == (True, [], 3)
     assert stays
     assert _slug(api.http.get("/v1/datasets/walk/diff?before=0.1.0"), 422) == "parameter-refused"
 

@@ -11,7 +11,7 @@ import pytest
 def test_alive_and_ready(idle: Any, prefix: str) -> None:
     assert idle.http.get(f"{prefix}/healthz").json()["status"] == "ok"
     ready = idle.http.get(f"{prefix}/readyz").json()
-    assert (ready["status"], [one["ok"] for one in ready["components"]]) == ("ready", [True, True])
+    assert (ready["status"], [component["ok"] for component in ready["components"]]) == ("ready", [True, True])
 
 
 def test_what_is_down_is_named(api: Any) -> None:
@@ -21,7 +21,7 @@ def test_what_is_down_is_named(api: Any) -> None:
     api.app.state.checks["broker"] = broken
     answer = api.http.get("/readyz")
     assert answer.status_code == 503
-    assert [one["name"] for one in answer.json()["components"] if not one["ok"]] == ["broker"]
+    assert [component["name"] for component in answer.json()["components"] if not component["ok"]] == ["broker"]
     assert "secret" not in answer.text
 
 
@@ -47,8 +47,8 @@ def test_metrics_tell_how_long_the_oldest_job_waits(api: Any) -> None:
 
     assert waiting() == 0.0
     api.post(1)
-    before = api.http.get("/v1/jobs").json()["items"][0]["created_at"]
-    assert before
+    created_at = api.http.get("/v1/jobs").json()["items"][0]["created_at"]
+    assert created_at
     first = waiting()
     assert 0.0 < first < 600.0
     assert waiting() > first

@@ -12,12 +12,12 @@ from amp_core.errors import PhysicsFailed
 
 
 def _events(text: str) -> list[dict[str, Any]]:
-    found = []
+    events = []
     for block in text.replace("\r\n", "\n").split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
         if fields:
-            found.append(fields | {"data": json.loads(fields["data"])})
-    return found
+            events.append(fields | {"data": json.loads(fields["data"])})
+    return events
 
 
 def _fail(api: Any, times: int = 1) -> None:
@@ -42,9 +42,9 @@ def test_polling(api: Any) -> None:
     assert 0 <= running["eta_sec"] <= elapsed + 1
     assert (running["state"], running["progress"], running["message"]) == ("running", 0.5, "simulating")
     rollout = api.finish(claim)
-    done = api.http.get(url).json()
-    assert (done["state"], done["progress"], done["result"]) == ("succeeded", 1.0, {"rollout_id": rollout, "tier": 0})
-    assert done["finished_at"] >= done["started_at"] >= done["created_at"]
+    last = api.http.get(url).json()
+    assert (last["state"], last["progress"], last["result"]) == ("succeeded", 1.0, {"rollout_id": rollout, "tier": 0})
+    assert last["finished_at"] >= last["started_at"] >= last["created_at"]
 
 
 def test_events_from_the_first_to_done(api: Any) -> None:
@@ -77,11 +77,11 @@ def test_events_resume_after_the_last_one(api: Any) -> None:
     job = api.post(1).json()["job"]["id"]
     api.finish()
     url = f"/v1/jobs/{job}/events"
-    [done] = _events(api.http.get(url).text)
-    assert done["event"] == "done"
-    again = api.http.get(url, headers={"last-event-id": "1"})
-    assert [event["id"] for event in _events(again.text)] == [done["id"]]
-    over = api.http.get(url, headers={"last-event-id": done["id"]})
+    [last] = _events(api.http.get(url).text)
+    assert last["event"] == "done"
+    resumed = api.http.get(url, headers={"last-event-id": "1"})
+    assert [event["id"] for event in _events(resumed.text)] == [last["id"]]
+    over = api.http.get(url, headers={"last-event-id": last["id"]})
     assert (over.status_code, over.content) == (204, b"")
     assert api.http.get(url, headers={"last-event-id": "999"}).status_code == 204
     assert api.http.get("/v1/jobs/nope/events").status_code == 404
@@ -134,11 +134,11 @@ def test_a_quarantined_job_says_why_and_can_be_retried(api: Any) -> None:
     assert (dead["state"], dead["attempts"]) == ("quarantined", 3)
     assert dead["error"]["type"] == "physics-failed"
     assert [item["id"] for item in api.http.get("/v1/jobs?state=quarantined").json()["items"]] == [job]
-    again = api.http.post(f"/v1/jobs/{job}/retry")
-    assert again.status_code == 202
-    fresh = again.json()
+    retried = api.http.post(f"/v1/jobs/{job}/retry")
+    assert retried.status_code == 202
+    fresh = retried.json()
     assert (fresh["state"], fresh["attempts"]) == ("queued", 0)
-    assert again.headers["location"] == f"/v1/jobs/{fresh['id']}"
+    assert retried.headers["location"] == f"/v1/jobs/{fresh['id']}"
     assert api.rung[-1] == fresh["id"]
     assert api.http.post(f"/v1/jobs/{fresh['id']}/retry").status_code == 409
     assert api.http.post("/v1/jobs/nope/retry").status_code == 404

@@ -64,10 +64,10 @@ def test_every_operation_says_what_it_can_answer(seeded: Any) -> None:
     assert document["openapi"].startswith("3.1")
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            where = f"{method} {path}"
-            assert operation.get("description"), where
-            assert {"422", "500", "503"} <= operation["responses"].keys(), where
+            label = f"{method} {path}"
+            assert operation.get("description"), label
+            assert {"422", "500", "503"} <= operation["responses"].keys(), label
             for status, response in operation["responses"].items():
                 if int(status) >= 400 and "readyz" not in path:
-                    assert list(response["content"]) == ["application/problem+json"], f"{where} {status}"
+                    assert list(response["content"]) == ["application/problem+json"], f"{label} {status}"
     assert "HTTPValidationError" not in str(document)

@@ -67,8 +67,8 @@ def serving(folder: Path, **overrides: Any) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("served"), request_timeout_sec=2, keep_alive_sec=1) as one:
-        yield one
+    with serving(tmp_path_factory.mktemp("served"), request_timeout_sec=2, keep_alive_sec=1) as server:
+        yield server
 
 
 def _read(connection: socket.socket) -> bytes:
@@ -117,21 +117,21 @@ def test_a_body_that_stops_is_given_up(served: Served) -> None:
     assert _body(answer)["type"] == "urn:ampref:error:request-timeout"
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
-def test_headers_that_stop_are_given_up(served: Served, sent: bytes) -> None:
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+def test_headers_that_stop_are_given_up(served: Served, head: bytes) -> None:
     with served.connect() as connection:
-        connection.sendall(sent)
+        connection.sendall(head)
         assert _read(connection) == b""
 
 
 def test_headers_that_trickle_are_given_up(served: Served) -> None:
-    sent = 0
+    count = 0
     with served.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")
-        for sent in range(400):
-            connection.sendall(f"X-{sent}: 1\r\n".encode())
+        for count in range(400):
+            connection.sendall(f"X-{count}: 1\r\n".encode())
             time.sleep(0.05)
-    assert sent < 399
+    assert count < 399
 
 
 def test_a_connection_may_be_used_again(served: Served) -> None:

@@ -72,8 +72,8 @@ def test_the_report_is_served_as_json_and_as_a_page(locked: Any) -> None:
     assert "immutable" in answer.headers["cache-control"]
     assert "accept" in answer.headers["vary"].lower()
     assert answer.json()["tests"][0]["figures"] == {"loss": [2.0, 1.0, 0.5]}
-    again = locked.http.get(f"{VERSION}/verification", headers={"if-none-match": answer.headers["etag"]})
-    assert again.status_code == 304
+    repeated = locked.http.get(f"{VERSION}/verification", headers={"if-none-match": answer.headers["etag"]})
+    assert repeated.status_code == 304
     for request in ({"params": {"format": "html"}}, {"headers": {"accept": "text/html,*/*;q=0.8"}}):
         page = locked.http.get(f"{VERSION}/verification", **request)
         assert page.headers["content-type"].startswith("text/html")
@@ -115,16 +115,16 @@ def test_the_report_is_not_collected_as_garbage(locked: Any) -> None:
 
 
 def test_the_members_of_a_version_come_in_pages(locked: Any) -> None:
-    whole = locked.http.get(f"{VERSION}/members").json()
-    assert [item["name"] for item in whole["items"]] == ["squat", "walk"]
-    assert whole["next_cursor"] is None
-    first = whole["items"][0]
+    full = locked.http.get(f"{VERSION}/members").json()
+    assert [item["name"] for item in full["items"]] == ["squat", "walk"]
+    assert full["next_cursor"] is None
+    first = full["items"][0]
     assert (first["position"], first["start"], first["end"], first["tier"]) == (0, 0, 50, 0)
     assert locked.http.get(f"/v1/rollouts/{first['rollout_id']}").json()["clip_id"] == first["clip_id"]
     page = locked.http.get(f"{VERSION}/members", params={"limit": 1})
     assert 'rel="next"' in page.headers["link"]
     rest = locked.http.get(f"{VERSION}/members", params={"limit": 1, "cursor": page.json()["next_cursor"]}).json()
-    assert page.json()["items"] + rest["items"] == whole["items"]
+    assert page.json()["items"] + rest["items"] == full["items"]
     assert locked.http.get(f"{VERSION}/members", params={"cursor": "abc"}).status_code == 422
     assert locked.http.get("/v1/datasets/none/versions/0.1.0/members").status_code == 404
 

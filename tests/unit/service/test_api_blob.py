@@ -43,13 +43,13 @@ def test_the_whole_file(client: TestClient) -> None:
 
 
 def test_head_says_the_same_without_a_body(client: TestClient) -> None:
-    head, whole = client.head("/file"), client.get("/file")
+    head, complete = client.head("/file"), client.get("/file")
     assert head.content == b""
-    assert dict(head.headers) == dict(whole.headers)
+    assert dict(head.headers) == dict(complete.headers)
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "end"),
+    ("header", "start", "end"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=10-19", 10, 20),
@@ -60,23 +60,23 @@ def test_head_says_the_same_without_a_body(client: TestClient) -> None:
         ("Bytes = 3 - 4", 3, 5),
     ],
 )
-def test_a_range(client: TestClient, asked: str, start: int, end: int) -> None:
-    answer = client.get("/file", headers={"range": asked})
+def test_a_range(client: TestClient, header: str, start: int, end: int) -> None:
+    answer = client.get("/file", headers={"range": header})
     assert answer.status_code == 206
     assert answer.content == DATA[start:end]
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/{len(DATA)}"
     assert answer.headers["etag"] == ETAG
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,3-4", "bytes=5-4", "bytes=-", "bytes=a-b", "lines=1-2", "", "bytes=٣-٤"])
-def test_a_range_that_is_none_gets_the_whole_file(client: TestClient, asked: str) -> None:
-    answer = client.get("/file", headers={"range": asked.encode()})
+@pytest.mark.parametrize("header", ["bytes=0-1,3-4", "bytes=5-4", "bytes=-", "bytes=a-b", "lines=1-2", "", "bytes=٣-٤"])
+def test_a_range_that_is_none_gets_the_whole_file(client: TestClient, header: str) -> None:
+    answer = client.get("/file", headers={"range": header.encode()})
     assert (answer.status_code, len(answer.content)) == (200, len(DATA))
 
 
-@pytest.mark.parametrize("asked", [f"bytes={len(DATA)}-", "bytes=99999999-100000000", "bytes=-0"])
-def test_a_range_outside_is_416(client: TestClient, asked: str) -> None:
-    answer = client.get("/file", headers={"range": asked})
+@pytest.mark.parametrize("header", [f"bytes={len(DATA)}-", "bytes=99999999-100000000", "bytes=-0"])
+def test_a_range_outside_is_416(client: TestClient, header: str) -> None:
+    answer = client.get("/file", headers={"range": header})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == f"bytes */{len(DATA)}"
     assert answer.json()["type"] == "urn:ampref:error:range-not-satisfiable"
@@ -93,10 +93,10 @@ def test_another_copy_is_sent_anew(client: TestClient) -> None:
 
 
 def test_if_range_guards_a_resumed_download(client: TestClient) -> None:
-    same = client.get("/file", headers={"range": "bytes=5-", "if-range": ETAG})
-    other = client.get("/file", headers={"range": "bytes=5-", "if-range": '"other"'})
+    matching = client.get("/file", headers={"range": "bytes=5-", "if-range": ETAG})
+    stale = client.get("/file", headers={"range": "bytes=5-", "if-range": '"other"'})
     weak = client.get("/file", headers={"range": "bytes=5-", "if-range": f"W/{ETAG}"})
-    assert [same.status_code, other.status_code, weak.status_code] == [206, 200, 200]
+    assert [matching.status_code, stale.status_code, weak.status_code] == [206, 200, 200]
 
 
 def test_if_match(client: TestClient) -> None:

@@ -20,7 +20,7 @@ from ampref_service.blobs import BlobStore, LocalBlobStore, digest_of, digest_of
 from ampref_service.blobs.store import CHUNK
 
 Make = Callable[[], BlobStore]
-NOTHING = "sha256:" + "0" * 64
+UNKNOWN = "sha256:" + "0" * 64
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -74,15 +74,15 @@ def test_a_range_is_what_slicing_gives(store: BlobStore, start: int, end: int | 
 @pytest.mark.parametrize("ask", ["size", "open", "read_bytes", "local_path"])
 def test_what_is_not_there_is_not_found_before_anything_is_sent(store: BlobStore, ask: str) -> None:
     with pytest.raises(NotFound, match="no blob"):
-        getattr(store, ask)(NOTHING)
+        getattr(store, ask)(UNKNOWN)
     with pytest.raises(NotFound, match="no blob"):
-        store.iter_range(NOTHING)
-    assert not store.exists(NOTHING)
-    assert store.delete(NOTHING) is False
+        store.iter_range(UNKNOWN)
+    assert not store.exists(UNKNOWN)
+    assert store.delete(UNKNOWN) is False
 
 
 @pytest.mark.parametrize(
-    "digest", ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "0" * 64, NOTHING + "\n"]
+    "digest", ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "0" * 64, UNKNOWN + "\n"]
 )
 def test_only_a_digest_is_a_name(store: BlobStore, digest: str) -> None:
     with pytest.raises(InputRefused, match="is not a blob digest"):
@@ -118,9 +118,9 @@ def test_what_is_there_is_never_written_again(local: LocalBlobStore) -> None:
     path = local.local_path(digest)
     assert path is not None
     os.utime(path, (1, 1))
-    before = path.stat()
+    status = path.stat()
     assert local.put_bytes(b"once") == digest
-    assert path.stat().st_ino == before.st_ino
+    assert path.stat().st_ino == status.st_ino
     assert path.stat().st_mtime > time.time() - 60, "a blob that is put again must be young for the garbage collection"
     assert files(local) == [path]
     assert path.stat().st_mode & 0o222 == 0
@@ -145,9 +145,9 @@ def test_a_write_that_the_kernel_refuses_half_way_leaves_nothing(tmp_path: Path)
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nstore = LocalBlobStore(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\nstore.put_bytes(bytes(5_000_000))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "blobs")], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "DiskFull: no space left for blobs" in done.stderr
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "blobs")], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "DiskFull: no space left for blobs" in process.stderr
     assert files(LocalBlobStore(tmp_path / "blobs")) == []
 
 
@@ -191,7 +191,7 @@ def test_many_put_the_same_bytes_at_once(local: LocalBlobStore) -> None:
     local.verify(digests[0])
 
 
-def _put(root: str, seed: int) -> None:
+def put_blobs(root: str, seed: int) -> None:
     store = LocalBlobStore(Path(root))
     for number in range(20):
         store.put_bytes(bytes([number]) * 1000 + bytes([seed]) * (number % 2))
@@ -199,16 +199,16 @@ def _put(root: str, seed: int) -> None:
 
 def test_many_processes_put_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_put, args=(str(tmp_path / "blobs"), seed)) for seed in range(2)]
+    processes = [context.Process(target=put_blobs, args=(str(tmp_path / "blobs"), seed)) for seed in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     store = LocalBlobStore(tmp_path / "blobs")
-    found = [digest for digest, _ in store.iter_digests()]
-    assert len(found) == 10 + 2 * 10
-    for digest in found:
+    digests = [digest for digest, _ in store.iter_digests()]
+    assert len(digests) == 10 + 2 * 10
+    for digest in digests:
         store.verify(digest)
 
 

@@ -49,7 +49,7 @@ def test_robots_are_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("AMPREF_PORT", "eight", "'eight'"),
         ("AMPREF_PORT", "70000", "65535"),
@@ -62,13 +62,13 @@ def test_robots_are_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InputRefused) as refused:
         Settings.load()
     assert name in str(refused.value)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "secret" not in str(refused.value)
     assert "docs/" in str(refused.value)
 
@@ -125,6 +125,6 @@ def test_every_variable_that_the_code_names_is_known() -> None:
         *root.glob("workers/**/*.py"),
         root / "docker-compose.yml",
     ]
-    named = {name for file in files for name in re.findall(r"\bAMPREF_[A-Z]+(?:_[A-Z]+)*\b", file.read_text())}
-    assert {"AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT"} <= named
-    assert unknown_variables(named) == {}
+    names = {name for file in files for name in re.findall(r"\bAMPREF_[A-Z]+(?:_[A-Z]+)*\b", file.read_text())}
+    assert {"AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT"} <= names
+    assert unknown_variables(names) == {}

@@ -1,0 +1,134 @@
+"""What stands between a socket and uvicorn's HTTP protocol: a deadline for headers, and our answer to what is no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ampref_service.api.problems import problem
+from ampref_service.errors import BadRequest
+
+MAX_HEADER_BYTES = 32 * 1024
+"""How many bytes the request line and the headers may have."""
+
+_STATE_KEY = "ampref.connection"
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of a transport, and the transport of uvicorn's protocol; of both it needs asyncio's interfaces alone.
+
+    The headers of a request are complete when the application is called: `mark_requests` says so to the connection, which it
+    finds in the state that uvicorn passes with every request.
+
+    Args:
+      protocol_class: makes uvicorn's protocol, from `app_state` and `options`.
+      header_timeout_sec: how long headers may take.
+    """
+
+    def __init__(self, protocol_class: Any, header_timeout_sec: float, app_state: dict[str, Any], **options: Any) -> None:
+        self._protocol: asyncio.Protocol = protocol_class(app_state={**app_state, _STATE_KEY: self}, **options)
+        self._transport = asyncio.Transport()  # Until there is one.
+        self._header_timeout_sec = header_timeout_sec
+        self._timer: asyncio.TimerHandle | None = None
+        self._request: object | None = None
+        self._is_answering = False
+        self._is_refused = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else uvicorn's protocol asks of its transport."""
+        return getattr(self._transport, name)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._protocol.connection_made(cast(asyncio.Transport, self))
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self._request is None:
+            self._start_timer()
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def write(self, data: bytes) -> None:
+        """Send what uvicorn's protocol writes, but for its own answer to what is no HTTP."""
+        if not self._is_answering and data.startswith(b"HTTP/1.1 400 "):
+            self._is_refused = True
+            self._transport.write(_format_bad_request())
+            self._transport.close()
+        elif not self._is_refused:
+            self._transport.write(data)
+
+    def begin_request(self, request: object) -> None:
+        """The headers of `request` have arrived."""
+        self._request = request
+        self._is_answering = True
+        self._stop_timer()
+
+    def end_answer(self) -> None:
+        """The rest of an answer is about to be sent, and with it what uvicorn makes of bytes that wait behind the request."""
+        self._is_answering = False
+
+    def end_request(self, request: object) -> None:
+        """The answer to `request` was sent; another may have begun before."""
+        if self._request is request:
+            self._request = None
+            self._is_answering = False
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._header_timeout_sec, self._transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def mark_requests(app: ASGIApp) -> ASGIApp:
+    """`app`, which says to each request's `Connection` when the request begins and when its answer ends."""
+
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        connection: Connection | None = scope.get("state", {}).pop(_STATE_KEY, None)
+        if connection is None:
+            await app(scope, receive, send)
+            return
+        request = object()
+
+        async def send_and_mark(message: Message) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if is_last:
+                connection.end_answer()
+            await send(message)
+            if is_last:
+                connection.end_request(request)
+
+        connection.begin_request(request)
+        try:
+            await app(scope, receive, send_and_mark)
+        finally:
+            connection.end_request(request)
+
+    return marked
+
+
+def _format_bad_request() -> bytes:
+    # What is no HTTP has no path and no id, but its answer has the one shape of all errors.
+    expected = f"HTTP/1.1, headers of at most {MAX_HEADER_BYTES:,} bytes"
+    response = problem({}, BadRequest("this is no HTTP request that can be read", expected=expected))
+    headers = [*response.raw_headers, (b"connection", b"close")]
+    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers), b"", bytes(response.body)]
+    return b"\r\n".join(lines)
