@@ -78,6 +78,20 @@ class FrameSeries:
         """(N,) the root leans over 60° or is below the robot's height range."""
         return (self.tilt > FALLEN_TILT_DEG) | (self.height < self.height_range[0])
 
+    def falling(self, margin: int) -> npt.NDArray[np.bool_]:
+        """(N,) the frames of a fall: those past a threshold, and the `margin` frames before them.
+
+        A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates
+        that allow a share of its frames to fail. The end of a simulation that stopped early counts as a fall.
+        """
+        starts = np.flatnonzero(self.fallen & ~np.concatenate([[False], self.fallen[:-1]])).tolist()
+        if self.clip_frames > len(self):
+            starts.append(len(self))
+        falling = self.fallen.copy()
+        for start in starts:
+            falling[max(0, start - margin) : start] = True
+        return falling
+
     @classmethod
     def of(cls, rollout: Rollout, robot: Robot) -> FrameSeries:
         """The series of a rollout.
@@ -155,6 +169,7 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         empty: dict[str, float | int | None] = {metric.name: None for metric in METRICS}
         return empty | {"finite_frame_rate": 0.0, "solver_warnings": float(series.solver_warnings)}
     load, tilt, feet = series.load[rows], series.tilt[rows], series.feet[rows]
+    rates = [count / n for count in feet.sum(axis=0).tolist()]
     standing = int(series.standing[rows].sum())
     fallen = np.flatnonzero(series.fallen[rows])
     return {
@@ -162,7 +177,8 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "p10_sum_fn_over_mg": percentile(load, 10),
         "p90_stab_force_over_mg": percentile(series.stab[rows], 90),
         "unloaded_frame_rate": int((load < UNLOADED_BELOW).sum()) / n,
-        "contact_rate": _extreme_rate(feet, series.contact_middle),
+        # One rate for all feet: it is in the gate's range if and only if every foot's is.
+        "contact_rate": max(rates, key=lambda rate: abs(rate - series.contact_middle), default=None),
         "left_foot_contact_rate": int(feet[:, series.left].any(axis=1).sum()) / n if series.left else None,
         "right_foot_contact_rate": int(feet[:, series.right].any(axis=1).sum()) / n if series.right else None,
         "both_feet_contact_rate": int(feet.all(axis=1).sum()) / n,
@@ -190,18 +206,6 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
 def percentile(values: Array, q: float) -> float:
     """The q-th percentile, linear between the two order statistics around it (numpy's default)."""
     return float(np.percentile(values, q))
-
-
-def _extreme_rate(feet: npt.NDArray[np.bool_], middle: float) -> float | None:
-    """The foot's contact rate that is furthest from the middle of the gate's range.
-
-    It is in the range if and only if every foot's rate is.
-    """
-    rows, count = feet.shape
-    if count == 0:
-        return None
-    rates: list[float] = [int(total) / rows for total in feet.sum(axis=0)]
-    return max(rates, key=lambda rate: abs(rate - middle))
 
 
 def contact_warnings(contacts: npt.NDArray[Any], robot: Robot) -> list[dict[str, Any]]:

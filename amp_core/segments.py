@@ -121,7 +121,7 @@ class _WindowGates:
 
     def __init__(self, series: FrameSeries, profile: GateProfile, mode: str, margin: int) -> None:
         self._series, self._profile, self._mode = series, profile, mode
-        self.usable: Bools = ~_falling(series, margin)
+        self.usable: Bools = ~series.falling(margin)
         self.possible = True
         self._caps: list[Cap] = []
         self._percentiles: list[tuple[str, int, float]] = []
@@ -167,22 +167,6 @@ class _WindowGates:
         metrics = measure(self._series, start, stop)
         result = classify(metrics, self._profile, self._mode, height_range=self._series.height_range)
         return Segment(start, stop, result.tier, result.score, metrics) if result.tier == Tier.TIER_0 else None
-
-
-def _falling(series: FrameSeries, margin: int) -> Bools:
-    """(N,) the frames of a fall: those past a threshold, and the `margin` frames before them.
-
-    A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates that
-    allow a share of its frames to fail. The end of a simulation that stopped early counts as a fall.
-    """
-    fallen = series.fallen
-    ends = np.flatnonzero(fallen & ~np.concatenate([[False], fallen[:-1]])).tolist()
-    if series.clip_frames > len(series):
-        ends.append(len(series))
-    falling = fallen.copy()
-    for end in ends:
-        falling[max(0, end - margin) : end] = True
-    return falling
 
 
 def _frame_mask(series: FrameSeries, gate: GateSpec, threshold: Any) -> Bools | None:

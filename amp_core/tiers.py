@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,14 +104,7 @@ class GateSpec:
     modes: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "op": self.op,
-            "threshold": list(self.threshold) if isinstance(self.threshold, tuple) else self.threshold,
-            "tier": self.tier,
-            "ideal": self.ideal,
-            "modes": list(self.modes) if self.modes is not None else None,
-        }
+        return _to_json(self)
 
     def resolve(self, height_range: tuple[float, float]) -> Threshold:
         """The threshold for a robot of this height range, (low, high) m."""
@@ -119,6 +112,27 @@ class GateSpec:
         if isinstance(self.threshold, str):
             return low if self.threshold == "robot.height_low" else high
         return self.threshold
+
+    def evaluate(self, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:
+        """The gate's outcome for one clip. The arguments are those of `classify`."""
+        metric = mode in FORCED_MODES if self.name == MODE_GATE else metrics[self.name]
+        value = None if metric is None else float(metric)
+        threshold = self.resolve(height_range)
+        bounds = threshold if isinstance(threshold, tuple) else height_range
+        ideal = sum(bounds) / 2 if self.ideal == "middle" else self.ideal
+        margin = None
+        if value is not None and ideal is not None:
+            nearest = threshold
+            if isinstance(nearest, tuple):
+                nearest = nearest[0] if value < ideal else nearest[1]
+            margin = min(1.0, max(0.0, (value - nearest) / (ideal - nearest)))
+        passed = value is not None and holds(value, self.op, threshold)
+        return Gate(self.name, value, threshold, self.op, passed, self.tier, margin)
+
+
+def _to_json(instance: Any) -> dict[str, Any]:
+    """A dataclass as a dict whose tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(instance).items()}
 
 
 @dataclass(frozen=True)
@@ -223,14 +237,9 @@ class Gate:
 
     def to_dict(self) -> dict[str, Any]:
         """`{name, value, threshold, op, passed, tier}`, JSON-ready."""
-        return {
-            "name": self.name,
-            "value": self.value,
-            "threshold": list(self.threshold) if isinstance(self.threshold, tuple) else self.threshold,
-            "op": self.op,
-            "passed": self.passed,
-            "tier": self.tier,
-        }
+        document = _to_json(self)
+        del document["margin"]
+        return document
 
     def explain(self) -> str:
         """What is wrong, for a gate that failed: `max_tilt_deg 92.3 is over 60`."""
@@ -274,7 +283,7 @@ def classify(
       mode: the mode that generated it.
       height_range: (low, high) m, the robot's.
     """
-    gates = tuple(_ask(spec, metrics, mode, height_range) for spec in profile.for_mode(mode))
+    gates = tuple(spec.evaluate(metrics, mode, height_range) for spec in profile.for_mode(mode))
     failed = [gate for gate in gates if not gate.passed]
     invalid = [gate for gate in failed if gate.tier == "validity"]
     short_of = {tier: [gate for gate in failed if gate.tier == tier] for tier in (Tier.TIER_0, Tier.TIER_1)}
@@ -306,37 +315,11 @@ def _explain_all(failed: list[Gate]) -> list[str]:
     return reasons
 
 
-def _ask(spec: GateSpec, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:
-    threshold = spec.resolve(height_range)
-    metric = mode in FORCED_MODES if spec.name == MODE_GATE else metrics[spec.name]
-    value = None if metric is None else float(metric)
-    ideal = spec.ideal
-    if ideal == "middle":
-        ideal = sum(threshold if isinstance(threshold, tuple) else height_range) / 2
-    return Gate(
-        name=spec.name,
-        value=value,
-        threshold=threshold,
-        op=spec.op,
-        passed=value is not None and holds(value, spec.op, threshold),
-        tier=spec.tier,
-        margin=None if ideal is None or value is None else _margin(value, threshold, ideal),
-    )
-
-
 def holds(value: float, op: Op, threshold: Threshold) -> bool:
     """Whether `value op threshold`. NaN never holds."""
     if isinstance(threshold, tuple):
         return threshold[0] <= value <= threshold[1]
     return _COMPARISONS[op](value, threshold)
-
-
-def _margin(value: float, threshold: Threshold, ideal: float) -> float:
-    """How far `value` is from the threshold towards the ideal: 0 at the threshold, 1 at the ideal, clipped to [0, 1]."""
-    if isinstance(threshold, tuple):
-        low, high = threshold
-        threshold = low if value < ideal else high
-    return min(1.0, max(0.0, (value - threshold) / (ideal - threshold)))
 
 
 def _format_value(value: float, threshold: float | None = None) -> str:

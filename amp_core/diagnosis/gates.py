@@ -22,12 +22,11 @@ Bools = npt.NDArray[np.bool_]
 
 
 def describe_gates(evidence: Evidence) -> Iterator[Finding]:
-    """A finding for every failed gate, in the order of the gates' subjects: posture, load, contact, fidelity."""
+    """A finding for every failed gate, in the order of the gates' subjects: posture, support by the feet, fidelity."""
     if len(evidence.series) == 0:
         return
     yield from _describe_posture(evidence)
-    yield from _describe_load(evidence)
-    yield from _describe_contacts(evidence)
+    yield from _describe_support(evidence)
     yield from _describe_fidelity(evidence)
 
 
@@ -45,8 +44,8 @@ def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
     series, failed, clip = evidence.series, evidence.failed, evidence.clip
     for axis, angles in zip(("pitch", "roll"), pitch_roll_tilt(clip.root_rot), strict=False):
         if gate := failed.get(f"p95_{axis}_deg"):
-            own = percentile(np.degrees(np.abs(angles)), 95)
-            message = f"leans {gate.value:.0f}° in {axis} (95th percentile; the clip itself {own:.0f}°)"
+            clip_angle = percentile(np.degrees(np.abs(angles)), 95)
+            message = f"leans {gate.value:.0f}° in {axis} (95th percentile; the clip itself {clip_angle:.0f}°)"
             yield _finding("leans", gate, message, "deg", getattr(series, axis) > scalar_threshold(gate))
     if gate := failed.get("max_tilt_deg"):
         message = f"leans up to {gate.value:.0f}° without falling"
@@ -81,7 +80,7 @@ def touching_geoms(evidence: Evidence, qpos: Array) -> list[str]:
     return list(names)
 
 
-def _describe_load(evidence: Evidence) -> Iterator[Finding]:
+def _describe_support(evidence: Evidence) -> Iterator[Finding]:
     series, failed, lift = evidence.series, evidence.failed, evidence.lift
     if gate := failed.get("p90_stab_force_over_mg"):
         verb = "carries" if lift > 0 else "presses down with"
@@ -109,11 +108,7 @@ def _describe_load(evidence: Evidence) -> Iterator[Finding]:
             limit=None if limit is None else scalar_threshold(limit),
             unit="1",
         )
-
-
-def _describe_contacts(evidence: Evidence) -> Iterator[Finding]:
-    gate = evidence.failed.get("contact_rate")
-    if gate is not None:
+    if gate := failed.get("contact_rate"):
         assert isinstance(gate.threshold, tuple)
         low, high = gate.threshold
         for i, foot in enumerate(evidence.robot.feet):

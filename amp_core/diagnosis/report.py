@@ -29,13 +29,8 @@ def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: 
     if classification.tier == Tier.TIER_0:
         return None
     evidence = Evidence(rollout, clip, robot, classification)
-    findings = sorted(_find(evidence), key=lambda finding: get_args(Severity).index(finding.severity))
-    return Diagnosis(tuple(findings), tuple(suggest(evidence, findings)))
-
-
-def _find(evidence: Evidence) -> list[Finding]:
     findings: list[Finding] = []
-    root, failure = evidence.clip.report.root_frame, evidence.rollout.failure
+    root, failure, forced = clip.report.root_frame, rollout.failure, rollout.recipe.mode == "teacher_forced"
     if root.suspect:
         message = f"the clip's root is in another frame: it leans {root.first_tilt_deg:.0f}° in the first frame and "
         message += f"{root.mean_tilt_deg:.0f}° on average, which no upright motion does"
@@ -43,20 +38,19 @@ def _find(evidence: Evidence) -> list[Finding]:
         findings.append(Finding("root_frame", "fatal", message, value=root.mean_tilt_deg, limit=limit, unit="deg"))
     if failure is not None:
         message = f"the simulation stops at {evidence.time(failure.frame)}: {failure.reason}"
-        frames = (failure.frame, evidence.rollout.clip_frames)
+        frames = (failure.frame, rollout.clip_frames)
         findings.append(Finding("simulation_failed", "failed", message, frames=frames))
     if evidence.fell is not None:
         findings.append(describe_fall(evidence, evidence.fell))
     else:
         findings.extend(describe_gates(evidence))
-    forced = evidence.mode == "teacher_forced"
     if forced:
         message = "every frame starts from the clip's own pose, so the feet prove nothing: Tier 1 at best"
         findings.append(Finding("pose_overwritten", "note" if findings else "fatal", message))
-    if root.suspect:
-        return findings  # Everything else that this clip shows is misleading.
-    findings.extend(describe_clip(evidence))
-    if not forced:
-        findings.extend(describe_strain(evidence))
-        findings.extend(describe_slip(evidence))
-    return findings
+    if not root.suspect:  # Otherwise everything else that this clip shows is misleading.
+        findings.extend(describe_clip(evidence))
+        if not forced:
+            findings.extend(describe_strain(evidence))
+            findings.extend(describe_slip(evidence))
+    findings.sort(key=lambda finding: get_args(Severity).index(finding.severity))
+    return Diagnosis(tuple(findings), tuple(suggest(evidence, findings)))

@@ -155,7 +155,13 @@ class Simulation:
                 # A simulation that still runs has no warning, so that its first one always adds to the count.
                 if errors or np.count_nonzero(warnings) != warned:
                     for i in active:
-                        self.failures[i] = self._failure(i, frame - 1, errors.get(i))
+                        raised = self._warnings(i)
+                        if i in errors:
+                            reason = f"MuJoCo failed at frame {frame - 1}: {errors[i]}"
+                            self.failures[i] = Failure(frame - 1, reason, raised)
+                        elif raised:
+                            reason = f"MuJoCo warned at frame {frame - 1}: {', '.join(raised)}"
+                            self.failures[i] = Failure(frame - 1, reason, raised)
                     warned = int(np.count_nonzero(warnings))
                     break
             self._condense(block[: frame - start], ids, start)
@@ -165,15 +171,6 @@ class Simulation:
         """How often simulation i raised each warning, by name."""
         counts = self.batch.warning[i, :, 1]  # never reset
         return {mujoco.mjtWarning(w).name.removeprefix("mjWARN_"): int(counts[w]) for w in np.flatnonzero(counts)}
-
-    def _failure(self, i: int, frame: int, error: str | None) -> Failure | None:
-        """The failure of simulation i at the frame that was simulated last, if any."""
-        warnings = self._warnings(i)
-        if error is not None:
-            return Failure(frame, f"MuJoCo failed at frame {frame}: {error}", warnings)
-        if warnings:
-            return Failure(frame, f"MuJoCo warned at frame {frame}: {', '.join(warnings)}", warnings)
-        return None
 
     def _condense(self, block: Array, ids: npt.NDArray[np.int64], start: int) -> None:
         """Turn a block of sensor data, (frames, sims, substeps, sensors), into loads and contacts a frame."""

@@ -73,7 +73,8 @@ class Branch:
                 self.frame += 1
             finite = np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()
             self.lost = not (finite and z_axis(sampler.robot.root_rotation(data.qpos))[2] > _FALLEN_UP)
-            self.trajectory = self._shift(trajectory)
+            frames = np.arange(self.frame + sampler.horizon - self.replan - 1, self.frame + sampler.horizon)
+            self.trajectory = trajectory.shift(sampler.reference_ctrl[np.minimum(frames, len(self.executed) - 1)])
             progress(steps)
 
     @property
@@ -140,20 +141,3 @@ class Branch:
         noise *= settings.noise_rad
         noise[0] = 0.0
         return noise
-
-    def _shift(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory without the executed steps, and with as many new ones that fade towards the clip's angles."""
-        done, horizon, frame, reference = self.replan, self.sampler.horizon, self.frame, self.sampler.reference_ctrl
-        frames = np.minimum(np.arange(frame + horizon - done - 1, frame + horizon), len(reference) - 1)
-        offset = trajectory.ctrl[-1] - reference[frames[0]]
-
-        def extend(values: Array, tail: Array) -> Array:
-            return np.concatenate([values[done:], tail])
-
-        return Trajectory(
-            ctrl=extend(trajectory.ctrl, reference[frames[1:]] + offset * np.linspace(1.0, 0.5, done)[:, None]),
-            qpos=extend(trajectory.qpos, np.repeat(trajectory.qpos[-1:], done, axis=0)),
-            qvel=extend(trajectory.qvel, np.repeat(trajectory.qvel[-1:], done, axis=0)),
-            gains=extend(trajectory.gains, np.zeros((done, *trajectory.gains.shape[1:]))),
-            cost=extend(trajectory.cost, np.repeat(trajectory.cost[-1:], done)),
-        )

@@ -23,7 +23,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,22 +96,17 @@ def plan(
                 progress(min(total, steps_done // count))
 
     def advance(until: int) -> None:
-        if pool is None:
-            for branch in branches:
-                branch.advance(until, count_steps)
-            return
         futures = [pool.submit(branch.advance, until, count_steps) for branch in branches]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
-            # The first that failed, rather than one that stopped for that reason.
+            # The future that failed first, rather than one that stopped for that reason.
             for future in sorted(futures, key=lambda future: not future.done()):
                 future.result()
         except BaseException:
             stopping.set()
             raise
 
-    pool = ThreadPoolExecutor(min(nthread, count)) if nthread > 1 and count > 1 else None
-    with pool if pool is not None else nullcontext():
+    with ThreadPoolExecutor(min(nthread, count)) as pool:
         best = branches[0]
         while best.frame < last and not best.lost:
             # Every stop is where the whole plan has one, so that the choice among the branches is the same.

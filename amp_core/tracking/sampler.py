@@ -45,6 +45,26 @@ class Trajectory:
     gains: Array
     cost: Array
 
+    def shift(self, reference: Array) -> Trajectory:
+        """The trajectory without its first S steps, and with as many new ones that fade towards the clip's angles.
+
+        Args:
+          reference: (S+1, nu) rad, the clip's angles at the last step and at the new ones.
+        """
+        steps = len(reference) - 1
+        tail = reference[1:] + (self.ctrl[-1] - reference[0]) * np.linspace(1.0, 0.5, steps)[:, None]
+
+        def extend(values: Array, tail: Array) -> Array:
+            return np.concatenate([values[steps:], tail])
+
+        return Trajectory(
+            ctrl=extend(self.ctrl, tail),
+            qpos=extend(self.qpos, np.repeat(self.qpos[-1:], steps, axis=0)),
+            qvel=extend(self.qvel, np.repeat(self.qvel[-1:], steps, axis=0)),
+            gains=extend(self.gains, np.zeros((steps, *self.gains.shape[1:]))),
+            cost=extend(self.cost, np.repeat(self.cost[-1:], steps)),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
