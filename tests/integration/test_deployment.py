@@ -209,9 +209,9 @@ def _healthcheck(service: str, environment: dict[str, str], places: dict[str, st
 
 def _until_healthy(service: str, environment: dict[str, str], places: dict[str, str], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
-    while (process := _healthcheck(service, environment, places)).returncode != 0:
+    while (check := _healthcheck(service, environment, places)).returncode != 0:
         assert process.poll() is None, f"{service} ended with {process.returncode}"
-        assert time.monotonic() < deadline, process.stdout + process.stderr
+        assert time.monotonic() < deadline, check.stdout + check.stderr
         time.sleep(0.3)
 
 
