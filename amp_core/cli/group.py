@@ -10,13 +10,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from amp_core.cli.output import Output
+from amp_core.cli.output import STDOUT, Output
 from amp_core.errors import AmprefError
 
 ENTRY_POINTS = "ampref.verbs"
@@ -78,7 +77,7 @@ class VerbCommand(TyperCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         args = attach_json_target(args, word=self.verb.json_word)
         # An error that comes before the verb has made its own output is a JSON document, too.
-        Output(Path("-") if "--json=-" in args else None)
+        Output(STDOUT if "--json=-" in args else None)
         return self.verb.load().make_context(info_name, args, parent, **extra)
 
 
@@ -110,13 +109,14 @@ class VerbGroup(SummaryGroup):
         except ModuleNotFoundError as error:
             command = self.commands.get(ctx.invoked_subcommand)
             package = (error.name or "").partition(".")[0]
-            ours = not package or package == "amp_core" or package.startswith("ampref_")
-            if ours or not isinstance(command, VerbCommand) or command.verb.extra is None:
+            is_ours = not package or package == "amp_core" or package.startswith("ampref_")
+            if is_ours or not isinstance(command, VerbCommand) or command.verb.extra is None:
                 raise
+            # The API alone needs the broker's packages only where a broker is configured.
+            extra = "worker" if package in ("celery", "kombu", "redis") else command.verb.extra
             raise MissingExtra(
                 f"this needs the package {package!r}, which is not installed",
-                remedy=f"pip install '.[{command.verb.extra}]' in the checkout that ampref came from, "
-                f"or its wheel with [{command.verb.extra}]",
+                remedy=f"pip install '.[{extra}]' in the checkout that ampref came from, or its wheel with [{extra}]",
             ) from error
 
 
