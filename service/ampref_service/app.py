@@ -1,7 +1,7 @@
 """The HTTP application: `create_app(settings)` builds it, its lifespan opens what it serves from.
 
 Importing this module does nothing else. Everything that differs between the embedded service and a cluster is an argument:
-`notify` wakes whoever runs the jobs, `checks` adds components to `/readyz`, `background` lives as long as the application
+`notify` wakes the workers, `checks` adds components to `/readyz`, `background` lives as long as the application
 (the embedded worker). So this module imports no worker and no broker.
 """
 
@@ -32,14 +32,14 @@ UPLOAD_OVERHEAD_BYTES = 256 * 1024
 """What the other fields and the framing of a multipart upload may take besides the file."""
 
 
-def notify_nobody(_: str) -> None:
-    """The doorbell where nobody listens: workers find the job by looking at the table."""
+def skip_notification(_: str) -> None:
+    """For a service without a doorbell: workers find the job by looking at the table."""
 
 
 def create_app(
     settings: Settings,
     *,
-    notify: Notify = notify_nobody,
+    notify: Notify = skip_notification,
     checks: Mapping[str, Callable[[], None]] | None = None,
     background: Callable[[Services], AbstractContextManager[Any]] | None = None,
     installed: Mapping[str, Robot] | None = None,

@@ -19,7 +19,7 @@ _STATE_KEY = "ampref.connection"
 class Connection(asyncio.Protocol):
     """The protocol of a transport, and the transport of uvicorn's protocol; of both it needs asyncio's interfaces alone.
 
-    The headers of a request are complete when the application is called: `mark_requests` says so to the connection, which it
+    The headers of a request are complete when the application is called: `mark_requests` marks this on the connection, which it
     finds in the state that uvicorn passes with every request.
 
     Args:
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
 
 
 def mark_requests(app: ASGIApp) -> ASGIApp:
-    """`app`, which says to each request's `Connection` when the request begins and when its answer ends."""
+    """`app`, which marks the beginning of each request and the end of its answer on the request's `Connection`."""
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         connection: Connection | None = scope.get("state", {}).pop(_STATE_KEY, None)

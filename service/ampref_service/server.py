@@ -40,7 +40,7 @@ class _Config(uvicorn.Config):
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A bound socket on `host:port`; port 0 takes a free one, which `getsockname()` then tells.
+    """A bound socket on `host:port`; port 0 takes a free one, which `getsockname()` returns.
 
     Raises:
       Unavailable: the address cannot be listened on.

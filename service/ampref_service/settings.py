@@ -235,7 +235,7 @@ def _explain_fault(fault: Any) -> str:
 def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
     """The `AMPREF_*` variables among `names` that nothing reads, each with the nearest name that something does.
 
-    A misspelt variable is not refused, as another release may read it; whoever starts a process is warned.
+    A misspelt variable is not refused, as another release may read it; starting a process warns of it.
     """
     variables = {*FOREIGN_VARIABLES, *(f"{_PREFIX}{field.upper()}" for field in Settings.model_fields)}
     result: dict[str, str | None] = {}

@@ -41,7 +41,7 @@ class ClipView(View):
 
 
 class ListedClipView(ClipView):
-    """A clip in the curriculum, with the rollout that speaks for it."""
+    """A clip in the curriculum, with the rollout that represents it."""
 
     rollout: RolloutSummaryView | None = Field(
         description="Its best rollout, or its best in the mode asked for; null until scored."
@@ -60,7 +60,7 @@ class ClipPage(PageView[ListedClipView]):
 
 
 class Submitted(BaseModel):
-    """What became of an upload, or of a wish for a rollout."""
+    """The clip, the job and the result that an upload, or a request for a rollout, leads to."""
 
     clip: ClipView
     job: JobView | None = Field(description="The job that scores it, or scored it.")
@@ -89,7 +89,7 @@ class SeamView(View):
 
 
 class VariantView(Submitted):
-    """A variant and what became of it."""
+    """A variant of a clip with its job and its result."""
 
     augmentation: str
     seam: SeamView | None = Field(description="Of a loop.")
@@ -111,17 +111,17 @@ class ClipForm(BaseModel):
     name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
     robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
     mode: Mode | None = Field(
-        None, description="`auto` (default), `rollout`, `tracked` or `teacher_forced`, where `recipe` does not say it."
+        None, description="`auto` (default), `rollout`, `tracked` or `teacher_forced`, where `recipe` does not state it."
     )
-    seed: Seed | None = Field(None, description="Of the recipe, where that does not say it; default 0.")
+    seed: Seed | None = Field(None, description="Of the recipe, where that does not state it; default 0.")
     tags: list[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]] = Field(
         default_factory=list, max_length=50, description="Repeat the field, or separate by commas."
     )
     fps: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Frames a second, for formats that do not say it (CSV)."
+        None, gt=0, allow_inf_nan=False, description="Frames a second, for formats that do not hold it (CSV)."
     )
     quat_order: Literal["xyzw", "wxyz"] | None = Field(
-        None, description="Of the quaternions, for formats that do not say it (CSV)."
+        None, description="Of the quaternions, for formats that do not hold it (CSV)."
     )
     format: Literal["pkl", "npz", "json", "csv"] | None = Field(
         None, description="Default: by the file name's ending, then by content."
@@ -153,12 +153,12 @@ class AugmentBody(RolloutBody):
 class _ClipFilter(BaseModel):
     """The curriculum query, but for the bounds of metrics."""
 
-    tier: TierParam | None = Field(None, description="0, 1, or -1 for Rejected: of the rollout that speaks for the clip.")
+    tier: TierParam | None = Field(None, description="0, 1, or -1 for Rejected: of the rollout that represents the clip.")
     robot: RobotName | None = Field(None, description="The robot of the clip; one that is installed or has clips.")
     mode: Literal[GENERATED_MODES] | None = Field(  # type: ignore[valid-type]
-        None, description="Let the best rollout in this mode speak for the clip."
+        None, description="Let the best rollout in this mode represent the clip."
     )
-    tag: list[Tag] = Field(default_factory=list, max_length=20, description="Repeatable: the clip bears all of them.")
+    tag: list[Tag] = Field(default_factory=list, max_length=20, description="Repeatable: the clip has all of them.")
     name: RobotName | None = Field(None, description="Part of the name, in any case.")
     parent: Id | None = Field(None, description="The id of a clip: its variants.")
     min_duration_sec: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(None, description="s, as uploaded.")

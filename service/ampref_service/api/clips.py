@@ -77,7 +77,7 @@ def _announce(submissions: list[Submission], services: ServicesDep, background: 
     """Wake workers for new jobs, and return the status of the answer: 200 where all was known before, else 202."""
     for submission in submissions:
         if submission.new_job and submission.job is not None:
-            # After the answer: a slow broker delays nobody, and the row is what counts.
+            # After the answer, so that a slow broker does not delay it; the row is what counts.
             background.add_task(services.ring, submission.job.id)
     return 200 if all(submission.rollout is not None or not submission.new_job for submission in submissions) else 202
 

@@ -62,7 +62,7 @@ class BucketView(View):
 
 
 class VersionView(VersionSummary):
-    """A locked version: what was selected, what came of it, its files and who may rely on it."""
+    """A locked version: its selection, readiness, coverage, files and names."""
 
     asked_for: str = Field(description="The version, `latest` or alias in the address; `version` is what it means now.")
     select: dict[str, Any]
@@ -73,7 +73,9 @@ class VersionView(VersionSummary):
         "each of the `tests` with status and reason, `waivers`, and the `checks` of every member. Only `checks` where it was "
         "locked before there were tests."
     )
-    verification_url: str | None = Field(description="All that the tests found, as JSON or as a page; null as above.")
+    verification_url: str | None = Field(
+        description="The report of the tests, as JSON or as a page; null where it was locked before there were tests."
+    )
     coverage: dict[str, Any] | None = Field(
         description="The manifest's `coverage`: seconds by tier, source and speed, stance, feature space. "
         "Null where it was locked before there were any."
@@ -129,12 +131,10 @@ class SelectBody(Body):
     """
 
     robot: RobotName = "wildrobot"
-    tier: Annotated[
-        LockableTier | list[LockableTier], Field(description="0, 1 or both; Tier 0 alone is what training wants.")
-    ] = 0
+    tier: Annotated[LockableTier | list[LockableTier], Field(description="0, 1 or both; Tier 0 alone is for training.")] = 0
     mode: Mode | None = None
     recipe: Annotated[Digest | None, Field(description="A recipe's digest.")] = None
-    tags: list[Tag] = Field(default_factory=list, max_length=50, description="The clip bears all of them.")
+    tags: list[Tag] = Field(default_factory=list, max_length=50, description="The clip has all of them.")
     clips: list[Name] = Field(default_factory=list, max_length=100_000, description="Ids or names; empty: all.")
     segments: Annotated[bool, Field(description="Take passing windows of clips that fail as a whole, too.")] = False
     buckets: Annotated[
@@ -165,7 +165,7 @@ class SelectBody(Body):
 
 
 class WaiverBody(Body):
-    """A failure that is borne, and why."""
+    """A readiness test whose failure does not stop the lock, and the reason."""
 
     test: Literal[TEST_IDS] = Field(description="The test's id.")  # type: ignore[valid-type]
     reason: Annotated[str, PRINTABLE] = Field(max_length=MAX_REASON, description="For those who train on the version.")
@@ -192,7 +192,10 @@ class Locking(BaseModel):
     select: dict[str, Any]
     job: JobView
     pending_clips: Annotated[
-        int, Field(description="Clips that fit by robot, tags and names and are still being scored: too late, maybe.")
+        int,
+        Field(
+            description="Clips that fit by robot, tags and names and are still being scored, perhaps too late for this version."
+        ),
     ]
 
 

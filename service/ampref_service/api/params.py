@@ -1,6 +1,6 @@
 """Types of path segments, query parameters and body fields that several resources share.
 
-Every text has a pattern without control characters: PostgreSQL cannot store NUL, and nobody can read the others.
+Every text has a pattern without control characters: PostgreSQL cannot store NUL, and the others are not readable.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _warn_of_yank(row: Version) -> dict[str, str]:
 def yank_version(
     name: DatasetName, version: ExactVersion, body: YankBody, services: ServicesDep, caller: Writer
 ) -> VersionView:
-    """Ask that nobody starts to use a version: `latest` passes it by, its exact name still works and warns."""
+    """Ask that nobody starts to use a version: `latest` skips it, its exact name still works and warns."""
     with services.catalog.begin() as session:
         row = datasets.yank_version(session, name, version, body.reason, actor=caller.name)
         return view_version(session, row, version)
@@ -185,7 +185,7 @@ def get_verification(
         Literal["json", "html"] | None, Query(description="Default: as `Accept` asks, JSON where that allows it.")
     ] = None,
 ) -> Response:
-    """Everything that the readiness tests found before the lock, as JSON or as one page for people."""
+    """The report of the readiness tests before the lock, as JSON or as one page for people."""
     with services.catalog.session() as session:
         row = find_version(session, name, version)
         report = sources.get_verification(session, row.id)

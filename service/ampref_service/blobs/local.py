@@ -102,18 +102,18 @@ class LocalBlobStore(BlobStore):
         # The file is renamed before its age is read a second time: between reading the age and deleting, another process could
         # put the blob again and rely on it. A process that puts it after the rename finds none and writes it anew.
         path = self._path(digest)
-        aside = self._scratch / f"{_DELETION_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.parent.name}{path.name}"
+        renamed_path = self._scratch / f"{_DELETION_PREFIX}{os.getpid()}-{threading.get_ident()}-{path.parent.name}{path.name}"
         try:
             if time.time() - path.stat().st_mtime < age_sec:
                 return False
-            os.rename(path, aside)
+            os.rename(path, renamed_path)
         except FileNotFoundError:
             return False
-        if time.time() - aside.stat().st_mtime < age_sec:
-            os.rename(aside, path)
+        if time.time() - renamed_path.stat().st_mtime < age_sec:
+            os.rename(renamed_path, path)
             sync_folder(path.parent)
             return False
-        aside.unlink(missing_ok=True)
+        renamed_path.unlink(missing_ok=True)
         return True
 
     def iter_digests(self) -> Iterator[tuple[str, float]]:
