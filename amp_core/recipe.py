@@ -96,13 +96,13 @@ def _check_ranges(settings: Any, key: str) -> None:
 
 def _fields(cls: type[Any], value: object, key: str) -> dict[str, Any]:
     """`value` as a dict with no other keys than the fields of the dataclass `cls`."""
-    known = [entry.name for entry in fields(cls)]
+    names = [entry.name for entry in fields(cls)]
     if not isinstance(value, Mapping):
         raise RecipeRefused(f"it is a {type(value).__name__}", key=key, expected="an object")
-    unknown = [name for name in value if name not in known]
+    unknown = [name for name in value if name not in names]
     if unknown:
-        names = ", ".join(f"{name!r:.40}" for name in unknown[:5])
-        raise RecipeRefused(f"unknown key {names}", key=key, expected=f"only {', '.join(sorted(known))}")
+        listing = ", ".join(f"{name!r:.40}" for name in unknown[:5])
+        raise RecipeRefused(f"unknown key {listing}", key=key, expected=f"only {', '.join(sorted(names))}")
     return dict(value)
 
 
@@ -202,8 +202,8 @@ class PhysicsScale:
     def order(self) -> tuple[Any, ...]:
         """A sort key: the robot's own physics, then by the number of factors other than 1, and by which they are."""
         values = astuple(self)
-        same = tuple(value == 1.0 for value in values)
-        return len(values) - sum(same), same, values
+        neutral = tuple(value == 1.0 for value in values)
+        return len(values) - sum(neutral), neutral, values
 
 
 @dataclass(frozen=True, slots=True)

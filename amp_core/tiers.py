@@ -255,7 +255,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Classification:
-    """A tier, why, and every gate that was asked.
+    """A tier, why, and every gate.
 
     Args:
       score: in [0, 1], for what is Tier 0: the mean margin of the validity and Tier 0 gates that have an ideal; otherwise 0.

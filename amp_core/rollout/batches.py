@@ -61,11 +61,11 @@ def generate(
             progress(1.0, "planned")
             progress = None  # Simulating is quick beside planning.
     total = sum(clip.num_frames for clip in clips)
-    done = 0
+    finished = 0
 
     def report(frames: int) -> None:
         if progress is not None:
-            progress(min(1.0, (done + frames) / total), f"{done + frames} of {total} frames")
+            progress(min(1.0, (finished + frames) / total), f"{finished + frames} of {total} frames")
 
     # Clips of like length side by side: a batch is only full until its shortest clip ends.
     order = sorted(range(len(clips)), key=lambda i: -clips[i].num_frames)
@@ -77,7 +77,7 @@ def generate(
         )
         simulation.run(report)
         rollouts |= {i: simulation.rollout(slot) for slot, i in enumerate(batch)}
-        done += sum(clips[i].num_frames for i in batch)
+        finished += sum(clips[i].num_frames for i in batch)
     return [rollouts[i] for i in range(len(clips))]
 
 
@@ -108,7 +108,7 @@ def _plan_clips(
 
         velocity = start_velocity(clips[i], recipes[i])
         result = plan(robot, clips[i], recipes[i], velocity, attempt=attempt, nthread=threads, progress=advance)
-        planned[i] = clips[i].num_frames  # Also where the robot was lost earlier.
+        planned[i] = clips[i].num_frames  # Also where the robot fell earlier.
         return result
 
     # Linear algebra on several threads adds in another order, and is slower for matrices of this size.

@@ -125,7 +125,7 @@ class Simulation:
         root = self.moving[:, self.robot.root_qpos_adr + 2 : model.nq + self.robot.root_qvel_adr + 3]
         harnesses = [recipe.harness for recipe in self.recipes]
         step, recorded, warnings = self.batch.rollout, ("sensordata",), self.batch.warning
-        frame, done, warned = 0, 0, 0
+        frame, total, warned = 0, 0, 0
         while active := [i for i, length in enumerate(self.lengths) if frame < length and self.failures[i] is None]:
             # Until one of these clips ends or fails, nothing but their states changes.
             start, stop = frame, min(frame + max(1, _BLOCK // len(active)), *(self.lengths[i] for i in active))
@@ -149,9 +149,9 @@ class Simulation:
                 self.rows_moving[rows, frame] = self.moving[rows]
                 self.rows_force[rows, frame] = self.force[rows]
                 frame += 1
-                done += len(active)
+                total += len(active)
                 if frame % _REPORT_EVERY == 1:
-                    report(done)
+                    report(total)
                 # A simulation that still runs has no warning, so that its first one always adds to the count.
                 if errors or np.count_nonzero(warnings) != warned:
                     for i in active:

@@ -12,7 +12,7 @@ from amp_core.motion import Conditioned
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rotations import z_axis
-from amp_core.tracking.sampler import LOST, Sampler, Samples, State, Trajectory
+from amp_core.tracking.sampler import FAILED_COST, Sampler, Samples, State, Trajectory
 
 Array = npt.NDArray[np.float64]
 
@@ -46,17 +46,17 @@ class Branch:
         self.data = mujoco.MjData(self.model)
         self.data.qpos[:], self.data.qvel[:] = clip.initial_qpos, initial_qvel
         self.executed = np.zeros_like(self.sampler.reference_ctrl)
-        self.frame, self.lost, self.spent, self.ahead = 0, False, 0.0, 0.0
+        self.frame, self.fell, self.spent, self.ahead = 0, False, 0.0, 0.0
         self.trajectory: Trajectory | None = None
 
     def advance(self, until: int, progress: Callable[[int], None]) -> None:
-        """Plan and execute until frame `until`, or until the robot is lost.
+        """Plan and execute until frame `until`, or until the robot falls.
 
         Args:
           progress: called with the number of steps executed since its last call; it may raise to stop the work.
         """
         sampler, settings, data = self.sampler, self.settings, self.data
-        while self.frame < until and not self.lost:
+        while self.frame < until and not self.fell:
             state = sampler.read_state(data)
             trajectory = self.improve(state, self.trajectory)
             for _ in range((settings.first_rounds if self.frame == 0 else settings.rounds) - 1):
@@ -72,15 +72,15 @@ class Branch:
                 mujoco.mj_step(self.model, data, nstep=sampler.robot.substeps)
                 self.frame += 1
             finite = np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()
-            self.lost = not (finite and z_axis(sampler.robot.root_rotation(data.qpos))[2] > _FALLEN_UP)
+            self.fell = not (finite and z_axis(sampler.robot.root_rotation(data.qpos))[2] > _FALLEN_UP)
             frames = np.arange(self.frame + sampler.horizon - self.replan - 1, self.frame + sampler.horizon)
             self.trajectory = trajectory.shift(sampler.reference_ctrl[np.minimum(frames, len(self.executed) - 1)])
             progress(steps)
 
     @property
     def score(self) -> float:
-        """The cost of the executed steps and of the plan ahead; infinite once the robot is lost."""
-        return np.inf if self.lost else self.spent + self.ahead
+        """The cost of the executed steps and of the plan ahead; infinite once the robot fell."""
+        return np.inf if self.fell else self.spent + self.ahead
 
     def become(self, other: Branch) -> None:
         """Continue from another branch's robot and plan, with this branch's own noise."""
@@ -88,11 +88,11 @@ class Branch:
         mujoco.mj_getState(self.model, other.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_setState(self.model, self.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
         self.executed[:] = other.executed
-        self.frame, self.lost, self.trajectory = other.frame, other.lost, other.trajectory
+        self.frame, self.fell, self.trajectory = other.frame, other.fell, other.trajectory
         self.spent, self.ahead = other.spent, other.ahead
 
     def controls(self) -> Array:
-        """(N, nu) rad, the executed controls, and the clip's angles from where the robot was lost."""
+        """(N, nu) rad, the executed controls, and the clip's angles from the fall on."""
         ctrl = self.executed.copy()
         ctrl[self.frame :] = np.clip(self.sampler.reference_ctrl[self.frame :], *self.sampler.ctrl_range)
         return ctrl
@@ -103,7 +103,7 @@ class Branch:
         controls = sampler.clip_controls(self.frame) if trajectory is None else trajectory.ctrl
         no_gains = np.zeros((*controls.shape, sampler.nx))
         samples = sampler.simulate(state, self.frame, controls, trajectory, self._noise())
-        if samples.cost[0] >= LOST:
+        if samples.cost[0] >= FAILED_COST:
             return self._fall_back(state, samples, no_gains)
         models = sampler.fit(samples)
         candidates, gains = [samples.ctrl[0]], [no_gains if trajectory is None else trajectory.gains]
@@ -123,12 +123,12 @@ class Branch:
         return trials.trajectory(best, nominal.gains[usable])
 
     def _fall_back(self, state: State, samples: Samples, no_gains: Array) -> Trajectory:
-        """The best sample where the nominal simulation was lost and nothing can be fitted about it; else the clip's angles."""
+        """The best sample where the nominal simulation failed and nothing can be fitted about it; else the clip's angles."""
         best = int(np.argmin(samples.cost))
-        if samples.cost[best] < LOST:
+        if samples.cost[best] < FAILED_COST:
             return samples.trajectory(best, no_gains)
         qpos, qvel = (np.repeat(values[None], self.sampler.horizon + 1, axis=0) for values in (state.qpos, state.qvel))
-        cost = np.full(self.sampler.horizon, LOST)
+        cost = np.full(self.sampler.horizon, FAILED_COST)
         return Trajectory(self.sampler.clip_controls(self.frame), qpos, qvel, no_gains, cost)
 
     def _noise(self) -> Array:

@@ -42,7 +42,7 @@ class Plan:
 
     Args:
       ctrl: (N, nu) rad, to hold over each control step.
-      fell_at: the frame at which the robot was lost, from where on `ctrl` is the clip's joint angles; None if it never was.
+      fell_at: the frame at which the robot fell, from where on `ctrl` is the clip's joint angles; None if it never did.
       simulated_sec: s of simulated time that planning took.
     """
 
@@ -108,12 +108,12 @@ def plan(
 
     with ThreadPoolExecutor(min(nthread, count)) as pool:
         best = branches[0]
-        while best.frame < last and not best.lost:
+        while best.frame < last and not best.fell:
             # Every stop is where the whole plan has one, so that the choice among the branches is the same.
             advance(min(total, best.frame + stretch))
             best = min(branches, key=lambda branch: branch.score)  # The first of equals.
-            steps_done = count * best.frame  # A branch that was lost has done fewer.
-            if best.lost:
+            steps_done = count * best.frame  # A branch that fell has done fewer.
+            if best.fell:
                 # No branch stands: the one that stood the longest is the best there is.
                 best = max(branches, key=lambda branch: branch.frame)
             for branch in branches:
@@ -121,7 +121,7 @@ def plan(
                     branch.become(best)
     return Plan(
         ctrl=best.controls(),
-        fell_at=best.frame if best.lost else None,
+        fell_at=best.frame if best.fell else None,
         simulated_sec=sum(branch.sampler.simulated_sec for branch in branches),
     )
 

@@ -19,7 +19,7 @@ from amp_core.tracking.reference import Reference
 
 Array = npt.NDArray[np.float64]
 
-LOST = 1e12
+FAILED_COST = 1e12
 """The cost of a simulation that left the finite numbers."""
 
 _LEANING_UP = 0.9  # vertical part of the root's z axis where the cost of leaning begins: 26°
@@ -213,10 +213,10 @@ class Sampler:
         stacked = np.stack(residuals, axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             cost = (stacked**2).sum(axis=(1, 2))
-        lost = ~np.isfinite(cost) | (cost > LOST)
-        lost[list(failed)] = True
-        cost[lost] = LOST
-        stacked[lost] = 0.0
+        diverged = ~np.isfinite(cost) | (cost > FAILED_COST)
+        diverged[list(failed)] = True
+        cost[diverged] = FAILED_COST
+        stacked[diverged] = 0.0
         return Samples(all_qpos, all_qvel, all_ctrl, stacked, cost)
 
     def residuals(
@@ -298,7 +298,7 @@ class Sampler:
         settings = self.settings
         # What fell says little about the neighbourhood of what did not.
         near = samples.cost <= np.quantile(samples.cost, 1.0 - settings.discard)
-        near &= samples.cost < LOST
+        near &= samples.cost < FAILED_COST
         near[0] = True
         states = self.difference(samples.qpos[near], samples.qvel[near], samples.qpos[0], samples.qvel[0]) / self.state_scale
         controls = (samples.ctrl[near] - samples.ctrl[0]) / self.ctrl_scale
