@@ -70,7 +70,19 @@ def score(
                 label = result.name if len(recipes) == 1 and scale.is_identity else f"{result.name} [{scale.name}]"
                 rows.append(_Row(file.path, result.to_dict(), label, target, name != file.path.stem))
     out.print_json([row.document for row in rows])
-    _print_rows(out, rows, export)
+    if rows:
+        print_results(out, [row.document | {"clip_name": row.label} for row in rows])
+    out.print_values(f"{row.document['name']}\t{row.document['tier']}" for row in rows)
+    counts = Counter(row.document["tier"] for row in rows)
+    tiers = ", ".join(f"{counts[tier]} {tier.label}" for tier in Tier)
+    out.print(f"\n{len(rows)} scored: {tiers}; {len(out.refused)} refused")
+    if out.file:
+        out.print(f"results: {out.file}")
+    if export and rows:
+        out.print(f"exports: {export}/")
+        for row in rows:
+            if row.is_renamed:
+                out.note(f"note: {row.path} was written as {row.export}, because another motion has the name {row.path.stem}")
     out.exit()
 
 
@@ -100,19 +112,3 @@ def export_names(paths: Sequence[Path]) -> list[str]:
         used.add(name.casefold())
         names.append(name)
     return names
-
-
-def _print_rows(out: Output, rows: Sequence[_Row], export: Path | None) -> None:
-    if rows:
-        print_results(out, [row.document | {"clip_name": row.label} for row in rows])
-    out.print_values(f"{row.document['name']}\t{row.document['tier']}" for row in rows)
-    counts = Counter(row.document["tier"] for row in rows)
-    tiers = ", ".join(f"{counts[tier]} {tier.label}" for tier in Tier)
-    out.print(f"\n{len(rows)} scored: {tiers}; {len(out.refused)} refused")
-    if out.file:
-        out.print(f"results: {out.file}")
-    if export and rows:
-        out.print(f"exports: {export}/")
-        for row in rows:
-            if row.is_renamed:
-                out.note(f"note: {row.path} was written as {row.export}, because another motion has the name {row.path.stem}")

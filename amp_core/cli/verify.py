@@ -167,6 +167,7 @@ class _Tester:
     def _test(
         self, subject: Subject, label: str, waivers: Sequence[Mapping[str, Any]] = (), locked: Mapping[str, str] | None = None
     ) -> None:
+        """Run the tests and print a line for each, and below them why those that did not pass did not."""
         with self._out.progress(f"testing {label}", total=1.0) as progress:
             verification = readiness.verify(
                 subject,
@@ -177,24 +178,19 @@ class _Tester:
             )
         document = checklist.document(verification, waivers, locked)
         self.documents.append(document)
-        _print_tests(self._out, document)
+        # Who asked for some tests alone knows that the others were not run.
+        tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
+        rows = []
+        for test in tests:
+            row = checklist.decisive_row(test["rows"])
+            value = "-" if row is None else checklist.row_text({**row, "where": "", "note": ""})
+            rows.append((test["status"], test["name"], value, f"{test['wall_sec']:.1f}"))
+        self._out.print_table(("Status", "Test", "Nearest to its threshold", ">s"), rows)
+        reasons = [f"{test['id']} {test['status']}: {test['reason']}" for test in tests if test["reason"]]
+        for line in ("", *reasons) if reasons else ():
+            self._out.print(line)
         for waiver in waivers:
             self._out.print(f"{waiver['test']} was waived at the lock: {waiver['reason']}")
-
-
-def _print_tests(out: Output, document: Mapping[str, Any]) -> None:
-    """Print a line a test, and below them why those that did not pass did not."""
-    # Who asked for some tests alone knows that the others were not run.
-    tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
-    rows = []
-    for test in tests:
-        row = checklist.decisive_row(test["rows"])
-        figure = "-" if row is None else checklist.row_text({**row, "where": "", "note": ""})
-        rows.append((test["status"], test["name"], figure, f"{test['wall_sec']:.1f}"))
-    out.print_table(("Status", "Test", "Nearest to its threshold", ">s"), rows)
-    reasons = [f"{test['id']} {test['status']}: {test['reason']}" for test in tests if test["reason"]]
-    for line in ("", *reasons) if reasons else ():
-        out.print(line)
 
 
 def _print_outcome(out: Output, documents: Sequence[dict[str, Any]], html_out: Path | None) -> None:
