@@ -180,7 +180,21 @@ def read_npz(path: str | os.PathLike[str], keys: Iterable[str] | None = None) ->
     path = Path(path)
     with _open_archive(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")] if keys is None else keys
-        return {name: _read_member(path, archive, name) for name in names}
+        arrays = {}
+        for name in names:
+            info = _find_member(path, archive, name)
+            with archive.open(info) as stream:
+                shape, fortran, dtype, size = _read_header(path, stream, info)
+                data = np.empty(size, np.uint8)
+                end = 0
+                while end < size:
+                    count = stream.readinto(data[end : end + _CHUNK].data)  # type: ignore[attr-defined]
+                    if not count:
+                        raise _refuse(path, f"member {name!r} is truncated")
+                    end += count
+                stream.read(1)  # The checksum is compared when the end is read.
+            arrays[name] = data.view(dtype).reshape(shape, order="F" if fortran else "C")
+        return arrays
 
 
 def mmap_member(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
@@ -238,21 +252,6 @@ def _find_member(path: Path, archive: zipfile.ZipFile, name: str) -> zipfile.Zip
     except KeyError:
         names = sorted(file.removesuffix(".npy") for file in archive.namelist())
         raise NotFound("there is no such array", file=str(path), key=name, expected=f"one of {', '.join(names)}") from None
-
-
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    info = _find_member(path, archive, name)
-    with archive.open(info) as stream:
-        shape, fortran, dtype, size = _read_header(path, stream, info)
-        data = np.empty(size, np.uint8)
-        end = 0
-        while end < size:
-            count = stream.readinto(data[end : end + _CHUNK].data)  # type: ignore[attr-defined]
-            if not count:
-                raise _refuse(path, f"member {name!r} is truncated")
-            end += count
-        stream.read(1)  # The checksum is compared when the end is read.
-    return data.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _read_header(path: Path, stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from amp_core.errors import MotionRefused
 from amp_core.lineage import Lineage
@@ -82,7 +82,13 @@ class Motion:
         object.__setattr__(self, "name", clean_name(self.name))
         object.__setattr__(self, "fps", float(self.fps))
         for key in ("root_pos", "root_rot", "dof_pos"):
-            object.__setattr__(self, key, _freeze(getattr(self, key)))
+            array = np.asarray(getattr(self, key))
+            # A read-only view of a writable array could still change under the clip.
+            frozen = not array.flags.writeable and (array.base is None or isinstance(array.base, bytes))
+            if not (frozen and array.dtype == np.float64 and array.flags.c_contiguous):
+                array = np.array(array, dtype=np.float64, order="C", copy=True)
+                array.flags.writeable = False
+            object.__setattr__(self, key, array)
         try:
             check_values(self.fps, self.root_pos, self.root_rot, self.dof_pos)
         except MotionRefused as error:
@@ -102,17 +108,6 @@ class Motion:
     def duration_sec(self) -> float:
         """s, from the first frame to the last: (N - 1) / fps."""
         return (self.num_frames - 1) / self.fps
-
-
-def _freeze(values: ArrayLike) -> NDArray[np.float64]:
-    """A read-only, C-ordered float64 array that nothing else can write to; no copy where it is that already."""
-    array = np.asarray(values)
-    # A read-only view of a writable array could still change under the clip.
-    frozen = not array.flags.writeable and (array.base is None or isinstance(array.base, bytes))
-    if not (frozen and array.dtype == np.float64 and array.flags.c_contiguous):
-        array = np.array(array, dtype=np.float64, order="C", copy=True)
-        array.flags.writeable = False
-    return array
 
 
 def check_values(

@@ -37,7 +37,18 @@ def read_json_clip(data: bytes) -> dict[str, Any]:
       MotionRefused: not strict JSON, or out of proportion.
     """
     body = data.removeprefix(codecs.BOM_UTF8)
-    _check_text(body)
+    if b"\0" in body:
+        _refuse("the text holds zero bytes; it may be UTF-16", "UTF-8")
+    if not body.isascii():
+        # In pieces, so that no decoded copy of the whole is ever made.
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        view = memoryview(body)
+        try:
+            for start in range(0, len(view), 1 << 16):
+                decoder.decode(bytes(view[start : start + (1 << 16)]))
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            _refuse(f"the text is not UTF-8 ({error.reason})", "UTF-8")
     _check_costs(body)
     # Every structural character of JSON is ASCII, so a text that was checked to be UTF-8 may be parsed as Latin-1: one byte
     # a character, where a single emoji would make Python's decoded text four times as large.
@@ -67,22 +78,6 @@ def read_json_clip(data: bytes) -> dict[str, Any]:
 
 def _refuse(what: str, expected: str = "strict JSON (RFC 8259)") -> NoReturn:
     raise MotionRefused(what, expected=expected, remedy=_REMEDY) from None
-
-
-def _check_text(body: bytes) -> None:
-    """UTF-8, checked in pieces so that no decoded copy of the whole is ever made."""
-    if b"\0" in body:
-        _refuse("the text holds zero bytes; it may be UTF-16", "UTF-8")
-    if body.isascii():
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(body)
-    try:
-        for start in range(0, len(view), 1 << 16):
-            decoder.decode(bytes(view[start : start + (1 << 16)]))
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        _refuse(f"the text is not UTF-8 ({error.reason})", "UTF-8")
 
 
 def _check_costs(body: bytes) -> None:

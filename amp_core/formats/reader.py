@@ -68,7 +68,18 @@ def read_motion(
     """
     limits = limits or Limits()
     name = clean_name(name)
-    _check_arguments(format, fps, quat_order)
+    if format is not None and format not in FORMATS:
+        raise MotionRefused(f"there is no format {quote(format)}", key="format", expected="one of " + ", ".join(FORMATS))
+    if quat_order is not None and quat_order not in QUAT_ORDERS:
+        raise MotionRefused(
+            f"there is no quaternion order {quote(quat_order)}", key="quat_order", expected="one of " + ", ".join(QUAT_ORDERS)
+        )
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0):
+        raise MotionRefused(
+            f"fps is {fps!r}" if isinstance(fps, float | int) else "fps is no number",
+            key="fps",
+            expected="a positive number of frames per second",
+        )
     path = None if isinstance(source, bytes | bytearray | memoryview) else Path(source)
     file = name if path is None else str(path)
     if len(file) > MAX_PATH_CHARACTERS:
@@ -84,21 +95,6 @@ def read_motion(
         error.file = file
         raise
     return motion
-
-
-def _check_arguments(format: str | None, fps: float | None, quat_order: str | None) -> None:
-    if format is not None and format not in FORMATS:
-        raise MotionRefused(f"there is no format {quote(format)}", key="format", expected="one of " + ", ".join(FORMATS))
-    if quat_order is not None and quat_order not in QUAT_ORDERS:
-        raise MotionRefused(
-            f"there is no quaternion order {quote(quat_order)}", key="quat_order", expected="one of " + ", ".join(QUAT_ORDERS)
-        )
-    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0):
-        raise MotionRefused(
-            f"fps is {fps!r}" if isinstance(fps, float | int) else "fps is no number",
-            key="fps",
-            expected="a positive number of frames per second",
-        )
 
 
 def _check_size(size: int, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -77,7 +78,11 @@ class Heartbeat:
         last = time.monotonic()
         while not self._end.wait(min(_TICK_SEC, self._every_sec)):
             progress = self._progress
-            if progress == sent and time.monotonic() - last < self._every_sec - 1e-3 and not self._is_cancel_requested():
+            due = progress != sent or time.monotonic() - last >= self._every_sec - 1e-3
+            if not due:
+                with contextlib.suppress(Exception):  # A look, which writes nothing; the next heartbeat logs an error.
+                    due = self._queue.cancel_requested(self._claim)
+            if not due:
                 continue
             try:
                 go_on = self._queue.heartbeat(self._claim, *(progress or (None, None)))
@@ -90,10 +95,3 @@ class Heartbeat:
             sent, last = progress, time.monotonic()
             if not go_on:
                 self.cancelled = True
-
-    def _is_cancel_requested(self) -> bool:
-        """A look between two heartbeats, which writes nothing."""
-        try:
-            return self._queue.cancel_requested(self._claim)
-        except Exception:
-            return False  # The next heartbeat logs the error.

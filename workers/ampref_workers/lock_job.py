@@ -119,7 +119,10 @@ def _member(settings: Settings, rollout: SelectedRollout, files: Mapping[str, Pa
 
 def _refuse_lock(name: str, version: str, failures: Sequence[TestFailure]) -> Conflict:
     """Why a version is not locked: the tests that failed, and what can be done."""
-    reasons = "; ".join(f"{test.name}: {_shorten(test.reason)}" for test in failures[:_MOST_FAILURES])
+    reasons = "; ".join(
+        f"{test.name}: {test.reason[: _REASON_CHARACTERS - 1] + '…' if len(test.reason) > _REASON_CHARACTERS else test.reason}"
+        for test in failures[:_MOST_FAILURES]
+    )
     more = f"; and {len(failures) - _MOST_FAILURES} more" if len(failures) > _MOST_FAILURES else ""
     options = " ".join(f'--waive {test.id}="REASON"' for test in failures)
     count = f"{len(failures)} test{'s' * (len(failures) > 1)}"
@@ -129,10 +132,6 @@ def _refuse_lock(name: str, version: str, failures: Sequence[TestFailure]) -> Co
         expected="no test that fails, or a waiver for each that does",
         remedy=f"Mend what they name, or leave the clips out; or lock it again with {options} (waivers in the request's body)",
     )
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _REASON_CHARACTERS else text[: _REASON_CHARACTERS - 1] + "…"
 
 
 def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollout], report: LockReport) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,12 +72,14 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
         "feature_code_hash": bundle.feature_code_hash,
     }
     full_report = document(verification, request.waivers, locked)
+    data = json.dumps(full_report, allow_nan=False, ensure_ascii=False).encode()
+    (folder / request.report_name).write_bytes(data)
     # The catalog keeps it without the figures, which fill megabytes.
     checklist = {key: full_report[key] for key in ("ready", "groups", "waivers")}
     return LockReport(
         files=tuple(LockedFile(file.name, file.size, file.sha256) for file in bundle.files),
         manifest=bundle.manifest.name,
-        verification=_write_report(folder / request.report_name, full_report),
+        verification=LockedFile(request.report_name, len(data), f"sha256:{hashlib.sha256(data).hexdigest()}"),
         dataset_hash=bundle.dataset_hash,
         feature_code_hash=bundle.feature_code_hash,
         num_clips=bundle.num_clips,
@@ -115,9 +116,3 @@ def _read_verification(job_dir: Path, request: LockRequest) -> dict[str, Any]:
         return report
     subject = {"robot": request.robot.name, "dataset": request.name, "version": request.version}
     return {"status": "SKIP", "subject": subject, "tests": [skipped(test, TESTS_OFF) for test in TEST_IDS]}
-
-
-def _write_report(path: Path, report: Mapping[str, Any]) -> LockedFile:
-    data = json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
-    path.write_bytes(data)
-    return LockedFile(path.name, len(data), f"sha256:{hashlib.sha256(data).hexdigest()}")

@@ -108,7 +108,16 @@ class Runner:
         with structlog.contextvars.bound_contextvars(job=claim.job.id, kind=claim.job.kind, attempt=claim.job.attempts):
             log.info("job_started")
             start = time.monotonic()
-            ended = self._run(claim, should_stop)
+            try:
+                with Heartbeat(self.jobs, claim, self.settings, should_stop) as heartbeat:
+                    ended = self._run(claim, heartbeat)
+            except LeaseLost as error:
+                log.warning("lease_lost", reason=error.what)
+                ended = "lost"
+            except Exception as error:
+                # The lease runs out, and a sweep gives the job to another worker.
+                log.exception("job_abandoned", error=str(error))
+                ended = "unavailable"
             log.info("job_ended", ended=ended, seconds=round(time.monotonic() - start, 3))
         return ended
 
@@ -135,19 +144,7 @@ class Runner:
             log.info("blobs_collected", count=len(digests))
         return digests
 
-    def _run(self, claim: Claim, should_stop: Callable[[], bool]) -> Ended:
-        try:
-            with Heartbeat(self.jobs, claim, self.settings, should_stop) as heartbeat:
-                return self._attempt(claim, heartbeat)
-        except LeaseLost as error:
-            log.warning("lease_lost", reason=error.what)
-            return "lost"
-        except Exception as error:
-            # The lease runs out, and a sweep gives the job to another worker.
-            log.exception("job_abandoned", error=str(error))
-            return "unavailable"
-
-    def _attempt(self, claim: Claim, heartbeat: Heartbeat) -> Ended:
+    def _run(self, claim: Claim, heartbeat: Heartbeat) -> Ended:
         """Do the work of a claimed job and commit its end; raises `LeaseLost`."""
         try:
             with self._job_folder(claim) as folder:

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from amp_core.verify import Clip, Subject, verify
+from amp_core.verify import Subject, verify
 from amp_core.verify.checklist import to_strict_json
 from amp_core.verify.stored import stored_clip
 from ampref_workers.members import load_and_check
-from ampref_workers.protocol import TESTS_OFF, VERIFICATION, Member, Progress, TestFailure, VerifyReport, VerifyRequest
+from ampref_workers.protocol import TESTS_OFF, VERIFICATION, Progress, TestFailure, VerifyReport, VerifyRequest
 
 __all__ = ["handle"]
 
@@ -20,9 +20,26 @@ _CHECKS_SHARE = 0.02  # Of the progress; hashing the arrays is quick beside test
 def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyReport:
     """Test the members and leave the whole report as `VERIFICATION`."""
     robot, _ = load_and_check(request.robot, request.members, lambda share, text: report(_CHECKS_SHARE * share, text))
-    clips = tuple(_stored_clip(member) for member in request.members)
+    clips = []
+    for member in request.members:
+        source = member.source
+        assert source is not None
+        clips.append(
+            stored_clip(
+                name=member.name,
+                tier=member.tier,
+                recipe=source.recipe,
+                attempt=source.attempt,
+                arrays=member.path,
+                ranges=member.ranges,
+                source=source.path,
+                source_digest=member.source_digest,
+                reading={key: getattr(source.reading, key) for key in ("format", "fps", "quat_order")},
+                limits=source.reading.limits,
+            )
+        )
     verification = verify(
-        Subject(robot, clips, facts={"dataset": request.name, "version": request.version}),
+        Subject(robot, tuple(clips), facts={"dataset": request.name, "version": request.version}),
         only=request.only,
         nthread=request.threads,
         progress=lambda share, text: report(_CHECKS_SHARE + (1.0 - _CHECKS_SHARE) * share, f"test {text}"),
@@ -33,20 +50,3 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
     text = json.dumps(to_strict_json(verification.to_dict()), allow_nan=False, ensure_ascii=False)
     (job_dir / VERIFICATION).write_text(text, encoding="utf-8")
     return VerifyReport(tuple(TestFailure(test.id, test.name, test.reason) for test in verification.failed))
-
-
-def _stored_clip(member: Member) -> Clip:
-    source = member.source
-    assert source is not None
-    return stored_clip(
-        name=member.name,
-        tier=member.tier,
-        recipe=source.recipe,
-        attempt=source.attempt,
-        arrays=member.path,
-        ranges=member.ranges,
-        source=source.path,
-        source_digest=member.source_digest,
-        reading={key: getattr(source.reading, key) for key in ("format", "fps", "quat_order")},
-        limits=source.reading.limits,
-    )
