@@ -2,12 +2,12 @@
 
     python -m bench.bench_policy [--envs N] [--rounds N] [--json FILE]
 
-The baseline is a jitted `jnp.concatenate` of the slices that features are made of: the least that any extractor has to do. What
-is held to a bound is the path that parity needs, with measured contacts and observed joint velocities; it is called as training
-calls it, with the config as a static argument. Finite differences and estimated contacts are told beside it.
+The baseline is a jitted `jnp.concatenate` of the slices that features consist of: the least that any extractor has to do. The
+bound is on the path that parity needs, with measured contacts and observed joint velocities; it is called as training calls it,
+with the config as a static argument. Finite differences and estimated contacts are measured beside it, without a bound.
 
 All sides take turns, a few calls each, with another side first in every round, so that a machine that gets slower gets slower
-for all of them. Every call waits for its result. Ratios are of the medians over all calls; the least times are told too.
+for all of them. Every call waits for its result. Ratios are of the medians over all calls; the least times are printed too.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Side = Callable[[], jax.Array]
 
 
 def sides(robot: Robot, envs: int) -> dict[str, Side]:
-    """What is timed: the baseline and the extractor's paths, on the same random states that lie on the device already."""
+    """The timed calls: the baseline and the extractor's paths, on the same random states, which are on the device already."""
     config = AMPFeatureConfig.for_robot(robot)
     rng = np.random.default_rng(0)
     qpos = rng.normal(size=(envs, config.nq)).astype(np.float32)
     qvel = rng.normal(size=(envs, config.nv)).astype(np.float32)
     obs = observe(config, qpos, qvel, rng.normal(size=(envs, config.nu)))
     height = jnp.asarray(rng.uniform(0.3, 0.6, envs), jnp.float32)
-    before = jnp.asarray(rng.normal(size=(envs, len(config.joint_names))), jnp.float32)
+    prev_joint_pos = jnp.asarray(rng.normal(size=(envs, len(config.joint_names))), jnp.float32)
     contacts = jnp.asarray(rng.integers(0, 2, (envs, len(config.channels))), jnp.float32)
     layout = config.obs
 
@@ -55,33 +55,33 @@ def sides(robot: Robot, envs: int) -> dict[str, Side]:
 
     extract = jax.jit(extract_amp_features, static_argnames=("config", "use_obs_joint_vel"))
     dt = robot.control_dt
-    found: dict[str, Side] = {
+    calls: dict[str, Side] = {
         BASELINE: lambda: concatenate(obs, height, contacts),
-        BOUND: lambda: extract(obs, config, height, before, dt, contacts, use_obs_joint_vel=True),
-        "finite differences": lambda: extract(obs, config, height, before, dt, contacts),
-        "estimated contacts": lambda: extract(obs, config, height, before, dt, use_obs_joint_vel=True),
-        "both": lambda: extract(obs, config, height, before, dt),
+        BOUND: lambda: extract(obs, config, height, prev_joint_pos, dt, contacts, use_obs_joint_vel=True),
+        "finite differences": lambda: extract(obs, config, height, prev_joint_pos, dt, contacts),
+        "estimated contacts": lambda: extract(obs, config, height, prev_joint_pos, dt, use_obs_joint_vel=True),
+        "both": lambda: extract(obs, config, height, prev_joint_pos, dt),
     }
-    if not np.array_equal(found[BASELINE](), found[BOUND]()):
+    if not np.array_equal(calls[BASELINE](), calls[BOUND]()):
         raise RuntimeError("the extractor's features are not the slices that the baseline copies")
-    return found
+    return calls
 
 
-def measure(found: dict[str, Side], rounds: int) -> dict[str, list[float]]:
+def measure(calls: dict[str, Side], rounds: int) -> dict[str, list[float]]:
     """Seconds of every call of every side."""
-    for side in found.values():
+    for side in calls.values():
         for _ in range(CALLS):
             side().block_until_ready()
-    names = list(found)
+    names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            side = found[name]
+            side = calls[name]
             for _ in range(CALLS):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 side().block_until_ready()
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - start)
     return times
 
 

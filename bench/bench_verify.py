@@ -2,9 +2,9 @@
 
     python -m bench.bench_verify [--threads N] [--json FILE]
 
-The version is made of bundled motions on the bundled robot: what is Tier 0 played open loop, two mirrored variants, and three
-clips that are planned (mode `tracked`), as test 1C plans their beginnings again. Making it is not timed. The times are those of
-`verify` from a standing start, so that importing and compiling the policy side is in them. The bounds are absolute, as there is
+The version consists of bundled motions on the bundled robot: the Tier 0 motions of mode `rollout`, two mirrored variants, and
+three clips of mode `tracked`, because test 1C plans their beginnings again. Its generation is not timed. The times are those of
+`verify` in a fresh process, so that they include importing and compiling the policy side. The bounds are absolute, as there is
 no baseline to divide by: on two cores 2 minutes for 1A to 7 on 60 s of data, 5 minutes for the micro-training.
 """
 
@@ -36,17 +36,17 @@ LIMIT_SEC = {"1A to 7": 120.0, "smoke": 300.0}
 
 def subject(robot: Robot, threads: int) -> Subject:
     """A minute of Tier 0 clips, or a little more."""
-    read: dict[str, Motion] = {
+    motions: dict[str, Motion] = {
         path.stem: read_motion(path, name=path.stem, **reading_options(path)) for path in bundled_motions()
     }
     mirror = Augmentation.parse("mirror")
-    plain = [read[name] for name in PLAIN] + [augment(read[name], robot, mirror) for name in MIRRORED]
-    tracked = [read[name] for name in TRACKED] + [augment(read[TRACKED[0]], robot, mirror)]
+    plain = [motions[name] for name in PLAIN] + [augment(motions[name], robot, mirror) for name in MIRRORED]
+    tracked = [motions[name] for name in TRACKED] + [augment(motions[TRACKED[0]], robot, mirror)]
     scores = score(plain, robot, Recipe.for_mode("rollout"), nthread=threads)
     scores += score(tracked, robot, Recipe.for_mode("tracked"), nthread=threads)
-    lesser = [found.name for found in scores if found.tier != 0]
-    if lesser:
-        raise RuntimeError(f"not Tier 0, so the version would not be what it is to be: {', '.join(lesser)}")
+    failing = [result.name for result in scores if result.tier != 0]
+    if failing:
+        raise RuntimeError(f"not Tier 0, as the version's clips must be: {', '.join(failing)}")
     return Subject.of_scores(scores, plain + tracked, robot)
 
 
@@ -62,16 +62,16 @@ def main() -> int:
     wall: dict[str, float] = {}
     tests: dict[str, dict[str, Any]] = {}
     for part, ids in parts.items():
-        began = time.perf_counter()
-        found = verify(version, only=ids, nthread=args.threads)
-        wall[part] = round(time.perf_counter() - began, 1)
-        for test in found.tests:
+        start = time.perf_counter()
+        verification = verify(version, only=ids, nthread=args.threads)
+        wall[part] = round(time.perf_counter() - start, 1)
+        for test in verification.tests:
             if test.id in ids:
                 tests[test.id] = {"status": test.status, "wall_sec": round(test.wall_sec, 2)}
                 print(f"{test.name}: {test.status}, {test.wall_sec:.1f} s {test.reason}")
         print(f"{part}: {wall[part]:.1f} s, at most {LIMIT_SEC[part]:g}")
-    ran = all(test["status"] not in (FAIL, SKIP) for test in tests.values())
-    passed = ran and seconds >= SECONDS and all(wall[part] <= LIMIT_SEC[part] for part in parts)
+    complete = all(test["status"] not in (FAIL, SKIP) for test in tests.values())
+    passed = complete and seconds >= SECONDS and all(wall[part] <= LIMIT_SEC[part] for part in parts)
     result = json.dumps(
         {
             "name": "verify",

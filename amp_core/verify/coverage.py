@@ -15,7 +15,7 @@ from amp_core.features import feature_code_hash
 from amp_core.verify.context import Context, sample
 from amp_core.verify.faults import name_swapped_channels
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs, root_heights
-from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Row, TestReport, check
+from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Row, TestReport
 from amp_core.verify.states import ROUNDING, compute_features, relative_error
 from amp_core.verify.subject import locate_row, stack_rows
 
@@ -86,13 +86,12 @@ def check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
             nonfinite.append(f"clip {clip.name}: {layout.names[column]} is not finite at frame {frame}")
     findings.add(Row("clips", len(subject.clips), PASS), Row("frames", total, PASS, note="that the version takes"))
     for name, faults in (("shapes", shapes), ("ranges", ranges), ("nonfinite", nonfinite)):
-        if not findings.add(check(name, len(faults), "==", 0, note="clips that are wrong")):
-            findings.add_reason("; ".join(faults[:3]))
-    if not findings.add(check("empty", len(empty), "==", 0, note="clips that give no frame", where=", ".join(empty[:5]))):
-        findings.add_reason(f"clip {empty[0]} gives no frame")
+        findings.check(name, len(faults), "==", 0, note="clips that are wrong", reason="; ".join(faults[:3]))
+    where, reason = ", ".join(empty[:5]), f"clip {''.join(empty[:1])} gives no frame"
+    findings.check("empty", len(empty), "==", 0, where=where, note="clips that give no frame", reason=reason)
     counts = Counter((clip.name, clip.recipe.digest) for clip in subject.clips)
     repeated = sorted({name for (name, _), count in counts.items() if count > 1})
-    findings.add(check("repeated", len(repeated), "==", 0, warn=True, where=", ".join(repeated[:5]), note="clips there twice"))
+    findings.check("repeated", len(repeated), "==", 0, warn=True, where=", ".join(repeated[:5]), note="clips there twice")
     return total, not shapes
 
 
@@ -136,10 +135,8 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
     notes = {"numpy": f"{sum(sampled.values()):,} rows one at a time", "numpy.chunks": "7 rows at a time"}
     for path, (value, where) in worst.items():
         op, limit = ("<=", ROUNDING) if path.startswith("jax") else ("==", 0.0)
-        if not findings.add(check(f"single.{path}", value, op, limit, where=where, note=notes.get(path, "every row"))):
-            findings.add_reason(
-                f"{path}: a row in a batch differs by {value:.2g} from the same row alone, worst in {where}: rows are mixed up"
-            )
+        reason = f"{path}: a row in a batch differs by {value:.2g} from the same row alone, worst in {where}: rows are mixed up"
+        findings.check(f"single.{path}", value, op, limit, where=where, note=notes.get(path, "every row"), reason=reason)
 
 
 def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> None:
@@ -148,17 +145,10 @@ def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> N
     features = np.asarray(files.features)
     entries = files.manifest.get("clips")
     listed = [str(entry.get("name")) for entry in entries or ()]
-    if not findings.add(check("artifact.frames", len(features), "==", len(rows))):
-        missing = [clip.name for clip in subject.clips if clip.name not in listed]
-        findings.add_reason(
-            f"the version's features have {len(features)} rows, its clips {len(rows)}"
-            + (
-                f": missing are {', '.join(missing[:5])}"
-                if missing
-                else ": a clip or a window is missing, or there are too many"
-            )
-        )
-    else:
+    absent = ", ".join([clip.name for clip in subject.clips if clip.name not in listed][:5])
+    reason = f"the version's features have {len(features)} rows, its clips {len(rows)}: "
+    reason += f"missing are {absent}" if absent else "a clip or a window is missing, or there are too many"
+    if findings.check("artifact.frames", len(features), "==", len(rows), reason=reason):
         count, where = len(rows), ""
         differing = np.arange(len(rows))
         if features.dtype == np.float32:
@@ -168,17 +158,17 @@ def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> N
             number, frame = locate_row(int(differing[0]), [len(clip.version_features) for clip in subject.clips])
             where = f"first: row {frame} of clip {subject.clips[number].name}"
         note = "rows that differ from their clip's in any bit"
-        if not findings.add(check("artifact.rows", count, "==", 0, where=where, note=note)):
-            findings.add_reason(
-                f"{count} rows of the version are not their clip's, {where}: clips in another order, or features of another day"
-            )
+        reason = (
+            f"{count} rows of the version are not their clip's, {where}: clips in another order, or features of another day"
+        )
+        findings.check("artifact.rows", count, "==", 0, where=where, note=note, reason=reason)
     if entries is not None:
         expected, actual = Counter(clip.name for clip in subject.clips), Counter(listed)
         missing, surplus = sorted((expected - actual).elements()), sorted((actual - expected).elements())
         note = "clips that only one side names"
-        if not findings.add(check("artifact.clips", len(missing) + len(surplus), "==", 0, note=note)):
-            parts = [f"{kind} {', '.join(n[:5])}" for kind, n in (("missing", missing), ("surplus", surplus)) if n]
-            findings.add_reason("the manifest's clips are not the members: " + "; ".join(parts))
+        parts = [f"{kind} {', '.join(names[:5])}" for kind, names in (("missing", missing), ("surplus", surplus)) if names]
+        reason = "the manifest's clips are not the members: " + "; ".join(parts)
+        findings.check("artifact.clips", len(missing) + len(surplus), "==", 0, note=note, reason=reason)
     # What each hash must be, and the reason where it is not.
     hashes = {
         "dataset_hash": (
@@ -214,7 +204,7 @@ def check_statistics(findings: Findings, names: Sequence[str], files: Artifacts)
             if value != locked_value:
                 stale.setdefault(names[i] if i < len(names) else f"column {i}", set()).add(key)
     note = "dimensions whose statistics are not those of the rows"
-    if not findings.add(check("artifact.statistics", len(stale), "==", 0, note=note)):
+    if not findings.check("artifact.statistics", len(stale), "==", 0, note=note):
         first = next(iter(stale))
         findings.add_reason(
             f"the normalization statistics are stale: {', '.join(sorted(stale[first]))} of {first} are not those of the rows"
@@ -240,12 +230,12 @@ def contact_consistency(context: Context) -> TestReport:
         number, frame = locate_row(int(differing[0]), [clip.frames for clip in clips])
         where = f"first: clip {clips[number].name}, frame {frame}"
     note = "frames whose features hold other contacts"
-    if not findings.add(check("contacts.block", len(differing), "==", 0, where=where, note=note)):
+    if not findings.check("contacts.block", len(differing), "==", 0, where=where, note=note):
         swapped = name_swapped_channels(_agreement_matrix(recorded, in_features), robot.channels, SWAPPED)
         findings.add_reason(f"the contacts in the features are not those of foot_contacts: {swapped or where}")
     values = float((~np.isin(recorded, (0.0, 1.0))).sum())
-    if not findings.add(check("contacts.values", values, "==", 0.0, note="entries that are neither 0 nor 1")):
-        findings.add_reason("foot_contacts holds something else than 0 and 1")
+    note, reason = "entries that are neither 0 nor 1", "foot_contacts holds something else than 0 and 1"
+    findings.check("contacts.values", values, "==", 0.0, note=note, reason=reason)
 
     with_loads = [clip for clip in clips if "channel_loads" in clip.arrays]
     if with_loads:
@@ -283,7 +273,7 @@ def check_agreement(
     passed = True
     rates = []
     for channel, rate, other_rate, share in zip(channels, recorded.mean(axis=0), other.mean(axis=0), straight, strict=True):
-        passed &= findings.add(check(f"{name}.agreement.{channel}", float(share), ">=", AGREEMENT))
+        passed &= findings.check(f"{name}.agreement.{channel}", float(share), ">=", AGREEMENT)
         rate_pair = {"true_rate": float(rate), "other_rate": float(other_rate)}
         rates.append({"channel": channel, **rate_pair, "agreement": float(share)})
     findings.figures[name] = {"channels": rates, "agreement_matrix": np.round(agreement, 4).tolist()}

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from amp_core.motion import condition
 from amp_core.tracking import Plan
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
-from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Row, TestReport, check
+from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Row, TestReport
 from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
 
 if TYPE_CHECKING:
@@ -79,14 +79,13 @@ def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) ->
             mae = float(np.abs(features[:, block.slice] - recorded[:, block.slice]).mean())
             if clip.recipe.mode == "teacher_forced":
                 note = "teacher_forced: the pose was overwritten, and without that the robot moves otherwise"
-                row = check(f"replay.mae.{name}", mae, "<", 0.1, warn=True, unit=block.unit, where=where, note=note)
-                findings.add(row)
+                findings.check(f"replay.mae.{name}", mae, "<", 0.1, warn=True, unit=block.unit, where=where, note=note)
             elif name not in worst or not mae <= worst[name][0]:
                 worst[name] = (mae, where if mae else "")
     for name, (mae, where) in worst.items():
         unit, note = robot.layout.block(name).unit, "without overwrites; the specification asks < 0.1"
-        if not findings.add(check(f"replay.mae.{name}", mae, "==", 0.0, unit=unit, where=where, note=note)):
-            findings.add_reason(f"{where}: replaying its controls gives other velocities (MAE {mae:.3g} {unit} in {name})")
+        reason = f"{where}: replaying its controls gives other velocities (MAE {mae:.3g} {unit} in {name})"
+        findings.check(f"replay.mae.{name}", mae, "==", 0.0, unit=unit, where=where, note=note, reason=reason)
     return f"the controls of {describe_sample(sampled, clips)} replayed without overwrites, against the recorded velocities"
 
 
@@ -106,7 +105,7 @@ def check_generation(findings: Findings, context: Context, motions: Sequence[tup
             differing[i] = keys
     where = f"clip {clips[next(iter(differing))].name}" if differing else ""
     note = "clips with an exported array that differs in any byte"
-    findings.add(check("generated.differing", len(differing), "==", 0, where=where, note=note))
+    findings.check("generated.differing", len(differing), "==", 0, where=where, note=note)
     left_out = [clip.name for i, clip in enumerate(clips) if i not in generated]
     if left_out:
         names = ", ".join(left_out[:5])
@@ -196,7 +195,7 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], con
         findings.add_reason(f"clip {clip.name}: its controls are planned otherwise from frame {frame} on; {why}")
     where = f"clip {differing[0]}" if differing else ""
     note = f"of {len(sampled)} tracked clips whose beginning was planned again"
-    findings.add(check("planned.differing", len(differing), "==", 0, where=where, note=note))
+    findings.check("planned.differing", len(differing), "==", 0, where=where, note=note)
     seconds = sum(lengths[i] for i in sampled) * control_dt
     return (
         f"; the beginnings of {len(sampled)} of {len(tracked)} tracked clips ({seconds:.1f} s) planned again and their "

@@ -81,11 +81,11 @@ def feature_assembly(context: Context) -> TestReport:
             columns = block.slice
             worst = block.start + int(np.argmax(np.nan_to_num(mae[columns], nan=np.inf)))
             where = f"{path}, worst dimension {layout.names[worst]}"
-            passed = findings.add(check(f"mae.{block.name}", float(mae[worst]), "<", MAE, unit=block.unit, where=where))
+            passed = findings.check(f"mae.{block.name}", float(mae[worst]), "<", MAE, unit=block.unit, where=where)
             error = relative_error(policy[:, columns], reference[:, columns])
             largest = float((error * certainty[:, None]).max() if path == "observe" else error.max())
             note = "more than float32 rounds" if largest > SUSPICIOUS else "relative"
-            findings.add(check(f"max.{block.name}", largest, "<=", SUSPICIOUS, warn=True, where=path, note=note))
+            findings.check(f"max.{block.name}", largest, "<=", SUSPICIOUS, warn=True, where=path, note=note)
             if block.name in VELOCITIES:
                 passed &= findings.add(_check_correlation(path, block, layout.names, correlation, constant))
             if not passed:
@@ -190,10 +190,10 @@ def physics_integration(context: Context) -> TestReport:
 
     for name in ("qpos", "qvel"):
         value, where = worst[name]
-        findings.add(check(f"replay.{name}", value, "==", 0.0, where=where, note="bit for bit"))
+        findings.check(f"replay.{name}", value, "==", 0.0, where=where, note="bit for bit")
     for block in layout.blocks:
         value, where = worst[f"features.{block.name}"]
-        findings.add(check(f"features.{block.name}", value, "<=", ROUNDING, where=where, note="relative"))
+        findings.check(f"features.{block.name}", value, "<=", ROUNDING, where=where, note="relative")
     for name in VELOCITIES:
         true, differences_, between = (
             float(np.abs(np.concatenate(errors[f"{name}.{kind}"])).mean()) for kind in ("true", "differences", "between")
@@ -206,14 +206,14 @@ def physics_integration(context: Context) -> TestReport:
             continue
         share = true / between
         note = "MAE from the true qvel, over the MAE between true qvel and finite differences"
-        findings.add(check(f"true_velocity.{name}", share, "<", 0.01, note=note))
+        findings.check(f"true_velocity.{name}", share, "<", 0.01, note=note)
         if not share < 0.01 and differences_ < true:
             findings.add_reason(f"{name}: {DIFFERENCES}")
-    findings.add(check("contacts.flips", flips, "==", 0, note="entries of foot_contacts that mj_contactForce contradicts"))
+    findings.check("contacts.flips", flips, "==", 0, note="entries of foot_contacts that mj_contactForce contradicts")
     for name in ("channel_loads", "sum_fn_per_frame"):
         if name in worst:
             value, where = worst[name]
-            findings.add(check(f"loads.{name}", value, "<=", 1e-6, unit="N", where=where, note="mean over the substeps"))
+            findings.check(f"loads.{name}", value, "<=", 1e-6, unit="N", where=where, note="mean over the substeps")
     frames = sum(count for _, count in sampled)
     return findings.report(
         f"{describe_sample(sampled, context.subject.clips)}, {frames:,} frames, simulated again from the recorded start and "

@@ -158,6 +158,13 @@ class Findings:
         self.rows += rows
         return all(row.status != FAIL for row in rows)
 
+    def check(self, name: str, value: float, op: str, threshold: float, *, reason: str = "", **more: Any) -> bool:
+        """Add the row of `check`, and the reason if it is a FAIL; returns whether it is none."""
+        passed = self.add(check(name, value, op, threshold, **more))
+        if not passed:
+            self.add_reason(reason)
+        return passed
+
     def add_reason(self, reason: str) -> None:
         """Add a reason; an empty one, or one that is in the list, changes nothing."""
         if reason and reason not in self.reasons:

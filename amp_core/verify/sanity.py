@@ -14,7 +14,7 @@ from amp_core.metrics import UNLOADED_BELOW
 from amp_core.rotations import pitch_roll_tilt
 from amp_core.tiers import Tier, gate_profile, holds
 from amp_core.verify.context import Context
-from amp_core.verify.report import FAIL, PASS, WARN, Findings, Row, TestReport, check
+from amp_core.verify.report import FAIL, PASS, WARN, Findings, Row, TestReport
 
 if TYPE_CHECKING:
     from amp_core.recipe import PhysicsScale
@@ -72,9 +72,7 @@ def distribution_sanity(context: Context) -> TestReport:
         findings.add_reason("the reference holds frames that are not finite")
         return findings.report(measured)
     reference = rows.astype(np.float64)
-    check_spread(findings, robot, reference)
-    check_contact_rates(findings, robot, reference)
-    check_height(findings, robot, reference)
+    check_values(findings, robot, reference)
     check_speeds(findings, robot, reference, clips)
     check_limits(findings, robot, reference)
     context.progress(0.2, "a random policy")
@@ -90,76 +88,64 @@ def distribution_sanity(context: Context) -> TestReport:
     )
 
 
-def check_spread(findings: Findings, robot: Robot, rows: Array) -> None:
+def check_values(findings: Findings, robot: Robot, rows: Array) -> None:
+    """Spread of every dimension, contact rates, and the root's height, of all frames (N, F)."""
     for name, std in zip(robot.layout.names, rows.std(axis=0), strict=True):
         limit = HEIGHT_STD if name.startswith("root_height") else STD_FLOOR
-        if not findings.add(check(f"std.{name}", float(std), ">", limit)):
-            findings.add_reason(
-                f"{name} is near-constant (std {std:.2g}): a discriminator tells by it alone who is who, and normalizing "
-                "divides by next to nothing; take in clips in which it moves, or drop it"
-            )
+        reason = (
+            f"{name} is near-constant (std {std:.2g}): a discriminator tells by it alone who is who, and normalizing divides "
+            "by next to nothing; take in clips in which it moves, or drop it"
+        )
+        findings.check(f"std.{name}", float(std), ">", limit, reason=reason)
 
-
-def check_contact_rates(findings: Findings, robot: Robot, rows: Array) -> None:
     low, high = CONTACT_RATE
-    block = robot.layout.block("foot_contacts")
-    for channel, rate in zip(robot.channels, rows[:, block.slice].mean(axis=0), strict=True):
+    rates = rows[:, robot.layout.block("foot_contacts").slice].mean(axis=0)
+    for channel, rate in zip(robot.channels, rates, strict=True):
         bound, op, often = (low, ">=", "hardly ever") if rate < 0.5 else (high, "<=", "nearly always")
-        if not findings.add(check(f"contact_rate.{channel}", float(rate), op, bound)):
-            findings.add_reason(
-                f"{channel} {often} touches the ground ({rate:.1%} of the frames): a degenerate contact channel"
-            )
+        reason = f"{channel} {often} touches the ground ({rate:.1%} of the frames): a degenerate contact channel"
+        findings.check(f"contact_rate.{channel}", float(rate), op, bound, reason=reason)
 
-
-def check_height(findings: Findings, robot: Robot, rows: Array) -> None:
     height = rows[:, robot.layout.block("root_height").start]
     low, high = robot.height_range
     p1, p99 = np.percentile(height, [100.0 - PERCENTILE, PERCENTILE])
-    passed = findings.add(
-        check("height.p1", float(p1), ">=", low, unit="m"),
-        check("height.p99", float(p99), "<=", high, unit="m"),
-        check("height.min", float(height.min()), ">=", low, unit="m", warn=True, note="single frames"),
-        check("height.max", float(height.max()), "<=", high, unit="m", warn=True, note="single frames"),
+    reason = (
+        f"the root is at {p1:.3f} … {p99:.3f} m (p1 … p99), outside the robot's {low:g} … {high:g} m: a fallen robot, or a "
+        "height that is measured from elsewhere"
     )
-    if not passed:
-        findings.add_reason(
-            f"the root is at {p1:.3f} … {p99:.3f} m (p1 … p99), outside the robot's {low:g} … {high:g} m: a fallen robot, "
-            "or a height that is measured from elsewhere"
-        )
+    findings.check("height.p1", float(p1), ">=", low, unit="m", reason=reason)
+    findings.check("height.p99", float(p99), "<=", high, unit="m", reason=reason)
+    findings.check("height.min", float(height.min()), ">=", low, unit="m", warn=True, note="single frames")
+    findings.check("height.max", float(height.max()), "<=", high, unit="m", warn=True, note="single frames")
 
 
 def check_speeds(findings: Findings, robot: Robot, rows: Array, clips: Sequence[Clip]) -> None:
+    """The magnitude of the root's velocities in all frames (N, F), and the clip with the fastest."""
     ends = np.cumsum([len(clip.version_features) for clip in clips])
     for name, limit in SPEEDS.items():
         block = robot.layout.block(name)
         speed = np.linalg.norm(rows[:, block.slice], axis=1)
         p99, largest = float(np.percentile(speed, PERCENTILE)), float(speed.max())
         where = f"clip {clips[int(np.searchsorted(ends, np.argmax(speed), side='right'))].name}"
-        note = f"single frames: {float((speed > limit).mean()):.2%} are faster"
-        passed = findings.add(
-            check(f"speed.{name}.p99", p99, "<", limit, unit=block.unit, note="magnitude"),
-            check(f"speed.{name}.max", largest, "<", limit, unit=block.unit, where=where, note=note, warn=True),
+        reason = (
+            f"{name} is implausible: its magnitude exceeds {limit:g} {block.unit} in over 1 % of the frames (p99 {p99:.3g}), "
+            f"worst in {where}; a fall, a teleport, or degrees for radians"
         )
-        if not passed:
-            findings.add_reason(
-                f"{name} is implausible: its magnitude exceeds {limit:g} {block.unit} in over 1 % of the frames (p99 "
-                f"{p99:.3g}), worst in {where}; a fall, a teleport, or degrees for radians"
-            )
+        findings.check(f"speed.{name}.p99", p99, "<", limit, unit=block.unit, note="magnitude", reason=reason)
+        note = f"single frames: {float((speed > limit).mean()):.2%} are faster"
+        findings.check(f"speed.{name}.max", largest, "<", limit, warn=True, unit=block.unit, where=where, note=note)
 
 
 def check_limits(findings: Findings, robot: Robot, rows: Array) -> None:
+    """How far the joints' angles in all frames (N, F) lie beyond their limits."""
     angles = rows[:, robot.layout.block("joint_pos").slice]
     low, high = robot.joint_range.T
     beyond = np.maximum(np.maximum(low - angles, angles - high), 0.0)
     p99, largest = np.percentile(beyond, PERCENTILE, axis=0), beyond.max(axis=0)
     for i, joint in enumerate(robot.joint_names):
         note = f"beyond [{low[i]:.3g}, {high[i]:.3g}]; MuJoCo's limits are soft"
-        passed = findings.add(
-            check(f"limit.{joint}.p99", float(p99[i]), "<=", LIMIT_SLACK, unit="rad", note=note),
-            check(f"limit.{joint}.max", float(largest[i]), "<=", LIMIT_SLACK, unit="rad", note=note, warn=True),
-        )
-        if not passed:
-            findings.add_reason(f"{joint} is up to {largest[i]:.3g} rad beyond its limits: other units, joint order, or robot")
+        reason = f"{joint} is up to {largest[i]:.3g} rad beyond its limits: other units, joint order, or robot"
+        findings.check(f"limit.{joint}.p99", float(p99[i]), "<=", LIMIT_SLACK, unit="rad", note=note, reason=reason)
+        findings.check(f"limit.{joint}.max", float(largest[i]), "<=", LIMIT_SLACK, warn=True, unit="rad", note=note)
 
 
 def random_policy_features(context: Context, clips: Sequence[Clip]) -> Floats:
@@ -214,7 +200,7 @@ def compare_distributions(findings: Findings, robot: Robot, reference: Array, po
         note = (
             "share of the two histograms that lies on each other; below, a random policy never looks like the reference there"
         )
-        findings.add(check(f"overlap.{name}", histogram["overlap"], ">=", OVERLAP, warn=True, where=where, note=note))
+        findings.check(f"overlap.{name}", histogram["overlap"], ">=", OVERLAP, warn=True, where=where, note=note)
     for block in layout.blocks:
         note = "1-D Wasserstein-1 distance, mean over the block's dimensions"
         findings.add(Row(f"wasserstein.{block.name}", float(distances[block.slice].mean()), PASS, unit=block.unit, note=note))
@@ -298,12 +284,12 @@ def harness_contribution(context: Context) -> TestReport:
             if tier is Tier.TIER_0:
                 worst, limit = float(tilt[rows].max()), gates["max_tilt_deg"].threshold
                 assert isinstance(limit, float)
-                if not findings.add(check("max_tilt_deg", worst, "<=", limit, unit="deg", where=where)):
-                    frame = start + int(np.argmax(tilt[rows] > limit))
-                    findings.add_reason(
-                        f"{where}: the robot has fallen (tilt {worst:.0f}°, over {limit:g}° from frame {frame} on) "
-                        "and is taken as Tier 0: a policy would learn to lie down"
-                    )
+                frame = start + int(np.argmax(tilt[rows] > limit))
+                reason = (
+                    f"{where}: the robot has fallen (tilt {worst:.0f}°, over {limit:g}° from frame {frame} on) and is taken as "
+                    "Tier 0: a policy would learn to lie down"
+                )
+                findings.check("max_tilt_deg", worst, "<=", limit, unit="deg", where=where, reason=reason)
     findings.figures["clips"] = evidence
     clips = f"{len(context.subject.clips)} clips" + (f", {tier_1_count} of them Tier 1" if tier_1_count else "")
     return findings.report(

@@ -18,7 +18,7 @@ import numpy as np
 
 from amp_core.verify.context import Context
 from amp_core.verify.policy_side import NO_JAX
-from amp_core.verify.report import FAIL, PASS, Findings, Row, TestReport, check
+from amp_core.verify.report import FAIL, PASS, Findings, Row, TestReport
 from amp_core.verify.smoke_reference import Normalization, Reference
 from amp_core.verify.smoke_settings import SmokeSettings
 from amp_core.verify.smoke_training import Fault, train
@@ -103,36 +103,37 @@ def judge(findings: Findings, curves: Curves, settings: SmokeSettings, fault: Fa
     first = float(curves["d_loss"][0])
     fall = (first - last["d_loss"]) / first
     note = f"share; from {first:.4g}, which is chance, to {last['d_loss']:.4g} on transitions that it was not trained on"
-    if not findings.add(check("d_loss.fall", fall, ">", LOSS_FALL, where=where, note=note)):
-        findings.add_reason(
-            f"the discriminator's loss does not fall (from {first:.4g} to {last['d_loss']:.4g}): it does not learn; is its "
-            f"learning rate ({settings.discriminator_rate:g}) too small or too large, or is there nothing to learn?"
-        )
+    reason = (
+        f"the discriminator's loss does not fall (from {first:.4g} to {last['d_loss']:.4g}): it does not learn; is its "
+        f"learning rate ({settings.discriminator_rate:g}) too small or too large, or is there nothing to learn?"
+    )
+    findings.check("d_loss.fall", fall, ">", LOSS_FALL, where=where, note=note, reason=reason)
     note = "of its outputs on held-out reference and on fresh policy transitions; 0.5 is chance"
-    if not findings.add(check("auc", last["auc"], ">", AUC, where=where, note=note)):
-        findings.add_reason(
-            f"the discriminator cannot tell reference from policy (AUC {last['auc']:.3f}, asked > {AUC:g}): run tests 1A to 5, "
-            "look at test 6 for degenerate features and at test 7 for the reference's quality, and check that the statistics "
-            "are this version's"
-        )
+    reason = (
+        f"the discriminator cannot tell reference from policy (AUC {last['auc']:.3f}, asked > {AUC:g}): run tests 1A to 5, "
+        "look at test 6 for degenerate features and at test 7 for the reference's quality, and check that the statistics "
+        "are this version's"
+    )
+    findings.check("auc", last["auc"], ">", AUC, where=where, note=note, reason=reason)
     note = "the same against the untrained policy's own rollout, which the discriminator was not trained on"
-    if not findings.add(check("auc_untrained", last["auc_untrained"], ">", AUC, where=where, note=note)):
-        findings.add_reason(
-            f"the discriminator cannot tell reference from an untrained policy (AUC {last['auc_untrained']:.3f}, asked > "
-            f"{AUC:g}): the reference looks like noise about its mean pose; was it recorded from a policy?"
-        )
-    if not findings.add(check("reward_std", last["reward_std"], ">", REWARD_STD, where=where)):
-        findings.add_reason(
-            f"the AMP reward is constant (std {last['reward_std']:.2g}, asked > {REWARD_STD:g}): the policy is told nothing; a "
-            "discriminator that does not learn, one that is certain of everything, or features without variance (stale "
-            "statistics)"
-        )
+    reason = (
+        f"the discriminator cannot tell reference from an untrained policy (AUC {last['auc_untrained']:.3f}, asked > "
+        f"{AUC:g}): the reference looks like noise about its mean pose; was it recorded from a policy?"
+    )
+    findings.check("auc_untrained", last["auc_untrained"], ">", AUC, where=where, note=note, reason=reason)
+    reason = (
+        f"the AMP reward is constant (std {last['reward_std']:.2g}, asked > {REWARD_STD:g}): the policy is told nothing; a "
+        "discriminator that does not learn, one that is certain of everything, or features without variance (stale "
+        "statistics)"
+    )
+    findings.check("reward_std", last["reward_std"], ">", REWARD_STD, where=where, reason=reason)
     bad = sum(not np.isfinite(value) for value in curves["policy_loss"])
     note = f"iterations; {last['policy_loss']:.3g} in the mean of the last ones"
-    findings.add(check("policy_loss.nonfinite", bad, "==", 0.0, note=note))
+    findings.check("policy_loss.nonfinite", bad, "==", 0.0, note=note)
     moved = float(curves["policy_moved"][-1])
-    if not findings.add(check("policy_moved", moved, ">", 0.0, note="norm of the change of the policy's parameters")):
-        findings.add_reason("the policy's parameters did not change: the reward does not reach it, or its learning rate is 0")
+    note = "norm of the change of the policy's parameters"
+    reason = "the policy's parameters did not change: the reward does not reach it, or its learning rate is 0"
+    findings.check("policy_moved", moved, ">", 0.0, note=note, reason=reason)
     for name in ("reward_mean", "fall_rate", "value_loss"):
         note = f"told only; {curves[name][0]:.3g} in the first iteration"
         findings.add(Row(name, last[name], PASS, where=where, note=note))

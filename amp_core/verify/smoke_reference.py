@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
-from amp_core.verify.report import FAIL, Findings, Row, check
+from amp_core.verify.report import FAIL, Findings, Row
 
 if TYPE_CHECKING:
     from amp_core.recipe import PhysicsScale
@@ -160,7 +160,7 @@ def _check_statistics(findings: Findings, subject: Subject, mean: Array, std: Ar
     passed = True
     for name, error, note in (("stats.mean", shift, "normalized mean from 0"), ("stats.std", stretch, "normalized std from 1")):
         worst = int(np.argmax(error))
-        passed &= findings.add(check(name, float(error[worst]), "<=", STATS_TOLERANCE, where=names[worst], note=note))
+        passed &= findings.check(name, float(error[worst]), "<=", STATS_TOLERANCE, where=names[worst], note=note)
     if not passed:
         worst = int(np.argmax(np.maximum(shift, stretch)))
         findings.add_reason(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from amp_core.motion import condition
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
-from amp_core.verify.report import PASS, SKIP, Findings, Row, TestReport, check
+from amp_core.verify.report import PASS, SKIP, Findings, Row, TestReport
 from amp_core.verify.states import (
     ROUNDING,
     SUSPICIOUS,
@@ -97,11 +97,11 @@ def yaw_invariance(context: Context) -> TestReport:
     for path, (value, where) in worst.items():
         limit = SUSPICIOUS if path == "observe" else ROUNDING
         note = "relative; in float32, times the heading's length on the ground" if path == "observe" else "relative"
-        if not findings.add(check(f"assembly.{path}", value, "<=", limit, where=where, note=note)):
-            findings.add_reason(
-                f"the features of {path} change when the robot is {where}: they depend on the heading. Is a velocity left in "
-                "the world frame, or the yaw taken from something that knows only some headings?"
-            )
+        reason = (
+            f"the features of {path} change when the robot is {where}: they depend on the heading. Is a velocity left in "
+            "the world frame, or the yaw taken from something that knows only some headings?"
+        )
+        findings.check(f"assembly.{path}", value, "<=", limit, where=where, note=note, reason=reason)
     simulated = check_rotated_simulations(findings, context, clips)
     path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
     return findings.report(
@@ -193,7 +193,7 @@ def check_agreement(
     note = f"clips that leave {YAW_SIMULATED:g} where no contact explains it; explained: {chaos} breaks by contacts"
     note += f", {crosswise} after the robot touched itself" if crosswise else ""
     where = f"clip {breaks[0][0]}" if breaks else ""
-    findings.add(check(f"{name}.unexplained", len(breaks), "==", 0, where=where, note=note))
+    findings.check(f"{name}.unexplained", len(breaks), "==", 0, where=where, note=note)
     if breaks and not any("simulated again" in reason for reason in findings.reasons):
         clip, (frame, difference, dimension) = breaks[0]
         findings.add_reason(
@@ -204,7 +204,7 @@ def check_agreement(
     agreed = sum(c.agreed for c in comparisons) / max(1, sum(c.frames for c in comparisons))
     longest, required = max(c.span for c in comparisons), min(SPAN, max(c.frames for c in comparisons))
     note = f"the longest run of frames within {YAW_SIMULATED:g}; {agreed:.1%} of all frames agree"
-    passed = findings.add(check(f"{name}.span", longest, ">=", required, unit="frame", note=note, warn=crosswise > 0))
+    passed = findings.check(f"{name}.span", longest, ">=", required, unit="frame", note=note, warn=crosswise > 0)
     if not passed and not breaks:
         findings.add_reason(f"turned by {angle:g}°, no clip agrees for {required} frames: too little to tell")
 
@@ -294,11 +294,11 @@ def quaternion_sign(context: Context) -> TestReport:
         error = relative_error(values, expected)
         worst = int(np.argmax(np.nan_to_num(error, nan=np.inf).max(axis=0)))
         where = f"dimension {names[worst]}" if names else f"column {worst}"
-        if not findings.add(check(name, float(error.max()), "==", 0.0, where=where)):
-            findings.add_reason(
-                f"{name} gives other numbers for −q than for q, worst in {where}: the quaternion is used where only its "
-                "rotation may be (a lone w or z, a half angle, an unsigned acos)"
-            )
+        reason = (
+            f"{name} gives other numbers for −q than for q, worst in {where}: the quaternion is used where only its "
+            "rotation may be (a lone w or z, a half angle, an unsigned acos)"
+        )
+        findings.check(name, float(error.max()), "==", 0.0, where=where, reason=reason)
 
     names = robot.layout.names
     features, of_flipped = (compute_features(robot, poses, qvel, contacts) for poses in (qpos, flipped))
@@ -329,8 +329,8 @@ def quaternion_sign(context: Context) -> TestReport:
         error = float(relative_error(from_flipped, expected).max())
         if not error <= largest:
             largest, where = error, f"clip {clip.name}"
-    if not findings.add(check("simulation", largest, "==", 0.0, where=where, note="started from −q")):
-        findings.add_reason(f"{where}: a simulation that starts from −q moves otherwise (by {largest:.2g})")
+    reason = f"{where}: a simulation that starts from −q moves otherwise (by {largest:.2g})"
+    findings.check("simulation", largest, "==", 0.0, where=where, note="started from −q", reason=reason)
     path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
     if side is None:
         findings.add_reason(f"the numpy path alone was tested: {NO_JAX}")
@@ -368,5 +368,5 @@ def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[
             if not error <= largest:
                 largest, where = error, f"clip {clip.name}"
     note = "all signs turned, and those of every third frame"
-    if not findings.add(check("conditioning", largest, "==", 0.0, where=where, note=note)):
-        findings.add_reason(f"{where}: conditioning a motion with other signs gives another clip (by {largest:.2g})")
+    reason = f"{where}: conditioning a motion with other signs gives another clip (by {largest:.2g})"
+    findings.check("conditioning", largest, "==", 0.0, where=where, note=note, reason=reason)
