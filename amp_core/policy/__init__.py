@@ -17,9 +17,9 @@ The package imports without JAX and without MuJoCo. The functions that compute i
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from amp_core.lazy import lazy_exports
 from amp_core.policy.config import CONTACT_HEIGHT, AMPFeatureConfig
 from amp_core.policy.host import observe_host
 from amp_core.policy.layout import ObservationLayout, PolicyBlock, PolicyLayout
@@ -27,6 +27,10 @@ from amp_core.policy.tree import Link, Sole
 
 if TYPE_CHECKING:
     from amp_core.policy.device import channel_heights, estimate_contacts, extract_amp_features, observe
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__, {"amp_core.policy.device": ("channel_heights", "estimate_contacts", "extract_amp_features", "observe")}
+    )
 
 __all__ = [
     "CONTACT_HEIGHT",
@@ -42,19 +46,3 @@ __all__ = [
     "observe",
     "observe_host",
 ]
-
-_IN_JAX = ("channel_heights", "estimate_contacts", "extract_amp_features", "observe")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _IN_JAX:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module("amp_core.policy.device"), name)
-    except ModuleNotFoundError as error:
-        if error.name not in ("jax", "jaxlib"):
-            raise
-        raise ImportError(
-            "amp_core.policy needs JAX, which is not installed: pip install '.[train]' in the checkout that ampref came from, "
-            "or its wheel with [train]"
-        ) from error

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from functools import reduce
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +16,15 @@ from amp_core import features as reference
 from amp_core.policy.config import AMPFeatureConfig, select_columns
 from amp_core.policy.host import check_action, check_state
 from amp_core.policy.tree import ROOT, Sole, Vector
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError as error:
+    raise ImportError(
+        "amp_core.policy needs JAX, which is not installed: pip install '.[train]' in the checkout that ampref came from, "
+        "or its wheel with [train]"
+    ) from error
 
 Array = jax.Array
 Components = tuple[Array, Array, Array]
@@ -98,10 +105,10 @@ def channel_heights(obs: npt.ArrayLike, config: AMPFeatureConfig, root_height: n
         origin, up = frames[link.parent]
         origin = origin + _dot(up, link.offset)
         up = _change_frame(up, link.rotation)
-        up_after = _rotate_back(up, link.axis, angles[..., link.joint] - np.float32(link.ref))
+        rotated_up = _rotate_back(up, link.axis, angles[..., link.joint] - np.float32(link.ref))
         # The anchor keeps its place while the body rotates about it.
-        origin = origin + _dot(up, link.anchor) - _dot(up_after, link.anchor)
-        frames[index] = (origin, up_after)
+        origin = origin + _dot(up, link.anchor) - _dot(rotated_up, link.anchor)
+        frames[index] = (origin, rotated_up)
     lowest = [[_lowest_point(sole, *frames[sole.link]) for sole in soles] for soles in config.soles]
     return jnp.stack([reduce(jnp.minimum, heights) for heights in lowest], axis=-1)
 
@@ -226,7 +233,8 @@ def _matrix_rows(quat_wxyz: Array) -> tuple[Components, Components, Components]:
 
 
 def _heading(matrix: tuple[Components, Components, Components]) -> tuple[Array, Array]:
-    """cos and sin of the yaw: `features.heading_direction` in JAX, with the same threshold for a vertical x axis."""
+    """cos and sin of the yaw: `features.heading_direction` in JAX."""
+    # Its threshold for a vertical x axis has a private name there, because that file's bytes are the feature code's hash.
     vertical = jnp.hypot(matrix[0][0], matrix[1][0]) < reference._GIMBAL
     sign = -jnp.sign(matrix[2][0])
     x = jnp.where(vertical, sign * matrix[0][2], matrix[0][0])

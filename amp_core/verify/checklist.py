@@ -68,8 +68,8 @@ class Criterion:
             op, threshold = self.limit
             # Every row under the criterion's own threshold; a value that is not a number fails.
             passed = [_is_finite(row["value"]) and holds(row["value"], op, threshold) for row in rows]
-            own = [{"op": op, "threshold": threshold, "status": PASS if ok else FAIL} for ok in passed]
-            rows = [row | change for row, change in zip(rows, own, strict=True)]
+            changes = [{"op": op, "threshold": threshold, "status": PASS if ok else FAIL} for ok in passed]
+            rows = [row | change for row, change in zip(rows, changes, strict=True)]
         statuses = [row["status"] for row in rows if row["status"] != SKIP]
         # A test that broke has no such rows; its own status decides then, and its reason is the evidence.
         status = worst(statuses) if statuses and self.rows else test["status"]
@@ -85,17 +85,17 @@ class Criterion:
         clips = report["subject"].get("clips") or ()
         if not isinstance(clips, Sequence) or isinstance(clips, str):
             return test["status"], test["measured"]
-        others = [clip for clip in clips if not (isinstance(clip, Mapping) and clip.get("tier") == Tier.TIER_0)]
-        evidence = f"{len(clips) - len(others)} of {len(clips)} clips are Tier 0"
-        if others:
-            names = [f"{clip['name']} ({Tier(clip['tier']).label})" for clip in others if isinstance(clip, Mapping)]
+        lower = [clip for clip in clips if not (isinstance(clip, Mapping) and clip.get("tier") == Tier.TIER_0)]
+        evidence = f"{len(clips) - len(lower)} of {len(clips)} clips are Tier 0"
+        if lower:
+            names = [f"{clip['name']} ({Tier(clip['tier']).label})" for clip in lower if isinstance(clip, Mapping)]
             evidence += f"; not {', '.join(names[:_NAMED])}" + (
                 f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             )
         failures = [row for row in test["rows"] if row["status"] == FAIL and row["name"].startswith("max_tilt_deg")]
         if failures:
             evidence += "; " + quote_decisive_row(failures)
-        return FAIL if others or failures or not clips else PASS, evidence
+        return FAIL if lower or failures or not clips else PASS, evidence
 
 
 _TIER_0 = "Tier 0 clips identified"

@@ -63,13 +63,13 @@ def sample(clips: Sequence[Clip], budget: int) -> list[tuple[Clip, int]]:
     if total <= budget:
         return [(clip, clip.frames) for clip in clips]
     count = max(1, min(len(clips), int(len(clips) * budget / total)))
-    sampled, left = [], budget
+    sampled, remaining = [], budget
     for i in range(count):
         clip = clips[int(i * len(clips) / count)]
-        frames = min(clip.frames, left)
+        frames = min(clip.frames, remaining)
         if frames > 0:
             sampled.append((clip, frames))
-        left -= frames
+        remaining -= frames
     return sampled
 
 

@@ -258,23 +258,25 @@ def contact_consistency(context: Context) -> TestReport:
     )
 
 
-def _agreement_matrix(contacts: Floats, other: Floats) -> Array:
+def _agreement_matrix(contacts: Floats, compared: Floats) -> Array:
     """(C, C) share of the frames in which column i of one equals column j of the other."""
-    return np.asarray((contacts[:, :, None] == other[:, None, :]).mean(axis=0))
+    return np.asarray((contacts[:, :, None] == compared[:, None, :]).mean(axis=0))
 
 
 def check_agreement(
-    findings: Findings, channels: tuple[str, ...], name: str, clips: Sequence[Clip], other: Floats, against: str
+    findings: Findings, channels: tuple[str, ...], name: str, clips: Sequence[Clip], compared: Floats, against: str
 ) -> None:
     """Rows of agreement a channel, over all clips, and a WARN for a clip that is far below the others."""
     recorded = stack_rows(clips, "foot_contacts").astype(np.float32)
-    agreement = _agreement_matrix(recorded, other)
+    agreement = _agreement_matrix(recorded, compared)
     straight = np.diag(agreement)
     passed = True
     rates = []
-    for channel, rate, other_rate, share in zip(channels, recorded.mean(axis=0), other.mean(axis=0), straight, strict=True):
+    for channel, rate, compared_rate, share in zip(
+        channels, recorded.mean(axis=0), compared.mean(axis=0), straight, strict=True
+    ):
         passed &= findings.check(f"{name}.agreement.{channel}", float(share), ">=", AGREEMENT)
-        rate_pair = {"true_rate": float(rate), "other_rate": float(other_rate)}
+        rate_pair = {"true_rate": float(rate), "other_rate": float(compared_rate)}
         rates.append({"channel": channel, **rate_pair, "agreement": float(share)})
     findings.figures[name] = {"channels": rates, "agreement_matrix": np.round(agreement, 4).tolist()}
     if not passed:
@@ -286,7 +288,7 @@ def check_agreement(
     for clip in clips:
         rows = slice(first, first + clip.frames)
         first += clip.frames
-        share = float((recorded[rows] == other[rows]).mean(axis=0).min())
+        share = float((recorded[rows] == compared[rows]).mean(axis=0).min())
         if share < CLIP_AGREEMENT:
             low_clips.append((share, clip.name))
     if low_clips:

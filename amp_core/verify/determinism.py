@@ -106,11 +106,11 @@ def check_generation(findings: Findings, context: Context, motions: Sequence[tup
     where = f"clip {clips[next(iter(differing))].name}" if differing else ""
     note = "clips with an exported array that differs in any byte"
     findings.check("generated.differing", len(differing), "==", 0, where=where, note=note)
-    left_out = [clip.name for i, clip in enumerate(clips) if i not in generated]
-    if left_out:
-        names = ", ".join(left_out[:5])
+    incomplete = [clip.name for i, clip in enumerate(clips) if i not in generated]
+    if incomplete:
+        names = ", ".join(incomplete[:5])
         note = f"tracked clips whose simulation failed midway, so that their whole plan is not recorded: {names}"
-        findings.add(Row("generated.left_out", len(left_out), WARN, note=note))
+        findings.add(Row("generated.left_out", len(incomplete), WARN, note=note))
     if differing:
         repeated = _generate(context, clips, conditioned, differing)
         for i, keys in list(differing.items())[:3]:

@@ -45,10 +45,10 @@ def page(
     waivers = tuple(waivers)
     sections = []
     for report in reports:
-        own_groups = None if more else groups
-        if own_groups is None:
-            own_groups = checklist(report, waivers, locked if not more else None)
-        sections.append(_render_report(report, own_groups))
+        report_groups = None if more else groups
+        if report_groups is None:
+            report_groups = checklist(report, waivers, locked if not more else None)
+        sections.append(_render_report(report, report_groups))
     title = "Verification: " + ", ".join(_subject_name(report["subject"]) for report in reports)[:200]
     style = files("amp_core.verify").joinpath("page.css").read_text(encoding="utf-8")
     return (
@@ -64,8 +64,8 @@ def _subject_name(subject: Json) -> str:
     if subject.get("dataset") and subject.get("version"):
         return f"{subject['dataset']}=={subject['version']}"
     names = [str(clip.get("name")) for clip in subject.get("clips") or () if isinstance(clip, Mapping)]
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return shown or str(subject.get("robot", "a subject"))
+    text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return text or str(subject.get("robot", "a subject"))
 
 
 def _render_report(report: Json, groups: Sequence[Json]) -> str:

@@ -65,8 +65,8 @@ class FigureWriter:
         for group in _group_lines(lines):
             inner.append(self._draw(f"{name}: {next(iter(group))}" if len(group) == 1 else name, group))
         if depth < _DEPTH:
-            others = {key: item for key, item in value.items() if key not in facts and str(key) not in lines}
-            inner += [self._render(str(key), item, depth + 1) for key, item in others.items()]
+            nested = {key: item for key, item in value.items() if key not in facts and str(key) not in lines}
+            inner += [self._render(str(key), item, depth + 1) for key, item in nested.items()]
         text = ", ".join(f"{key} {short_text(item)}" for key, item in facts.items())
         return _nest(f"{escape(name)}{' <small>' + escape(text) + '</small>' if text else ''}", "".join(inner))
 
@@ -90,7 +90,7 @@ class FigureWriter:
         for i, item in enumerate(value):
             # An entry is called by its own name where it has one.
             names = [item[key] for key in ("name", "clip", "title") if key in item] if isinstance(item, Mapping) else []
-            label = next((own_name for own_name in names if isinstance(own_name, str)), f"#{i}")
+            label = next((text for text in names if isinstance(text, str)), f"#{i}")
             inner += self._render(label, item, depth + 1)
         return _nest(escape(name), inner)
 
@@ -165,7 +165,7 @@ def _group_lines(lines: Mapping[str, Line]) -> list[dict[str, Line]]:
     groups: list[dict[str, Line]] = []
     for name, values in lines.items():
         for group in groups:
-            sizes = [size(other) for other in (*group.values(), values)]
+            sizes = [size(line) for line in (*group.values(), values)]
             same_length = len(next(iter(group.values()))) == len(values)
             if same_length and len(group) < 6 and max(sizes) <= _TOGETHER * min(sizes):
                 group[name] = values

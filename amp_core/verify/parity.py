@@ -118,9 +118,9 @@ def _locate_fault(
     return is_reference, f"clip {clip.name} at frame {frame}", fault
 
 
-def _correlate(values: Array, other: Array) -> Array:
+def _correlate(values: Array, reference: Array) -> Array:
     """(F,) Pearson's; NaN where a column is constant."""
-    a, b = values - values.mean(axis=0), other - other.mean(axis=0)
+    a, b = values - values.mean(axis=0), reference - reference.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((a * b).sum(axis=0) / np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0)))
 

@@ -214,9 +214,9 @@ def compare_distributions(findings: Findings, robot: Robot, reference: Array, po
     findings.figures["dimensions"] = dimensions
 
 
-def wasserstein(values: Array, other: Array) -> float:
+def wasserstein(values: Array, reference: Array) -> float:
     """The 1-D Wasserstein-1 distance of two samples: the area between their distribution functions."""
-    a, b = np.sort(values), np.sort(other)
+    a, b = np.sort(values), np.sort(reference)
     union = np.concatenate([a, b])
     union.sort()
     at = union[:-1]

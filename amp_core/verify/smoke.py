@@ -130,10 +130,10 @@ def judge(findings: Findings, curves: Curves, settings: SmokeSettings, fault: Fa
     bad = sum(not np.isfinite(value) for value in curves["policy_loss"])
     note = f"iterations; {last['policy_loss']:.3g} in the mean of the last ones"
     findings.check("policy_loss.nonfinite", bad, "==", 0.0, note=note)
-    moved = float(curves["policy_moved"][-1])
+    distance = float(curves["policy_moved"][-1])
     note = "norm of the change of the policy's parameters"
     reason = "the policy's parameters did not change: the reward does not reach it, or its learning rate is 0"
-    findings.check("policy_moved", moved, ">", 0.0, note=note, reason=reason)
+    findings.check("policy_moved", distance, ">", 0.0, note=note, reason=reason)
     for name in ("reward_mean", "fall_rate", "value_loss"):
         note = f"told only; {curves[name][0]:.3g} in the first iteration"
         findings.add(Row(name, last[name], PASS, where=where, note=note))

@@ -254,9 +254,9 @@ class Learner:
         return step
 
 
-def parameter_distance(parameters: Any, other: Any) -> float:
+def parameter_distance(parameters: Any, initial: Any) -> float:
     """The norm of the difference of two parameter trees."""
-    pairs = zip(jax.tree.leaves(parameters), jax.tree.leaves(other), strict=True)
+    pairs = zip(jax.tree.leaves(parameters), jax.tree.leaves(initial), strict=True)
     return float(np.sqrt(sum(float(((np.asarray(a, np.float64) - np.asarray(b)) ** 2).sum()) for a, b in pairs)))
 
 

@@ -80,7 +80,7 @@ class Reference:
         # Neighbours look alike, so whole blocks are held out; where there are few transitions, shorter ones.
         block = max(1, min(_BLOCK, len(transitions) // (2 * _EVERY)))
         held_out = (np.arange(len(transitions)) // block) % _EVERY == _EVERY - 1
-        others = f", the physics with the most frames of {len(groups)}" if len(groups) > 1 else ""
+        choice = f", the physics with the most frames of {len(groups)}" if len(groups) > 1 else ""
         return cls(
             robot=subject.robot,
             physics=physics,
@@ -92,7 +92,7 @@ class Reference:
             starts_contacts=np.concatenate(parts["foot_contacts"]).astype(np.float32),
             train=transitions[~held_out],
             held_out=transitions[held_out],
-            description=f"{len(names):,} reference frames of {len(clips)} Tier 0 clips in {physics.name} physics{others}",
+            description=f"{len(names):,} reference frames of {len(clips)} Tier 0 clips in {physics.name} physics{choice}",
         )
 
     def check_finite(self, findings: Findings) -> bool:

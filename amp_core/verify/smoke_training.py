@@ -137,15 +137,15 @@ class Collector:
         rows: dict[str, list[npt.NDArray[Any]]] = {}
         for _ in range(self._settings.steps):
             noise = self._noise.standard_normal(self._actions.shape, np.float32)
-            before = self._state("before")
-            outputs = act(before["before_qpos"], before["before_qvel"], self._actions, noise)
+            start = self._state("before")
+            outputs = act(start["before_qpos"], start["before_qvel"], self._actions, noise)
             obs, action, log_prob, value = (np.array(output) for output in outputs)
             ctrl = self._settings.action_scale * action.astype(np.float64)
             ctrl[:, env.robot.ctrl_adr] += self._pose
             done = env.step(ctrl)
             cut = env.truncated.copy()
             row = {"obs": obs, "action": action, "log_prob": log_prob, "value": value, "ended": done & ~cut, "cut": cut}
-            for key, array in (before | row | self._state("after")).items():
+            for key, array in (start | row | self._state("after")).items():
                 rows.setdefault(key, []).append(array)
             env.reset(done)
             self._actions = np.where(done[:, None], np.float32(0.0), action)

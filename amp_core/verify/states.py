@@ -156,15 +156,15 @@ class Loop:
         return count > 0 and bool((self.data.contact.geom[:count] != self.robot.ground_geom).all(axis=1).any())
 
 
-def has_same_contacts(loop: Loop, other: Loop) -> bool:
+def has_same_contacts(loop: Loop, rotated: Loop) -> bool:
     """Whether the same geoms touch equally deep.
 
     Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the surface
     comes a substep apart, and two boxes side by side touch in several ways.
     """
-    contacts, other_contacts = loop.contacts(), other.contacts()
-    return len(contacts) == len(other_contacts) and all(
-        a[0] == b[0] and abs(a[1] - b[1]) <= _SAME_DEPTH for a, b in zip(contacts, other_contacts, strict=True)
+    contacts, rotated_contacts = loop.contacts(), rotated.contacts()
+    return len(contacts) == len(rotated_contacts) and all(
+        a[0] == b[0] and abs(a[1] - b[1]) <= _SAME_DEPTH for a, b in zip(contacts, rotated_contacts, strict=True)
     )
 
 

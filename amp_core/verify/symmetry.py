@@ -241,8 +241,8 @@ def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restar
             if rotated is not None:
                 if not contacts_differ and not has_same_contacts(straight, rotated):
                     # Other contacts excuse a break only if the states agreed until then.
-                    before, rotated_before = (features(*state) for state in states)
-                    contacts_differ = float(relative_error(rotated_before, before).max()) <= _EQUAL_STATES
+                    expected, actual = (features(*state) for state in states)
+                    contacts_differ = float(relative_error(actual, expected).max()) <= _EQUAL_STATES
                 touched_itself = touched_itself or (pyramid_rotates and straight.touches_itself())
         expected = features(straight.data.qpos, straight.data.qvel)
         if alone is not None:
