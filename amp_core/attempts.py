@@ -63,7 +63,6 @@ class Attempt:
         return self.tier == Tier.TIER_0 and not self.missed
 
     def to_dict(self) -> dict[str, Any]:
-        """The attempt as JSON-ready data."""
         return asdict(self) | {"missed": list(self.missed)}
 
 

@@ -37,9 +37,6 @@ def iterate_poses(model: Any, qpos: Array) -> Iterator[Any]:
         yield data
 
 
-# --- Contact geoms: exact heights -----------------------------------------------------------------------------------------
-
-
 def geom_poses(model: Any, geoms: Sequence[int] | npt.NDArray[np.int64], qpos: Array) -> tuple[Array, Array]:
     """(N, G, 3) m, the geoms' centres in the world, and (N, G, 3), the world's up axis in each geom's frame."""
     ids = np.asarray(geoms)
@@ -102,9 +99,6 @@ def support(model: Any, geom: int, up: Array) -> Array:
         block = max(1, _VERTICES_AT_ONCE // max(1, len(vertices)))
         return np.concatenate([-(up[k : k + block] @ vertices.T).min(axis=1) for k in range(0, len(up), block)])
     return np.full(len(up), float(model.geom_rbound[geom]))
-
-
-# --- Sole corners: heights and speeds -------------------------------------------------------------------------------------
 
 
 def box_corners(model: Any, geoms: tuple[int, ...]) -> Array:

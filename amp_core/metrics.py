@@ -29,65 +29,58 @@ class Metric(NamedTuple):
 
     Args:
       name: the key in `quality_metrics`, the catalog's column and the API's filter.
-      unit: its unit; "1" for a ratio or a share.
-      type: `float` or `int`; every metric may be null where it has no value.
+      unit: "1" for a ratio or a share.
       meaning: one sentence for the docs.
+      type: every metric may be null where it has no value.
     """
 
     name: str
     unit: str
-    type: type[float] | type[int]
     meaning: str
+    type: type[float] | type[int] = float
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("mean_sum_fn_over_mg", "1", float, "Mean over frames of the normal force on all contact channels, over the weight."),
-    Metric("p10_sum_fn_over_mg", "1", float, "10th percentile of the same: how light the robot gets."),
-    Metric("p90_stab_force_over_mg", "1", float, "90th percentile of the harness force's magnitude, over the weight."),
-    Metric("unloaded_frame_rate", "1", float, f"Share of frames whose normal force is below {UNLOADED_BELOW:g} of the weight."),
-    Metric("contact_rate", "1", float, "Contact rate of the foot whose rate is furthest from the middle of the gate's range."),
-    Metric("left_foot_contact_rate", "1", float, "Share of frames in which a channel of the left foot touches the ground."),
-    Metric("right_foot_contact_rate", "1", float, "Share of frames in which a channel of the right foot touches the ground."),
-    Metric("both_feet_contact_rate", "1", float, "Share of frames in which every foot touches the ground."),
-    Metric("no_feet_contact_rate", "1", float, "Share of frames in which no foot touches the ground."),
-    Metric("height_mean", "m", float, "Mean height of the root."),
-    Metric("height_std", "m", float, "Standard deviation of the root's height."),
-    Metric("height_min", "m", float, "Least height of the root."),
-    Metric("height_max", "m", float, "Greatest height of the root."),
-    Metric("height_variance", "m²", float, "Variance of the root's height."),
-    Metric("p95_pitch_deg", "deg", float, "95th percentile of the root's absolute pitch."),
-    Metric("p95_roll_deg", "deg", float, "95th percentile of the root's absolute roll."),
-    Metric("max_tilt_deg", "deg", float, "Greatest angle between the root's z axis and the vertical."),
+    Metric("mean_sum_fn_over_mg", "1", "Mean over frames of the normal force on all contact channels, over the weight."),
+    Metric("p10_sum_fn_over_mg", "1", "10th percentile of the same: how light the robot gets."),
+    Metric("p90_stab_force_over_mg", "1", "90th percentile of the harness force's magnitude, over the weight."),
+    Metric("unloaded_frame_rate", "1", f"Share of frames whose normal force is below {UNLOADED_BELOW:g} of the weight."),
+    Metric("contact_rate", "1", "Contact rate of the foot whose rate is furthest from the middle of the gate's range."),
+    Metric("left_foot_contact_rate", "1", "Share of frames in which a channel of the left foot touches the ground."),
+    Metric("right_foot_contact_rate", "1", "Share of frames in which a channel of the right foot touches the ground."),
+    Metric("both_feet_contact_rate", "1", "Share of frames in which every foot touches the ground."),
+    Metric("no_feet_contact_rate", "1", "Share of frames in which no foot touches the ground."),
+    Metric("height_mean", "m", "Mean height of the root."),
+    Metric("height_std", "m", "Standard deviation of the root's height."),
+    Metric("height_min", "m", "Least height of the root."),
+    Metric("height_max", "m", "Greatest height of the root."),
+    Metric("height_variance", "m²", "Variance of the root's height."),
+    Metric("p95_pitch_deg", "deg", "95th percentile of the root's absolute pitch."),
+    Metric("p95_roll_deg", "deg", "95th percentile of the root's absolute roll."),
+    Metric("max_tilt_deg", "deg", "Greatest angle between the root's z axis and the vertical."),
+    Metric("nonfoot_contact_rate", "1", "Share of frames with a substep in which anything but a foot touches the ground."),
     Metric(
-        "nonfoot_contact_rate", "1", float, "Share of frames with a substep in which anything but a foot touches the ground."
-    ),
-    Metric(
-        "slip_rate",
-        "1",
-        float,
-        f"Share of loaded (foot, frame) pairs in which the whole foot slides faster than {SLIP_SPEED:g} m/s.",
+        "slip_rate", "1", f"Share of loaded (foot, frame) pairs in which the whole foot slides faster than {SLIP_SPEED:g} m/s."
     ),
     Metric(
         "actuator_saturation_rate",
         "1",
-        float,
         f"Share of (actuator, frame) pairs at {100 * SATURATED_FROM:g} % or more of the force range.",
     ),
-    Metric("joint_rmse_rad", "rad", float, "Root mean square difference from the clip's joint angles, over joints and frames."),
-    Metric("root_drift_m", "m", float, "Greatest horizontal distance of the root from the clip's root."),
+    Metric("joint_rmse_rad", "rad", "Root mean square difference from the clip's joint angles, over joints and frames."),
+    Metric("root_drift_m", "m", "Greatest horizontal distance of the root from the clip's root."),
     Metric(
         "contact_agreement",
         "1",
-        float,
         "Share of (foot, frame) pairs in which the foot touches the ground exactly when the clip means it to; `tracked` only.",
     ),
-    Metric("finite_frame_rate", "1", float, "Share of the clip's frames that were simulated, finite and without a warning."),
-    Metric("solver_warnings", "1", float, "Number of warnings that the physics engine raised."),
+    Metric("finite_frame_rate", "1", "Share of the clip's frames that were simulated, finite and without a warning."),
+    Metric("solver_warnings", "1", "Number of warnings that the physics engine raised."),
     Metric(
         "fell_at_frame",
         "frame",
-        int,
         f"First frame with a tilt over {FALLEN_TILT_DEG:g}° or the root below its height range; null if none.",
+        int,
     ),
 )
 """Every metric, in the order in which they are shown."""

@@ -12,25 +12,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.formats import Motion
 from amp_core.motion import condition
 from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import PhysicsScale, Recipe
-from amp_core.rollout import generate
+from amp_core.robot import Robot
+from amp_core.rollout import Rollout, generate
 from amp_core.runs import find_runs
-from amp_core.scoring import score
+from amp_core.scoring import Score, score
 from amp_core.tiers import Tier
-from amp_core.verdict import judge
-
-if TYPE_CHECKING:
-    from amp_core.formats import Motion
-    from amp_core.robot import Robot
-    from amp_core.scoring import Score
-    from amp_core.verdict import Verdict
+from amp_core.verdict import Verdict, judge
 
 __all__ = ["DEFAULT_FACTORS", "BucketSum", "ClipBuckets", "Comparison", "Outcome", "buckets", "compare"]
 
@@ -80,11 +76,11 @@ class Outcome:
     Args:
       mode: of the rollout; for `auto` the mode that it chose.
       tier, tier_reason: of the whole clip.
-      ranges: half-open frame ranges that are Tier 0: the whole clip, or its windows that pass on their own.
-      frames: of the clip.
-      dt: s per frame.
+      tier_0_frames, tier_0_sec: of `ranges` together; the latter in s.
+      share: the Tier 0 frames over the clip's frames.
       stays: of the frames that are Tier 0 in the canonical bucket, the share that is Tier 0 in this one; None where there are
         none.
+      ranges: half-open frame ranges that are Tier 0: the whole clip, or its windows that pass on their own.
       quality_metrics: of the whole clip.
       recipe_digest: of the recipe that was simulated, in the physics of this bucket.
     """
@@ -92,65 +88,34 @@ class Outcome:
     mode: str
     tier: int
     tier_reason: str
-    ranges: tuple[tuple[int, int], ...]
-    frames: int
-    dt: float
+    tier_0_frames: int
+    tier_0_sec: float
+    share: float
     stays: float | None
+    ranges: tuple[tuple[int, int], ...]
     quality_metrics: dict[str, float | int | None]
     recipe_digest: str
 
     @classmethod
-    def of(cls, verdict: Verdict, frames: int, recipe: Recipe, dt: float, canonical: Bools) -> Outcome:
-        """The outcome of a verdict.
-
-        Args:
-          frames: of the clip.
-          recipe: of the rollout, in the physics of the bucket.
-          dt: s per frame.
-          canonical: (frames,) the frames that are Tier 0 in the canonical bucket.
-        """
-        tier_0 = _tier_0_frames(verdict, frames)
+    def of(cls, verdict: Verdict, rollout: Rollout, canonical: Bools) -> Outcome:
+        """The outcome of a rollout's verdict; `canonical` (frames,) are the frames that are Tier 0 in the canonical bucket."""
+        tier_0 = _tier_0_frames(verdict, rollout.clip_frames)
+        count = int(tier_0.sum())
         return cls(
-            mode=recipe.mode,
-            tier=verdict.classification.tier,
-            tier_reason=verdict.classification.tier_reason,
-            ranges=tuple(find_runs(tier_0)),
-            frames=frames,
-            dt=dt,
+            mode=rollout.recipe.mode,
+            tier=verdict.tier,
+            tier_reason=verdict.tier_reason,
+            tier_0_frames=count,
+            tier_0_sec=count * rollout.dt,
+            share=count / rollout.clip_frames,
             stays=float((tier_0 & canonical).sum() / canonical.sum()) if canonical.any() else None,
-            quality_metrics=dict(verdict.quality_metrics),
-            recipe_digest=recipe.digest,
+            ranges=tuple(find_runs(tier_0)),
+            quality_metrics=verdict.quality_metrics,
+            recipe_digest=rollout.recipe.digest,
         )
 
-    @property
-    def tier_0_frames(self) -> int:
-        """The number of frames that are Tier 0."""
-        return sum(end - start for start, end in self.ranges)
-
-    @property
-    def tier_0_sec(self) -> float:
-        """s: frames · dt."""
-        return self.tier_0_frames * self.dt
-
-    @property
-    def share(self) -> float:
-        """The Tier 0 frames over the clip's frames."""
-        return self.tier_0_frames / self.frames
-
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "mode": self.mode,
-            "tier": self.tier,
-            "tier_reason": self.tier_reason,
-            "tier_0_frames": self.tier_0_frames,
-            "tier_0_sec": self.tier_0_sec,
-            "share": self.share,
-            "stays": self.stays,
-            "ranges": [list(span) for span in self.ranges],
-            "quality_metrics": dict(self.quality_metrics),
-            "recipe_digest": self.recipe_digest,
-        }
+        return asdict(self) | {"ranges": [list(span) for span in self.ranges]}
 
 
 @dataclass(frozen=True)
@@ -170,7 +135,6 @@ class ClipBuckets:
     replayed: tuple[Outcome, ...] = ()
 
     def to_dict(self, scales: Sequence[PhysicsScale]) -> dict[str, Any]:
-        """JSON-ready; `scales` are the comparison's buckets."""
         replayed: Sequence[Outcome | None] = self.replayed or [None] * len(self.outcomes)
         return {
             "name": self.name,
@@ -201,23 +165,8 @@ class BucketSum:
     share: float
     stays: float | None
 
-    @classmethod
-    def of(cls, outcomes: Sequence[Outcome], canonical: Sequence[Outcome]) -> BucketSum:
-        """The sum of one bucket's outcomes; `canonical` are those of the same clips in the canonical bucket."""
-        pairs = list(zip(outcomes, canonical, strict=True))
-        canonical_frames = sum(outcome.tier_0_frames for outcome in canonical)
-        staying = sum(round((outcome.stays or 0.0) * first.tier_0_frames) for outcome, first in pairs)
-        return cls(
-            clips_by_tier={tier: sum(outcome.tier == tier for outcome in outcomes) for tier in Tier},
-            tier_0_sec=sum(outcome.tier_0_sec for outcome in outcomes),
-            share=sum(outcome.tier_0_frames for outcome in outcomes) / max(1, sum(outcome.frames for outcome in outcomes)),
-            stays=staying / canonical_frames if canonical_frames else None,
-        )
-
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        by_tier = {str(tier): count for tier, count in self.clips_by_tier.items()}
-        return {"clips_by_tier": by_tier, "tier_0_sec": self.tier_0_sec, "share": self.share, "stays": self.stays}
+        return asdict(self) | {"clips_by_tier": {str(tier): count for tier, count in self.clips_by_tier.items()}}
 
 
 @dataclass(frozen=True)
@@ -237,12 +186,24 @@ class Comparison:
 
     def sums(self, *, replayed: bool = False) -> tuple[BucketSum, ...]:
         """The sums over the clips, one a bucket; of the replayed canonical controls with `replayed`."""
-        rows = [clip.replayed if replayed else clip.outcomes for clip in self.clips]
-        canonical = [clip.outcomes[0] for clip in self.clips]
-        return tuple(BucketSum.of([row[i] for row in rows], canonical) for i in range(len(self.buckets)))
+        frames = sum(clip.frames for clip in self.clips)
+        canonical = [clip.outcomes[0].tier_0_frames for clip in self.clips]
+        sums = []
+        for i in range(len(self.buckets)):
+            outcomes = [(clip.replayed if replayed else clip.outcomes)[i] for clip in self.clips]
+            staying = sum(round((outcome.stays or 0.0) * count) for outcome, count in zip(outcomes, canonical, strict=True))
+            sums.append(
+                BucketSum(
+                    clips_by_tier={tier: sum(outcome.tier == tier for outcome in outcomes) for tier in Tier},
+                    tier_0_sec=sum(outcome.tier_0_sec for outcome in outcomes),
+                    share=sum(outcome.tier_0_frames for outcome in outcomes) / max(1, frames),
+                    stays=staying / sum(canonical) if any(canonical) else None,
+                )
+            )
+        return tuple(sums)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: settings, a sum a bucket, and every clip with its buckets in the same order."""
+        """The settings, a sum a bucket, and every clip with its buckets in the same order."""
         replayed: Sequence[BucketSum | None] = [None] * len(self.buckets)
         if self.clips and self.clips[0].replayed:
             replayed = self.sums(replayed=True)
@@ -297,12 +258,7 @@ def compare(
         if i == 0:
             canonical, canonical_frames = scores, [_tier_0_frames(clip, clip.frames) for clip in scores]
         # Of the other buckets only the metrics are kept: their arrays would be as many times the memory.
-        outcomes.append(
-            [
-                Outcome.of(clip, clip.frames, clip.rollout.recipe, clip.rollout.dt, frames)
-                for clip, frames in zip(scores, canonical_frames, strict=True)
-            ]
-        )
+        outcomes.append([Outcome.of(clip, clip.rollout, frames) for clip, frames in zip(scores, canonical_frames, strict=True)])
     replayed: list[list[Outcome]] = []
     if replay:
         # All buckets in one batch, a clip after the other within each.
@@ -316,8 +272,8 @@ def compare(
         )
         replayed = [
             [
-                Outcome.of(judge(rollout, robot), clip.frames, rollout.recipe, clip.rollout.dt, frames)
-                for rollout, clip, frames in zip(rollouts[i : i + len(clips)], canonical, canonical_frames, strict=True)
+                Outcome.of(judge(rollout, robot), rollout, frames)
+                for rollout, frames in zip(rollouts[i : i + len(clips)], canonical_frames, strict=True)
             ]
             for i in range(0, len(rollouts), len(clips))
         ]
@@ -344,7 +300,7 @@ def compare(
 
 def _tier_0_frames(verdict: Verdict, frames: int) -> Bools:
     """(frames,) the frames that are Tier 0: all of a clip that is, else those in windows that pass on their own."""
-    mask = np.full(frames, verdict.classification.tier == Tier.TIER_0)
+    mask = np.full(frames, verdict.tier == Tier.TIER_0)
     for segment in verdict.segments:
         mask[segment.start : segment.stop] |= segment.tier == Tier.TIER_0
     return mask

@@ -20,9 +20,6 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
-# --- Order, length and sign -----------------------------------------------------------------------------------------------
-
-
 def to_wxyz(quat: Array) -> Array:
     """(…, 4) quaternions xyzw in MuJoCo's order, wxyz."""
     return quat[..., [3, 0, 1, 2]]
@@ -46,9 +43,6 @@ def align_signs(quat: Array) -> tuple[Array, int]:
     dots = np.einsum("ij,ij->i", quat[1:], quat[:-1])
     signs = np.concatenate([[1.0], np.cumprod(np.where(dots < 0.0, -1.0, 1.0))])
     return quat * signs[:, None], int((signs < 0.0).sum())
-
-
-# --- From one rotation to another -----------------------------------------------------------------------------------------
 
 
 def relative_rotation(start: Array, end: Array) -> Array:
@@ -119,9 +113,6 @@ def nlerp(start: Array, end: Array, fraction: Array) -> Array:
     return normalize((1.0 - fraction) * start + fraction * end)
 
 
-# --- Axes -----------------------------------------------------------------------------------------------------------------
-
-
 def x_axis(quat: Array) -> Array:
     """(…, 3) the body's x axis in the world, of unit quaternions (…, 4)."""
     x, y, z, w = np.moveaxis(quat, -1, 0)
@@ -138,9 +129,6 @@ def up_in_body(quat: Array) -> Array:
     """(…, 3) the world's up axis in the body's frame, of unit quaternions (…, 4): the tilt without the heading."""
     x, y, z, w = np.moveaxis(quat, -1, 0)
     return np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
-
-
-# --- Heading --------------------------------------------------------------------------------------------------------------
 
 
 def yaw(quat: Array) -> Array:
@@ -190,9 +178,6 @@ def rotate_about_vertical(points: Array, angle: float, centre: Sequence[float] |
 def mirror_y(quat: Array) -> Array:
     """(…, 4) the rotations reflected in the world's xz plane; an axis is a pseudo-vector, so x and z change sign."""
     return np.asarray(quat * np.array([-1.0, 1.0, -1.0, 1.0]))
-
-
-# --- Tilt -----------------------------------------------------------------------------------------------------------------
 
 
 def cosine_of_tilt(quat: Array) -> Array:

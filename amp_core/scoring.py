@@ -76,7 +76,6 @@ class Score(Verdict):
     """A clip's verdict and its evidence.
 
     Args:
-      rollout: the simulated clip.
       ingest: what conditioning changed.
       provenance: robot, recipe, code and engine that made it.
       wall_sec: s, from motion to verdict; in a batch, the batch's time in proportion to the clip's frames.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -39,8 +39,16 @@ MIN_DURATION = 0.5
 FALL_MARGIN = 0.5
 """s before a fall that no segment contains: the robot is already falling, though it is not past a threshold yet."""
 
-_ORDER = {"contact_rate": 0, "unloaded_frame_rate": 1, "mean_sum_fn_over_mg": 2, "height_std": 3}
+_ORDER = ("contact_rate", "unloaded_frame_rate", "mean_sum_fn_over_mg", "height_std")
 """The gates that rule out most windows are tested first; the order changes no result."""
+
+_FRAME_GATES = {
+    ("max_tilt_deg", "<="): "tilt",
+    ("height_min", ">="): "height",
+    ("height_max", "<="): "height",
+    ("root_drift_m", "<="): "drift",
+}
+"""Gates that a window passes if and only if each of its frames does: the series that they bound."""
 
 _PERCENTILES = {"p95_pitch_deg": ("pitch", 95), "p95_roll_deg": ("roll", 95), "p90_stab_force_over_mg": ("stab", 90)}
 """Metrics that are a percentile of one series: the series and the percentile."""
@@ -63,14 +71,8 @@ class Segment:
     quality_metrics: dict[str, float | int | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """`{start, end, tier, score, quality_metrics}`; `end` is excluded."""
-        return {
-            "start": self.start,
-            "end": self.stop,
-            "tier": self.tier,
-            "score": self.score,
-            "quality_metrics": dict(self.quality_metrics),
-        }
+        """The fields, with the excluded `stop` as `end`."""
+        return {"end" if name == "stop" else name: value for name, value in asdict(self).items()}
 
 
 def find_segments(series: FrameSeries, profile: GateProfile, mode: str, dt: float) -> list[Segment]:
@@ -134,15 +136,18 @@ class _WindowGates:
                 # A window has the mode of its clip.
                 self.possible &= holds(float(mode in FORCED_MODES), gate.op, threshold)
                 continue
-            if gate.name in _PERCENTILES and gate.op == "<=":
-                self._percentiles.append((*_PERCENTILES[gate.name], threshold))
-            mask = _frame_mask(series, gate, threshold)
-            if mask is not None:
-                self.usable &= mask
+            if series_name := _FRAME_GATES.get((gate.name, gate.op)):
+                values = getattr(series, series_name)
+                self.usable &= values <= threshold if gate.op == "<=" else values >= threshold
+            elif (gate.name, gate.op, threshold) == ("nonfoot_contact_rate", "==", 0.0):
+                self.usable &= ~series.nonfoot
             else:
-                order = _ORDER.get(gate.name, len(_ORDER))
-                bounds.extend((order, bound) for bound in _bounds(series, gate, threshold))
-                self._caps.extend(_caps(series, gate, threshold))
+                if gate.name in _PERCENTILES and gate.op == "<=":
+                    self._percentiles.append((*_PERCENTILES[gate.name], threshold))
+                order = _ORDER.index(gate.name) if gate.name in _ORDER else len(_ORDER)
+                gate_bounds, caps = _cheap_forms(series, gate, threshold)
+                bounds.extend((order, bound) for bound in gate_bounds)
+                self._caps.extend(caps)
         self._bounds = [bound for _, bound in sorted(bounds, key=lambda entry: entry[0])]
 
     def cap(self, start: int, stop: int) -> int:
@@ -169,53 +174,33 @@ class _WindowGates:
         return Segment(start, stop, result.tier, result.score, metrics) if result.tier == Tier.TIER_0 else None
 
 
-def _frame_mask(series: FrameSeries, gate: GateSpec, threshold: Any) -> Bools | None:
-    """For a gate that a window passes if and only if each of its frames does: which frames do. Otherwise None."""
-    if gate.name == "max_tilt_deg" and gate.op == "<=":
-        return np.asarray(series.tilt <= threshold)
-    if gate.name == "height_min" and gate.op == ">=":
-        return np.asarray(series.height >= threshold)
-    if gate.name == "height_max" and gate.op == "<=":
-        return np.asarray(series.height <= threshold)
-    if gate.name == "root_drift_m" and gate.op == "<=":
-        return np.asarray(series.drift <= threshold)
-    if gate.name == "nonfoot_contact_rate" and (gate.op, threshold) == ("==", 0.0):
-        return ~series.nonfoot
-    return None
+def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[list[Bound], list[Cap]]:
+    """Cheap necessary forms of a gate; none where only the full measure decides.
 
-
-def _bounds(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Bound]:
-    """Cheap necessary forms of the gate; none where only the full measure decides."""
-    if gate.name in _PERCENTILES and gate.op == "<=":
-        field, q = _PERCENTILES[gate.name]
-        return [partial(_percentile_bound, _prefix(getattr(series, field) <= threshold), q / 100)]
-    if gate.name == "mean_sum_fn_over_mg" and gate.op == ">=":
-        return [partial(_mean_bound, _prefix(series.load), threshold)]
-    if gate.name == "unloaded_frame_rate" and gate.op == "<=":
-        return [partial(_rate_bound, _prefix(series.load < UNLOADED_BELOW), -np.inf, threshold)]
-    if gate.name == "contact_rate" and gate.op == "in":
-        low, high = threshold
-        return [partial(_rate_bound, _prefix(foot), low, high) for foot in series.feet.T]
-    if gate.name == "height_std" and gate.op == ">":
-        centred = series.height - series.height.mean()
-        return [partial(_std_bound, _prefix(centred), _prefix(centred**2), threshold)]
-    if gate.name == "joint_rmse_rad" and gate.op == "<=":
-        return [partial(_mean_bound, _prefix(-series.joint_error), -(threshold**2))]
-    return []
-
-
-def _caps(series: FrameSeries, gate: GateSpec, threshold: Any) -> list[Cap]:
-    """The longest window for a gate on a rate: where a share r of the frames must count, k such frames allow k / r in all."""
-    if gate.name == "unloaded_frame_rate" and gate.op == "<=":
-        return [partial(_cap, _prefix(series.load >= UNLOADED_BELOW), 1 - threshold)]
-    if gate.name == "contact_rate" and gate.op == "in":
-        low, high = threshold
-        return [
-            partial(_cap, _prefix(frames), share)
-            for foot in series.feet.T
-            for frames, share in ((foot, low), (~foot, 1 - high))
-        ]
-    return []
+    A gate on a rate also has a longest window: where a share r of the frames must count, k such frames allow k / r in all.
+    """
+    match gate.name, gate.op:
+        case name, "<=" if name in _PERCENTILES:
+            field, q = _PERCENTILES[name]
+            return [partial(_percentile_bound, _prefix(getattr(series, field) <= threshold), q / 100)], []
+        case "mean_sum_fn_over_mg", ">=":
+            return [partial(_mean_bound, _prefix(series.load), threshold)], []
+        case "unloaded_frame_rate", "<=":
+            light = series.load < UNLOADED_BELOW
+            return [partial(_rate_bound, _prefix(light), -np.inf, threshold)], [partial(_cap, _prefix(~light), 1 - threshold)]
+        case "contact_rate", "in":
+            low, high = threshold
+            shares = [(frames, share) for foot in series.feet.T for frames, share in ((foot, low), (~foot, 1 - high))]
+            return (
+                [partial(_rate_bound, _prefix(foot), low, high) for foot in series.feet.T],
+                [partial(_cap, _prefix(frames), share) for frames, share in shares],
+            )
+        case "height_std", ">":
+            centred = series.height - series.height.mean()
+            return [partial(_std_bound, _prefix(centred), _prefix(centred**2), threshold)], []
+        case "joint_rmse_rad", "<=":
+            return [partial(_mean_bound, _prefix(-series.joint_error), -(threshold**2))], []
+    return [], []
 
 
 def _cap(prefix: Array, share: float, start: int, stop: int) -> float:
@@ -237,8 +222,7 @@ def _sums(prefix: Array, start: int, stop: int, length: int) -> Array:
 def _rate_bound(prefix: Array, low: float, high: float, start: int, stop: int, length: int) -> Bools:
     # Counts are exact, and this is the very division that the metric makes.
     rate = _sums(prefix, start, stop, length) / length
-    within: Bools = rate <= high
-    return within if low == -np.inf else within & (rate >= low)
+    return np.asarray((rate >= low) & (rate <= high))
 
 
 def _percentile_bound(prefix: Array, q: float, start: int, stop: int, length: int) -> Bools:
@@ -247,18 +231,15 @@ def _percentile_bound(prefix: Array, q: float, start: int, stop: int, length: in
     `prefix` counts the values at or under the threshold.
     """
     lower = math.floor(q * (length - 1) * (1 - _SLACK))
-    enough: Bools = _sums(prefix, start, stop, length) >= lower + 1
-    return enough
+    return np.asarray(_sums(prefix, start, stop, length) >= lower + 1)
 
 
 def _mean_bound(prefix: Array, threshold: float, start: int, stop: int, length: int) -> Bools:
     slack = _SLACK * (1.0 + abs(threshold))
-    enough: Bools = _sums(prefix, start, stop, length) >= (threshold - slack) * length
-    return enough
+    return np.asarray(_sums(prefix, start, stop, length) >= (threshold - slack) * length)
 
 
 def _std_bound(sums: Array, squares: Array, threshold: float, start: int, stop: int, length: int) -> Bools:
     mean = _sums(sums, start, stop, length) / length
     variance = _sums(squares, start, stop, length) / length - mean * mean
-    enough: Bools = variance > threshold**2 - _SLACK
-    return enough
+    return np.asarray(variance > threshold**2 - _SLACK)

@@ -42,12 +42,10 @@ class Tier(IntEnum):
 
     @classmethod
     def best(cls, tiers: Iterable[int]) -> Tier:
-        """The best of at least one tier."""
         return min(map(cls, tiers), key=lambda tier: tier.rank)
 
     @classmethod
     def worst(cls, tiers: Iterable[int]) -> Tier:
-        """The worst of at least one tier."""
         return max(map(cls, tiers), key=lambda tier: tier.rank)
 
 
@@ -103,14 +101,10 @@ class GateSpec:
     ideal: float | Literal["middle"] | None = None
     modes: tuple[str, ...] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return _to_json(self)
-
     def resolve(self, height_range: tuple[float, float]) -> Threshold:
         """The threshold for a robot of this height range, (low, high) m."""
-        low, high = height_range
         if isinstance(self.threshold, str):
-            return low if self.threshold == "robot.height_low" else high
+            return height_range[self.threshold == "robot.height_high"]
         return self.threshold
 
     def evaluate(self, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:
@@ -122,9 +116,7 @@ class GateSpec:
         ideal = sum(bounds) / 2 if self.ideal == "middle" else self.ideal
         margin = None
         if value is not None and ideal is not None:
-            nearest = threshold
-            if isinstance(nearest, tuple):
-                nearest = nearest[0] if value < ideal else nearest[1]
+            nearest = threshold[value >= ideal] if isinstance(threshold, tuple) else threshold
             margin = min(1.0, max(0.0, (value - nearest) / (ideal - nearest)))
         passed = value is not None and holds(value, self.op, threshold)
         return Gate(self.name, value, threshold, self.op, passed, self.tier, margin)
@@ -143,8 +135,7 @@ class GateProfile:
     gates: tuple[GateSpec, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as JSON-ready data."""
-        return {"name": self.name, "gates": [gate.to_dict() for gate in self.gates]}
+        return {"name": self.name, "gates": [_to_json(gate) for gate in self.gates]}
 
     def for_mode(self, mode: str) -> tuple[GateSpec, ...]:
         """The gates that apply to `mode`."""
@@ -190,15 +181,14 @@ def gate_profile(name: str) -> GateProfile:
     Raises:
       RecipeRefused: no profile has this name.
     """
-    try:
-        return GATE_PROFILES[name]
-    except KeyError:
+    if name not in GATE_PROFILES:
         raise RecipeRefused(
             f"there is no gate profile {name!r:.80}",
             key="gate_profile",
             expected=f"one of {', '.join(GATE_PROFILES)}",
             remedy="Leave gate_profile out to take the usual one",
-        ) from None
+        )
+    return GATE_PROFILES[name]
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -236,10 +226,8 @@ class Gate:
     margin: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """`{name, value, threshold, op, passed, tier}`, JSON-ready."""
-        document = _to_json(self)
-        del document["margin"]
-        return document
+        """The fields but for the margin, JSON-ready."""
+        return {name: value for name, value in _to_json(self).items() if name != "margin"}
 
     def explain(self) -> str:
         """What is wrong, for a gate that failed: `max_tilt_deg 92.3 is over 60`."""
@@ -280,17 +268,15 @@ def classify(
 
     Args:
       metrics: of `quality.measure`.
-      mode: the mode that generated it.
       height_range: (low, high) m, the robot's.
     """
     gates = tuple(spec.evaluate(metrics, mode, height_range) for spec in profile.for_mode(mode))
     failed = [gate for gate in gates if not gate.passed]
-    invalid = [gate for gate in failed if gate.tier == "validity"]
-    short_of = {tier: [gate for gate in failed if gate.tier == tier] for tier in (Tier.TIER_0, Tier.TIER_1)}
-    if not invalid and not short_of[Tier.TIER_0]:
+    levels = {gate.tier for gate in failed}
+    if levels <= {Tier.TIER_1}:
         tier, reason = Tier.TIER_0, "All Tier 0 gates passed"
-    elif not invalid and not short_of[Tier.TIER_1]:
-        tier, reason = Tier.TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in short_of[Tier.TIER_0])
+    elif levels == {Tier.TIER_0}:
+        tier, reason = Tier.TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in failed)
     else:
         tier, reason = Tier.REJECTED, "Rejected: " + "; ".join(_explain_all(failed))
     margins = [gate.margin for gate in gates if gate.tier != Tier.TIER_1 and gate.margin is not None]

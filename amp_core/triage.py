@@ -51,7 +51,6 @@ class Triage:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The triage as JSON-ready data."""
         return asdict(self) | {"lacks": [asdict(lack) for lack in self.lacks]}
 
 

@@ -18,29 +18,6 @@ from amp_core.tracking import Plan
 
 Array = npt.NDArray[np.float64]
 
-_EXPORTED = (
-    "features",
-    "foot_contacts",
-    "dof_pos",
-    "dof_vel",
-    "root_pos",
-    "root_rot",
-    "root_lin_vel",
-    "root_ang_vel",
-    "qpos",
-    "qvel",
-    "ctrl",
-    "stab_force",
-    "sum_fn_per_frame",
-    "sum_fn_last_substep",
-    "channel_loads",
-    "initial_qpos",
-    "initial_qvel",
-    "reference_root_pos",
-    "reference_root_rot",
-    "reference_dof_pos",
-)
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -97,11 +74,9 @@ class Rollout:
     recipe: Recipe
     clip_frames: int
     failure: Failure | None
+    # The export holds these arrays in this order.
     features: npt.NDArray[np.float32]
     foot_contacts: npt.NDArray[np.float32]
-    channel_loads: Array
-    sum_fn_per_frame: Array
-    sum_fn_last_substep: Array
     dof_pos: Array
     dof_vel: Array
     root_pos: Array
@@ -112,12 +87,16 @@ class Rollout:
     qvel: Array
     ctrl: Array
     stab_force: Array
+    sum_fn_per_frame: Array
+    sum_fn_last_substep: Array
+    channel_loads: Array
     initial_qpos: Array
     initial_qvel: Array
-    forced_qpos: Array | None
     reference_root_pos: Array
     reference_root_rot: Array
     reference_dof_pos: Array
+    # The rest is not exported, but for `forced_qpos` in the mode that has it.
+    forced_qpos: Array | None
     reference_contacts: npt.NDArray[np.bool_] | None
     plan: Plan | None
     nonfoot_contact: npt.NDArray[np.bool_]
@@ -139,7 +118,9 @@ class Rollout:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The export, in its order. `forced_qpos` is part of it in mode `teacher_forced` only."""
-        arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _EXPORTED}
+        names = [entry.name for entry in fields(self)]
+        exported = names[names.index("features") : names.index("forced_qpos")]
+        arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in exported}
         # The seed's name for the series, beside the contract's.
         arrays["stab_force_per_frame"] = np.abs(self.stab_force)
         if self.forced_qpos is not None:

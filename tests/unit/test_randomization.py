@@ -124,14 +124,16 @@ def test_shares_and_what_stays(robot: Robot, motions: dict[str, Motion]) -> None
 
 def test_what_is_tier_0_elsewhere_does_not_stay(robot: Robot, motions: dict[str, Motion]) -> None:
     """A clip may gain frames in a bucket that it did not have before: those count for its share alone."""
-    from amp_core.randomization import BucketSum, Outcome
+    from amp_core.randomization import ClipBuckets, Comparison, Outcome
 
-    def outcome(ranges: tuple[tuple[int, int], ...], stays: float | None) -> Outcome:
-        return Outcome("rollout", -1, "", ranges, 100, 0.02, stays, {}, "sha256:0")
+    def outcome(start: int, stop: int, stays: float | None) -> Outcome:
+        count = stop - start
+        return Outcome("rollout", -1, "", count, count * 0.02, count / 100, stays, ((start, stop),), {}, "sha256:0")
 
-    own, there = outcome(((0, 40),), 1.0), outcome(((20, 90),), 0.5)
-    total = BucketSum.of([there], [own])
-    assert (there.share, total.share, total.stays) == (0.7, 0.7, 0.5)
+    clip = ClipBuckets("clip", "sha256:0", 100, 2.0, (outcome(0, 40, 1.0), outcome(20, 90, 0.5)))
+    recipe = Recipe.for_mode("rollout")
+    total = Comparison("robot", "sha256:0", recipe, (recipe.physics, SLIPPERY), (clip,)).sums()[1]
+    assert (total.share, total.stays) == (0.7, 0.5)
     assert total.tier_0_sec == pytest.approx(1.4)
 
 
