@@ -142,7 +142,7 @@ class _Writer:
         # write to one file.
         self._pool = ThreadPoolExecutor(1, "ampref-verify")
         self._pending: deque[Future[None]] = deque()
-        self._chunks: list[memoryview] = []
+        self._chunks: list[bytes] = []
         self._filled = 0
 
     def write(self, data: bytes) -> None:
@@ -154,10 +154,9 @@ class _Writer:
                 expected=f"{self._limit:,} bytes",
                 remedy="Ask the service's operator to verify its blobs.",
             )
-        view = memoryview(data)
-        while view:
-            chunk = view[: BLOCK_SIZE - self._filled]
-            view = view[len(chunk) :]
+        while data:
+            room = BLOCK_SIZE - self._filled
+            chunk, data = data[:room], data[room:]
             self._chunks.append(chunk)
             self._filled += len(chunk)
             self.position += len(chunk)
@@ -200,7 +199,7 @@ class _Writer:
         while len(self._pending) > _MOST_PENDING or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
 
-    def _check_and_write(self, chunks: list[memoryview], offset: int) -> None:
+    def _check_and_write(self, chunks: list[bytes], offset: int) -> None:
         data = b"".join(chunks)
         if self._remote.blocks is None:
             self._sha.update(data)
