@@ -196,11 +196,7 @@ def _copy_physics(robot: Robot, source: Any, model: Any) -> None:
             continue
         if field.startswith("opt."):
             name = field.removeprefix("opt.")
-            value = getattr(source.opt, name)
-            if isinstance(value, np.ndarray):
-                getattr(model.opt, name)[:] = value
-            else:
-                setattr(model.opt, name, value)
+            setattr(model.opt, name, getattr(source.opt, name))
             continue
         value, target = getattr(source, field), getattr(model, field)
         if np.shape(value) != np.shape(target):

@@ -84,7 +84,7 @@ class FrameSeries:
         A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates
         that allow a share of its frames to fail. The end of a simulation that stopped early counts as a fall.
         """
-        starts = np.flatnonzero(self.fallen & ~np.concatenate([[False], self.fallen[:-1]])).tolist()
+        starts = [start for start, _ in find_runs(self.fallen)]
         if self.clip_frames > len(self):
             starts.append(len(self))
         falling = self.fallen.copy()
@@ -129,6 +129,12 @@ class FrameSeries:
             contact_middle=sum(contact.threshold) / 2 if contact and isinstance(contact.threshold, tuple) else 0.5,
             agreeing=None if reference is None else (feet == reference).sum(axis=1),
         )
+
+
+def find_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Half-open (start, stop) of the runs of True in (N,), in order."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def foot_loads(rollout: Rollout, robot: Robot) -> Array:

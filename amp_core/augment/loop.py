@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -52,24 +52,13 @@ class Seam:
     blend_sec: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "start": self.start,
-            "end": self.end,
-            "cycle_sec": round(self.cycle_sec, 6),
-            "residual": round(self.residual, 6),
-            "worst": self.worst,
-            "blend_sec": self.blend_sec,
-        }
+        return asdict(self) | {name: round(getattr(self, name), 6) for name in ("cycle_sec", "residual")}
 
 
 def loop(poses: Poses, count: int, blend_sec: float, fps: float, robot: Robot, name: str) -> tuple[Poses, Seam]:
-    """The lead-in, the best cycle `count` times, and the rest; every seam is blended.
+    """The lead-in, the best cycle `count` times, and the rest; every seam is blended over `blend_sec`.
 
     Each repetition starts where and in the heading in which the last one ended.
-
-    Args:
-      blend_sec: s over which a seam is blended.
-      name: of the clip, for refusals.
 
     Raises:
       MotionRefused: the clip is too short, or no two of its frames are alike enough; says in what they differ and by how much.
@@ -116,7 +105,6 @@ def find_seam(poses: Poses, fps: float, robot: Robot, blend: int, name: str) -> 
     Args:
       poses: neighbouring quaternions on one hemisphere.
       blend: frames over which the seam is blended.
-      name: of the clip, for refusals.
 
     Raises:
       MotionRefused: the clip is too short, or its best pair differs too much; says in what and by how much.

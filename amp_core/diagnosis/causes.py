@@ -9,7 +9,7 @@ import numpy as np
 from amp_core.diagnosis.evidence import Evidence, find_span, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.metrics import SLIP_SPEED
-from amp_core.runs import find_runs
+from amp_core.quality import find_runs
 
 OFF_GROUND_M = 0.02
 """m; a standing foot of the clip further from the ground than this is a finding."""

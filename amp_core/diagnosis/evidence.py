@@ -16,7 +16,7 @@ from amp_core.quality import FrameSeries, foot_loads
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, saturated_actuators
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.tiers import Classification, Gate, Tier
+from amp_core.tiers import Classification, Tier
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -160,12 +160,6 @@ def find_span(values: Bools) -> tuple[int, int] | None:
     """Half-open, from the first True to the last."""
     frames = np.flatnonzero(values)
     return (int(frames[0]), int(frames[-1]) + 1) if len(frames) else None
-
-
-def scalar_threshold(gate: Gate) -> float:
-    """The threshold of a gate that has a single number."""
-    assert not isinstance(gate.threshold, tuple)
-    return gate.threshold
 
 
 def readable(name: str) -> str:

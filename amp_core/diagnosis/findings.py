@@ -107,7 +107,6 @@ class Diagnosis:
         return replace(self, suggestions=tuple(entry for entry in self.suggestions if entry.code != suggestion))
 
     def to_dict(self) -> dict[str, Any]:
-        """The diagnosis as JSON-ready data."""
         return {
             "findings": [finding.to_dict() for finding in self.findings],
             "suggestions": [suggestion.to_dict() for suggestion in self.suggestions],

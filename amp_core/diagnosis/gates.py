@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.diagnosis.evidence import Evidence, find_span, readable, scalar_threshold
+from amp_core.diagnosis.evidence import Evidence, find_span, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.engine import mujoco
 from amp_core.metrics import UNLOADED_BELOW
-from amp_core.quality import percentile
+from amp_core.quality import find_runs, percentile
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.runs import find_runs
 from amp_core.tiers import Gate
 
 Array = npt.NDArray[np.float64]
@@ -30,14 +29,13 @@ def describe_gates(evidence: Evidence) -> Iterator[Finding]:
     yield from _describe_fidelity(evidence)
 
 
-def _finding(code: str, gate: Gate, message: str, unit: str, frames: Bools | None = None, joint: str | None = None) -> Finding:
-    """A failed gate as a finding.
-
-    Args:
-      frames: (N,) the frames that count against the gate; None where no single frame does.
-    """
-    span = None if frames is None else find_span(frames)
-    return Finding(code, "failed", message, joint, None, span, gate.value, scalar_threshold(gate), unit)
+def _finding(
+    code: str, gate: Gate, message: str, unit: str, values: Array | Bools | None = None, joint: str | None = None
+) -> Finding:
+    """A failed gate as a finding; the frames whose `values` (N,) are over its threshold count against it."""
+    assert not isinstance(gate.threshold, tuple)
+    span = None if values is None else find_span(values > gate.threshold)
+    return Finding(code, "failed", message, joint, None, span, gate.value, gate.threshold, unit)
 
 
 def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
@@ -46,14 +44,14 @@ def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
         if gate := failed.get(f"p95_{axis}_deg"):
             clip_angle = percentile(np.degrees(np.abs(angles)), 95)
             message = f"leans {gate.value:.0f}° in {axis} (95th percentile; the clip itself {clip_angle:.0f}°)"
-            yield _finding("leans", gate, message, "deg", getattr(series, axis) > scalar_threshold(gate))
+            yield _finding("leans", gate, message, "deg", getattr(series, axis))
     if gate := failed.get("max_tilt_deg"):
         message = f"leans up to {gate.value:.0f}° without falling"
-        yield _finding("leans", gate, message, "deg", series.tilt > scalar_threshold(gate))
+        yield _finding("leans", gate, message, "deg", series.tilt)
     if gate := failed.get("height_max"):
         message = f"the root rises to {gate.value:.2f} m, over the robot's range (the clip's rises to "
         message += f"{clip.root_pos[:, 2].max():.2f} m)"
-        yield _finding("too_high", gate, message, "m", series.height > scalar_threshold(gate))
+        yield _finding("too_high", gate, message, "m", series.height)
     if gate := failed.get("nonfoot_contact_rate"):
         first = int(np.argmax(series.nonfoot))
         # By name where the frame's last state still shows the contact.
@@ -85,7 +83,7 @@ def _describe_support(evidence: Evidence) -> Iterator[Finding]:
     if gate := failed.get("p90_stab_force_over_mg"):
         verb = "carries" if lift > 0 else "presses down with"
         message = f"the harness {verb} {gate.value:.0%} of the weight (90th percentile), {abs(lift):.0%} on average"
-        yield _finding("harness_carries", gate, message, "1", series.stab > scalar_threshold(gate))
+        yield _finding("harness_carries", gate, message, "1", series.stab)
     if "unloaded_frame_rate" in failed or "mean_sum_fn_over_mg" in failed:
         light = series.load < UNLOADED_BELOW
         message = f"the feet carry less than {UNLOADED_BELOW} of the weight in {light.mean():.0%} of the frames"
@@ -98,16 +96,10 @@ def _describe_support(evidence: Evidence) -> Iterator[Finding]:
             message += f"; no foot touches in {airborne:.0%}"
         if lift > 0.05:
             message += f"; the harness carries {lift:.0%} on average"
-        limit = evidence.gates.get("unloaded_frame_rate")
-        yield Finding(
-            "unloaded",
-            "failed",
-            message,
-            frames=find_span(light),
-            value=float(light.mean()),
-            limit=None if limit is None else scalar_threshold(limit),
-            unit="1",
-        )
+        gate = evidence.gates.get("unloaded_frame_rate")
+        limit = gate.threshold if gate and not isinstance(gate.threshold, tuple) else None
+        value = float(light.mean())
+        yield Finding("unloaded", "failed", message, frames=find_span(light), value=value, limit=limit, unit="1")
     if gate := failed.get("contact_rate"):
         assert isinstance(gate.threshold, tuple)
         low, high = gate.threshold
@@ -137,8 +129,7 @@ def _describe_fidelity(evidence: Evidence) -> Iterator[Finding]:
         message += f"({error[worst]:.2f} rad)"
         yield _finding("joints_off", gate, message, "rad", joint=joint)
     if gate := failed.get("root_drift_m"):
-        limit = scalar_threshold(gate)
-        beyond = series.drift > limit
-        message = f"the root drifts up to {gate.value:.2f} m from the clip's, beyond {limit:g} m from "
-        message += f"{evidence.time(int(np.argmax(beyond)))} on"
-        yield _finding("drifts", gate, message, "m", beyond)
+        first = int(np.argmax(series.drift > gate.threshold))
+        message = f"the root drifts up to {gate.value:.2f} m from the clip's, beyond {gate.threshold:g} m from "
+        message += f"{evidence.time(first)} on"
+        yield _finding("drifts", gate, message, "m", series.drift)

@@ -153,7 +153,6 @@ class IngestReport:
       root_turn_rate_max: rad/s of the source.
       joint_speed_max: rad/s of the source, over all joints.
       forward_speed_mean: m/s along the heading; negative for a clip that walks backwards.
-      first_frame, root_frame: see there.
       notes: what a person should look at, one sentence each (`write_notes`).
     """
 
@@ -185,10 +184,6 @@ class IngestReport:
     notes: tuple[str, ...]
 
     @property
-    def root_frame_suspect(self) -> bool:
-        return self.root_frame.suspect
-
-    @property
     def unreachable_joints(self) -> list[JointClip]:
         """The joints that left their limits far or often."""
         many = CLIPPED_NOTE_SHARE * self.frames_in
@@ -196,11 +191,8 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The `ingest` object of a result: the fields above, JSON-ready, with `root_frame_suspect` at the top as well."""
-        fields = asdict(self)
-        fields["joints_clipped"] = list(fields["joints_clipped"])
-        fields["notes"] = list(self.notes)
-        fields["root_frame_suspect"] = self.root_frame.suspect
-        return fields
+        lists = {"joints_clipped": [asdict(clip) for clip in self.joints_clipped], "notes": list(self.notes)}
+        return asdict(self) | lists | {"root_frame_suspect": self.root_frame.suspect}
 
 
 def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str, ...]:

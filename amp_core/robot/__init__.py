@@ -9,8 +9,7 @@ A robot file can make MuJoCo read any file on this machine (`<include>`, meshes)
 service and are never accepted over HTTP.
 """
 
-from amp_core.robot.lookup import bundled_robots
 from amp_core.robot.model import Foot
-from amp_core.robot.robot import Robot, find_robot, load_robots
+from amp_core.robot.robot import Robot, bundled_robots, find_robot, load_robots
 
 __all__ = ["Foot", "Robot", "bundled_robots", "find_robot", "load_robots"]

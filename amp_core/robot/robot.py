@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
 from amp_core.features import FeatureLayout
 from amp_core.recipe import PhysicsScale
-from amp_core.robot.lookup import bundled_robots, find_spec_file
 from amp_core.robot.model import Foot, ModelReader, compile_model
-from amp_core.robot.spec import RobotSpec, read_document
+from amp_core.robot.spec import SPEC_FILE, RobotSpec, read_document
 from amp_core.rotations import to_wxyz, to_xyzw
 
 Array = NDArray[np.float64]
+
+_BUNDLED_DIR = Path(__file__).parents[1] / "robots"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +85,20 @@ class Robot:
           name_or_path: a bundled name (see `bundled_robots`), a `robot.yaml`, or a folder that holds one.
 
         Raises:
-          RobotRefused: the file or its model cannot be used; says where and why.
+          RobotRefused: there is no such file, or it or its model cannot be used; says where and why.
         """
-        path = find_spec_file(name_or_path)
+        if isinstance(name_or_path, str) and name_or_path in bundled_robots():
+            path = _BUNDLED_DIR / name_or_path / SPEC_FILE
+        else:
+            path = Path(name_or_path)
+            path = path / SPEC_FILE if path.is_dir() else path
+            if not path.is_file():
+                raise RobotRefused(
+                    f"there is no robot {str(name_or_path)!r}",
+                    expected=f"a path to a {SPEC_FILE}, or a bundled name: {', '.join(bundled_robots())}",
+                    remedy="Check the spelling, or write a robot.yaml (docs/robots.md)",
+                )
+            path = path.resolve()
         spec = RobotSpec.read(path)
         model, files = compile_model(spec.model, path)
         reader = ModelReader(model, str(path))
@@ -102,15 +114,8 @@ class Robot:
         name = reader.find_name(spec.name)
         limited = model.jnt_limited[joints].astype(bool)
         joint_range = np.where(limited[:, None], model.jnt_range[joints], np.array([-np.inf, np.inf]))
-        canonical_spec = {
-            "name": name,
-            "control_dt": spec.control_dt,
-            "joints": list(spec.joints),
-            "contact_channels": [[channel, list(geoms)] for channel, geoms in spec.contact_channels],
-            "ground_geom": model.geom(ground).name,
-            "height_range": list(spec.height_range),
-            "expected_mass": spec.expected_mass,
-        }
+        canonical_spec = asdict(replace(spec, name=name, ground_geom=model.geom(ground).name))
+        del canonical_spec["model"]
         return cls(
             name=name,
             path=path,
@@ -210,6 +215,11 @@ class Robot:
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""
         return self.mg * scale.mass
+
+
+def bundled_robots() -> list[str]:
+    """The names of the robots that come with this package."""
+    return sorted(entry.parent.name for entry in _BUNDLED_DIR.glob(f"*/{SPEC_FILE}"))
 
 
 def load_robots(paths: Iterable[str | Path]) -> dict[str, Robot]:

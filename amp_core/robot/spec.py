@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import yaml
 
 from amp_core.errors import RobotRefused
+
+SPEC_FILE = "robot.yaml"
 
 REQUIRED_KEYS = ("model", "joints", "contact_channels", "height_range")
 OPTIONAL_KEYS = ("name", "control_dt", "ground_geom", "expected_mass")
@@ -47,22 +48,14 @@ class RobotSpec:
         allowed = REQUIRED_KEYS + OPTIONAL_KEYS
         for key in document:
             if key not in allowed:
+                expected, remedy = f"one of: {', '.join(allowed)}", "Correct or remove it"
                 raise RobotRefused(
-                    f"unknown key {quote(key)}",
-                    file=str(path),
-                    key=str(key)[:64],
-                    expected=f"one of: {', '.join(allowed)}",
-                    remedy="Correct or remove it",
+                    f"unknown key {quote(key)}", file=str(path), key=str(key)[:64], expected=expected, remedy=remedy
                 )
         for key in REQUIRED_KEYS:
             if key not in document:
-                raise RobotRefused(
-                    f"the key {key!r} is missing",
-                    file=str(path),
-                    key=key,
-                    expected=f"at least: {', '.join(REQUIRED_KEYS)}",
-                    remedy="Add it (docs/robots.md explains each key)",
-                )
+                expected, remedy = f"at least: {', '.join(REQUIRED_KEYS)}", "Add it (docs/robots.md explains each key)"
+                raise RobotRefused(f"the key {key!r} is missing", file=str(path), key=key, expected=expected, remedy=remedy)
         values = {key: _Value(value, key, str(path)) for key, value in document.items()}
         return cls(
             name=values["name"].name() if "name" in values else None,
@@ -176,9 +169,9 @@ class _Value:
         if not isinstance(self.value, list) or not self.value or len(self.value) > MAX_NAMES:
             raise self.refusal(f"it is {_describe(self.value)}", f"a list of 1 to {MAX_NAMES} names")
         names = tuple(replace(self, value=item).text() for item in self.value)
-        repeated = _first_repeated(names)
-        if repeated is not None:
-            raise self.refusal(f"{quote(repeated)} appears twice", "each name once")
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise self.refusal(f"{quote(name)} appears twice", "each name once")
         return names
 
     def channels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -188,14 +181,11 @@ class _Value:
             (replace(self, value=name).name(), replace(self, key=f"{self.key}.{name}", value=geoms).names())
             for name, geoms in self.value.items()
         )
-        repeated = _first_repeated([geom for _, geoms in channels for geom in geoms])
-        if repeated is not None:
-            raise self.refusal(f"the geom {quote(repeated)} is in two channels", "each geom in one channel")
+        all_geoms = [geom for _, geoms in channels for geom in geoms]
+        for i, geom in enumerate(all_geoms):
+            if geom in all_geoms[:i]:
+                raise self.refusal(f"the geom {quote(geom)} is in two channels", "each geom in one channel")
         return channels
-
-
-def _first_repeated(names: Sequence[str]) -> str | None:
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def quote(value: Any) -> str:

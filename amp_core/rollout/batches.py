@@ -15,6 +15,7 @@ from amp_core.robot import Robot
 from amp_core.rollout.record import Rollout
 from amp_core.rollout.simulation import Simulation, start_velocity
 from amp_core.tracking import Plan, plan
+from amp_core.tracking.planner import Stopped
 
 BATCH_SIZE = 64
 """Clips that are simulated side by side. More would cost memory and gain nothing."""
@@ -103,7 +104,7 @@ def _plan_clips(
     def plan_clip(i: int) -> Plan:
         def advance(frames: int) -> None:
             if stopping.is_set():
-                raise _Stopped
+                raise Stopped
             planned[i] = frames
 
         velocity = start_velocity(clips[i], recipes[i])
@@ -128,8 +129,8 @@ def _plan_clips(
                 future.cancel()
     for future in futures.values():
         error = None if future.cancelled() else future.exception()
-        # The error that stopped the others, not their own `_Stopped`.
-        if error is not None and not isinstance(error, _Stopped):
+        # The error that stopped the others, not their own `Stopped`.
+        if error is not None and not isinstance(error, Stopped):
             raise error
     return [futures[i].result() if i in futures else None for i in range(len(clips))]
 
@@ -142,7 +143,3 @@ def describe_planning(clips: Sequence[tuple[str, int, int]]) -> str:
     active = [f"{name} {planned / frames:.0%}" for name, planned, frames in clips if 0 < planned < frames]
     names = ", ".join(active[:_CLIPS_REPORTED]) + (", …" if len(active) > _CLIPS_REPORTED else "")
     return f"{complete} of {len(clips)} clips planned" + (f"; {names}" if names else "")
-
-
-class _Stopped(Exception):
-    """Another thread's work has ended early."""

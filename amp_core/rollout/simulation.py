@@ -155,13 +155,9 @@ class Simulation:
                 # A simulation that still runs has no warning, so that its first one always adds to the count.
                 if errors or np.count_nonzero(warnings) != warned:
                     for i in active:
-                        raised = self._warnings(i)
-                        if i in errors:
-                            reason = f"MuJoCo failed at frame {frame - 1}: {errors[i]}"
-                            self.failures[i] = Failure(frame - 1, reason, raised)
-                        elif raised:
-                            reason = f"MuJoCo warned at frame {frame - 1}: {', '.join(raised)}"
-                            self.failures[i] = Failure(frame - 1, reason, raised)
+                        if (raised := self._warnings(i)) or i in errors:
+                            verb, cause = ("failed", errors[i]) if i in errors else ("warned", ", ".join(raised))
+                            self.failures[i] = Failure(frame - 1, f"MuJoCo {verb} at frame {frame - 1}: {cause}", raised)
                     warned = int(np.count_nonzero(warnings))
                     break
             self._condense(block[: frame - start], ids, start)

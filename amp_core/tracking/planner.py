@@ -89,7 +89,7 @@ def plan(
     def count_steps(steps: int) -> None:
         nonlocal steps_done
         if stopping.is_set():
-            raise _StoppedError
+            raise Stopped
         with lock:
             steps_done += steps
             if progress is not None:
@@ -126,5 +126,5 @@ def plan(
     )
 
 
-class _StoppedError(Exception):
-    """Another branch has failed, or the caller has stopped this plan."""
+class Stopped(Exception):
+    """Another branch or another clip's plan has failed, or the caller has stopped this one."""

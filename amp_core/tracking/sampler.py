@@ -167,7 +167,6 @@ class Sampler:
         ids = None if count == self.batch.nsim else np.arange(count)
         qpos, qvel = self.qpos[:count], self.qvel[:count]
         qpos[:], qvel[:], self.warmstart[:count] = state.qpos, state.qvel, state.warmstart
-        com = self.planning.com_velocity + 2
         all_qpos = np.empty((count, steps + 1, qpos.shape[1]))
         all_qvel = np.empty((count, steps + 1, qvel.shape[1]))
         all_ctrl = np.empty((count, steps, noise.shape[2]))
@@ -189,26 +188,13 @@ class Sampler:
             except SimulationError as error:
                 failed.update(int(i) for i in error.ids)
             all_qpos[:, step + 1], all_qvel[:, step + 1] = qpos, qvel
-            places, velocity = self.sole_places[:count, self.planning.soles], self.sensors[:count, com].copy()
             # Sensors and places are those of one physics step before the end, so that from the start, which is exact, the first
             # step's changes are over less time.
             elapsed = self.robot.control_dt * (self.first_share if step == 0 else 1.0)
-            # The third row of a box's axes: how far up each of them reaches.
-            rise = np.abs(self.sole_axes[:count, self.planning.soles, 6:9])
-            residuals.append(
-                self.residuals(
-                    min(frame + step, self.reference.frames - 1),
-                    qpos,
-                    qvel,
-                    all_ctrl[:, step],
-                    places,
-                    (places - soles)[:, :, :2] / elapsed,
-                    places[:, :, 2] - (rise * self.sole_size).sum(axis=-1),
-                    (velocity - com_velocity) / elapsed,
-                    self.sensors[:count, self.planning.loads],
-                )
+            frame_residuals, soles, com_velocity = self.residuals(
+                min(frame + step, self.reference.frames - 1), all_ctrl[:, step], soles, com_velocity, elapsed
             )
-            soles, com_velocity = places, velocity
+            residuals.append(frame_residuals)
         self.simulated_sec += count * steps * self.robot.control_dt
         stacked = np.stack(residuals, axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -220,28 +206,25 @@ class Sampler:
         return Samples(all_qpos, all_qvel, all_ctrl, stacked, cost)
 
     def residuals(
-        self,
-        frame: int,
-        qpos: Array,
-        qvel: Array,
-        ctrl: Array,
-        soles: Array,
-        sole_velocity: Array,
-        lowest: Array,
-        com_acceleration: Array,
-        forces: Array,
-    ) -> Array:
-        """(S, R) the deviations from frame `frame` of the clip; the cost is the sum of their squares.
+        self, frame: int, ctrl: Array, soles: Array, com_velocity: Array, elapsed: float
+    ) -> tuple[Array, Array, Array]:
+        """How far the first S simulations of the batch are from frame `frame` of the clip.
 
         Args:
-          qpos, qvel, ctrl: (S, …) of S simulations.
-          soles: (S, F, 3) m. sole_velocity: (S, F, 2) m/s, horizontal.
-          lowest: (S, F) m, the height of each sole's lowest point.
-          com_acceleration: (S,) m/s², vertical.
-          forces: (S, F) N, the ground's vertical force on each sole.
+          ctrl: (S, nu) rad.
+          soles, com_velocity: (S, F, 3) m and (S,) m/s, vertical; as they were `elapsed` s ago.
+
+        Returns:
+          (S, R) the deviations, whose sum of squares is the cost, and the `soles` and `com_velocity` of now.
         """
-        robot, reference, cost = self.robot, self.reference, self.settings.cost
-        root_q, root_v, count = robot.root_qpos_adr, robot.root_qvel_adr, len(qpos)
+        robot, reference, cost, count = self.robot, self.reference, self.settings.cost, len(ctrl)
+        root_q, root_v = robot.root_qpos_adr, robot.root_qvel_adr
+        qpos, qvel, sensors = self.qpos[:count], self.qvel[:count], self.sensors[:count]
+        places, com_now = self.sole_places[:count, self.planning.soles], sensors[:, self.planning.com_velocity + 2].copy()
+        # The third row of a box's axes: how far up each of them reaches.
+        rise = np.abs(self.sole_axes[:count, self.planning.soles, 6:9])
+        lowest = places[:, :, 2] - (rise * self.sole_size).sum(axis=-1)
+        sole_velocity = (places - soles)[:, :, :2] / elapsed
         position, velocity = qpos[:, root_q : root_q + 3], qvel[:, root_v : root_v + 3]
         rotation = robot.root_rotation(qpos)
         up, forward = z_axis(rotation), x_axis(rotation)
@@ -249,8 +232,8 @@ class Sampler:
         standing = reference.standing[frame]
         # A foot that is as low as this may be carrying weight, also where it does not stand in the clip.
         low = np.clip((_LOW - lowest) / _LOW, 0.0, 1.0)
-        load = 1.0 + com_acceleration / self.gravity
-        pressed = np.clip(forces / (_STANDING * self.weight), 0.0, 1.0)
+        load = 1.0 + (com_now - com_velocity) / elapsed / self.gravity
+        pressed = np.clip(sensors[:, self.planning.loads] / (_STANDING * self.weight), 0.0, 1.0)
         joints = qpos[:, robot.qpos_adr] - reference.dof_pos[frame]
         parts: list[tuple[float, Array]] = [
             (cost.joints, joints),
@@ -258,7 +241,7 @@ class Sampler:
             (cost.upright, up - reference.up[frame]),
             (cost.heading, forward - reference.forward[frame]),
             (cost.place, away[:, :2]),
-            (cost.feet, (soles - reference.soles[frame]).reshape(count, -1)),
+            (cost.feet, (places - reference.soles[frame]).reshape(count, -1)),
             (cost.slip, (np.sqrt(low)[:, :, None] * sole_velocity).reshape(count, -1)),
             (cost.stance_slip, (np.sqrt(standing)[:, None] * sole_velocity).reshape(count, -1)),
             (cost.stance, np.sqrt(standing) * lowest),
@@ -275,7 +258,8 @@ class Sampler:
         ]
         with np.errstate(over="ignore", invalid="ignore"):
             scale = robot.control_dt / _NOMINAL_DT
-            return np.concatenate([np.sqrt(weight * scale) * values for weight, values in parts], axis=1)
+            deviations = np.concatenate([np.sqrt(weight * scale) * values for weight, values in parts], axis=1)
+        return deviations, places, com_now
 
     def difference(self, qpos: Array, qvel: Array, qpos0: Array, qvel0: Array) -> Array:
         """(…, nx) a state's difference from another: position, rotation vector in the body's frame, joints, velocities."""

@@ -365,12 +365,12 @@ def test_speeds(robot: Any) -> None:
 def test_a_tilted_root_is_a_diagnosis_and_not_a_repair(robot: Any) -> None:
     tilted = quat(1, np.full(60, np.radians(50)))
     out = condition(make(root_rot=tilted), robot)
-    assert out.report.root_frame_suspect
+    assert out.report.root_frame.suspect
     assert out.report.root_frame.mean_tilt_deg == pytest.approx(50)
     assert "tilted by 50 degrees" in out.report.root_frame.detail
     np.testing.assert_allclose(out.root_rot, tilted, atol=1e-15)
     lean = condition(make(root_rot=quat(1, np.full(60, np.radians(25)))), robot).report
-    assert not lean.root_frame_suspect
+    assert not lean.root_frame.suspect
     assert lean.root_frame.detail == ""
 
 
@@ -576,7 +576,7 @@ def test_real_clips(wildrobot: Any) -> None:
                 check_motion(wrong, wildrobot)
     assert reports["walking_medium01"].frames_in == 106
     assert reports["walking_medium01"].frames_out == 158
-    suspects = [name for name, report in reports.items() if report.root_frame_suspect]
+    suspects = [name for name, report in reports.items() if report.root_frame.suspect]
     assert suspects == ["walking_slow01_gmr_orig"]
     assert round(reports["walking_slow01_gmr_orig"].root_frame.first_tilt_deg) == 45
     assert round(reports["walking_slow01_gmr_orig"].root_frame.mean_tilt_deg) == 56
