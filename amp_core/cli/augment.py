@@ -9,20 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from amp_core.augment import Augmentation, make_variant
+from amp_core.augment import Augmentation
 from amp_core.cli.clips import find_clip
-from amp_core.cli.options import Fps, Json, QuatOrder, Quiet, Url
-from amp_core.cli.output import Output
+from amp_core.cli.options import Fps, Json, QuatOrder, Quiet, Url, parse_mode
+from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions, read_motions, reading_options
-from amp_core.cli.recipes import check_mode
 from amp_core.cli.remote import connect
 from amp_core.cli.text import number
-from amp_core.client import ApiClient
 from amp_core.errors import AmprefError, InputRefused
 from amp_core.files import write_file
-from amp_core.formats import Motion
 from amp_core.motion import check_motion
-from amp_core.robot import Robot
 
 
 def augment(
@@ -47,7 +43,9 @@ def augment(
     out_dir: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="For files: write NAME+AUGMENTATION.npz into this folder.")
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="For clips: the mode to score the variants in.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(parser=parse_mode, metavar="TEXT", help="For clips: the mode to score the variants in.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="For clips: the recipe's seed.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="For clips: a tag besides those of the parent.")] = None,
     fps: Fps = None,
@@ -65,35 +63,35 @@ def augment(
         raise typer.BadParameter("give motion files, or --clip ID", param_hint="MOTION")
     if motions and out_dir is None:
         raise typer.BadParameter("say which folder to write to", param_hint="--out")
-    check_mode(mode)
-    augmentations = _parse_augmentations(mirror, warp or [], heading or [], loop or [], apply or [])
+    augmentations = _parse_augmentations(mirror, warp or (), heading or (), loop or (), apply or ())
     out = Output(json_out, quiet=quiet)
     if motions and out_dir is not None:
         options = reading_options(motions, fps, quat_order, out)
-        variants = _augment_files(out, motions, options, augmentations, Robot.load(robot), out_dir)
+        variants = _augment_files(out, motions, options, augmentations, robot, out_dir)
     else:
+        variants = []
         with connect(url, out) as api:
-            variants = _augment_clips(out, api, clip or [], augmentations, mode, seed, tag or [])
-    out.print_json(variants)
-    out.print_values(variant.get("file") or variant["clip"]["id"] for variant in variants)
+            for name in clip or ():
+                with out.refusing():
+                    texts = [augmentation.text for augmentation in augmentations]
+                    answer = api.augment_clip(find_clip(api, name), texts, mode=mode, seed=seed, tags=tag or ())
+                    for variant in answer["variants"]:
+                        variants.append(variant | {key: variant["clip"][key] for key in ("name", "duration_sec")})
+    ids = [variant.get("file") or variant["clip"]["id"] for variant in variants]
+    out.print_result(variants, ids)
     if variants:
-        rows = [
-            (
-                variant["name"],
-                variant["augmentation"],
-                number(variant["duration_sec"]),
-                None if variant["seam"] is None else number(variant["seam"]["residual"]),
-                variant.get("file") or variant["clip"]["id"],
-            )
-            for variant in variants
-        ]
-        out.print_table(("Variant", "Augmentation", ">s", ">seam", "File" if motions else "Clip"), rows)
+        columns: dict[str, Cell] = {
+            **{"Variant": "name", "Augmentation": "augmentation", ">s": lambda variant: number(variant["duration_sec"])},
+            ">seam": lambda variant: variant["seam"] and number(variant["seam"]["residual"]),
+            **({"File": "file"} if motions else {"Clip": lambda variant: variant["clip"]["id"]}),
+        }
+        out.print_table(columns, variants)
         out.print(f"\nnext: ampref score {out_dir}/*.npz" if motions else "\nnext: ampref jobs, then ampref clips")
     out.exit()
 
 
 def _parse_augmentations(
-    mirror: bool, warp: list[float], heading: list[float], loop: list[int], apply: list[str]
+    mirror: bool, warp: Sequence[float], heading: Sequence[float], loop: Sequence[int], apply: Sequence[str]
 ) -> tuple[Augmentation, ...]:
     """The augmentations that the options name, each once."""
     try:
@@ -117,9 +115,13 @@ def _augment_files(
     paths: Sequence[Path],
     options: ReadOptions,
     augmentations: Sequence[Augmentation],
-    robot: Robot,
+    robot_name: str,
     folder: Path,
 ) -> list[dict[str, Any]]:
+    from amp_core.augment import make_variant
+    from amp_core.robot import Robot
+
+    robot = Robot.load(robot_name)
     folder.mkdir(parents=True, exist_ok=True)
     variants: list[dict[str, Any]] = []
     sources: dict[Path, Path] = {}
@@ -128,64 +130,29 @@ def _augment_files(
             out.refuse(motion)
             continue
         for augmentation in augmentations:
-            try:
-                variants.append(_write_variant(motion, path, augmentation, robot, folder, sources))
-            except AmprefError as error:
-                error.file = str(path)
-                out.refuse(error)
-    return variants
-
-
-def _write_variant(
-    motion: Motion, path: Path, augmentation: Augmentation, robot: Robot, folder: Path, sources: dict[Path, Path]
-) -> dict[str, Any]:
-    """Write one variant of a motion, and return its JSON object.
-
-    Args:
-      sources: the motion file that each variant so far was made of, by the variant's file.
-    """
-    variant = make_variant(motion, robot, augmentation)
-    check_motion(variant.motion, robot)
-    target = folder / f"{variant.motion.name}.npz"
-    if target in sources:
-        raise InputRefused(
-            f"{target} was written for {sources[target]} already", remedy="Rename one of the two, or give another folder"
-        )
-    write_file(target, variant.data, durable=True)
-    sources[target] = path
-    lineage = variant.motion.lineage
-    return {
-        "name": variant.motion.name,
-        "file": str(target),
-        "source_digest": variant.motion.source_digest,
-        "parent": motion.source_digest,
-        "lineage": lineage.ancestor if lineage else None,
-        "augmentation": augmentation.text,
-        "frames": variant.motion.num_frames,
-        "duration_sec": variant.motion.duration_sec,
-        "seam": None if variant.seam is None else variant.seam.to_dict(),
-    }
-
-
-def _augment_clips(
-    out: Output,
-    api: ApiClient,
-    clips: Sequence[str],
-    augmentations: Sequence[Augmentation],
-    mode: str | None,
-    seed: int | None,
-    tags: Sequence[str],
-) -> list[dict[str, Any]]:
-    variants: list[dict[str, Any]] = []
-    texts = [augmentation.text for augmentation in augmentations]
-    for clip in clips:
-        try:
-            answer = api.augment_clip(find_clip(api, clip), texts, mode=mode, seed=seed, tags=tags)
-        except AmprefError as error:
-            if error.slug == "unavailable":
-                raise
-            out.refuse(error)
-            continue
-        for variant in answer["variants"]:
-            variants.append(variant | {key: variant["clip"][key] for key in ("name", "duration_sec")})
+            with out.refusing(path):
+                variant = make_variant(motion, robot, augmentation)
+                check_motion(variant.motion, robot)
+                target = folder / f"{variant.motion.name}.npz"
+                if target in sources:
+                    raise InputRefused(
+                        f"{target} was written for {sources[target]} already",
+                        remedy="Rename one of the two, or give another folder",
+                    )
+                write_file(target, variant.data, durable=True)
+                sources[target] = path
+                lineage = variant.motion.lineage
+                variants.append(
+                    {
+                        "name": variant.motion.name,
+                        "file": str(target),
+                        "source_digest": variant.motion.source_digest,
+                        "parent": motion.source_digest,
+                        "lineage": lineage.ancestor if lineage else None,
+                        "augmentation": augmentation.text,
+                        "frames": variant.motion.num_frames,
+                        "duration_sec": variant.motion.duration_sec,
+                        "seam": variant.seam and variant.seam.to_dict(),
+                    }
+                )
     return variants

@@ -1,14 +1,17 @@
-"""Work on many motions, a batch at a time: results come in while work goes on, and a refused motion costs only itself."""
+"""Work on many motions, a batch at a time: results come in while work goes on, and a refused motion costs only itself.
+
+It needs MuJoCo: a verb imports it when the work begins, so that its help and wrong usage need none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
+from amp_core.cli.output import Output
 from amp_core.cli.progress import Progress
 from amp_core.cli.reading import ReadOptions, read_motions
 from amp_core.errors import AmprefError
@@ -24,25 +27,9 @@ PLANNED_PER_THREAD = 4
 
 T = TypeVar("T")
 Report = Callable[[float, str], None]
-"""Called with the share that is done, in [0, 1], and a few words."""
+"""Called with the share that is complete, in [0, 1], and a few words."""
 Run = Callable[[list[Motion], Report], Sequence[T]]
 """Works on motions together and returns a result for each; raises an `AmprefError` if one of them cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Processed(Generic[T]):
-    """A motion file after its batch.
-
-    Args:
-      motion: None if the file was refused before any run.
-      results: one a run; None where that run refused the motion.
-      refusal: the first refusal, if any.
-    """
-
-    path: Path
-    motion: Motion | None
-    results: Sequence[T | None]
-    refusal: AmprefError | None
 
 
 def process_files(
@@ -52,32 +39,35 @@ def process_files(
     recipe: Recipe,
     nthread: int,
     runs: Sequence[Run[T]],
+    out: Output,
     progress: Progress,
-) -> Iterator[Processed[T]]:
-    """Read motion files, work on the motions in every run, and yield them in the order of the files.
+) -> Iterator[tuple[Motion | None, list[T | None]]]:
+    """Read motion files and work on the motions in every run.
 
     Args:
       robot, recipe: a motion that cannot be scored with them is refused before any run.
       recipe, nthread: decide how large a batch is.
-      runs: what is done with each batch.
-      progress: counts a motion once for each run; its description names what is being done.
+      runs: the work on each batch.
+      progress: counts a motion once for each run; its description names the work.
+
+    Yields:
+      For each file in order its motion, None if it was refused before any run, and a result a run, None where that run refused
+      the motion. The first refusal of a file is printed.
     """
     batch_size = nthread * (BATCH_PER_THREAD if recipe.planner is None else PLANNED_PER_THREAD)
-    readings = read_motions(paths, options, partial(check_scorable, robot=robot, recipe=recipe))
-    files = zip(paths, readings, strict=True)
-    verb, done = progress.description, 0
-    while batch := list(islice(files, batch_size)):
+    readings = zip(paths, read_motions(paths, options, partial(check_scorable, robot=robot, recipe=recipe)), strict=True)
+    verb, end = progress.description, 0
+    while batch := list(islice(readings, batch_size)):
         readable = [(path, motion) for path, motion in batch if isinstance(motion, Motion)]
         columns = [iter(_run_batch(readable, run, progress, verb)) for run in runs]
-        for path, motion in batch:
-            if isinstance(motion, AmprefError):
-                yield Processed(path, None, [None] * len(runs), motion)
-                continue
-            outcomes = [next(column) for column in columns]
+        for _, motion in batch:
+            outcomes = [motion] * len(runs) if isinstance(motion, AmprefError) else [next(column) for column in columns]
+            if errors := [outcome for outcome in outcomes if isinstance(outcome, AmprefError)]:
+                out.refuse(errors[0])
             results = [None if isinstance(outcome, AmprefError) else outcome for outcome in outcomes]
-            yield Processed(path, motion, results, next((error for error in outcomes if isinstance(error, AmprefError)), None))
-        done += len(batch)
-        progress.update(done * len(runs))
+            yield motion if isinstance(motion, Motion) else None, results
+        end += len(batch) * len(runs)
+        progress.update(end)
 
 
 def score_run(robot: Robot, recipe: Recipe, nthread: int) -> Run[Score]:
@@ -89,7 +79,7 @@ def _run_batch(motions: Sequence[tuple[Path, Motion]], run: Run[T], progress: Pr
     """Run a batch; if that fails, its motions one by one, so that one bad motion costs only itself."""
     if not motions:
         return []
-    start = progress.done
+    start = progress.amount
 
     def report(share: float, message: str) -> None:
         progress.update(start + share * len(motions), description=f"{verb}: {message}")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amp_core.cli.batch import Report, process_files
 from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, QuatOrder, Quiet, RobotName, Seed, Threads
 from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
-from amp_core.cli.recipes import build_recipe, parse_factors
+from amp_core.cli.recipes import build_recipe
 from amp_core.cli.text import number, tier_name
 from amp_core.cpus import usable_cpus
 from amp_core.errors import RecipeRefused
-from amp_core.formats import Motion
-from amp_core.randomization import BucketSum, ClipBuckets, Comparison, Outcome, compare
-from amp_core.randomization import buckets as make_buckets
 from amp_core.recipe import PhysicsScale
-from amp_core.robot import Robot
 from amp_core.tiers import Tier
+
+if TYPE_CHECKING:
+    from amp_core.cli.batch import Report
+    from amp_core.formats import Motion
+    from amp_core.randomization import BucketSum, ClipBuckets, Comparison, Outcome
 
 
 def buckets(
@@ -52,28 +52,39 @@ def buckets(
     Without factors: friction 0.7 and 1.3, mass 0.9 and 1.1, damping 0.7 and 1.3, one at a time, beside the robot's own
     physics. Exits with 0 when every file was scored, with 1 when a file was refused, with 2 for wrong usage.
     """
-    factors = parse_factors({"friction": friction, "mass": mass, "damping": damping})
+    factors: dict[str, list[float]] = {}
+    for name, text in {"friction": friction, "mass": mass, "damping": damping}.items():
+        try:
+            factors[name] = [float(factor) for factor in text.split(",")] if text is not None else []
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is no list of factors, such as 0.7,1.0,1.3", param_hint=f"--{name}") from None
+    from amp_core import randomization
+    from amp_core.cli.batch import process_files
+    from amp_core.robot import Robot
+
     try:
-        scales = make_buckets(**factors, grid=grid)
+        scales = randomization.buckets(**factors, grid=grid)
     except RecipeRefused as error:
         raise typer.BadParameter(str(error), param_hint=f"--{str(error.key).removeprefix('physics.')}") from error
     base_recipe = build_recipe(recipe, mode, seed)
     out = Output(json_out, quiet=quiet)
     loaded_robot, nthread = Robot.load(robot), threads or usable_cpus()
-    clips: list[ClipBuckets] = []
 
     def run(batch: list[Motion], report: Report) -> tuple[ClipBuckets, ...]:
-        return compare(batch, loaded_robot, base_recipe, scales, replay=replay, nthread=nthread, progress=report).clips
+        comparison = randomization.compare(
+            batch, loaded_robot, base_recipe, scales, replay=replay, nthread=nthread, progress=report
+        )
+        return comparison.clips
 
     with out.progress("comparing", total=len(motions)) as progress:
         options = reading_options(motions, fps, quat_order, out)
-        for file in process_files(motions, options, loaded_robot, base_recipe, nthread, [run], progress):
-            if file.refusal is not None:
-                out.refuse(file.refusal)
-            clips += [clip for clip in file.results if clip is not None]
+        files = process_files(motions, options, loaded_robot, base_recipe, nthread, [run], out, progress)
+        clips = tuple(clip for _, (clip,) in files if clip is not None)
     canonical = replace(base_recipe, physics=PhysicsScale())
-    comparison = Comparison(loaded_robot.name, loaded_robot.digest, canonical, scales, tuple(clips))
-    out.print_json(comparison.to_dict())
+    comparison = randomization.Comparison(loaded_robot.name, loaded_robot.digest, canonical, scales, clips)
+    names = [scale.name for scale in scales]
+    outcomes = [(clip.name, *row) for clip in clips for row in zip(names, clip.outcomes, strict=True)]
+    out.print_result(comparison.to_dict(), (f"{clip}\t{name}\t{outcome.share:.4f}" for clip, name, outcome in outcomes))
     if clips:
         _print_comparison(out, comparison, replay)
     out.exit()
@@ -96,11 +107,6 @@ def _print_comparison(out: Output, comparison: Comparison, is_replayed: bool) ->
         for name, *sums in zip(names, *columns, strict=True)
     ]
     out.print_table(("Bucket", *(f">{tier.label}" for tier in Tier), *shares), totals)
-    out.print_values(
-        f"{clip.name}\t{name}\t{outcome.share:.4f}"
-        for clip in comparison.clips
-        for name, outcome in zip(names, clip.outcomes, strict=True)
-    )
     out.print("\nshare: of the clip, what is Tier 0; stays: of what is Tier 0 in the canonical bucket, what is Tier 0 here")
     if out.file:
         out.print(f"\ncomparison: {out.file}")

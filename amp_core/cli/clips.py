@@ -9,18 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from amp_core.cli.jobs import job_message
-from amp_core.cli.options import Json, Quiet, Url
+from amp_core.cli.options import Json, Quiet, Url, parse_mode, parse_rollout_mode
 from amp_core.cli.output import Output
-from amp_core.cli.recipes import check_mode
 from amp_core.cli.remote import connect
-from amp_core.cli.results import RESULT_COLUMNS, result_row
+from amp_core.cli.results import RESULT_COLUMNS
 from amp_core.cli.text import counted, number
 from amp_core.client import ApiClient
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
 
-# A page of clips does not hold their segments.
-COLUMNS = ("Clip", "Motion", "Mode", *RESULT_COLUMNS[1:-1], ">source s")
 PAGE = 200
 CLIP_KEYS = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
 VARIANT_KEYS = ("parent", "parent_digest", "augmentation", "lineage")
@@ -29,7 +26,10 @@ VARIANT_KEYS = ("parent", "parent_digest", "augmentation", "lineage")
 def clips(
     tier: Annotated[int | None, typer.Option(min=-1, max=1, help="0, 1, or -1 for Rejected.")] = None,
     robot: Annotated[str | None, typer.Option(help="For this robot.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Judge each clip by its best rollout in this mode.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(parser=parse_rollout_mode, metavar="TEXT", help="Judge each clip by its best rollout in this mode."),
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Bearing this tag; may be repeated, all must be there.")] = None,
     name: Annotated[str | None, typer.Option(help="Part of the name, in any case.")] = None,
     parent: Annotated[str | None, typer.Option(metavar="ID", help="The variants of this clip, by its id.")] = None,
@@ -44,44 +44,33 @@ def clips(
     ] = None,
     sort: Annotated[str | None, typer.Option(help="created_at, duration_sec or a metric; with - before it descending.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
-    everything: Annotated[bool, typer.Option("--all", help="Every one, however many.")] = False,
+    unlimited: Annotated[bool, typer.Option("--all", help="Every one, however many.")] = False,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric."""
-    check_mode(mode, of_rollouts=True)
-    filters: dict[str, Any] = {
-        "tier": tier,
-        "robot": robot,
-        "mode": mode,
-        "tag": tag or None,
-        "name": name,
-        "parent": parent,
-        "min_duration_sec": min_duration_sec,
-        "sort": sort,
-        **_parse_bounds(minimum or (), "min"),
-        **_parse_bounds(maximum or (), "max"),
-    }
+    bounds = _parse_bounds(minimum or (), "min") | _parse_bounds(maximum or (), "max")
+    filters = {"tier": tier, "robot": robot, "mode": mode, "tag": tag or None, "name": name, "parent": parent, "sort": sort}
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         # One more than is shown tells whether there are more.
-        count = None if everything else limit + 1
-        page = list(islice(api.iter_clips(limit=min(count or PAGE, PAGE), **filters), count))
+        count = None if unlimited else limit + 1
+        matches = api.iter_clips(limit=min(count or PAGE, PAGE), min_duration_sec=min_duration_sec, **filters, **bounds)
+        page = list(islice(matches, count))
         steps = {} if quiet else _control_steps(api, page)
-    has_more = not everything and len(page) > limit
-    page = page if everything else page[:limit]
-    out.print_json(page)
-    out.print_values(clip["id"] for clip in page)
+    has_more = not unlimited and len(page) > limit
+    page = page[:limit] if has_more else page
+    out.print_result(page, (clip["id"] for clip in page))
     if not page:
         out.print("no clip matches\nnext: ampref submit MOTION... --wait, or fewer filters")
         return
-    rows = []
+    rows, no_cells = [], ["not yet", *[None] * (len(RESULT_COLUMNS) - 1)]
     for clip in page:
         rollout = clip["rollout"]
-        values = _rollout_values(rollout, steps.get(clip["robot"])) if rollout else ("not yet", *[None] * (len(COLUMNS) - 5))
-        rows.append((clip["id"], clip["name"], rollout and rollout["mode"], *values, number(clip["duration_sec"])))
-    out.print_table(COLUMNS, rows)
+        cells = _rollout_cells(rollout, steps.get(clip["robot"])) if rollout else no_cells
+        rows.append((clip["id"], clip["name"], rollout and rollout["mode"], *cells, number(clip["duration_sec"])))
+    out.print_table(("Clip", "Motion", "Mode", *RESULT_COLUMNS, ">source s"), rows)
     out.print(f"\n{counted(len(page), 'clip')}{', and there are more: --limit N or --all' if has_more else ''}")
     out.print("next: ampref clip ID")
 
@@ -100,13 +89,10 @@ def _parse_bounds(texts: Sequence[str], side: str) -> dict[str, float]:
     return bounds
 
 
-def _rollout_values(rollout: Mapping[str, Any], step: float | None) -> tuple[Any, ...]:
-    """What a listed rollout has under `RESULT_COLUMNS[1:-1]`.
-
-    Args:
-      step: s, one control step of the robot: a rollout of N frames takes N of them.
-    """
-    return result_row({"duration_sec": None if step is None else rollout["frames"] * step, **rollout})[1:-1]
+def _rollout_cells(rollout: Mapping[str, Any], step: float | None) -> list[Any]:
+    """What a listed rollout has under `RESULT_COLUMNS`; N frames take N control steps of the robot, in s."""
+    duration = None if step is None else rollout["frames"] * step
+    return [show({"duration_sec": duration, **rollout}) for show in RESULT_COLUMNS.values()]
 
 
 def _control_steps(api: ApiClient, clips: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -144,7 +130,9 @@ def clip(
     clip_id: Annotated[
         str, typer.Argument(metavar="ID", help="The clip's id, as ampref clips shows it, or its name if no other has it.")
     ],
-    mode: Annotated[str | None, typer.Option("--score", metavar="MODE", help="Have it scored in this mode, too.")] = None,
+    mode: Annotated[
+        str | None, typer.Option("--score", parser=parse_mode, metavar="MODE", help="Have it scored in this mode, too.")
+    ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
     url: Url = None,
     json_out: Json = None,
@@ -155,19 +143,17 @@ def clip(
         raise typer.BadParameter("a clip is either scored or deleted", param_hint="--delete")
     if not clip_id.strip():
         raise typer.BadParameter("give a clip's id or name", param_hint="ID")
-    check_mode(mode, "--score")
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         clip_id = find_clip(api, clip_id)
         if delete:
             api.delete_clip(clip_id)
-            out.print_json({"id": clip_id, "deleted": True})
+            out.print_result({"id": clip_id, "deleted": True})
             out.print(f"clip {clip_id} is deleted")
         elif mode is not None:
             answer = api.add_rollout(clip_id, mode=mode)
             job = answer["job"]
-            out.print_json(answer)
-            out.print_values([job["id"]] if job else [])
+            out.print_result(answer, [job["id"]] if job else [])
             if answer["rollout"]:
                 out.print(f"that is known already: see ampref clip {clip_id}")
             elif job:
@@ -178,29 +164,23 @@ def clip(
 
 
 def _print_clip(out: Output, clip: Mapping[str, Any], steps: Mapping[str, float]) -> None:
-    out.print_json(clip)
     rollouts = clip["rollouts"]
-    out.print_values(rollout["id"] for rollout in rollouts)
-    rows = []
-    for key in CLIP_KEYS + (VARIANT_KEYS if clip["augmentation"] else ()):
-        value = clip[key]
-        label = "duration_sec (source)" if key == "duration_sec" else key
-        rows.append((label, ", ".join(value) if isinstance(value, list) else value))
-    out.print_table(("Clip", clip["id"]), rows)
+    out.print_result(clip, (rollout["id"] for rollout in rollouts))
+    rows = {key: clip[key] for key in CLIP_KEYS + (VARIANT_KEYS if clip["augmentation"] else ())}
+    rows |= {"tags": ", ".join(clip["tags"])}
+    labels = {"duration_sec": "duration_sec (source)"}
+    out.print_table(("Clip", clip["id"]), ((labels.get(key, key), value) for key, value in rows.items()))
     out.print()
     if rollouts:
         # A column that says the same in every line is left out.
-        has_buckets = any(rollout["bucket"] != PhysicsScale().name for rollout in rollouts)
-        step = steps.get(clip["robot"])
+        bucket = ("bucket",) if any(rollout["bucket"] != PhysicsScale().name for rollout in rollouts) else ()
+        keys, step = ("id", "mode", *bucket), steps.get(clip["robot"])
         out.print_table(
-            ("Rollout", "Mode", *(("Bucket",) if has_buckets else ()), *RESULT_COLUMNS[1:-1]),
-            [(r["id"], r["mode"], *((r["bucket"],) if has_buckets else ()), *_rollout_values(r, step)) for r in rollouts],
+            ("Rollout", "Mode", *(key.capitalize() for key in bucket), *RESULT_COLUMNS),
+            [(*(rollout[key] for key in keys), *_rollout_cells(rollout, step)) for rollout in rollouts],
         )
         out.print()
         for rollout in rollouts:
             out.print(f"{rollout['id']}: {rollout['tier_reason']}")
         out.print()
-    out.print_table(
-        ("Job", "State", ">attempts", "Message"),
-        [(job["id"], job["state"], job["attempts"], job_message(job)) for job in clip["jobs"]],
-    )
+    out.print_table({"Job": "id", "State": "state", ">attempts": "attempts", "Message": job_message}, clip["jobs"])

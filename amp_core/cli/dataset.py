@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from amp_core.cli.group import SummaryGroup
-from amp_core.cli.options import Json, Quiet, Timeout, Url, refuse_usage
-from amp_core.cli.output import Output
-from amp_core.cli.recipes import check_mode, parse_physics
+from amp_core.cli.options import Json, Quiet, Timeout, Url, parse_rollout_mode, refuse_usage
+from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
-from amp_core.cli.version_text import print_version, summarize_manifest
+from amp_core.cli.version_text import print_version, version_state
 from amp_core.dataset.names import check_alias
 from amp_core.errors import AmprefError
 from amp_core.readiness import check_waivers
+from amp_core.recipe import PhysicsScale
 
 app = typer.Typer(
     cls=SummaryGroup,
@@ -37,7 +37,10 @@ def lock(
         list[int] | None, typer.Option(min=0, max=1, help="Take this tier, 0 or 1; may be repeated; default 0 alone.")
     ] = None,
     robot: Annotated[str | None, typer.Option(help="For this robot; default wildrobot.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Take each clip's best rollout in this mode.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(parser=parse_rollout_mode, metavar="TEXT", help="Take each clip's best rollout in this mode."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="This clip, by id or name; may be repeated; default all.")] = None,
@@ -74,25 +77,21 @@ def lock(
         waivers = list(check_waivers({"test": test.strip(), "reason": reason} for test, _, reason in parts))
     if alias and not wait:
         raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
-    check_mode(mode, of_rollouts=True)
     # The service would refuse a bad alias, too, but only after the version is locked.
     with refuse_usage("--alias"):
-        for each in alias or ():
-            check_alias(each)
+        for text in alias or ():
+            check_alias(text)
     if "latest" in (alias or ()):
         raise typer.BadParameter("latest is computed and cannot be set; choose another alias", param_hint="--alias")
-    takes_all = "all" in (bucket or ())
-    if takes_all and len(set(bucket or ())) > 1:
+    buckets: str | list[dict[str, Any]] = "all"
+    if "all" not in (bucket or ()):
+        with refuse_usage("--bucket"):
+            buckets = [asdict(scale) for scale in dict.fromkeys(map(PhysicsScale.parse, bucket or ()))]
+    elif len(set(bucket or ())) > 1:
         raise typer.BadParameter("all are all; drop the others", param_hint="--bucket")
-    optional = {
-        "robot": robot,
-        "mode": mode,
-        "recipe": recipe,
-        "tags": tag,
-        "clips": clip,
-        "buckets": "all" if takes_all else [asdict(scale) for scale in parse_physics(bucket or (), "--bucket")],
-    }
+    optional = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip, "buckets": buckets}
     select = {"tier": tier or [0], "segments": segments} | {key: value for key, value in optional.items() if value}
+    spec = f"{name}=={version}"
     out = Output(json_out, quiet=quiet)
     with connect(url, out, patient=True) as api:
         locking = api.lock_version(name, version, select=select, waivers=waivers or None)
@@ -103,28 +102,23 @@ def lock(
                 "not in it"
             )
         if not wait:
-            out.print_json(locking)
-            out.print_values([job["id"]])
-            out.print(f"{name}=={version} is being locked\nnext: ampref job {job['id']} --wait")
+            out.print_result(locking, [job["id"]])
+            out.print(f"{spec} is being locked\nnext: ampref job {job['id']} --wait")
             return
-        with note_unfinished(out, lambda: [job["id"]]), out.progress(f"locking {name}=={version}", total=1) as progress:
-            wait_for_job(api, job, progress, label=f"{name}=={version}", timeout=timeout)
-        for each in alias or ():
+        with note_unfinished(out, lambda: [job["id"]]), out.progress(f"locking {spec}", total=1) as progress:
+            wait_for_job(api, job, progress, label=spec, timeout=timeout)
+        for text in alias or ():
             try:
-                api.set_alias(name, each, version)
+                api.set_alias(name, text, version)
             except AmprefError as error:
-                error.what = f"{name}=={version} is locked, but the alias {each!r} is not set: {error.what}"
-                error.remedy = f"Set it with: ampref dataset alias {name} {each} {version}"
+                error.what = f"{spec} is locked, but the alias {text!r} is not set: {error.what}"
+                error.remedy = f"Set it with: ampref dataset alias {name} {text} {version}"
                 out.refuse(error)
-        locked = api.get_version(name, version) | {"contents": summarize_manifest(api.get_manifest(name, version))}
-    out.print_json(locked)
-    out.print_values([locked["manifest_sha256"]])
-    print_version(out, locked)
+        locked = print_version(out, api, name, version)
     out.exit()
-    if (locked["readiness"] or {}).get("ready", True):
-        out.print(f"\nnext, on a training node: ampref pull {name}=={version}")
-    else:
-        out.print(f"\nit is not ready for training, see above; to use it all the same: ampref pull {name}=={version}")
+    is_ready = (locked["readiness"] or {}).get("ready", True)
+    step = "next, on a training node" if is_ready else "it is not ready for training, see above; to use it all the same"
+    out.print(f"\n{step}: ampref pull {spec}")
 
 
 @app.command("list")
@@ -133,18 +127,17 @@ def list_datasets(url: Url = None, json_out: Json = None, quiet: Quiet = False) 
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         datasets = api.list_datasets()
-    out.print_json(datasets)
-    out.print_values(dataset["name"] for dataset in datasets)
+    out.print_result(datasets, (dataset["name"] for dataset in datasets))
     if not datasets:
         out.print("there is none yet\nnext: ampref dataset lock NAME VERSION --tier 0")
         return
-    rows = [(entry["name"], entry["latest"], entry["num_versions"], _format_aliases(entry["aliases"])) for entry in datasets]
-    out.print_table(("Dataset", "Latest", ">versions", "Aliases"), rows)
+    columns: dict[str, Cell] = {"Dataset": "name", "Latest": "latest", ">versions": "num_versions", "Aliases": _format_aliases}
+    out.print_table(columns, datasets)
     out.print("\nnext: ampref dataset show NAME")
 
 
-def _format_aliases(aliases: Mapping[str, str]) -> str:
-    return ", ".join(f"{alias} = {version}" for alias, version in sorted(aliases.items())) or "-"
+def _format_aliases(dataset: Mapping[str, Any]) -> str:
+    return ", ".join(f"{alias} = {version}" for alias, version in sorted(dataset["aliases"].items())) or "-"
 
 
 @app.command("show")
@@ -164,36 +157,24 @@ def show(
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         if version is not None:
-            locked = api.get_version(name, version)
-            locked["contents"] = summarize_manifest(api.get_manifest(name, locked["version"]))
-            out.print_json(locked)
-            out.print_values([locked["manifest_sha256"]])
-            print_version(out, locked)
+            print_version(out, api, name, version)
             return
         dataset = api.get_dataset(name)
-    out.print_json(dataset)
-    out.print_values(entry["version"] for entry in dataset["versions"])
-    rows = [
-        (
-            entry["version"],
-            entry["num_clips"],
-            entry["num_frames"],
-            entry["locked_at"],
-            entry["robot"],
-            f"yanked: {entry['yank_reason']}" if entry["yanked"] else "locked",
-        )
-        for entry in dataset["versions"]
-    ]
-    out.print_table(("Version", ">clips", ">frames", "Locked", "Robot", "State"), rows)
-    out.print(f"\naliases: {_format_aliases(dataset['aliases'])}; latest = {dataset['latest'] or '-'}")
+    out.print_result(dataset, (entry["version"] for entry in dataset["versions"]))
+    columns: dict[str, Cell] = {
+        **{"Version": "version", ">clips": "num_clips", ">frames": "num_frames", "Locked": "locked_at", "Robot": "robot"},
+        "State": version_state,
+    }
+    out.print_table(columns, dataset["versions"])
+    out.print(f"\naliases: {_format_aliases(dataset)}; latest = {dataset['latest'] or '-'}")
     out.print(f"next: ampref dataset show {name} VERSION, ampref pull {name}")
 
 
 @app.command("diff")
 def diff(
     name: Name,
-    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A version or an alias.")],
-    after: Annotated[str, typer.Argument(metavar="AFTER", help="A version or an alias.")],
+    old: Annotated[str, typer.Argument(metavar="BEFORE", help="A version or an alias.")],
+    new: Annotated[str, typer.Argument(metavar="AFTER", help="A version or an alias.")],
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
@@ -201,13 +182,12 @@ def diff(
     """Tell which clips came, went or changed from one version to another."""
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
-        changes = api.diff_versions(name, before, after)
-    out.print_json(changes)
+        changes = api.diff_versions(name, old, new)
     rows = [("added", _member_name(member), None, member["frames"]) for member in changes["added"]]
     rows += [("removed", _member_name(member), member["frames"], None) for member in changes["removed"]]
     for pair in changes["changed"]:
         rows.append(("changed", _member_name(pair["after"]), pair["before"]["frames"], pair["after"]["frames"]))
-    out.print_values(f"{row[0]}\t{row[1]}" for row in rows)
+    out.print_result(changes, (f"{row[0]}\t{row[1]}" for row in rows))
     if rows:
         out.print_table(("What", "Clip", f">frames in {changes['before']}", f">frames in {changes['after']}"), rows)
     features = "the feature rows are the same" if changes["same_features"] else "the feature rows differ"
@@ -240,7 +220,7 @@ def alias_version(
             api.delete_alias(name, alias)
         else:
             api.set_alias(name, alias, version)
-    out.print_json({"dataset": name, "alias": alias, "version": version})
+    out.print_result({"dataset": name, "alias": alias, "version": version})
     out.print(f"{name}@{alias} is forgotten" if version is None else f"{name}@{alias} now means {name}=={version}")
 
 
@@ -260,5 +240,5 @@ def yank(
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         answer = api.unyank_version(name, version) if reason is None else api.yank_version(name, version, reason)
-    out.print_json(answer)
-    out.print(f"{name}=={version} is {'yanked: ' + str(answer['yank_reason']) if answer['yanked'] else 'no longer yanked'}")
+    out.print_result(answer)
+    out.print(f"{name}=={version} is {version_state(answer) if answer['yanked'] else 'no longer yanked'}")

@@ -8,11 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from amp_core.cli.options import Json, Quiet, Timeout, Url
-from amp_core.cli.output import Output
+from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
 from amp_core.cli.text import time_left
 
-COLUMNS = ("Job", "Kind", "State", ">%", ">attempts", "Message")
+
+def job_message(job: dict[str, Any]) -> str | None:
+    """Why a job failed, or what it is at."""
+    message: str | None = (job.get("error") or {}).get("detail") or job.get("message")
+    return message
+
+
+COLUMNS: dict[str, Cell] = {
+    **{"Job": "id", "Kind": "kind", "State": "state"},
+    ">%": lambda job: f"{100 * job['progress']:.0f}",
+    ">attempts": lambda job: f"{job['attempts']}/{job['max_attempts']}",
+    "Message": lambda job: ", ".join(filter(None, (job_message(job), time_left(job.get("eta_sec"))))) or None,
+}
 
 
 def jobs(
@@ -27,10 +39,9 @@ def jobs(
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         page = list(islice(api.iter_jobs(state=state, kind=kind, limit=min(limit, 500)), limit))
-    out.print_json(page)
-    out.print_values(job["id"] for job in page)
+    out.print_result(page, (job["id"] for job in page))
     if page:
-        out.print_table(COLUMNS, [_job_row(job) for job in page])
+        out.print_table(COLUMNS, page)
     out.print("\nnext: ampref job ID" if page else "no job matches")
 
 
@@ -53,9 +64,8 @@ def job(
         if wait:
             with note_unfinished(out, lambda: [job_id]), out.progress(f"job {job['id']}", total=1) as progress:
                 job = wait_for_job(api, job, progress, label=job["kind"], timeout=timeout)
-    out.print_json(job)
-    out.print_values([job["state"]])
-    out.print_table(COLUMNS, [_job_row(job)])
+    out.print_result(job, [job["state"]])
+    out.print_table(COLUMNS, [job])
     if job["result"]:
         result = (f"{key} {value}" for key, value in job["result"].items() if not isinstance(value, dict))
         out.print("\nresult: " + ", ".join(result))
@@ -63,17 +73,3 @@ def job(
         out.print(f"\nnext: ampref job {job['id']} --retry, when what it names is mended")
     elif job["state"] in ("queued", "running"):
         out.print(f"\nnext: ampref job {job['id']} --wait")
-
-
-def job_message(job: dict[str, Any]) -> str | None:
-    """Why a job failed, or what it is at."""
-    message: str | None = (job.get("error") or {}).get("detail") or job.get("message")
-    return message
-
-
-def _job_row(job: dict[str, Any]) -> tuple[Any, ...]:
-    message = job_message(job)
-    if job.get("eta_sec") is not None:
-        message = f"{message}, {time_left(job['eta_sec'])}" if message else time_left(job["eta_sec"])
-    attempts = f"{job['attempts']}/{job['max_attempts']}"
-    return job["id"], job["kind"], job["state"], f"{100 * job['progress']:.0f}", attempts, message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,14 +10,47 @@ from typing import Annotated, Literal
 import typer
 
 from amp_core.errors import InputRefused
+from amp_core.recipe import GENERATED_MODES, MODES, PhysicsScale
+
+
+@contextmanager
+def refuse_usage(option: str | None = None) -> Iterator[None]:
+    """Turn a refusal of what an option says into wrong usage, because nothing but the option can be wrong."""
+    try:
+        yield
+    except InputRefused as error:
+        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None
+
+
+def mode_parser(modes: Collection[str]) -> Callable[[str], str]:
+    """Accepts one of the modes. Rollouts have the generated ones: none is in mode `auto`, so that it would select nothing."""
+
+    def parse(text: str) -> str:
+        if text not in modes:
+            raise typer.BadParameter(f"{text!r} is no mode; choose {' or '.join(modes)}")
+        return text
+
+    return parse
+
+
+def parse_bucket(text: str) -> PhysicsScale:
+    """A bucket of physics from its name."""
+    with refuse_usage():
+        return PhysicsScale.parse(text)
+
 
 MotionFiles = Annotated[list[Path], typer.Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")]
 RobotName = Annotated[str, typer.Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
-Mode = Annotated[str | None, typer.Option(help="auto, rollout, tracked or teacher_forced; the default is auto.")]
+parse_mode, parse_rollout_mode = mode_parser(MODES), mode_parser(GENERATED_MODES)
+Mode = Annotated[
+    str | None,
+    typer.Option(parser=parse_mode, metavar="TEXT", help="auto, rollout, tracked or teacher_forced; the default is auto."),
+]
 Seed = Annotated[int | None, typer.Option(help="The recipe's seed.")]
 Physics = Annotated[
-    list[str] | None,
+    list[PhysicsScale] | None,
     typer.Option(
+        parser=parse_bucket,
         metavar="BUCKET",
         help="Score in these physics: factors such as friction=0.7,mass=1.1,damping=1.0, or canonical; may be repeated.",
     ),
@@ -40,12 +73,3 @@ JsonOut = Annotated[
     typer.Option("--json", metavar="[OUT]", help="One JSON document into OUT; without OUT, or with -, on stdout."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]
-
-
-@contextmanager
-def refuse_usage(option: str) -> Iterator[None]:
-    """Turn a refusal of what an option says into wrong usage, because nothing but the option can be wrong."""
-    try:
-        yield
-    except InputRefused as error:
-        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -25,9 +25,9 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 import typer
 
 from amp_core.cli.exit_codes import FAILED
-from amp_core.cli.progress import BarProgress, LineProgress, Progress
+from amp_core.cli.progress import Progress, line_printer
 from amp_core.cli.targets import check_file, write_target
-from amp_core.cli.text import printable
+from amp_core.cli.text import printable, time_left
 from amp_core.errors import AmprefError
 from amp_core.tiers import Tier
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 160
 STDOUT = Path("-")
+Cell = str | Callable[[Any], Any]
+"""What a column shows of a row: the value of a key, or what a function makes of the row."""
 _STYLES = {
     **{"PASS": "green", "WARN": "yellow", "FAIL": "red", "SKIP": "dim", "WAIVED": "magenta"},
     **{Tier.TIER_0.label: "green", Tier.TIER_1.label: "yellow", Tier.REJECTED.label: "red"},
@@ -131,6 +133,21 @@ class Output:
         print_error(error)
         self.refused.append(error)
 
+    @contextmanager
+    def refusing(self, file: Path | None = None) -> Iterator[None]:
+        """Refuse what the block raises, instead of ending the command; a service that is gone ends it.
+
+        Args:
+          file: the file that the block is about.
+        """
+        try:
+            yield
+        except AmprefError as error:
+            if error.slug == "unavailable":
+                raise
+            error.file = error.file if file is None else str(file)
+            self.refuse(error)
+
     def exit(self, *, failed: bool = False) -> None:
         """End the verb with exit code 1 if it failed or something was refused.
 
@@ -140,29 +157,37 @@ class Output:
         if failed or self.refused:
             raise typer.Exit(FAILED)
 
-    def print_json(self, document: Any) -> None:
-        """Print or write the JSON document, if one was asked for."""
+    def print_result(self, document: Any, values: Iterable[str] = ()) -> None:
+        """Print or write the JSON document if one was asked for, and print the values if they alone were.
+
+        Args:
+          values: what a script needs, one a line.
+        """
         if self.to_stdout:
             self._has_document = True
             sys.stdout.write(dumps(document))
-        elif self.file is not None:
+            return
+        if self.file is not None:
             write_target(self.file, dumps(document).encode())
+        if self.quiet:
+            sys.stdout.write("".join(f"{value}\n" for value in values))
 
     def fail(self, error: AmprefError) -> None:
         """Print the error that ends the command: for people and, if stdout is to have a document and has none, as that."""
         print_error(error)
         if self.to_stdout and not self._has_document:
-            self.print_json(error.to_dict())
+            self.print_result(error.to_dict())
 
-    def print_values(self, values: Iterable[str]) -> None:
-        """Print what a script needs, one a line, if that alone was asked for."""
-        if self.quiet and not self.to_stdout:
-            sys.stdout.write("".join(f"{value}\n" for value in values))
+    def print_table(self, columns: Sequence[str] | Mapping[str, Cell], rows: Iterable[Any]) -> None:
+        """Print a table. A column named `>x` is right-aligned under the heading `x`; tiers and tests' statuses are coloured.
 
-    def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Print a table. A column named `>x` is right-aligned under the heading `x`; tiers and tests' statuses are coloured."""
+        Args:
+          columns: the headings, and the rows have a cell for each; or what each heading shows of a row that is an object.
+        """
         if self.quiet:
             return
+        if isinstance(columns, Mapping):
+            rows = [[cell(row) if callable(cell) else row[cell] for cell in columns.values()] for row in rows]
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -192,9 +217,15 @@ class Output:
                 TextColumn("{task.fields[left]}"),
             )
             with Bar(*columns, console=self._console("stderr"), transient=True) as bar:
-                yield BarProgress(bar, description, total)
+                task = bar.add_task(description, total=total, left="")
+
+                def show(state: Progress) -> None:
+                    left = time_left(state.left())
+                    bar.update(task, completed=state.amount, description=state.description, total=state.total, left=left)
+
+                yield Progress(description, total, show)
         else:
-            yield LineProgress(self.note, description, total)
+            yield Progress(description, total, line_printer(self.note))
 
 
 def dumps(document: Any) -> str:

@@ -49,13 +49,12 @@ def pull(
             cache_dir=cache_dir,
             offline=offline,
             to=to,
-            progress=lambda done, total: progress.update(done, total=total),
+            progress=lambda amount, total: progress.update(amount, total=total),
         )
         pulled.wait_for_disk()
     for warning in caught:
         out.warn(str(warning.message))
-    out.print_json(pulled.to_dict())
-    out.print_values([str(pulled.features)])
+    out.print_result(pulled.to_dict(), [str(pulled.features)])
     source = f"{size(pulled.downloaded_bytes)} downloaded" if pulled.downloaded_bytes else "the cache had everything"
     contents = f"{counted(pulled.num_clips, 'clip')}, {counted(pulled.num_frames, 'frame')}"
     out.print(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")

@@ -58,17 +58,14 @@ def wait_for_job(
     Raises:
       JobFailed: it did not succeed.
     """
-    start = progress.done
+    start = progress.amount
 
     def show(state: dict[str, Any]) -> None:
         text, left = f"{label}: {state.get('message') or state['state']}", state.get("eta_sec")
-        done = start + float(state.get("progress") or 0.0)
-        if not overall:
-            progress.update(done, description=text, left=left)
-            return
-        # The bar shows the time that all of them take, the text that of this one.
-        job_text = text if left is None else f"{text}, {time_left(left)}"
-        progress.update(done, description=f"{overall} ({job_text})")
+        if overall:
+            # The bar shows the time that all of them take, the text that of this one.
+            text, left = f"{overall} ({text if left is None else f'{text}, {time_left(left)}'})", None
+        progress.update(start + float(state.get("progress") or 0.0), description=text, left=left)
 
     end = api.wait_for_job(str(job["id"]), timeout=timeout, progress=show)
     progress.update(start + 1)

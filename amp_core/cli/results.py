@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from amp_core.cli.output import Output
 from amp_core.cli.text import number, tier_name
 
-RESULT_COLUMNS = ("Motion", "Tier", ">s", ">load/mg", ">harness/mg", ">unloaded %", ">fell", ">segments")
+Rollout = Mapping[str, Any]
 FINDINGS_SHOWN, SUGGESTIONS_SHOWN, SEGMENTS_SHOWN = 3, 2, 3
 
 
-def result_row(rollout: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A rollout as a row under `RESULT_COLUMNS`: mean load on the feet and p90 of the harness in units of the weight."""
-    metrics = rollout["quality_metrics"]
-    fell, unloaded, segments = metrics.get("fell_at_frame"), metrics.get("unloaded_frame_rate"), rollout.get("segments")
-    return (
-        rollout.get("clip_name") or rollout.get("name"),
-        tier_name(rollout["tier"]),
-        number(rollout.get("duration_sec")),
-        number(metrics.get("mean_sum_fn_over_mg")),
-        number(metrics.get("p90_stab_force_over_mg")),
-        None if unloaded is None else number(100.0 * unloaded, 1),
-        None if fell is None else f"frame {int(fell)}",
-        None if segments is None else len(segments),
-    )
+def _metric(name: str, scale: float = 1.0, digits: int = 2) -> Callable[[Rollout], str]:
+    def show(rollout: Rollout) -> str:
+        value = rollout["quality_metrics"].get(name)
+        return number(value and scale * value, digits)
+
+    return show
 
 
-def print_results(out: Output, rollouts: Sequence[Mapping[str, Any]]) -> None:
+RESULT_COLUMNS: dict[str, Callable[[Rollout], Any]] = {
+    "Tier": lambda rollout: tier_name(rollout["tier"]),
+    ">s": lambda rollout: number(rollout.get("duration_sec")),
+    # Mean load on the feet and the harness's 90th percentile, in units of the weight.
+    ">load/mg": _metric("mean_sum_fn_over_mg"),
+    ">harness/mg": _metric("p90_stab_force_over_mg"),
+    ">unloaded %": _metric("unloaded_frame_rate", 100.0, 1),
+    ">fell": lambda r: None if (fell := r["quality_metrics"].get("fell_at_frame")) is None else f"frame {int(fell)}",
+}
+"""What a listed rollout shows."""
+
+
+def print_results(out: Output, rollouts: Sequence[Rollout]) -> None:
     """Print rollouts as a table; below it why those that are not Tier 0 are not, and what reading the motions brought up."""
-    rows = []
+    rows = [{"mode": None, **rollout, "name": rollout.get("clip_name") or rollout.get("name")} for rollout in rollouts]
     lines = []
-    for rollout in rollouts:
-        name, *values = result_row(rollout)
-        rows.append((name, rollout.get("mode"), *values))
+    for rollout in rows:
+        name = rollout["name"]
         if rollout["tier"] != 0:
             lines += [f"{name}: {rollout['tier_reason']}", *(f"  {line}" for line in diagnosis_lines(rollout))]
         notes = (rollout.get("ingest") or {}).get("notes", ())
         # A note that is a reason of the verdict is in the line before.
         lines += [f"{name}: {note}" for note in notes if note.partition(": ")[2].rstrip(".") not in rollout["tier_reason"]]
-    out.print_table((RESULT_COLUMNS[0], "Mode", *RESULT_COLUMNS[1:]), rows)
+    n_segments = {">segments": lambda rollout: None if rollout.get("segments") is None else len(rollout["segments"])}
+    out.print_table({"Motion": "name", "Mode": "mode", **RESULT_COLUMNS, **n_segments}, rows)
     for line in ("", *lines) if lines else ():
         out.print(line)
 
 
-def diagnosis_lines(rollout: Mapping[str, Any]) -> list[str]:
+def diagnosis_lines(rollout: Rollout) -> list[str]:
     """Why a rollout is not Tier 0, what would help, and its longest windows that are Tier 0: a few lines each at most."""
     diagnosis = rollout.get("diagnosis") or {}
     findings = diagnosis.get("findings") or ()

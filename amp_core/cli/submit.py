@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from amp_core.cli.options import Fps, Json, Mode, Physics, QuatOrder, Quiet, Seed, Timeout, Url
-from amp_core.cli.output import Output
+from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import reading_options
-from amp_core.cli.recipes import check_mode, check_physics, parse_physics, read_recipe
+from amp_core.cli.recipes import read_recipe
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
 from amp_core.cli.results import print_results
 from amp_core.client import ApiClient
@@ -47,13 +47,9 @@ def submit(
         raise typer.BadParameter("one name cannot be for several files", param_hint="--name")
     if recipe is not None and (mode is not None or seed is not None):
         raise typer.BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
-    check_mode(mode)
-    scales = parse_physics(physics or ())
+    scales = list(dict.fromkeys(physics or ()))
     out = Output(json_out, quiet=quiet)
-    fields: dict[str, Any] | None = None
-    if recipe is not None:
-        fields = read_recipe(recipe)
-        check_physics(fields, scales, recipe)
+    fields = None if recipe is None else read_recipe(recipe, scales)
     # By the bucket's name; None where the recipe alone decides.
     recipes: dict[str | None, dict[str, Any] | None] = {
         scale.name: (fields or {}) | {"physics": asdict(scale)} for scale in scales
@@ -62,36 +58,30 @@ def submit(
     submitted: list[dict[str, Any]] = []
     with connect(url, out, patient=True) as api:
         with out.progress("uploading", total=len(files)) as progress:
-            for done, path in enumerate(files):
-                progress.update(done, description=f"uploading {path.name}")
-                settings = {"name": name, "robot": robot, "mode": mode, "seed": seed, "tags": tag or (), **options(path)}
-                for bucket, bucket_recipe in recipes.items():
-                    try:
-                        answer = api.submit_clip(path, recipe=bucket_recipe, **settings)
-                    except AmprefError as error:
-                        if error.slug == "unavailable":
-                            raise
-                        error.file = str(path)
-                        out.refuse(error)
-                        break
-                    submitted.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
-                    clip = answer["clip"]
-                    if name is not None and clip["name"] != name:
-                        out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
+            settings: dict[str, Any] = {"name": name, "robot": robot, "mode": mode, "seed": seed, "tags": tag or ()}
+            for index, path in enumerate(files):
+                progress.update(index, description=f"uploading {path.name}")
+                with out.refusing(path):
+                    for bucket, bucket_recipe in recipes.items():
+                        answer = api.submit_clip(path, recipe=bucket_recipe, **settings, **options(path))
+                        submitted.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
+                        clip = answer["clip"]
+                        if name is not None and clip["name"] != name:
+                            out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
         if wait:
             _wait_for_rollouts(out, api, submitted, timeout)
-    out.print_json(submitted)
-    out.print_values(dict.fromkeys(answer["clip"]["id"] for answer in submitted))
+    out.print_result(submitted, dict.fromkeys(answer["clip"]["id"] for answer in submitted))
     if submitted and wait:
         print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in submitted if answer["rollout"]])
         out.print("\nnext: ampref clips --tier 0, then ampref dataset lock NAME VERSION --tier 0")
     elif submitted:
-        rows = []
-        for answer in submitted:
-            job = answer["job"] or {"id": None, "state": None}
-            state = "known, scored" if answer["rollout"] else job["state"]
-            rows.append((_label(answer), answer["clip"]["id"], job["id"], state))
-        out.print_table(("Motion", "Clip", "Job", "State"), rows)
+        columns: dict[str, Cell] = {
+            "Motion": _label,
+            "Clip": lambda answer: answer["clip"]["id"],
+            "Job": lambda answer: answer["job"] and answer["job"]["id"],
+            "State": lambda answer: "known, scored" if answer["rollout"] else answer["job"] and answer["job"]["state"],
+        }
+        out.print_table(columns, submitted)
         out.print("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")
     out.exit()
 
@@ -104,8 +94,8 @@ def _wait_for_rollouts(out: Output, api: ApiClient, submitted: Sequence[dict[str
         note_unfinished(out, lambda: [a["job"]["id"] for a in submitted if a["job"] and a["rollout"] is None]),
         out.progress("scoring", total=n_jobs) as progress,
     ):
-        for done, answer in enumerate(submitted):
-            overall = f"{done} of {len(submitted)} clips" if len(submitted) > 1 else ""
+        for index, answer in enumerate(submitted):
+            overall = f"{index} of {len(submitted)} clips" if len(submitted) > 1 else ""
             try:
                 if answer["rollout"] is None and answer["job"] is not None:
                     answer["job"] = wait_for_job(

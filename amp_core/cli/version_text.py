@@ -7,32 +7,27 @@ from typing import Any
 
 from amp_core.cli.output import Output
 from amp_core.cli.text import counted, size
+from amp_core.client import ApiClient
 from amp_core.tiers import Tier
 
 SOURCES_SHOWN = 5
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def summarize_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a version is made of: clips and frames by tier, the digests of the recipes, the weighting of the frames."""
-    gates = manifest["gates"]
-    return {
-        "clips_by_tier": {str(tier): int(count) for tier, count in gates["clips_by_tier"].items()},
-        "frames_by_tier": {str(tier): int(count) for tier, count in gates["frames_by_tier"].items()},
-        "recipes": sorted({clip["recipe_digest"] for clip in manifest["clips"]}),
-        "weighting": manifest.get("weighting"),
-    }
+def print_version(out: Output, api: ApiClient, dataset: str, version_or_alias: str) -> dict[str, Any]:
+    """Fetch and print a locked version, warn of what a training set usually does not hold, and return the JSON document.
 
-
-def print_version(out: Output, version: Mapping[str, Any]) -> None:
-    """Print a locked version, and warn of what a training set usually does not hold.
-
-    Args:
-      version: as the service has it, with `contents` from `summarize_manifest`.
+    The document is the service's, with `contents` from the manifest: clips and frames by tier, the digests of the recipes, the
+    weighting of the frames.
     """
-    contents, recipes = version["contents"], version["contents"]["recipes"]
+    version = api.get_version(dataset, version_or_alias)
+    manifest = api.get_manifest(dataset, version["version"])
+    clips_by_tier, frames_by_tier = manifest["gates"]["clips_by_tier"], manifest["gates"]["frames_by_tier"]
+    recipes, weighting = sorted({clip["recipe_digest"] for clip in manifest["clips"]}), manifest.get("weighting")
     buckets = version.get("buckets") or ()
-    clips_by_tier, frames_by_tier = contents["clips_by_tier"], contents["frames_by_tier"]
+    contents = {"clips_by_tier": clips_by_tier, "frames_by_tier": frames_by_tier, "recipes": recipes, "weighting": weighting}
+    document = version | {"contents": contents}
+    out.print_result(document, [version["manifest_sha256"]])
     tiers = ", ".join(f"{clips_by_tier[str(tier)]} {tier.label}" for tier in Tier if clips_by_tier.get(str(tier))) or "-"
     if set(frames_by_tier) == {"0"} and set(clips_by_tier) != {"0"}:
         tiers += " (clips; of those that are not Tier 0, Tier 0 windows)"
@@ -46,14 +41,13 @@ def print_version(out: Output, version: Mapping[str, Any]) -> None:
             # The robot's own physics alone go without saying.
             if len(buckets) > 1 or bucket["name"] != "canonical"
         ),
-        *_coverage_lines(version.get("coverage"), contents.get("weighting")),
+        *_coverage_lines(version.get("coverage"), weighting),
         ("aliases", ", ".join(version["aliases"]) or "-"),
         ("dataset_hash", version["dataset_hash"]),
         ("manifest_sha256", version["manifest_sha256"]),
     ]
     name = f"{version['dataset']}=={version['version']}"
-    state = f"yanked: {version['yank_reason']}" if version["yanked"] else "locked"
-    out.print(f"{name} ({state}): {counted(version['num_clips'], 'clip')}, {version['num_frames']} frames")
+    out.print(f"{name} ({version_state(version)}): {counted(version['num_clips'], 'clip')}, {version['num_frames']} frames")
     for label, text in lines:
         out.print(f"  {label:<16} {text}")
     out.print()
@@ -69,6 +63,12 @@ def print_version(out: Output, version: Mapping[str, Any]) -> None:
     if len(recipes) > max(1, len(buckets)):
         digests = ", ".join(recipes)
         out.warn(f"{name} holds rollouts of {len(recipes)} recipes; --recipe DIGEST takes those of one: {digests}")
+    return document
+
+
+def version_state(version: Mapping[str, Any]) -> str:
+    """`locked`, or that it is yanked and why."""
+    return f"yanked: {version['yank_reason']}" if version["yanked"] else "locked"
 
 
 def _coverage_lines(coverage: Mapping[str, Any] | None, weighting: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -80,14 +80,9 @@ def _coverage_lines(coverage: Mapping[str, Any] | None, weighting: Mapping[str, 
     if len(coverage["sources"]) > SOURCES_SHOWN:
         sources.append(f"and {len(coverage['sources']) - SOURCES_SHOWN} more")
     stance, space = coverage["stance"], coverage["feature_space"]
+    seconds = [f"{t['seconds']:.1f} s of {Tier(t['tier']).label} from {counted(t['sources'], 'source')}" for t in tiers]
     lines = [
-        (
-            "seconds",
-            "; ".join(
-                f"{entry['seconds']:.1f} s of {Tier(entry['tier']).label} from {counted(entry['sources'], 'source')}"
-                for entry in tiers
-            ),
-        ),
+        ("seconds", "; ".join(seconds)),
         ("sources", ", ".join(sources)),
         *((name.replace("_", " "), _bar_chart(coverage[name])) for name in ("forward_speed", "lateral_speed", "turning_rate")),
         (

@@ -51,7 +51,7 @@ def open_version(
       RobotRefused: the robot is not the one that the version was made with.
       IntegrityError: the service's bytes do not have the digests of the manifest.
     """
-    pulled = pull(spec, url=api.url, progress=lambda done, total: progress(0.3 * done / max(total, 1), "pulling"))
+    pulled = pull(spec, url=api.url, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
     manifest = read_json(pulled.manifest.read_bytes())
     loaded_robot = _load_robot(robot, manifest["robot"], spec)
     with tempfile.TemporaryDirectory(prefix="ampref-verify-") as folder:

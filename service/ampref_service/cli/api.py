@@ -36,7 +36,7 @@ def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
         more["notify"] = Notifier(settings)
         checks["broker"] = partial(check_broker, settings)
     listener = server.listen(settings)
-    out.print_json({"url": url_of(listener), "pid": os.getpid()})
+    out.print_result({"url": url_of(listener), "pid": os.getpid()})
     sys.stdout.flush()
     try:
         server.run(create_app(settings, checks=checks, installed=robots, **more), settings, listener)

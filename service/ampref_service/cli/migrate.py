@@ -23,8 +23,7 @@ def migrate(
     if to is None and settings.database_url.startswith("sqlite"):
         make_folder(settings.data_dir)
     revision = schema.upgrade(settings.database_url) if to is None else schema.downgrade(settings.database_url, to)
-    out.print_json({"revision": revision})
-    out.print_values([revision])
+    out.print_result({"revision": revision}, [revision])
     out.print(f"the catalog is at revision {revision}")
     if to is None:
         out.print("next: ampref api, and ampref worker on any number of machines")

@@ -86,6 +86,22 @@ def test_a_verb_without_an_extra_works_with_the_bare_install(verb: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("verb", ["score", "verify", "buckets", "augment"])
+def test_the_help_of_a_verb_that_simulates_needs_no_physics(verb: str) -> None:
+    done = _bare(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: ampref {verb}" in done.stdout
+
+
+def test_clips_of_a_service_are_augmented_with_the_bare_install(tmp_path: Path) -> None:
+    done = _bare("augment", "--clip", "walk", "--mirror", "--url", "http://127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    done = _bare("augment", "walk.npz", "--mirror", "--out", "variants", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pip install '.[physics]'" in done.stderr
+
+
 def test_a_verb_whose_extra_is_missing_has_a_json_document_for_it() -> None:
     done = _bare("up", "--json")
     assert done.returncode == 1

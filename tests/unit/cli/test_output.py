@@ -35,8 +35,7 @@ def test_human_output_goes_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureF
     out.print("answer")
     out.note("by the way")
     out.print_table(("Name", ">n"), [("walk", 3)])
-    out.print_json({"a": 1})
-    out.print_values(["x"])
+    out.print_result({"a": 1}, ["x"])
     captured = capsys.readouterr()
     assert "answer" in captured.out
     assert "walk" in captured.out
@@ -47,7 +46,7 @@ def test_with_json_stdout_is_one_document(capsys: pytest.CaptureFixture[str]) ->
     out = Output(STDOUT)
     out.print("answer")
     out.print_table(("Name",), [("walk",)])
-    out.print_json({"name": "gehen ä"})
+    out.print_result({"name": "gehen ä"})
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"name": "gehen ä"}
     assert "answer" in captured.err
@@ -61,7 +60,7 @@ def test_quiet_prints_only_values(capsys: pytest.CaptureFixture[str]) -> None:
     out.print_table(("Name",), [("walk",)])
     with out.progress("working", 3) as progress:
         progress.update(2)
-    out.print_values(["id-1", "id-2"])
+    out.print_result({}, ["id-1", "id-2"])
     assert capsys.readouterr() == ("id-1\nid-2\n", "")
 
 
@@ -97,7 +96,7 @@ def test_the_error_that_ends_a_verb_is_its_json_document_unless_there_is_one(cap
     assert captured.err == "error: key 'dof_pos', frame 3: not finite\n"
 
     out = Output(STDOUT)
-    out.print_json([])
+    out.print_result([])
     out.fail(error)
     assert json.loads(capsys.readouterr().out) == []
 

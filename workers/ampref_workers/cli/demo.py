@@ -63,9 +63,8 @@ def demo(
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start
     clips = [{"name": r["clip_name"], "mode": r["mode"], "tier": r["tier"], "tier_reason": r["tier_reason"]} for r in rollouts]
-    kept = str(folder) if keep else None
-    out.print_json({"url": url, "clips": clips, **pulled, "folder": kept, "seconds": round(seconds, 1)})
-    out.print_values([pulled["manifest_sha256"]])
+    document = {"url": url, "clips": clips, **pulled, "folder": str(folder) if keep else None, "seconds": round(seconds, 1)}
+    out.print_result(document, [pulled["manifest_sha256"]])
     rest = f"everything is kept in {folder}" if keep else "no process and no file is left"
     out.print(f"\nDone in {seconds:.0f} s; {rest}.")
     out.print("Next: ampref score MOTION      your own motion, without a server")
@@ -181,7 +180,7 @@ def _pull_version(out: Output, url: str, cache: Path, version: dict[str, Any]) -
             url=url,
             manifest_sha256=version["manifest_sha256"],
             cache_dir=cache,
-            progress=lambda done, total: progress.update(done, total=total),
+            progress=lambda amount, total: progress.update(amount, total=total),
         )
     # The client has verified the digests; a demo that claims so computes them itself.
     expected = {file["name"]: file["sha256"] for file in version["files"]}

@@ -89,8 +89,7 @@ def _stop_at_end_of_input() -> None:
 
 
 def _print_address(out: Output, settings: Settings, url: str) -> None:
-    out.print_json({"url": url, "data_dir": str(settings.data_dir), "pid": os.getpid()})
-    out.print_values([url])
+    out.print_result({"url": url, "data_dir": str(settings.data_dir), "pid": os.getpid()}, [url])
     out.print(f"ampref is up at {url}")
     out.print(f"  data       {settings.data_dir}")
     out.print(f"  workers    {settings.worker_concurrency} in this process")

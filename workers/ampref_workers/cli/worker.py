@@ -28,14 +28,14 @@ def worker(
     if check:
         # It runs every few seconds as a health check, so that it warns of nothing.
         answers = check_workers(Settings.load(), hostname=platform.node())
-        out.print_json({"answers": answers})
+        out.print_result({"answers": answers})
         out.print(f"answers: {', '.join(answers)}")
         return
     settings = load_settings(out)
     configure_logs(settings)
     warn_missing_tests(out, settings)
     load_robots(settings.robots)
-    out.print_json({"pid": os.getpid()})
+    out.print_result({"pid": os.getpid()})
     sys.stdout.flush()
     try:
         main(settings)
