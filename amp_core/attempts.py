@@ -28,7 +28,6 @@ class Attempt:
 
     Args:
       attempt: its number; each plans with other noise.
-      tier, tier_reason: its verdict.
       worst: the largest of its metrics as a share of their goals; at most 1 where every goal is met.
       missed: the goals that it missed.
       figures: the metrics that have a goal.

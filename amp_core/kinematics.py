@@ -119,7 +119,6 @@ class FootTracker:
     The corners of a foot are those of the bounding boxes of its channel geoms.
 
     Args:
-      nthread: threads for the kinematics; no result depends on it.
       size: about how many states are asked for at once.
     """
 
@@ -137,8 +136,7 @@ class FootTracker:
         corner's places at the start and at the end of the step, over the step's time.
 
         Args:
-          start: (N, nq) the state that each step started from.
-          end: (N, nq) the state that it ended in.
+          start, end: (N, nq) the states in which each step started and ended.
         """
         # The steps of a rollout start where the last one ended, so that one pass over the states serves both ends.
         if len(end) > 1 and np.array_equal(start[1:], end[:-1]):
@@ -196,11 +194,8 @@ class FootTracker:
 def kinematic_contacts(robot: Robot, qpos: Array) -> npt.NDArray[np.bool_]:
     """(N, F) which feet a motion intends to stand on, by their height and speed alone.
 
-    A foot is in contact when its lowest corner is less than 15 mm above the ground, and its slowest corner moves horizontally
-    at less than 0.3 m/s: the two usual signs of a stance in motion capture, with room for the errors of retargeting.
-
-    Args:
-      qpos: (N, nq) the poses of consecutive control steps.
+    Low (`KINEMATIC_HEIGHT`) and slow (`KINEMATIC_SPEED`) are the two usual signs of a stance in motion capture, with room for
+    the errors of retargeting. The poses (N, nq) are those of consecutive control steps.
     """
     tracker = FootTracker(robot, size=len(qpos) + 1)
     speeds = tracker.speeds(np.concatenate([qpos[:1], qpos[:-1]]), qpos)

@@ -43,8 +43,7 @@ class FrameSeries:
       drift: (N,) m, horizontal distance of the root from the clip's root.
       left, right: indices of the left and the right feet, as `sides` gives them.
       height_range: (low, high) m, the robot's.
-      clip_frames: frames of the clip; more than N when the simulation failed.
-      solver_warnings: warnings of the physics engine.
+      clip_frames: more than N when the simulation failed.
       contact_middle: the middle of the gate profile's range of a foot's contact rate.
       agreeing: (N,) number of feet that touch the ground exactly when they stand in the clip; None unless in mode `tracked`.
     """
@@ -224,22 +223,18 @@ def contact_warnings(contacts: npt.NDArray[Any], robot: Robot) -> list[dict[str,
       One dict a warning: `kind` (`always_on`, `always_off`, `all_feet_grounded`), `channel` (null for the last), `rate`,
       `threshold`, `message`.
     """
-    warnings: list[dict[str, Any]] = []
     if len(contacts) == 0:
-        return warnings
-
-    def warn(kind: str, channel: str | None, rate: float, threshold: float, message: str) -> None:
-        warnings.append({"kind": kind, "channel": channel, "rate": rate, "threshold": threshold, "message": message})
-
+        return []
     touching = contacts > 0
+    rows: list[tuple[Any, ...]] = []
     for channel, name in enumerate(robot.channels):
         rate = int(touching[:, channel].sum()) / len(touching)
         if rate > 0.95:
-            warn("always_on", name, rate, 0.95, f"{name} touches in {rate:.1%} of the frames")
+            rows.append(("always_on", name, rate, 0.95, f"{name} touches in {rate:.1%} of the frames"))
         if rate < 0.05:
-            warn("always_off", name, rate, 0.05, f"{name} touches in {rate:.1%} of the frames only")
+            rows.append(("always_off", name, rate, 0.05, f"{name} touches in {rate:.1%} of the frames only"))
     grounded = np.all([touching[:, foot.channels].any(axis=1) for foot in robot.feet], axis=0)
     rate = int(grounded.sum()) / len(touching)
     if rate > 0.8:
-        warn("all_feet_grounded", None, rate, 0.8, f"all feet are on the ground in {rate:.1%} of the frames")
-    return warnings
+        rows.append(("all_feet_grounded", None, rate, 0.8, f"all feet are on the ground in {rate:.1%} of the frames"))
+    return [dict(zip(("kind", "channel", "rate", "threshold", "message"), row, strict=True)) for row in rows]

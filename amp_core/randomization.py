@@ -174,7 +174,6 @@ class Comparison:
     """Clips in buckets, the canonical bucket first.
 
     Args:
-      robot, robot_digest: the robot that all clips are for.
       recipe: in the robot's own physics; each bucket's differs from it in `physics` alone.
     """
 
@@ -242,7 +241,6 @@ def compare(
       scales: the buckets; the canonical one is added where it is missing, and comes first.
       replay: also simulate the canonical rollouts' controls in every bucket. In mode `rollout` that gives the same outcomes,
         because its controls are the clip's joint angles in every bucket.
-      nthread, progress: as for `score`.
 
     Raises:
       MotionRefused, RecipeRefused: as `score`.

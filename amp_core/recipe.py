@@ -75,6 +75,15 @@ def _choice(value: object, key: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def _check_type(value: object, key: str, cls: type) -> None:
+    if not isinstance(value, cls):
+        raise RecipeRefused(f"it is a {type(value).__name__}", key=key, expected=f"a {cls.__name__}")
+
+
+_CHECKS: dict[type, Any] = {int: _integer, tuple: _numbers}
+"""The checks of settings by the type of their defaults; that of others is `_number`."""
+
+
 def _ranged(default: Any, low: float, high: float) -> Any:
     """A dataclass field with a default and the range that `_check_ranges` holds it to."""
     return field(default=default, metadata={"range": (low, high)})
@@ -86,11 +95,7 @@ def _check_ranges(settings: Any, key: str) -> None:
         value, (low, high) = getattr(settings, setting.name), setting.metadata.get("range", (0.0, math.inf))
         if isinstance(setting.default, TrackingCost) or (value is None and "None" in setting.type):
             continue
-        check: Any = _number
-        if isinstance(setting.default, int):
-            check = _integer
-        elif isinstance(setting.default, tuple):
-            check = _numbers
+        check = _CHECKS.get(type(setting.default), _number)
         object.__setattr__(settings, setting.name, check(value, f"{key}.{setting.name}", low, high))
 
 
@@ -292,8 +297,7 @@ class Planner:
     cost: TrackingCost = TrackingCost()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cost, TrackingCost):
-            raise RecipeRefused("the cost is not a TrackingCost", key="planner.cost", expected="a TrackingCost")
+        _check_type(self.cost, "planner.cost", TrackingCost)
         _check_ranges(self, "planner")
         if len(self.damping) * len(self.step_lengths) + 2 > self.samples:
             raise RecipeRefused(
@@ -363,10 +367,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _choice(self.mode, "mode", MODES)
-        if not isinstance(self.harness, Harness):
-            raise RecipeRefused("the harness is not a Harness", key="harness", expected="a Harness")
-        if not isinstance(self.physics, PhysicsScale):
-            raise RecipeRefused("the physics scale is not a PhysicsScale", key="physics", expected="a PhysicsScale")
+        _check_type(self.harness, "harness", Harness)
+        _check_type(self.physics, "physics", PhysicsScale)
         _integer(self.seed, "seed", 0, _MAX_SEED)
         plans = self.mode in ("tracked", "auto")
         if not plans and self.planner is not None:

@@ -41,7 +41,6 @@ class Auto:
 
     Args:
       recipe: of mode `auto`.
-      triage: what the clip lacks.
       tried: the score in each mode that was tried, under its own recipe; none of them has an `auto`.
       shown: the index of the best, which is the clip's.
     """
@@ -178,12 +177,7 @@ def score(
 
 
 def _score_auto(
-    clips: Sequence[Conditioned],
-    robot: Robot,
-    recipe: Recipe,
-    nthread: int,
-    progress: Progress | None,
-    conditioning_sec: float,
+    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None, conditioning_sec: float
 ) -> list[Score]:
     """The cheapest mode that gives Tier 0, or the best where none does. The arguments are those of `_score_mode`."""
     simulating, planning = scale_progress(progress, 0.0, _ROLLOUT_SHARE), scale_progress(progress, _ROLLOUT_SHARE, 1.0)
@@ -220,18 +214,9 @@ def _score_auto(
 
 
 def _score_mode(
-    clips: Sequence[Conditioned],
-    robot: Robot,
-    recipe: Recipe,
-    nthread: int,
-    progress: Progress | None,
-    conditioning_sec: float,
+    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None, conditioning_sec: float
 ) -> list[Score]:
-    """Score clips in the one mode that the recipe names.
-
-    Args:
-      conditioning_sec: s that conditioning the clips took.
-    """
+    """Score clips in the one mode that the recipe names; conditioning them took `conditioning_sec`."""
     start = time.perf_counter()
     if recipe.mode == "tracked":
         _refuse_foreign_frames(clips)

@@ -8,7 +8,7 @@ well it is followed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,27 +71,9 @@ def triage(
       dt: s, a frame.
       profile: of the rollout's gates.
     """
-    lacks = tuple(_find_lacks(report, stance, metrics, dt, profile))
+    lacks: list[Lack] = []
     if report.root_frame.suspect:
-        reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
-    elif tier == Tier.TIER_0:
-        reason = "the plain rollout is Tier 0"
-    elif tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):
-        reason = "the plain rollout is Tier 1, and no plan makes more of a clip that lifts no foot"
-    else:
-        return Triage(lacks, True, "the plain rollout is not Tier 0")
-    return Triage(lacks, False, reason)
-
-
-def _find_lacks(
-    report: IngestReport,
-    stance: Sequence[float],
-    metrics: Mapping[str, float | int | None],
-    dt: float,
-    profile: GateProfile,
-) -> Iterator[Lack]:
-    if report.root_frame.suspect:
-        yield Lack("root_frame", report.root_frame.detail)
+        lacks.append(Lack("root_frame", report.root_frame.detail))
     ground = []
     if abs(report.ground_shift_m) > SHIFT_NOTE_M:
         ground.append(f"it was moved by {report.ground_shift_m:+.3f} m to the floor")
@@ -100,16 +82,25 @@ def _find_lacks(
     if report.deep_penetration_rate > DEEP_NOTE_SHARE:
         ground.append(f"a foot is deep below the floor in {report.deep_penetration_rate:.0%} of the frames")
     if ground:
-        yield Lack("ground_fit", "; ".join(ground))
+        lacks.append(Lack("ground_fit", "; ".join(ground)))
     if joints := report.unreachable_joints:
         excesses = ", ".join(f"{clip.joint} by up to {clip.max_excess_rad:.2f} rad in {clip.frames} frames" for clip in joints)
-        yield Lack("reachable_joints", f"beyond the joints' limits: {excesses}")
+        lacks.append(Lack("reachable_joints", f"beyond the joints' limits: {excesses}"))
     contact, standing = profile.for_tier(Tier.TIER_0).get("contact_rate"), max(stance, default=0.0)
     # A profile that lets a foot stand all the time needs no footwork.
     if contact is not None and standing > ALWAYS_STANDING and not holds(standing, contact.op, contact.resolve((0.0, 0.0))):
-        yield Lack("footwork", "a foot is meant to stand in every frame; a walking reference lifts each of them")
+        lacks.append(Lack("footwork", "a foot is meant to stand in every frame; a walking reference lifts each of them"))
     saturated, fell = metrics.get("actuator_saturation_rate"), metrics.get("fell_at_frame")
     if saturated is not None and saturated > SATURATED_SHARE:
-        yield Lack("actuator_limits", f"actuators are at their force limit for {saturated:.0%} of the time")
+        lacks.append(Lack("actuator_limits", f"actuators are at their force limit for {saturated:.0%} of the time"))
     if fell is not None:
-        yield Lack("balance", f"driven open loop the robot falls at {fell * dt:.2f} s")
+        lacks.append(Lack("balance", f"driven open loop the robot falls at {fell * dt:.2f} s"))
+    if report.root_frame.suspect:
+        reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
+    elif tier == Tier.TIER_0:
+        reason = "the plain rollout is Tier 0"
+    elif tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):
+        reason = "the plain rollout is Tier 1, and no plan makes more of a clip that lifts no foot"
+    else:
+        return Triage(tuple(lacks), True, "the plain rollout is not Tier 0")
+    return Triage(tuple(lacks), False, reason)

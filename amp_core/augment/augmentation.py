@@ -16,10 +16,12 @@ DEFAULT_BLEND = 0.2
 
 _MAX_TEXT = 120
 _SYNTAX = "mirror, warp=0.9, heading=90, loop=3 or loop=3:0.3 (seconds of blend), or several joined by +"
+_NUMBER = r"\d{1,4}(?:\.\d{1,9})?"
 _PART = re.compile(
-    r"(?P<mirror>mirror)|loop=(?P<loop>\d{1,4})(:(?P<blend>\d{1,4}(\.\d{1,9})?))?"
-    r"|(?P<key>warp|heading)=(?P<value>[+-]?\d{1,4}(\.\d{1,9})?)"
+    rf"(?P<mirror>mirror)|loop=(?P<loop>\d{{1,4}})(?::(?P<blend>{_NUMBER}))?"
+    rf"|warp=(?P<time_warp>[+-]?{_NUMBER})|heading=(?P<heading>[+-]?{_NUMBER})"
 )
+_TYPES: dict[str, type] = {"mirror": bool, "loop": int, "blend": float, "time_warp": float, "heading": float}
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,9 @@ class Augmentation:
             match = _PART.fullmatch(part.strip())
             if match is None:
                 raise _refusal(f"{part[:40]!r} is no augmentation", "augmentation", _SYNTAX)
-            argument: dict[str, Any] = {}
-            if match["mirror"]:
-                argument["mirror"] = True
-            elif match["loop"]:
-                argument["loop"] = int(match["loop"])
-                if match["blend"]:
-                    argument["blend"] = float(match["blend"])
-                if argument["loop"] < 2:
-                    raise _refusal(f"the loop is {argument['loop']}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
-            else:
-                argument["time_warp" if match["key"] == "warp" else "heading"] = float(match["value"])
+            argument = {name: _TYPES[name](value) for name, value in match.groupdict().items() if value}
+            if argument.get("loop", 2) < 2:
+                raise _refusal(f"the loop is {argument['loop']}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
             if argument.keys() & arguments.keys():
                 raise _refusal(f"{part[:40]!r} comes after another of its kind", "augmentation", "each kind once")
             arguments |= argument

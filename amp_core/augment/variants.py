@@ -39,10 +39,6 @@ class Variant:
 def augment(motion: Motion, robot: Robot, augmentation: Augmentation) -> Motion:
     """The motion of a variant; `make_variant` also gives its bytes and its seam. The same input gives the same bytes.
 
-    Args:
-      motion: N frames, root in the world, joints in the robot's order; itself maybe a variant.
-      robot: the robot that it was retargeted to.
-
     Raises:
       InputRefused: the robot has no left-right symmetry (names the joint or foot that fails).
       MotionRefused: the clip has other joints than the robot, or no seam good enough to loop.

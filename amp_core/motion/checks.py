@@ -43,22 +43,14 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
     limits = limits or Limits()
     joints = len(robot.joint_names)
     if motion.dof_pos.shape[1] != joints:
-        raise MotionRefused(
-            f"the clip has {motion.dof_pos.shape[1]} joints, the robot {robot.name!r} has {joints}",
-            file=motion.name,
-            key="dof_pos",
-            expected=f"one column for each of {', '.join(robot.joint_names)}",
-            remedy="Choose the robot that the clip was retargeted to",
-        )
+        problem = f"the clip has {motion.dof_pos.shape[1]} joints, the robot {robot.name!r} has {joints}"
+        expected = f"one column for each of {', '.join(robot.joint_names)}"
+        raise _refusal(motion, "dof_pos", problem, expected, "Choose the robot that the clip was retargeted to")
     check_limits(motion, limits)
     if motion.duration_sec + FRAME_EPS < robot.control_dt:
-        raise MotionRefused(
-            f"the clip lasts {motion.duration_sec:.4g} s",
-            file=motion.name,
-            key="root_pos",
-            expected=f"at least one control step of {robot.control_dt:g} s",
-            remedy="Export the whole clip, or check fps",
-        )
+        expected = f"at least one control step of {robot.control_dt:g} s"
+        problem = f"the clip lasts {motion.duration_sec:.4g} s"
+        raise _refusal(motion, "root_pos", problem, expected, "Export the whole clip, or check fps")
     _check_order_by_tilt(motion)
     _check_height(motion, robot)
     speed = np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1) * motion.fps
@@ -95,23 +87,17 @@ def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
         return
     as_read, as_wxyz = (_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, swapped))
     if as_read > 2.0 * as_wxyz:
-        raise _wxyz_refusal(
-            motion,
-            0,
-            f"read as xyzw the root moves backwards and the standing foot slides at {as_read:.2f} m/s (median), read as "
-            f"wxyz it moves forwards and the foot slides at {as_wxyz:.2f} m/s",
-        )
+        problem = f"read as xyzw the root moves backwards and the standing foot slides at {as_read:.2f} m/s (median), read as "
+        raise _wxyz_refusal(motion, 0, f"{problem}wxyz it moves forwards and the foot slides at {as_wxyz:.2f} m/s")
 
 
 def _wxyz_refusal(motion: Motion, frame: int, problem: str) -> MotionRefused:
-    return MotionRefused(
-        f"the quaternions look like wxyz: {problem}",
-        file=motion.name,
-        key="root_rot",
-        frame=frame,
-        expected="quaternions xyzw",
-        remedy="Read it with quat_order=wxyz, or export xyzw",
-    )
+    problem = f"the quaternions look like wxyz: {problem}"
+    return _refusal(motion, "root_rot", problem, "quaternions xyzw", "Read it with quat_order=wxyz, or export xyzw", frame)
+
+
+def _refusal(motion: Motion, key: str, problem: str, expected: str, remedy: str, frame: int | None = None) -> MotionRefused:
+    return MotionRefused(problem, file=motion.name, key=key, frame=frame, expected=expected, remedy=remedy)
 
 
 def _check_height(motion: Motion, robot: Robot) -> None:
@@ -122,14 +108,10 @@ def _check_height(motion: Motion, robot: Robot) -> None:
         return
     units = (("centimetres", 0.01), ("millimetres", 0.001), ("inches", 0.0254), ("feet", 0.3048))
     guesses = [f", which would be right in {unit}" for unit, metres in units if low <= mean * metres <= high]
-    raise MotionRefused(
-        f"the root is {mean:.4g} m high on average{''.join(guesses[:1])}",
-        file=motion.name,
-        key="root_pos",
-        frame=0,
-        expected=f"metres with z up, so about {low:g} to {high:g} m for {robot.name}",
-        remedy="Is it in metres, and is z up? Convert root_pos, or put the floor at z = 0, and export again",
-    )
+    problem = f"the root is {mean:.4g} m high on average{''.join(guesses[:1])}"
+    expected = f"metres with z up, so about {low:g} to {high:g} m for {robot.name}"
+    remedy = "Is it in metres, and is z up? Convert root_pos, or put the floor at z = 0, and export again"
+    raise _refusal(motion, "root_pos", problem, expected, remedy, 0)
 
 
 def _check_rate(motion: Motion, rate: Array, limit: float, unit: str, key: str, verb: str, reason: str) -> None:
@@ -137,18 +119,12 @@ def _check_rate(motion: Motion, rate: Array, limit: float, unit: str, key: str, 
     if not over.any():
         return
     frame = int(np.argmax(over)) + 1
-    if frame == 1 and not over[1:].any():
-        remedy = "Only the first frame stands apart: drop it"
-    else:
-        remedy = "Cut the clip there, or check fps and the units"
-    raise MotionRefused(
-        f"the root {verb} at {float(rate[frame - 1]):.4g} {unit} between frames {frame - 1} and {frame} ({reason})",
-        file=motion.name,
-        key=key,
-        frame=frame,
-        expected=f"at most {limit:g} {unit}",
-        remedy=remedy,
+    is_first_alone = frame == 1 and not over[1:].any()
+    remedy = (
+        "Only the first frame stands apart: drop it" if is_first_alone else "Cut the clip there, or check fps and the units"
     )
+    problem = f"the root {verb} at {float(rate[frame - 1]):.4g} {unit} between frames {frame - 1} and {frame} ({reason})"
+    raise _refusal(motion, key, problem, f"at most {limit:g} {unit}", remedy, frame)
 
 
 def _check_radians(motion: Motion, robot: Robot) -> None:
@@ -163,20 +139,14 @@ def _check_radians(motion: Motion, robot: Robot) -> None:
 
     def refusal(outside: NDArray[np.bool_], problem: str, remedy: str) -> MotionRefused:
         frame, joint = (int(i) for i in np.argwhere(outside)[0])
-        return MotionRefused(
-            problem.format(joint=robot.joint_names[joint], value=float(motion.dof_pos[frame, joint])),
-            file=motion.name,
-            key="dof_pos",
-            frame=frame,
-            expected=f"{robot.joint_names[joint]} in rad, within [{low[joint]:.3g}, {high[joint]:.3g}]",
-            remedy=remedy,
-        )
+        name = robot.joint_names[joint]
+        text = problem.format(joint=name, value=float(motion.dof_pos[frame, joint]))
+        expected = f"{name} in rad, within [{low[joint]:.3g}, {high[joint]:.3g}]"
+        return _refusal(motion, "dof_pos", text, expected, remedy, frame)
 
     if is_plausible and far.any(axis=1).mean() >= 0.1:
-        problem = (
-            "the joint angles look like degrees: {joint} is {value:.4g}, outside its limits as radians and plausible as degrees"
-        )
-        raise refusal(far, problem, "Convert with np.radians and export again")
+        problem = "the joint angles look like degrees: {joint} is {value:.4g}, outside its limits as radians and "
+        raise refusal(far, problem + "plausible as degrees", "Convert with np.radians and export again")
     if absurd.any():
         problem = "{joint} is {value:.4g} rad, more than two turns"
         raise refusal(absurd, problem, "Check the unit, the joint order and the frame")

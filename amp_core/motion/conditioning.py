@@ -147,7 +147,11 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         notes=(),
     )
     report = replace(report, notes=write_notes(report, motion, robot))
-    qpos, qvel = _initial_state(position, rotation, joints, robot)
+    # Integrating this velocity over one control step gives frame 1.
+    qvel, velocity_adr = np.zeros(int(robot.model.nv)), robot.root_qvel_adr
+    qvel[velocity_adr : velocity_adr + 3] = (position[1] - position[0]) / robot.control_dt
+    qvel[velocity_adr + 3 : velocity_adr + 6] = rotations.angular_velocity(rotation[0], rotation[1], robot.control_dt)
+    qvel[robot.qvel_adr] = (joints[1] - joints[0]) / robot.control_dt
     return Conditioned(
         name=motion.name,
         source_digest=motion.source_digest,
@@ -156,7 +160,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         root_pos=position,
         root_rot=rotation,
         dof_pos=joints,
-        initial_qpos=qpos,
+        initial_qpos=robot.poses(position[:1], rotation[:1], joints[:1])[0],
         initial_qvel=qvel,
         report=report,
     )
@@ -174,13 +178,3 @@ def _clip_joints(joints: Array, robot: Robot) -> tuple[Array, tuple[JointClip, .
             excess = float(max(below[:, j].max(), above[:, j].max()))
             clips.append(JointClip(name, int((under | over).sum()), excess, side))
     return np.clip(joints, low, high), tuple(clips)
-
-
-def _initial_state(position: Array, rotation: Array, joints: Array, robot: Robot) -> tuple[Array, Array]:
-    """qpos and qvel of frame 0, such that integrating qvel over one control step gives frame 1."""
-    qvel = np.zeros(int(robot.model.nv))
-    velocity, dt = robot.root_qvel_adr, robot.control_dt
-    qvel[velocity : velocity + 3] = (position[1] - position[0]) / dt
-    qvel[velocity + 3 : velocity + 6] = rotations.angular_velocity(rotation[0], rotation[1], dt)
-    qvel[robot.qvel_adr] = (joints[1] - joints[0]) / dt
-    return robot.poses(position[:1], rotation[:1], joints[:1])[0], qvel

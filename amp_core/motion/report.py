@@ -21,8 +21,7 @@ SUSPECT_TILT = math.radians(30.0)
 
 GLITCH_RATIO = 5.0
 GLITCH_WINDOW = 15
-GLITCH_FLOOR = {"root_pos": 0.02, "root_rot": 0.1, "dof_pos": 0.1}
-GLITCH_UNITS = {"root_pos": "m", "root_rot": "rad", "dof_pos": "rad"}
+GLITCH_FLOOR = {"root_pos": (0.02, "m"), "root_rot": (0.1, "rad"), "dof_pos": (0.1, "rad")}
 
 CLIPPED_NOTE_RAD = 0.2
 CLIPPED_NOTE_SHARE = 0.2
@@ -37,9 +36,8 @@ class JointClip:
     """One joint that left its limits.
 
     Args:
-      joint: its name.
       frames: source frames in which it was outside.
-      max_excess_rad: rad, the farthest it was outside.
+      max_excess_rad: the farthest it was outside.
       side: `low`, `high` or `both`.
     """
 
@@ -85,19 +83,14 @@ class FirstFrame:
         for key, step in steps.items():
             if len(step) < 3:
                 continue
+            floor, unit = GLITCH_FLOOR[key]
             first, largest = float(step[0]), float(step[1 : 1 + GLITCH_WINDOW].max())
             # In a clip that stands still any step is infinitely larger; a tenth of the floor stands in for its noise.
-            ratios[key] = first / max(largest, 0.1 * GLITCH_FLOOR[key])
-            if first > GLITCH_FLOOR[key] and ratios[key] > GLITCH_RATIO:
-                jumps.append(f"{key} by {first:.3g} {GLITCH_UNITS[key]}, {ratios[key]:.1f} times the largest of the next steps")
-        return cls(
-            glitch=bool(jumps),
-            trimmed=False,
-            root_pos_ratio=ratios["root_pos"],
-            root_rot_ratio=ratios["root_rot"],
-            dof_pos_ratio=ratios["dof_pos"],
-            detail=f"the first frame stands apart from the second: {'; '.join(jumps)}" if jumps else "",
-        )
+            ratios[key] = first / max(largest, 0.1 * floor)
+            if first > floor and ratios[key] > GLITCH_RATIO:
+                jumps.append(f"{key} by {first:.3g} {unit}, {ratios[key]:.1f} times the largest of the next steps")
+        detail = f"the first frame stands apart from the second: {'; '.join(jumps)}" if jumps else ""
+        return cls(bool(jumps), False, ratios["root_pos"], ratios["root_rot"], ratios["dof_pos"], detail)
 
 
 @dataclass(frozen=True)
@@ -148,10 +141,8 @@ class IngestReport:
       deepest_penetration_m: m below the floor after the shift, over all frames (0 where none).
       deep_penetration_rate: share of frames with a foot point more than 2 cm below the floor after the shift.
       initial_clearance_m: m from the floor to the lowest foot point in the first frame after the shift; negative below it.
-      root_height_mean_m, root_height_min_m, root_height_max_m: m, after the shift.
-      root_speed_max, root_speed_mean: m/s of the source, over its steps.
-      root_turn_rate_max: rad/s of the source.
-      joint_speed_max: rad/s of the source, over all joints.
+      root_height_mean_m, root_height_min_m, root_height_max_m: after the shift.
+      root_speed_max, root_speed_mean, root_turn_rate_max, joint_speed_max: m/s and rad/s of the source, over its steps.
       forward_speed_mean: m/s along the heading; negative for a clip that walks backwards.
       notes: what a person should look at, one sentence each (`write_notes`).
     """

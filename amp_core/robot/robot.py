@@ -32,7 +32,6 @@ class Robot:
     """A checked robot. Arrays are read-only; n joints, C contact channels.
 
     Args:
-      name: the robot's name.
       path: the `robot.yaml` it was loaded from.
       digest: `sha256:…` over the checked spec and the bytes of every model file; independent of where the files lie.
       model_path: the main MJCF file, for a part that has to compile it again with something added (`contacts`).
@@ -82,7 +81,7 @@ class Robot:
         """Loads and checks a robot.
 
         Args:
-          name_or_path: a bundled name (see `bundled_robots`), a `robot.yaml`, or a folder that holds one.
+          name_or_path: a bundled name, a `robot.yaml`, or a folder that holds one.
 
         Raises:
           RobotRefused: there is no such file, or it or its model cannot be used; says where and why.

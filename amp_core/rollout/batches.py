@@ -37,7 +37,6 @@ def generate(
     """Simulate every clip, in batches; in mode `tracked`, plan its controls first.
 
     Args:
-      robot: the robot that all of them are for.
       clips: conditioned for this robot.
       recipes: one for each clip, or one for all.
       nthread: threads that step the physics; the result does not depend on it.
@@ -83,12 +82,7 @@ def generate(
 
 
 def _plan_clips(
-    robot: Robot,
-    clips: Sequence[Conditioned],
-    recipes: Sequence[Recipe],
-    attempt: int,
-    nthread: int,
-    progress: Progress | None,
+    robot: Robot, clips: Sequence[Conditioned], recipes: Sequence[Recipe], attempt: int, nthread: int, progress: Progress | None
 ) -> list[Plan | None]:
     """A plan for each clip of mode `tracked`, None for the others."""
     tracked = [i for i, recipe in enumerate(recipes) if recipe.mode == "tracked"]

@@ -54,16 +54,10 @@ class Simulation:
 
     Args:
       plans: of each clip, the planned controls, or None to drive it by its own joint angles.
-      nthread: threads that step the physics; no result depends on it.
     """
 
     def __init__(
-        self,
-        robot: Robot,
-        clips: Sequence[Conditioned],
-        recipes: Sequence[Recipe],
-        plans: Sequence[Plan | None],
-        nthread: int,
+        self, robot: Robot, clips: Sequence[Conditioned], recipes: Sequence[Recipe], plans: Sequence[Plan | None], nthread: int
     ) -> None:
         self.robot, self.clips, self.recipes, self.plans = robot, clips, recipes, plans
         self.lengths = [clip.num_frames for clip in clips]
@@ -115,11 +109,7 @@ class Simulation:
         self.batch.bind("qvel")[:] = self.initial_qvel
 
     def run(self, report: Callable[[int], None]) -> None:
-        """Simulate to the end of the longest clip.
-
-        Args:
-          report: called now and then with the number of frames that are done.
-        """
+        """Simulate to the end of the longest clip; `report` is called now and then with the number of frames that are done."""
         model, substeps, nsensor = self.batch.model, self.robot.substeps, self.probes[0].model.nsensordata
         # The harness's inputs in one view: height, quaternion, …, vertical velocity.
         root = self.moving[:, self.robot.root_qpos_adr + 2 : model.nq + self.robot.root_qvel_adr + 3]

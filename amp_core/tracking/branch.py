@@ -24,17 +24,10 @@ class Branch:
 
     Args:
       stream: seed, attempt and number of the branch: they select the noise.
-      nthread: threads that simulate; no result depends on it.
     """
 
     def __init__(
-        self,
-        robot: Robot,
-        clip: Conditioned,
-        recipe: Recipe,
-        initial_qvel: Array,
-        stream: tuple[int, int, int],
-        nthread: int,
+        self, robot: Robot, clip: Conditioned, recipe: Recipe, initial_qvel: Array, stream: tuple[int, int, int], nthread: int
     ) -> None:
         assert recipe.planner is not None
         self.settings = recipe.planner

@@ -66,10 +66,8 @@ def plan(
 
     Args:
       clip: conditioned for this robot.
-      recipe: with a planner.
       initial_qvel: (nv,) the velocity that the rollout starts with.
       attempt: another number draws other noise, and a higher one more of it.
-      nthread: threads that simulate; the plan does not depend on it.
       progress: called with the number of frames that are planned. What it raises stops the work and is passed on.
       frames: stop once as many frames are planned, the whole clip's by default. They are the first ones of the whole plan; the
         clip's joint angles follow them.

@@ -98,12 +98,7 @@ class State:
 
 
 class Sampler:
-    """Simulates a clip's planning model, many simulations side by side.
-
-    Args:
-      samples: the most simulations at once.
-      nthread: threads that simulate; no result depends on it.
-    """
+    """Simulates a clip's planning model, at most `samples` simulations side by side."""
 
     def __init__(self, robot: Robot, clip: Conditioned, recipe: Recipe, samples: int, nthread: int) -> None:
         assert recipe.planner is not None
