@@ -163,7 +163,8 @@ def lock_job(data_dir: Path) -> dict[str, float]:
     from ampref_service import logs
     from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog
-    from ampref_service.catalog.datasets import begin_version, get_version
+    from ampref_service.catalog.datasets import get_version
+    from ampref_service.catalog.locking import begin_version
     from ampref_service.catalog.records import Select
     from ampref_service.settings import Settings
     from ampref_workers.runner import Runner

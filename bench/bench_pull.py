@@ -56,7 +56,7 @@ def publish(data_dir: Path, bundle: Bundle) -> None:
 
     from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog, schema, tables
-    from ampref_service.catalog.datasets import begin_version
+    from ampref_service.catalog.locking import begin_version
     from ampref_service.catalog.records import Select
     from ampref_service.settings import Settings
 

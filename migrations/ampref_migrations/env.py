@@ -1,12 +1,14 @@
-"""Alembic's entry: runs the migrations on the connection that `ampref_service.catalog.schema` (or Alembic's own command line)
-gives."""
+"""Alembic's entry: runs the migrations, on the connection of `ampref_service.catalog.schema` or, from Alembic's own command
+line, on the database of the settings."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import Connection
 
+from ampref_service.catalog.engine import Catalog
 from ampref_service.catalog.tables import metadata
+from ampref_service.settings import Settings
 
 
 def run(connection: Connection) -> None:
@@ -26,16 +28,11 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    given = context.config.attributes.get("connection")
-    if given is not None:
-        run(given)
+    connection = context.config.attributes.get("connection")
+    if connection is not None:
+        run(connection)
     else:
-        from ampref_service.catalog.engine import create_engine
-        from ampref_service.settings import Settings
-
-        engine = create_engine(Settings.load().database_url)
-        with engine.connect() as opened:
-            opened.execution_options(ampref_write=True)
-            with opened.begin():
-                run(opened)
-        engine.dispose()
+        catalog = Catalog.open(Settings.load().database_url)
+        with catalog.begin() as session:
+            run(session)
+        catalog.close()

@@ -8,6 +8,7 @@ Importing this module does nothing else. Everything that differs between the emb
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ from amp_core.robot import Robot
 from ampref_service.api import faults, openapi, problems
 from ampref_service.api.middleware import BodyLimits, RequestScope
 from ampref_service.api.telemetry import Telemetry
+from ampref_service.catalog.schema import check as check_schema
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import Settings
 
@@ -58,7 +60,11 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = await anyio.to_thread.run_sync(open_services, settings, notify, installed)
         app.state.services = services
-        app.state.checks = {"database": services.catalog.check, "blobs": services.blobs.check, **(checks or {})}
+        app.state.checks = {
+            "database": functools.partial(check_schema, services.catalog),
+            "blobs": services.blobs.check,
+            **(checks or {}),
+        }
         telemetry.watch(services)
         try:
             with contextlib.ExitStack() as stack:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from ampref_service.catalog import Session, datasets
+from ampref_service.catalog import Session
+from ampref_service.catalog.members import get_bucket_names, list_members
 from ampref_service.catalog.records import Version, VersionMember
 
 _PAGE = 2000
@@ -53,10 +54,10 @@ def compare_versions(session: Session, old: Version, new: Version) -> Diff:
 
 def _read_shares(session: Session, version: Version) -> dict[tuple[str, str], Share]:
     """By clip and bucket."""
-    buckets = datasets.get_bucket_names(session, version.id)
+    buckets = get_bucket_names(session, version.id)
     members: dict[tuple[str, str], list[VersionMember]] = defaultdict(list)
     last = -1
-    while page := datasets.list_members(session, version.id, after=last, limit=_PAGE):
+    while page := list_members(session, version.id, after_position=last, limit=_PAGE):
         for member in page:
             members[member.clip_id, buckets[member.rollout_id]].append(member)
         last = page[-1].position

@@ -1,8 +1,7 @@
 """The job table is the queue. A broker's message only wakes a worker; what is to be done, and by whom, is a row.
 
-A worker claims a job and owns it until its lease ends. Every claim raises the job's token; a write must carry the token of
-the claim
-that it belongs to, so a worker that was believed dead and wakes up again changes nothing (`LeaseLost`).
+A worker claims a job and owns it until its lease ends. Every claim raises the job's token; a write must carry the token of the
+claim that it belongs to, so a worker that was believed dead and wakes up again changes nothing (`LeaseLost`).
 
     queued ──claim──▶ running ──complete──▶ succeeded
       ▲  │               │ ├────fail, for good──────▶ failed
@@ -20,15 +19,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Select, func, or_, select, update
 
 from amp_core.errors import AmprefError, Conflict
-from ampref_service.catalog import audit, clips, datasets, job_rows, rollouts
+from ampref_service.catalog import audit, job_rows, locking, recipes, rollouts
 from ampref_service.catalog.engine import Catalog, Session, now
 from ampref_service.catalog.records import Job, NewRollout, Rollout
 from ampref_service.catalog.tables import jobs
 
 KINDS = ("rollout", "lock")
+_LONGEST_PAUSE_SEC = 300.0
+_SWEEP_BATCH = 1000
 
 
 class LeaseLost(Conflict):
@@ -48,8 +49,8 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What a sweep did; `wake` are the jobs that a worker should be told of."""
+class SweepReport:
+    """The jobs that a sweep took from silent workers, and those to ring for (`wake`)."""
 
     requeued: tuple[str, ...]
     quarantined: tuple[str, ...]
@@ -58,7 +59,7 @@ class Swept:
 
 
 class JobQueue:
-    """The queue over a catalog. Every method but `enqueue` and `get` is a transaction of its own.
+    """The queue over a catalog. Every method is a transaction of its own.
 
     Args:
       lease_sec: how long a claim lasts without a heartbeat.
@@ -82,15 +83,7 @@ class JobQueue:
         self.backoff_sec = backoff_sec
         self.ring_again_sec = ring_again_sec
 
-    def enqueue(self, session: Session, kind: str, **what: Any) -> tuple[Job, bool]:
-        """Add a job in the caller's transaction; see `ampref_service.catalog.job_rows.enqueue`."""
-        return job_rows.enqueue(session, kind, max_attempts=self.max_attempts, **what)
-
-    def get(self, session: Session, job_id: str) -> Job:
-        """A job by id; raises `NotFound`. Its `revision` tells a watcher whether anything changed."""
-        return job_rows.get(session, job_id)
-
-    def claim(self, worker: str, *, kinds: Sequence[str] = KINDS, lease_sec: float | None = None) -> Claim | None:
+    def claim(self, worker: str, *, kinds: Sequence[str] = KINDS) -> Claim | None:
         """Take the oldest job that is due, or None. An attempt counts from here: a worker that dies has used it up."""
         with self.catalog.begin() as session:
             at = now(session)
@@ -114,7 +107,7 @@ class JobQueue:
                     token=jobs.c.token + 1,
                     started_at=at,
                     updated_at=at,
-                    lease_until=at + (lease_sec or self.lease_sec),
+                    lease_until=at + self.lease_sec,
                     progress=0.0,
                     message=None,
                     revision=jobs.c.revision + 1,
@@ -123,17 +116,15 @@ class JobQueue:
             job = job_rows.get(session, job_id)
         return Claim(job, job.token, worker)
 
-    def heartbeat(
-        self, claim: Claim, progress: float | None = None, message: str | None = None, *, lease_sec: float | None = None
-    ) -> bool:
-        """Renew a lease and report progress (0 to 1). True while the work is wanted, False once somebody asked to cancel it.
+    def heartbeat(self, claim: Claim, progress: float | None = None, message: str | None = None) -> bool:
+        """Renew a lease and report progress (0 to 1). True while the work is to go on, False once the job is to be cancelled.
 
         Raises `LeaseLost` when the job is not this claim's any more: kill the child and forget the job.
         """
         with self.catalog.begin() as session:
-            job = self._own(session, claim)
+            job = self._lock_claimed(session, claim)
             at = now(session)
-            values: dict[str, Any] = {"lease_until": at + (lease_sec or self.lease_sec)}
+            values: dict[str, Any] = {"lease_until": at + self.lease_sec}
             if progress is not None:
                 values["progress"] = min(max(float(progress), 0.0), 1.0)
             if message is not None:
@@ -144,7 +135,7 @@ class JobQueue:
         return not job.cancel_requested
 
     def cancel_requested(self, claim: Claim) -> bool:
-        """Whether the next heartbeat would say that the work is not wanted any more; only reads, and takes no lock."""
+        """Whether the next heartbeat would end the work; only reads, and takes no lock."""
         with self.catalog.session() as session:
             job = job_rows.get(session, claim.job.id)
         return job.cancel_requested or job.token != claim.token
@@ -160,70 +151,65 @@ class JobQueue:
         Raises `LeaseLost`, and then nothing was written.
         """
         with self.catalog.begin() as session:
-            self._own(session, claim)
-            told = dict(result or {})
+            self._lock_claimed(session, claim)
+            document = dict(result or {})
             if work is not None:
-                told |= work(session) or {}
-            self._finish(session, claim.job.id, "succeeded", progress=1.0, result=told, message=None, error=None)
+                document |= work(session) or {}
+            self._finish(session, claim.job.id, "succeeded", progress=1.0, result=document, message=None, error=None)
             return job_rows.get(session, claim.job.id)
 
     def complete_rollout(
-        self, claim: Claim, *new: NewRollout, shown: int = 0, triage: Mapping[str, Any] | None = None
+        self, claim: Claim, *new: NewRollout, answer: int = 0, triage: Mapping[str, Any] | None = None
     ) -> Rollout:
         """Finish a rollout job: its rollouts, their segments, the curriculum and the job change together, or nothing does.
 
-        Where the clip has a result for a recipe already, that one stays. Raises `LeaseLost`.
+        Where the clip has a result for a recipe already, that result stays. Raises `LeaseLost`.
 
         Args:
           new: what the job made: one rollout, but in mode `auto` one for each mode that was tried, in order.
-          shown: which of them is the job's answer; it is returned.
+          answer: which of them is the job's answer; it is returned.
           triage: what mode `auto` found that the clip lacks; kept in the job's result, with the ids of all its rollouts.
         """
         job = claim.job
         if job.clip_id is None or job.recipe_digest is None:
             raise ValueError(f"{job.id} is not a rollout job")
-        stored: list[Rollout] = []
+        rows: list[Rollout] = []
         clip_id, recipe_digest = job.clip_id, job.recipe_digest
 
-        def work(session: Session) -> Mapping[str, Any]:
-            for one in new:
-                if one.recipe is not None:
-                    clips.add_recipe(session, one.recipe)
-                digest = recipe_digest if one.recipe is None else one.recipe.digest
-                stored.append(rollouts.add(session, clip_id, digest, one, actor=job.actor)[0])
-            answer = {"rollout_id": stored[shown].id, "tier": stored[shown].tier}
+        def store(session: Session) -> Mapping[str, Any]:
+            for rollout in new:
+                if rollout.recipe is not None:
+                    recipes.add(session, rollout.recipe)
+                digest = recipe_digest if rollout.recipe is None else rollout.recipe.digest
+                rows.append(rollouts.add(session, clip_id, digest, rollout, actor=job.actor)[0])
+            result = {"rollout_id": rows[answer].id, "tier": rows[answer].tier}
             if triage is None:
-                return answer
-            tried = [{"rollout_id": one.id, "mode": one.mode, "tier": one.tier} for one in stored]
-            return answer | {"triage": dict(triage), "tried": tried}
+                return result
+            attempts = [{"rollout_id": row.id, "mode": row.mode, "tier": row.tier} for row in rows]
+            return result | {"triage": dict(triage), "tried": attempts}
 
-        self.complete(claim, work=work)
-        return stored[shown]
+        self.complete(claim, work=store)
+        return rows[answer]
 
     def fail(self, claim: Claim, error: AmprefError | Mapping[str, Any], *, retry: bool = True) -> Job:
         """End an attempt that failed.
 
-        With `retry` the job is queued again after a pause, or quarantined with its reason after the last attempt; without,
-        it has
-        failed for good: the input is bad, and no attempt would be better. Raises `LeaseLost`.
+        With `retry` the job is queued again after a pause, or quarantined with its reason after the last attempt; without, it
+        has failed for good: the input is bad, and no attempt would be better. Raises `LeaseLost`.
         """
-        facts = error.to_dict() if isinstance(error, AmprefError) else dict(error)
+        reason = error.to_dict() if isinstance(error, AmprefError) else dict(error)
         with self.catalog.begin() as session:
-            job = self._own(session, claim)
-            if job.cancel_requested:
-                self._finish(session, job.id, "cancelled", error=facts)
-            elif not retry:
-                self._finish(session, job.id, "failed", error=facts)
-            elif job.attempts >= job.max_attempts:
-                self._finish(session, job.id, "quarantined", error=facts)
+            job = self._lock_claimed(session, claim)
+            if retry or job.cancel_requested:
+                self._end_attempt(session, job, reason)
             else:
-                self._requeue(session, job, facts)
+                self._finish(session, job.id, "failed", error=reason)
             return job_rows.get(session, job.id)
 
     def release(self, claim: Claim) -> Job:
-        """Give a job back unharmed (the worker is told to stop): it is queued at once and the attempt does not count."""
+        """Give a job back unharmed (the worker is to stop): it is queued at once and the attempt does not count."""
         with self.catalog.begin() as session:
-            job = self._own(session, claim)
+            job = self._lock_claimed(session, claim)
             if job.cancel_requested:
                 self._finish(session, job.id, "cancelled")
             else:
@@ -239,13 +225,13 @@ class JobQueue:
         Raises `LeaseLost`.
         """
         with self.catalog.begin() as session:
-            job = self._own(session, claim)
+            job = self._lock_claimed(session, claim)
             if job.cancel_requested:
                 self._finish(session, job.id, "cancelled", error=error.to_dict())
             else:
-                self._requeue(session, job, error.to_dict(), attempts=job.attempts - 1, pause=pause)
-                # Whoever follows the job sees why it waits.
-                session.execute(update(jobs).where(jobs.c.id == job.id).values(message=error.what[:500]))
+                # The message is for whoever follows the job.
+                message = error.what[:500]
+                self._requeue(session, job, error.to_dict(), attempts=job.attempts - 1, pause=pause, message=message)
             return job_rows.get(session, job.id)
 
     def cancel(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
@@ -267,10 +253,10 @@ class JobQueue:
             audit.record(session, actor, "job.cancel", f"job:{job_id}")
             return job_rows.get(session, job_id)
 
-    def cancelled(self, claim: Claim) -> Job:
+    def confirm_cancel(self, claim: Claim) -> Job:
         """The worker has stopped a job whose heartbeat returned False. Raises `LeaseLost`."""
         with self.catalog.begin() as session:
-            job = self._own(session, claim)
+            job = self._lock_claimed(session, claim)
             self._finish(session, job.id, "cancelled", message="cancelled while it ran")
             return job_rows.get(session, job.id)
 
@@ -280,28 +266,27 @@ class JobQueue:
             job = self._lock(session, job_id)
             if job.kind != "rollout" or job.state not in ("failed", "quarantined", "cancelled"):
                 raise Conflict(f"the {job.kind} job {job_id} is {job.state}", expected="a rollout job that did not succeed")
-            again, _ = self.enqueue(
-                session, job.kind, clip_id=job.clip_id, recipe_digest=job.recipe_digest, payload=job.payload, actor=actor
-            )
-            return again
+            return job_rows.enqueue(
+                session,
+                job.kind,
+                clip_id=job.clip_id,
+                recipe_digest=job.recipe_digest,
+                payload=job.payload,
+                max_attempts=self.max_attempts,
+                actor=actor,
+            )[0]
 
-    def sweep(self) -> Swept:
-        """Take jobs away from ampref_workers that fell silent, and name the jobs that a worker should be told of.
+    def sweep(self) -> SweepReport:
+        """Take jobs away from workers that fell silent, and list the jobs to ring for.
 
-        That is every due job that nobody was told of, or not for `ring_again_sec`: a broker that lost its messages is made
-        good here.
-        Any number of processes may sweep at a time.
+        Those are the due jobs that no worker was rung for, or not for `ring_again_sec`: a broker that lost its messages is made
+        good here. Any number of processes may sweep at a time.
         """
-        requeued: list[str] = []
-        quarantined: list[str] = []
-        cancelled: list[str] = []
         with self.catalog.session() as session:
-            silent = list(
-                session.execute(
-                    select(jobs.c.id).where(jobs.c.state == "running", jobs.c.lease_until < now(session)).limit(1000)
-                ).scalars()
-            )
-        for job_id in silent:
+            silent = select(jobs.c.id).where(jobs.c.state == "running", jobs.c.lease_until < now(session))
+            job_ids = list(session.execute(silent.limit(_SWEEP_BATCH)).scalars())
+        states: dict[str, list[str]] = {"queued": [], "quarantined": [], "cancelled": []}
+        for job_id in job_ids:
             # One transaction a job: a sweep that dies half-way has done what it has done.
             with self.catalog.begin() as session:
                 query = select(jobs).where(jobs.c.id == job_id).with_for_update(skip_locked=True)
@@ -309,55 +294,43 @@ class JobQueue:
                 if row is None or row["state"] != "running" or row["lease_until"] >= now(session):
                     continue
                 job = job_rows.to_job(row)
-                lost = {
+                if job.cancel_requested:
+                    self._finish(session, job_id, "cancelled", message="cancelled; its worker fell silent")
+                    states["cancelled"].append(job_id)
+                    continue
+                reason = {
                     "type": "worker-lost",
                     "title": "The worker fell silent",
                     "detail": f"worker {job.worker} sent no heartbeat in attempt {job.attempts} of {job.max_attempts}; "
                     "it was killed, lost its machine or ran out of memory",
                 }
-                if job.cancel_requested:
-                    self._finish(session, job_id, "cancelled", message="cancelled; its worker fell silent")
-                    cancelled.append(job_id)
-                elif job.attempts >= job.max_attempts:
-                    self._finish(session, job_id, "quarantined", error=lost)
-                    quarantined.append(job_id)
-                else:
-                    self._requeue(session, job, lost)
-                    requeued.append(job_id)
-        return Swept(tuple(requeued), tuple(quarantined), tuple(cancelled), tuple(self._to_wake()))
+                states[self._end_attempt(session, job, reason)].append(job_id)
+        requeued, quarantined, cancelled = map(tuple, states.values())
+        return SweepReport(requeued, quarantined, cancelled, self._list_to_wake())
 
-    def _to_wake(self) -> list[str]:
+    def _list_to_wake(self) -> tuple[str, ...]:
+        """The due jobs to ring for, which count as rung for from now on."""
         with self.catalog.session() as session:
-            # Asked first without the write lock, which an idle queue need not take every few seconds.
-            if session.execute(self._unrung(now(session)).limit(1)).first() is None:
-                return []
+            # A look without the write lock first, which an idle queue need not take every few seconds.
+            if session.execute(self._select_unrung(now(session)).limit(1)).first() is None:
+                return ()
         with self.catalog.begin() as session:
             at = now(session)
-            ids = list(session.execute(self._unrung(at).limit(1000).with_for_update(skip_locked=True)).scalars())
-            if ids:
-                session.execute(update(jobs).where(jobs.c.id.in_(ids)).values(rung_at=at))
-        return ids
+            query = self._select_unrung(at).limit(_SWEEP_BATCH).with_for_update(skip_locked=True)
+            job_ids = tuple(session.execute(query).scalars())
+            if job_ids:
+                session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(rung_at=at))
+        return job_ids
 
-    def _unrung(self, at: float) -> Any:
-        return (
-            select(jobs.c.id)
-            .where(
-                jobs.c.state == "queued",
-                jobs.c.not_before <= at,
-                or_(jobs.c.rung_at.is_(None), jobs.c.rung_at < at - self.ring_again_sec),
-            )
-            .order_by(jobs.c.created_at, jobs.c.id)
-        )
+    def _select_unrung(self, at: float) -> Select[Any]:
+        unrung = or_(jobs.c.rung_at.is_(None), jobs.c.rung_at < at - self.ring_again_sec)
+        query = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.not_before <= at, unrung)
+        return query.order_by(jobs.c.created_at, jobs.c.id)
 
     def mark_rung(self, job_ids: Sequence[str]) -> None:
-        """Note that workers were told of some jobs."""
+        """Note that workers were rung for some jobs."""
         with self.catalog.begin() as session:
-            session.execute(update(jobs).where(jobs.c.id.in_(list(job_ids))).values(rung_at=now(session)))
-
-    def counts(self) -> dict[str, int]:
-        """How many jobs there are in each state."""
-        with self.catalog.session() as session:
-            return job_rows.counts(session)
+            session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(rung_at=now(session)))
 
     def oldest_due(self) -> float:
         """Seconds for which the job that has been due the longest has waited for a worker; 0 when none is due."""
@@ -365,18 +338,12 @@ class JobQueue:
             first = session.execute(select(func.min(jobs.c.not_before)).where(jobs.c.state == "queued")).scalar_one()
             return 0.0 if first is None else max(0.0, now(session) - float(first))
 
-    def next_due(self) -> float | None:
-        """Seconds until a queued job is due (0 when one is), None when nothing is queued."""
-        with self.catalog.session() as session:
-            first = session.execute(select(func.min(jobs.c.not_before)).where(jobs.c.state == "queued")).scalar_one()
-            return None if first is None else max(0.0, float(first) - now(session))
-
     def _lock(self, session: Session, job_id: str) -> Job:
         session.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
         return job_rows.get(session, job_id)
 
-    def _own(self, session: Session, claim: Claim) -> Job:
-        """The claim's job, locked; the lease may be over, as long as nobody else has taken it."""
+    def _lock_claimed(self, session: Session, claim: Claim) -> Job:
+        """The claim's job, locked; the lease may be over, as long as no other worker has claimed it."""
         job = self._lock(session, claim.job.id)
         if job.state != "running" or job.token != claim.token:
             raise LeaseLost(
@@ -385,54 +352,43 @@ class JobQueue:
             )
         return job
 
+    def _end_attempt(self, session: Session, job: Job, error: Mapping[str, Any]) -> str:
+        """After an attempt that came to nothing: cancel, quarantine or queue the job. Returns its state."""
+        if job.cancel_requested or job.attempts >= job.max_attempts:
+            state = "cancelled" if job.cancel_requested else "quarantined"
+            self._finish(session, job.id, state, error=error)
+            return state
+        pause = min(self.backoff_sec * 2 ** (job.attempts - 1), _LONGEST_PAUSE_SEC)
+        self._requeue(session, job, error, attempts=job.attempts, pause=pause)
+        return "queued"
+
     def _requeue(
-        self,
-        session: Session,
-        job: Job,
-        error: Mapping[str, Any] | None,
-        *,
-        attempts: int | None = None,
-        pause: float | None = None,
+        self, session: Session, job: Job, error: Mapping[str, Any] | None, *, attempts: int, pause: float, **values: Any
     ) -> None:
         at = now(session)
-        if pause is None:
-            pause = min(self.backoff_sec * 2 ** (job.attempts - 1), 300.0)
-        session.execute(
-            update(jobs)
-            .where(jobs.c.id == job.id)
-            .values(
-                state="queued",
-                attempts=job.attempts if attempts is None else attempts,
-                # The token grows on every change of owner, so that the old owner is refused from now on and not only from the
-                # next claim.
-                token=jobs.c.token + 1,
-                not_before=at + pause,
-                lease_until=None,
-                rung_at=None,
-                error=error,
-                progress=0.0,
-                updated_at=at,
-                revision=jobs.c.revision + 1,
-            )
-        )
+        values |= {
+            "attempts": attempts,
+            "not_before": at + pause,
+            "rung_at": None,
+            "error": error,
+            "progress": 0.0,
+        }
+        self._change_owner(session, job.id, "queued", at, values)
 
     def _finish(self, session: Session, job_id: str, state: str, **values: Any) -> None:
         at = now(session)
-        session.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(
-                state=state,
-                finished_at=at,
-                updated_at=at,
-                lease_until=None,
-                token=jobs.c.token + 1,
-                revision=jobs.c.revision + 1,
-                **values,
-            )
-        )
+        self._change_owner(session, job_id, state, at, values | {"finished_at": at})
         job = job_rows.get(session, job_id)
         if state != "succeeded":
             audit.record(session, job.worker or job.actor, f"job.{state}", f"job:{job_id}", {"error": dict(job.error or {})})
             if job.kind == "lock" and job.version_id is not None:
-                datasets.abandon_version(session, job.version_id, reason=state)
+                locking.abandon_version(session, job.version_id, reason=state)
+
+    def _change_owner(self, session: Session, job_id: str, state: str, at: float, values: Mapping[str, Any]) -> None:
+        """Take a job from its worker. The token grows, so that the worker is refused at once and not from the next claim on."""
+        owner = {"state": state, "lease_until": None, "token": jobs.c.token + 1}
+        session.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values({**owner, **values, "updated_at": at, "revision": jobs.c.revision + 1})
+        )

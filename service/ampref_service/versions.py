@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amp_core.errors import InputRefused, NotFound
-from ampref_service.catalog import Session, datasets, job_rows
+from ampref_service.catalog import Session, datasets, job_rows, locking, selection
 from ampref_service.catalog.records import Job, Select, Version
 from ampref_service.services import Services
 
@@ -46,14 +46,12 @@ def request_lock(
     with services.catalog.session() as session:
         _check_selection(session, select)
     with services.catalog.begin() as session:
-        row, job = datasets.begin_version(
-            session, dataset, version, select, waivers=waivers, max_attempts=attempts, actor=actor
-        )
-        return Locking(row, job, datasets.pending_clips(session, select))
+        row, job = locking.begin_version(session, dataset, version, select, waivers=waivers, max_attempts=attempts, actor=actor)
+        return Locking(row, job, selection.pending_clips(session, select))
 
 
 def _check_selection(session: Session, select: Select) -> None:
-    missing = datasets.missing_clips(session, select)
+    missing = selection.missing_clips(session, select)
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise InputRefused(
@@ -62,7 +60,7 @@ def _check_selection(session: Session, select: Select) -> None:
             expected="ids or names of clips",
             remedy="GET /v1/clips lists what there is",
         )
-    empty, filled = datasets.missing_buckets(session, select)
+    empty, filled = selection.missing_buckets(session, select)
     if empty and filled:
         raise InputRefused(
             f"nothing of the selection is in the bucket {', '.join(repr(scale.name) for scale in empty)}",
@@ -70,7 +68,7 @@ def _check_selection(session: Session, select: Select) -> None:
             expected=f"of {', '.join(scale.name for scale in filled)}",
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
-    if next(datasets.select_members(session, select, chunk=1), None) is None:
+    if next(selection.select_members(session, select, chunk=1), None) is None:
         raise InputRefused(
             "the selection is empty",
             key="select",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ampref_service.catalog import Catalog, clips, rollouts
+from ampref_service.catalog import Catalog, clips, recipes, rollouts
 from ampref_service.catalog.records import Clip, NewClip, NewRollout, RecipeRow, Rollout, Segment
 from ampref_service.catalog.tables import METRIC_COLUMNS
 
@@ -66,7 +66,7 @@ def add_rollout(catalog: Catalog, clip: Clip, new: NewRollout | None = None, wit
     new = new or result()
     used = with_recipe or recipe(new.mode)
     with catalog.begin() as session:
-        clips.add_recipe(session, used)
+        recipes.add(session, used)
         return rollouts.add(session, clip.id, used.digest, new)[0]
 
 

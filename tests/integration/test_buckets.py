@@ -23,7 +23,8 @@ from amp_core.errors import InputRefused
 from amp_core.motions import bundled_motions
 from amp_core.recipe import PhysicsScale
 from ampref_service.app import create_app
-from ampref_service.catalog import Catalog, datasets, rollouts, schema
+from ampref_service.catalog import Catalog, locking, rollouts, schema, selection
+from ampref_service.catalog.members import get_buckets
 from ampref_service.catalog.records import Segment, Select, VersionFile, VersionMember
 from ampref_service.diff import compare_versions
 from ampref_service.server import listen, make_server
@@ -59,7 +60,7 @@ def running(server: uvicorn.Server, listener: Any) -> Iterator[str]:
 def chosen(catalog: Catalog, **wanted: Any) -> list[tuple[str, str, str]]:
     """(clip, bucket, rollout) of a selection, in its order."""
     with catalog.session() as session:
-        found = list(datasets.select_members(session, Select("wildrobot", **wanted)))
+        found = list(selection.select_members(session, Select("wildrobot", **wanted)))
     return [(one.name, PhysicsScale(**(one.physics or {})).name, one.rollout_id) for one in found]
 
 
@@ -83,8 +84,8 @@ def test_of_each_clip_the_best_rollout_of_each_bucket(catalog: Catalog) -> None:
     assert chosen(catalog, buckets=(HEAVY,)) == []
     with catalog.session() as session:
         asked = Select("wildrobot", buckets=(SLIPPERY, HEAVY, PhysicsScale(damping=2.0)))
-        assert datasets.missing_buckets(session, asked) == ([HEAVY, PhysicsScale(damping=2.0)], [OWN, SLIPPERY])
-        assert datasets.missing_buckets(session, Select("wildrobot", buckets=(SLIPPERY,))) == ([], [SLIPPERY])
+        assert selection.missing_buckets(session, asked) == ([HEAVY, PhysicsScale(damping=2.0)], [OWN, SLIPPERY])
+        assert selection.missing_buckets(session, Select("wildrobot", buckets=(SLIPPERY,))) == ([], [SLIPPERY])
 
 
 def test_windows_are_taken_in_every_bucket(catalog: Catalog) -> None:
@@ -95,7 +96,7 @@ def test_windows_are_taken_in_every_bucket(catalog: Catalog) -> None:
     with catalog.session() as session:
         found = {
             PhysicsScale(**(one.physics or {})).name: one.ranges
-            for one in datasets.select_members(session, Select("wildrobot", buckets="all", segments=True))
+            for one in selection.select_members(session, Select("wildrobot", buckets="all", segments=True))
         }
     assert found == {"canonical": ((0, 100, 0),), "friction=0.7": ((10, 60, 0),)}
 
@@ -141,9 +142,9 @@ def test_a_selection_is_kept_as_it_was_asked_for() -> None:
 
 def _lock(catalog: Catalog, version: str, **wanted: Any) -> Any:
     with catalog.begin() as session:
-        begun, _ = datasets.begin_version(session, "walk", version, Select("wildrobot", **wanted))
-        members = list(datasets.select_members(session, Select("wildrobot", **wanted)))
-        return datasets.publish_version(
+        begun, _ = locking.begin_version(session, "walk", version, Select("wildrobot", **wanted))
+        members = list(selection.select_members(session, Select("wildrobot", **wanted)))
+        return locking.publish_version(
             session,
             begun.id,
             members=[VersionMember(one.clip_id, one.rollout_id, one.name, *span) for one in members for span in one.ranges],
@@ -166,9 +167,9 @@ def test_a_version_tells_its_buckets_and_a_diff_compares_within_each(catalog: Ca
     better = add_rollout(catalog, walk, result(0, "tracked"), recipe("tracked", seed=1, friction=0.7))
     after = _lock(catalog, "1.1.0", buckets="all")
     with catalog.session() as session:
-        held = [(one.name, one.num_clips, one.num_frames) for one in datasets.get_buckets(session, after.id)]
+        held = [(one.name, one.num_clips, one.num_frames) for one in get_buckets(session, after.id)]
         assert held == [("canonical", 1, 100), ("friction=0.7", 2, 200), ("mass=1.1", 1, 100)]
-        assert datasets.get_buckets(session, after.id)[1].physics == {"friction": 0.7, "mass": 1.0, "damping": 1.0}
+        assert get_buckets(session, after.id)[1].physics == {"friction": 0.7, "mass": 1.0, "damping": 1.0}
         diff = compare_versions(session, before, after)
     assert [(share.name, share.bucket) for share in diff.added] == [("turn", "friction=0.7"), ("walk", "mass=1.1")]
     assert [(new.bucket, new.rollout_id) for _, new in diff.changed] == [("friction=0.7", better.id)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from sqlalchemy import exc, func, select, text, update
 
 from amp_core.dataset import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.tiers import Tier, merit_order
 from ampref_service.blobs import LocalBlobStore
-from ampref_service.catalog import Catalog, audit, clips, datasets, rollouts
+from ampref_service.catalog import Catalog, audit, clips, datasets, locking, recipes, rollouts, selection
 from ampref_service.catalog import tables as t
+from ampref_service.catalog.members import list_members
 from ampref_service.catalog.records import Clip, Segment, Select, Submission, Version, VersionFile, VersionMember
 from ampref_service.garbage import delete_unreferenced
 from ampref_service.jobs import JobQueue
@@ -80,7 +83,7 @@ def test_a_clip_comes_with_its_job_or_not_at_all(catalog: Catalog) -> None:
     )
     with catalog.session() as session:
         assert clips.get(session, made.clip.id) == made.clip
-        assert clips.get_recipe(session, recipe().digest) == recipe()
+        assert recipes.get(session, recipe().digest) == recipe()
     assert made.clip.tags == ("a", "b")
 
 
@@ -178,7 +181,7 @@ def test_a_tag_that_cannot_be_used_is_refused(catalog: Catalog, tags: list[str])
 
 def test_unknown_ids_are_not_found(catalog: Catalog) -> None:
     with catalog.begin() as session:
-        for ask in (clips.get, clips.delete_clip, rollouts.get, clips.get_recipe):
+        for ask in (clips.get, clips.delete_clip, rollouts.get, recipes.get):
             with pytest.raises(NotFound):
                 ask(session, "nothing")
 
@@ -308,18 +311,18 @@ def lock(catalog: Catalog, name: str = "walk", version: str = "1.0.0", wanted: S
     queue = JobQueue(catalog)
     wanted = wanted or Select("wildrobot")
     with catalog.begin() as session:
-        begun, _ = datasets.begin_version(session, name, version, wanted)
+        begun, _ = locking.begin_version(session, name, version, wanted)
     claim = queue.claim("locker", kinds=("lock",))
     assert claim is not None
     with catalog.session() as session:
-        chosen = list(datasets.select_members(session, wanted))
+        chosen = list(selection.select_members(session, wanted))
     queue.complete(claim, work=lambda session: publish(session, begun.id, chosen) and None)
     with catalog.session() as session:
         return datasets.get_version(session, name, version)
 
 
 def publish(session: Any, version_id: str, chosen: Any) -> Version:
-    return datasets.publish_version(
+    return locking.publish_version(
         session,
         version_id,
         members=[
@@ -347,7 +350,7 @@ def scored(catalog: Catalog) -> Clip:
 
 def test_a_version_is_invisible_until_it_is_whole(catalog: Catalog, scored: Clip) -> None:
     with catalog.begin() as session:
-        begun, job = datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
+        begun, job = locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
     assert (job.kind, job.version_id, job.payload["select"]["tiers"]) == ("lock", begun.id, [0])
     with catalog.session() as session:
         assert datasets.list_datasets(session) == []
@@ -358,7 +361,7 @@ def test_a_version_is_invisible_until_it_is_whole(catalog: Catalog, scored: Clip
         ):
             with pytest.raises(NotFound):
                 ask()
-        chosen = list(datasets.select_members(session, Select("wildrobot")))
+        chosen = list(selection.select_members(session, Select("wildrobot")))
     with pytest.raises(ZeroDivisionError), catalog.begin() as session:  # noqa: PT012
         publish(session, begun.id, chosen)
         raise ZeroDivisionError
@@ -369,9 +372,7 @@ def test_a_version_is_invisible_until_it_is_whole(catalog: Catalog, scored: Clip
         found = datasets.get_dataset(session, "walk")
         assert found.latest == "1.0.0"
         assert [file.name for file in found.versions[0].files] == ["features.npz", "manifest.json"]
-        assert [(m.clip_id, m.start, m.end, m.position) for m in datasets.list_members(session, begun.id)] == [
-            (scored.id, 0, 100, 0)
-        ]
+        assert [(m.clip_id, m.start, m.end, m.position) for m in list_members(session, begun.id)] == [(scored.id, 0, 100, 0)]
         assert datasets.get_file(session, "walk", "latest", "manifest.json").digest == sha("manifest")
         with pytest.raises(NotFound, match=r"one of features\.npz, manifest\.json"):
             datasets.get_file(session, "walk", "1.0.0", "other")
@@ -380,7 +381,7 @@ def test_a_version_is_invisible_until_it_is_whole(catalog: Catalog, scored: Clip
 def test_of_concurrent_locks_of_a_version_one_wins(catalog: Catalog, scored: Clip) -> None:
     def begin(number: int) -> Any:
         with catalog.begin() as session:
-            return datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
+            return locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
 
     found = together(6, begin)
     lost = [item for item in found if isinstance(item, Conflict)]
@@ -392,13 +393,13 @@ def test_of_concurrent_locks_of_a_version_one_wins(catalog: Catalog, scored: Cli
 def test_a_locked_version_cannot_be_begun_again(catalog: Catalog, scored: Clip) -> None:
     lock(catalog)
     with pytest.raises(Conflict, match="locked already"), catalog.begin() as session:
-        datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
+        locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
 
 
 @pytest.mark.parametrize("end", ["failed", "quarantined", "cancelled"])
 def test_a_lock_that_ends_badly_frees_its_name_and_leaves_a_trace(catalog: Catalog, scored: Clip, end: str) -> None:
     with catalog.begin() as session:
-        _, job = datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot"), max_attempts=1)
+        _, job = locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"), max_attempts=1)
     queue = JobQueue(catalog)
     if end == "cancelled":
         queue.cancel(job.id)
@@ -462,9 +463,9 @@ def test_a_clip_that_a_locked_version_holds_is_not_deleted(catalog: Catalog, sco
 
 def test_a_clip_that_is_deleted_while_it_is_being_locked_fails_the_lock(catalog: Catalog, scored: Clip) -> None:
     with catalog.begin() as session:
-        begun, _ = datasets.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
+        begun, _ = locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"))
     with catalog.session() as session:
-        chosen = list(datasets.select_members(session, Select("wildrobot")))
+        chosen = list(selection.select_members(session, Select("wildrobot")))
     with catalog.begin() as session:
         clips.delete_clip(session, scored.id)
     with pytest.raises(Conflict, match="was deleted while it was being locked"), catalog.begin() as session:
@@ -478,9 +479,9 @@ def test_deleting_a_clip_and_locking_it_at_once_never_do_both(catalog: Catalog) 
         clip = add_clip(catalog, f"clip {number}")
         add_rollout(catalog, clip)
         with catalog.begin() as session:
-            begun, _ = datasets.begin_version(session, "walk", f"{number}.0.0", Select("wildrobot", clips=(clip.id,)))
+            begun, _ = locking.begin_version(session, "walk", f"{number}.0.0", Select("wildrobot", clips=(clip.id,)))
         with catalog.session() as session:
-            chosen = list(datasets.select_members(session, Select("wildrobot", clips=(clip.id,))))
+            chosen = list(selection.select_members(session, Select("wildrobot", clips=(clip.id,))))
 
         def act(which: int, begun: Version = begun, chosen: Any = chosen, clip: Clip = clip) -> str:
             with catalog.begin() as session:
@@ -600,7 +601,9 @@ def test_members_are_the_best_rollout_of_each_clip_by_name(catalog: Catalog) -> 
 
     def chosen(**wanted: Any) -> list[tuple[str, int]]:
         with catalog.session() as session:
-            return [(item.name, item.tier) for item in datasets.select_members(session, Select("wildrobot", **wanted), chunk=1)]
+            return [
+                (item.name, item.tier) for item in selection.select_members(session, Select("wildrobot", **wanted), chunk=1)
+            ]
 
     assert chosen() == [("a", 0), ("b", 0)]
     assert chosen(tiers=(0, 1)) == [("a", 0), ("b", 0), ("c", 1)]
@@ -611,7 +614,7 @@ def test_members_are_the_best_rollout_of_each_clip_by_name(catalog: Catalog) -> 
     assert chosen(mode="teacher_forced") == []
     assert chosen(tags=("x", "y")) == []
     with catalog.session() as session:
-        assert datasets.missing_clips(session, Select("wildrobot", clips=("a", "zz", named["b"].id))) == ["zz"]
+        assert selection.missing_clips(session, Select("wildrobot", clips=("a", "zz", named["b"].id))) == ["zz"]
     for bad in ({"tiers": ()}, {"tiers": (2,)}, {"tiers": (0, -1)}, {"mode": "rollout", "recipe": "x"}):
         with pytest.raises(InputRefused):
             chosen(**bad)
@@ -633,6 +636,29 @@ def test_of_what_is_no_tier_0_the_one_with_more_of_it_speaks(catalog: Catalog) -
         assert [one.id for one in rollouts.for_clip(session, clip.id)][:2] == [newer, whole], "Tier 0 is Tier 0"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_in_sql_is_the_one_rule_of_merit(database_url: str, seed: int) -> None:
+    rng, clock, keys = random.Random(seed), Clock(), {}
+    with opened(database_url, clock) as catalog:
+        clip = add_clip(catalog)
+        for number in range(24):
+            clock.at += 1
+            tier, mode, scaled = (
+                rng.choice(tuple(Tier)),
+                rng.choice(("rollout", "teacher_forced", "tracked")),
+                rng.random() < 0.3,
+            )
+            windows = tuple(
+                Segment(i * 20, i * 20 + rng.choice((5, 9)), rng.choice((0, 1)), 0.5) for i in range(rng.randint(0, 3))
+            )
+            frames = sum(window.end - window.start for window in windows if window.tier == Tier.TIER_0)
+            of_recipe = recipe(mode, seed=number, friction=0.7 if scaled else 1.0)
+            stored = add_rollout(catalog, clip, result(tier, mode, segments=windows), of_recipe)
+            keys[stored.id] = (*merit_order(tier, mode, frames, scaled=scaled), -stored.created_at)
+        with catalog.session() as session:
+            assert [item.id for item in rollouts.for_clip(session, clip.id)] == sorted(keys, key=lambda key: keys[key])
+
+
 def test_scaled_physics_speaks_last_and_is_locked_only_by_name(catalog: Catalog) -> None:
     clip, alone = add_clip(catalog, "both"), add_clip(catalog, "alone")
     slippery = recipe(friction=0.7, mass=1.0)
@@ -643,7 +669,7 @@ def test_scaled_physics_speaks_last_and_is_locked_only_by_name(catalog: Catalog)
 
     def chosen(**wanted: Any) -> list[tuple[str, str]]:
         with catalog.session() as session:
-            return [(it.name, it.rollout_id) for it in datasets.select_members(session, Select("wildrobot", **wanted))]
+            return [(it.name, it.rollout_id) for it in selection.select_members(session, Select("wildrobot", **wanted))]
 
     with catalog.session() as session:
         assert [item.id for item in rollouts.for_clip(session, clip.id)] == [own.id, forced.id, scaled.id]
@@ -660,7 +686,7 @@ def test_a_dataset_is_of_one_robot(catalog: Catalog) -> None:
     add_rollout(catalog, add_clip(catalog))
     lock(catalog, "walk", "1.0.0")
     with pytest.raises(Conflict, match="is of the robot wildrobot"), catalog.begin() as session:
-        datasets.begin_version(session, "walk", "2.0.0", Select("other"))
+        locking.begin_version(session, "walk", "2.0.0", Select("other"))
 
 
 def test_what_fits_and_is_still_being_scored_is_counted(catalog: Catalog) -> None:
@@ -669,7 +695,7 @@ def test_what_fits_and_is_still_being_scored_is_counted(catalog: Catalog) -> Non
 
     def pending(**wanted: Any) -> int:
         with catalog.session() as session:
-            return datasets.pending_clips(session, Select("wildrobot", **wanted))
+            return selection.pending_clips(session, Select("wildrobot", **wanted))
 
     assert (pending(), pending(tags=("x",)), pending(tags=("y",)), pending(clips=(waiting.id,))) == (1, 1, 0, 1)
     with catalog.session() as session:
@@ -685,8 +711,8 @@ def test_segments_of_a_rejected_clip_can_be_members(catalog: Catalog) -> None:
         catalog, fallen, result(-1, segments=(Segment(30, 60, 0, 0.8), Segment(0, 28, 0, 0.9), Segment(61, 80, 1, 0.5)))
     )
     with catalog.session() as session:
-        whole = [item.ranges for item in datasets.select_members(session, Select("wildrobot"))]
-        parts = [(item.name, item.ranges) for item in datasets.select_members(session, Select("wildrobot", segments=True))]
+        whole = [item.ranges for item in selection.select_members(session, Select("wildrobot"))]
+        parts = [(item.name, item.ranges) for item in selection.select_members(session, Select("wildrobot", segments=True))]
     assert whole == [((0, 100, 0),)]
     assert parts == [("fallen", ((0, 28, 0), (30, 60, 0))), ("good", ((0, 100, 0),))]
 
@@ -702,7 +728,7 @@ def test_a_window_comes_with_its_own_metrics(catalog: Catalog) -> None:
         dataclasses.replace(result(-1, segments=windows, slip_rate=0.9), result={"gates": [], "segments": [measured]}),
     )
     with catalog.session() as session:
-        first, second = datasets.select_members(session, Select("wildrobot", segments=True))
+        first, second = selection.select_members(session, Select("wildrobot", segments=True))
     assert second.range_metrics == ({name: 0.5 for name in WEIGHT_METRICS} | {"slip_rate": 0.02},)
     # A window that was stored without metrics has none, and not the clip's.
     assert first.range_metrics == ({}, {name: None for name in WEIGHT_METRICS} | {"slip_rate": 0.03})
@@ -759,13 +785,11 @@ def test_a_writer_killed_in_the_middle_leaves_all_or_nothing(catalog: Catalog, d
         known = set(session.execute(select(t.clips.c.id)).scalars())
         assert len(known) >= 5
         assert set(session.execute(select(t.jobs.c.clip_id)).scalars()) == known
-        assert set(session.execute(select(t.curriculum.c.clip_id).where(t.curriculum.c.scope == "*")).scalars()) == known
+        assert set(session.execute(select(t.curriculum.c.clip_id).where(t.curriculum.c.best == 1)).scalars()) == known
         done = set(session.execute(select(t.rollouts.c.clip_id)).scalars())
         assert done == set(session.execute(select(t.jobs.c.clip_id).where(t.jobs.c.state == "succeeded")).scalars())
         assert done == set(
-            session.execute(
-                select(t.curriculum.c.clip_id).where(t.curriculum.c.tier == 0, t.curriculum.c.scope == "*")
-            ).scalars()
+            session.execute(select(t.curriculum.c.clip_id).where(t.curriculum.c.tier == 0, t.curriculum.c.best == 1)).scalars()
         )
         assert len(done) == session.execute(select(func.count()).select_from(t.segments)).scalar_one()
     add_clip(catalog, "the next one is not blocked by what the dead one held")

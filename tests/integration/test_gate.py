@@ -13,7 +13,7 @@ from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
 from amp_core.readiness import TEST_IDS
 from amp_core.recipe import Recipe
-from ampref_service.catalog import audit, datasets, sources
+from ampref_service.catalog import audit, datasets, locking, selection
 from ampref_service.catalog.records import Job, Select, Version
 from ampref_service.jobs import JobQueue
 from ampref_workers.runner import Runner
@@ -36,7 +36,7 @@ def lock(bench: Bench, *clips: str, version: str = "1.0.0", waivers: Sequence[di
         bench.submit_score(name)
         assert runner(bench).run_once() == "succeeded"
     with bench.catalog.begin() as session:
-        _, job = datasets.begin_version(session, "walk", version, Select(robot="wildrobot"), waivers=waivers)
+        _, job = locking.begin_version(session, "walk", version, Select(robot="wildrobot"), waivers=waivers)
     runner(bench).run_once()
     return bench.job(job.id)
 
@@ -56,7 +56,7 @@ def manifest(bench: Bench, version: str = "1.0.0") -> Any:
 def report(bench: Bench) -> Any:
     """The stored report of a version."""
     with bench.catalog.session() as session:
-        kept = sources.get_verification(session, datasets.get_version(session, "walk", "1.0.0").id)
+        kept = datasets.get_verification(session, datasets.get_version(session, "walk", "1.0.0").id)
     assert kept is not None
     bench.blobs.verify(kept.digest)
     with bench.blobs.open(kept.digest) as file:
@@ -159,7 +159,7 @@ def test_a_cancelled_lock_ends_its_tests(bench: Bench) -> None:
     bench.submit_score("hangs")
     assert runner(bench).run_once() == "succeeded"
     with bench.catalog.begin() as session:
-        _, job = datasets.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))
+        _, job = locking.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))
     ends: list[str] = []
     thread = threading.Thread(target=lambda: ends.append(runner(bench).run_once()))
     thread.start()
@@ -171,15 +171,15 @@ def test_a_cancelled_lock_ends_its_tests(bench: Bench) -> None:
     assert alive(bench.settings.data_dir) == []
     # The name is free again.
     with bench.catalog.begin() as session:
-        datasets.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))
+        locking.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))
 
 
 def test_rotten_arrays_are_refused_before_any_test(bench: Bench) -> None:
     bench.submit_motion("walk", Recipe.for_mode("rollout"), 30)
     assert runner(bench).run_once() == "succeeded"
     with bench.catalog.begin() as session:
-        (member,) = datasets.select_members(session, Select(robot="wildrobot", tiers=(0, 1)))
-        _, job = datasets.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot", tiers=(0, 1)))
+        (member,) = selection.select_members(session, Select(robot="wildrobot", tiers=(0, 1)))
+        _, job = locking.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot", tiers=(0, 1)))
     path = bench.blobs.local_path(member.arrays_digest)
     assert path is not None
     path.chmod(0o644)
@@ -198,7 +198,7 @@ def test_the_real_tests_run_on_what_is_stored(tmp_path: Path) -> None:
     assert runner(bench).run_once() == "succeeded"
     with bench.catalog.begin() as session:
         wanted = Select(robot="wildrobot", tiers=(0, 1))
-        _, job = datasets.begin_version(session, "walk", "1.0.0", wanted)
+        _, job = locking.begin_version(session, "walk", "1.0.0", wanted)
     assert runner(bench).run_once() == "succeeded", bench.job(job.id).error
     readiness = locked(bench).readiness
     assert readiness is not None

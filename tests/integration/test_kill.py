@@ -19,7 +19,8 @@ from workerkit import WORKER, Bench, alive, kill, script, settings_for, wait_unt
 
 from amp_core.errors import NotFound
 from amp_core.recipe import Recipe
-from ampref_service.catalog import datasets
+from ampref_service.catalog import datasets, locking
+from ampref_service.catalog.members import list_members
 from ampref_service.catalog.records import Job, Select
 from ampref_service.jobs import JobQueue
 
@@ -45,7 +46,7 @@ def work_folder(bench: Bench) -> Path:
 
 def begin_lock(bench: Bench) -> Job:
     with bench.catalog.begin() as session:
-        return datasets.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))[1]
+        return locking.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))[1]
 
 
 def assert_scored_once(bench: Bench, job: Job) -> None:
@@ -141,7 +142,7 @@ def kill_and_lock_again(bench: Bench, at: str) -> None:
     with bench.catalog.session() as session:
         version = datasets.get_version(session, "walk", "1.0.0")
         assert (len(version.files), version.num_clips) == (3, 2)
-        assert len(datasets.list_members(session, version.id)) == 2
+        assert len(list_members(session, version.id)) == 2
     for file in version.files:
         bench.blobs.verify(file.digest)
 

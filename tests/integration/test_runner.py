@@ -16,7 +16,8 @@ from workerkit import CHILD, Bench, alive, settings_for, wait_until
 from amp_core.errors import DiskFull, Unavailable
 from amp_core.formats import Lineage
 from amp_core.recipe import Recipe
-from ampref_service.catalog import clips, datasets
+from ampref_service.catalog import clips, datasets, locking, selection
+from ampref_service.catalog.members import list_members
 from ampref_service.catalog.records import Select
 from ampref_service.jobs import JobQueue
 from ampref_workers.attempt import child_limits
@@ -351,7 +352,7 @@ def test_an_older_attempts_folder_is_removed(bench: Bench) -> None:
 
 def begin_lock(bench: Bench, version: str = "1.0.0", **select: object) -> tuple[str, str]:
     with bench.catalog.begin() as session:
-        made, job = datasets.begin_version(session, "walk", version, Select(robot="wildrobot", **select))  # type: ignore[arg-type]
+        made, job = locking.begin_version(session, "walk", version, Select(robot="wildrobot", **select))  # type: ignore[arg-type]
     return made.id, job.id
 
 
@@ -368,7 +369,7 @@ def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
     assert runner(bench).run_once() == "succeeded"
     with bench.catalog.session() as session:
         version = datasets.get_version(session, "walk", "1.0.0")
-        members = datasets.list_members(session, version.id)
+        members = list_members(session, version.id)
     assert (version.state, version.num_clips, version.num_frames) == ("locked", 3, 40 + 41 + 42)
     assert [file.name for file in sorted(version.files, key=lambda file: file.name)] == [
         "dataset_manifest_v1.0.0.json",
@@ -447,7 +448,7 @@ def test_segments_of_clips_that_fail_as_a_whole_can_be_locked(bench: Bench) -> N
     assert runner(bench).run_once() == "succeeded"
     with bench.catalog.session() as session:
         version = datasets.get_version(session, "walk", "1.0.0")
-        (member,) = datasets.list_members(session, version.id)
+        (member,) = list_members(session, version.id)
     assert (version.num_frames, member.start, member.end, member.tier) == (30, 0, 30, 0)
 
 
@@ -458,7 +459,7 @@ def test_the_gate_before_the_lock_stops_what_is_not_as_it_was_scored(bench: Benc
     score_all(bench, 2)
     if fault in ("arrays", "missing"):
         with bench.catalog.session() as session:
-            clip = {member.name: member for member in datasets.select_members(session, Select(robot="wildrobot"))}["clip1"]
+            clip = {member.name: member for member in selection.select_members(session, Select(robot="wildrobot"))}["clip1"]
         path = bench.blobs.local_path(clip.arrays_digest)
         assert path is not None
         if fault == "missing":

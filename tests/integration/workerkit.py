@@ -227,7 +227,7 @@ WORKER = f"""
 import os, signal, sys, threading
 from types import SimpleNamespace
 from ampref_service.blobs import BlobStore, open_blobs
-from ampref_service.catalog import Catalog, datasets
+from ampref_service.catalog import Catalog, locking
 from ampref_service.jobs import JobQueue
 from ampref_service.settings import Settings
 from ampref_workers.embedded import EmbeddedWorker
@@ -249,8 +249,8 @@ if at.startswith("put"):
 elif at == "complete":
     JobQueue.complete = die
 elif at == "publish":
-    publish = datasets.publish_version
-    datasets.publish_version = lambda *args, **kwargs: (publish(*args, **kwargs), die())
+    publish = locking.publish_version
+    locking.publish_version = lambda *args, **kwargs: (publish(*args, **kwargs), die())
 stop = threading.Event()
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: stop.set())

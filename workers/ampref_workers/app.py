@@ -27,7 +27,7 @@ from celery import Celery, signals  # type: ignore[import-untyped]
 from amp_core.errors import Unavailable
 from ampref_service.blobs import open_blobs
 from ampref_service.broker import RING, Doorbell, check_broker, make_celery
-from ampref_service.catalog import Catalog
+from ampref_service.catalog import Catalog, schema
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
@@ -142,7 +142,7 @@ def main(settings: Settings | None = None, *, command: Sequence[str] = CHILD, ar
     settings = settings or Settings.load()
     app = make_celery(settings)
     worker = Worker(app, settings, command=command)
-    worker.runner.catalog.check()
+    schema.check(worker.runner.catalog)
     app.worker_main(
         [
             "worker",

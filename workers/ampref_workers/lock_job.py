@@ -9,10 +9,9 @@ from typing import Any
 
 from amp_core.errors import Conflict, Unavailable
 from amp_core.readiness import TEST_IDS
-from ampref_service.catalog import datasets, sources
+from ampref_service.catalog import datasets, locking, selection
 from ampref_service.catalog.engine import Session
-from ampref_service.catalog.records import Select, SelectedRollout, VersionFile, VersionMember
-from ampref_service.catalog.sources import RolloutSource, verification_name
+from ampref_service.catalog.records import RolloutSource, Select, SelectedRollout, VersionFile, VersionMember
 from ampref_service.settings import Settings
 from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import (
@@ -47,12 +46,12 @@ def run(attempt: Attempt) -> Outcome:
     with attempt.catalog.session() as session:
         version = datasets.get_version_by_id(session, job.version_id)
         rollouts = sorted(
-            datasets.select_members(session, Select.from_dict(version.select)),
+            selection.select_members(session, Select.from_dict(version.select)),
             # The order of the segments in the version's file, which is `lock_bundle`'s.
             key=lambda rollout: (rollout.name, rollout.source_digest, rollout.recipe_digest),
         )
         tested = bool(rollouts and settings.lock_test_ids)
-        origins = sources.get_sources(session, [rollout.rollout_id for rollout in rollouts]) if tested else {}
+        origins = selection.get_sources(session, [rollout.rollout_id for rollout in rollouts]) if tested else {}
     attempt.heartbeat.report(0.0, "gathering the arrays")
     files: dict[str, Path] = {}
     for digest in [rollout.arrays_digest for rollout in rollouts] + [origin.blob_digest for origin in origins.values()]:
@@ -92,7 +91,7 @@ def run(attempt: Attempt) -> Outcome:
             select=version.select,
             verified=tested,
             waivers=waivers,
-            report_name=verification_name(version.version),
+            report_name=datasets.verification_name(version.version),
         ),
         SandboxLimits(settings.lock_timeout_sec, settings.job_memory_mb, file_mb=_LOCK_FILE_MB),
         begin=_TESTS_SHARE if tested else 0.0,
@@ -151,7 +150,7 @@ def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollo
     ]
 
     def publish(session: Session) -> Mapping[str, Any]:
-        version = datasets.publish_version(
+        version = locking.publish_version(
             session,
             version_id,
             members=ranges,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amp_core.recipe import Planner
-from ampref_service.catalog import clips, rollouts
+from ampref_service.catalog import clips, recipes, rollouts
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
 from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import SOURCE, Outcome, RobotReference, RolloutReport, RolloutRequest, Succeeded, export_name
@@ -21,7 +21,7 @@ def run(attempt: Attempt) -> Outcome:
     assert job.recipe_digest is not None
     with attempt.catalog.session() as session:
         clip = clips.get(session, job.clip_id)
-        recipe = clips.get_recipe(session, job.recipe_digest).recipe
+        recipe = recipes.get(session, job.recipe_digest).recipe
         rollout = rollouts.answer(session, job.clip_id, job.recipe_digest)
     if rollout is not None:
         result = {"rollout_id": rollout.id, "tier": rollout.tier}
@@ -47,7 +47,7 @@ def run(attempt: Attempt) -> Outcome:
             path = attempt.folder / export_name(number)
             rows.append(new_rollout(score, attempt.store(path), path.stat().st_size))
         attempt.heartbeat.persist(
-            lambda: attempt.queue.complete_rollout(attempt.claim, *rows, shown=report.selected, triage=report.triage)
+            lambda: attempt.queue.complete_rollout(attempt.claim, *rows, answer=report.selected, triage=report.triage)
         )
     return outcome
 

@@ -36,7 +36,7 @@ from amp_core.errors import (
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
 from ampref_service.garbage import delete_unreferenced
-from ampref_service.jobs import Claim, JobQueue, LeaseLost, Swept
+from ampref_service.jobs import Claim, JobQueue, LeaseLost, SweepReport
 from ampref_service.settings import Settings
 from ampref_workers import lock_job, rollout_job
 from ampref_workers.attempt import Attempt
@@ -121,7 +121,7 @@ class Runner:
             log.info("job_ended", ended=ended, seconds=round(time.monotonic() - start, 3))
         return ended
 
-    def sweep(self) -> Swept:
+    def sweep(self) -> SweepReport:
         """Take jobs from silent workers, and remove the folders of killed ones; returns for which jobs to ring."""
         swept = self.jobs.sweep()
         for ids, event in ((swept.requeued, "jobs_requeued"), (swept.quarantined, "jobs_quarantined")):
@@ -180,7 +180,7 @@ class Runner:
             case Stopped() if heartbeat.lease_lost:
                 return "lost"
             case Stopped() if heartbeat.cancelled:
-                self.jobs.cancelled(claim)
+                self.jobs.confirm_cancel(claim)
                 return "cancelled"
             case Stopped():
                 self.jobs.release(claim)

@@ -13,8 +13,9 @@ from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import PageView
 from ampref_service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
 from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView
-from ampref_service.catalog.curriculum import MAX_LIMIT, SORTS, ClipQuery
+from ampref_service.catalog.curriculum import MAX_LIMIT, ClipQuery
 from ampref_service.catalog.records import Submission
+from ampref_service.catalog.tables import SORT_COLUMNS
 from ampref_service.errors import ParameterRefused
 
 
@@ -162,7 +163,7 @@ class _ClipFilter(BaseModel):
     name: RobotName | None = Field(None, description="Part of the name, in any case.")
     parent: Id | None = Field(None, description="The id of a clip: its variants.")
     min_duration_sec: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(None, description="s, as uploaded.")
-    sort: Literal[tuple(f"{sign}{key}" for key in SORTS for sign in ("", "-"))] = Field(  # type: ignore[valid-type]
+    sort: Literal[tuple(f"{sign}{key}" for key in SORT_COLUMNS for sign in ("", "-"))] = Field(  # type: ignore[valid-type]
         "-created_at", description="Ascending, or with `-` before it descending; clips without a value come last."
     )
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50

@@ -31,7 +31,7 @@ from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView, format_bucket
 from ampref_service.api.strict import make_router, parse_body
 from ampref_service.api.wording import suggest_names
-from ampref_service.catalog import clips
+from ampref_service.catalog import clips, recipes
 from ampref_service.catalog.curriculum import list_clips
 from ampref_service.catalog.records import Submission
 from ampref_service.errors import ParameterRefused
@@ -143,11 +143,11 @@ def get_clip(clip_id: Id, services: ServicesDep) -> ClipDetail:
     """One clip with its rollouts and jobs."""
     with services.catalog.session() as session:
         clip, rollouts, jobs = clips.get_with_rollouts(session, clip_id)
-        recipes = clips.get_recipes(session, {rollout.recipe_digest for rollout in rollouts})
+        by_digest = recipes.get_many(session, {rollout.recipe_digest for rollout in rollouts})
     return ClipDetail.from_record(
         clip,
         rollouts=[
-            ClipRolloutView.from_record(rollout, bucket=format_bucket(recipes[rollout.recipe_digest])) for rollout in rollouts
+            ClipRolloutView.from_record(rollout, bucket=format_bucket(by_digest[rollout.recipe_digest])) for rollout in rollouts
         ],
         jobs=[JobView.from_record(job) for job in jobs],
     )

@@ -13,7 +13,7 @@ from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.params import Id, Metrics, Tier, Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
-from ampref_service.catalog import clips, rollouts
+from ampref_service.catalog import clips, recipes, rollouts
 from ampref_service.catalog.records import RecipeRow, Rollout, RolloutSummary
 
 router = make_router("rollouts", dependencies=[needs("clips:read")])
@@ -86,7 +86,7 @@ def get_rollout(rollout_id: Id, services: ServicesDep) -> RolloutView:
     """One rollout: tier and why, every gate, quality metrics, segments, what conditioning changed, where it comes from."""
     with services.catalog.session() as session:
         rollout = rollouts.get(session, rollout_id)
-        recipe = clips.get_recipe(session, rollout.recipe_digest)
+        recipe = recipes.get(session, rollout.recipe_digest)
         clip = clips.get(session, rollout.clip_id)
     result = rollout.result  # That of an earlier release lacks some of the lists and explanations.
     return RolloutView.from_record(

@@ -31,7 +31,7 @@ from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
-from ampref_service.catalog import Session, datasets, sources
+from ampref_service.catalog import Session, datasets, members
 from ampref_service.catalog.records import Version
 from ampref_service.versions import find_version, request_lock
 
@@ -82,13 +82,13 @@ def view_version(session: Session, row: Version, asked_for: str) -> VersionView:
     address = f"/v1/datasets/{row.dataset}/versions/{row.version}"
     files = [FileView.from_record(file, sha256=file.digest, url=f"{address}/files/{file.name}") for file in row.files]
     aliases = [alias for alias, version in dataset.aliases.items() if version == row.version]
-    is_verified = sources.get_verification(session, row.id) is not None
+    is_verified = datasets.get_verification(session, row.id) is not None
     return VersionView.from_record(
         row,
         asked_for=asked_for,
         manifest_sha256=row.manifest_digest,
         coverage=datasets.get_coverage(session, row.id),
-        buckets=datasets.get_buckets(session, row.id),
+        buckets=members.get_buckets(session, row.id),
         aliases=sorted([*aliases, *(["latest"] if dataset.latest == row.version else [])]),
         files=files,
         manifest_url=next((file.url for file in files if file.sha256 == row.manifest_digest), None),
@@ -136,10 +136,11 @@ def list_members(
     """Which frames of which rollouts a version holds, segment by segment."""
     with services.catalog.session() as session:
         row = find_version(session, name, version)
-        members = datasets.list_members(session, row.id, after=-1 if cursor is None else int(cursor), limit=limit)
-    next_cursor = str(members[-1].position) if len(members) == limit else None
+        last = -1 if cursor is None else int(cursor)
+        items = members.list_members(session, row.id, after_position=last, limit=limit)
+    next_cursor = str(items[-1].position) if len(items) == limit else None
     link_next(request, response, next_cursor)
-    return MemberPage(items=[MemberView.from_record(member) for member in members], next_cursor=next_cursor)
+    return MemberPage(items=[MemberView.from_record(member) for member in items], next_cursor=next_cursor)
 
 
 def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, services: ServicesDep) -> Response:
@@ -188,7 +189,7 @@ def get_verification(
     """The report of the readiness tests before the lock, as JSON or as one page for people."""
     with services.catalog.session() as session:
         row = find_version(session, name, version)
-        report = sources.get_verification(session, row.id)
+        report = datasets.get_verification(session, row.id)
     if report is None:
         raise NotFound(
             f"{row.dataset}=={row.version} was locked before there were readiness tests",

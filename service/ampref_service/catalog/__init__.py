@@ -1,13 +1,16 @@
 """The catalog: the only place that knows SQL.
 
 Open one with `Catalog.open(url)`; `with catalog.session() as s` reads, `with catalog.begin() as s` writes. Queries are
-functions that
-take such a session and return plain records:
+functions that take such a session and return plain records:
 
 * `clips`: `submit`, `request_rollout`, `get`, `get_with_rollouts`, `delete_clip`, `add_tags`
 * `curriculum`: `ClipQuery`, `list_clips`
+* `recipes`: `add`, `get`, `get_many`
 * `rollouts`: `get`, `find`, `for_clip`, `add`
-* `datasets`: `begin_version`, `select_members`, `publish_version`, `get_dataset`, `get_version`, `set_alias`, `yank_version`, …
+* `datasets`: `list_datasets`, `get_dataset`, `get_version`, `get_file`, `set_alias`, `yank_version`, …
+* `locking`: `begin_version`, `publish_version`, `abandon_version`
+* `selection`: `select_members`, `missing_clips`, `missing_buckets`, `pending_clips`, `get_sources`
+* `members`: `list_members`, `get_buckets`
 * `job_rows`: jobs as rows; the queue itself is `ampref_service.jobs`
 * `audit`: `list_events`
 * `schema`: `upgrade`, `downgrade`, `check`

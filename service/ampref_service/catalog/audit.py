@@ -14,6 +14,8 @@ from ampref_service.catalog.tables import audit_events
 ANONYMOUS = "anonymous"
 """Who acts until there are keys."""
 
+_ADD = insert(audit_events).inline()
+
 
 def record(session: Session, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
     """Add an event in the transaction of the change itself, so that there is neither without the other."""
@@ -21,12 +23,8 @@ def record(session: Session, actor: str, action: str, subject: str, detail: Mapp
     session.execute(_ADD, event)
 
 
-_ADD = insert(audit_events).inline()
-
-
 def list_events(session: Session, *, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[AuditEvent]:
-    """Events in the order they happened, from the one after `after_id`; of one subject (`clip:…`, `version:walk==1`) or of
-    all."""
+    """Events in the order they happened, from the one after `after_id`; of all subjects or of one (`version:walk==1`)."""
     query = select(audit_events).where(audit_events.c.id > after_id).order_by(audit_events.c.id).limit(min(max(limit, 1), 1000))
     if subject is not None:
         query = query.where(audit_events.c.subject == subject)

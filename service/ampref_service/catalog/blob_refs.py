@@ -13,9 +13,9 @@ _COLUMNS = (clips.c.blob_digest, rollouts.c.arrays_digest, version_files.c.diges
 
 
 def unreferenced(session: Session, digests: Iterable[str]) -> set[str]:
-    """Those of some digests that no clip, rollout or version names."""
-    asked = set(digests)
-    if not asked:
+    """Which of some digests no clip, rollout or version names."""
+    candidates = set(digests)
+    if not candidates:
         return set()
-    used = union_all(*(select(column.label("digest")).where(column.in_(asked)) for column in _COLUMNS))
-    return asked - set(session.execute(used).scalars())
+    references = union_all(*(select(column.label("digest")).where(column.in_(candidates)) for column in _COLUMNS))
+    return candidates - set(session.execute(references).scalars())

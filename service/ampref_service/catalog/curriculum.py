@@ -1,44 +1,51 @@
-"""The curriculum query: which clips, in which order, by tier, tags and any metric.
+"""The curriculum query: which clips, in which order, by tier, tags and any metric; and the rows that it reads.
 
-It reads one table, `curriculum`, whose rows hold all that a page shows, in one of two ways, and never more than a bounded
-number of rows a page:
+A page is one keyset SELECT on `curriculum`, whose few columns are the filters and sort columns; clips and rollouts are joined
+to the rows of the page alone. Three ways lead to a page:
 
-* **collect**: when one of the filters alone leaves at most `_FEW` clips (counted, up to that bound, in its index), those are
-  fetched and sorted. This is the whole answer.
-* **walk**: otherwise the index of the sort column is followed from the cursor and the other filters are checked on the way, for
-  at most `_BUDGET` rows. When they run out before the page is full, the page is short and its cursor says where to go on: the
-  end of a list is where there is no cursor.
+* **walk**: follow the index of the sort column from the cursor. Tier, robot, mode and duration are columns of that index, so
+  that a page of rare clips costs no more than one pass through an index.
+* **filter**: fetch the clips that a metric's range or a tag leaves and sort them: the cheaper way where they are few.
 
-Clips without a value for the sort column come last in either direction.
+* **scan**: read every row once, where several filters are outside that index.
 
-The statements are written out: which index is followed is decided here and not by a planner (SQLite's has no statistics, and
-neither knows of filters that exclude each other), and putting them together must not cost more than running them. Only names
-of columns are ever put into their text; values are parameters.
+PostgreSQL chooses between the first two by its statistics. SQLite has none for ranges, so the clips that a filter leaves are
+counted there first, up to `_FEW`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import ColumnElement, Integer, Row, Select, and_, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy.sql.elements import UnaryExpression
+from sqlalchemy.sql.operators import custom_op
 
 from amp_core.errors import InputRefused
-from amp_core.lineage import LINEAGE_COLUMNS
-from ampref_service.catalog import rollouts
+from amp_core.tiers import Tier
 from ampref_service.catalog.engine import Session
-from ampref_service.catalog.records import ListedClip, Page, RolloutSummary
-from ampref_service.catalog.tables import METRIC_COLUMNS, TIERS, curriculum
+from ampref_service.catalog.records import Clip, ListedClip, Page, RolloutSummary
+from ampref_service.catalog.tables import (
+    COVERED_COLUMNS,
+    METRIC_COLUMNS,
+    SORT_COLUMNS,
+    UNSCORED,
+    clip_tags,
+    clips,
+    curriculum,
+    rollouts,
+)
 
 MAX_LIMIT: Final = 200
-SORTS: Final = ("created_at", "duration_sec", *METRIC_COLUMNS)
-_FEW: Final = 1_000
-_BUDGET: Final = 2_000
+_FEW: Final = 5_000
 _EXACT: Final = 2**53
 
 
@@ -47,19 +54,18 @@ class ClipQuery:
     """What to list. Checked when it is made; raises `InputRefused`.
 
     One rollout speaks for each clip: its best, or with `mode` its best in that mode. `tier` and `metrics` ask about that
-    one, so every
-    clip is in exactly one tier; with any of the three, clips without such a rollout are not listed.
+    rollout, so every clip is in exactly one tier; with any of the three, clips without such a rollout are not listed.
 
     Args:
       tier: 0, 1 or -1 (Rejected).
       robot: exact name.
       mode: `rollout`, `teacher_forced`, `tracked`.
-      tags: the clip bears all of them.
+      tags: the clip has all of them.
       min_duration_sec: of the uploaded motion.
       name: part of the name, in any case.
       parent: the id of a clip: its variants.
       metrics: name → (least, most), either of them None; both inclusive.
-      sort: one of `SORTS`.
+      sort: one of `SORT_COLUMNS`. Clips without a value come last in either direction, clips of one value in the order of ids.
       descending: the highest first.
       limit: 1 to 200.
       cursor: `Page.next_cursor` of the same query.
@@ -79,11 +85,11 @@ class ClipQuery:
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        if self.tier is not None and self.tier not in TIERS:
+        if self.tier is not None and self.tier not in tuple(Tier):
             raise InputRefused(f"the tier {self.tier!r} does not exist", key="tier", expected="0, 1 or -1")
-        if self.sort not in SORTS:
+        if self.sort not in SORT_COLUMNS:
             raise InputRefused(
-                f"clips cannot be sorted by {self.sort[:80]!r}", key="sort", expected="one of " + ", ".join(SORTS)
+                f"clips cannot be sorted by {self.sort[:80]!r}", key="sort", expected="one of " + ", ".join(SORT_COLUMNS)
             )
         if not 1 <= self.limit <= MAX_LIMIT:
             raise InputRefused(f"the limit is {self.limit}", key="limit", expected=f"1 to {MAX_LIMIT}")
@@ -123,311 +129,211 @@ class ClipQuery:
 
 @dataclass(frozen=True)
 class _Position:
-    """After which row a page begins. `key` is None among the clips without a value for the sort column."""
+    """The row before a page: its sort value, None among the clips without one, and its clip."""
 
     key: float | None
     clip_id: str
 
 
-_CLIP: Final = (
-    "clip_id",
-    "name",
-    "robot",
-    "robot_digest",
-    "source_digest",
-    "source_format",
-    "size",
-    "frames_in",
-    "fps_in",
-    "duration_sec",
-    "created_at",
-    "parent_id",
-    *LINEAGE_COLUMNS,
-)
-_ROLLOUT: Final = ("rollout_id", "recipe_digest", "mode", "tier", "tier_reason", "frames", "scored_at")
-_SHOWN: Final = ", ".join(f"c.{name}" for name in (*_CLIP, "read_options", "tags", *_ROLLOUT, *METRIC_COLUMNS))
-_METRICS_AT: Final = len(_CLIP) + 2 + len(_ROLLOUT)
-_PLACE: Final = {name: place for place, name in enumerate((*_CLIP, "", "", *_ROLLOUT, *METRIC_COLUMNS))}
-_PARAMETER: Final = re.compile(r":(\w+)")
-_Rows = Sequence[Sequence[Any]]
-
-
 def list_clips(session: Session, query: ClipQuery) -> Page[ListedClip]:
-    """One page of the curriculum; raises `InputRefused` for a cursor that is not this list's."""
-    position = None if query.cursor is None else _decode(query.cursor, query)
-    rows, last = _Listing(session, query).page(position)
-    return Page(_listed(rows), None if last is None else _encode(last, query))
+    """One page of the curriculum, full unless the list ends; raises `InputRefused` for a cursor that is not this list's."""
+    position = None if query.cursor is None else _decode_cursor(query.cursor, query)
+    access = _choose_access(session, query)
+    columns = _columns_for(session, query, access)
+    rows: list[Row[Any]] = []
+    # The clips with a value for the sort column, then those without one, where there can be any.
+    for has_value in (True, False) if _allows_null(query) else (True,):
+        if len(rows) > query.limit or (has_value and position is not None and position.key is None):
+            continue
+        rows += session.execute(_select_page(query, access, columns, has_value, position, query.limit + 1 - len(rows)))
+        position = None
+    items = rows[: query.limit]
+    cursor = encode_cursor(query, items[-1].key, items[-1].clip_id) if len(rows) > query.limit else None
+    return Page(_to_listed(session, items), cursor)
 
 
-def _listed(rows: _Rows) -> tuple[ListedClip, ...]:
-    names, clip_end, rollout_at = tuple(METRIC_COLUMNS), len(_CLIP), len(_CLIP) + 2
-    new_clip: Callable[..., ListedClip] = ListedClip
-    new_rollout: Callable[..., RolloutSummary] = RolloutSummary
-    found = []
+def _allows_null(query: ClipQuery) -> bool:
+    return bool(curriculum.c[query.sort].nullable) and query.sort not in query.metrics
+
+
+_SCAN: Final = "every row"
+_PARENT: Final = "the parent's variants"
+
+
+def _tag_access(tag: str) -> str:
+    return f"the tag {tag}"
+
+
+def _choose_access(session: Session, query: ClipQuery) -> str | None:
+    """Where a database begins: the sort column, a filter, or `_SCAN` to read every row; None to leave it to the database.
+
+    A filter is a column by its name, `_tag_access(tag)` or `_PARENT`. How many clips several filters leave together cannot be
+    told, and where they exclude each other a walk comes to no end: they are checked row by row.
+    """
+    filters = {name: value for name, value in _column_filters(query).items() if name != query.sort}
+    uncovered = len(filters.keys() - set(COVERED_COLUMNS)) + len(set(query.tags)) + bool(query.name)
+    if session.dialect.name != "sqlite":
+        return _SCAN if uncovered > 1 else None
+    if query.parent is not None:
+        return _PARENT  # A clip's variants are few.
+    candidates: dict[str, Select[Any]] = {
+        name: select(literal(1)).where(_matches(curriculum.c[name], value)) for name, value in filters.items()
+    }
+    for tag in query.tags:
+        candidates[_tag_access(tag)] = select(literal(1)).where(clip_tags.c.tag == tag)
+    if candidates:
+        rows = [candidate.limit(_FEW + 1).subquery() for candidate in candidates.values()]
+        counts = session.execute(select(*(select(func.count()).select_from(part).scalar_subquery() for part in rows))).one()
+        count, access = min(zip(counts, candidates, strict=True))
+        if count <= _FEW:
+            return access
+    return _SCAN if uncovered > 1 or query.name else query.sort
+
+
+_Columns = Mapping[str, ColumnElement[Any]]
+
+
+def _columns_for(session: Session, query: ClipQuery, access: str | None) -> _Columns:
+    """The columns, with a unary plus before those that are not to be looked up in an index: no planner sees through it."""
+    columns: dict[str, ColumnElement[Any]] = dict(curriculum.c.items())
+    if access is None:
+        return columns
+    if session.dialect.name != "sqlite":
+        hidden = {query.sort}
+    elif access == query.sort or access not in (_SCAN, *columns):
+        hidden = columns.keys() - {access, "clip_id"}
+    else:
+        hidden = columns.keys() - {access}
+    plus: custom_op[Any] = custom_op("+")
+    return columns | {name: UnaryExpression(columns[name], operator=plus, type_=columns[name].type) for name in hidden}
+
+
+def _column_filters(query: ClipQuery) -> dict[str, Any]:
+    """The filters on one column each, by its name: a value, or the range (least, most)."""
+    values = {"tier": query.tier, "robot": query.robot, "mode": query.mode}
+    filters: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if query.min_duration_sec is not None:
+        filters["duration_sec"] = (query.min_duration_sec, None)
+    return filters | dict(query.metrics)
+
+
+def _matches(column: ColumnElement[Any], value: Any) -> Any:
+    """The condition of a column filter."""
+    if not isinstance(value, tuple):
+        return column == value
+    low, high = value
+    if isinstance(column.type, Integer):
+        # PostgreSQL does not look for a fraction in an index of integers.
+        low = None if low is None else math.ceil(max(low, -_EXACT))
+        high = None if high is None else math.floor(min(high, _EXACT))
+    bound = ([column >= low] if low is not None else []) + ([column <= high] if high is not None else [])
+    return and_(*bound) if bound else column.is_not(None)
+
+
+def _filters(query: ClipQuery, access: str | None, c: _Columns) -> list[ColumnElement[bool]]:
+    conditions = [_matches(c[name], value) for name, value in _column_filters(query).items()]
+    if query.mode is None:
+        conditions.append(c["best"] == 1)
+    if query.name:
+        conditions.append(c["name_folded"].contains(query.name.casefold(), autoescape=True))
+    if query.parent is not None:
+        conditions.append(c["clip_id"].in_(select(clips.c.id).where(clips.c.parent_id == query.parent)))
+    for tag in sorted(set(query.tags)):
+        tagged = select(clip_tags.c.clip_id).where(clip_tags.c.tag == tag)
+        if access == _tag_access(tag):
+            conditions.append(c["clip_id"].in_(tagged))
+        else:
+            conditions.append(tagged.where(clip_tags.c.clip_id == curriculum.c.clip_id).exists())
+    return conditions
+
+
+_CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
+_ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name != "metrics")
+_METRICS_AT = len(_CLIP_NAMES) + len(_ROLLOUT_NAMES)
+_LISTED = select(
+    *(clips.c[name] for name in _CLIP_NAMES),
+    *(rollouts.c[name] for name in _ROLLOUT_NAMES),
+    *(curriculum.c[name] for name in METRIC_COLUMNS),
+)
+
+
+def _select_page(
+    query: ClipQuery, access: str | None, c: _Columns, has_value: bool, position: _Position | None, count: int
+) -> Select[Any]:
+    """Up to `count` rows after a position: clip, rollout, metrics, and `key` (the sort value) with `clip_id`."""
+    key, clip_id = c[query.sort], c["clip_id"]
+    conditions = _filters(query, access, c)
+    if _allows_null(query):
+        conditions.append(key.is_not(None) if has_value else key.is_(None))
+    if position is not None and position.key is None:
+        conditions.append(clip_id < position.clip_id if query.descending else clip_id > position.clip_id)
+    elif position is not None:
+        row, last = tuple_(key, clip_id), tuple_(position.key, position.clip_id)
+        conditions.append(row < last if query.descending else row > last)
+
+    # Both columns change direction together, so that one index serves both.
+    def in_order(*columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        return [column.desc() if query.descending else column.asc() for column in columns]
+
+    keys = select(curriculum.c.clip_id, curriculum.c.mode, curriculum.c[query.sort].label("key"))
+    page = keys.where(*conditions).order_by(*in_order(key, clip_id)).limit(count).subquery("page")
+    return (
+        _LISTED.add_columns(page.c.key, page.c.clip_id)
+        .select_from(page)
+        .join(curriculum, and_(curriculum.c.clip_id == page.c.clip_id, curriculum.c.mode == page.c.mode))
+        .join(clips, clips.c.id == page.c.clip_id)
+        .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
+        .order_by(*in_order(page.c.key, page.c.clip_id))
+    )
+
+
+def _to_listed(session: Session, rows: Sequence[Row[Any]]) -> tuple[ListedClip, ...]:
+    tags: dict[str, list[str]] = {row.clip_id: [] for row in rows}
+    query = select(clip_tags).where(clip_tags.c.clip_id.in_(list(tags))).order_by(clip_tags.c.clip_id, clip_tags.c.tag)
+    for clip_id, tag in session.execute(query):
+        tags[clip_id].append(tag)
+    listed = []
     for row in rows:
-        options, tags = row[clip_end], row[clip_end + 1]
+        summary, metrics = row[len(_CLIP_NAMES) : _METRICS_AT], row[_METRICS_AT:-2]
         rollout = None
-        if row[rollout_at] is not None:
-            metrics = dict(zip(names, row[_METRICS_AT:], strict=True))
-            rollout = new_rollout(*row[rollout_at:_METRICS_AT], metrics)
-        found.append(
-            new_clip(
-                *row[:clip_end],
-                {} if options == "{}" else json.loads(options),
-                tuple(tags[1:-1].split(",")) if tags else (),
-                rollout,
+        if summary[0] is not None:
+            rollout = RolloutSummary(
+                **dict(zip(_ROLLOUT_NAMES, summary, strict=True)), metrics=dict(zip(METRIC_COLUMNS, metrics, strict=True))
             )
-        )
-    return tuple(found)
+        listed.append(ListedClip(**dict(zip(_CLIP_NAMES, row, strict=False)), tags=tuple(tags[row.clip_id]), rollout=rollout))
+    return tuple(listed)
 
 
-class _Listing:
-    """The statements of one query, in its transaction."""
-
-    def __init__(self, session: Session, query: ClipQuery) -> None:
-        self._session = session
-        self._query = query
-        self._sqlite = session.dialect.name == "sqlite"
-        self._find = "instr" if self._sqlite else "strpos"
-        self._key = f"c.{query.sort}"
-        self._scope = rollouts.ANY_MODE if query.mode is None else query.mode
-        self._nullable = bool(curriculum.c[query.sort].nullable)
-
-    def page(self, position: _Position | None) -> tuple[_Rows, _Position | None]:
-        few = self._few()
-        return self._walk(position) if few is None else self._collect(few, position)
-
-    def _run(self, statement: str, values: Mapping[str, Any]) -> _Rows:
-        if not self._sqlite:
-            statement = _PARAMETER.sub(r"%(\1)s", statement)
-        return self._session.exec_driver_sql(statement, dict(values)).all()
-
-    def _from(self, column: str) -> str:
-        """The table; on SQLite read by the index of `column` and by no other."""
-        return f"curriculum AS c INDEXED BY ix_curriculum_{column}" if self._sqlite else "curriculum AS c"
-
-    def _narrow(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Each filter that an index answers: its column, condition and values."""
-        query = self._query
-        found: list[tuple[str, str, dict[str, Any]]] = []
-        if query.tier is not None:
-            found.append(("tier", "c.tier = :tier", {"tier": query.tier}))
-        for number, name in enumerate(query.metrics):
-            found.append((name, *self._range(number, name)))
-        if query.min_duration_sec is not None:
-            found.append(("duration_sec", "c.duration_sec >= :seconds", {"seconds": query.min_duration_sec}))
-        if query.parent is not None:
-            found.append(("parent_id", "c.parent_id = :parent", {"parent": query.parent}))
-        if query.robot is not None:
-            found.append(("robot", "c.robot = :robot", {"robot": query.robot}))
-        return found
-
-    def _range(self, number: int, name: str) -> tuple[str, dict[str, Any]]:
-        low, high = self._query.metrics[name]
-        if METRIC_COLUMNS[name] is int:
-            # As whole numbers: PostgreSQL does not look for a fraction in an index of integers.
-            low = None if low is None else math.ceil(max(low, -_EXACT))
-            high = None if high is None else math.floor(min(high, _EXACT))
-        conditions: list[str] = []
-        values: dict[str, Any] = {}
-        for mark, sign, bound in ((f"low{number}", ">=", low), (f"high{number}", "<=", high)):
-            if bound is not None:
-                conditions.append(f"c.{name} {sign} :{mark}")
-                values[mark] = bound
-        return " AND ".join(conditions) or f"c.{name} IS NOT NULL", values
-
-    def _filters(self) -> tuple[list[str], dict[str, Any]]:
-        """Every filter, as it is checked row by row."""
-        conditions: list[str] = []
-        values: dict[str, Any] = {}
-        for _, condition, given in self._narrow():
-            conditions.append(condition)
-            values |= given
-        for number, tag in enumerate(sorted(set(self._query.tags))):
-            conditions.append(f"{self._find}(c.tags, :tag{number}) > 0")
-            values[f"tag{number}"] = f",{tag},"
-        if self._query.name:
-            conditions.append(f"{self._find}(c.name_folded, :part) > 0")
-            values["part"] = self._query.name.casefold()
-        return conditions, values
-
-    def _few(self) -> tuple[str, str, dict[str, Any]] | None:
-        """The source of the rows that one of the filters alone leaves, when they are few: FROM, WHERE and values."""
-        sources: list[tuple[str, str, dict[str, Any]]] = []
-        counts: list[str] = []
-        values: dict[str, Any] = {"scope": self._scope}
-
-        def add(counted: str, source: str, condition: str, given: dict[str, Any]) -> None:
-            counts.append(f"(SELECT count(*) FROM (SELECT 1 FROM {counted} LIMIT {_FEW + 1}) AS few)")
-            sources.append((source, condition, given))
-            values.update(given)
-
-        for number, tag in enumerate(sorted(set(self._query.tags))):
-            mark = f"bears{number}"
-            add(
-                f"clip_tags AS t WHERE t.tag = :{mark}",
-                "clip_tags AS t CROSS JOIN curriculum AS c",
-                f"t.tag = :{mark} AND c.clip_id = t.clip_id",
-                {mark: tag},
-            )
-        for column, condition, given in self._narrow():
-            add(f"{self._from(column)} WHERE c.scope = :scope AND {condition}", self._from(column), condition, given)
-        if self._query.mode is not None:
-            add("curriculum AS c WHERE c.scope = :scope", "curriculum AS c", "c.clip_id > ''", {})
-        if not counts:
-            return None
-        found = self._run(f"SELECT {', '.join(counts)}", values)[0]
-        return next((source for source, count in zip(sources, found, strict=True) if count <= _FEW), None)
-
-    def _collect(self, few: tuple[str, str, dict[str, Any]], position: _Position | None) -> tuple[_Rows, _Position | None]:
-        source, where, given = few
-        conditions, values = self._filters()
-        values |= given | {"scope": self._scope}
-        if position is not None and position.key is not None:
-            beyond, place = self._beyond(position)
-            conditions.append(f"({self._key} IS NULL OR {beyond})")
-            values |= place
-        elif position is not None:
-            beyond, place = self._beyond(position)
-            conditions += [f"{self._key} IS NULL", beyond]
-            values |= place
-        rows = self._select(
-            source, ["c.scope = :scope", where], conditions, values, self._query.limit, f"{self._key} IS NULL, {self._order()}"
-        )
-        return self._cut(rows, self._query.limit)
-
-    def _walk(self, position: _Position | None) -> tuple[_Rows, _Position | None]:
-        query = self._query
-        found: _Rows = []
-        if position is None or position.key is not None:
-            inside = f"{self._key} IS NOT NULL"
-            values: dict[str, Any] = {}
-            if query.sort in query.metrics:
-                inside, values = self._range(list(query.metrics).index(query.sort), query.sort)
-            found, last = self._stretch(inside, values, position, query.limit)
-            if last is not None:
-                return found, last
-            position = None
-        if not self._nullable or query.sort in query.metrics:
-            return found, None
-        if len(found) == query.limit:
-            # The page is full at the very end of the clips with a value; whether any without one follow is the next page's
-            # business.
-            return found, _Position(None, "~" if query.descending else "")
-        rest, last = self._stretch(f"{self._key} IS NULL", {}, position, query.limit - len(found))
-        return [*found, *rest], last
-
-    def _stretch(
-        self, inside: str, given: dict[str, Any], position: _Position | None, limit: int
-    ) -> tuple[_Rows, _Position | None]:
-        """Follow the sort column's index for at most `_BUDGET` rows; the position is None when the stretch was followed to its
-        end."""
-        values = given | {"scope": self._scope}
-        base = ["c.scope = :scope", inside]
-        if position is not None:
-            beyond, place = self._beyond(position)
-            base.append(beyond)
-            values |= place
-        conditions, more = self._filters()
-        source = self._from(self._query.sort)
-        if not conditions:
-            return self._cut(self._select(source, base, [], values, limit, self._order()), limit)
-        if self._sqlite:
-            edge = self._edge(source, base, values)
-            ahead, place = ([], {}) if edge is None else self._until(edge)
-            rows = self._select(source, [*base, *ahead], conditions, values | place | more, limit, self._order())
-            found, last = self._cut(rows, limit)
-            return found, last or edge
-        found, last = self._cut(self._select(source, base, conditions, values | more, limit, self._order()), limit)
-        return found, last or self._edge(source, base, values)
-
-    def _edge(self, source: str, base: list[str], values: dict[str, Any]) -> _Position | None:
-        """Where the budget of a stretch is used up, or None when it ends before. It reads the index only."""
-        found = self._run(
-            f"SELECT {self._key}, c.clip_id FROM {source} WHERE {' AND '.join(base)} "
-            f"ORDER BY {self._order()} LIMIT 1 OFFSET {_BUDGET - 1}",
-            values,
-        )
-        return _Position(found[0][0], found[0][1]) if found else None
-
-    def _select(
-        self, source: str, base: list[str], conditions: list[str], values: dict[str, Any], limit: int, order: str
-    ) -> _Rows:
-        """Up to `limit` + 1 rows of what `base` leaves of the source and `conditions` leave of that."""
-        values = values | {"most": limit + 1}
-        if self._sqlite:
-            where = " AND ".join([*base, *conditions])
-            return self._run(f"SELECT {_SHOWN} FROM {source} WHERE {where} ORDER BY {order} LIMIT :most", values)
-        # PostgreSQL's planner does not look through the inner LIMIT: what `base` leaves is found by its index whatever the
-        # conditions are, and not beyond the budget.
-        bound = max(_BUDGET if conditions else limit + 1, _FEW + 1)
-        inner = f"SELECT c.* FROM {source} WHERE {' AND '.join(base)}"
-        if order == self._order():
-            inner += f" ORDER BY {order}"
-        outer = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        return self._run(f"SELECT {_SHOWN} FROM ({inner} LIMIT {bound}) AS c{outer} ORDER BY {order} LIMIT :most", values)
-
-    def _order(self) -> str:
-        # Both databases can follow one ascending index either way when every column turns round; where the values are NULL this
-        # still holds.
-        way = "DESC" if self._query.descending else "ASC"
-        return f"{self._key} {way}, c.clip_id {way}"
-
-    def _beyond(self, position: _Position) -> tuple[str, dict[str, Any]]:
-        """What lies behind a position in the list."""
-        sign = "<" if self._query.descending else ">"
-        if position.key is None:
-            return f"c.clip_id {sign} :after_id", {"after_id": position.clip_id}
-        values = {"after_key": position.key, "after_id": position.clip_id}
-        return f"({self._key}, c.clip_id) {sign} (:after_key, :after_id)", values
-
-    def _until(self, edge: _Position) -> tuple[list[str], dict[str, Any]]:
-        """What lies before a position in the list, and itself."""
-        sign = ">=" if self._query.descending else "<="
-        if edge.key is None:
-            return [f"c.clip_id {sign} :edge_id"], {"edge_id": edge.clip_id}
-        return [f"({self._key}, c.clip_id) {sign} (:edge_key, :edge_id)"], {"edge_key": edge.key, "edge_id": edge.clip_id}
-
-    def _cut(self, rows: _Rows, limit: int) -> tuple[_Rows, _Position | None]:
-        if len(rows) <= limit:
-            return rows, None
-        last = rows[limit - 1]
-        return rows[:limit], _Position(last[_PLACE[self._query.sort]], last[0])
+def encode_cursor(query: ClipQuery, key: float | None, clip_id: str) -> str:
+    """The cursor of the page after a row of a list, by its sort value and its clip."""
+    text = json.dumps([query.fingerprint(), key, clip_id], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _encode(position: _Position, query: ClipQuery) -> str:
-    facts = json.dumps([query.fingerprint(), position.key, position.clip_id], separators=(",", ":"))
-    return base64.urlsafe_b64encode(facts.encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str, query: ClipQuery) -> _Position:
-    refused = InputRefused(
+def _decode_cursor(cursor: str, query: ClipQuery) -> _Position:
+    refusal = InputRefused(
         "the cursor cannot be read",
         key="cursor",
         expected="`next_cursor` of the page before, unchanged",
         remedy="Begin without a cursor",
     )
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
     if len(cursor) > 1000:
-        raise refused
+        raise refusal
     try:
-        facts = json.loads(
-            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True), parse_constant=_refuse
-        )
-    except (binascii.Error, ValueError, RecursionError):
-        raise refused from None
-    if not isinstance(facts, list) or len(facts) != 3:
-        raise refused
-    fingerprint, key, clip_id = facts
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        fingerprint, key, clip_id = json.loads(text, parse_constant=refuse)
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise refusal from None
     if isinstance(key, bool) or not isinstance(key, int | float | None) or not isinstance(clip_id, str):
-        raise refused
-    if (
-        (key is not None and abs(key) > (_EXACT if isinstance(key, int) else 1e300))
-        or not clip_id.isascii()
-        or not clip_id.isprintable()
-    ):
-        raise refused
-    if key is None and not curriculum.c[query.sort].nullable:
-        raise refused
+        raise refusal
+    if key is not None and abs(key) > (_EXACT if isinstance(key, int) else 1e300):
+        raise refusal
+    if not clip_id.isascii() or not clip_id.isprintable() or (key is None and not curriculum.c[query.sort].nullable):
+        raise refusal
     if fingerprint != query.fingerprint():
         raise InputRefused(
             "the cursor belongs to a list with other filters or another order",
@@ -438,5 +344,29 @@ def _decode(cursor: str, query: ClipQuery) -> _Position:
     return _Position(key, clip_id)
 
 
-def _refuse(name: str) -> float:
-    raise ValueError(name)
+def add_clip(session: Session, clip: Mapping[str, Any]) -> None:
+    """List a new clip, by its columns, without a result."""
+    session.execute(_ADD, _clip_columns(clip) | {"mode": UNSCORED, "best": 1})
+
+
+def set_best_rollout(session: Session, clip: Mapping[str, Any], rollout: Mapping[str, Any], *, of_all_modes: bool) -> None:
+    """Let a rollout speak for its clip in its mode and, with `of_all_modes`, in queries without a mode.
+
+    Args:
+      clip, rollout: their columns.
+    """
+    rows = curriculum.c.clip_id == clip["id"]
+    if of_all_modes:
+        session.execute(update(curriculum).where(rows, curriculum.c.best == 1).values(best=0))
+    session.execute(delete(curriculum).where(rows, curriculum.c.mode.in_((UNSCORED, rollout["mode"]))))
+    columns = {name: rollout[name] for name in ("mode", "tier", *METRIC_COLUMNS)}
+    session.execute(_ADD, _clip_columns(clip) | columns | {"rollout_id": rollout["id"], "best": int(of_all_modes)})
+
+
+# The same object for every row: putting a statement together costs more than running it.
+_ADD = insert(curriculum).inline()
+
+
+def _clip_columns(clip: Mapping[str, Any]) -> dict[str, Any]:
+    columns = {name: clip[name] for name in ("robot", "created_at", "duration_sec")}
+    return columns | {"clip_id": clip["id"], "name_folded": clip["name"].casefold()[:400]}

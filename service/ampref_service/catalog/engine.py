@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Engine, event, exc, make_url, text
-from sqlalchemy import create_engine as _create_engine
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Insert, Table, event, exc, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 
-from amp_core.errors import DiskFull, InputRefused, Unavailable
+from amp_core.errors import AmprefError, DiskFull, InputRefused, Unavailable
 
+T = TypeVar("T")
 Session: TypeAlias = Connection
 """One transaction on the catalog: what every query takes as its first argument."""
 
 _BUSY_TIMEOUT_SEC = 30.0
-_POSTGRESQL_DISK_FULL = "53100"
+_UNDEFINED_TABLE, _DISK_FULL = "42P01", "53100"  # SQLSTATE of PostgreSQL
 
 
 def normalize_url(url: str) -> str:
@@ -39,22 +42,25 @@ def normalize_url(url: str) -> str:
     return url
 
 
-def dumps(value: Any) -> str:
+def _to_json(value: Any) -> str:
     """JSON for a column: NaN and Infinity are refused, since neither database's readers could be trusted with them."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def create_engine(url: str) -> Engine:
-    """An engine with what this catalog relies on: WAL, foreign keys and `BEGIN IMMEDIATE` on SQLite, live connections on
-    PostgreSQL."""
-    parsed = make_url(normalize_url(url))
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database:
-            Path(parsed.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            parsed = parsed.set(database=os.path.abspath(Path(parsed.database).expanduser()))
-        engine = _create_engine(
-            parsed,
-            json_serializer=dumps,
+    """An engine with what this catalog relies on.
+
+    On SQLite that is WAL, foreign keys and `BEGIN IMMEDIATE`, on PostgreSQL connections that are alive.
+    """
+    address = make_url(normalize_url(url))
+    if address.get_backend_name() == "sqlite":
+        if address.database:
+            path = Path(address.database).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            address = address.set(database=os.path.abspath(path))
+        engine = sa.create_engine(
+            address,
+            json_serializer=_to_json,
             pool_size=16,
             max_overflow=48,
             connect_args={"timeout": _BUSY_TIMEOUT_SEC, "check_same_thread": False},
@@ -62,9 +68,9 @@ def create_engine(url: str) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    engine = _create_engine(
-        parsed,
-        json_serializer=dumps,
+    engine = sa.create_engine(
+        address,
+        json_serializer=_to_json,
         pool_pre_ping=True,
         pool_size=8,
         max_overflow=24,
@@ -78,14 +84,15 @@ def _set_up_postgresql(connection: Any, _record: Any) -> None:
     # The default (4) is of spinning disks. With it the planner would rather sort thousands of clips than follow an index in
     # order and stop when the page is full.
     connection.execute("SET random_page_cost = 1.1")
+    # A plan that is made once for all values does not know which ranges are narrow.
+    connection.execute("SET plan_cache_mode = force_custom_plan")
     connection.commit()
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # Transactions are begun by `_begin_sqlite`, not by the driver, which would begin them late and deferred.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    try:
+    with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -94,8 +101,6 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
         cursor.execute("PRAGMA mmap_size=1073741824")
         cursor.execute("PRAGMA cache_size=-16384")
         cursor.execute("PRAGMA temp_store=MEMORY")
-    finally:
-        cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -119,7 +124,7 @@ class Catalog:
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] | None = None) -> Catalog:
-        """Open a catalog by URL; its schema must be there (`ampref_service.catalog.schema.upgrade`)."""
+        """Open a catalog by URL; `ampref_service.catalog.schema` makes its tables and checks that they are this release's."""
         return cls(create_engine(url), clock)
 
     @property
@@ -130,7 +135,7 @@ class Catalog:
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction for reading: one consistent view, nothing is kept."""
-        with _clear_errors(self.engine), self.engine.connect() as connection:
+        with _translate_errors(self.engine), self.engine.connect() as connection:
             connection.info["ampref_clock"] = self._clock
             if self.dialect == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -141,17 +146,11 @@ class Catalog:
     @contextlib.contextmanager
     def begin(self) -> Iterator[Session]:
         """A transaction for writing: committed when the block ends, rolled back when it raises."""
-        with _clear_errors(self.engine), self.engine.connect() as connection:
+        with _translate_errors(self.engine), self.engine.connect() as connection:
             connection.info["ampref_clock"] = self._clock
             connection = connection.execution_options(ampref_write=True)
             with connection.begin():
                 yield connection
-
-    def check(self) -> None:
-        """Raise `Unavailable` unless the database answers and has this code's schema."""
-        from ampref_service.catalog import schema
-
-        schema.check(self)
 
     def close(self) -> None:
         """Close every connection."""
@@ -159,38 +158,45 @@ class Catalog:
 
 
 @contextlib.contextmanager
-def _clear_errors(engine: Engine) -> Iterator[None]:
+def _translate_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except exc.TimeoutError as error:
         raise Unavailable("every database connection of this process is in use", remedy="Try again in a moment") from error
     except exc.DBAPIError as error:
-        said = str(error.orig).strip().splitlines()[0][:300] if str(error.orig).strip() else type(error.orig).__name__
-        if (isinstance(error.orig, sqlite3.OperationalError) and "no such table" in said) or "UndefinedTable" in type(
-            error.orig
-        ).__name__:
-            raise Unavailable(f"the database has no catalog: {said}", remedy="Run `ampref migrate`") from error
-        if isinstance(error.orig, sqlite3.OperationalError) and "locked" in said:
-            raise Unavailable(
-                f"the database was busy for {_BUSY_TIMEOUT_SEC:g} s",
-                remedy="Try again; for many writers at a time use PostgreSQL",
-            ) from error
-        if isinstance(error.orig, sqlite3.OperationalError) and "disk is full" in said:
-            raise DiskFull(
-                f"no space left for the catalog in {Path(engine.url.database or '.').parent}",
-                remedy="Make room there; nothing was written, so try again then",
-            ) from error
-        if getattr(error.orig, "sqlstate", None) == _POSTGRESQL_DISK_FULL:
-            raise DiskFull(
-                f"no space left on the database server {engine.url.host or ''}: {said}".replace(" :", ":"),
-                remedy="Make room on its disk; nothing was written, so try again then",
-            ) from error
-        if isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError:
-            raise Unavailable(
-                f"the database cannot be used: {said}",
-                remedy="Check AMPREF_DATABASE_URL and that the server is up, then try again",
-            ) from error
-        raise
+        translation = _translate(error, engine)
+        if translation is None:
+            raise
+        raise translation from error
+
+
+def _translate(error: exc.DBAPIError, engine: Engine) -> AmprefError | None:
+    lines = str(error.orig).strip().splitlines()
+    message = lines[0][:300] if lines else type(error.orig).__name__
+    state = getattr(error.orig, "sqlstate", None)
+    in_sqlite = message if isinstance(error.orig, sqlite3.OperationalError) else ""
+    if "no such table" in in_sqlite or state == _UNDEFINED_TABLE:
+        return Unavailable(f"the database has no catalog: {message}", remedy="Run `ampref migrate`")
+    if "locked" in in_sqlite:
+        return Unavailable(
+            f"the database was busy for {_BUSY_TIMEOUT_SEC:g} s", remedy="Try again; for many writers at a time use PostgreSQL"
+        )
+    if "disk is full" in in_sqlite:
+        return DiskFull(
+            f"no space left for the catalog in {Path(engine.url.database or '.').parent}",
+            remedy="Make room there; nothing was written, so try again then",
+        )
+    if state == _DISK_FULL:
+        return DiskFull(
+            f"no space left on the database server {engine.url.host or ''}: {message}".replace(" :", ":"),
+            remedy="Make room on its disk; nothing was written, so try again then",
+        )
+    if isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError:
+        return Unavailable(
+            f"the database cannot be used: {message}",
+            remedy="Check AMPREF_DATABASE_URL and that the server is up, then try again",
+        )
+    return None
 
 
 def now(session: Session) -> float:
@@ -203,6 +209,29 @@ def now(session: Session) -> float:
     return time.time()
 
 
+def insert_new(session: Session, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row unless a unique constraint forbids it; True when it was inserted.
+
+    A rival that is inserting the same row is waited for, so that after a False a query finds the row.
+    """
+    statement = _insert_new(session.dialect.name, table)
+    return session.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount > 0
+
+
+@functools.cache
+def _insert_new(dialect: str, table: Table) -> Insert:
+    # The same object for every row: putting a statement together costs more than running it.
+    if dialect == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing().inline()
+    return sqlite.insert(table).on_conflict_do_nothing().inline()
+
+
+def chunked(items: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """Parts of a list that are short enough for `IN (…)` and one answer."""
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -213,6 +242,5 @@ def new_id(prefix: str) -> str:
 
 
 def finite(value: float | None) -> float | None:
-    """A number as both databases keep it: NaN and infinities become NULL, since SQLite and PostgreSQL order them
-    differently."""
+    """A number as both databases keep it: NaN and infinities become NULL, since the databases order them differently."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Insert, RowMapping, Table, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import RowMapping, Select, func, select, update
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit
-from ampref_service.catalog.engine import Session, new_id, now
+from ampref_service.catalog.engine import Session, insert_new, new_id, now
 from ampref_service.catalog.records import Job, Page
-from ampref_service.catalog.tables import JOB_STATES, jobs
+from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs
 
-_HIDDEN = ("rung_at",)
+_UNSHOWN = ("rung_at",)
 DEFAULT_MAX_ATTEMPTS = 3
-
-
-def insert_ignore(session: Session, table: Table, values: Mapping[str, Any]) -> bool:
-    """Insert unless a unique constraint says that it is there already; True when something was inserted.
-
-    A rival that is inserting the same row is waited for, so that after a False a query finds the row.
-    """
-    statement = _insert_ignore(session.dialect.name, table)
-    return session.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount > 0
-
-
-@functools.cache
-def _insert_ignore(dialect: str, table: Table) -> Insert:
-    # The same object for every row: putting a statement together costs more than running it.
-    if dialect == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing().inline()
-    return sqlite.insert(table).on_conflict_do_nothing().inline()
 
 
 def to_job(row: RowMapping) -> Job:
     """A row as a record."""
-    values = {name: value for name, value in row.items() if name not in _HIDDEN}
+    values = {name: value for name, value in row.items() if name not in _UNSHOWN}
     values["cancel_requested"] = bool(values["cancel_requested"])
     return Job(**values)
 
@@ -84,7 +65,7 @@ def enqueue(
         "progress": 0.0,
         "actor": actor,
     }
-    if insert_ignore(session, jobs, values):
+    if insert_new(session, jobs, values):
         audit.record(
             session,
             actor,
@@ -92,9 +73,9 @@ def enqueue(
             f"job:{values['id']}",
             {"kind": kind, "clip": clip_id, "recipe": recipe_digest, "version": version_id},
         )
-        unset: dict[str, Any] = {column.name: None for column in jobs.c if column.name not in (*values, *_HIDDEN)}
+        unset: dict[str, Any] = {column.name: None for column in jobs.c if column.name not in (*values, *_UNSHOWN)}
         return Job(**unset, **(values | {"cancel_requested": False})), True
-    live = select(jobs).where(jobs.c.kind == kind, jobs.c.state.in_(("queued", "running")))
+    live = select(jobs).where(jobs.c.kind == kind, jobs.c.state.in_(LIVE_STATES))
     if kind == "lock":
         live = live.where(jobs.c.version_id == version_id)
     else:
@@ -102,15 +83,16 @@ def enqueue(
     return to_job(session.execute(live).mappings().one()), False
 
 
+def _newest_first(query: Select[Any], clip_id: str, recipe_digest: str) -> Select[Any]:
+    """The rollout jobs of a clip and a recipe."""
+    return query.where(jobs.c.clip_id == clip_id, jobs.c.recipe_digest == recipe_digest, jobs.c.kind == "rollout").order_by(
+        jobs.c.created_at.desc(), jobs.c.id.desc()
+    )
+
+
 def latest_for_rollout(session: Session, clip_id: str, recipe_digest: str) -> Job | None:
     """The newest job that scored, or was to score, a clip with a recipe."""
-    query = (
-        select(jobs)
-        .where(jobs.c.clip_id == clip_id, jobs.c.recipe_digest == recipe_digest, jobs.c.kind == "rollout")
-        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
-        .limit(1)
-    )
-    row = session.execute(query).mappings().one_or_none()
+    row = session.execute(_newest_first(select(jobs), clip_id, recipe_digest).limit(1)).mappings().one_or_none()
     return None if row is None else to_job(row)
 
 
@@ -119,18 +101,8 @@ def answer(session: Session, clip_id: str, recipe_digest: str) -> str | None:
 
     A recipe of mode `auto` has no rollout of its own: what its job made is kept under the recipes that really made it.
     """
-    query = (
-        select(jobs.c.result)
-        .where(
-            jobs.c.clip_id == clip_id,
-            jobs.c.recipe_digest == recipe_digest,
-            jobs.c.kind == "rollout",
-            jobs.c.state == "succeeded",
-        )
-        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
-        .limit(1)
-    )
-    result = session.execute(query).scalar_one_or_none()
+    query = _newest_first(select(jobs.c.result), clip_id, recipe_digest).where(jobs.c.state == "succeeded")
+    result = session.execute(query.limit(1)).scalar_one_or_none()
     return None if result is None else result.get("rollout_id")
 
 
@@ -160,20 +132,20 @@ def list_jobs(
     for column, value in ((jobs.c.state, state), (jobs.c.kind, kind), (jobs.c.clip_id, clip_id)):
         if value is not None:
             query = query.where(column == value)
-    found = [to_job(row) for row in session.execute(query).mappings()]
-    return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
+    rows = [to_job(row) for row in session.execute(query).mappings()]
+    return Page(tuple(rows[:limit]), rows[limit - 1].id if len(rows) > limit else None)
 
 
 def counts(session: Session) -> dict[str, int]:
     """How many jobs there are in each state."""
-    found = {state: number for state, number in session.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))}
-    return {state: found.get(state, 0) for state in JOB_STATES}
+    by_state = {state: number for state, number in session.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))}
+    return {state: by_state.get(state, 0) for state in JOB_STATES}
 
 
 def cancel_for_clip(session: Session, clip_id: str, reason: str) -> list[str]:
     """Cancel every live job of a clip at once; a worker that still runs one finds its token stale."""
     at = now(session)
-    live = select(jobs.c.id).where(jobs.c.clip_id == clip_id, jobs.c.state.in_(("queued", "running"))).with_for_update()
+    live = select(jobs.c.id).where(jobs.c.clip_id == clip_id, jobs.c.state.in_(LIVE_STATES)).with_for_update()
     ids = list(session.execute(live).scalars())
     if ids:
         session.execute(

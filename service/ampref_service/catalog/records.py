@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from amp_core.lineage import Lineage
 from amp_core.recipe import PhysicsScale
@@ -18,9 +18,9 @@ _ETA_FROM = 0.02
 """The share of a job from which on its rate says something; before that, starting up is most of the time."""
 
 
-@dataclass(frozen=True)
-class NewClip:
-    """An upload that was stored and checked, ready to be a clip.
+@dataclass(frozen=True, kw_only=True)
+class ClipUpload:
+    """An upload that was stored and checked.
 
     Args:
       name: what people call it.
@@ -31,9 +31,8 @@ class NewClip:
       blob_digest: where the bytes are stored.
       size: bytes of the upload.
       frames_in, fps_in, duration_sec: of the motion as it was uploaded.
-      tags: labels; added to the clip's tags when it is there already.
-      lineage: of a variant; None for an original.
-      parent_id: the clip that it was made from; without it, the one with the parent's bytes.
+      tags: labels; added to the clip's tags when the clip exists already.
+      parent_id: of a variant, the clip that it was made from.
     """
 
     name: str
@@ -49,7 +48,46 @@ class NewClip:
     read_options: Mapping[str, Any] = field(default_factory=dict)
     tags: Sequence[str] = ()
     parent_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewClip(ClipUpload):
+    """An upload that is ready to be a clip.
+
+    Args:
+      lineage: of a variant; None for an original. Without a `parent_id`, the clip with the parent's bytes is the parent.
+    """
+
     lineage: Lineage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(ClipUpload):
+    """A clip in the catalog, without its results; `amp_core.lineage.LINEAGE_COLUMNS` are None for an original."""
+
+    id: str
+    created_at: float
+    actor: str
+    parent_digest: str | None
+    ancestor_digest: str | None
+    augmentation: str | None
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the clip that it was made from; None for an original, and while that clip is not in this catalog."""
+        return self.parent_id
+
+    @property
+    def lineage(self) -> str:
+        """What a clip and all its variants share: the digest of the original's bytes."""
+        return self.ancestor_digest or self.source_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedClip(Clip):
+    """A clip in the curriculum, with the rollout that speaks for it; None until one was scored."""
+
+    rollout: RolloutSummary | None
 
 
 @dataclass(frozen=True)
@@ -62,41 +100,6 @@ class RecipeRow:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip as it was uploaded, without its results."""
-
-    id: str
-    name: str
-    robot: str
-    robot_digest: str
-    source_digest: str
-    source_format: str
-    read_options: Mapping[str, Any]
-    blob_digest: str
-    size: int
-    frames_in: int
-    fps_in: float
-    duration_sec: float
-    created_at: float
-    actor: str
-    parent_id: str | None
-    parent_digest: str | None
-    ancestor_digest: str | None
-    augmentation: str | None
-    tags: tuple[str, ...]
-
-    @property
-    def parent(self) -> str | None:
-        """The id of the clip that it was made from; None for an original, and where that clip is not here."""
-        return self.parent_id
-
-    @property
-    def lineage(self) -> str:
-        """What a clip and all its variants share: the digest of the original's bytes."""
-        return self.ancestor_digest or self.source_digest
-
-
-@dataclass(frozen=True)
 class Segment:
     """Frames `start ≤ k < end` of a rollout that pass a tier on their own."""
 
@@ -106,21 +109,20 @@ class Segment:
     score: float | None
 
 
-@dataclass(frozen=True)
-class NewRollout:
-    """What a rollout job found out.
+@dataclass(frozen=True, kw_only=True)
+class RolloutResult:
+    """The result of a rollout job.
 
     Args:
       mode: the mode that made it, never `auto`.
       tier: 0, 1 or -1; `tier_reason` says why.
       gate_profile: e.g. `amp-0.11`.
-      metrics: by the names of `amp_core.quality.METRICS`; every one must be there.
+      metrics: by the names of `amp_core.metrics.METRICS`; every one must be present.
       segments: windows that pass on their own.
       frames, duration_sec: of the rollout at control rate.
       arrays_digest, arrays_size: the export npz in the blob store.
       feature_code_hash, mujoco_version: what computed it.
-      result: the whole `Score.to_dict()`: gates, segments with metrics, ingest report, provenance, warnings.
-      recipe: that made it; None for the job's own. In mode `auto` a job makes rollouts under recipes of other modes.
+      result: the document `Score.to_dict()`: gates, segments with metrics, ingest report, provenance, warnings.
     """
 
     mode: str
@@ -136,33 +138,30 @@ class NewRollout:
     mujoco_version: str
     result: Mapping[str, Any]
     segments: Sequence[Segment] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRollout(RolloutResult):
+    """A result to store, under `recipe` or, where that is None, under the job's own.
+
+    In mode `auto` a job makes rollouts under recipes of other modes.
+    """
+
     recipe: RecipeRow | None = None
 
 
-@dataclass(frozen=True)
-class Rollout:
+@dataclass(frozen=True, kw_only=True)
+class Rollout(RolloutResult):
     """A scored rollout of a clip under a recipe."""
 
     id: str
     clip_id: str
     recipe_digest: str
-    mode: str
-    tier: int
-    tier_reason: str
-    gate_profile: str
-    metrics: Mapping[str, float | int | None]
-    segments: tuple[Segment, ...]
-    frames: int
-    duration_sec: float
-    arrays_digest: str
-    arrays_size: int
-    feature_code_hash: str
-    mujoco_version: str
-    result: Mapping[str, Any]
     created_at: float
 
 
-class RolloutSummary(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class RolloutSummary:
     """A rollout in a list: no result document, no segments."""
 
     id: str
@@ -175,45 +174,9 @@ class RolloutSummary(NamedTuple):
     metrics: Mapping[str, float | int | None]
 
 
-class ListedClip(NamedTuple):
-    """A clip in the curriculum, with the rollout that speaks for it (None until one was scored).
-
-    A tuple, because a page makes hundreds of them.
-    """
-
-    id: str
-    name: str
-    robot: str
-    robot_digest: str
-    source_digest: str
-    source_format: str
-    size: int
-    frames_in: int
-    fps_in: float
-    duration_sec: float
-    created_at: float
-    parent_id: str | None
-    parent_digest: str | None
-    ancestor_digest: str | None
-    augmentation: str | None
-    read_options: Mapping[str, Any]
-    tags: tuple[str, ...]
-    rollout: RolloutSummary | None
-
-    @property
-    def parent(self) -> str | None:
-        """As of a `Clip`."""
-        return self.parent_id
-
-    @property
-    def lineage(self) -> str:
-        """As of a `Clip`."""
-        return self.ancestor_digest or self.source_digest
-
-
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items and the cursor to the next ones; the end is where `next_cursor` is None, not where a page is short."""
+    """Some items, and the cursor to the next ones; None at the end of the list."""
 
     items: tuple[T, ...]
     next_cursor: str | None
@@ -266,11 +229,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of an upload or of a wish for a rollout.
+    """The outcome of an upload or of a request for a rollout.
 
-    `new_clip` and `new_job` tell what was made; when neither, the clip and its recipe were known: `rollout` is the result
-    when there
-    is one already, `job` the one that made it or is about to.
+    `new_clip` and `new_job` say what was added. When neither was, clip and recipe were known: `rollout` is the result where
+    there is one already, `job` the job that made it or is about to.
     """
 
     clip: Clip
@@ -282,7 +244,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class DeletedClip:
-    """A clip that is gone: the jobs that were cancelled, and the blobs that nothing names any more."""
+    """A deleted clip: the jobs that were cancelled, and the blobs that nothing names any more."""
 
     id: str
     name: str
@@ -302,7 +264,7 @@ class Select:
       tiers: 0, 1 or both; default Tier 0 only. What was Rejected is in no version.
       robot: the version's robot; a version holds one robot's clips.
       mode, recipe: see above.
-      tags: the clip must bear all of them.
+      tags: the clip must have all of them.
       clips: ids or names; empty means all.
       segments: see above.
       buckets: the physics to take each clip in, `PhysicsScale()` for the robot's own; `all` means whatever it was scored in;
@@ -319,7 +281,7 @@ class Select:
     buckets: Literal["all"] | tuple[PhysicsScale, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, the way the version keeps it."""
+        """As JSON, the way the version stores it."""
         return {
             "robot": self.robot,
             "tiers": list(self.tiers),
@@ -376,6 +338,24 @@ class SelectedRollout:
     augmentation: str | None = None
     physics: Mapping[str, float] | None = None
     generator_version: str | None = None
+
+
+@dataclass(frozen=True)
+class RolloutSource:
+    """What a rollout was generated from.
+
+    Args:
+      recipe: as JSON has it.
+      attempt: of a planned rollout, which plan was kept; else 0.
+      blob_digest: where the clip's bytes are.
+      source_format, read_options: how they are read.
+    """
+
+    recipe: Mapping[str, Any]
+    attempt: int
+    blob_digest: str
+    source_format: str
+    read_options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

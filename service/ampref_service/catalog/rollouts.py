@@ -1,10 +1,7 @@
-"""Rollouts, and the curriculum's projection of them.
+"""Rollouts, and which of a clip's rollouts is the best.
 
-Of a clip's rollouts the best is one in the robot's own physics before any in scaled physics (a domain-randomization bucket
-tells how robust a clip is, not what it is), then one of the best tier (0, then 1, then Rejected), then one that was simulated
-freely before one whose poses were forced; of those that are not Tier 0 as a whole, the one with more frames in Tier 0 segments;
-then the newest. It speaks for the clip in the curriculum and in a version, unless the caller names a mode (then the best in
-that mode does) or a recipe.
+The order is `amp_core.tiers.merit_order`, then the newest first, written in SQL. The best rollout speaks for its clip in the
+curriculum and in a version, unless the caller names a mode (then the best in that mode does) or a recipe.
 """
 
 from __future__ import annotations
@@ -13,39 +10,44 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, String, Subquery, bindparam, case, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, RowMapping, Subquery, bindparam, case, func, insert, literal, select
 
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
-from amp_core.tiers import FORCED_MODES, Tier, merit_order
-from ampref_service.catalog import audit, job_rows
-from ampref_service.catalog.engine import Session, finite, new_id, now
+from amp_core.tiers import FORCED_MODES, Tier
+from ampref_service.catalog import audit, curriculum, job_rows
+from ampref_service.catalog.engine import Session, finite, insert_new, new_id, now
 from ampref_service.catalog.records import NewRollout, Rollout, Segment
-from ampref_service.catalog.tables import METRIC_COLUMNS, TIERS, clips, curriculum, recipes, rollouts, segments
+from ampref_service.catalog.tables import METRIC_COLUMNS, clips, recipes, rollouts, segments
 
-ANY_MODE = "*"
-"""The curriculum scope in which a clip's best rollout of all modes speaks for it."""
+_TIER_0_FRAMES = func.coalesce(
+    select(func.sum(segments.c.end - segments.c.start))
+    .where(segments.c.rollout_id == rollouts.c.id, segments.c.tier == int(Tier.TIER_0))
+    .scalar_subquery(),
+    0,
+)
+_BEST_FIRST: tuple[ColumnElement[Any], ...] = (
+    recipes.c.scaled,
+    case({int(tier): tier.rank for tier in Tier}, value=rollouts.c.tier),
+    case((rollouts.c.mode.in_(FORCED_MODES), 1), else_=0),
+    case((rollouts.c.tier == int(Tier.TIER_0), 0), else_=-_TIER_0_FRAMES),
+    rollouts.c.created_at.desc(),
+    rollouts.c.id.desc(),
+)
+"""The order of `merit_order`, then the newest first; of `rollouts` joined with their `recipes`."""
 
-_TIER_RANK = {int(tier): tier.rank for tier in Tier}
-
-
-def own_physics(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe leaves the robot's friction, mass and damping as the model has them."""
-    return all(factor == 1 for factor in (recipe.get("physics") or {}).values())
-
-
-def _best_first(session: Session, clip_id: str) -> list[tuple[str, str]]:
-    """(id, mode) of a clip's rollouts, the best first."""
-    ranked = [
-        (
-            (*merit_order(row.tier, row.mode, row.tier_0_frames or 0, scaled=row.scaled), -row.created_at),
-            row.id,
-            row.mode,
-        )
-        for row in session.execute(_RANKED, {"clip": clip_id})
-    ]
-    # The rows come with the highest id first, and sorting keeps equals in order.
-    return [(rollout_id, mode) for _, rollout_id, mode in sorted(ranked, key=lambda entry: entry[0])]
+_RANKED = (
+    select(rollouts.c.id, rollouts.c.mode)
+    .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
+    .where(rollouts.c.clip_id == bindparam("clip"))
+    .order_by(*_BEST_FIRST)
+)
+_LOCK_CLIP = (
+    select(clips.c.id, clips.c.name, clips.c.robot, clips.c.created_at, clips.c.duration_sec)
+    .where(clips.c.id == bindparam("clip"))
+    .with_for_update()
+)
+_ADD_SEGMENT = insert(segments)
 
 
 def add(
@@ -53,43 +55,45 @@ def add(
 ) -> tuple[Rollout, bool]:
     """Store a result and let it speak for its clip where it is the best; in the caller's transaction.
 
-    Returns it and True, or the one that is there for this clip and recipe and False: the first result stays. Raises
-    `Conflict` when the
-    clip is gone, `InputRefused` when a metric is missing or unknown.
+    Returns it and True, or the rollout that this clip has under this recipe already and False: the first result stays. Raises
+    `Conflict` when the clip was deleted, `InputRefused` when a metric is missing or unknown.
     """
-    values = _values(new)
-    if session.execute(_LOCK_CLIP, {"clip": clip_id}).one_or_none() is None:
+    columns = _to_columns(new)
+    clip = session.execute(_LOCK_CLIP, {"clip": clip_id}).mappings().one_or_none()
+    if clip is None:
         raise Conflict(f"the clip {clip_id} was deleted before its result came")
     rollout_id = new_id("rollout")
-    values |= {"id": rollout_id, "clip_id": clip_id, "recipe_digest": recipe_digest, "created_at": now(session)}
-    if not job_rows.insert_ignore(session, rollouts, values):
-        there = find(session, clip_id, recipe_digest)
-        assert there is not None
-        return there, False
-    found = tuple(Segment(one.start, one.end, one.tier, finite(one.score)) for one in new.segments)
-    if found:
+    columns |= {"id": rollout_id, "clip_id": clip_id, "recipe_digest": recipe_digest, "created_at": now(session)}
+    if not insert_new(session, rollouts, columns):
+        first = find(session, clip_id, recipe_digest)
+        assert first is not None
+        return first, False
+    windows = tuple(Segment(window.start, window.end, window.tier, finite(window.score)) for window in new.segments)
+    if windows:
         session.execute(
             _ADD_SEGMENT,
             [
                 {
                     "rollout_id": rollout_id,
                     "position": position,
-                    "start": segment.start,
-                    "end": segment.end,
-                    "tier": segment.tier,
-                    "score": segment.score,
+                    "start": window.start,
+                    "end": window.end,
+                    "tier": window.tier,
+                    "score": window.score,
                 }
-                for position, segment in enumerate(found)
+                for position, window in enumerate(windows)
             ],
         )
-    _speak(session, values)
+    ranked = session.execute(_RANKED, {"clip": clip_id}).all()
+    if next(row.id for row in ranked if row.mode == new.mode) == rollout_id:
+        curriculum.set_best_rollout(session, dict(clip), columns, of_all_modes=ranked[0].id == rollout_id)
     audit.record(
         session, actor, "rollout.create", f"rollout:{rollout_id}", {"clip": clip_id, "recipe": recipe_digest, "tier": new.tier}
     )
-    return _made(values, found), True
+    return _to_rollout(columns, windows), True
 
 
-def _values(new: NewRollout) -> dict[str, Any]:
+def _to_columns(new: NewRollout) -> dict[str, Any]:
     missing = [name for name in METRIC_COLUMNS if name not in new.metrics]
     unknown = [name for name in new.metrics if name not in METRIC_COLUMNS]
     if missing or unknown:
@@ -98,11 +102,11 @@ def _values(new: NewRollout) -> dict[str, Any]:
             expected=", ".join(METRIC_COLUMNS),
             remedy="Run the worker and the catalog from one release; run `ampref migrate` after an upgrade",
         )
-    if new.tier not in TIERS:
+    if new.tier not in tuple(Tier):
         raise InputRefused(f"a result's tier is {new.tier!r}", expected="0, 1 or -1")
-    values: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "mode": new.mode,
-        "tier": new.tier,
+        "tier": int(new.tier),
         "tier_reason": new.tier_reason,
         "gate_profile": new.gate_profile,
         "frames": new.frames,
@@ -111,110 +115,43 @@ def _values(new: NewRollout) -> dict[str, Any]:
         "arrays_size": new.arrays_size,
         "feature_code_hash": new.feature_code_hash,
         "mujoco_version": new.mujoco_version,
-        "result": _strict(dict(new.result)),
+        "result": _nan_to_null(dict(new.result)),
     }
     for name, kind in METRIC_COLUMNS.items():
         number = finite(new.metrics[name])
-        values[name] = None if number is None else kind(number)
-    return values
+        columns[name] = None if number is None else kind(number)
+    return columns
 
 
-def _strict(value: Any) -> Any:
+def _nan_to_null(value: Any) -> Any:
     """JSON has no NaN: a number that could not be computed is null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: _nan_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [_nan_to_null(item) for item in value]
     return value
 
 
-def _speak(session: Session, values: Mapping[str, Any]) -> None:
-    """Let a new rollout speak for its clip where it is the best: of all modes, of its own, or nowhere."""
-    best_first = _best_first(session, values["clip_id"])
-    spoken = {f"new_{name}": values[name] for name in METRIC_COLUMNS} | {
-        "new_rollout_id": values["id"],
-        "new_tier": values["tier"],
-        "new_recipe_digest": values["recipe_digest"],
-        "new_mode": values["mode"],
-        "new_tier_reason": values["tier_reason"],
-        "new_frames": values["frames"],
-        "new_scored_at": values["created_at"],
-        "of_clip": values["clip_id"],
-    }
-    if best_first[0][0] == values["id"]:
-        session.execute(_SPEAK, spoken | {"of_scope": ANY_MODE})
-    in_mode = [rollout_id for rollout_id, mode in best_first if mode == values["mode"]]
-    if in_mode[0] == values["id"]:
-        if len(in_mode) == 1:
-            session.execute(_NEW_SCOPE, {"new_scope": values["mode"], "of_clip": values["clip_id"], "of_scope": ANY_MODE})
-        session.execute(_SPEAK, spoken | {"of_scope": values["mode"]})
-
-
-_ABOUT_ROLLOUT = ("rollout_id", "tier", "recipe_digest", "mode", "tier_reason", "frames", "scored_at", *METRIC_COLUMNS)
-_ABOUT_CLIP = tuple(column.name for column in curriculum.c if column.name not in ("scope", *_ABOUT_ROLLOUT))
-_OF = (curriculum.c.scope == bindparam("of_scope"), curriculum.c.clip_id == bindparam("of_clip"))
-_SPEAK = update(curriculum).where(*_OF).values({name: bindparam(f"new_{name}") for name in _ABOUT_ROLLOUT})
-_NEW_SCOPE = insert(curriculum).from_select(
-    ["scope", *_ABOUT_CLIP],
-    select(bindparam("new_scope", type_=String), *(curriculum.c[name] for name in _ABOUT_CLIP)).where(*_OF),
-)
-_TIER_0_FRAMES = (
-    select(func.sum(segments.c.end - segments.c.start))
-    .where(segments.c.rollout_id == rollouts.c.id, segments.c.tier == 0)
-    .scalar_subquery()
-)
-_RANKED = (
-    select(
-        rollouts.c.id,
-        rollouts.c.mode,
-        rollouts.c.tier,
-        rollouts.c.created_at,
-        recipes.c.scaled,
-        _TIER_0_FRAMES.label("tier_0_frames"),
-    )
-    .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
-    .where(rollouts.c.clip_id == bindparam("clip"))
-    .order_by(rollouts.c.id.desc())
-)
-_LOCK_CLIP = select(clips.c.id).where(clips.c.id == bindparam("clip")).with_for_update()
-_ADD_SEGMENT = insert(segments)
-
-
-def best_in(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None) -> Subquery:
+def best_in_buckets(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None) -> Subquery:
     """A query for the rollouts of every clip in each bucket, of all modes or of one: `id`, and `place`, 1 for the best.
 
     Args:
       buckets: the digests of the recipes in each.
     """
-    digests = [digest for found in buckets.values() for digest in found]
-    held = [(rollouts.c.recipe_digest.in_(found), i) for i, found in enumerate(buckets.values()) if found]
-    bucket = case(*held, else_=-1) if held else literal(-1)
-    tier_0 = func.coalesce(_TIER_0_FRAMES, 0)
-    place = func.row_number().over(
-        partition_by=(rollouts.c.clip_id, bucket),
-        # `merit_order` in SQL; a bucket has one physics.
-        order_by=(
-            case(_TIER_RANK, value=rollouts.c.tier),
-            case((rollouts.c.mode.in_(sorted(FORCED_MODES)), 1), else_=0),
-            case((rollouts.c.tier == Tier.TIER_0.value, 0), else_=-tier_0),
-            rollouts.c.created_at.desc(),
-            rollouts.c.id.desc(),
-        ),
+    digests = [digest for members in buckets.values() for digest in members]
+    numbers = [(rollouts.c.recipe_digest.in_(members), i) for i, members in enumerate(buckets.values()) if members]
+    bucket = case(*numbers, else_=-1) if numbers else literal(-1)
+    place = func.row_number().over(partition_by=(rollouts.c.clip_id, bucket), order_by=_BEST_FIRST)
+    query = (
+        select(rollouts.c.id, place.label("place"))
+        .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
+        .where(rollouts.c.recipe_digest.in_(digests))
     )
-    query = select(rollouts.c.id, place.label("place")).where(rollouts.c.recipe_digest.in_(digests))
     if mode is not None:
         query = query.where(rollouts.c.mode == mode)
     return query.subquery()
-
-
-def _made(values: Mapping[str, Any] | RowMapping, found: tuple[Segment, ...]) -> Rollout:
-    return Rollout(
-        **{name: value for name, value in values.items() if name not in METRIC_COLUMNS},
-        metrics={name: values[name] for name in METRIC_COLUMNS},
-        segments=found,
-    )
 
 
 def get(session: Session, rollout_id: str) -> Rollout:
@@ -233,24 +170,31 @@ def find(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None:
 
 
 def answer(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None:
-    """What is known for a clip and a recipe: its rollout or, for a recipe of mode `auto`, the one that its job came to."""
-    known = find(session, clip_id, recipe_digest)
-    if known is None:
+    """The rollout of a clip under a recipe or, for a recipe of mode `auto`, the best that its job made; None without either."""
+    rollout = find(session, clip_id, recipe_digest)
+    if rollout is None:
         rollout_id = job_rows.answer(session, clip_id, recipe_digest)
-        known = None if rollout_id is None else get(session, rollout_id)
-    return known
+        rollout = None if rollout_id is None else get(session, rollout_id)
+    return rollout
 
 
 def for_clip(session: Session, clip_id: str) -> list[Rollout]:
     """A clip's rollouts, the best first."""
-    rows = session.execute(select(rollouts).where(rollouts.c.clip_id == clip_id)).mappings().all()
-    place = {rollout_id: i for i, (rollout_id, _) in enumerate(_best_first(session, clip_id))}
-    return _to_rollouts(session, sorted(rows, key=lambda row: place[row["id"]]))
+    query = select(rollouts).join(recipes, recipes.c.digest == rollouts.c.recipe_digest).where(rollouts.c.clip_id == clip_id)
+    return _to_rollouts(session, session.execute(query.order_by(*_BEST_FIRST)).mappings().all())
 
 
-def _to_rollouts(session: Session, rows: list[RowMapping]) -> list[Rollout]:
-    found: dict[str, list[Segment]] = {row["id"]: [] for row in rows}
-    query = select(segments).where(segments.c.rollout_id.in_(list(found))).order_by(segments.c.rollout_id, segments.c.position)
-    for row in session.execute(query).mappings():
-        found[row["rollout_id"]].append(Segment(row["start"], row["end"], row["tier"], row["score"]))
-    return [_made(row, tuple(found[row["id"]])) for row in rows]
+def _to_rollouts(session: Session, rows: Sequence[RowMapping]) -> list[Rollout]:
+    windows: dict[str, list[Segment]] = {row["id"]: [] for row in rows}
+    query = select(segments).where(segments.c.rollout_id.in_(list(windows)))
+    for row in session.execute(query.order_by(segments.c.rollout_id, segments.c.position)).mappings():
+        windows[row["rollout_id"]].append(Segment(row["start"], row["end"], row["tier"], row["score"]))
+    return [_to_rollout(row, tuple(windows[row["id"]])) for row in rows]
+
+
+def _to_rollout(columns: Mapping[str, Any] | RowMapping, windows: tuple[Segment, ...]) -> Rollout:
+    return Rollout(
+        **{name: value for name, value in columns.items() if name not in METRIC_COLUMNS},
+        metrics={name: columns[name] for name in METRIC_COLUMNS},
+        segments=windows,
+    )

@@ -21,18 +21,17 @@ _ADVISORY_LOCK = 0x616D70726566
 
 def config(connection: Connection | None = None) -> Config:
     """Alembic's configuration: the migrations of the installed package, on a connection that is in a transaction."""
-    made = Config()
-    made.set_main_option("script_location", str(files("ampref_migrations")).replace("%", "%%"))
+    configuration = Config()
+    configuration.set_main_option("script_location", str(files("ampref_migrations")).replace("%", "%%"))
     if connection is not None:
-        made.attributes["connection"] = connection
-    return made
+        configuration.attributes["connection"] = connection
+    return configuration
 
 
 def upgrade(url: str, revision: str = "head") -> str:
-    """Migrate a database up, making it when it is an SQLite file that is not there. Returns the revision it has now.
+    """Migrate a database up, making it when it is an SQLite file that does not exist. Returns the revision it has now.
 
-    The whole of it is one transaction: it happens or it does not. Of several processes at a time one migrates and the others
-    wait.
+    It is one transaction: it happens or it does not. Of several processes at a time one migrates and the others wait.
     """
     with _exclusive(url) as connection:
         command.upgrade(config(connection), revision)
@@ -48,9 +47,9 @@ def downgrade(url: str, revision: str) -> str:
 
 def head() -> str:
     """The revision that this code needs."""
-    found = ScriptDirectory.from_config(config()).get_current_head()
-    assert found is not None
-    return found
+    revision = ScriptDirectory.from_config(config()).get_current_head()
+    assert revision is not None
+    return revision
 
 
 def current(connection: Connection) -> str | None:
@@ -61,10 +60,10 @@ def current(connection: Connection) -> str | None:
 def check(catalog: Catalog) -> None:
     """Raise `Unavailable` unless the database answers and has the schema of this code."""
     with catalog.session() as session:
-        found = current(session)
-    if found != head():
+        revision = current(session)
+    if revision != head():
         raise Unavailable(
-            f"the database has schema {found or 'none'}, this release needs {head()}",
+            f"the database has schema {revision or 'none'}, this release needs {head()}",
             remedy="Run `ampref migrate`, with the same AMPREF_DATABASE_URL",
         )
 
@@ -74,20 +73,8 @@ def _exclusive(url: str) -> Iterator[Connection]:
     catalog = Catalog.open(url)
     try:
         if catalog.dialect == "sqlite":
-            # Tables are rebuilt in batches, which foreign keys would not survive; the switch has no effect inside a
-            # transaction.
-            with catalog.engine.connect() as connection:
-                raw = connection.connection
-                raw.execute("PRAGMA foreign_keys=OFF")
-                try:
-                    connection.execution_options(ampref_write=True)
-                    with connection.begin():
-                        yield connection
-                        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-                        if broken:
-                            raise Unavailable(f"the migration would break {len(broken)} references", remedy="Restore a backup")
-                finally:
-                    raw.execute("PRAGMA foreign_keys=ON")
+            with _without_foreign_keys(catalog) as connection:
+                yield connection
         else:
             with catalog.begin() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -99,3 +86,23 @@ def _exclusive(url: str) -> Iterator[Connection]:
         ) from error
     finally:
         catalog.close()
+
+
+@contextlib.contextmanager
+def _without_foreign_keys(catalog: Catalog) -> Iterator[Connection]:
+    """A write transaction on SQLite, where a table that is rebuilt would take the rows that refer to it along.
+
+    The switch has no effect inside a transaction.
+    """
+    with catalog.engine.connect() as connection:
+        raw = connection.connection
+        raw.execute("PRAGMA foreign_keys=OFF")
+        try:
+            connection.execution_options(ampref_write=True)
+            with connection.begin():
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                if broken:
+                    raise Unavailable(f"the migration would break {len(broken)} references", remedy="Restore a backup")
+        finally:
+            raw.execute("PRAGMA foreign_keys=ON")

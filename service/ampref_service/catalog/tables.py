@@ -1,12 +1,12 @@
 """The catalog's tables: one definition for SQLite and PostgreSQL. `docs/catalog.md` is the guided tour.
 
 Times are seconds since 1970 (UTC) as doubles. Ids and names compare byte by byte on both databases, so that pages and
-datasets come in
-the same order everywhere.
+datasets come in the same order everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -25,41 +25,18 @@ from sqlalchemy import (
     text,
 )
 
+from amp_core.lineage import LINEAGE_COLUMNS
+from amp_core.metrics import METRICS
 from amp_core.tiers import Tier
 
-# A metric is a column in `rollouts` and `curriculum`. The list is frozen here and in the migrations; a test compares it with
-# `amp_core.quality.METRICS` and asks for a migration when they differ.
-METRIC_COLUMNS: dict[str, type[float] | type[int]] = {
-    "mean_sum_fn_over_mg": float,
-    "p10_sum_fn_over_mg": float,
-    "p90_stab_force_over_mg": float,
-    "unloaded_frame_rate": float,
-    "contact_rate": float,
-    "left_foot_contact_rate": float,
-    "right_foot_contact_rate": float,
-    "both_feet_contact_rate": float,
-    "no_feet_contact_rate": float,
-    "height_mean": float,
-    "height_std": float,
-    "height_variance": float,
-    "height_min": float,
-    "height_max": float,
-    "p95_pitch_deg": float,
-    "p95_roll_deg": float,
-    "max_tilt_deg": float,
-    "nonfoot_contact_rate": float,
-    "slip_rate": float,
-    "actuator_saturation_rate": float,
-    "joint_rmse_rad": float,
-    "root_drift_m": float,
-    "contact_agreement": float,
-    "finite_frame_rate": float,
-    "solver_warnings": float,
-    "fell_at_frame": int,
-}
+METRIC_COLUMNS: dict[str, type[float] | type[int]] = {metric.name: metric.type for metric in METRICS}
+"""A metric is a column of `rollouts` and of `curriculum`; a new metric needs a migration, which a test asks for."""
 
 JOB_STATES = ("queued", "running", "succeeded", "failed", "quarantined", "cancelled")
-TIERS = tuple(Tier)
+LIVE_STATES = ("queued", "running")
+
+UNSCORED = ""
+"""The mode in `curriculum` of a clip that no rollout speaks for yet."""
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -86,13 +63,14 @@ def _metric_columns() -> list[Column[Any]]:
     return [Column(name, Double if kind is float else Integer) for name, kind in METRIC_COLUMNS.items()]
 
 
-def _lineage_columns() -> list[Column[Any]]:
-    return [
-        Column("parent_id", _ID),
-        Column("parent_digest", _DIGEST),
-        Column("ancestor_digest", _DIGEST),
-        Column("augmentation", _NAME),
-    ]
+def _check_one_of(column: str, values: Iterable[object]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(map(repr, values))})", name=column)
+
+
+def _unique_while_live(kind: str, *columns: str) -> Index:
+    """One live job of a kind for the same columns, however often it is requested."""
+    live = text(f"kind = '{kind}' AND state IN {LIVE_STATES!r}")
+    return Index(f"uq_jobs_live_{kind}", *columns, unique=True, sqlite_where=live, postgresql_where=live)
 
 
 clips = Table(
@@ -114,9 +92,9 @@ clips = Table(
     Column("duration_sec", Double, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("actor", _NAME, nullable=False),
-    # Of a variant: the clip that it was made from (where that is here), the digests of that one's and of its family's first
-    # bytes, and what was done. Null for an original.
-    *_lineage_columns(),
+    # Of a variant: the clip that it was made from, where that is in this catalog, and its lineage. Null for an original.
+    Column("parent_id", _ID),
+    *(Column(name, _DIGEST if name.endswith("_digest") else _NAME) for name in LINEAGE_COLUMNS),
     Index("ix_clips_parent_id", "parent_id"),
     Index("ix_clips_parent_digest", "parent_digest"),
 )
@@ -160,7 +138,7 @@ rollouts = Table(
     Column("created_at", Double, nullable=False),
     *_metric_columns(),
     UniqueConstraint("clip_id", "recipe_digest"),
-    CheckConstraint(f"tier IN ({', '.join(map(str, TIERS))})", name="tier"),
+    _check_one_of("tier", map(int, Tier)),
 )
 
 segments = Table(
@@ -175,47 +153,36 @@ segments = Table(
     CheckConstraint('start >= 0 AND "end" > start', name="range"),
 )
 
-# What the curriculum query reads, whole: for each clip one row in the scope '*' (its best rollout, or none yet) and one in the
-# scope of every mode that it was scored in. It repeats what clips, tags and rollouts say, and is written in their transactions.
-# The columns that are filtered by come first: a row that is passed over is not read to its end.
+# The curriculum query's filters and sort columns, repeated from clips and rollouts and written in their transactions: for each
+# clip one row a mode, with its best rollout in that mode (`UNSCORED` until there is one), of which one is marked as the clip's
+# best. The rows are narrow on purpose: reading all of them is the worst that a query can come to.
 curriculum = Table(
     "curriculum",
     metadata,
-    Column("scope", _text(40), primary_key=True),
     Column("clip_id", _ID, ForeignKey("clips.id", ondelete="CASCADE"), primary_key=True),
-    Column("rollout_id", _ID, ForeignKey("rollouts.id", ondelete="CASCADE")),
+    Column("mode", _text(40), primary_key=True),
+    Column("best", Integer, nullable=False),
     Column("tier", Integer),
     Column("robot", _NAME, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("duration_sec", Double, nullable=False),
-    Column("name_folded", _text(400), nullable=False),
-    # All tags in order, each between commas (",run,walk,"), or nothing; a tag has no comma.
-    Column("tags", String, nullable=False),
     *_metric_columns(),
-    Column("name", _NAME, nullable=False),
-    Column("robot_digest", _DIGEST, nullable=False),
-    Column("source_digest", _DIGEST, nullable=False),
-    Column("source_format", _text(40), nullable=False),
-    # JSON as text, since hardly any clip has options and parsing is what a page's time goes into.
-    Column("read_options", String, nullable=False),
-    Column("size", _BIG, nullable=False),
-    Column("frames_in", Integer, nullable=False),
-    Column("fps_in", Double, nullable=False),
-    Column("recipe_digest", _DIGEST),
-    Column("mode", _text(40)),
-    Column("tier_reason", String),
-    Column("frames", Integer),
-    Column("scored_at", Double),
-    *_lineage_columns(),
-    Index("ix_curriculum_clip_id", "clip_id"),
-    Index("ix_curriculum_parent_id", "scope", "parent_id", "clip_id"),
+    Column("name_folded", _text(400), nullable=False),
+    Column("rollout_id", _ID, ForeignKey("rollouts.id", ondelete="CASCADE")),
+    Index("ix_curriculum_mode", "mode"),
+    Index("ix_curriculum_tier", "tier"),
+    Index("ix_curriculum_robot", "robot"),
     Index("ix_curriculum_rollout_id", "rollout_id"),
-    Index("ix_curriculum_robot", "scope", "robot", "clip_id"),
-    *(
-        Index(f"ix_curriculum_{column}", "scope", column, "clip_id")
-        for column in ("created_at", "duration_sec", "tier", *METRIC_COLUMNS)
-    ),
+    Index("uq_curriculum_best", "clip_id", unique=True, sqlite_where=text("best = 1"), postgresql_where=text("best = 1")),
 )
+
+SORT_COLUMNS = ("created_at", "duration_sec", *METRIC_COLUMNS)
+COVERED_COLUMNS = ("best", "mode", "tier", "robot", "duration_sec")
+"""The filters that are checked within the index of the sort column, without a look at the row."""
+
+for column in SORT_COLUMNS:
+    covered = [name for name in COVERED_COLUMNS if name != column]
+    Index(f"ix_curriculum_{column}", *(curriculum.c[name] for name in (column, "clip_id", *covered)))
 
 jobs = Table(
     "jobs",
@@ -245,24 +212,10 @@ jobs = Table(
     Column("error", JSON(none_as_null=True)),
     Column("result", JSON(none_as_null=True)),
     Column("actor", _NAME, nullable=False),
-    CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'quarantined', 'cancelled')", name="state"),
+    _check_one_of("state", JOB_STATES),
     Index("ix_jobs_state", "state", "created_at", "id"),
-    # One live job scores a clip with a recipe, one locks a version, however often it is asked for.
-    Index(
-        "uq_jobs_live_rollout",
-        "clip_id",
-        "recipe_digest",
-        unique=True,
-        sqlite_where=text("kind = 'rollout' AND state IN ('queued', 'running')"),
-        postgresql_where=text("kind = 'rollout' AND state IN ('queued', 'running')"),
-    ),
-    Index(
-        "uq_jobs_live_lock",
-        "version_id",
-        unique=True,
-        sqlite_where=text("kind = 'lock' AND state IN ('queued', 'running')"),
-        postgresql_where=text("kind = 'lock' AND state IN ('queued', 'running')"),
-    ),
+    _unique_while_live("rollout", "clip_id", "recipe_digest"),
+    _unique_while_live("lock", "version_id"),
 )
 
 datasets = Table(

@@ -21,8 +21,8 @@ from amp_core.recipe import Recipe
 from amp_core.verify.checklist import document
 from ampref_service.app import create_app
 from ampref_service.blobs import BlobStore
-from ampref_service.catalog import Catalog, clips, datasets, schema
-from ampref_service.catalog.records import NewRollout, RecipeRow, Segment, Version, VersionFile, VersionMember
+from ampref_service.catalog import Catalog, datasets, locking, recipes, schema, selection
+from ampref_service.catalog.records import NewRollout, RecipeRow, Segment, Select, Version, VersionFile, VersionMember
 from ampref_service.jobs import Claim, JobQueue
 from ampref_service.recipes import recipe_row
 from ampref_service.settings import Settings
@@ -127,7 +127,7 @@ class Api:
         """What a rollout in a mode is kept under, where the job's own recipe is of mode auto."""
         assert claim.job.recipe_digest is not None
         with self.catalog.session() as session:
-            recipe = Recipe.from_dict(clips.get_recipe(session, claim.job.recipe_digest).recipe)
+            recipe = Recipe.from_dict(recipes.get(session, claim.job.recipe_digest).recipe)
         return recipe_row(recipe.stage(mode)) if recipe.mode == "auto" else None
 
     def scored(self, number: int = 0, name: str = "walk", tier: int = 0, tags: str = "", **metrics: Any) -> str:
@@ -162,8 +162,8 @@ class Api:
         def work(session: Any) -> None:
             assert claim.job.version_id is not None
             version = datasets.get_version_by_id(session, claim.job.version_id)
-            selected = list(datasets.select_members(session, datasets.Select.from_dict(version.select)))
-            datasets.publish_version(
+            selected = list(selection.select_members(session, Select.from_dict(version.select)))
+            locking.publish_version(
                 session,
                 version.id,
                 members=[

@@ -11,7 +11,7 @@ import pytest
 from amp_core.augment import Augmentation, make_variant
 from amp_core.formats import read_motion
 from amp_core.robot import Robot
-from ampref_service.catalog import datasets
+from ampref_service.catalog import selection
 from ampref_service.catalog.records import Select
 
 
@@ -101,7 +101,7 @@ def test_a_version_is_told_where_its_clips_come_from(api: Any) -> None:
     for _ in range(2):
         api.finish()
     with api.catalog.session() as session:
-        items = {member.clip_id: member for member in datasets.select_members(session, Select(robot="wildrobot"))}
+        items = {member.clip_id: member for member in selection.select_members(session, Select(robot="wildrobot"))}
     assert (items[parent["id"]].ancestor_digest, items[parent["id"]].augmentation) == (None, None)
     member = items[child["id"]]
     assert (member.parent_digest, member.ancestor_digest, member.augmentation) == (
