@@ -7,7 +7,7 @@ UV     ?= uv
 ARGS   ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+INSTALL := $(BIN)/python requirements/install.py
 export PIP_REQUIRE_VIRTUALENV := 1
 
 .DEFAULT_GOAL := help
@@ -58,11 +58,11 @@ $(VENV)/.made:
 
 $(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml $(VENV)/.made
 	@echo "installing into $(VENV) from requirements/all.txt"
-	@$(PIP) install --require-hashes -r requirements/all.txt -r requirements/build.txt
-	@$(PIP) install --no-deps --no-build-isolation -e .
+	@$(INSTALL) --require-hashes -r requirements/all.txt -r requirements/build.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.all
 	@echo "installing into $(VENV) from requirements/dev.txt"
-	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
