@@ -182,7 +182,9 @@ def lock_job(data_dir: Path) -> dict[str, float]:
         version = get_version(session, "walk", "0.11.0")
     if state != "succeeded" or version.num_clips is None or version.num_frames is None:
         raise RuntimeError(f"the lock job ended as {state}")
-    worker, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    worker, child = (
+        resource.getrusage(process).ru_maxrss / 1024 for process in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return {
         "seconds": seconds,
         "peak_mib": max(worker, child),
@@ -217,18 +219,18 @@ def main() -> int:
         for folder in (data, source, out):
             folder.mkdir()
         run_self(*size, "--seed", str(data))
-        figures = json.loads(run_self("--job", str(data)))
+        measures = json.loads(run_self("--job", str(data)))
         write_exports(source, args.clips, args.frames)
         bundle = json.loads(run_self(*size, "--child", str(source), str(out)))
-    figures |= {"lock_bundle_seconds": bundle["seconds"], "lock_bundle_peak_mib": bundle["peak_mib"]}
+    measures |= {"lock_bundle_seconds": bundle["seconds"], "lock_bundle_peak_mib": bundle["peak_mib"]}
     print(
-        f"{figures['clips']:,} clips, {figures['frames']:,} frames: the lock job took {figures['seconds']:.2f} s, peak memory "
-        f"{figures['worker_mib']:.0f} MiB in the worker and {figures['child_mib']:.0f} MiB in its child; lock_bundle alone "
-        f"{bundle['seconds']:.2f} s and {bundle['peak_mib']:.0f} MiB"
+        f"{measures['clips']:,} clips, {measures['frames']:,} frames: the lock job took {measures['seconds']:.2f} s,\n"
+        f"peak memory {measures['worker_mib']:.0f} MiB in the worker and {measures['child_mib']:.0f} MiB in its child;\n"
+        f"lock_bundle alone {bundle['seconds']:.2f} s and {bundle['peak_mib']:.0f} MiB"
     )
-    passed = figures["seconds"] <= LIMIT_SEC and figures["peak_mib"] <= LIMIT_MIB
+    passed = measures["seconds"] <= LIMIT_SEC and measures["peak_mib"] <= LIMIT_MIB
     required = {"seconds": f"<= {LIMIT_SEC:g}", "peak_mib": f"<= {LIMIT_MIB:g}"}
-    print(json.dumps({"name": "lock", "figures": figures, "required": required, "passed": passed}))
+    print(json.dumps({"name": "lock", "figures": measures, "required": required, "passed": passed}))
     return 0 if passed else 1
 
 

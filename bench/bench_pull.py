@@ -170,18 +170,18 @@ def main() -> int:
         finally:
             server.terminate()
             server.wait()
-    figures = {
+    measurements = {
         "megabytes": bundle.features.size / 1e6,
         "curl_mb_s": statistics.median(curls),
-        "pull_mb_s": statistics.median(figures["rate_mb_s"] for figures in pulls),
-        "pull_and_sync_mb_s": statistics.median(figures["synced_rate_mb_s"] for figures in pulls),
-        "peak_mib": max(figures["peak_mib"] for figures in pulls),
+        "pull_mb_s": statistics.median(measurements["rate_mb_s"] for measurements in pulls),
+        "pull_and_sync_mb_s": statistics.median(measurements["synced_rate_mb_s"] for measurements in pulls),
+        "peak_mib": max(measurements["peak_mib"] for measurements in pulls),
         "load": os.getloadavg()[0],
     }
-    figures["ratio"] = figures["pull_mb_s"] / figures["curl_mb_s"]
-    passed = figures["ratio"] >= LIMIT_RATIO and figures["peak_mib"] <= LIMIT_MIB
+    measurements["ratio"] = measurements["pull_mb_s"] / measurements["curl_mb_s"]
+    passed = measurements["ratio"] >= LIMIT_RATIO and measurements["peak_mib"] <= LIMIT_MIB
     required = {"ratio": f">= {LIMIT_RATIO:g}", "peak_mib": f"<= {LIMIT_MIB:g}"}
-    print(json.dumps({"name": "pull", "figures": figures, "required": required, "passed": passed}))
+    print(json.dumps({"name": "pull", "figures": measurements, "required": required, "passed": passed}))
     return 0 if passed else 1
 
 

@@ -62,8 +62,8 @@ def serve(folder: str, workers: int | None) -> None:
     from ampref_workers.embedded import EmbeddedWorker
 
     logs.configure("warning")
-    given: dict[str, Any] = {} if workers is None else {"worker_concurrency": workers}
-    settings = Settings(data_dir=Path(folder), port=0, **given)
+    arguments: dict[str, Any] = {} if workers is None else {"worker_concurrency": workers}
+    settings = Settings(data_dir=Path(folder), port=0, **arguments)
     schema.upgrade(settings.database_url)
     worker = EmbeddedWorker(settings)
     app = create_app(settings, notify=worker.notify, background=worker.running)
@@ -115,7 +115,7 @@ def measure(url: str, server: int, blobs: Path, rate: float, seconds: float, mod
                 due = start + number / rate
                 time.sleep(max(0.0, due - time.perf_counter()))
                 pending.append(pool.submit(post, number, due))
-            results = [one.result() for one in pending]
+            results = [task.result() for task in pending]
         over.set()
         watcher.join()
         jobs: dict[str, str] = {}
@@ -182,11 +182,11 @@ def main() -> int:
                 server.send_signal(signal.SIGTERM)
                 server.wait(timeout=60)
     result |= {"cores": usable_cpus(), "workers": options.workers or "default", "load_before": load_before}
-    whole = result["accepted"] == result["posts"] and result["lost"] == result["unstored"] == result["failed"] == 0
+    all_stored = result["accepted"] == result["posts"] and result["lost"] == result["unstored"] == result["failed"] == 0
     result["mode"] = options.mode
     # A planned clip takes longer than the whole run: there it is enough that children are at work.
     busy = result["children_at_work"] >= 0.8 and (result["scored_meanwhile"] > 0 or options.mode != "rollout")
-    result["ok"] = result["p99_ms"] <= 100.0 and whole and busy
+    result["ok"] = result["p99_ms"] <= 100.0 and all_stored and busy
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -76,7 +76,7 @@ def bare_loop(robot: Robot, rollout: Rollout) -> None:
         raise SystemExit("the loop did not end in the recorded state, so the comparison means nothing")
 
 
-def ours(robot: Robot, clips: list[Conditioned], nthread: int) -> list[Rollout]:
+def roll_out(robot: Robot, clips: list[Conditioned], nthread: int) -> list[Rollout]:
     rollouts = generate(robot, clips, Recipe.for_mode("rollout"), nthread=nthread)
     for rollout in rollouts:
         judge(rollout, robot)
@@ -84,23 +84,23 @@ def ours(robot: Robot, clips: list[Conditioned], nthread: int) -> list[Rollout]:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def measure(robot: Robot, clips: list[Conditioned], seconds: float, repeats: int) -> dict[str, Any]:
-    first = ours(robot, clips[:1], 1)[0]  # also compiles the instrumented model, once a process
+    first = roll_out(robot, clips[:1], 1)[0]  # also compiles the instrumented model, once a process
     bare_loop(robot, first)
-    all_of_them = ours(robot, clips, 2)
-    loop, one, many = [], [], []
+    all_of_them = roll_out(robot, clips, 2)
+    loop, single, many = [], [], []
     for repeat in range(repeats):
         loop.append(seconds_of(lambda: bare_loop(robot, first)))
-        one.append(seconds_of(lambda: ours(robot, clips[:1], 1)))
+        single.append(seconds_of(lambda: roll_out(robot, clips[:1], 1)))
         loop.append(seconds_of(lambda: bare_loop(robot, first)))
         if repeat < max(3, repeats // 2):
-            many.append(seconds_of(lambda: ours(robot, clips, 2)))
-    loop_sec, one_sec, many_sec = (statistics.median(values) for values in (loop, one, many))
+            many.append(seconds_of(lambda: roll_out(robot, clips, 2)))
+    loop_sec, one_sec, many_sec = (statistics.median(values) for values in (loop, single, many))
     loop_rate, many_rate = seconds / loop_sec, len(clips) * seconds / many_sec
     return {
         "robot": robot.name,
@@ -158,8 +158,10 @@ def main() -> int:
     sys.stdout.write(text + "\n")
     if options.json:
         options.json.write_text(text + "\n")
-    kept = all(r["one_clip_over_loop"] <= r["one_clip_at_most"] and r["many_over_loop"] >= r["many_at_least"] for r in results)
-    return 0 if kept else 1
+    bounds_met = all(
+        r["one_clip_over_loop"] <= r["one_clip_at_most"] and r["many_over_loop"] >= r["many_at_least"] for r in results
+    )
+    return 0 if bounds_met else 1
 
 
 def _processor() -> str:

@@ -26,8 +26,8 @@ from typing import Any
 from amp_core.cpus import usable_cpus
 from amp_core.kernels import kernel_variables
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results.json"
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results.json"
 LIMIT_SEC = 1800
 NO_BENCHMARKS = {"run", "servers"}
 
@@ -60,10 +60,10 @@ def closing_object(text: str) -> dict[str, Any] | None:
     for start in range(len(lines) - 1, -1, -1):
         if lines[start].startswith("{"):
             try:
-                found = json.loads("\n".join(lines[start:]))
+                document = json.loads("\n".join(lines[start:]))
             except ValueError:
                 return None
-            return found if isinstance(found, dict) else None
+            return document if isinstance(document, dict) else None
     return None
 
 
@@ -71,23 +71,25 @@ def run(script: Path) -> dict[str, Any]:
     """Run one benchmark: its name, whether it passed, how long it took, and what it measured."""
     started = time.monotonic()
     command = [sys.executable, "-m", f"bench.{script.stem}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ | kernel_variables())
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=FOLDER.parent, env=os.environ | kernel_variables()
+    )
     watchdog = threading.Timer(LIMIT_SEC, process.kill)
     watchdog.start()
-    said = ""
+    output = ""
     try:
         assert process.stdout is not None
         for line in process.stdout:
             sys.stdout.write(f"  {line}")
             sys.stdout.flush()
-            said += line
+            output += line
         code = process.wait()
     finally:
         watchdog.cancel()
         process.kill()
         process.wait()
     facts = {"name": name_of(script), "passed": code == 0, "seconds": round(time.monotonic() - started, 1)}
-    measured = closing_object(said)
+    measured = closing_object(output)
     if measured is None:
         return facts | {"passed": False, "error": f"it printed no result and exited with {code}"}
     return facts | {"measured": measured}
@@ -100,16 +102,16 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="list them and stop")
     arguments = parser.parse_args()
-    scripts = sorted((path for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS), key=name_of)
-    chosen = [s for s in scripts if not arguments.only or any(part in name_of(s) for part in arguments.only)]
+    scripts = sorted((path for path in FOLDER.glob("*.py") if path.stem not in NO_BENCHMARKS), key=name_of)
+    programs = [s for s in scripts if not arguments.only or any(part in name_of(s) for part in arguments.only)]
     if arguments.list:
-        print(*map(name_of, chosen), sep="\n")
+        print(*map(name_of, programs), sep="\n")
         return 0
-    if not chosen:
+    if not programs:
         print(f"error: no benchmark matches; there are: {', '.join(map(name_of, scripts))}", file=sys.stderr)
         return 2
     results = []
-    for script in chosen:
+    for script in programs:
         print(f"== {name_of(script)}", flush=True)
         results.append(run(script))
     RESULTS.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
@@ -117,7 +119,7 @@ def main() -> int:
     for result in results:
         verdict = "ok    " if result["passed"] else "FAILED"
         print(f"{verdict} {result['name']} ({result['seconds']} s) {result.get('error', '')}".rstrip())
-    print(f"written to {RESULTS.relative_to(HERE.parent)}")
+    print(f"written to {RESULTS.relative_to(FOLDER.parent)}")
     return 0 if all(result["passed"] for result in results) else 1
 
 

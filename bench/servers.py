@@ -114,7 +114,7 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
         data, log = folder / "data", folder / "log"
         as_user: dict[str, Any] = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-        made = subprocess.run(
+        completed = subprocess.run(
             [
                 str(binaries / "initdb"),
                 "-D",
@@ -133,20 +133,20 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
             check=False,
             **as_user,
         )
-        if made.returncode:
-            raise RuntimeError(f"initdb failed: {made.stderr[-2000:]}")
-        chosen = {
+        if completed.returncode:
+            raise RuntimeError(f"initdb failed: {completed.stderr[-2000:]}")
+        parameters = {
             "shared_buffers": "128MB",
             "max_connections": "200",
             "unix_socket_directories": "",
             "listen_addresses": "127.0.0.1",
         }
         if not durable:
-            chosen |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        chosen |= settings or {}
+            parameters |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        parameters |= settings or {}
 
         def start(port: int) -> subprocess.Popen[bytes]:
-            options = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
+            options = [word for name, value in parameters.items() for word in ("-c", f"{name}={value}")]
             with open(log, "wb") as out:
                 return subprocess.Popen(
                     [*_DIES_WITH_PARENT, str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options],

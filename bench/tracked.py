@@ -42,7 +42,7 @@ contact_channels: {{left_toe: [left_toe], left_heel: [left_heel], right_toe: [ri
 height_range: [0.35, 0.55]
 """
 OTHER_FRAME = "walking_slow01_gmr_orig"  # Its root is in another frame; it is refused.
-FIGURES = ("unloaded_frame_rate", "p95_pitch_deg", "p95_roll_deg", "joint_rmse_rad", "root_drift_m", "slip_rate")
+COLUMNS = ("unloaded_frame_rate", "p95_pitch_deg", "p95_roll_deg", "joint_rmse_rad", "root_drift_m", "slip_rate")
 SECONDS_PER_SECOND = 6.0
 HEADER = (
     "| clip | robot | plain | tracked | unloaded | pitch (clip's) | roll (clip's) "
@@ -57,9 +57,9 @@ def _read(paths: list[Path]) -> list[Motion]:
 def measure(motions: list[Motion], robot: Robot, seed: int, threads: int) -> dict[str, Any]:
     """Score motions in both modes; the figures of the table, and the time."""
     plain = {result.name: result for result in score(motions, robot, Recipe.for_mode("rollout"), nthread=threads)}
-    began = time.perf_counter()
+    start = time.perf_counter()
     tracked = score(motions, robot, Recipe.for_mode("tracked", seed=seed), nthread=threads)
-    wall = time.perf_counter() - began
+    wall = time.perf_counter() - start
     seconds = sum(result.duration_sec for result in tracked)
     return {
         "robot": robot.name,
@@ -90,7 +90,7 @@ def _clip(result: Score, plain_tier: int, robot: Robot) -> dict[str, Any]:
         "harness_n": harness,
         "replay_exact": exact,
         "contact_agreement": metrics["contact_agreement"],
-        **{key: metrics[key] for key in FIGURES},
+        **{key: metrics[key] for key in COLUMNS},
         "source_p95_pitch_deg": source[0],
         "source_p95_roll_deg": source[1],
         "as_required": result.tier == Tier.TIER_0 and within and exact and harness == 0.0,
@@ -101,20 +101,20 @@ def _figure(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None else format(value, form) + unit
 
 
-def _lean(clip: dict[str, Any], angle: str) -> str:
-    own, source = (_figure(clip[f"{prefix}p95_{angle}_deg"], ".1f", "°") for prefix in ("", "source_"))
-    return f"{own} ({source})"
+def _tilt_of_clip(clip: dict[str, Any], angle: str) -> str:
+    clip_tilt, source = (_figure(clip[f"{prefix}p95_{angle}_deg"], ".1f", "°") for prefix in ("", "source_"))
+    return f"{clip_tilt} ({source})"
 
 
-def show(found: dict[str, Any]) -> None:
-    for clip in found["clips"]:
+def show(scores: dict[str, Any]) -> None:
+    for clip in scores["clips"]:
         cells = (
             clip["name"],
-            found["robot"],
+            scores["robot"],
             Tier(clip["plain_tier"]).label,
             Tier(clip["tier"]).label,
             _figure(clip["unloaded_frame_rate"], ".1%"),
-            *(_lean(clip, angle) for angle in ("pitch", "roll")),
+            *(_tilt_of_clip(clip, angle) for angle in ("pitch", "roll")),
             _figure(clip["joint_rmse_rad"], ".3f", " rad"),
             _figure(clip["root_drift_m"], ".3f", " m"),
             _figure(clip["slip_rate"], ".1%"),
@@ -155,20 +155,20 @@ def main() -> int:
         print(HEADER)
         print("|" + "---|" * (HEADER.count("|") - 1))
         for paths, source, required in jobs:
-            found = measure(_read(paths), Robot.load(source), arguments.seed, arguments.threads) | {"required": required}
-            show(found)
-            results.append(found)
-    for found in results:
-        tier_0 = found["tier_0_sec"]
+            scores = measure(_read(paths), Robot.load(source), arguments.seed, arguments.threads) | {"required": required}
+            show(scores)
+            results.append(scores)
+    for scores in results:
+        tier_0 = scores["tier_0_sec"]
         print(
-            f"{found['robot']}: {found['clip_seconds']:.1f} s of clips in {found['wall_sec']:.0f} s, "
-            f"{found['sec_per_clip_sec']:.1f} s a second; "
+            f"{scores['robot']}: {scores['clip_seconds']:.1f} s of clips in {scores['wall_sec']:.0f} s, "
+            f"{scores['sec_per_clip_sec']:.1f} s a second; "
             f"Tier 0: {tier_0['rollout']:.1f} s plain, {tier_0['tracked']:.1f} s tracked"
         )
-    judged = [found for found in results if found["required"]]
+    judged = [scores for scores in results if scores["required"]]
     passed = all(
-        found["sec_per_clip_sec"] <= SECONDS_PER_SECOND and all(clip["as_required"] for clip in found["clips"])
-        for found in judged
+        scores["sec_per_clip_sec"] <= SECONDS_PER_SECOND and all(clip["as_required"] for clip in scores["clips"])
+        for scores in judged
     )
     document = json.dumps({"threads": arguments.threads, "results": results, "passed": passed})
     if arguments.json:
