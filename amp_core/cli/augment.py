@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from amp_core.augment import Augmentation
 from amp_core.cli.clips import find_clip
-from amp_core.cli.options import Fps, Json, QuatOrder, Quiet, Url, parse_mode
+from amp_core.cli.options import Fps, Json, QuatOrder, Quiet, Url, mode_option, refuse_usage
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions, read_motions, reading_options
 from amp_core.cli.remote import connect
@@ -22,32 +22,26 @@ from amp_core.motion import check_motion
 
 
 def augment(
-    motions: Annotated[
-        list[Path] | None, typer.Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")
-    ] = None,
+    motions: Annotated[list[Path] | None, Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")] = None,
     clip: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="A clip of a service instead of files, by id or name; repeatable.")
+        list[str] | None, Option(metavar="ID", help="A clip of a service instead of files, by id or name; repeatable.")
     ] = None,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Left and right change places.")] = False,
-    warp: Annotated[
-        list[float] | None, typer.Option(help="Another tempo, 0.9 (slower) to 1.1 (faster); may be repeated.")
-    ] = None,
+    mirror: Annotated[bool, Option("--mirror", help="Left and right change places.")] = False,
+    warp: Annotated[list[float] | None, Option(help="Another tempo, 0.9 (slower) to 1.1 (faster); may be repeated.")] = None,
     heading: Annotated[
-        list[float] | None, typer.Option(help="Turned by so many degrees, counter-clockwise; may be repeated.")
+        list[float] | None, Option(help="Turned by so many degrees, counter-clockwise; may be repeated.")
     ] = None,
-    loop: Annotated[list[int] | None, typer.Option(help="The best cycle so many times in all; may be repeated.")] = None,
+    loop: Annotated[list[int] | None, Option(help="The best cycle so many times in all; may be repeated.")] = None,
     apply: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Several at once, such as mirror+warp=0.9; may be repeated.")
+        list[str] | None, Option(metavar="TEXT", help="Several at once, such as mirror+warp=0.9; may be repeated.")
     ] = None,
-    robot: Annotated[str, typer.Option(help="For files: a bundled robot's name, or a path to a robot.yaml.")] = "wildrobot",
+    robot: Annotated[str, Option(help="For files: a bundled robot's name, or a path to a robot.yaml.")] = "wildrobot",
     out_dir: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="For files: write NAME+AUGMENTATION.npz into this folder.")
+        Path | None, Option("--out", metavar="DIR", help="For files: write NAME+AUGMENTATION.npz into this folder.")
     ] = None,
-    mode: Annotated[
-        str | None, typer.Option(parser=parse_mode, metavar="TEXT", help="For clips: the mode to score the variants in.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="For clips: the recipe's seed.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="For clips: a tag besides those of the parent.")] = None,
+    mode: Annotated[str | None, mode_option(help="For clips: the mode to score the variants in.")] = None,
+    seed: Annotated[int | None, Option(help="For clips: the recipe's seed.")] = None,
+    tag: Annotated[list[str] | None, Option(help="For clips: a tag besides those of the parent.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
     url: Url = None,
@@ -60,10 +54,22 @@ def augment(
     clip are made all or not at all.
     """
     if bool(motions) == bool(clip):
-        raise typer.BadParameter("give motion files, or --clip ID", param_hint="MOTION")
+        raise BadParameter("give motion files, or --clip ID", param_hint="MOTION")
     if motions and out_dir is None:
-        raise typer.BadParameter("say which folder to write to", param_hint="--out")
-    augmentations = _parse_augmentations(mirror, warp or (), heading or (), loop or (), apply or ())
+        raise BadParameter("say which folder to write to", param_hint="--out")
+    texts = {
+        "--mirror": ["mirror"] * mirror,
+        "--warp": [f"warp={value:.6f}" for value in warp or ()],
+        "--heading": [f"heading={value:.6f}" for value in heading or ()],
+        "--loop": [f"loop={value}" for value in loop or ()],
+        "--apply": apply or [],
+    }
+    if not any(texts.values()):
+        raise BadParameter(f"give at least one of {', '.join(texts)}", param_hint="--mirror")
+    augmentations: dict[Augmentation, None] = {}
+    for option in texts:
+        with refuse_usage(option):
+            augmentations |= dict.fromkeys(map(Augmentation.parse, texts[option]))
     out = Output(json_out, quiet=quiet)
     if motions and out_dir is not None:
         options = reading_options(motions, fps, quat_order, out)
@@ -73,8 +79,8 @@ def augment(
         with connect(url, out) as api:
             for name in clip or ():
                 with out.refusing():
-                    texts = [augmentation.text for augmentation in augmentations]
-                    answer = api.augment_clip(find_clip(api, name), texts, mode=mode, seed=seed, tags=tag or ())
+                    canonical = [augmentation.text for augmentation in augmentations]
+                    answer = api.augment_clip(find_clip(api, name), canonical, mode=mode, seed=seed, tags=tag or ())
                     for variant in answer["variants"]:
                         variants.append(variant | {key: variant["clip"][key] for key in ("name", "duration_sec")})
     ids = [variant.get("file") or variant["clip"]["id"] for variant in variants]
@@ -90,31 +96,11 @@ def augment(
     out.exit()
 
 
-def _parse_augmentations(
-    mirror: bool, warp: Sequence[float], heading: Sequence[float], loop: Sequence[int], apply: Sequence[str]
-) -> tuple[Augmentation, ...]:
-    """The augmentations that the options name, each once."""
-    try:
-        augmentations = [
-            *([Augmentation(mirror=True)] if mirror else []),
-            *(Augmentation(time_warp=value) for value in warp),
-            *(Augmentation(heading=value) for value in heading),
-            *(Augmentation(loop=value) for value in loop),
-            *(Augmentation.parse(text) for text in apply),
-        ]
-    except InputRefused as error:
-        option = error.key if error.key in ("warp", "heading", "loop") else "apply"
-        raise typer.BadParameter(str(error), param_hint=f"--{option}") from error
-    if not augmentations:
-        raise typer.BadParameter("give at least one of --mirror, --warp, --heading, --loop, --apply", param_hint="--mirror")
-    return tuple(dict.fromkeys(augmentations))
-
-
 def _augment_files(
     out: Output,
     paths: Sequence[Path],
     options: ReadOptions,
-    augmentations: Sequence[Augmentation],
+    augmentations: Iterable[Augmentation],
     robot_name: str,
     folder: Path,
 ) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import BadParameter, Option
 
 from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, QuatOrder, Quiet, RobotName, Seed, Threads
 from amp_core.cli.output import Output
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 def buckets(
     motions: MotionFiles,
-    friction: Annotated[str | None, typer.Option(metavar="FACTORS", help="Of the friction, such as 0.7,1.0,1.3.")] = None,
-    mass: Annotated[str | None, typer.Option(metavar="FACTORS", help="Of masses and inertias, such as 0.9,1.0,1.1.")] = None,
-    damping: Annotated[str | None, typer.Option(metavar="FACTORS", help="Of the joints' damping, such as 0.7,1.0,1.3.")] = None,
+    friction: Annotated[str | None, Option(metavar="FACTORS", help="Of the friction, such as 0.7,1.0,1.3.")] = None,
+    mass: Annotated[str | None, Option(metavar="FACTORS", help="Of masses and inertias, such as 0.9,1.0,1.1.")] = None,
+    damping: Annotated[str | None, Option(metavar="FACTORS", help="Of the joints' damping, such as 0.7,1.0,1.3.")] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Every combination of the factors; else one quantity at a time is changed.")
+        bool, Option("--grid", help="Every combination of the factors; else one quantity at a time is changed.")
     ] = False,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Also drive the other buckets with the controls of the canonical rollout.")
+        bool, Option("--replay", help="Also drive the other buckets with the controls of the canonical rollout.")
     ] = False,
     robot: RobotName = "wildrobot",
     mode: Mode = None,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A recipe as JSON; each bucket differs from it in its physics alone.")
+        Path | None, Option(metavar="FILE", help="A recipe as JSON; each bucket differs from it in its physics alone.")
     ] = None,
     seed: Seed = None,
     json_out: JsonOut = None,
@@ -57,7 +57,7 @@ def buckets(
         try:
             factors[name] = [float(factor) for factor in text.split(",")] if text is not None else []
         except ValueError:
-            raise typer.BadParameter(f"{text!r} is no list of factors, such as 0.7,1.0,1.3", param_hint=f"--{name}") from None
+            raise BadParameter(f"{text!r} is no list of factors, such as 0.7,1.0,1.3", param_hint=f"--{name}") from None
     from amp_core import randomization
     from amp_core.cli.batch import process_files
     from amp_core.robot import Robot
@@ -65,7 +65,7 @@ def buckets(
     try:
         scales = randomization.buckets(**factors, grid=grid)
     except RecipeRefused as error:
-        raise typer.BadParameter(str(error), param_hint=f"--{str(error.key).removeprefix('physics.')}") from error
+        raise BadParameter(str(error), param_hint=f"--{str(error.key).removeprefix('physics.')}") from error
     base_recipe = build_recipe(recipe, mode, seed)
     out = Output(json_out, quiet=quiet)
     loaded_robot, nthread = Robot.load(robot), threads or usable_cpus()

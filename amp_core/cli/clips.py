@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from amp_core.cli.jobs import job_message
-from amp_core.cli.options import Json, Quiet, Url, parse_mode, parse_rollout_mode
+from amp_core.cli.options import Json, Quiet, Url, mode_option, rollout_mode_option
 from amp_core.cli.output import Output
 from amp_core.cli.remote import connect
 from amp_core.cli.results import RESULT_COLUMNS
@@ -24,27 +24,24 @@ VARIANT_KEYS = ("parent", "parent_digest", "augmentation", "lineage")
 
 
 def clips(
-    tier: Annotated[int | None, typer.Option(min=-1, max=1, help="0, 1, or -1 for Rejected.")] = None,
-    robot: Annotated[str | None, typer.Option(help="For this robot.")] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(parser=parse_rollout_mode, metavar="TEXT", help="Judge each clip by its best rollout in this mode."),
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Bearing this tag; may be repeated, all must be there.")] = None,
-    name: Annotated[str | None, typer.Option(help="Part of the name, in any case.")] = None,
-    parent: Annotated[str | None, typer.Option(metavar="ID", help="The variants of this clip, by its id.")] = None,
-    min_duration_sec: Annotated[float | None, typer.Option(min=0, help="At least this long, as uploaded.")] = None,
+    tier: Annotated[int | None, Option(min=-1, max=1, help="0, 1, or -1 for Rejected.")] = None,
+    robot: Annotated[str | None, Option(help="For this robot.")] = None,
+    mode: Annotated[str | None, rollout_mode_option(help="Judge each clip by its best rollout in this mode.")] = None,
+    tag: Annotated[list[str] | None, Option(help="Bearing this tag; may be repeated, all must be there.")] = None,
+    name: Annotated[str | None, Option(help="Part of the name, in any case.")] = None,
+    parent: Annotated[str | None, Option(metavar="ID", help="The variants of this clip, by its id.")] = None,
+    min_duration_sec: Annotated[float | None, Option(min=0, help="At least this long, as uploaded.")] = None,
     minimum: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="METRIC=NUMBER", help="At least this value of a metric; may be repeated."),
+        Option("--min", metavar="METRIC=NUMBER", help="At least this value of a metric; may be repeated."),
     ] = None,
     maximum: Annotated[
         list[str] | None,
-        typer.Option("--max", metavar="METRIC=NUMBER", help="At most this value of a metric; may be repeated."),
+        Option("--max", metavar="METRIC=NUMBER", help="At most this value of a metric; may be repeated."),
     ] = None,
-    sort: Annotated[str | None, typer.Option(help="created_at, duration_sec or a metric; with - before it descending.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
-    unlimited: Annotated[bool, typer.Option("--all", help="Every one, however many.")] = False,
+    sort: Annotated[str | None, Option(help="created_at, duration_sec or a metric; with - before it descending.")] = None,
+    limit: Annotated[int, Option(min=1, help="At most so many.")] = 50,
+    unlimited: Annotated[bool, Option("--all", help="Every one, however many.")] = False,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
@@ -85,7 +82,7 @@ def _parse_bounds(texts: Sequence[str], side: str) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not name.strip():
-            raise typer.BadParameter(f"{text!r} is not METRIC=NUMBER", param_hint=f"--{side}")
+            raise BadParameter(f"{text!r} is not METRIC=NUMBER", param_hint=f"--{side}")
     return bounds
 
 
@@ -128,21 +125,19 @@ def find_clip(api: ApiClient, clip: str) -> str:
 
 def clip(
     clip_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The clip's id, as ampref clips shows it, or its name if no other has it.")
+        str, Argument(metavar="ID", help="The clip's id, as ampref clips shows it, or its name if no other has it.")
     ],
-    mode: Annotated[
-        str | None, typer.Option("--score", parser=parse_mode, metavar="MODE", help="Have it scored in this mode, too.")
-    ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
+    mode: Annotated[str | None, mode_option("--score", help="Have it scored in this mode, too.")] = None,
+    delete: Annotated[bool, Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Show one clip with its rollouts and jobs; have it scored in another mode, or delete it."""
     if delete and mode is not None:
-        raise typer.BadParameter("a clip is either scored or deleted", param_hint="--delete")
+        raise BadParameter("a clip is either scored or deleted", param_hint="--delete")
     if not clip_id.strip():
-        raise typer.BadParameter("give a clip's id or name", param_hint="ID")
+        raise BadParameter("give a clip's id or name", param_hint="ID")
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         clip_id = find_clip(api, clip_id)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option, Typer
 
 from amp_core.cli.group import SummaryGroup
-from amp_core.cli.options import Json, Quiet, Timeout, Url, parse_rollout_mode, refuse_usage
+from amp_core.cli.options import Json, Quiet, Timeout, Url, refuse_usage, rollout_mode_option
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
 from amp_core.cli.version_text import print_version, version_state
@@ -18,51 +18,42 @@ from amp_core.errors import AmprefError
 from amp_core.readiness import check_waivers
 from amp_core.recipe import PhysicsScale
 
-app = typer.Typer(
-    cls=SummaryGroup,
-    help="Lock, list, show and compare dataset versions.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+_SUMMARY = "Lock, list, show and compare dataset versions."
+dataset = Typer(cls=SummaryGroup, help=_SUMMARY, no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name, for example walk.")]
-Version = Annotated[str, typer.Argument(metavar="VERSION", help="An exact version, for example 0.11.0.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The dataset's name, for example walk.")]
+Version = Annotated[str, Argument(metavar="VERSION", help="An exact version, for example 0.11.0.")]
 
 
-@app.command("lock")
+@dataset.command("lock")
 def lock(
     name: Name,
     version: Version,
     tier: Annotated[
-        list[int] | None, typer.Option(min=0, max=1, help="Take this tier, 0 or 1; may be repeated; default 0 alone.")
+        list[int] | None, Option(min=0, max=1, help="Take this tier, 0 or 1; may be repeated; default 0 alone.")
     ] = None,
-    robot: Annotated[str | None, typer.Option(help="For this robot; default wildrobot.")] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(parser=parse_rollout_mode, metavar="TEXT", help="Take each clip's best rollout in this mode."),
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
-    clip: Annotated[list[str] | None, typer.Option(help="This clip, by id or name; may be repeated; default all.")] = None,
+    robot: Annotated[str | None, Option(help="For this robot; default wildrobot.")] = None,
+    mode: Annotated[str | None, rollout_mode_option(help="Take each clip's best rollout in this mode.")] = None,
+    recipe: Annotated[str | None, Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
+    tag: Annotated[list[str] | None, Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
+    clip: Annotated[list[str] | None, Option(help="This clip, by id or name; may be repeated; default all.")] = None,
     segments: Annotated[
-        bool, typer.Option("--segments", help="Also take the passing windows of clips that fail as a whole.")
+        bool, Option("--segments", help="Also take the passing windows of clips that fail as a whole.")
     ] = False,
     bucket: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Take each clip in these physics: canonical, factors such as friction=0.7,mass=1.1, or all; may be repeated."
         ),
     ] = None,
     waive: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar='ID="REASON"', help="Lock although this test fails, and keep the reason with the version; may be repeated."
         ),
     ] = None,
-    alias: Annotated[
-        list[str] | None, typer.Option(help="Point this alias at the version afterwards; may be repeated.")
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is locked.")] = True,
+    alias: Annotated[list[str] | None, Option(help="Point this alias at the version afterwards; may be repeated.")] = None,
+    wait: Annotated[bool, Option("--wait/--no-wait", help="Show progress until it is locked.")] = True,
     url: Url = None,
     timeout: Timeout = None,
     json_out: Json = None,
@@ -76,19 +67,19 @@ def lock(
         parts = [text.partition("=") for text in waive or ()]
         waivers = list(check_waivers({"test": test.strip(), "reason": reason} for test, _, reason in parts))
     if alias and not wait:
-        raise typer.BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
+        raise BadParameter("an alias needs the locked version; drop --no-wait", param_hint="--alias")
     # The service would refuse a bad alias, too, but only after the version is locked.
     with refuse_usage("--alias"):
         for text in alias or ():
             check_alias(text)
     if "latest" in (alias or ()):
-        raise typer.BadParameter("latest is computed and cannot be set; choose another alias", param_hint="--alias")
+        raise BadParameter("latest is computed and cannot be set; choose another alias", param_hint="--alias")
     buckets: str | list[dict[str, Any]] = "all"
     if "all" not in (bucket or ()):
         with refuse_usage("--bucket"):
             buckets = [asdict(scale) for scale in dict.fromkeys(map(PhysicsScale.parse, bucket or ()))]
     elif len(set(bucket or ())) > 1:
-        raise typer.BadParameter("all are all; drop the others", param_hint="--bucket")
+        raise BadParameter("all are all; drop the others", param_hint="--bucket")
     optional = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip, "buckets": buckets}
     select = {"tier": tier or [0], "segments": segments} | {key: value for key, value in optional.items() if value}
     spec = f"{name}=={version}"
@@ -121,13 +112,13 @@ def lock(
     out.print(f"\n{step}: ampref pull {spec}")
 
 
-@app.command("list")
+@dataset.command("list")
 def list_datasets(url: Url = None, json_out: Json = None, quiet: Quiet = False) -> None:
     """List the datasets that have a locked version."""
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         datasets = api.list_datasets()
-    out.print_result(datasets, (dataset["name"] for dataset in datasets))
+    out.print_result(datasets, (entry["name"] for entry in datasets))
     if not datasets:
         out.print("there is none yet\nnext: ampref dataset lock NAME VERSION --tier 0")
         return
@@ -136,16 +127,14 @@ def list_datasets(url: Url = None, json_out: Json = None, quiet: Quiet = False) 
     out.print("\nnext: ampref dataset show NAME")
 
 
-def _format_aliases(dataset: Mapping[str, Any]) -> str:
-    return ", ".join(f"{alias} = {version}" for alias, version in sorted(dataset["aliases"].items())) or "-"
+def _format_aliases(entry: Mapping[str, Any]) -> str:
+    return ", ".join(f"{alias} = {version}" for alias, version in sorted(entry["aliases"].items())) or "-"
 
 
-@app.command("show")
+@dataset.command("show")
 def show(
     name: Name,
-    version: Annotated[
-        str | None, typer.Argument(metavar="VERSION", help="A version or an alias; default: all of them.")
-    ] = None,
+    version: Annotated[str | None, Argument(metavar="VERSION", help="A version or an alias; default: all of them.")] = None,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
@@ -159,22 +148,22 @@ def show(
         if version is not None:
             print_version(out, api, name, version)
             return
-        dataset = api.get_dataset(name)
-    out.print_result(dataset, (entry["version"] for entry in dataset["versions"]))
+        entry = api.get_dataset(name)
+    out.print_result(entry, (row["version"] for row in entry["versions"]))
     columns: dict[str, Cell] = {
         **{"Version": "version", ">clips": "num_clips", ">frames": "num_frames", "Locked": "locked_at", "Robot": "robot"},
         "State": version_state,
     }
-    out.print_table(columns, dataset["versions"])
-    out.print(f"\naliases: {_format_aliases(dataset)}; latest = {dataset['latest'] or '-'}")
+    out.print_table(columns, entry["versions"])
+    out.print(f"\naliases: {_format_aliases(entry)}; latest = {entry['latest'] or '-'}")
     out.print(f"next: ampref dataset show {name} VERSION, ampref pull {name}")
 
 
-@app.command("diff")
+@dataset.command("diff")
 def diff(
     name: Name,
-    old: Annotated[str, typer.Argument(metavar="BEFORE", help="A version or an alias.")],
-    new: Annotated[str, typer.Argument(metavar="AFTER", help="A version or an alias.")],
+    old: Annotated[str, Argument(metavar="BEFORE", help="A version or an alias.")],
+    new: Annotated[str, Argument(metavar="AFTER", help="A version or an alias.")],
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
@@ -201,19 +190,19 @@ def _member_name(member: Mapping[str, Any]) -> str:
     return str(member["name"]) if bucket == "canonical" else f"{member['name']} [{bucket}]"
 
 
-@app.command("alias")
+@dataset.command("alias")
 def alias_version(
     name: Name,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="For example production.")],
-    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="The exact version that it is to mean.")] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Forget the alias; the version stays.")] = False,
+    alias: Annotated[str, Argument(metavar="ALIAS", help="For example production.")],
+    version: Annotated[str | None, Argument(metavar="VERSION", help="The exact version that it is to mean.")] = None,
+    delete: Annotated[bool, Option("--delete", help="Forget the alias; the version stays.")] = False,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Point an alias at a version, or forget it. NAME@ALIAS can then be pulled."""
     if delete == (version is not None):
-        raise typer.BadParameter("give the version that the alias is to mean, or --delete", param_hint="VERSION")
+        raise BadParameter("give the version that the alias is to mean, or --delete", param_hint="VERSION")
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         if version is None:
@@ -224,19 +213,19 @@ def alias_version(
     out.print(f"{name}@{alias} is forgotten" if version is None else f"{name}@{alias} now means {name}=={version}")
 
 
-@app.command("yank")
+@dataset.command("yank")
 def yank(
     name: Name,
     version: Version,
-    reason: Annotated[str | None, typer.Option(help="Why nobody should start to use it; pulling it shows this.")] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the yank back.")] = False,
+    reason: Annotated[str | None, Option(help="Why nobody should start to use it; pulling it shows this.")] = None,
+    undo: Annotated[bool, Option("--undo", help="Take the yank back.")] = False,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Warn everybody off a version. It stays readable by its exact name, and latest passes it by."""
     if undo == (reason is not None):
-        raise typer.BadParameter("say why nobody should use it, or --undo", param_hint="--reason")
+        raise BadParameter("say why nobody should use it, or --undo", param_hint="--reason")
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         answer = api.unyank_version(name, version) if reason is None else api.yank_version(name, version, reason)

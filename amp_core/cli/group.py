@@ -6,9 +6,9 @@ needs none of the extras and stays fast.
 
 from __future__ import annotations
 
+import pkgutil
 import sys
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -49,8 +49,7 @@ class Verb(NamedTuple):
 
     def load(self) -> TyperCommand | TyperGroup:
         """Import the verb."""
-        module, _, attribute = self.target.partition(":")
-        target = getattr(import_module(module), attribute)
+        target = pkgutil.resolve_name(self.target)
         if isinstance(target, typer.Typer):
             return typer.main.get_group(target)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -58,6 +57,12 @@ class Verb(NamedTuple):
         command = typer.main.get_command(app)
         assert isinstance(command, TyperCommand)
         return command
+
+
+def list_verbs(panel: str, summaries: Mapping[str, str], *, extra: str | None = None, json_word: bool = False) -> list[Verb]:
+    """Rows of a table that have all but their summaries in common, by target; a verb has the name of its attribute."""
+    names = {target: target.rpartition(":")[2] for target in summaries}
+    return [Verb(names[target], panel, summary, target, extra, json_word) for target, summary in summaries.items()]
 
 
 class MissingExtra(AmprefError):

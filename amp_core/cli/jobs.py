@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from amp_core.cli.options import Json, Quiet, Timeout, Url
 from amp_core.cli.output import Cell, Output
@@ -28,9 +28,9 @@ COLUMNS: dict[str, Cell] = {
 
 
 def jobs(
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, quarantined or cancelled.")] = None,
-    kind: Annotated[str | None, typer.Option(help="rollout or lock.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
+    state: Annotated[str | None, Option(help="queued, running, succeeded, failed, quarantined or cancelled.")] = None,
+    kind: Annotated[str | None, Option(help="rollout or lock.")] = None,
+    limit: Annotated[int, Option(min=1, help="At most so many, the newest first.")] = 20,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
@@ -46,10 +46,10 @@ def jobs(
 
 
 def job(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Show live progress until it has ended.")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed, was quarantined or cancelled.")] = False,
+    job_id: Annotated[str, Argument(metavar="ID", help="The job's id.")],
+    wait: Annotated[bool, Option("--wait", help="Show live progress until it has ended.")] = False,
+    cancel: Annotated[bool, Option("--cancel", help="Cancel it.")] = False,
+    retry: Annotated[bool, Option("--retry", help="Try again what failed, was quarantined or cancelled.")] = False,
     url: Url = None,
     timeout: Timeout = None,
     json_out: Json = None,
@@ -57,7 +57,7 @@ def job(
 ) -> None:
     """Show one job; wait for it, cancel it or try it again."""
     if cancel and (retry or wait):
-        raise typer.BadParameter("choose one of --cancel, --retry and --wait", param_hint="--cancel")
+        raise BadParameter("choose one of --cancel, --retry and --wait", param_hint="--cancel")
     out = Output(json_out, quiet=quiet)
     with connect(url, out, patient=wait) as api:
         job = api.cancel_job(job_id) if cancel else api.retry_job(job_id) if retry else api.get_job(job_id)

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Option
 
 from amp_core.cli.exit_codes import FAILED, INTERRUPTED, TERMINATED, USAGE
 from amp_core.cli.group import VerbGroup
@@ -38,7 +39,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def _root(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from amp_core.errors import InputRefused
 from amp_core.recipe import GENERATED_MODES, MODES, PhysicsScale
@@ -19,7 +20,7 @@ def refuse_usage(option: str | None = None) -> Iterator[None]:
     try:
         yield
     except InputRefused as error:
-        raise typer.BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None
+        raise BadParameter(f"{error.what}; expected {error.expected}", param_hint=option) from None
 
 
 def mode_parser(modes: Collection[str]) -> Callable[[str], str]:
@@ -27,7 +28,7 @@ def mode_parser(modes: Collection[str]) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in modes:
-            raise typer.BadParameter(f"{text!r} is no mode; choose {' or '.join(modes)}")
+            raise BadParameter(f"{text!r} is no mode; choose {' or '.join(modes)}")
         return text
 
     return parse
@@ -39,37 +40,33 @@ def parse_bucket(text: str) -> PhysicsScale:
         return PhysicsScale.parse(text)
 
 
-MotionFiles = Annotated[list[Path], typer.Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")]
-RobotName = Annotated[str, typer.Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
-parse_mode, parse_rollout_mode = mode_parser(MODES), mode_parser(GENERATED_MODES)
-Mode = Annotated[
-    str | None,
-    typer.Option(parser=parse_mode, metavar="TEXT", help="auto, rollout, tracked or teacher_forced; the default is auto."),
-]
-Seed = Annotated[int | None, typer.Option(help="The recipe's seed.")]
+MotionFiles = Annotated[list[Path], Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")]
+RobotName = Annotated[str, Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
+mode_option = partial(Option, metavar="MODE", parser=mode_parser(MODES))
+rollout_mode_option = partial(Option, metavar="MODE", parser=mode_parser(GENERATED_MODES))
+Mode = Annotated[str | None, mode_option(help="auto, rollout, tracked or teacher_forced; the default is auto.")]
+Seed = Annotated[int | None, Option(help="The recipe's seed.")]
 Physics = Annotated[
     list[PhysicsScale] | None,
-    typer.Option(
+    Option(
         parser=parse_bucket,
         metavar="BUCKET",
         help="Score in these physics: factors such as friction=0.7,mass=1.1,damping=1.0, or canonical; may be repeated.",
     ),
 ]
-Fps = Annotated[float | None, typer.Option(help="Frames per second, for .csv files and others that do not hold it.")]
-QuatOrder = Annotated[Literal["wxyz", "xyzw"] | None, typer.Option(help="Quaternion order; must be given for .csv.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Simulation threads; the results do not depend on it.")]
+Fps = Annotated[float | None, Option(help="Frames per second, for .csv files and others that do not hold it.")]
+QuatOrder = Annotated[Literal["wxyz", "xyzw"] | None, Option(help="Quaternion order; must be given for .csv.")]
+Threads = Annotated[int | None, Option(min=1, help="Simulation threads; the results do not depend on it.")]
 
-Url = Annotated[
-    str | None, typer.Option("--url", help="The service's address; overrides AMPREF_URL, default http://127.0.0.1:8000.")
-]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most; the work goes on without us.")]
+Url = Annotated[str | None, Option("--url", help="The service's address; overrides AMPREF_URL, default http://127.0.0.1:8000.")]
+Timeout = Annotated[float | None, Option(min=0, help="Seconds to wait at most; the work goes on without us.")]
 
 Json = Annotated[
     Path | None,
-    typer.Option("--json", metavar="[=OUT]", help="One JSON document on stdout, and everything else on stderr; or into OUT."),
+    Option("--json", metavar="[=OUT]", help="One JSON document on stdout, and everything else on stderr; or into OUT."),
 ]
 JsonOut = Annotated[
     Path | None,
-    typer.Option("--json", metavar="[OUT]", help="One JSON document into OUT; without OUT, or with -, on stdout."),
+    Option("--json", metavar="[OUT]", help="One JSON document into OUT; without OUT, or with -, on stdout."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only what a script needs, warnings and errors.")]

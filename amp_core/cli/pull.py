@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from amp_core.cli.options import Json, Quiet, Url
 from amp_core.cli.output import Output
@@ -16,17 +16,17 @@ from amp_core.client import pull as pull_version
 
 
 def pull(
-    spec: Annotated[str, typer.Argument(help="name==version, name@alias, or name for its latest version.")],
+    spec: Annotated[str, Argument(help="name==version, name@alias, or name for its latest version.")],
     url: Url = None,
     manifest_sha256: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="The version's digest from an earlier pull; anything else is refused.")
+        str | None, Option(metavar="DIGEST", help="The version's digest from an earlier pull; anything else is refused.")
     ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where versions are kept; overrides AMPREF_CACHE, default ~/.cache/ampref.")
+        Path | None, Option(help="Where versions are kept; overrides AMPREF_CACHE, default ~/.cache/ampref.")
     ] = None,
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the three files into this folder.")] = None,
+    to: Annotated[Path | None, Option(metavar="DIR", help="Also copy the three files into this folder.")] = None,
     offline: Annotated[
-        bool | None, typer.Option("--offline/--online", help="Ask no service; default: fall back on the cache.")
+        bool | None, Option("--offline/--online", help="Ask no service; default: fall back on the cache.")
     ] = None,
     json_out: Json = None,
     quiet: Quiet = False,

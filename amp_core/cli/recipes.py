@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
+from typer import BadParameter
 
 from amp_core.cli.options import refuse_usage
 from amp_core.errors import InputRefused, RecipeRefused
@@ -32,7 +32,7 @@ def build_recipe(path: Path | None, mode: str | None, seed: int | None, scales: 
             return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
     fields = read_recipe(path, scales)
     if mode is not None and fields.setdefault("mode", mode) != mode:
-        raise typer.BadParameter(f"the recipe in {path} has mode {fields['mode']!r}; drop one of the two", param_hint="--mode")
+        raise BadParameter(f"the recipe in {path} has mode {fields['mode']!r}; drop one of the two", param_hint="--mode")
     recipe = Recipe.from_dict(fields if seed is None else fields | {"seed": seed})
     check_recipe(recipe)
     return recipe
@@ -69,5 +69,5 @@ def read_recipe(path: Path, scales: Sequence[PhysicsScale]) -> dict[str, Any]:
     physics = fields.get("physics")
     factors = physics if isinstance(physics, dict) and any(factor != 1 for factor in physics.values()) else {}
     if factors and scales and (len(scales) > 1 or any(getattr(scales[0], name, None) != factors[name] for name in factors)):
-        raise typer.BadParameter(f"the recipe in {path} has physics of its own; drop one of the two", param_hint="--physics")
+        raise BadParameter(f"the recipe in {path} has physics of its own; drop one of the two", param_hint="--physics")
     return fields

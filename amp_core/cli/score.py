@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, Physics, QuatOrder, Quiet, RobotName, Seed, Threads
 from amp_core.cli.output import Output
@@ -25,13 +25,11 @@ def score(
     motions: MotionFiles,
     robot: RobotName = "wildrobot",
     mode: Mode = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A recipe as JSON, as a result's provenance has it.")
-    ] = None,
+    recipe: Annotated[Path | None, Option(metavar="FILE", help="A recipe as JSON, as a result's provenance has it.")] = None,
     seed: Seed = None,
     physics: Physics = None,
     json_out: JsonOut = None,
-    export: Annotated[Path | None, typer.Option(metavar="DIR", help="Write NAME.npz per motion into this folder.")] = None,
+    export: Annotated[Path | None, Option(metavar="DIR", help="Write NAME.npz per motion into this folder.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
     threads: Threads = None,

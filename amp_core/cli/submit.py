@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from amp_core.cli.options import Fps, Json, Mode, Physics, QuatOrder, Quiet, Seed, Timeout, Url
 from amp_core.cli.output import Cell, Output
@@ -20,17 +20,15 @@ from amp_core.errors import AmprefError
 
 
 def submit(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Motion files: .pkl, .npz, .json or .csv.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Show live progress until every clip is scored.")] = False,
-    robot: Annotated[str | None, typer.Option(help="A robot that the service knows; default wildrobot.")] = None,
+    files: Annotated[list[Path], Argument(metavar="FILE", help="Motion files: .pkl, .npz, .json or .csv.")],
+    wait: Annotated[bool, Option("--wait", help="Show live progress until every clip is scored.")] = False,
+    robot: Annotated[str | None, Option(help="A robot that the service knows; default wildrobot.")] = None,
     mode: Mode = None,
     seed: Seed = None,
     physics: Physics = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A whole recipe as JSON, instead of --mode and --seed.")
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag for the clips; may be repeated.")] = None,
-    name: Annotated[str | None, typer.Option(help="The clip's name; default: the file name without its ending.")] = None,
+    recipe: Annotated[Path | None, Option(metavar="FILE", help="A whole recipe as JSON, instead of --mode and --seed.")] = None,
+    tag: Annotated[list[str] | None, Option(help="A tag for the clips; may be repeated.")] = None,
+    name: Annotated[str | None, Option(help="The clip's name; default: the file name without its ending.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
     url: Url = None,
@@ -44,9 +42,9 @@ def submit(
     each of them. Exits with 1 when a file was refused or a job failed; the others are not held up.
     """
     if name is not None and len(files) > 1:
-        raise typer.BadParameter("one name cannot be for several files", param_hint="--name")
+        raise BadParameter("one name cannot be for several files", param_hint="--name")
     if recipe is not None and (mode is not None or seed is not None):
-        raise typer.BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
+        raise BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
     scales = list(dict.fromkeys(physics or ()))
     out = Output(json_out, quiet=quiet)
     fields = None if recipe is None else read_recipe(recipe, scales)

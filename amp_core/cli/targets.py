@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import typer
+from typer import BadParameter
 
 from amp_core.errors import InputRefused
 from amp_core.files import write_file
@@ -24,9 +24,7 @@ def check_file(path: Path) -> None:
       typer.BadParameter: it is a motion file, as where `--json` swallows the word after it.
     """
     if path.suffix in _MOTION_SUFFIXES:
-        raise typer.BadParameter(
-            f"{path} is a motion file and would be overwritten; put --json at the end", param_hint="--json"
-        )
+        raise BadParameter(f"{path} is a motion file and would be overwritten; put --json at the end", param_hint="--json")
     if not path.parent.is_dir():
         # A folder for exports is made; a file in a folder that does not exist is a slip of the pen.
         raise InputRefused(

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from amp_core import motions as bundled
-from amp_core.cli.options import Fps, JsonOut, QuatOrder, Quiet, Url, parse_mode
+from amp_core.cli.options import Fps, JsonOut, QuatOrder, Quiet, Url, mode_option
 from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.remote import connect
@@ -21,32 +21,25 @@ from amp_core.readiness import TEST_IDS
 def verify(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MOTION | NAME==VERSION", help="Motion files (.pkl, .npz, .json, .csv), or one locked version."),
+        Argument(metavar="MOTION | NAME==VERSION", help="Motion files (.pkl, .npz, .json, .csv), or one locked version."),
     ] = None,
     all_subjects: Annotated[
-        bool, typer.Option("--all", help="The bundled motions; with --url or AMPREF_URL, every version of that service.")
+        bool, Option("--all", help="The bundled motions; with --url or AMPREF_URL, every version of that service.")
     ] = False,
     robot: Annotated[
         str | None,
-        typer.Option(help="A bundled robot's name, or a path to a robot.yaml. Default: wildrobot, or a version's own."),
+        Option(help="A bundled robot's name, or a path to a robot.yaml. Default: wildrobot, or a version's own."),
     ] = None,
     mode: Annotated[
-        str | None,
-        typer.Option(
-            parser=parse_mode,
-            metavar="TEXT",
-            help="Score motions in this mode: auto (default), rollout, tracked or teacher_forced.",
-        ),
+        str | None, mode_option(help="Score motions in this mode: auto (default), rollout, tracked or teacher_forced.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the recipe, and of what the tests draw. Default: 0.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Run this test alone: 1A … 7, smoke; repeatable.")
-    ] = None,
+    seed: Annotated[int | None, Option(min=0, help="Of the recipe, and of what the tests draw. Default: 0.")] = None,
+    only: Annotated[list[str] | None, Option(metavar="ID", help="Run this test alone: 1A … 7, smoke; repeatable.")] = None,
     json_out: JsonOut = None,
-    html_out: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write the report as one page here.")] = None,
+    html_out: Annotated[Path | None, Option("--html", metavar="OUT", help="Write the report as one page here.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Simulation threads; no outcome depends on it.")] = None,
+    threads: Annotated[int | None, Option(min=1, help="Simulation threads; no outcome depends on it.")] = None,
     url: Url = None,
     quiet: Quiet = False,
 ) -> None:
@@ -59,7 +52,7 @@ def verify(
     """
     for test in only or ():
         if test not in TEST_IDS:
-            raise typer.BadParameter(f"{test!r} is no test; choose one of {', '.join(TEST_IDS)}", param_hint="--only")
+            raise BadParameter(f"{test!r} is no test; choose one of {', '.join(TEST_IDS)}", param_hint="--only")
     # A file that exists is a file, whatever its name.
     versions = [subject for subject in subjects or () if ("==" in subject or "@" in subject) and not Path(subject).exists()]
     motions = [Path(subject) for subject in subjects or () if subject not in versions]
@@ -68,15 +61,15 @@ def verify(
     if kinds != 1:
         problem = "these do not go together" if kinds else "nothing is named"
         text = f"{problem}: give motion files, or NAME==VERSION, or --all"
-        raise typer.BadParameter(text, param_hint="MOTION | NAME==VERSION")
+        raise BadParameter(text, param_hint="MOTION | NAME==VERSION")
     if len(versions) > 1:
-        raise typer.BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
+        raise BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
     if is_remote:
         for option, value in {"--mode": mode, "--fps": fps, "--quat-order": quat_order}.items():
             if value is not None:
-                raise typer.BadParameter("it is for motions; a version is as it was locked", param_hint=option)
+                raise BadParameter("it is for motions; a version is as it was locked", param_hint=option)
     elif url is not None:
-        raise typer.BadParameter("it is for NAME==VERSION and --all; motions need no service", param_hint="--url")
+        raise BadParameter("it is for NAME==VERSION and --all; motions need no service", param_hint="--url")
     out = Output(json_out, quiet=quiet)
     if html_out:
         check_file(html_out)

@@ -11,10 +11,10 @@ from typing import Any
 from amp_core.cli.options import Json
 from amp_core.cli.output import Output
 from amp_core.robot import load_robots
-from ampref_service import server
+from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
-from ampref_service.cli.startup import Host, Port, configure_logs, exit_unless_terminated, load_settings, url_of
+from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, url_of
 
 
 def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
@@ -24,7 +24,7 @@ def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
     """
     out = Output(json_out)
     settings = load_settings(out, host=host, port=port)
-    configure_logs(settings)
+    logs.configure(settings.log_level, json=settings.log_json)
     robots = load_robots(settings.robots)
     checks: dict[str, Callable[[], Any]] = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
     more: dict[str, Any] = {}
@@ -38,7 +38,5 @@ def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
     listener = server.listen(settings)
     out.print_result({"url": url_of(listener), "pid": os.getpid()})
     sys.stdout.flush()
-    try:
+    with ending_on_sigterm():
         server.run(create_app(settings, checks=checks, installed=robots, **more), settings, listener)
-    except SystemExit as stopped:
-        exit_unless_terminated(stopped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
@@ -13,7 +13,7 @@ from ampref_service.cli.startup import load_settings, make_folder
 
 
 def migrate(
-    to: Annotated[str | None, typer.Option(metavar="REVISION", help="Go down to this revision instead; base is empty.")] = None,
+    to: Annotated[str | None, Option(metavar="REVISION", help="Go down to this revision instead; base is empty.")] = None,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:

@@ -6,26 +6,24 @@ import importlib.util
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from amp_core.cli.exit_codes import TERMINATED
 from amp_core.cli.output import Output
 from amp_core.errors import Unavailable
-from ampref_service import logs
 from ampref_service.settings import Settings, unknown_variables
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides AMPREF_HOST.")]
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; overrides AMPREF_PORT.")]
+Host = Annotated[str | None, Option(help="Address to listen on; overrides AMPREF_HOST.")]
+Port = Annotated[int | None, Option(min=0, max=65535, help="Port to listen on, 0 for a free one; overrides AMPREF_PORT.")]
 
 
 def load_settings(out: Output, **overrides: Any) -> Settings:
-    """The settings, with options that were given in the place of variables.
-
-    Warns of variables that look like settings and are none: they change nothing.
-    """
+    """The settings, with options in the place of variables. Variables that look like settings and are none cost a warning."""
     settings = Settings.load(**{name: value for name, value in overrides.items() if value is not None})
     unknown = unknown_variables(os.environ)
     if unknown:
@@ -62,12 +60,6 @@ def warn_missing_tests(out: Output, settings: Settings) -> None:
         )
 
 
-def configure_logs(settings: Settings, default: str | None = None) -> None:
-    """Set up logging; `default` is the level of a process that a person watches, unless AMPREF_LOG_LEVEL says otherwise."""
-    level = default if default and not os.environ.get("AMPREF_LOG_LEVEL") else settings.log_level
-    logs.configure(level, json=settings.log_json)
-
-
 def url_of(listener: socket.socket) -> str:
     """The URL where a client on this machine reaches a listening socket."""
     host, port = listener.getsockname()[:2]
@@ -75,11 +67,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def exit_unless_terminated(stopped: SystemExit) -> None:
-    """Let a server end with 0 after SIGTERM, which is how it is meant to be stopped.
-
-    Raises:
-      SystemExit: it ended for another reason.
-    """
-    if stopped.code not in (None, 0, TERMINATED):
-        raise stopped
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Let a server end with 0 after SIGTERM, which is how it is meant to be stopped."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code not in (None, 0, TERMINATED):
+            raise

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from amp_core.cli.group import OPERATORS, Verb
+from amp_core.cli.group import OPERATORS, list_verbs
 
-VERBS = (
-    Verb("api", OPERATORS, "Serve the HTTP API alone; workers run elsewhere.", "ampref_service.cli.api:api", extra="service"),
-    Verb(
-        "migrate",
-        OPERATORS,
-        "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
-        "ampref_service.cli.migrate:migrate",
-        extra="service",
-    ),
-)
+_SERVICE = {
+    "ampref_service.cli.api:api": "Serve the HTTP API alone; workers run elsewhere.",
+    "ampref_service.cli.migrate:migrate": "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
+}
+VERBS = list_verbs(OPERATORS, _SERVICE, extra="service")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
@@ -42,7 +42,7 @@ STOP_SEC = 15.0
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary folder and say where it is.")] = False,
+    keep: Annotated[bool, Option("--keep", help="Keep the temporary folder and say where it is.")] = False,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:

@@ -12,39 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
 from amp_core.robot import load_robots
-from ampref_service import server
+from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
-from ampref_service.cli.startup import (
-    Host,
-    Port,
-    configure_logs,
-    exit_unless_terminated,
-    load_settings,
-    make_folder,
-    url_of,
-    warn_missing_tests,
-)
+from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, make_folder, url_of, warn_missing_tests
 from ampref_service.services import Services
 from ampref_service.settings import Settings
 from ampref_workers.embedded import EmbeddedWorker
 
 
 def up(
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept; overrides AMPREF_DATA_DIR.")] = None,
+    data_dir: Annotated[Path | None, Option(help="Where everything is kept; overrides AMPREF_DATA_DIR.")] = None,
     host: Host = None,
     port: Port = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Clips scored at a time; overrides AMPREF_WORKER_CONCURRENCY.")
-    ] = None,
-    stop_with_parent: Annotated[
-        bool, typer.Option("--stop-with-parent", hidden=True, help="Stop when standard input ends.")
-    ] = False,
+    workers: Annotated[int | None, Option(min=1, help="Clips scored at a time; overrides AMPREF_WORKER_CONCURRENCY.")] = None,
+    stop_with_parent: Annotated[bool, Option("--stop-with-parent", hidden=True, help="Stop when standard input ends.")] = False,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -55,7 +42,8 @@ def up(
     """
     out = Output(json_out, quiet=quiet)
     settings = load_settings(out, data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
-    configure_logs(settings, default="warning")
+    # A person watches this process: the log is for trouble alone, unless it is asked for.
+    logs.configure(settings.log_level if os.environ.get("AMPREF_LOG_LEVEL") else "warning", json=settings.log_json)
     warn_missing_tests(out, settings)
     robots = load_robots(settings.robots)  # Before anything is started; the server would refuse them with a traceback.
     make_folder(settings.data_dir)
@@ -75,10 +63,8 @@ def up(
 
     checks = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
     app = create_app(settings, notify=worker.notify, checks=checks, background=background, installed=robots)
-    try:
+    with ending_on_sigterm():
         server.run(app, settings, listener)
-    except SystemExit as stopped:
-        exit_unless_terminated(stopped)
 
 
 def _stop_at_end_of_input() -> None:

@@ -7,19 +7,20 @@ import platform
 import sys
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from amp_core.cli.options import Json
 from amp_core.cli.output import Output
 from amp_core.robot import load_robots
-from ampref_service.cli.startup import configure_logs, exit_unless_terminated, load_settings, warn_missing_tests
+from ampref_service import logs
+from ampref_service.cli.startup import ending_on_sigterm, load_settings, warn_missing_tests
 from ampref_service.settings import Settings
 from ampref_workers.app import check_workers, main
 
 
 def worker(
     check: Annotated[
-        bool, typer.Option("--check", help="Ask whether this machine's worker answers, and exit with 0 if it does.")
+        bool, Option("--check", help="Ask whether this machine's worker answers, and exit with 0 if it does.")
     ] = False,
     json_out: Json = None,
 ) -> None:
@@ -32,12 +33,10 @@ def worker(
         out.print(f"answers: {', '.join(answers)}")
         return
     settings = load_settings(out)
-    configure_logs(settings)
+    logs.configure(settings.log_level, json=settings.log_json)
     warn_missing_tests(out, settings)
     load_robots(settings.robots)
     out.print_result({"pid": os.getpid()})
     sys.stdout.flush()
-    try:
+    with ending_on_sigterm():
         main(settings)
-    except SystemExit as stopped:
-        exit_unless_terminated(stopped)
