@@ -56,10 +56,10 @@ def process_files(
     """
     batch_size = nthread * (BATCH_PER_THREAD if recipe.planner is None else PLANNED_PER_THREAD)
     readings = zip(paths, read_motions(paths, options, partial(check_scorable, robot=robot, recipe=recipe)), strict=True)
-    verb, end = progress.description, 0
+    end = 0
     while batch := list(islice(readings, batch_size)):
         readable = [(path, motion) for path, motion in batch if isinstance(motion, Motion)]
-        columns = [iter(_run_batch(readable, run, progress, verb)) for run in runs]
+        columns = [iter(_run_batch(readable, run, progress)) for run in runs]
         for _, motion in batch:
             outcomes = [motion] * len(runs) if isinstance(motion, AmprefError) else [next(column) for column in columns]
             if errors := [outcome for outcome in outcomes if isinstance(outcome, AmprefError)]:
@@ -75,14 +75,14 @@ def score_run(robot: Robot, recipe: Recipe, nthread: int) -> Run[Score]:
     return lambda motions, report: score(motions, robot, recipe, nthread=nthread, progress=report)
 
 
-def _run_batch(motions: Sequence[tuple[Path, Motion]], run: Run[T], progress: Progress, verb: str) -> list[T | AmprefError]:
+def _run_batch(motions: Sequence[tuple[Path, Motion]], run: Run[T], progress: Progress) -> list[T | AmprefError]:
     """Run a batch; if that fails, its motions one by one, so that one bad motion costs only itself."""
     if not motions:
         return []
     start = progress.amount
 
     def report(share: float, message: str) -> None:
-        progress.update(start + share * len(motions), description=f"{verb}: {message}")
+        progress.update(start + share * len(motions), message)
 
     try:
         return list(run([motion for _, motion in motions], report))
@@ -90,4 +90,4 @@ def _run_batch(motions: Sequence[tuple[Path, Motion]], run: Run[T], progress: Pr
         if len(motions) == 1:
             error.file = error.file or str(motions[0][0])
             return [error]
-    return [outcome for entry in motions for outcome in _run_batch([entry], run, progress, verb)]
+    return [outcome for entry in motions for outcome in _run_batch([entry], run, progress)]

@@ -26,9 +26,10 @@ import typer
 
 from amp_core.cli.exit_codes import FAILED
 from amp_core.cli.progress import Progress, line_printer
-from amp_core.cli.targets import check_file, write_target
+from amp_core.cli.targets import check_file, refuse_unwritable
 from amp_core.cli.text import printable, time_left
 from amp_core.errors import AmprefError
+from amp_core.files import write_file
 from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -59,13 +60,10 @@ _OPTIONS = (
 
 def print_error(error: AmprefError) -> None:
     """Print on stderr what was wrong, where, what was expected, and what to type next."""
-    places = (
-        error.file,
-        f"key {error.key!r}" if error.key is not None else None,
-        f"frame {error.frame}" if error.frame is not None else None,
-    )
-    where = ", ".join(place for place in places if place)
-    lines = [f"error: {where + ': ' if where else ''}{error.what}"]
+    key = f"key {error.key!r}" if error.key is not None else None
+    frame = f"frame {error.frame}" if error.frame is not None else None
+    place = ", ".join(filter(None, (error.file, key, frame)))
+    lines = [f"error: {place + ': ' if place else ''}{error.what}"]
     for label, text in (("expected", error.expected), ("what to do", error.remedy)):
         if text:
             for pattern, option in _OPTIONS:
@@ -96,33 +94,31 @@ class Output:
         self.quiet = quiet
         self.refused: list[AmprefError] = []
         self._has_document = False
-        self._consoles: dict[str, Console] = {}
+        self._consoles: dict[IO[str], Console] = {}
         Output.latest = self
         if self.file is not None:
             check_file(self.file)
 
-    def _console(self, name: str) -> Console:
-        if name not in self._consoles:
-            from rich.console import Console  # Slower to import than the rest of the command; a short answer goes without.
+    def _console(self, *, for_notes: bool) -> Console:
+        stream = sys.stderr if for_notes or self.to_stdout else sys.stdout
+        if stream not in self._consoles:
+            from rich.console import Console  # noqa: PLC0415 - Slower than the rest of the command; a short answer goes without.
 
-            stream: IO[str] = getattr(sys, name)
             width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-            self._consoles[name] = Console(file=stream, width=width, highlight=False, emoji=False, markup=False, soft_wrap=True)
-        return self._consoles[name]
-
-    @property
-    def _human(self) -> Console:
-        return self._console("stderr" if self.to_stdout else "stdout")
+            self._consoles[stream] = Console(
+                file=stream, width=width, highlight=False, emoji=False, markup=False, soft_wrap=True
+            )
+        return self._consoles[stream]
 
     def print(self, text: str = "") -> None:
         """Print a line of the result for people."""
         if not self.quiet:
-            self._human.print(text)
+            self._console(for_notes=False).print(text)
 
     def note(self, text: str) -> None:
         """Print a line about what happens, which is no result: always on stderr."""
         if not self.quiet:
-            self._console("stderr").print(text)
+            self._console(for_notes=True).print(text)
 
     def warn(self, text: str) -> None:
         """Print what nobody may miss although the command goes on: always on stderr, quiet or not."""
@@ -168,7 +164,8 @@ class Output:
             sys.stdout.write(dumps(document))
             return
         if self.file is not None:
-            write_target(self.file, dumps(document).encode())
+            with refuse_unwritable(self.file):
+                write_file(self.file, dumps(document).encode(), durable=True)
         if self.quiet:
             sys.stdout.write("".join(f"{value}\n" for value in values))
 
@@ -188,9 +185,9 @@ class Output:
             return
         if isinstance(columns, Mapping):
             rows = [[cell(row) if callable(cell) else row[cell] for cell in columns.values()] for row in rows]
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
+        from rich import box  # noqa: PLC0415 - as above.
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
 
         table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
         for column in columns:
@@ -198,25 +195,20 @@ class Output:
         for row in rows:
             cells = ["-" if cell is None else printable(str(cell)) for cell in row]
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
-        self._human.print(table, soft_wrap=False)
+        self._console(for_notes=False).print(table, soft_wrap=False)
 
     @contextmanager
     def progress(self, description: str, total: float | None = None) -> Iterator[Progress]:
         """Show progress: a bar on a terminal, a line every few seconds elsewhere, nothing when quiet."""
         if self.quiet:
             yield Progress(description, total)
-        elif self._console("stderr").is_terminal:
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bar
+        elif self._console(for_notes=True).is_terminal:
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - as above.
+            from rich.progress import Progress as Bar  # noqa: PLC0415
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[left]}"),
-            )
-            with Bar(*columns, console=self._console("stderr"), transient=True) as bar:
+            texts = [TextColumn(text) for text in ("{task.description}", "{task.percentage:>3.0f}%", "{task.fields[left]}")]
+            columns = (texts[0], BarColumn(), texts[1], TimeElapsedColumn(), texts[2])
+            with Bar(*columns, console=self._console(for_notes=True), transient=True) as bar:
                 task = bar.add_task(description, total=total, left="")
 
                 def show(state: Progress) -> None:

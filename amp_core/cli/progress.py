@@ -22,7 +22,7 @@ class Progress:
     """
 
     def __init__(self, description: str, total: float | None, show: Callable[[Progress], None] = lambda _: None) -> None:
-        self.description = description
+        self.description = self._name = description
         self.total = total
         self.amount = 0.0
         self._show = show
@@ -31,7 +31,8 @@ class Progress:
 
     def update(
         self,
-        amount: float | None = None,
+        amount: float,
+        text: str | None = None,
         *,
         description: str | None = None,
         total: float | None = None,
@@ -39,10 +40,13 @@ class Progress:
     ) -> None:
         """Report the amount of work so far; thread-safe enough for one reporter at a time.
 
-        `left` is the time in seconds that the rest takes, from a caller with a better estimate than the rate so far.
+        Args:
+          text: what stands behind the work's name: `scoring: TEXT`.
+          description: what stands in the place of both.
+          left: the time in seconds that the rest takes, from a caller with a better estimate than the rate so far.
         """
-        self.amount = self.amount if amount is None else amount
-        self.description = description or self.description
+        self.amount = amount
+        self.description = f"{self._name}: {text}" if text else description or self.description
         self.total = self.total if total is None else total
         self._left = left
         self._show(self)

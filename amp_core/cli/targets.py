@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from typer import BadParameter
 
 from amp_core.errors import InputRefused
-from amp_core.files import write_file
 
 _MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
+
+
+@contextmanager
+def refuse_unwritable(path: Path) -> Iterator[None]:
+    """Turn an error of the system while `path` is made or written into an `InputRefused`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputRefused(
+            f"cannot be written: {error.strerror or error}", file=str(path), remedy="Name a folder that you may write to"
+        ) from error
 
 
 def check_file(path: Path) -> None:
@@ -33,14 +43,13 @@ def check_file(path: Path) -> None:
             expected="a file in a folder that exists",
             remedy=f"Check the path, or: mkdir -p {path.parent}",
         )
-    with refuse_unwritable(path.parent):
-        _check_access(path.parent)
+    _check_folder(path.parent)
     with refuse_unwritable(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
-@contextlib.contextmanager
+@contextmanager
 def made_folder(path: Path | None) -> Iterator[None]:
     """Make a folder for exports; remove it again if it is new and nothing was written, such as after Ctrl-C.
 
@@ -53,36 +62,16 @@ def made_folder(path: Path | None) -> Iterator[None]:
     is_new = not path.exists()
     with refuse_unwritable(path):
         path.mkdir(parents=True, exist_ok=True)
-        _check_access(path)
+    _check_folder(path)
     try:
         yield
     finally:
         if is_new:
-            with contextlib.suppress(OSError):  # It is not empty, or another process has removed it.
+            with suppress(OSError):  # It is not empty, or another process has removed it.
                 path.rmdir()
 
 
-@contextlib.contextmanager
-def refuse_unwritable(path: Path) -> Iterator[None]:
-    """Turn an error of the system while `path` is made or written into an `InputRefused`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputRefused(
-            f"cannot be written: {error.strerror or error}", file=str(path), remedy="Name a folder that you may write to"
-        ) from error
-
-
-def write_target(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all.
-
-    Raises:
-      InputRefused: it cannot be written.
-    """
-    with refuse_unwritable(path):
-        write_file(path, data, durable=True)
-
-
-def _check_access(folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+def _check_folder(folder: Path) -> None:
+    with refuse_unwritable(folder):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -13,7 +13,7 @@ from typing import Any
 
 from amp_core import verify as readiness
 from amp_core.cli.batch import process_files, score_run
-from amp_core.cli.output import Output
+from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions
 from amp_core.cli.recipes import build_recipe
 from amp_core.cli.targets import refuse_unwritable
@@ -75,11 +75,7 @@ class Tester:
         """Fetch a locked version and test it."""
         with ExitStack() as stack:
             with self._out.progress(f"fetching {spec}", total=1.0) as progress:
-
-                def report(share: float, text: str) -> None:
-                    progress.update(share, description=f"fetching {spec}: {text}")
-
-                version = stack.enter_context(open_version(api, spec, robot, report))
+                version = stack.enter_context(open_version(api, spec, robot, progress.update))
             self._test(version.subject, spec, version.waivers, version.locked)
 
     def _test(
@@ -88,22 +84,14 @@ class Tester:
         """Run the tests and print a line for each, and below them why those that did not pass did not."""
         with self._out.progress(f"testing {label}", total=1.0) as progress:
             verification = readiness.verify(
-                subject,
-                only=self._only,
-                nthread=self._nthread,
-                seed=self._seed,
-                progress=lambda share, text: progress.update(share, description=f"testing {label}: {text}"),
+                subject, only=self._only, nthread=self._nthread, seed=self._seed, progress=progress.update
             )
         document = checklist.document(verification, waivers, locked)
         self.documents.append(document)
         # Who asked for some tests alone knows that the others were not run.
         tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
-        rows = []
-        for test in tests:
-            row = checklist.decisive_row(test["rows"])
-            value = "-" if row is None else checklist.row_text({**row, "where": "", "note": ""})
-            rows.append((test["status"], test["name"], value, f"{test['wall_sec']:.1f}"))
-        self._out.print_table(("Status", "Test", "Nearest to its threshold", ">s"), rows)
+        columns: dict[str, Cell] = {"Status": "status", "Test": "name", "Nearest to its threshold": _decisive_value}
+        self._out.print_table(columns | {">s": lambda test: f"{test['wall_sec']:.1f}"}, tests)
         reasons = [f"{test['id']} {test['status']}: {test['reason']}" for test in tests if test["reason"]]
         for line in ("", *reasons) if reasons else ():
             self._out.print(line)
@@ -153,6 +141,11 @@ def _combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tests": [{"subject": _subject_name(document), **test} for document in documents for test in document["tests"]],
         "subjects": [{key: value for key, value in document.items() if key != "tests"} for document in documents],
     }
+
+
+def _decisive_value(test: Mapping[str, Any]) -> str | None:
+    row = checklist.decisive_row(test["rows"])
+    return None if row is None else checklist.row_text({**row, "where": "", "note": ""})
 
 
 def _subject_name(document: Mapping[str, Any]) -> str:

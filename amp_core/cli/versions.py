@@ -56,19 +56,13 @@ def open_version(
     loaded_robot = _load_robot(robot, manifest["robot"], spec)
     with tempfile.TemporaryDirectory(prefix="ampref-verify-") as folder:
         clips = tuple(_fetch_clips(api, pulled, manifest, Path(folder), progress))
-        artifacts = Artifacts(
-            features=mmap_member(pulled.features, "features"),
-            stats=read_json(pulled.normalization_stats.read_bytes()),
-            manifest=manifest,
-        )
+        stats = read_json(pulled.normalization_stats.read_bytes())
+        artifacts = Artifacts(features=mmap_member(pulled.features, "features"), stats=stats, manifest=manifest)
         facts = {"dataset": pulled.name, "version": pulled.version, "manifest_sha256": pulled.manifest_sha256}
         files = {"normalization_stats": pulled.normalization_stats, "manifest": pulled.manifest}
-        yield LockedVersion(
-            subject=Subject(loaded_robot, clips, artifacts, facts),
-            waivers=tuple(manifest["waivers"]),
-            locked={key: f"{path.name} {_digest(path)}" for key, path in files.items()}
-            | {"feature_code_hash": pulled.feature_code_hash},
-        )
+        locked = {key: f"{path.name} {_digest(path)}" for key, path in files.items()}
+        locked["feature_code_hash"] = pulled.feature_code_hash
+        yield LockedVersion(Subject(loaded_robot, clips, artifacts, facts), tuple(manifest["waivers"]), locked)
 
 
 def _load_robot(source: str | None, recorded: Mapping[str, Any], spec: str) -> Robot:

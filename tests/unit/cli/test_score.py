@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from amp_core.cli import main as cli
@@ -190,6 +191,12 @@ def test_what_a_csv_lacks_is_named_by_the_options_to_type(tmp_path: Path, capsys
     assert "fps=" not in said
 
 
+def _children_sec() -> float:
+    """s of the processor that the child processes which have ended took."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_ctrl_c_while_it_plans_ends_it_and_leaves_nothing(motions: dict[str, Path], tmp_path: Path, count: int) -> None:
     recipe = tmp_path / "slow.json"
@@ -200,6 +207,7 @@ def test_ctrl_c_while_it_plans_ends_it_and_leaves_nothing(motions: dict[str, Pat
         files[-1].write_bytes(motions["walk"].read_bytes())
     exports, out = tmp_path / "exports", tmp_path / "out.json"
     command = [sys.executable, "-m", "amp_core.cli", "score", *map(str, files), "--recipe", str(recipe), "--threads", "2"]
+    earlier_sec = _children_sec()
     process = subprocess.Popen(
         [*command, "--export", str(exports), "--json", str(out)],
         stdout=subprocess.PIPE,
@@ -212,10 +220,11 @@ def test_ctrl_c_while_it_plans_ends_it_and_leaves_nothing(motions: dict[str, Pat
     # The bar has moved, so it plans.
     while "%" not in said:
         said += process.stderr.read(1) or pytest.fail(said)
+    planning_sec = sum(psutil.Process(process.pid).cpu_times()[:2])
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    _, rest = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5  # It is within a second on a machine that has nothing else to do.
+    _, rest = process.communicate(timeout=120)
+    # Of the processor, because the machine may have much else to do.
+    assert _children_sec() - earlier_sec - planning_sec < 5
     assert process.returncode == 130
     assert "Traceback" not in said + rest
     assert not out.exists()

@@ -62,7 +62,7 @@ def demo(
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start
-    clips = [{"name": r["clip_name"], "mode": r["mode"], "tier": r["tier"], "tier_reason": r["tier_reason"]} for r in rollouts]
+    clips = [{"name": r["clip_name"], **{key: r[key] for key in ("mode", "tier", "tier_reason")}} for r in rollouts]
     document = {"url": url, "clips": clips, **pulled, "folder": str(folder) if keep else None, "seconds": round(seconds, 1)}
     out.print_result(document, [pulled["manifest_sha256"]])
     rest = f"everything is kept in {folder}" if keep else "no process and no file is left"
@@ -83,25 +83,14 @@ def _run_service(out: Output, folder: Path) -> Iterator[str]:
     # -P: without it -m would look for every module in the working directory first.
     command = [sys.executable, "-P", "-m", "amp_core.cli", "up", "--port", "0", "--data-dir", str(folder / "data")]
     command += ["--workers", str(workers), "--json", "--stop-with-parent"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process, which stops the service in order.
-        ) as process,
+        # Ctrl-C reaches this process alone, which stops the service in order.
+        subprocess.Popen(command, stderr=stderr, env=environment, start_new_session=True, **pipes) as process,
     ):
         try:
             ready = _read_document(process, log)
-            if "url" not in ready:
-                raise Unavailable(
-                    f"the service did not start: {ready.get('what') or ready.get('detail') or ready}",
-                    remedy=ready.get("remedy") or "Try it by itself: ampref up --port 0",
-                )
             out.print(f"   {ready['url']}, {workers} workers, data in {ready['data_dir']}\n")
             yield ready["url"]
         finally:
@@ -113,27 +102,26 @@ def _run_service(out: Output, folder: Path) -> Iterator[str]:
 
 
 def _read_document(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
-    """The JSON document that the service prints when it is ready, or when it could not start.
+    """The JSON document that the service prints when it is ready.
 
     Raises:
-      Unavailable: it ended without one, or took too long.
+      Unavailable: it could not start, or took too long.
     """
     watchdog = threading.Timer(START_SEC, process.kill)
     watchdog.start()
-    text = ""
-    try:
-        for line in process.stdout or ():
-            text += line
-            with contextlib.suppress(ValueError):
-                document: dict[str, Any] = json.loads(text)
-                return document
-    finally:
-        watchdog.cancel()
-    lines = log.read_text(errors="replace").strip().splitlines()
-    raise Unavailable(
-        f"the service did not start: {' / '.join(lines[-3:]) or f'no answer within {START_SEC:.0f} s'}",
-        remedy="Try it by itself: ampref up --port 0",
-    )
+    text, document = "", {}
+    for line in process.stdout or ():
+        text += line
+        with contextlib.suppress(ValueError):
+            document = json.loads(text)
+            break
+    watchdog.cancel()
+    if "url" not in document:
+        lines = log.read_text(errors="replace").strip().splitlines()
+        reason = document.get("what") or " / ".join(lines[-3:]) or f"no answer within {START_SEC:.0f} s"
+        remedy = document.get("remedy") or "Try it by itself: ampref up --port 0"
+        raise Unavailable(f"the service did not start: {reason}", remedy=remedy)
+    return document
 
 
 def _score_motions(out: Output, api: ApiClient) -> list[dict[str, Any]]:
@@ -175,13 +163,8 @@ def _pull_version(out: Output, url: str, cache: Path, version: dict[str, Any]) -
     spec = f"{version['dataset']}=={version['version']}"
     out.print(f"4. Pull {spec} into an empty cache and verify every digest")
     with out.progress(f"pulling {spec}") as progress:
-        pulled = pull(
-            spec,
-            url=url,
-            manifest_sha256=version["manifest_sha256"],
-            cache_dir=cache,
-            progress=lambda amount, total: progress.update(amount, total=total),
-        )
+        pin: dict[str, Any] = {"url": url, "manifest_sha256": version["manifest_sha256"], "cache_dir": cache}
+        pulled = pull(spec, progress=lambda amount, total: progress.update(amount, total=total), **pin)
     # The client has verified the digests; a demo that claims so computes them itself.
     expected = {file["name"]: file["sha256"] for file in version["files"]}
     for path in pulled.files:
@@ -189,7 +172,7 @@ def _pull_version(out: Output, url: str, cache: Path, version: dict[str, Any]) -
         if digest != expected[path.name]:
             raise IntegrityError(f"its digest is {digest}", file=str(path), expected=expected[path.name])
         out.print(f"   ok  {path.name:<34} {size(path.stat().st_size):>9}  {digest}")
-    data = load_dataset(spec, url=url, manifest_sha256=version["manifest_sha256"], cache_dir=cache)
+    data = load_dataset(spec, **pin)
     digest = f"sha256:{hashlib.sha256(data.features.astype('<f4').tobytes()).hexdigest()}"
     if digest != version["dataset_hash"]:
         raise IntegrityError(f"the features' digest is {digest}", file=str(pulled.features), expected=version["dataset_hash"])
