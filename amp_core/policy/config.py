@@ -27,7 +27,7 @@ CONTACT_HEIGHT = 0.0
 """m; a channel whose lowest point is below this height counts as touching.
 
 MuJoCo's shapes press where they overlap. Of 22 heights from −3 to 20 mm this one fits the recorded contacts best, on each
-of two robots and in each kind of motion (docs/policy.md). The height of a real floor is known less well: use a larger value.
+of two robots and in each kind of motion (docs/benchmarks.md). A real floor is known less well: use a larger value.
 """
 
 STATS_ROWS = 1 << 16

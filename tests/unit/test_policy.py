@@ -167,7 +167,7 @@ def test_features_of_a_rollout_are_its_own() -> None:
     obs = observed(config, rollout.qpos, rollout.qvel)
     mine = extract(obs, config, height, None, robot.control_dt, rollout.foot_contacts, use_obs_joint_vel=True)
     np.testing.assert_allclose(mine, rollout.features, atol=1e-5)
-    # Contacts by kinematics: docs/policy.md has 0.983 over the bundled motions that stay upright.
+    # Contacts by kinematics: docs/benchmarks.md has 0.983 over the bundled motions that stay upright.
     estimated = np.asarray(extract(obs, config, height, None, 0.02, use_obs_joint_vel=True))[:, 23:]
     agreement = (estimated == rollout.foot_contacts).mean(axis=0)
     assert agreement.min() > 0.95, agreement
