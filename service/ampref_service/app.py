@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from amp_core.robot import Robot
 from ampref_service.api import faults, openapi, problems
-from ampref_service.api.middleware import BodyLimits, RequestScope
+from ampref_service.api.middleware import limit_bodies, observe_requests
 from ampref_service.api.telemetry import Telemetry
 from ampref_service.catalog.schema import check as check_schema
 from ampref_service.services import Notify, Services, open_services
@@ -92,6 +92,6 @@ def create_app(
     app.state.telemetry = telemetry
     app.state.started = time.monotonic()
     app.include_router(openapi.router)
-    app.add_middleware(BodyLimits, limit=body_limit, timeout_sec=settings.request_timeout_sec)
-    app.add_middleware(RequestScope, observe=telemetry.observe)
+    app.add_middleware(limit_bodies, limit=body_limit, timeout_sec=settings.request_timeout_sec)
+    app.add_middleware(observe_requests, observe=telemetry.observe)
     return app

@@ -17,8 +17,6 @@ from celery import Celery  # type: ignore[import-untyped]
 from amp_core.errors import Unavailable
 from ampref_service.settings import Settings
 
-__all__ = ["QUEUE", "RING", "Doorbell", "Notifier", "check_broker", "make_celery"]
-
 QUEUE = "ampref"
 """The Redis list of the messages."""
 
@@ -55,18 +53,12 @@ def make_celery(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_ignore_result=True,
-        result_backend=None,
-        task_serializer="json",
         accept_content=["json"],
-        event_serializer="json",
         worker_prefetch_multiplier=1,
         worker_concurrency=settings.worker_concurrency,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,  # the job goes on; its lease is in the database
-        enable_utc=True,
-        timezone="UTC",
     )
     return app
 
@@ -78,8 +70,7 @@ class Doorbell:
         self._app = make_celery(settings)
         # A ring does not wait for a broker that is away: the sweeper rings again.
         self._app.conf.broker_transport_options |= {"socket_timeout": _CONNECT_SEC, "max_retries": 0}
-        self._redis: redis.Redis | None = None
-        self._url = _broker_url(settings)
+        self._redis = _connect_redis(_broker_url(settings))
 
     def ring(self, job_ids: Sequence[str]) -> bool:
         """Send one message for each job, less those that wait in the queue already: they find these jobs as well.
@@ -99,11 +90,7 @@ class Doorbell:
 
     def waiting(self) -> int:
         """Messages that no worker has taken yet."""
-        if not _is_redis(self._url):
-            return 0
-        if self._redis is None:
-            self._redis = _connect_redis(self._url)
-        return int(self._redis.llen(QUEUE))
+        return 0 if self._redis is None else int(self._redis.llen(QUEUE))
 
 
 class Notifier:
@@ -112,17 +99,11 @@ class Notifier:
     def __init__(self, settings: Settings) -> None:
         self._bell = Doorbell(settings)
         self._jobs: queue.Queue[str] = queue.Queue(_BACKLOG_MAX)
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        threading.Thread(target=self._loop, name="doorbell", daemon=True).start()
 
     def __call__(self, job_id: str) -> None:
         with contextlib.suppress(queue.Full):
             self._jobs.put_nowait(job_id)
-        if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._loop, name="doorbell", daemon=True)
-                    self._thread.start()
 
     def _loop(self) -> None:
         while True:
@@ -134,11 +115,11 @@ class Notifier:
 
 def check_broker(settings: Settings) -> None:
     """Raise `Unavailable` unless the broker answers."""
-    url = _broker_url(settings)
-    if not _is_redis(url):
+    client = _connect_redis(_broker_url(settings))
+    if client is None:
         return
     try:
-        with contextlib.closing(_connect_redis(url)) as client:
+        with contextlib.closing(client):
             client.ping()
     except redis.RedisError as error:
         raise Unavailable(
@@ -157,9 +138,8 @@ def _broker_url(settings: Settings) -> str:
     return settings.broker_url
 
 
-def _is_redis(url: str) -> bool:
-    return url.startswith(("redis://", "rediss://"))
-
-
-def _connect_redis(url: str) -> redis.Redis:
+def _connect_redis(url: str) -> redis.Redis | None:
+    """A client, which connects on first use; None for a broker in memory."""
+    if not url.startswith(("redis://", "rediss://")):
+        return None
     return redis.Redis.from_url(url, socket_timeout=_CONNECT_SEC, socket_connect_timeout=_CONNECT_SEC)

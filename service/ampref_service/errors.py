@@ -8,71 +8,55 @@ from amp_core.errors import AmprefError, InputRefused
 class BadRequest(AmprefError):
     """The request cannot be read: broken JSON, a broken multipart body, a malformed header."""
 
-    slug = "bad-request"
-    title = "The request cannot be read"
-    status = 400
+    slug, title, status = "bad-request", "The request cannot be read", 400
 
 
 class Forbidden(AmprefError):
     """The caller's key does not have the scope."""
 
-    slug = "forbidden"
-    title = "Not allowed"
-    status = 403
+    slug, title, status = "forbidden", "Not allowed", 403
 
 
 class MethodNotAllowed(AmprefError):
     """The path exists, the method does not."""
 
-    slug = "method-not-allowed"
-    title = "Method not allowed"
-    status = 405
+    slug, title, status = "method-not-allowed", "Method not allowed", 405
 
 
 class RequestTimeout(AmprefError):
     """The client stopped sending before its request was complete."""
 
-    slug = "request-timeout"
-    title = "The request did not arrive in time"
-    status = 408
+    slug, title, status = "request-timeout", "The request did not arrive in time", 408
 
 
 class PreconditionFailed(AmprefError):
     """If-Match names other bytes than those that are stored."""
 
-    slug = "precondition-failed"
-    title = "Other bytes than expected"
-    status = 412
+    slug, title, status = "precondition-failed", "Other bytes than expected", 412
 
 
 class UnsupportedMediaType(AmprefError):
     """The body is not of the type that the endpoint reads."""
 
-    slug = "unsupported-media-type"
-    title = "Unsupported content type"
-    status = 415
+    slug, title, status = "unsupported-media-type", "Unsupported content type", 415
 
 
 class RangeNotSatisfiable(AmprefError):
     """The byte range lies outside the file."""
 
-    slug = "range-not-satisfiable"
-    title = "Range not satisfiable"
-    status = 416
+    slug, title, status = "range-not-satisfiable", "Range not satisfiable", 416
 
 
 class ParameterRefused(InputRefused):
     """A query parameter, path segment or body field is not what the endpoint takes."""
 
-    slug = "parameter-refused"
-    title = "A parameter cannot be used"
+    slug, title = "parameter-refused", "A parameter cannot be used"
 
 
 class InternalError(AmprefError):
     """A fault of the service. It says nothing of the exception but where to look for it."""
 
-    slug = "internal"
-    title = "Internal error"
+    slug, title = "internal", "Internal error"
 
     def __init__(self) -> None:
         super().__init__(

@@ -2,7 +2,7 @@
 
     headers   have to arrive within `request_timeout_sec` of the connection's beginning, or of their own first byte after an
               answer, or the connection is closed (`ampref_service.connection.Connection`)
-    bodies    have the same time again (`ampref_service.api.middleware.BodyLimits`)
+    bodies    have the same time again (`ampref_service.api.middleware.limit_bodies`)
     idle      connections are closed after `keep_alive_sec`
     stopping  open requests have `shutdown_grace_sec`; event streams end at once
 
@@ -15,7 +15,6 @@ import contextlib
 import functools
 import gc
 import socket
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,20 +22,6 @@ from fastapi import FastAPI
 from amp_core.errors import Unavailable
 from ampref_service.connection import MAX_HEADER_BYTES, Connection, mark_requests
 from ampref_service.settings import Settings
-
-
-class _Config(uvicorn.Config):
-    """uvicorn's configuration, with its HTTP protocol behind a `Connection`."""
-
-    def __init__(self, app: FastAPI, header_timeout_sec: float, **options: Any) -> None:
-        super().__init__(mark_requests(app), **options)
-        self._header_timeout_sec = header_timeout_sec
-
-    def load(self) -> None:
-        super().load()
-        self.http_protocol_class = functools.partial(  # type: ignore[assignment]
-            Connection, self.http_protocol_class, self._header_timeout_sec
-        )
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -64,9 +49,8 @@ def listen(settings: Settings) -> socket.socket:
 
 def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """A uvicorn server for `app`; start it with `server.run(sockets=[listen(settings)])`."""
-    config = _Config(
-        app,
-        settings.request_timeout_sec,
+    config = uvicorn.Config(
+        mark_requests(app),
         host=settings.host,
         port=settings.port,
         http="h11",
@@ -76,12 +60,15 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         log_config=None,  # structlog has configured logging; see ampref_service.logs
         access_log=False,  # our own line has the request id and the latency
         server_header=False,
-        date_header=True,
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_sec,
         timeout_graceful_shutdown=settings.shutdown_grace_sec,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         backlog=512,
+    )
+    config.load()
+    config.http_protocol_class = functools.partial(  # type: ignore[assignment]
+        Connection, config.http_protocol_class, settings.request_timeout_sec
     )
     return uvicorn.Server(config)
 

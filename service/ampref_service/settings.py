@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amp_core.cpus import usable_cpus
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True)
 
-    data_dir: Path = Field(
+    data_dir: Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))] = Field(
         Path("~/.local/share/ampref"), description="Folder of everything the service keeps, unless the next two say otherwise."
     )
     database_url: str = Field(
@@ -61,7 +61,11 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(
         None, description="Celery broker, `redis://HOST:PORT/DB`. Not set: for `ampref up`, which runs jobs itself."
     )
-    robots: Annotated[tuple[Path, ...], NoDecode] = Field(
+    robots: Annotated[
+        tuple[Annotated[Path, AfterValidator(Path.expanduser)], ...],
+        NoDecode,
+        BeforeValidator(lambda value: list(filter(str.strip, value.split(os.pathsep))) if isinstance(value, str) else value),
+    ] = Field(
         (),
         description="`robot.yaml` files besides the bundled ones, separated by `:` (`;` on Windows). Only the "
         "operator adds robots.",
@@ -127,28 +131,11 @@ class Settings(BaseSettings):
         "takes to commit.",
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    ] = Field("info", description="Least level that is logged.")
     log_json: bool = Field(False, description="Log one JSON object a line instead of text for people.")
-
-    @field_validator("robots", mode="before")
-    @classmethod
-    def _split_paths(cls, value: Any) -> Any:
-        return [part for part in value.split(os.pathsep) if part.strip()] if isinstance(value, str) else value
-
-    @field_validator("robots", mode="after")
-    @classmethod
-    def _expand_paths(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(path.expanduser() for path in value)
-
-    @field_validator("data_dir", mode="after")
-    @classmethod
-    def _make_absolute(cls, value: Path) -> Path:
-        return Path(os.path.abspath(value.expanduser()))
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _lower(cls, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
 
     @field_validator("lock_tests", mode="after")
     @classmethod
@@ -238,11 +225,11 @@ def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
     A misspelt variable is not refused, as another release may read it; starting a process warns of it.
     """
     variables = {*FOREIGN_VARIABLES, *(f"{_PREFIX}{field.upper()}" for field in Settings.model_fields)}
+    stems = sorted(variable.removeprefix(_PREFIX) for variable in variables)
     result: dict[str, str | None] = {}
     for name in sorted(names):
         # pydantic-settings reads the names in any case.
         if name.upper().startswith(_PREFIX) and name.upper() not in variables:
-            stems = [variable.removeprefix(_PREFIX) for variable in sorted(variables)]
             near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), stems, n=1)
             result[name] = _PREFIX + near[0] if near else None
     return result

@@ -87,8 +87,7 @@ def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe
         )
     suffix = PurePosixPath(label).suffix
     format_of_name = _FORMATS.get(suffix.lower())
-    options: dict[str, Any] = {"fps": upload.fps, "quat_order": upload.quat_order}
-    options = {key: value for key, value in options.items() if value is not None}
+    options: dict[str, Any] = {key: value for key in ("fps", "quat_order") if (value := getattr(upload, key)) is not None}
     limits = upload_limits(settings)
     with reserve_memory(upload.size):
         data = upload.file.read()

@@ -19,12 +19,11 @@ from ampref_service.uploads import new_clip, reserve_memory, upload_limits
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A variant of a clip: what was done, the seam of a loop, and the clip and job that came of it."""
+class Variant(Submission):
+    """A variant of a clip: the text of its augmentation, the seam of a loop, and the clip and job that came of it."""
 
-    augmentation: Augmentation
+    augmentation: str
     seam: Seam | None
-    submission: Submission
 
 
 def augment_clip(
@@ -91,6 +90,6 @@ def augment_clip(
         row = recipe_row(recipe)
         submissions = [clips.submit(session, child, row, max_attempts=settings.max_attempts, actor=actor) for child in children]
     return parent, [
-        Variant(variant.augmentation, variant.seam, submission)
+        Variant(**vars(submission), augmentation=variant.augmentation.text, seam=variant.seam)
         for variant, submission in zip(variants, submissions, strict=True)
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import Session, datasets, job_rows, locking, selection
@@ -13,28 +12,12 @@ from ampref_service.services import Services
 _LISTED = 5  # Clips that an error names.
 
 
-@dataclass(frozen=True)
-class Locking:
-    """A version that is being locked by `job`.
-
-    `pending_clips` fit by robot, tags and names and are still being scored, perhaps too late for this version.
-    """
-
-    version: Version
-    job: Job
-    pending_clips: int
-
-
 def request_lock(
-    services: Services,
-    dataset: str,
-    version: str,
-    select: Select,
-    waivers: Sequence[Mapping[str, str]] = (),
-    *,
-    actor: str,
-) -> Locking:
+    services: Services, dataset: str, version: str, select: Select, waivers: Sequence[Mapping[str, str]], *, actor: str
+) -> tuple[Version, Job, int]:
     """Reserve a version's name and queue the job that locks what `select` finds now.
+
+    Returns the version, the job, and how many clips fit by robot, tags and names and are still being scored.
 
     Raises:
       NotFound: the robot is not installed.
@@ -47,7 +30,7 @@ def request_lock(
         _check_selection(session, select)
     with services.catalog.begin() as session:
         row, job = locking.begin_version(session, dataset, version, select, waivers=waivers, max_attempts=attempts, actor=actor)
-        return Locking(row, job, selection.pending_clips(session, select))
+        return row, job, selection.pending_clips(session, select)
 
 
 def _check_selection(session: Session, select: Select) -> None:
@@ -87,7 +70,7 @@ def find_version(session: Session, dataset: str, version: str) -> Version:
         return datasets.get_version(session, dataset, version)
     except NotFound:
         for job in job_rows.list_jobs(session, kind="lock", limit=500).items:
-            if job.payload.get("dataset") == dataset and job.payload.get("version") == version:
+            if (job.dataset, job.version) == (dataset, version):
                 raise _explain_lock(f"{dataset}=={version}", job) from None
         raise
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
@@ -14,7 +14,6 @@ from ampref_service.api.pages import PageView
 from ampref_service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
 from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView
 from ampref_service.catalog.curriculum import MAX_LIMIT, ClipQuery
-from ampref_service.catalog.records import Submission
 from ampref_service.catalog.tables import SORT_COLUMNS
 from ampref_service.errors import ParameterRefused
 
@@ -60,22 +59,12 @@ class ClipPage(PageView[ListedClipView]):
     """A page of the curriculum."""
 
 
-class Submitted(BaseModel):
+class Submitted(View):
     """The clip, the job and the result that an upload, or a request for a rollout, leads to."""
 
     clip: ClipView
     job: JobView | None = Field(description="The job that scores it, or scored it.")
     rollout: RolloutSummaryView | None = Field(description="The result, when it is known already.")
-
-    @classmethod
-    def from_submission(cls, submission: Submission, **fields: Any) -> Self:
-        """The view of a submission; `fields` are those of a subclass."""
-        return cls(
-            clip=ClipView.from_record(submission.clip),
-            job=JobView.from_record(submission.job) if submission.job else None,
-            rollout=RolloutSummaryView.from_record(submission.rollout) if submission.rollout else None,
-            **fields,
-        )
 
 
 class SeamView(View):
@@ -178,18 +167,11 @@ class _ClipFilter(BaseModel):
                     f"min_{name} is above max_{name}", key=f"query.min_{name}", expected="the lower bound first"
                 )
         return ClipQuery(
-            tier=self.tier,
-            robot=self.robot,
-            mode=self.mode,
+            **self.model_dump(include={"tier", "robot", "mode", "min_duration_sec", "name", "parent", "limit", "cursor"}),
             tags=tuple(self.tag),
-            min_duration_sec=self.min_duration_sec,
-            name=self.name,
-            parent=self.parent,
             metrics={name: pair for name, pair in bounds.items() if pair != (None, None)},
             sort=self.sort.removeprefix("-"),
             descending=self.sort.startswith("-"),
-            limit=self.limit,
-            cursor=self.cursor,
         )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import structlog
-from fastapi import BackgroundTasks, Depends, Form, Query, Request, Response
+from fastapi import Depends, Form, Query, Request, Response
 
 from amp_core.augment import parse_all
 from ampref_service.api.clip_schemas import (
@@ -16,24 +17,20 @@ from ampref_service.api.clip_schemas import (
     ClipForm,
     ClipPage,
     ClipQueryParams,
-    ClipView,
-    ListedClipView,
     RolloutBody,
     Submitted,
-    VariantView,
 )
-from ampref_service.api.deps import Caller, ServicesDep, needs
+from ampref_service.api.deps import Announcer, AnnouncerDep, Caller, ServicesDep, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
-from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
 from ampref_service.api.problems import BODY_STATUSES, responses
-from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView, format_bucket
+from ampref_service.api.rollouts import format_bucket
 from ampref_service.api.strict import make_router, parse_body
 from ampref_service.api.wording import suggest_names
 from ampref_service.catalog import clips, recipes
 from ampref_service.catalog.curriculum import list_clips
-from ampref_service.catalog.records import Submission
+from ampref_service.catalog.records import ListedClip, Page, Submission
 from ampref_service.errors import ParameterRefused
 from ampref_service.recipes import recipe_row, resolve_recipe
 from ampref_service.uploads import Upload, accept_clip, split_tags
@@ -65,31 +62,34 @@ async def _refuse_repeated_fields(request: Request) -> None:
             raise ParameterRefused("it is given more than once", key=f"body.{name[:64]}", expected="one value")
 
 
-def _answer_submission(
-    submission: Submission, services: ServicesDep, response: Response, background: BackgroundTasks
-) -> Submitted:
-    response.status_code = _announce([submission], services, background)
-    response.headers["location"] = f"/v1/clips/{submission.clip.id}"
-    return Submitted.from_submission(submission)
-
-
-def _announce(submissions: list[Submission], services: ServicesDep, background: BackgroundTasks) -> int:
-    """Wake workers for new jobs, and return the status of the answer: 200 where all was known before, else 202."""
+def _announce(submissions: Sequence[Submission], announcer: Announcer) -> None:
+    """Wake workers for new jobs, and set the status of the answer: 200 where all was known before, else 202."""
     for submission in submissions:
         if submission.new_job and submission.job is not None:
-            # After the answer, so that a slow broker does not delay it; the row is what counts.
-            background.add_task(services.ring, submission.job.id)
-    return 200 if all(submission.rollout is not None or not submission.new_job for submission in submissions) else 202
+            announcer.ring(submission.job)
+    is_known = all(submission.rollout is not None or not submission.new_job for submission in submissions)
+    announcer.response.status_code = 200 if is_known else 202
 
 
-@router.post("", status_code=202, responses=_SUBMIT_RESPONSES, dependencies=[Depends(_refuse_repeated_fields)])
+def _answer_submission(submission: Submission, announcer: Announcer) -> Submission:
+    _announce([submission], announcer)
+    announcer.response.headers["location"] = f"/v1/clips/{submission.clip.id}"
+    return submission
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=Submitted,
+    responses=_SUBMIT_RESPONSES,
+    dependencies=[Depends(_refuse_repeated_fields)],
+)
 def post_clip(
     form: Annotated[ClipForm, Form(media_type="multipart/form-data")],
     services: ServicesDep,
-    response: Response,
-    background: BackgroundTasks,
+    announcer: AnnouncerDep,
     caller: Writer,
-) -> Submitted:
+) -> Submission:
     """Upload a motion and have it scored. It is read and checked in full before anything is stored."""
     recipe = None if form.recipe is None else parse_body(form.recipe.encode(), subject="the recipe")
     resolved = resolve_recipe(form.mode, form.seed, recipe)
@@ -97,60 +97,45 @@ def post_clip(
         file=form.file.file,
         size=form.file.size or 0,
         filename=form.file.filename or "",
-        name=form.name,
-        format=form.format,
-        fps=form.fps,
-        quat_order=form.quat_order,
         tags=split_tags(form.tags),
+        **form.model_dump(include={"name", "format", "fps", "quat_order"}),
     )
     submission = accept_clip(services, services.robot(form.robot), upload, resolved, actor=caller.name)
-    return _answer_submission(submission, services, response, background)
+    return _answer_submission(submission, announcer)
 
 
-@router.get("", responses=page_responses(), dependencies=READ)
+@router.get("", response_model=ClipPage, responses=page_responses(), dependencies=READ)
 def get_clips(
-    query: Annotated[ClipQueryParams, Query()],
-    services: ServicesDep,
-    request: Request,
-    response: Response,
-) -> ClipPage:
+    query: Annotated[ClipQueryParams, Query()], services: ServicesDep, request: Request, response: Response
+) -> Page[ListedClip]:
     """The curriculum query: clips by tier, robot, mode, tags, duration and any metric, sorted by any metric, in pages."""
     clip_query = query.to_query()
     with services.catalog.session() as session:
-        if clip_query.robot is not None and clip_query.robot not in services.robots:
-            _check_robot(clip_query.robot, sorted(clips.robots(session) | services.robots.keys()))
-        page = list_clips(session, clip_query)
-    link_next(request, response, page.next_cursor)
-    items = [
-        ListedClipView.from_record(clip, rollout=RolloutSummaryView.from_record(clip.rollout) if clip.rollout else None)
-        for clip in page.items
-    ]
-    return ClipPage(items=items, next_cursor=page.next_cursor)
+        if query.robot is not None and query.robot not in services.robots:
+            names = sorted(clips.robots(session) | services.robots.keys())
+            if query.robot not in names:
+                raise ParameterRefused(
+                    f"there is no such robot{suggest_names(query.robot, names)}",
+                    key="query.robot",
+                    expected=f"one of {', '.join(names)}",
+                    remedy="See /v1/robots",
+                )
+        return link_next(request, response, list_clips(session, clip_query))
 
 
-def _check_robot(robot: str, names: list[str]) -> None:
-    if robot not in names:
-        raise ParameterRefused(
-            f"there is no such robot{suggest_names(robot, names)}",
-            key="query.robot",
-            expected=f"one of {', '.join(names)}",
-            remedy="See /v1/robots",
-        )
-
-
-@router.get("/{clip_id}", responses=responses(404), dependencies=READ)
-def get_clip(clip_id: Id, services: ServicesDep) -> ClipDetail:
+@router.get("/{clip_id}", response_model=ClipDetail, responses=responses(404), dependencies=READ)
+def get_clip(clip_id: Id, services: ServicesDep) -> dict[str, Any]:
     """One clip with its rollouts and jobs."""
     with services.catalog.session() as session:
         clip, rollouts, jobs = clips.get_with_rollouts(session, clip_id)
         by_digest = recipes.get_many(session, {rollout.recipe_digest for rollout in rollouts})
-    return ClipDetail.from_record(
-        clip,
-        rollouts=[
-            ClipRolloutView.from_record(rollout, bucket=format_bucket(by_digest[rollout.recipe_digest])) for rollout in rollouts
-        ],
-        jobs=[JobView.from_record(job) for job in jobs],
-    )
+    return {
+        **vars(clip),
+        "parent": clip.parent,
+        "lineage": clip.lineage,
+        "rollouts": [vars(rollout) | {"bucket": format_bucket(by_digest[rollout.recipe_digest])} for rollout in rollouts],
+        "jobs": jobs,
+    }
 
 
 def get_file(clip_id: Id, request: Request, services: ServicesDep) -> Response:
@@ -172,40 +157,24 @@ def delete_clip(clip_id: Id, services: ServicesDep, caller: Writer) -> None:
     log.info("clip_deleted", clip=deleted.id, cancelled_jobs=len(deleted.cancelled_jobs), blobs=len(deleted.blobs))
 
 
-@router.post("/{clip_id}/rollouts", status_code=202, responses=_SUBMIT_RESPONSES)
-def post_rollout(
-    clip_id: Id,
-    body: RolloutBody,
-    services: ServicesDep,
-    response: Response,
-    background: BackgroundTasks,
-    caller: Writer,
-) -> Submitted:
+@router.post("/{clip_id}/rollouts", status_code=202, response_model=Submitted, responses=_SUBMIT_RESPONSES)
+def post_rollout(clip_id: Id, body: RolloutBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer) -> Submission:
     """Score a clip again with another recipe."""
     recipe = recipe_row(resolve_recipe(body.mode, body.seed, body.recipe))
     attempts = services.settings.max_attempts
     with services.catalog.begin() as session:
         submission = clips.request_rollout(session, clip_id, recipe, max_attempts=attempts, actor=caller.name)
-    return _answer_submission(submission, services, response, background)
+    return _answer_submission(submission, announcer)
 
 
-@router.post("/{clip_id}/augment", status_code=202, responses=_AUGMENT_RESPONSES)
+@router.post("/{clip_id}/augment", status_code=202, response_model=Augmented, responses=_AUGMENT_RESPONSES)
 def post_augment(
-    clip_id: Id,
-    body: AugmentBody,
-    services: ServicesDep,
-    response: Response,
-    background: BackgroundTasks,
-    caller: Writer,
-) -> Augmented:
+    clip_id: Id, body: AugmentBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
+) -> dict[str, Any]:
     """Make variants of a clip for coverage, each a clip of its own, and have them scored: all of them, or none."""
     recipe = resolve_recipe(body.mode, body.seed, body.recipe)
     parent, variants = augment_clip(
         services, clip_id, parse_all(body.augmentations), recipe, tags=split_tags(body.tags), actor=caller.name
     )
-    response.status_code = _announce([variant.submission for variant in variants], services, background)
-    views = [
-        VariantView.from_submission(variant.submission, augmentation=variant.augmentation.text, seam=variant.seam)
-        for variant in variants
-    ]
-    return Augmented(parent=ClipView.from_record(parent), variants=views)
+    _announce(variants, announcer)
+    return {"parent": parent, "variants": variants}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 
 from amp_core.readiness import MAX_REASON, TEST_IDS
 from amp_core.recipe import SCALE_RANGE, PhysicsScale
@@ -31,7 +31,9 @@ class FileView(View):
     """One of a version's three files."""
 
     name: str
-    sha256: str = Field(description="`sha256:…` of its bytes; also its ETag.")
+    sha256: str = Field(
+        validation_alias=AliasChoices("sha256", "digest"), description="`sha256:…` of its bytes; also its ETag."
+    )
     size: int = Field(description="bytes")
     media_type: str
     url: str
@@ -123,6 +125,10 @@ class PhysicsBody(Body):
     damping: _Factor = 1.0
 
 
+def _sort_scales(buckets: list[PhysicsBody]) -> tuple[PhysicsScale, ...]:
+    return tuple(sorted({PhysicsScale(**bucket.model_dump()) for bucket in buckets}, key=lambda scale: scale.order))
+
+
 class SelectBody(Body):
     """Which rollouts a version takes: for each clip its best one in the robot's own physics, or its best in `mode`, or the one
     of `recipe`; with `buckets`, its best one in each of them.
@@ -146,21 +152,12 @@ class SelectBody(Body):
 
     def to_select(self) -> Select:
         """The selection for the catalog, where each tier and each bucket is there once."""
-        buckets: Literal["all"] | tuple[PhysicsScale, ...] | None
-        if isinstance(self.buckets, list):
-            scales = {PhysicsScale(bucket.friction, bucket.mass, bucket.damping) for bucket in self.buckets}
-            buckets = tuple(sorted(scales, key=lambda scale: scale.order))
-        else:
-            buckets = self.buckets
         return Select(
-            robot=self.robot,
+            **self.model_dump(include={"robot", "mode", "recipe", "segments"}),
             tiers=tuple(dict.fromkeys(self.tier if isinstance(self.tier, list) else [self.tier])),
-            mode=self.mode,
-            recipe=self.recipe,
             tags=tuple(self.tags),
             clips=tuple(self.clips),
-            segments=self.segments,
-            buckets=buckets,
+            buckets=_sort_scales(self.buckets) if isinstance(self.buckets, list) else self.buckets,
         )
 
 

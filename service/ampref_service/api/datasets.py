@@ -2,67 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 
-from ampref_service.api.dataset_schemas import (
-    AliasBody,
-    ChangedView,
-    DatasetList,
-    DatasetSummary,
-    DatasetView,
-    DiffView,
-    VersionView,
-)
+from ampref_service.api.dataset_schemas import AliasBody, DatasetList, DatasetView, DiffView, VersionView
 from ampref_service.api.deps import ServicesDep
 from ampref_service.api.params import AliasName, DatasetName, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.api.versions import READ, Writer, view_version
 from ampref_service.catalog import datasets
+from ampref_service.catalog.records import Dataset
 from ampref_service.diff import compare_versions
 from ampref_service.versions import find_version
 
 router = make_router("datasets")
 
 
-@router.get("", responses=responses(), dependencies=READ)
-def list_datasets(services: ServicesDep) -> DatasetList:
+@router.get("", response_model=DatasetList, responses=responses(), dependencies=READ)
+def list_datasets(services: ServicesDep) -> dict[str, list[Dataset]]:
     """Every dataset that has a locked version."""
     with services.catalog.session() as session:
-        rows = datasets.list_datasets(session)
-    return DatasetList(items=[DatasetSummary.from_record(row, num_versions=len(row.versions)) for row in rows])
+        return {"items": datasets.list_datasets(session)}
 
 
-@router.get("/{name}", responses=responses(404), dependencies=READ)
-def get_dataset(name: DatasetName, services: ServicesDep) -> DatasetView:
+@router.get("/{name}", response_model=DatasetView, responses=responses(404), dependencies=READ)
+def get_dataset(name: DatasetName, services: ServicesDep) -> Dataset:
     """A dataset: its locked versions, the highest first, its aliases, and what `latest` means now."""
     with services.catalog.session() as session:
-        return DatasetView.from_record(datasets.get_dataset(session, name))
+        return datasets.get_dataset(session, name)
 
 
-@router.get("/{name}/diff", responses=responses(404), dependencies=READ)
+@router.get("/{name}/diff", response_model=DiffView, responses=responses(404), dependencies=READ)
 def diff_versions(
     name: DatasetName,
     old_name: Annotated[VersionOrAlias, Query(alias="before")],
     new_name: Annotated[VersionOrAlias, Query(alias="after")],
     services: ServicesDep,
-) -> DiffView:
+) -> dict[str, Any]:
     """Which clips came, went or changed from one version to another."""
     with services.catalog.session() as session:
         old, new = find_version(session, name, old_name), find_version(session, name, new_name)
         diff = compare_versions(session, old, new)
-    return DiffView(
-        dataset=name,
-        before=old.version,
-        after=new.version,
-        same_features=old.dataset_hash is not None and old.dataset_hash == new.dataset_hash,
-        added=diff.added,
-        removed=diff.removed,
-        changed=[ChangedView(before=pair[0], after=pair[1]) for pair in diff.changed],
-        unchanged=diff.unchanged,
-    )
+    return {
+        **vars(diff),
+        "dataset": name,
+        "before": old.version,
+        "after": new.version,
+        "same_features": old.dataset_hash is not None and old.dataset_hash == new.dataset_hash,
+        "changed": [{"before": before, "after": after} for before, after in diff.changed],
+    }
 
 
 @router.put("/{name}/aliases/{alias}", responses=responses(404, 409, *BODY_STATUSES))

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request, Security
+from fastapi import BackgroundTasks, Depends, Request, Response, Security
 from fastapi.security import SecurityScopes
 
+from ampref_service.catalog.records import Job
 from ampref_service.errors import Forbidden
 from ampref_service.services import Services
 
@@ -46,3 +47,24 @@ def needs(scope: str) -> Any:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+@dataclass(frozen=True)
+class Announcer:
+    """Announces what a request has queued: to the workers, and to the client in the answer's headers."""
+
+    services: ServicesDep
+    response: Response
+    background: BackgroundTasks
+
+    def ring(self, job: Job) -> None:
+        """Wake a worker after the answer, so that a slow broker does not delay it; the job's row is what counts."""
+        self.background.add_task(self.services.ring, job.id)
+
+    def announce(self, job: Job) -> None:
+        """Wake a worker, and name the job's address in Location."""
+        self.ring(job)
+        self.response.headers["location"] = f"/v1/jobs/{job.id}"
+
+
+AnnouncerDep = Annotated[Announcer, Depends()]

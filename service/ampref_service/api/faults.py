@@ -9,7 +9,7 @@ serialized.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
@@ -38,14 +38,6 @@ _MEANINGS = {
 """By the type of a pydantic error."""
 
 
-class _Place(NamedTuple):
-    """As much of an error's location as the document has, the schema there, and the description of the innermost name."""
-
-    path: tuple[str | int, ...]
-    schema: Json
-    description: str
-
-
 def find_operation(request: Request) -> Json:
     """The operation of the OpenAPI document that a request is for."""
     return cast(Json, request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()])
@@ -63,12 +55,7 @@ def _on_validation_error(request: Request, error: RequestValidationError) -> Res
     ][:_MAX_FAULTS]
     first = next(iter(refusals.values()))
     if len(faults) > 1:
-        first = ParameterRefused(
-            f"{first.what} (and {len(faults) - 1} more, see `errors`)",
-            key=first.key,
-            expected=first.expected,
-            remedy=first.remedy,
-        )
+        first.what += f" (and {len(faults) - 1} more, see `errors`)"
     return problem(request.scope, first, faults=faults)
 
 
@@ -114,7 +101,8 @@ def _format_key(path: Sequence[str | int]) -> str:
     return ".".join(str(part)[:64] for part in path)
 
 
-def _find_place(document: Json, operation: Json, location: Sequence[str | int]) -> _Place:
+def _find_place(document: Json, operation: Json, location: Sequence[str | int]) -> tuple[tuple[str | int, ...], Json, str]:
+    """As much of an error's location as the document has, the schema there, and the description of the innermost name."""
     place, *names = location
     if place == "body":
         content = operation.get("requestBody", {}).get("content", {})
@@ -134,4 +122,4 @@ def _find_place(document: Json, operation: Json, location: Sequence[str | int]) 
         else:
             continue  # The name of an alternative in a union.
         path.append(name)
-    return _Place(tuple(path), resolve_schema(document, schema), description)
+    return tuple(path), resolve_schema(document, schema), description

@@ -8,14 +8,13 @@ answered with the complete file, which the RFC allows and no client of ours asks
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import anyio.to_thread
 from fastapi import APIRouter
-from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -29,7 +28,6 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "public, no-cache"
 BINARY = "application/octet-stream"
 
-_READ_BYTES = 1024 * 1024
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 
 
@@ -70,22 +68,20 @@ def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_heade
         return problem(request.scope, mismatch)
     if "if-none-match" in conditions and _matches(conditions["if-none-match"], file.etag, weak=True):
         return Response(status_code=304, headers=headers)
-    status, start, end = 200, 0, file.size
-    if conditions.get("if-range", file.etag).strip() == file.etag:
-        span = _parse_range(conditions.get("range", ""), file.size)
-        if span is not None:
-            status, (start, end) = 206, span
-            headers["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
-    if status == 206 and start >= end:
+    is_current = conditions.get("if-range", file.etag).strip() == file.etag
+    span = _parse_range(conditions.get("range", ""), file.size) if is_current else None
+    start, end = span or (0, file.size)
+    if start >= end and span:
         outside = RangeNotSatisfiable(
             f"the file has {file.size:,} bytes", key="range", expected=f"a range within 0-{file.size - 1}"
         )
         return problem(request.scope, outside, headers={"content-range": f"bytes */{file.size}"})
+    if span:
+        headers["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
     headers["content-length"] = str(end - start)
     _check_blob(blobs, file)
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=file.media_type)
-    return _BlobResponse(_read_chunks(blobs, file.digest, start, end), status, headers, file.media_type)
+    chunks = _read_chunks(blobs, file.digest, start, end) if request.method != "HEAD" else iter(())
+    return _BlobResponse(chunks, 206 if span else 200, headers, file.media_type)
 
 
 def _check_blob(blobs: BlobStore, file: StoredFile) -> None:
@@ -119,43 +115,25 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     match = _RANGE.fullmatch(header)
     if match is None:
         return None
-    first, last = match.groups()
-    if first:
-        if last and int(last) < int(first):
-            return None
-        return int(first), min(int(last) + 1, size) if last else size
-    if not last:
-        return None
-    return (size, size) if int(last) == 0 else (max(0, size - int(last)), size)
+    first, last = (int(digits) if digits else None for digits in match.groups())
+    if first is None:
+        return None if last is None else (max(0, size - last) if last else size, size)
+    if last is None:
+        return first, size
+    return None if last < first else (first, min(last + 1, size))
 
 
-async def _read_chunks(blobs: BlobStore, digest: str, start: int, end: int) -> AsyncIterator[bytes]:
-    path = await anyio.to_thread.run_sync(blobs.local_path, digest)
-    if path is None:
-        async for chunk in iterate_in_threadpool(blobs.iter_range(digest, start, end)):
-            yield chunk
-        return
-    # Closed without awaiting: in a task that was cancelled an await would end before the file is closed.
-    with await anyio.to_thread.run_sync(lambda: open(path, "rb", buffering=0)) as file:
-        file.seek(start)
-        while start < end:
-            chunk = await anyio.to_thread.run_sync(file.read, min(_READ_BYTES, end - start))
-            if not chunk:
-                raise OSError(f"blob {digest} is shorter than its row says")
-            start += len(chunk)
-            yield chunk
+def _read_chunks(blobs: BlobStore, digest: str, start: int, end: int) -> Iterator[bytes]:
+    # Opened by the first chunk that is asked for: nothing stays open of an answer that is never begun.
+    yield from blobs.iter_range(digest, start, end)
 
 
 class _BlobResponse(StreamingResponse):
     """A stream that closes its file at once when the client leaves."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        async with contextlib.aclosing(cast(AsyncGenerator[bytes, None], self.body_iterator)):
             await super().__call__(scope, receive, send)
-        finally:
-            close = getattr(self.body_iterator, "aclose", None)
-            if close is not None:
-                await close()
 
 
 def add_file_route(

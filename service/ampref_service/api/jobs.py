@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.to_thread
-from fastapi import BackgroundTasks, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from pydantic import Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from amp_core.errors import NotFound
-from ampref_service.api.deps import Caller, ServicesDep, needs
+from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, needs
 from ampref_service.api.pages import PageView, link_next, page_responses
 from ampref_service.api.params import Cursor, Id, Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import job_rows
-from ampref_service.catalog.records import Job
+from ampref_service.catalog.records import Job, Page
 from ampref_service.services import Services
 
 router = make_router("jobs")
@@ -56,17 +56,12 @@ class JobView(View):
     finished_at: Time | None
     revision: int = Field(description="Grows with every change; the id of its server-sent event.")
 
-    @classmethod
-    def from_record(cls, record: Job, **fields: Any) -> Self:
-        payload = record.payload
-        return super().from_record(record, dataset=payload.get("dataset"), version=payload.get("version"), **fields)
-
 
 class JobPage(PageView[JobView]):
     """Jobs, newest first."""
 
 
-@router.get("", responses=page_responses(), dependencies=READ)
+@router.get("", response_model=JobPage, responses=page_responses(), dependencies=READ)
 def list_jobs(
     services: ServicesDep,
     request: Request,
@@ -75,21 +70,16 @@ def list_jobs(
     kind: Annotated[Literal["rollout", "lock"] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[Cursor | None, Query()] = None,
-) -> JobPage:
+) -> Page[Job]:
     """Jobs, newest first; `state=quarantined` lists those that need somebody to look."""
     with services.catalog.session() as session:
         page = job_rows.list_jobs(session, state=state, kind=kind, limit=limit, cursor=cursor)
-    link_next(request, response, page.next_cursor)
-    return JobPage(items=[JobView.from_record(job) for job in page.items], next_cursor=page.next_cursor)
+    return link_next(request, response, page)
 
 
-@router.get("/{job_id}", responses=responses(404), dependencies=READ)
-def get_job(job_id: Id, services: ServicesDep) -> JobView:
+@router.get("/{job_id}", response_model=JobView, responses=responses(404), dependencies=READ)
+def get_job(job_id: Id, services: ServicesDep) -> Job:
     """A job's state and progress."""
-    return JobView.from_record(_read_job(services, job_id))
-
-
-def _read_job(services: Services, job_id: str) -> Job:
     with services.catalog.session() as session:
         return job_rows.get(session, job_id)
 
@@ -111,7 +101,7 @@ def get_job_events(
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
 ) -> Response:
     """Follow a job by server-sent events, to its end."""
-    job = _read_job(services, job_id)
+    job = get_job(job_id, services)
     if job.finished and _parse_event_id(last_event_id) >= job.revision:
         return Response(status_code=204)
     events = _follow_job(services, job_id, last_event_id)
@@ -127,28 +117,27 @@ def _parse_event_id(text: str | None) -> int:
 async def _follow_job(services: Services, job_id: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
     while True:
         try:
-            job = await anyio.to_thread.run_sync(_read_job, services, job_id)
+            job = await anyio.to_thread.run_sync(get_job, job_id, services)
         except NotFound:
             return
         if str(job.revision) != last_event_id:
             last_event_id = str(job.revision)
-            data = JobView.from_record(job).model_dump_json()
+            data = JobView.model_validate(job).model_dump_json()
             yield ServerSentEvent(data, event="done" if job.finished else "progress", id=last_event_id, retry=2000)
         if job.finished:
             return
         await anyio.sleep(services.settings.sse_interval_sec)
 
 
-@router.delete("/{job_id}", responses=responses(404, 409))
-def cancel_job(job_id: Id, services: ServicesDep, caller: Writer) -> JobView:
+@router.delete("/{job_id}", response_model=JobView, responses=responses(404, 409))
+def cancel_job(job_id: Id, services: ServicesDep, caller: Writer) -> Job:
     """Cancel a job: at once while it is queued, at its worker's next heartbeat while it runs."""
-    return JobView.from_record(services.queue.cancel(job_id, actor=caller.name))
+    return services.queue.cancel(job_id, actor=caller.name)
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=responses(404, 409))
-def retry_job(job_id: Id, services: ServicesDep, response: Response, background: BackgroundTasks, caller: Writer) -> JobView:
+@router.post("/{job_id}/retry", status_code=202, response_model=JobView, responses=responses(404, 409))
+def retry_job(job_id: Id, services: ServicesDep, announcer: AnnouncerDep, caller: Writer) -> Job:
     """Score again what failed, was quarantined or cancelled: a job with fresh attempts, whose address is in Location."""
     job = services.queue.retry(job_id, actor=caller.name)
-    background.add_task(services.ring, job.id)
-    response.headers["location"] = f"/v1/jobs/{job.id}"
-    return JobView.from_record(job)
+    announcer.announce(job)
+    return job

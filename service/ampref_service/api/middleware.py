@@ -1,13 +1,14 @@
 """What surrounds every request: its id, its log line, its latency, and the limits of its body.
 
-`RequestScope` is the outermost: it names the request, measures it, and answers with a problem when anything escapes the
-handlers. `BodyLimits` counts the body as it streams, so that no more than the limit is ever held, and gives slow senders a
+`observe_requests` is the outermost: it names the request, measures it, and answers with a problem when anything escapes the
+handlers. `limit_bodies` counts the body as it streams, so that no more than the limit is ever held, and gives slow senders a
 deadline. Both are plain ASGI: a middleware that buffers would break streaming and server-sent events.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -37,16 +38,12 @@ Observe = Callable[[str, str, int, float], None]
 """Called with the route's path template, the method, the status and the seconds of every request."""
 
 
-class RequestScope:
-    """Names, logs and measures every request; the last resort for exceptions."""
+def observe_requests(app: ASGIApp, observe: Observe) -> ASGIApp:
+    """`app`, whose requests are named, logged and measured; the last resort for its exceptions."""
 
-    def __init__(self, app: ASGIApp, observe: Observe) -> None:
-        self._app = app
-        self._observe = observe
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def observed(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
             return
         request_id = Headers(scope=scope).get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
@@ -65,7 +62,7 @@ class RequestScope:
 
         try:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
-                await self._app(scope, receive, send_with_id)
+                await app(scope, receive, send_with_id)
         except ClientDisconnect:
             log.info("client_left", request_id=request_id, path=scope["path"])
         except Exception as error:
@@ -77,7 +74,7 @@ class RequestScope:
             seconds = time.perf_counter() - start
             # The template of the path (`/v1/clips/{clip_id}`) is a label with few values, whatever clients ask for.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._observe(route, scope["method"], status, seconds)
+            observe(route, scope["method"], status, seconds)
             (log.debug if route in _PROBES else log.info)(
                 "request",
                 request_id=request_id,
@@ -88,31 +85,30 @@ class RequestScope:
                 client=(scope.get("client") or ("",))[0],
             )
 
+    return observed
 
-class BodyLimits:
-    """Counts bodies as they arrive.
+
+def limit_bodies(app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float) -> ASGIApp:
+    """`app`, whose requests' bodies are counted as they arrive.
 
     Args:
       limit: gives the bytes that the body of a request may have.
       timeout_sec: a body that has not arrived after this is given up (408).
     """
 
-    def __init__(self, app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float) -> None:
-        self._app = app
-        self._limit = limit
-        self._timeout_sec = timeout_sec
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
             return
-        body = _Body(scope, receive, self._limit(scope), self._timeout_sec)
+        body = _Body(scope, receive, limit(scope), timeout_sec)
         try:
             body.check_declared_size()
         except AmprefError as error:
             await problem(scope, error)(scope, receive, body.wrap_send(send))
         else:
-            await self._app(scope, body.receive, body.wrap_send(send))
+            await app(scope, body.receive, body.wrap_send(send))
+
+    return limited
 
 
 class _Body:
@@ -191,10 +187,7 @@ class _Body:
 
     async def _discard_rest(self) -> None:
         deadline, end = time.monotonic() + _LINGER_SEC, self._size + _LINGER_BYTES
-        while self._is_coming and not self._complete and self._size < end:
-            try:
-                message = await self._receive_until(deadline)
-            except TimeoutError:
-                return
-            if message["type"] != "http.request":
-                return
+        with contextlib.suppress(TimeoutError):
+            while self._is_coming and not self._complete and self._size < end:
+                if (await self._receive_until(deadline))["type"] != "http.request":
+                    return

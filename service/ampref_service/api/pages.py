@@ -9,8 +9,10 @@ from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from ampref_service.api.problems import responses
+from ampref_service.catalog.records import Page
 
 T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
 
 _LINK = {"description": '`<…>; rel="next"` while there are more items.', "schema": {"type": "string"}}
 
@@ -29,8 +31,9 @@ def page_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {200: {"headers": {"Link": _LINK}}, **responses(*statuses)}
 
 
-def link_next(request: Request, response: Response, cursor: str | None) -> None:
-    """Name the next page in a Link header: this request with another cursor."""
-    if cursor is not None:
+def link_next(request: Request, response: Response, page: Page[R]) -> Page[R]:
+    """`page`, whose next one is named in a Link header: this request with another cursor."""
+    if page.next_cursor is not None:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-        response.headers["link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", cursor)])}>; rel="next"'
+        response.headers["link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", page.next_cursor)])}>; rel="next"'
+    return page

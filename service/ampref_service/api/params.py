@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -118,14 +118,9 @@ Metrics = dict[str, float | int | None]
 
 
 class View(BaseModel):
-    """A response that is read from a catalog record."""
+    """A response that is read from a record: an endpoint may return the record itself, for which FastAPI makes the view."""
 
     model_config = ConfigDict(from_attributes=True)
-
-    @classmethod
-    def from_record(cls, record: Any, **fields: Any) -> Self:
-        """The view of a record; `fields` are those that it has under other names or not at all."""
-        return cls.model_validate({name: getattr(record, name) for name in cls.model_fields if hasattr(record, name)} | fields)
 
 
 class Body(BaseModel):

@@ -31,13 +31,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from amp_core.errors import AmprefError, NotFound
+from amp_core.errors import AmprefError, MotionRefused, NotFound
 from ampref_service import errors
 
 log = structlog.get_logger("ampref_service.errors")
 
 MEDIA_TYPE = "application/problem+json"
-_TYPE_PREFIX = "urn:ampref:error:"
+
+
+def _describe(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
+    return error.to_dict() | {
+        "type": f"urn:ampref:error:{error.slug}",
+        "title": error.title,
+        "status": error.status,
+        "instance": str(scope.get("path", "")),
+        "request_id": str(scope.get("ampref.request_id", "")),
+    }
+
+
+_EXAMPLE = _describe(
+    {"path": "/v1/clips", "ampref.request_id": "b2f0c6f2a6f94b6c9a3f3d1f6f0e8f55"},
+    MotionRefused("holds NaN", file="walk.pkl", key="dof_pos", frame=17, expected="finite radians", remedy="Remove the frame"),
+)
 
 
 class Fault(BaseModel):
@@ -50,24 +65,7 @@ class Fault(BaseModel):
 class Problem(BaseModel):
     """Every error of this service, whatever its status."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "type": "urn:ampref:error:motion-refused",
-                "title": "The motion cannot be used",
-                "status": 422,
-                "detail": "walk.pkl, key 'dof_pos', frame 17: holds NaN; expected finite radians. Remove the frame",
-                "instance": "/v1/clips",
-                "request_id": "b2f0c6f2a6f94b6c9a3f3d1f6f0e8f55",
-                "what": "holds NaN",
-                "file": "walk.pkl",
-                "key": "dof_pos",
-                "frame": 17,
-                "expected": "finite radians",
-                "remedy": "Remove the frame",
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     type: str = Field(description="`urn:ampref:error:SLUG`, stable: decide by this, not by the texts.")
     title: str
@@ -88,13 +86,7 @@ def problem(
     scope: Mapping[str, Any], error: AmprefError, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
     """The response for `error`; `scope` is the ASGI scope of the request, or empty where it could not be read."""
-    body: dict[str, Any] = error.to_dict() | {
-        "type": _TYPE_PREFIX + error.slug,
-        "title": error.title,
-        "status": error.status,
-        "instance": str(scope.get("path", "")),
-        "request_id": str(scope.get("ampref.request_id", "")),
-    }
+    body = _describe(scope, error)
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.

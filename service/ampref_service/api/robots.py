@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Annotated
 
-from pydantic import BaseModel, Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field
 
 from amp_core.robot import Robot
 from ampref_service.api.deps import ServicesDep, needs
@@ -32,25 +34,27 @@ class RobotSummary(View):
 
     name: str
     digest: str = Field(description="`sha256:…` over its specification and model files.")
-    joints: list[str] = Field(description="In the order of `dof_pos`.")
-    feature_dim: int
+    joints: list[str] = Field(validation_alias=AliasChoices("joints", "joint_names"), description="In the order of `dof_pos`.")
+    feature_dim: int = Field(validation_alias=AliasPath("layout", "dim"))
 
-    @classmethod
-    def from_record(cls, record: Robot, **fields: Any) -> Self:
-        return super().from_record(record, joints=record.joint_names, feature_dim=record.layout.dim, **fields)
+
+def _drop_infinite(ranges: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[bound if math.isfinite(bound) else None for bound in pair] for pair in ranges.tolist()]
 
 
 class RobotView(RobotSummary):
     """A robot as far as a clip or a training job needs it."""
 
-    joint_range: list[tuple[float | None, float | None]] = Field(description="rad, by joint; null where it has no limit.")
-    contact_channels: list[str]
+    joint_range: Annotated[list[tuple[float | None, float | None]], BeforeValidator(_drop_infinite)] = Field(
+        description="rad, by joint; null where it has no limit."
+    )
+    contact_channels: list[str] = Field(validation_alias=AliasChoices("contact_channels", "channels"))
     control_dt: float = Field(description="s between two controls, and between two frames of a rollout.")
     sim_dt: float = Field(description="s, the physics step.")
     height_range: tuple[float, float] = Field(description="m, the root's plausible height.")
     mass: float = Field(description="kg")
-    feature_names: list[str] = Field(description="One name a feature dimension.")
-    feature_blocks: list[FeatureBlockView]
+    feature_names: list[str] = Field(validation_alias=AliasPath("layout", "names"), description="One name a feature dimension.")
+    feature_blocks: list[FeatureBlockView] = Field(validation_alias=AliasPath("layout", "blocks"))
 
 
 class RobotList(BaseModel):
@@ -59,20 +63,13 @@ class RobotList(BaseModel):
     items: list[RobotSummary]
 
 
-@router.get("", responses=responses())
-def list_robots(services: ServicesDep) -> RobotList:
+@router.get("", response_model=RobotList, responses=responses())
+def list_robots(services: ServicesDep) -> dict[str, list[Robot]]:
     """The installed robots."""
-    return RobotList(items=[RobotSummary.from_record(services.robots[name]) for name in sorted(services.robots)])
+    return {"items": [services.robots[name] for name in sorted(services.robots)]}
 
 
-@router.get("/{robot}", responses=responses(404))
-def get_robot(robot: str, services: ServicesDep) -> RobotView:
+@router.get("/{robot}", response_model=RobotView, responses=responses(404))
+def get_robot(robot: str, services: ServicesDep) -> Robot:
     """One robot: joints and their ranges, contact channels, feature layout, digest."""
-    record = services.robot(robot)
-    return RobotView.from_record(
-        record,
-        joint_range=[tuple(bound if math.isfinite(bound) else None for bound in pair) for pair in record.joint_range],
-        contact_channels=record.channels,
-        feature_names=record.layout.names,
-        feature_blocks=record.layout.blocks,
-    )
+    return services.robot(robot)

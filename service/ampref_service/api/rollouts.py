@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from fastapi import Request, Response
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from amp_core.recipe import PhysicsScale
 from ampref_service.api.deps import ServicesDep, needs
@@ -14,7 +14,7 @@ from ampref_service.api.params import Id, Metrics, Tier, Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import clips, recipes, rollouts
-from ampref_service.catalog.records import RecipeRow, Rollout, RolloutSummary
+from ampref_service.catalog.records import RecipeRow
 
 router = make_router("rollouts", dependencies=[needs("clips:read")])
 
@@ -28,12 +28,8 @@ class RolloutSummaryView(View):
     tier: Tier = Field(description="0, 1, or -1 for Rejected.")
     tier_reason: str
     frames: int
-    quality_metrics: Metrics
+    quality_metrics: Metrics = Field(validation_alias=AliasChoices("quality_metrics", "metrics"))
     created_at: Time
-
-    @classmethod
-    def from_record(cls, record: Rollout | RolloutSummary, **fields: Any) -> Self:
-        return super().from_record(record, quality_metrics=record.metrics, **fields)
 
 
 class ClipRolloutView(RolloutSummaryView):
@@ -81,26 +77,26 @@ def format_bucket(recipe: RecipeRow) -> str:
     return PhysicsScale(**(recipe.recipe.get("physics") or {})).name
 
 
-@router.get("/{rollout_id}", responses=responses(404))
-def get_rollout(rollout_id: Id, services: ServicesDep) -> RolloutView:
+@router.get("/{rollout_id}", response_model=RolloutView, responses=responses(404))
+def get_rollout(rollout_id: Id, services: ServicesDep) -> dict[str, Any]:
     """One rollout: tier and why, every gate, quality metrics, segments, what conditioning changed, where it comes from."""
     with services.catalog.session() as session:
         rollout = rollouts.get(session, rollout_id)
         recipe = recipes.get(session, rollout.recipe_digest)
         clip = clips.get(session, rollout.clip_id)
     result = rollout.result  # That of an earlier release lacks some of the lists and explanations.
-    return RolloutView.from_record(
-        rollout,
-        bucket=format_bucket(recipe),
-        clip_name=clip.name,
-        robot=clip.robot,
-        source_digest=clip.source_digest,
-        recipe=dict(recipe.recipe),
-        arrays_url=f"/v1/rollouts/{rollout.id}/arrays",
+    return {
+        **vars(rollout),
+        "bucket": format_bucket(recipe),
+        "clip_name": clip.name,
+        "robot": clip.robot,
+        "source_digest": clip.source_digest,
+        "recipe": recipe.recipe,
+        "arrays_url": f"/v1/rollouts/{rollout.id}/arrays",
         **{key: result[key] for key in ("gates", "ingest", "provenance", "segments")},
         **{key: result.get(key) or [] for key in ("contact_warnings", "attempts")},
         **{key: result.get(key) for key in ("failure", "diagnosis")},
-    )
+    }
 
 
 def get_arrays(rollout_id: Id, request: Request, services: ServicesDep) -> Response:

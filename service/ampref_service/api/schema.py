@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from amp_core.errors import NotFound
-from amp_core.metrics import METRICS
+from amp_core.metrics import METRICS, Metric
 from amp_core.recipe import MODES, Recipe
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.deps import needs
@@ -24,7 +24,7 @@ class MetricView(View):
 
     name: str
     unit: str
-    type: Literal["float", "int"]
+    type: Annotated[Literal["float", "int"], BeforeValidator(lambda value: value.__name__)]
     meaning: str
 
 
@@ -57,10 +57,10 @@ class ModeList(BaseModel):
     items: list[ModeView]
 
 
-@router.get("/metrics", responses=responses())
-def list_metrics() -> MetricList:
+@router.get("/metrics", response_model=MetricList, responses=responses())
+def list_metrics() -> dict[str, tuple[Metric, ...]]:
     """Every quality metric with its unit and meaning."""
-    return MetricList(items=[MetricView.from_record(metric, type=metric.type.__name__) for metric in METRICS])
+    return {"items": METRICS}
 
 
 @router.get("/modes", responses=responses())
@@ -72,9 +72,9 @@ def list_modes() -> ModeList:
     )
 
 
-@router.get("/gates/{profile}", responses=responses(404))
-def get_gate_profile(profile: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]) -> GateProfileView:
+@router.get("/gates/{profile}", response_model=GateProfileView, responses=responses(404))
+def get_gate_profile(profile: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64}$")]) -> dict[str, Any]:
     """One gate profile: which metric is compared with which threshold for which tier."""
     if profile not in GATE_PROFILES:
         raise NotFound(f"there is no gate profile {profile!r}", expected=f"one of {', '.join(sorted(GATE_PROFILES))}")
-    return GateProfileView.model_validate(GATE_PROFILES[profile].to_dict())
+    return GATE_PROFILES[profile].to_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, generate_latest
@@ -59,33 +59,25 @@ class _CatalogCollector(Collector):
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        return _make_gauges()  # Without values: registering must not ask the database.
-
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        age, jobs, clips_by_tier = _make_gauges()
         try:
             with self._services.catalog.session() as session:
-                counts = ((jobs, job_rows.counts(session)), (clips_by_tier, clips.count(session)))
-            age.add_metric([], self._services.queue.oldest_due())
+                job_counts, clip_counts = job_rows.counts(session), clips.count(session)
+            age = self._services.queue.oldest_due()
         except Unavailable as error:
             # The latencies are worth the most while the database is away.
             log.warning("metrics_without_catalog", reason=error.what)
             return
-        for gauge, values in counts:
-            for label, count in values.items():
-                gauge.add_metric([label], count)
-        yield from (age, jobs, clips_by_tier)
-
-
-def _make_gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
-    return (
-        GaugeMetricFamily(
+        yield GaugeMetricFamily(
             "ampref_oldest_due_job_seconds",
             "How long the oldest job that is due has been waiting for a worker; 0 when none is",
-        ),
-        GaugeMetricFamily("ampref_jobs", "Jobs by state", labels=["state"]),
-        GaugeMetricFamily(
+            value=age,
+        )
+        jobs = GaugeMetricFamily("ampref_jobs", "Jobs by state", labels=["state"])
+        clips_by_tier = GaugeMetricFamily(
             "ampref_clips", "Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", labels=["tier"]
-        ),
-    )
+        )
+        for gauge, counts in ((jobs, job_counts), (clips_by_tier, clip_counts)):
+            for label, count in counts.items():
+                gauge.add_metric([label], count)
+            yield gauge

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import BackgroundTasks, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from amp_core.errors import NotFound
@@ -16,23 +16,21 @@ from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
 from ampref_service.api.dataset_schemas import (
-    FileView,
     LockBody,
     Locking,
     MemberPage,
-    MemberView,
     VersionView,
     YankBody,
 )
-from ampref_service.api.deps import Caller, ServicesDep, needs
+from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, needs
+from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
-from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import Session, datasets, members
-from ampref_service.catalog.records import Version
+from ampref_service.catalog.records import Page, Version, VersionMember
 from ampref_service.versions import find_version, request_lock
 
 router = make_router("datasets")
@@ -43,28 +41,17 @@ Writer = Annotated[Caller, needs("datasets:write")]
 _YANKED = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
 
 
-@router.post("/{name}/versions", status_code=202, responses=responses(404, 409, *BODY_STATUSES))
+@router.post("/{name}/versions", status_code=202, response_model=Locking, responses=responses(404, 409, *BODY_STATUSES))
 def lock_version(
-    name: DatasetName,
-    body: LockBody,
-    services: ServicesDep,
-    response: Response,
-    background: BackgroundTasks,
-    caller: Writer,
-) -> Locking:
+    name: DatasetName, body: LockBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
+) -> dict[str, Any]:
     """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
     waivers = check_waivers(waiver.model_dump() for waiver in body.waivers)
-    locking = request_lock(services, name, body.version, body.select.to_select(), waivers, actor=caller.name)
-    background.add_task(services.ring, locking.job.id)
-    response.headers["location"] = f"/v1/jobs/{locking.job.id}"
-    return Locking(
-        dataset=name,
-        version=locking.version.version,
-        state="locking",
-        select=dict(locking.version.select),
-        job=JobView.from_record(locking.job),
-        pending_clips=locking.pending_clips,
+    version, job, pending_clips = request_lock(
+        services, name, body.version, body.select.to_select(), waivers, actor=caller.name
     )
+    announcer.announce(job)
+    return vars(version) | {"state": "locking", "job": job, "pending_clips": pending_clips}
 
 
 @router.get("/{name}/versions/{version}", responses={200: {"headers": _YANKED}, **responses(404)}, dependencies=READ)
@@ -80,20 +67,21 @@ def view_version(session: Session, row: Version, asked_for: str) -> VersionView:
     """The view of a version under the name that it was asked for by."""
     dataset = datasets.get_dataset(session, row.dataset)
     address = f"/v1/datasets/{row.dataset}/versions/{row.version}"
-    files = [FileView.from_record(file, sha256=file.digest, url=f"{address}/files/{file.name}") for file in row.files]
+    files = [vars(file) | {"url": f"{address}/files/{file.name}"} for file in row.files]
     aliases = [alias for alias, version in dataset.aliases.items() if version == row.version]
     is_verified = datasets.get_verification(session, row.id) is not None
-    return VersionView.from_record(
-        row,
-        asked_for=asked_for,
-        manifest_sha256=row.manifest_digest,
-        coverage=datasets.get_coverage(session, row.id),
-        buckets=members.get_buckets(session, row.id),
-        aliases=sorted([*aliases, *(["latest"] if dataset.latest == row.version else [])]),
-        files=files,
-        manifest_url=next((file.url for file in files if file.sha256 == row.manifest_digest), None),
-        verification_url=f"{address}/verification" if is_verified else None,
-    )
+    fields = {
+        "yanked": row.yanked,
+        "asked_for": asked_for,
+        "manifest_sha256": row.manifest_digest,
+        "coverage": datasets.get_coverage(session, row.id),
+        "buckets": members.get_buckets(session, row.id),
+        "aliases": sorted([*aliases, *(["latest"] if dataset.latest == row.version else [])]),
+        "files": files,
+        "manifest_url": next((file["url"] for file in files if file["digest"] == row.manifest_digest), None),
+        "verification_url": f"{address}/verification" if is_verified else None,
+    }
+    return VersionView.model_validate(vars(row) | fields)
 
 
 def _warn_of_yank(row: Version) -> dict[str, str]:
@@ -123,7 +111,7 @@ def unyank_version(name: DatasetName, version: ExactVersion, services: ServicesD
         return view_version(session, row, version)
 
 
-@router.get("/{name}/versions/{version}/members", responses=page_responses(404), dependencies=READ)
+@router.get("/{name}/versions/{version}/members", response_model=MemberPage, responses=page_responses(404), dependencies=READ)
 def list_members(
     name: DatasetName,
     version: VersionOrAlias,
@@ -132,15 +120,14 @@ def list_members(
     response: Response,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     cursor: Annotated[Position | None, Query(description="`next_cursor` of the page before.")] = None,
-) -> MemberPage:
+) -> Page[VersionMember]:
     """Which frames of which rollouts a version holds, segment by segment."""
     with services.catalog.session() as session:
         row = find_version(session, name, version)
         last = -1 if cursor is None else int(cursor)
         items = members.list_members(session, row.id, after_position=last, limit=limit)
     next_cursor = str(items[-1].position) if len(items) == limit else None
-    link_next(request, response, next_cursor)
-    return MemberPage(items=[MemberView.from_record(member) for member in items], next_cursor=next_cursor)
+    return link_next(request, response, Page(tuple(items), next_cursor))
 
 
 def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, services: ServicesDep) -> Response:
@@ -156,25 +143,18 @@ def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request
 add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)
 
 
-_PAGE_HEADERS = {
-    # Nothing may be loaded and nothing may run, whatever a clip's name would come to hold.
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "cache-control": REVALIDATE,
+_FILE = file_responses("application/json")
+_REPORT = {
+    "description": "The report",
+    "content": {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}},
+    "headers": _FILE[200]["headers"] | _YANKED,
 }
-
-
-def _verification_responses() -> dict[int | str, dict[str, Any]]:
-    """As of a file, of which a page can be asked for instead."""
-    result = file_responses("application/json")
-    content = {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}}
-    result[200] = {"description": "The report", "content": content, "headers": result[200]["headers"] | _YANKED}
-    return result
 
 
 @router.get(
     "/{name}/versions/{version}/verification",
     response_class=Response,
-    responses=_verification_responses(),
+    responses=_FILE | {200: _REPORT},
     dependencies=READ,
 )
 def get_verification(
@@ -200,7 +180,9 @@ def get_verification(
     is_browser = "text/html" in accept and "application/json" not in accept
     if format == "html" or (format is None and is_browser):
         document = read_json(services.blobs.read_bytes(report.digest))
-        return HTMLResponse(page(document, groups=document["groups"]), headers=headers | _PAGE_HEADERS)
+        return HTMLResponse(
+            page(document, groups=document["groups"]), headers=headers | SAFE_PAGE | {"cache-control": REVALIDATE}
+        )
     cache = IMMUTABLE if row.version == version else REVALIDATE
     stored = StoredFile(report.digest, report.size, report.name, report.media_type, cache)
     return serve_file(request, services.blobs, stored, headers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from amp_core.files import partial_path, publish_file, sync_folder
-from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, disk_errors, format_digest, is_digest, missing_blob
+from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, disk_errors, is_digest, missing_blob
 
 _DELETION_PREFIX = "gone-"
 
@@ -49,24 +50,21 @@ class LocalBlobStore(BlobStore):
                     for chunk in chunks:
                         hasher.update(chunk)
                         out.write(chunk)
-                digest = format_digest(hasher.digest())
+                digest = f"sha256:{hasher.hexdigest()}"
                 target = self._path(digest)
                 # A blob that is put again becomes young, so that garbage collection leaves it to the row that names it next.
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(target)
                     return digest
                 partial.chmod(0o444)
-                self._make_folder(target.parent)
+                if not target.parent.is_dir():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    sync_folder(target.parent.parent)
+                    sync_folder(target.parent.parent.parent)
                 publish_file(partial, target, durable=True)
             finally:
                 partial.unlink(missing_ok=True)
         return digest
-
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(folder.parent)
-            sync_folder(folder.parent.parent)
 
     def _path(self, digest: str) -> Path:
         return self.root / blob_key(digest)
@@ -89,7 +87,7 @@ class LocalBlobStore(BlobStore):
             raise missing_blob(digest) from None
 
     def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        return _read_range(self.open(digest), start, end)
+        return _read_range(self.open(digest), start, sys.maxsize if end is None else end)
 
     def delete(self, digest: str) -> bool:
         try:
@@ -147,13 +145,8 @@ class LocalBlobStore(BlobStore):
             probe.flush()
 
 
-def _read_range(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
+def _read_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     with file:
         file.seek(start)
-        position = start
-        while end is None or position < end:
-            chunk = file.read(CHUNK if end is None else min(CHUNK, end - position))
-            if not chunk:
-                return
-            position += len(chunk)
+        while chunk := file.read(max(0, min(CHUNK, end - file.tell()))):
             yield chunk

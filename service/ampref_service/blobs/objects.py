@@ -6,22 +6,15 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 
 from amp_core.errors import Unavailable
-from ampref_service.blobs.store import (
-    CHUNK,
-    BlobStat,
-    BlobStore,
-    blob_key,
-    digest_of,
-    digest_of_file,
-    is_digest,
-    missing_blob,
-)
+from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, digest_of, digest_of_file, is_digest, missing_blob
+
+_PART = 8 * CHUNK
 
 RENEW_AFTER_SEC = 600.0
 """Above this age a blob that is put again is written again, so that garbage collection sees it as young."""
@@ -36,23 +29,25 @@ class ObjectBlobStore(BlobStore):
 
     def put_file(self, path: Path) -> str:
         digest = digest_of_file(path)
-        if not self._is_young(digest):
-            # obstore reads the file in parts; an upload of several parts becomes visible only when all are there.
-            with open(path, "rb") as source, self._store_errors():
-                obstore.put(self._store, blob_key(digest), source)
-            self.verify(digest)
+        # obstore reads the file in parts; an upload of several parts becomes visible only when all are there.
+        with open(path, "rb") as source:
+            if self._put(digest, source):
+                self.verify(digest)
         return digest
 
     def put_bytes(self, data: bytes) -> str:
         digest = digest_of(data)
-        if not self._is_young(digest):
-            with self._store_errors():
-                obstore.put(self._store, blob_key(digest), data)
+        self._put(digest, data)
         return digest
 
-    def _is_young(self, digest: str) -> bool:
+    def _put(self, digest: str, source: BinaryIO | bytes) -> bool:
+        """Write a blob, unless it was put a short time ago; whether it was written."""
         modified = self.modified(digest)
-        return modified is not None and time.time() - modified < RENEW_AFTER_SEC
+        if modified is not None and time.time() - modified < RENEW_AFTER_SEC:
+            return False
+        with self._store_errors():
+            obstore.put(self._store, blob_key(digest), source)
+        return True
 
     def stat(self, digest: str) -> BlobStat:
         with self._store_errors(digest):
@@ -61,14 +56,12 @@ class ObjectBlobStore(BlobStore):
 
     def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         size = self.size(digest)
-        return self._read_parts(digest, start, size if end is None else min(end, size))
+        end = size if end is None else min(end, size)
+        return (self._read(digest, first, min(first + _PART, end)) for first in range(start, end, _PART))
 
-    def _read_parts(self, digest: str, start: int, end: int) -> Iterator[bytes]:
-        part = 8 * CHUNK
-        for first in range(start, end, part):
-            with self._store_errors(digest):
-                data = bytes(obstore.get_range(self._store, blob_key(digest), start=first, end=min(first + part, end)))
-            yield data
+    def _read(self, digest: str, start: int, end: int) -> bytes:
+        with self._store_errors(digest):
+            return bytes(obstore.get_range(self._store, blob_key(digest), start=start, end=end))
 
     def delete(self, digest: str) -> bool:
         if not self.exists(digest):

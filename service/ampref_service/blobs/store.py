@@ -97,7 +97,7 @@ class BlobStore(abc.ABC):
         for chunk in self.iter_range(digest):
             hasher.update(chunk)
             yield chunk
-        if format_digest(hasher.digest()) != digest:
+        if f"sha256:{hasher.hexdigest()}" != digest:
             raise IntegrityError(f"the stored bytes do not have the digest {digest}", remedy="Restore this blob from a backup")
 
     def read_bytes(self, digest: str) -> bytes:
@@ -119,20 +119,15 @@ class BlobStore(abc.ABC):
             pass
 
 
-def format_digest(sha256: bytes) -> str:
-    """The 32 bytes of a SHA-256 as `sha256:<64 hex digits>`."""
-    return f"sha256:{sha256.hex()}"
-
-
 def digest_of(data: bytes) -> str:
     """`sha256:…` of some bytes."""
-    return format_digest(hashlib.sha256(data).digest())
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def digest_of_file(path: Path) -> str:
     """`sha256:…` of a file, read in chunks."""
     with open(path, "rb") as file:
-        return format_digest(hashlib.file_digest(file, "sha256").digest())
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def is_digest(text: str) -> bool:

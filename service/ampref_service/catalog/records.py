@@ -212,6 +212,16 @@ class Job:
     actor: str
 
     @property
+    def dataset(self) -> str | None:
+        """Of a lock job."""
+        return self.payload.get("dataset")
+
+    @property
+    def version(self) -> str | None:
+        """Of a lock job."""
+        return self.payload.get("version")
+
+    @property
     def eta_sec(self) -> float | None:
         """s that a running job still takes if it goes on as it has since it was started, as of `updated_at`.
 
@@ -429,6 +439,10 @@ class Dataset:
     latest: str | None
     aliases: Mapping[str, str]
     versions: tuple[Version, ...]
+
+    @property
+    def num_versions(self) -> int:
+        return len(self.versions)
 
 
 @dataclass(frozen=True)
