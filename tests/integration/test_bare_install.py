@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -121,6 +122,20 @@ def test_the_wheel_installs_no_name_that_a_strangers_package_may_have(node: Path
     assert tops == {*PACKAGES, metadata.name}
     assert [str(path) for path in installed if path.parts[0] == ".."] == ["../../../bin/ampref"]
     assert all((site / package / "py.typed").is_file() for package in PACKAGES)
+
+
+def test_the_description_on_an_index_links_to_files_of_the_repository(node: Path) -> None:
+    [folder] = site_packages(node).glob("ampref-*.dist-info")
+    metadata = importlib.metadata.Distribution.at(folder).metadata
+    description = metadata["Description"] or str(metadata.get_payload())
+    repository = dict(url.split(", ", 1) for url in metadata.get_all("Project-URL") or [])["Repository"]
+
+    links = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert len(links) > 20
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    paths = [match[1] for link in links if (match := re.match(rf"{re.escape(repository)}/(?:blob|raw)/main/([^#]+)", link))]
+    assert len(paths) == len(links)
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
 
 
 def test_the_client_loads_nothing_of_locking_planning_or_gates(node: Path) -> None:

@@ -83,3 +83,48 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", prose), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_anchors_of_links_name_a_heading() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert anchor in headings(linked), f"{page.name} links to {target}#{anchor}, which is no heading"
+
+
+def test_the_glossary_is_alphabetical() -> None:
+    terms = [term.lower() for term in re.findall(r"^- \*\*(.+?)\*\*", PAGES["glossary.md"], flags=re.MULTILINE)]
+    assert len(terms) > 50
+    assert terms == sorted(terms)
+
+
+# Pages whose lines are still longer than a person reads with ease.
+LONG_PAGES = {
+    *("architecture", "augmentation", "benchmarks", "catalog", "cli", "client", "concepts", "datasets", "deployment"),
+    *("diagnosis", "errata", "http", "motions", "policy", "randomization", "real-clips", "robots", "smoke", "tracking"),
+    *("verification", "workers"),
+}
+SHORT_PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in LONG_PAGES]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *SHORT_PAGES], ids=lambda page: page.name)
+def test_lines_and_cells_are_short(page: Path) -> None:
+    """At most 130 characters a line of prose and 160 a table cell; code blocks may be as wide as their output."""
+    code = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            code = not code
+        elif code:
+            continue
+        elif line.startswith("|"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
+            assert max(map(len, cells)) <= 160, f"{page.name}:{number} has a cell of {max(map(len, cells))} characters"
+        else:
+            assert len(line) <= 130, f"{page.name}:{number} has {len(line)} characters"

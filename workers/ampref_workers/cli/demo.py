@@ -69,7 +69,7 @@ def demo(
     out.print(f"\nDone in {seconds:.0f} s; {rest}.")
     out.print("Next: ampref score MOTION      your own motion, without a server")
     out.print("      ampref up                the service, to stay")
-    out.print("      docs/quickstart.md       the same steps, one by one")
+    out.print("      docs/score-clips.md      the same steps, one by one")
 
 
 @contextlib.contextmanager
