@@ -16,7 +16,6 @@ from amp_core.robot.spec import NAME_PATTERN, quote
 
 MASS_TOLERANCE = 0.01
 
-_HINGE = int(mujoco.mjtJoint.mjJNT_HINGE)
 _FREE = int(mujoco.mjtJoint.mjJNT_FREE)
 
 
@@ -113,16 +112,15 @@ class ModelReader:
             return name
         # A compiled model's names buffer begins with the model's own name.
         model_name = bytes(self._model.names).split(b"\0", 1)[0].decode("utf-8", "replace")
-        if not NAME_PATTERN.fullmatch(model_name):
-            problem = f"the MJCF's model name {quote(model_name)} cannot be a name"
-            raise self._refusal("name", problem, "a key 'name'", "Add it")
+        problem = f"the MJCF's model name {quote(model_name)} cannot be a name"
+        self._check(NAME_PATTERN.fullmatch(model_name), "name", problem, "a key 'name'", "Add it")
         return model_name
 
     def find_free_joint(self) -> int:
         """The id of the model's one free joint."""
         free = np.flatnonzero(self._model.jnt_type == _FREE)
-        if len(free) != 1:
-            raise self._refusal("model", f"the model has {len(free)} free joints", "exactly one, on the robot's root body")
+        problem = f"the model has {len(free)} free joints"
+        self._check(len(free) == 1, "model", problem, "exactly one, on the robot's root body")
         return int(free[0])
 
     def find_hinges(self, names: tuple[str, ...], root_body: int) -> list[int]:
@@ -131,33 +129,21 @@ class ModelReader:
         by_name = {}
         for joint in np.flatnonzero(model.jnt_type != _FREE).tolist():
             name = model.joint(joint).name or f"(joint {joint}, unnamed)"
-            if model.jnt_type[joint] != _HINGE:
-                kind = mujoco.mjtJoint(model.jnt_type[joint]).name.removeprefix("mjJNT_").lower()
-                raise self._refusal("model", f"the joint {name!r} is a {kind} joint", "one free joint and hinge joints")
-            if model.body_rootid[model.jnt_bodyid[joint]] != root_body:
-                raise self._refusal("model", f"the joint {name!r} is not part of the robot", "one kinematic tree")
+            kind = mujoco.mjtJoint(model.jnt_type[joint]).name.removeprefix("mjJNT_").lower()
+            self._check(kind == "hinge", "model", f"the joint {name!r} is a {kind} joint", "one free joint and hinge joints")
+            is_own = model.body_rootid[model.jnt_bodyid[joint]] == root_body
+            self._check(is_own, "model", f"the joint {name!r} is not part of the robot", "one kinematic tree")
             by_name[name] = joint
+        listing = f"hinge joints of the model: {_join_names(by_name)}"
         for name in names:
-            if name not in by_name:
-                listing = f"hinge joints of the model: {_join_names(by_name)}"
-                raise self._refusal("joints", f"the model has no joint {quote(name)}", listing)
+            self._check(name in by_name, "joints", f"the model has no joint {quote(name)}", listing)
         missing = [name for name in by_name if name not in names]
-        if missing:
-            raise self._refusal(
-                "joints",
-                f"the model also has the joints {_join_names(missing)}",
-                "every hinge joint of the model in the list",
-                "List them, or take them out of the model",
-            )
-        joints = [by_name[name] for name in names]
-        # With one free joint and all hinges listed this holds by construction; it is the layout that clips rely on.
-        if model.nq != 7 + len(joints) or model.nv != 6 + len(joints):
-            raise self._refusal(
-                "joints",
-                f"the model has nq = {model.nq} and nv = {model.nv}",
-                f"nq = {7 + len(joints)} and nv = {6 + len(joints)} with {len(joints)} joints",
-            )
-        return joints
+        problem, expected = (
+            f"the model also has the joints {_join_names(missing)}",
+            "every hinge joint of the model in the list",
+        )
+        self._check(not missing, "joints", problem, expected, "List them, or take them out of the model")
+        return [by_name[name] for name in names]
 
     def find_servos(self, names: tuple[str, ...], joints: list[int]) -> list[int]:
         """For each joint the id of the one actuator whose control is its target angle [rad]."""
@@ -168,8 +154,8 @@ class ModelReader:
         for actuator in range(model.nu):
             label = model.actuator(actuator).name or f"(actuator {actuator}, unnamed)"
             joint = int(model.actuator_trnid[actuator, 0])
-            if model.actuator_trntype[actuator] not in transmissions or joint not in actuators:
-                raise self._refusal("joints", f"the actuator {label!r} does not drive a listed joint", expected)
+            drives_joint = model.actuator_trntype[actuator] in transmissions and joint in actuators
+            self._check(drives_joint, "joints", f"the actuator {label!r} does not drive a listed joint", expected)
             gain = float(model.actuator_gainprm[actuator, 0])
             is_position_servo = (
                 model.actuator_gaintype[actuator] == mujoco.mjtGain.mjGAIN_FIXED
@@ -180,17 +166,12 @@ class ModelReader:
                 and float(model.actuator_biasprm[actuator, 0]) == 0.0
                 and float(model.actuator_gear[actuator, 0]) == 1.0
             )
-            if not is_position_servo:
-                raise self._refusal(
-                    "joints",
-                    f"the actuator {label!r} is not a position servo, so a clip's joint angle cannot be its control",
-                    expected,
-                    "Use <position kp=… kv=…> in the MJCF",
-                )
+            problem = f"the actuator {label!r} is not a position servo, so a clip's joint angle cannot be its control"
+            self._check(is_position_servo, "joints", problem, expected, "Use <position kp=… kv=…> in the MJCF")
             actuators[joint].append(actuator)
         for name, joint in zip(names, joints, strict=True):
-            if len(actuators[joint]) != 1:
-                raise self._refusal("joints", f"the joint {name!r} has {len(actuators[joint])} actuators", expected)
+            count = len(actuators[joint])
+            self._check(count == 1, "joints", f"the joint {name!r} has {count} actuators", expected)
         return [actuators[joint][0] for joint in joints]
 
     def find_ground(self, name: str | None) -> int:
@@ -203,24 +184,21 @@ class ModelReader:
         ]
         plane_names = _join_names(model.geom(geom).name or "(unnamed)" for geom in planes)
         listing = f"a plane on the world; the model has: {plane_names}"
-        if name is not None:
-            ground = self._find_geom("ground_geom", name)
-        elif len(planes) == 1:
+        if name is None:
+            problem = f"the key is missing and the model has {len(planes)} planes"
+            self._check(len(planes) == 1, "ground_geom", problem, listing)
             ground = planes[0]
         else:
-            raise self._refusal("ground_geom", f"the key is missing and the model has {len(planes)} planes", listing)
-        if ground not in planes:
-            raise self._refusal("ground_geom", f"{quote(name)} is not a plane on the world", listing)
+            ground = self._find_geom("ground_geom", name)
+            self._check(ground in planes, "ground_geom", f"{quote(name)} is not a plane on the world", listing)
         data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
         normal = data.geom_xmat[ground].reshape(3, 3)[:, 2]
         height = float(data.geom_xpos[ground, 2])
-        if normal[2] < 1.0 - 1e-9 or abs(height) > 1e-6:
-            raise self._refusal(
-                "ground_geom",
-                f"the plane {quote(name)} has its normal at {np.round(normal, 4).tolist()} and its height at {height:g} m",
-                "a horizontal plane at z = 0, facing up: root height is measured from it",
-            )
+        problem = f"the plane {quote(name)} has its normal at {np.round(normal, 4).tolist()} and its height at {height:g} m"
+        is_floor = normal[2] >= 1.0 - 1e-9 and abs(height) <= 1e-6
+        expected = "a horizontal plane at z = 0, facing up: root height is measured from it"
+        self._check(is_floor, "ground_geom", problem, expected)
         return ground
 
     def find_channel_geoms(
@@ -233,19 +211,15 @@ class ModelReader:
             key = f"contact_channels.{channel}"
             geoms = tuple(self._find_geom(key, name) for name in names)
             for name, geom in zip(names, geoms, strict=True):
-                if model.body_rootid[model.geom_bodyid[geom]] != root_body:
-                    raise self._refusal(key, f"the geom {quote(name)} is not part of the robot", "a geom on the robot's feet")
-                if not self._can_collide(geom, ground):
-                    raise self._refusal(
-                        key,
-                        f"the geom {quote(name)} can never touch the ground {model.geom(ground).name!r}",
-                        "contype and conaffinity that let the two collide",
-                        "Set them in the MJCF, or name the collision geom rather than the visual one",
-                    )
+                is_own = model.body_rootid[model.geom_bodyid[geom]] == root_body
+                self._check(is_own, key, f"the geom {quote(name)} is not part of the robot", "a geom on the robot's feet")
+                problem = f"the geom {quote(name)} can never touch the ground {model.geom(ground).name!r}"
+                expected = "contype and conaffinity that let the two collide"
+                remedy = "Set them in the MJCF, or name the collision geom rather than the visual one"
+                self._check(self._can_collide(geom, ground), key, problem, expected, remedy)
             bodies = {int(model.geom_bodyid[geom]) for geom in geoms}
-            if len(bodies) != 1:
-                body_names = _join_names(model.body(body).name for body in sorted(bodies))
-                raise self._refusal(key, f"its geoms sit on several bodies: {body_names}", "the geoms of one body (one foot)")
+            problem = f"its geoms sit on several bodies: {_join_names(model.body(body).name for body in sorted(bodies))}"
+            self._check(len(bodies) == 1, key, problem, "the geoms of one body (one foot)")
             channel_geoms.append(geoms)
         return tuple(channel_geoms)
 
@@ -280,44 +254,38 @@ class ModelReader:
         timestep = float(self._model.opt.timestep)
         ratio = control_dt / timestep
         substeps = round(ratio)
-        if substeps < 1 or abs(ratio - substeps) > 1e-9 * max(1.0, ratio):
-            raise self._refusal(
-                "control_dt",
-                f"{control_dt:g} s is {ratio:g} times the model's timestep of {timestep:g} s",
-                "a whole multiple of the timestep",
-                "Change control_dt, or <option timestep> in the MJCF",
-            )
+        is_whole = substeps >= 1 and abs(ratio - substeps) <= 1e-9 * max(1.0, ratio)
+        problem = f"{control_dt:g} s is {ratio:g} times the model's timestep of {timestep:g} s"
+        remedy = "Change control_dt, or <option timestep> in the MJCF"
+        self._check(is_whole, "control_dt", problem, "a whole multiple of the timestep", remedy)
         return substeps
 
     def read_gravity(self) -> float:
         """m/s², downwards."""
         x, y, z = self._model.opt.gravity.tolist()
-        if x != 0.0 or y != 0.0 or z >= 0.0:
-            problem = f"gravity is [{x:g}, {y:g}, {z:g}]"
-            raise self._refusal("model", problem, "gravity along -z, as loads are shares of weight")
+        problem = f"gravity is [{x:g}, {y:g}, {z:g}]"
+        self._check(x == y == 0.0 and z < 0.0, "model", problem, "gravity along -z, as loads are shares of weight")
         return float(-z)
 
     def read_mass(self, root_body: int, expected: float | None) -> float:
         """kg, of the root body's whole subtree; checked to 1 % where the robot file has the mass."""
         mass = float(self._model.body_subtreemass[root_body])
-        if expected is not None and abs(mass - expected) > MASS_TOLERANCE * expected:
-            raise self._refusal(
-                "expected_mass",
-                f"the model weighs {mass:.4f} kg, the file says {expected:g} kg",
-                f"agreement to {MASS_TOLERANCE:.0%}",
-                "Is this the right model? Then correct expected_mass",
-            )
+        if expected is not None:
+            is_near = abs(mass - expected) <= MASS_TOLERANCE * expected
+            problem = f"the model weighs {mass:.4f} kg, the file says {expected:g} kg"
+            remedy = "Is this the right model? Then correct expected_mass"
+            self._check(is_near, "expected_mass", problem, f"agreement to {MASS_TOLERANCE:.0%}", remedy)
         return mass
 
     def _find_geom(self, key: str, name: str) -> int:
         geom = int(mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_GEOM, name))
-        if geom < 0:
-            names = filter(None, (self._model.geom(i).name for i in range(self._model.ngeom)))
-            raise self._refusal(key, f"the model has no geom {quote(name)}", f"one of: {_join_names(names)}")
+        names = filter(None, (self._model.geom(i).name for i in range(self._model.ngeom)))
+        self._check(geom >= 0, key, f"the model has no geom {quote(name)}", f"one of: {_join_names(names)}")
         return geom
 
-    def _refusal(self, key: str, problem: str, expected: str, remedy: str = "See docs/robots.md") -> RobotRefused:
-        return RobotRefused(problem, file=self._file, key=key, expected=expected, remedy=remedy)
+    def _check(self, holds: Any, key: str, problem: str, expected: str, remedy: str = "See docs/robots.md") -> None:
+        if not holds:
+            raise RobotRefused(problem, file=self._file, key=key, expected=expected, remedy=remedy)
 
 
 def _join_names(names: Iterable[str]) -> str:
