@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from amp_core.tiers import Op, Tier
 from amp_core.verdict import Verdict
@@ -60,9 +59,6 @@ class Attempt:
     def meets_goals(self) -> bool:
         """Whether another attempt is needless: Tier 0, and every goal met."""
         return self.tier == Tier.TIER_0 and not self.missed
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"missed": list(self.missed)}
 
 
 def share_of_goal(name: str, value: float) -> float:

@@ -25,6 +25,7 @@ from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.scoring import Score, score
+from amp_core.strict_json import json_data
 from amp_core.tiers import Tier
 from amp_core.verdict import Verdict, judge
 
@@ -114,9 +115,6 @@ class Outcome:
             recipe_digest=rollout.recipe.digest,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"ranges": [list(span) for span in self.ranges]}
-
 
 @dataclass(frozen=True)
 class ClipBuckets:
@@ -142,7 +140,7 @@ class ClipBuckets:
             "frames": self.frames,
             "duration_sec": self.duration_sec,
             "buckets": [
-                {"name": scale.name, **outcome.to_dict(), "replay": None if replay is None else replay.to_dict()}
+                {"name": scale.name, **json_data(outcome), "replay": json_data(replay)}
                 for scale, outcome, replay in zip(scales, self.outcomes, replayed, strict=True)
             ],
         }

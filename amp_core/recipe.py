@@ -12,7 +12,7 @@ from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any
 
 from amp_core.errors import RecipeRefused
-from amp_core.strict_json import json_digest
+from amp_core.strict_json import json_data, json_digest
 from amp_core.version import GENERATOR_VERSION
 
 GATE_PROFILE = "amp-0.11"
@@ -432,10 +432,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data; `from_dict` reads it back to an equal recipe."""
-        document = asdict(self)
-        if self.planner is not None:
-            # Lists, as JSON has them, so that a stored recipe equals a fresh one.
-            document["planner"] |= {name: list(document["planner"][name]) for name in ("damping", "step_lengths")}
+        document: dict[str, Any] = json_data(self)
         return document
 
     @property

@@ -27,6 +27,7 @@ from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
+from amp_core.strict_json import json_data
 from amp_core.tiers import Tier, check_recipe, gate_profile, merit_order
 from amp_core.triage import Triage, triage
 from amp_core.verdict import Verdict, judge
@@ -55,7 +56,7 @@ class Auto:
         return {
             "recipe": self.recipe.to_dict(),
             "recipe_digest": self.recipe.digest,
-            "triage": self.triage.to_dict(),
+            "triage": json_data(self.triage),
             "tried": [
                 {
                     "mode": score.rollout.recipe.mode,
@@ -112,7 +113,6 @@ class Score(Verdict):
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` object: JSON-ready, with null where there is no value."""
-        failure = self.rollout.failure
         return {
             "name": self.name,
             "source_digest": self.source_digest,
@@ -126,11 +126,11 @@ class Score(Verdict):
             "gates": [gate.to_dict() for gate in self.gates],
             "quality_metrics": dict(self.quality_metrics),
             "segments": [segment.to_dict() for segment in self.segments],
-            "failure": failure.to_dict() if failure is not None else None,
-            "contact_warnings": [dict(warning) for warning in self.contact_warnings],
-            "attempts": [attempt.to_dict() for attempt in self.attempts],
+            "failure": json_data(self.rollout.failure),
+            "contact_warnings": list(self.contact_warnings),
+            "attempts": json_data(self.attempts),
             "auto": None if self.auto is None else self.auto.to_dict(),
-            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
+            "diagnosis": json_data(self.diagnosis),
             "ingest": self.ingest,
             "provenance": self.provenance,
             "wall_sec": self.wall_sec,
@@ -231,10 +231,7 @@ def _score_mode(
             classification = classification.with_cause(root_frame.detail)
         scores.append(
             Score(
-                quality_metrics=verdict.quality_metrics,
-                classification=classification,
-                segments=verdict.segments,
-                contact_warnings=verdict.contact_warnings,
+                **(vars(verdict) | {"classification": classification}),
                 name=clip.name,
                 source_digest=clip.source_digest,
                 rollout=rollout,

@@ -11,9 +11,11 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "json_digest", "parse_json", "read_json"]
+__all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "json_data", "json_digest", "parse_json", "read_json"]
 
 MAX_DEPTH = 64
 """Levels of lists and objects."""
@@ -75,6 +77,15 @@ def parse_json(text: str) -> Any:
     if _SURROGATE_ESCAPE.search(text) and _has_surrogate(value):
         raise JsonFault("a string holds half a character (a lone surrogate)", "whole Unicode characters")
     return value
+
+
+def json_data(value: Any) -> Any:
+    """`value` with dataclasses as objects of their fields and tuples as lists, all the way down."""
+    if is_dataclass(value):
+        return {entry.name: json_data(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: json_data(item) for key, item in value.items()}
+    return [json_data(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def canonical_json(value: Any) -> bytes:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from amp_core.errors import RecipeRefused
+from amp_core.strict_json import json_data
 from amp_core.version import GENERATOR_VERSION
 
 if TYPE_CHECKING:
@@ -122,20 +123,12 @@ class GateSpec:
         return Gate(self.name, value, threshold, self.op, passed, self.tier, margin)
 
 
-def _to_json(instance: Any) -> dict[str, Any]:
-    """A dataclass as a dict whose tuples are lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(instance).items()}
-
-
 @dataclass(frozen=True)
 class GateProfile:
     """A named set of gates."""
 
     name: str
     gates: tuple[GateSpec, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "gates": [_to_json(gate) for gate in self.gates]}
 
     def for_mode(self, mode: str) -> tuple[GateSpec, ...]:
         """The gates that apply to `mode`."""
@@ -227,7 +220,7 @@ class Gate:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields but for the margin, JSON-ready."""
-        return {name: value for name, value in _to_json(self).items() if name != "margin"}
+        return {name: value for name, value in json_data(self).items() if name != "margin"}
 
     def explain(self) -> str:
         """What is wrong, for a gate that failed: `max_tilt_deg 92.3 is over 60`."""

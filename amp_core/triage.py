@@ -9,8 +9,7 @@ well it is followed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from amp_core.motion import IngestReport
 from amp_core.motion.report import DEEP_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
@@ -49,9 +48,6 @@ class Triage:
     lacks: tuple[Lack, ...]
     worth_planning: bool
     reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"lacks": [asdict(lack) for lack in self.lacks]}
 
 
 def triage(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 Severity = Literal["fatal", "failed", "cause", "note"]
 
@@ -71,9 +71,6 @@ class Finding:
     limit: float | None = None
     unit: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"frames": None if self.frames is None else list(self.frames)}
-
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -91,9 +88,6 @@ class Suggestion:
     because: tuple[str, ...]
     value: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"because": list(self.because)}
-
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -105,9 +99,3 @@ class Diagnosis:
     def without(self, suggestion: str) -> Diagnosis:
         """The diagnosis without the suggestions of one code: for a suggestion that has been followed."""
         return replace(self, suggestions=tuple(entry for entry in self.suggestions if entry.code != suggestion))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "findings": [finding.to_dict() for finding in self.findings],
-            "suggestions": [suggestion.to_dict() for suggestion in self.suggestions],
-        }

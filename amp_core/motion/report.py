@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from amp_core import rotations
 from amp_core.formats.clip import Motion
+from amp_core.strict_json import json_data
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -182,8 +183,7 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The `ingest` object of a result: the fields above, JSON-ready, with `root_frame_suspect` at the top as well."""
-        lists = {"joints_clipped": [asdict(clip) for clip in self.joints_clipped], "notes": list(self.notes)}
-        return asdict(self) | lists | {"root_frame_suspect": self.root_frame.suspect}
+        return {**json_data(self), "root_frame_suspect": self.root_frame.suspect}
 
 
 def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str, ...]:

@@ -33,9 +33,6 @@ class Failure:
     reason: str
     warnings: Mapping[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"frame": self.frame, "reason": self.reason, "warnings": dict(self.warnings)}
-
 
 @dataclass(frozen=True, eq=False)
 class Rollout:

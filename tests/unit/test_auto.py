@@ -218,7 +218,7 @@ def test_triage_names_what_the_clip_lacks(robot: Robot) -> None:
     assert "falls at 0.80 s" in found.lacks[-1].detail
     assert "-0.200 m" in found.lacks[0].detail
     assert found.worth_planning
-    assert triage(report, (0.6, 0.6), {}, 0, 0.02, PROFILE).to_dict()["worth_planning"] is False
+    assert triage(report, (0.6, 0.6), {}, 0, 0.02, PROFILE).worth_planning is False
 
 
 def test_a_rollout_is_never_generated_in_mode_auto(robot: Robot) -> None:

@@ -22,6 +22,7 @@ from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Failure, Rollout, generate, saturated_actuators
 from amp_core.scoring import score
+from amp_core.strict_json import json_data
 from amp_core.tiers import GATE_PROFILES, GateProfile, Tier
 from amp_core.verdict import judge
 
@@ -62,7 +63,7 @@ def diagnosed(robot: Robot, rollout: Rollout, clip: Conditioned) -> Diagnosis:
         assert suggestion.code in SUGGESTIONS
         assert suggestion.because
         assert set(suggestion.because) <= {finding.code for finding in found.findings}
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(json_data(found), allow_nan=False)
     return found
 
 

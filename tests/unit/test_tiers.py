@@ -9,6 +9,7 @@ import pytest
 
 from amp_core.errors import RecipeRefused
 from amp_core.metrics import METRICS
+from amp_core.strict_json import json_data
 from amp_core.tiers import GATE_PROFILES, MODE_GATE, Classification, Tier, classify, gate_profile, merit_order
 
 PROFILE = GATE_PROFILES["amp-0.11"]
@@ -194,6 +195,6 @@ def test_profiles_are_data_over_known_metrics() -> None:
     for name, profile in GATE_PROFILES.items():
         assert profile.name == name
         assert {gate.name for gate in profile.gates} <= names
-        json.dumps(profile.to_dict(), allow_nan=False)
+        json.dumps(json_data(profile), allow_nan=False)
     with pytest.raises(RecipeRefused, match=r"amp-0\.11"):
         gate_profile("amp-9")

@@ -8,6 +8,7 @@ from amp_core.errors import IntegrityError
 from amp_core.formats import read_motion
 from amp_core.recipe import Recipe
 from amp_core.scoring import score
+from amp_core.strict_json import json_data
 from ampref_workers.protocol import SOURCE, Progress, RolloutReport, RolloutRequest, export_name
 from ampref_workers.robots import load_robot
 
@@ -46,5 +47,5 @@ def handle(job_dir: Path, request: RolloutRequest, report: Progress) -> RolloutR
     return RolloutReport(
         scores=tuple(rollout.to_dict() for rollout in scores),
         selected=0 if auto is None else auto.shown,
-        triage=None if auto is None else auto.triage.to_dict(),
+        triage=None if auto is None else json_data(auto.triage),
     )

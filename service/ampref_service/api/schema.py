@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from amp_core.errors import NotFound
 from amp_core.metrics import METRICS, Metric
 from amp_core.recipe import MODES, Recipe
+from amp_core.strict_json import json_data
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.deps import needs
 from ampref_service.api.params import View
@@ -77,4 +78,4 @@ def get_gate_profile(profile: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,64
     """One gate profile: which metric is compared with which threshold for which tier."""
     if profile not in GATE_PROFILES:
         raise NotFound(f"there is no gate profile {profile!r}", expected=f"one of {', '.join(sorted(GATE_PROFILES))}")
-    return GATE_PROFILES[profile].to_dict()
+    return {**json_data(GATE_PROFILES[profile])}
