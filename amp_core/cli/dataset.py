@@ -102,9 +102,9 @@ def lock(
             try:
                 api.set_alias(name, text, version)
             except AmprefError as error:
-                error.what = f"{spec} is locked, but the alias {text!r} is not set: {error.what}"
-                error.remedy = f"Set it with: ampref dataset alias {name} {text} {version}"
-                out.refuse(error)
+                problem = f"{spec} is locked, but the alias {text!r} is not set: {error.what}"
+                remedy = f"Set it with: ampref dataset alias {name} {text} {version}"
+                out.refuse(type(error)(problem, key=error.key, expected=error.expected, remedy=remedy))
         locked = print_version(out, api, name, version)
     out.exit()
     is_ready = (locked["readiness"] or {}).get("ready", True)

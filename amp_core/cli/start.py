@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
 from typing import NoReturn
 
 from amp_core.cli.exit_codes import INTERRUPTED
-
-
-def _exit_at_once(signum: int, frame: FrameType | None) -> NoReturn:
-    os._exit(INTERRUPTED)
 
 
 def main() -> NoReturn:
@@ -21,7 +16,7 @@ def main() -> NoReturn:
     if is_handled:
         # Nothing is open yet, so that exiting at once harms nothing. An exception would come out in the middle of an import, as
         # a traceback, or as another exception of the library that was being loaded.
-        signal.signal(signal.SIGINT, _exit_at_once)
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from amp_core.kernels import kernel_variables
 
     os.environ.update(kernel_variables())  # Before anything loads numpy.

@@ -13,7 +13,7 @@ from typing import Any
 
 from amp_core import verify as readiness
 from amp_core.cli.batch import process_files, score_run
-from amp_core.cli.output import Cell, Output
+from amp_core.cli.output import Output
 from amp_core.cli.reading import ReadOptions
 from amp_core.cli.recipes import build_recipe
 from amp_core.cli.targets import refuse_unwritable
@@ -90,8 +90,12 @@ class Tester:
         self.documents.append(document)
         # Who asked for some tests alone knows that the others were not run.
         tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
-        columns: dict[str, Cell] = {"Status": "status", "Test": "name", "Nearest to its threshold": _decisive_value}
-        self._out.print_table(columns | {">s": lambda test: f"{test['wall_sec']:.1f}"}, tests)
+        rows = []
+        for test in tests:
+            row = checklist.decisive_row(test["rows"])
+            value = None if row is None else checklist.row_text({**row, "where": "", "note": ""})
+            rows.append((test["status"], test["name"], value, f"{test['wall_sec']:.1f}"))
+        self._out.print_table(("Status", "Test", "Nearest to its threshold", ">s"), rows)
         reasons = [f"{test['id']} {test['status']}: {test['reason']}" for test in tests if test["reason"]]
         for line in ("", *reasons) if reasons else ():
             self._out.print(line)
@@ -99,9 +103,19 @@ class Tester:
             self._out.print(f"{waiver['test']} was waived at the lock: {waiver['reason']}")
 
     def print_outcome(self, html_out: Path | None) -> None:
-        """Print and write the report; end with 1 if a test failed or something was refused."""
+        """Print and write the report; end with 1 if a test failed or something was refused.
+
+        In the JSON document of several subjects every test names its own, and `subjects` has the rest of each.
+        """
         out, documents = self._out, self.documents
-        document = _combine(documents) | {"refused": [error.to_dict() for error in out.refused]}
+        document: dict[str, Any] = {
+            "status": worst([subject["status"] for subject in documents]),
+            "ready": bool(documents) and all(subject["ready"] for subject in documents),
+            "tests": [{"subject": _subject_name(subject), **test} for subject in documents for test in subject["tests"]],
+            "subjects": [{key: value for key, value in subject.items() if key != "tests"} for subject in documents],
+        }
+        document = documents[0] if len(documents) == 1 else document
+        document = document | {"refused": [error.to_dict() for error in out.refused]}
         values = [
             (f"{_subject_name(subject)}\t" if len(documents) > 1 else "") + f"{test['id']}\t{test['status']}"
             for subject in documents
@@ -129,23 +143,6 @@ class Tester:
             step = f"ampref pull {_subject_name(documents[0])}"
         out.print(f"next: {step}")
         out.exit(failed=bool(counts["FAIL"]))
-
-
-def _combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The JSON document: of several subjects every test names its own, and `subjects` has the rest of each."""
-    if len(documents) == 1:
-        return documents[0]
-    return {
-        "status": worst([document["status"] for document in documents]),
-        "ready": bool(documents) and all(document["ready"] for document in documents),
-        "tests": [{"subject": _subject_name(document), **test} for document in documents for test in document["tests"]],
-        "subjects": [{key: value for key, value in document.items() if key != "tests"} for document in documents],
-    }
-
-
-def _decisive_value(test: Mapping[str, Any]) -> str | None:
-    row = checklist.decisive_row(test["rows"])
-    return None if row is None else checklist.row_text({**row, "where": "", "note": ""})
 
 
 def _subject_name(document: Mapping[str, Any]) -> str:

@@ -81,10 +81,17 @@ def _coverage_lines(coverage: Mapping[str, Any] | None, weighting: Mapping[str, 
         sources.append(f"and {len(coverage['sources']) - SOURCES_SHOWN} more")
     stance, space = coverage["stance"], coverage["feature_space"]
     seconds = [f"{t['seconds']:.1f} s of {Tier(t['tier']).label} from {counted(t['sources'], 'source')}" for t in tiers]
+    histograms = []
+    for name in ("forward_speed", "lateral_speed", "turning_rate"):
+        histogram = coverage[name]
+        heights, start = histogram["seconds"], histogram["from"]
+        bars = "".join(_BARS[round(height / max(heights) * (len(_BARS) - 1))] if height else " " for height in heights)
+        end = start + histogram["bin"] * len(heights)
+        histograms.append((name.replace("_", " "), f"{start:g} {bars} {end:g} {histogram['unit']}"))
     lines = [
         ("seconds", "; ".join(seconds)),
         ("sources", ", ".join(sources)),
-        *((name.replace("_", " "), _bar_chart(coverage[name])) for name in ("forward_speed", "lateral_speed", "turning_rate")),
+        *histograms,
         (
             "stance",
             f"single {stance['single_share']:.0%}, double {stance['double_share']:.0%}, flight {stance['flight_share']:.0%}; "
@@ -102,22 +109,17 @@ def _coverage_lines(coverage: Mapping[str, Any] | None, weighting: Mapping[str, 
     return lines
 
 
-def _bar_chart(histogram: Mapping[str, Any]) -> str:
-    """A histogram on one line: its start, a bar for each bin, its end."""
-    seconds, start = histogram["seconds"], histogram["from"]
-    bars = "".join(_BARS[round(bin / max(seconds) * (len(_BARS) - 1))] if bin else " " for bin in seconds)
-    return f"{start:g} {bars} {start + histogram['bin'] * len(seconds):g} {histogram['unit']}"
-
-
 def _print_readiness(out: Output, readiness: Mapping[str, Any]) -> None:
     """Print the training-readiness checklist of the lock, criterion by criterion."""
     checks = readiness.get("checks")
     if isinstance(checks, list):
-        failed = [str(check.get("name")) for check in checks if not check.get("passed")]
-        passed = f"{len(checks) - len(failed)} of {len(checks)} checks passed"
-        out.print(f"\nchecks of every clip: {passed}" + (f"; not: {', '.join(failed)}" if failed else ""))
+        failures = [str(check.get("name")) for check in checks if not check.get("passed")]
+        text = (
+            f"{len(checks) - len(failures)} of {len(checks)} checks passed" + "; not: " * bool(failures) + ", ".join(failures)
+        )
     else:
-        out.print("\nchecks of every clip: see --json")
+        text = "see --json"
+    out.print(f"\nchecks of every clip: {text}")
     if "groups" not in readiness:
         out.print("readiness: locked before there were readiness tests; ampref verify NAME==VERSION runs them")
         return

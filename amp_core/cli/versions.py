@@ -53,7 +53,20 @@ def open_version(
     """
     pulled = pull(spec, url=api.url, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
     manifest = read_json(pulled.manifest.read_bytes())
-    loaded_robot = _load_robot(robot, manifest["robot"], spec)
+    name, digest = str(manifest["robot"]["name"]), str(manifest["robot"]["digest"])
+    if robot is None and name not in bundled_robots():
+        raise RobotRefused(
+            f"{spec} is of the robot {name!r}, which is not bundled",
+            expected="its robot.yaml, as the service has it",
+            remedy="Name it with --robot path/to/robot.yaml",
+        )
+    loaded_robot = Robot.load(robot or name)
+    if loaded_robot.digest != digest:
+        raise RobotRefused(
+            f"{spec} was made with another robot {name!r} than the one here ({loaded_robot.digest})",
+            expected=digest,
+            remedy="Name the robot.yaml as it was then with --robot, or use the release that the version was locked with",
+        )
     with tempfile.TemporaryDirectory(prefix="ampref-verify-") as folder:
         clips = tuple(_fetch_clips(api, pulled, manifest, Path(folder), progress))
         stats = read_json(pulled.normalization_stats.read_bytes())
@@ -63,24 +76,6 @@ def open_version(
         locked = {key: f"{path.name} {_digest(path)}" for key, path in files.items()}
         locked["feature_code_hash"] = pulled.feature_code_hash
         yield LockedVersion(Subject(loaded_robot, clips, artifacts, facts), tuple(manifest["waivers"]), locked)
-
-
-def _load_robot(source: str | None, recorded: Mapping[str, Any], spec: str) -> Robot:
-    name, digest = str(recorded["name"]), str(recorded["digest"])
-    if source is None and name not in bundled_robots():
-        raise RobotRefused(
-            f"{spec} is of the robot {name!r}, which is not bundled",
-            expected="its robot.yaml, as the service has it",
-            remedy="Name it with --robot path/to/robot.yaml",
-        )
-    robot = Robot.load(source or name)
-    if robot.digest != digest:
-        raise RobotRefused(
-            f"{spec} was made with another robot {name!r} than the one here ({robot.digest})",
-            expected=digest,
-            remedy="Name the robot.yaml as it was then with --robot, or use the release that the version was locked with",
-        )
-    return robot
 
 
 def _fetch_clips(

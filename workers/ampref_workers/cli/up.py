@@ -22,7 +22,6 @@ from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
 from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, make_folder, url_of, warn_missing_tests
 from ampref_service.services import Services
-from ampref_service.settings import Settings
 from ampref_workers.embedded import EmbeddedWorker
 
 
@@ -57,8 +56,19 @@ def up(
 
     @contextlib.contextmanager
     def background(services: Services) -> Iterator[None]:
+        url = url_of(listener)
         with worker.running(services):
-            _print_address(out, settings, url_of(listener))
+            out.print_result({"url": url, "data_dir": str(settings.data_dir), "pid": os.getpid()}, [url])
+            out.print(f"ampref is up at {url}")
+            out.print(f"  data       {settings.data_dir}")
+            out.print(f"  workers    {settings.worker_concurrency} in this process")
+            out.print(f"  API        {url}/docs")
+            export = "" if url == "http://127.0.0.1:8000" else f"export AMPREF_URL={url}; "
+            out.print(f"\nnext, in another shell: {export}ampref submit MOTION... --wait")
+            out.print("stop with Ctrl-C")
+            if settings.host not in ("127.0.0.1", "::1", "localhost"):
+                out.warn(f"it listens on {settings.host}, and there are no keys yet: whoever reaches it may do everything")
+            sys.stdout.flush()
             yield
 
     checks = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
@@ -72,17 +82,3 @@ def _stop_at_end_of_input() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _print_address(out: Output, settings: Settings, url: str) -> None:
-    out.print_result({"url": url, "data_dir": str(settings.data_dir), "pid": os.getpid()}, [url])
-    out.print(f"ampref is up at {url}")
-    out.print(f"  data       {settings.data_dir}")
-    out.print(f"  workers    {settings.worker_concurrency} in this process")
-    out.print(f"  API        {url}/docs")
-    export = "" if url == "http://127.0.0.1:8000" else f"export AMPREF_URL={url}; "
-    out.print(f"\nnext, in another shell: {export}ampref submit MOTION... --wait")
-    out.print("stop with Ctrl-C")
-    if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        out.warn(f"it listens on {settings.host}, and there are no keys yet: whoever reaches it may do everything")
-    sys.stdout.flush()
