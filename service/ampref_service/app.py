@@ -34,14 +34,10 @@ UPLOAD_OVERHEAD_BYTES = 256 * 1024
 """What the other fields and the framing of a multipart upload may take besides the file."""
 
 
-def skip_notification(_: str) -> None:
-    """For a service without a doorbell: workers find the job by looking at the table."""
-
-
 def create_app(
     settings: Settings,
     *,
-    notify: Notify = skip_notification,
+    notify: Notify = lambda _: None,
     checks: Mapping[str, Callable[[], None]] | None = None,
     background: Callable[[Services], AbstractContextManager[Any]] | None = None,
     installed: Mapping[str, Robot] | None = None,
@@ -50,6 +46,7 @@ def create_app(
 
     Args:
       notify: called with the id of every new job, after its row was committed. Its failure is logged and changes nothing.
+        Without it, workers find the job by looking at the table.
       checks: more components for `/readyz`, by name, for example the broker.
       background: entered after everything is open and left before it is closed.
       installed: the robots, where they are loaded already (`amp_core.robot.load_robots`); else the lifespan loads them.

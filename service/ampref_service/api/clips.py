@@ -78,11 +78,7 @@ def _answer_submission(submission: Submission, announcer: Announcer) -> Submissi
 
 
 @router.post(
-    "",
-    status_code=202,
-    response_model=Submitted,
-    responses=_SUBMIT_RESPONSES,
-    dependencies=[Depends(_refuse_repeated_fields)],
+    "", status_code=202, response_model=Submitted, responses=_SUBMIT_RESPONSES, dependencies=[Depends(_refuse_repeated_fields)]
 )
 def post_clip(
     form: Annotated[ClipForm, Form(media_type="multipart/form-data")],

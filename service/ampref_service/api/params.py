@@ -101,8 +101,7 @@ VersionOrAlias = Annotated[
     ),
 ]
 FileName = Annotated[
-    str,
-    text_field(r"^[A-Za-z0-9._-]{1,128}$", "a file's name as the version lists it, for example features_v0.11.0.npz"),
+    str, text_field(r"^[A-Za-z0-9._-]{1,128}$", "a file's name as the version lists it, for example features_v0.11.0.npz")
 ]
 
 

@@ -15,13 +15,7 @@ from amp_core.errors import NotFound
 from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
-from ampref_service.api.dataset_schemas import (
-    LockBody,
-    Locking,
-    MemberPage,
-    VersionView,
-    YankBody,
-)
+from ampref_service.api.dataset_schemas import LockBody, Locking, MemberPage, VersionView, YankBody
 from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
@@ -152,10 +146,7 @@ _REPORT = {
 
 
 @router.get(
-    "/{name}/versions/{version}/verification",
-    response_class=Response,
-    responses=_FILE | {200: _REPORT},
-    dependencies=READ,
+    "/{name}/versions/{version}/verification", response_class=Response, responses=_FILE | {200: _REPORT}, dependencies=READ
 )
 def get_verification(
     name: DatasetName,
