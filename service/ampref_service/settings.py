@@ -89,9 +89,8 @@ class Settings(BaseSettings):
     )
     plan_timeout_factor: NonNegative = Field(
         30.0,
-        description="What a job that may plan (modes `tracked` and `auto`) gets on top of that: this many seconds for "
-        "each second of the clip and each plan of the usual size that its recipe allows (at most 64 of them: 1, 2 and 4 for "
-        "the three attempts of the usual recipe).",
+        description="Seconds on top of that for each second of the clip and each plan of the usual size; for jobs that "
+        "may plan.",
     )
     lock_timeout_sec: Positive = Field(
         3600.0,
