@@ -51,7 +51,7 @@ def diff_versions(
         "before": old.version,
         "after": new.version,
         "same_features": old.dataset_hash is not None and old.dataset_hash == new.dataset_hash,
-        "changed": [{"before": before, "after": after} for before, after in diff.changed],
+        "changed": [{"before": old_share, "after": new_share} for old_share, new_share in diff.changed],
     }
 
 

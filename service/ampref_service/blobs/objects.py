@@ -31,16 +31,16 @@ class ObjectBlobStore(BlobStore):
         digest = digest_of_file(path)
         # obstore reads the file in parts; an upload of several parts becomes visible only when all are there.
         with open(path, "rb") as source:
-            if self._put(digest, source):
+            if self._write_blob(digest, source):
                 self.verify(digest)
         return digest
 
     def put_bytes(self, data: bytes) -> str:
         digest = digest_of(data)
-        self._put(digest, data)
+        self._write_blob(digest, data)
         return digest
 
-    def _put(self, digest: str, source: BinaryIO | bytes) -> bool:
+    def _write_blob(self, digest: str, source: BinaryIO | bytes) -> bool:
         """Write a blob, unless it was put a short time ago; whether it was written."""
         modified = self.modified(digest)
         if modified is not None and time.time() - modified < RENEW_AFTER_SEC:
