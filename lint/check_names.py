@@ -5,6 +5,10 @@
 Refused are the words in backticks in the column "not" of the glossary and those of the list below it, where they are a whole
 name: of a variable, an argument, an attribute, a function or a class, leading underscores aside. Other participles that stand
 alone as a name (`pulled` for a version) are counted and may be at most 5 of 1,000 assigned names: `locked_version` says more.
+
+Not judged are names that something outside the code fixes: the annotated fields of a class body, which are JSON keys and
+columns, arguments and attributes that bear the name of such a field, since they carry its value (`what` of an error), and the
+feature code, whose every byte belongs to its hash.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+FEATURE_CODE = ROOT / "amp_core" / "features.py"
 FOLDERS = ("amp_core", "service", "workers", "migrations", "bench")
 PARTICIPLES_PER_1000 = 5.0
 NO_PARTICIPLES = frozenset(["embed", "expected", "feed", "need", "red", "seed", "shed", "shared", "speed", "unexpected"])
@@ -31,12 +36,29 @@ def read_refused_words(glossary: str) -> frozenset[str]:
     return frozenset(word for cell in cells for word in re.findall(r"`(\w+)`", cell))
 
 
-def iterate_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every name that a module assigns, with its line."""
+def iterate_fields(tree: ast.AST) -> Iterator[str]:
+    """The names of the annotated fields in the class bodies of a module."""
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
-            yield node.id if isinstance(node, ast.Name) else node.attr, node.lineno
-        elif isinstance(node, ast.arg):
+        for line in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                yield line.target.id
+
+
+def iterate_names(tree: ast.AST, fields: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """Every name that a module assigns and that `fields` does not fix, with its line."""
+    in_body = {
+        id(line.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in in_body:
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr not in fields:
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.arg) and node.arg not in fields:
             yield node.arg, node.lineno
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, node.lineno
@@ -48,13 +70,16 @@ def main(list_all: bool) -> int:
     names = 0
     faults: list[str] = []
     participles: Counter[str] = Counter()
-    for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
-        for name, line in iterate_names(ast.parse(path.read_text())):
+    paths = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != FEATURE_CODE)
+    trees = {path: ast.parse(path.read_text()) for path in paths}
+    fields = frozenset(name for tree in trees.values() for name in iterate_fields(tree))
+    for path, tree in trees.items():
+        for name, line in iterate_names(tree, fields):
             names += 1
             word = name.strip("_").lower()
             if word in refused:
                 faults.append(f"{path.relative_to(ROOT)}:{line}: {name!r} says too little; see the glossary in CONTRIBUTING.md")
-            elif re.fullmatch(r"[a-z]{2,}ed", word) and word not in NO_PARTICIPLES:
+            elif re.fullmatch(r"_*([A-Z]?[a-z]+ed|[A-Z]+ED)_*", name) and word not in NO_PARTICIPLES:
                 participles[name] += 1
                 if list_all:
                     print(f"{path.relative_to(ROOT)}:{line}: {name}")

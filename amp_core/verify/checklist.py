@@ -67,8 +67,8 @@ class Criterion:
         if self.limit is not None:
             op, threshold = self.limit
             # Every row under the criterion's own threshold; a value that is not a number fails.
-            passed = [_is_finite(row["value"]) and holds(row["value"], op, threshold) for row in rows]
-            changes = [{"op": op, "threshold": threshold, "status": PASS if ok else FAIL} for ok in passed]
+            results = [_is_finite(row["value"]) and holds(row["value"], op, threshold) for row in rows]
+            changes = [{"op": op, "threshold": threshold, "status": PASS if ok else FAIL} for ok in results]
             rows = [row | change for row, change in zip(rows, changes, strict=True)]
         statuses = [row["status"] for row in rows if row["status"] != SKIP]
         # A test that broke has no such rows; its own status decides then, and its reason is the evidence.
@@ -89,8 +89,8 @@ class Criterion:
         evidence = f"{len(clips) - len(lower)} of {len(clips)} clips are Tier 0"
         if lower:
             names = [f"{clip['name']} ({Tier(clip['tier']).label})" for clip in lower if isinstance(clip, Mapping)]
-            evidence += f"; not {', '.join(names[:_NAMED])}" + (
-                f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            evidence += f"; not {', '.join(names[:_MAX_NAMES])}" + (
+                f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             )
         failures = [row for row in test["rows"] if row["status"] == FAIL and row["name"].startswith("max_tilt_deg")]
         if failures:
@@ -99,7 +99,7 @@ class Criterion:
 
 
 _TIER_0 = "Tier 0 clips identified"
-_NAMED = 5
+_MAX_NAMES = 5
 _GROUPS: Mapping[str, tuple[Criterion, ...]] = {
     "Feature parity": (
         Criterion("All components MAE < 0.0001", "1A", ("mae.",)),

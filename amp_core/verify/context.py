@@ -63,16 +63,16 @@ def sample(clips: Sequence[Clip], budget: int) -> list[tuple[Clip, int]]:
     if total <= budget:
         return [(clip, clip.frames) for clip in clips]
     count = max(1, min(len(clips), int(len(clips) * budget / total)))
-    sampled, remaining = [], budget
+    pairs, remaining = [], budget
     for i in range(count):
         clip = clips[int(i * len(clips) / count)]
         frames = min(clip.frames, remaining)
         if frames > 0:
-            sampled.append((clip, frames))
+            pairs.append((clip, frames))
         remaining -= frames
-    return sampled
+    return pairs
 
 
-def describe_sample(sampled: Sequence[tuple[Clip, int]], clips: Sequence[Clip]) -> str:
+def describe_sample(pairs: Sequence[tuple[Clip, int]], clips: Sequence[Clip]) -> str:
     """How many clips were sampled, for a sentence."""
-    return f"all {len(sampled)} clips" if len(sampled) == len(clips) else f"{len(sampled)} of {len(clips)} clips, evenly chosen"
+    return f"all {len(pairs)} clips" if len(pairs) == len(clips) else f"{len(pairs)} of {len(clips)} clips, evenly chosen"

@@ -31,7 +31,7 @@ AGREEMENT = 0.9
 CLIP_AGREEMENT = 0.8
 """The same for a single clip, in which a frame counts for more; less is a WARN."""
 
-SWAPPED = 0.05
+SWAP_MARGIN = 0.05
 """The least by which two channels must agree better crosswise than straight for the reason to call them swapped."""
 
 SINGLE_ROWS = 20_000
@@ -87,11 +87,11 @@ def check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
     findings.add(Row("clips", len(subject.clips), PASS), Row("frames", total, PASS, note="that the version takes"))
     for name, faults in (("shapes", shapes), ("ranges", ranges), ("nonfinite", nonfinite)):
         findings.check(name, len(faults), "==", 0, note="clips that are wrong", reason="; ".join(faults[:3]))
-    where, reason = ", ".join(empty[:5]), f"clip {''.join(empty[:1])} gives no frame"
-    findings.check("empty", len(empty), "==", 0, where=where, note="clips that give no frame", reason=reason)
+    place, reason = ", ".join(empty[:5]), f"clip {''.join(empty[:1])} gives no frame"
+    findings.check("empty", len(empty), "==", 0, where=place, note="clips that give no frame", reason=reason)
     counts = Counter((clip.name, clip.recipe.digest) for clip in subject.clips)
-    repeated = sorted({name for (name, _), count in counts.items() if count > 1})
-    findings.check("repeated", len(repeated), "==", 0, warn=True, where=", ".join(repeated[:5]), note="clips there twice")
+    duplicates = sorted({name for (name, _), count in counts.items() if count > 1})
+    findings.check("repeated", len(duplicates), "==", 0, warn=True, where=", ".join(duplicates[:5]), note="clips there twice")
     return total, not shapes
 
 
@@ -100,7 +100,7 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
     if not clips:
         return
     robot, side = context.subject.robot, context.policy_side
-    sampled = {id(clip): frames for clip, frames in sample(clips, SINGLE_ROWS)}
+    frame_counts = {id(clip): frames for clip, frames in sample(clips, SINGLE_ROWS)}
     worst: dict[str, tuple[float, str]] = {"numpy": (0.0, ""), "numpy.chunks": (0.0, "")}
 
     def compare(path: str, rows: Floats, batch: Floats, clip: Clip) -> None:
@@ -118,7 +118,7 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
 
         batch = compute_features(robot, *arrays)
         compare("numpy.chunks", compute(7, clip.frames), batch, clip)
-        rows = sampled.get(id(clip), 0)
+        rows = frame_counts.get(id(clip), 0)
         if rows:
             compare("numpy", compute(1, rows), batch[:rows], clip)
     if side is not None:
@@ -127,16 +127,16 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
             context.progress(0.5, f"{path} row by row")
             worst[f"jax.{path}"] = (0.0, "")
             obs = side.observations(path, qpos, qvel)
-            batched, single = (side.features(obs, inputs, robot.control_dt, one_by_one=single) for single in (False, True))
+            batch_rows, single = (side.features(obs, inputs, robot.control_dt, one_by_one=single) for single in (False, True))
             first = 0
             for clip in clips:
-                compare(f"jax.{path}", batched[first : first + clip.frames], single[first : first + clip.frames], clip)
+                compare(f"jax.{path}", batch_rows[first : first + clip.frames], single[first : first + clip.frames], clip)
                 first += clip.frames
-    notes = {"numpy": f"{sum(sampled.values()):,} rows one at a time", "numpy.chunks": "7 rows at a time"}
-    for path, (value, where) in worst.items():
+    notes = {"numpy": f"{sum(frame_counts.values()):,} rows one at a time", "numpy.chunks": "7 rows at a time"}
+    for path, (value, place) in worst.items():
         op, limit = ("<=", ROUNDING) if path.startswith("jax") else ("==", 0.0)
-        reason = f"{path}: a row in a batch differs by {value:.2g} from the same row alone, worst in {where}: rows are mixed up"
-        findings.check(f"single.{path}", value, op, limit, where=where, note=notes.get(path, "every row"), reason=reason)
+        reason = f"{path}: a row in a batch differs by {value:.2g} from the same row alone, worst in {place}: rows are mixed up"
+        findings.check(f"single.{path}", value, op, limit, where=place, note=notes.get(path, "every row"), reason=reason)
 
 
 def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> None:
@@ -144,26 +144,26 @@ def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> N
     rows = np.concatenate([clip.version_features for clip in subject.clips])
     features = np.asarray(files.features)
     entries = files.manifest.get("clips")
-    listed = [str(entry.get("name")) for entry in entries or ()]
-    absent = ", ".join([clip.name for clip in subject.clips if clip.name not in listed][:5])
+    entry_names = [str(entry.get("name")) for entry in entries or ()]
+    absent = ", ".join([clip.name for clip in subject.clips if clip.name not in entry_names][:5])
     reason = f"the version's features have {len(features)} rows, its clips {len(rows)}: "
     reason += f"missing are {absent}" if absent else "a clip or a window is missing, or there are too many"
     if findings.check("artifact.frames", len(features), "==", len(rows), reason=reason):
-        count, where = len(rows), ""
+        count, place = len(rows), ""
         differing = np.arange(len(rows))
         if features.dtype == np.float32:
             differing = np.flatnonzero((features.view(np.uint32) != rows.view(np.uint32)).any(axis=1))
             count = len(differing)
         if count:
             number, frame = locate_row(int(differing[0]), [len(clip.version_features) for clip in subject.clips])
-            where = f"first: row {frame} of clip {subject.clips[number].name}"
+            place = f"first: row {frame} of clip {subject.clips[number].name}"
         note = "rows that differ from their clip's in any bit"
         reason = (
-            f"{count} rows of the version are not their clip's, {where}: clips in another order, or features of another day"
+            f"{count} rows of the version are not their clip's, {place}: clips in another order, or features of another day"
         )
-        findings.check("artifact.rows", count, "==", 0, where=where, note=note, reason=reason)
+        findings.check("artifact.rows", count, "==", 0, where=place, note=note, reason=reason)
     if entries is not None:
-        expected, actual = Counter(clip.name for clip in subject.clips), Counter(listed)
+        expected, actual = Counter(clip.name for clip in subject.clips), Counter(entry_names)
         missing, surplus = sorted((expected - actual).elements()), sorted((actual - expected).elements())
         note = "clips that only one side names"
         parts = [f"{kind} {', '.join(names[:5])}" for kind, names in (("missing", missing), ("surplus", surplus)) if names]
@@ -196,11 +196,11 @@ def check_statistics(findings: Findings, names: Sequence[str], files: Artifacts)
     stats.add(features.astype(np.float32, copy=False))
     stale: dict[str, set[str]] = {}
     for key, values in stats.to_dict().items():
-        locked = files.stats.get(key)
-        if not isinstance(locked, list) or len(locked) != len(values):
+        stored_value = files.stats.get(key)
+        if not isinstance(stored_value, list) or len(stored_value) != len(values):
             stale.setdefault("(all)", set()).add(key)
             continue
-        for i, (value, locked_value) in enumerate(zip(values, locked, strict=True)):
+        for i, (value, locked_value) in enumerate(zip(values, stored_value, strict=True)):
             if value != locked_value:
                 stale.setdefault(names[i] if i < len(names) else f"column {i}", set()).add(key)
     note = "dimensions whose statistics are not those of the rows"
@@ -223,25 +223,25 @@ def contact_consistency(context: Context) -> TestReport:
     if not clips:
         return findings.skip("no clip has a frame")
     in_features = stack_rows(clips, "features")[:, robot.layout.block("foot_contacts").slice]
-    recorded = stack_rows(clips, "foot_contacts").astype(np.float32)
-    differing = np.flatnonzero((in_features != recorded).any(axis=1))
-    where = ""
+    true_contacts = stack_rows(clips, "foot_contacts").astype(np.float32)
+    differing = np.flatnonzero((in_features != true_contacts).any(axis=1))
+    place = ""
     if len(differing):
         number, frame = locate_row(int(differing[0]), [clip.frames for clip in clips])
-        where = f"first: clip {clips[number].name}, frame {frame}"
+        place = f"first: clip {clips[number].name}, frame {frame}"
     note = "frames whose features hold other contacts"
-    if not findings.check("contacts.block", len(differing), "==", 0, where=where, note=note):
-        swapped = name_swapped_channels(_agreement_matrix(recorded, in_features), robot.channels, SWAPPED)
-        findings.add_reason(f"the contacts in the features are not those of foot_contacts: {swapped or where}")
-    values = float((~np.isin(recorded, (0.0, 1.0))).sum())
+    if not findings.check("contacts.block", len(differing), "==", 0, where=place, note=note):
+        swapped_channels = name_swapped_channels(_agreement_matrix(true_contacts, in_features), robot.channels, SWAP_MARGIN)
+        findings.add_reason(f"the contacts in the features are not those of foot_contacts: {swapped_channels or place}")
+    values = float((~np.isin(true_contacts, (0.0, 1.0))).sum())
     note, reason = "entries that are neither 0 nor 1", "foot_contacts holds something else than 0 and 1"
     findings.check("contacts.values", values, "==", 0.0, note=note, reason=reason)
 
     with_loads = [clip for clip in clips if "channel_loads" in clip.arrays]
     if with_loads:
-        pressed = np.concatenate([clip.arrays["channel_loads"] > clip.recipe.force_threshold for clip in with_loads])
+        is_pressed = np.concatenate([clip.arrays["channel_loads"] > clip.recipe.force_threshold for clip in with_loads])
         against = "the forces (their mean over the frame above the threshold)"
-        check_agreement(findings, robot.channels, "forces", with_loads, pressed.astype(np.float32), against)
+        check_agreement(findings, robot.channels, "forces", with_loads, is_pressed.astype(np.float32), against)
     else:
         findings.add(Row("forces", None, SKIP, note="the exports hold no channel_loads"))
     if side is None:
@@ -250,45 +250,45 @@ def contact_consistency(context: Context) -> TestReport:
     else:
         context.progress(0.5, "forward kinematics")
         obs = side.observations("observe_host", stack_rows(clips, "qpos"), stack_rows(clips, "qvel"))
-        estimated, against = side.contacts(obs, root_heights(robot, clips)), "the policy's estimate by forward kinematics"
-        check_agreement(findings, robot.channels, "kinematics", clips, estimated, against)
+        estimate, against = side.contacts(obs, root_heights(robot, clips)), "the policy's estimate by forward kinematics"
+        check_agreement(findings, robot.channels, "kinematics", clips, estimate, against)
     against = "the channels' forces and the estimate by forward kinematics" if side is not None else "the channels' forces"
     return findings.report(
-        f"true contacts of {len(clips)} clips, {len(recorded):,} frames, against {against}, channel by channel"
+        f"true contacts of {len(clips)} clips, {len(true_contacts):,} frames, against {against}, channel by channel"
     )
 
 
-def _agreement_matrix(contacts: Floats, compared: Floats) -> Array:
+def _agreement_matrix(contacts: Floats, other_contacts: Floats) -> Array:
     """(C, C) share of the frames in which column i of one equals column j of the other."""
-    return np.asarray((contacts[:, :, None] == compared[:, None, :]).mean(axis=0))
+    return np.asarray((contacts[:, :, None] == other_contacts[:, None, :]).mean(axis=0))
 
 
 def check_agreement(
-    findings: Findings, channels: tuple[str, ...], name: str, clips: Sequence[Clip], compared: Floats, against: str
+    findings: Findings, channels: tuple[str, ...], name: str, clips: Sequence[Clip], other_contacts: Floats, against: str
 ) -> None:
     """Rows of agreement a channel, over all clips, and a WARN for a clip that is far below the others."""
-    recorded = stack_rows(clips, "foot_contacts").astype(np.float32)
-    agreement = _agreement_matrix(recorded, compared)
+    true_contacts = stack_rows(clips, "foot_contacts").astype(np.float32)
+    agreement = _agreement_matrix(true_contacts, other_contacts)
     straight = np.diag(agreement)
-    passed = True
+    is_pass = True
     rates = []
     for channel, rate, compared_rate, share in zip(
-        channels, recorded.mean(axis=0), compared.mean(axis=0), straight, strict=True
+        channels, true_contacts.mean(axis=0), other_contacts.mean(axis=0), straight, strict=True
     ):
-        passed &= findings.check(f"{name}.agreement.{channel}", float(share), ">=", AGREEMENT)
+        is_pass &= findings.check(f"{name}.agreement.{channel}", float(share), ">=", AGREEMENT)
         rate_pair = {"true_rate": float(rate), "other_rate": float(compared_rate)}
         rates.append({"channel": channel, **rate_pair, "agreement": float(share)})
     findings.figures[name] = {"channels": rates, "agreement_matrix": np.round(agreement, 4).tolist()}
-    if not passed:
-        swapped = name_swapped_channels(agreement, channels, SWAPPED)
+    if not is_pass:
+        swapped_channels = name_swapped_channels(agreement, channels, SWAP_MARGIN)
         low = ", ".join(f"{channels[i]} {straight[i]:.0%}" for i in np.flatnonzero(straight < AGREEMENT))
-        findings.add_reason(f"{swapped or 'contacts disagree'}: foot_contacts against {against} ({low})")
+        findings.add_reason(f"{swapped_channels or 'contacts disagree'}: foot_contacts against {against} ({low})")
         return
     first, low_clips = 0, []
     for clip in clips:
         rows = slice(first, first + clip.frames)
         first += clip.frames
-        share = float((recorded[rows] == compared[rows]).mean(axis=0).min())
+        share = float((true_contacts[rows] == other_contacts[rows]).mean(axis=0).min())
         if share < CLIP_AGREEMENT:
             low_clips.append((share, clip.name))
     if low_clips:

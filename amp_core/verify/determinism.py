@@ -36,7 +36,7 @@ def generator_determinism(context: Context) -> TestReport:
     clips = context.subject.nonempty_clips
     if not clips:
         return findings.skip("no clip has a frame")
-    measured = [check_replay(findings, context, clips)]
+    sentences = [check_replay(findings, context, clips)]
     sources = [clip for clip in clips if clip.motion is not None]
     missing = len(clips) - len(sources)
     motions: list[tuple[Clip, Motion]] = []
@@ -48,7 +48,7 @@ def generator_determinism(context: Context) -> TestReport:
             else:
                 motions.append((clip, motion))
     if motions:
-        measured.insert(0, check_generation(findings, context, motions))
+        sentences.insert(0, check_generation(findings, context, motions))
     if missing:
         if motions:
             note = f"the source of {missing} of {len(clips)} clips is not at hand: generated again were the others"
@@ -57,81 +57,81 @@ def generator_determinism(context: Context) -> TestReport:
         findings.add(Row("generated.source", len(motions), SKIP, note=note))
         if all(row.status != FAIL for row in findings.rows):
             findings.add_reason(note)
-    return findings.report("; ".join(measured))
+    return findings.report("; ".join(sentences))
 
 
 def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
     """The recorded controls without any overwrite of the pose, through the same physics."""
     robot = context.subject.robot
-    sampled = sample(clips, REPLAYED_FRAMES)
+    pairs = sample(clips, REPLAYED_FRAMES)
     worst: dict[str, tuple[float, str]] = {}
-    for number, (clip, frames) in enumerate(sampled):
-        context.progress(0.5 + 0.5 * number / len(sampled), f"replaying {clip.name}")
+    for number, (clip, frames) in enumerate(pairs):
+        context.progress(0.5 + 0.5 * number / len(pairs), f"replaying {clip.name}")
         model, drive = robot.scaled_model(clip.recipe.physics), replace(Drive.of(clip, frames), forced=None)
         replay = simulate(robot, model, drive, with_loads=False)
         no_contacts = np.zeros_like(clip.arrays["foot_contacts"][:frames])
-        features, recorded = (
+        features, recorded_features = (
             compute_features(robot, qpos[:frames], qvel[:frames], no_contacts).astype(np.float64)
             for qpos, qvel in ((replay.qpos, replay.qvel), (clip.arrays["qpos"], clip.arrays["qvel"]))
         )
         for name in VELOCITIES:
-            block, where = robot.layout.block(name), f"clip {clip.name}"
-            mae = float(np.abs(features[:, block.slice] - recorded[:, block.slice]).mean())
+            block, place = robot.layout.block(name), f"clip {clip.name}"
+            mae = float(np.abs(features[:, block.slice] - recorded_features[:, block.slice]).mean())
             if clip.recipe.mode == "teacher_forced":
                 note = "teacher_forced: the pose was overwritten, and without that the robot moves otherwise"
-                findings.check(f"replay.mae.{name}", mae, "<", 0.1, warn=True, unit=block.unit, where=where, note=note)
+                findings.check(f"replay.mae.{name}", mae, "<", 0.1, warn=True, unit=block.unit, where=place, note=note)
             elif name not in worst or not mae <= worst[name][0]:
-                worst[name] = (mae, where if mae else "")
-    for name, (mae, where) in worst.items():
+                worst[name] = (mae, place if mae else "")
+    for name, (mae, place) in worst.items():
         unit, note = robot.layout.block(name).unit, "without overwrites; the specification asks < 0.1"
-        reason = f"{where}: replaying its controls gives other velocities (MAE {mae:.3g} {unit} in {name})"
-        findings.check(f"replay.mae.{name}", mae, "==", 0.0, unit=unit, where=where, note=note, reason=reason)
-    return f"the controls of {describe_sample(sampled, clips)} replayed without overwrites, against the recorded velocities"
+        reason = f"{place}: replaying its controls gives other velocities (MAE {mae:.3g} {unit} in {name})"
+        findings.check(f"replay.mae.{name}", mae, "==", 0.0, unit=unit, where=place, note=note, reason=reason)
+    return f"the controls of {describe_sample(pairs, clips)} replayed without overwrites, against the recorded velocities"
 
 
 def check_generation(findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]) -> str:
     """The clips generated again from their motions, every exported array against the recorded one."""
     clips = [clip for clip, _ in motions]
-    conditioned = [condition(motion, context.subject.robot) for _, motion in motions]
-    generated = _generate(context, clips, conditioned, range(len(clips)))
+    conditioned_motions = [condition(motion, context.subject.robot) for _, motion in motions]
+    results = _generate(context, clips, conditioned_motions, range(len(clips)))
 
     def to_bytes(array: npt.NDArray[Any] | None) -> tuple[Any, ...] | None:
         return None if array is None else (array.dtype, array.shape, np.ascontiguousarray(array).tobytes())
 
     differing: dict[int, list[str]] = {}
-    for i, arrays in generated.items():
-        keys = [key for key, recorded in clips[i].arrays.items() if to_bytes(arrays.get(key)) != to_bytes(recorded)]
+    for i, arrays in results.items():
+        keys = [key for key, recorded_array in clips[i].arrays.items() if to_bytes(arrays.get(key)) != to_bytes(recorded_array)]
         if keys:
             differing[i] = keys
-    where = f"clip {clips[next(iter(differing))].name}" if differing else ""
+    place = f"clip {clips[next(iter(differing))].name}" if differing else ""
     note = "clips with an exported array that differs in any byte"
-    findings.check("generated.differing", len(differing), "==", 0, where=where, note=note)
-    incomplete = [clip.name for i, clip in enumerate(clips) if i not in generated]
+    findings.check("generated.differing", len(differing), "==", 0, where=place, note=note)
+    incomplete = [clip.name for i, clip in enumerate(clips) if i not in results]
     if incomplete:
         names = ", ".join(incomplete[:5])
         note = f"tracked clips whose simulation failed midway, so that their whole plan is not recorded: {names}"
         findings.add(Row("generated.left_out", len(incomplete), WARN, note=note))
     if differing:
-        repeated = _generate(context, clips, conditioned, differing)
+        repetition = _generate(context, clips, conditioned_motions, differing)
         for i, keys in list(differing.items())[:3]:
-            is_deterministic = all(np.array_equal(generated[i][key], repeated[i][key]) for key in generated[i])
-            why = (
+            is_deterministic = all(np.array_equal(results[i][key], repetition[i][key]) for key in results[i])
+            cause = (
                 "this machine makes the same bytes twice, so they were recorded by other code, from another motion or recipe, "
                 "or on a processor that rounds otherwise: generate the clip again with the code that is installed"
                 if is_deterministic
                 else "two generations on this machine differ, too: the generator is not deterministic (a seed that is not "
                 "fixed, or state that is kept from one clip to the next)"
             )
-            findings.add_reason(f"clip {clips[i].name}: {', '.join(keys)} differ from the recorded bytes; {why}")
-    planned = check_plans(findings, context, clips, conditioned)
+            findings.add_reason(f"clip {clips[i].name}: {', '.join(keys)} differ from the recorded bytes; {cause}")
+    plan_text = check_plans(findings, context, clips, conditioned_motions)
     return (
-        f"{len(generated)} of {len(context.subject.clips)} clips generated again from their motions, every exported array byte "
-        f"for byte{planned}"
+        f"{len(results)} of {len(context.subject.clips)} clips generated again from their motions, every exported array byte "
+        f"for byte{plan_text}"
     )
 
 
 def _generate(
-    context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned], indices: Iterable[int]
+    context: Context, clips: Sequence[Clip], motions: Sequence[Conditioned], indices: Iterable[int]
 ) -> dict[int, dict[str, npt.NDArray[Any]]]:
     """The exported arrays by index; tracked clips without a whole recorded plan are left out."""
     # Tracked clips follow the recorded plan; `check_plans` runs the planner. Clips of one attempt are generated together.
@@ -140,22 +140,22 @@ def _generate(
         clip = clips[i]
         if clip.recipe.mode != "tracked":
             plans.setdefault(clip.attempt, {})[i] = None
-        elif clip.frames == len(conditioned[i].dof_pos):
+        elif clip.frames == len(motions[i].dof_pos):
             plans.setdefault(clip.attempt, {})[i] = Plan(np.asarray(clip.arrays["ctrl"]), None, 0.0)
     arrays: dict[int, dict[str, npt.NDArray[Any]]] = {}
     for attempt, batch in sorted(plans.items()):
         rollouts = context.generate(
-            context.subject.robot, [conditioned[i] for i in batch], [clips[i].recipe for i in batch],
+            context.subject.robot, [motions[i] for i in batch], [clips[i].recipe for i in batch],
             nthread=context.nthread, attempt=attempt, plans=list(batch.values()),
         )  # fmt: skip
         arrays.update({i: rollout.arrays() for i, rollout in zip(batch, rollouts, strict=True)})
     return arrays
 
 
-def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], conditioned: Sequence[Conditioned]) -> str:
+def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], motions: Sequence[Conditioned]) -> str:
     """The beginnings of some tracked clips planned again; their controls bit for bit."""
     control_dt = context.subject.robot.control_dt
-    tracked: list[int] = []
+    tracked_clips: list[int] = []
     lengths: dict[int, int] = {}
     costs: dict[int, float] = {}
     for i, clip in enumerate(clips):
@@ -165,40 +165,40 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], con
             frames = max(1, round(PLANNED_PREFIX_SEC / control_dt / branch)) * branch
             lengths[i] = min(frames, clip.frames)
             costs[i] = lengths[i] * control_dt * planner.samples_of(clip.attempt) / planner.samples
-            tracked.append(i)
-    if not tracked:
+            tracked_clips.append(i)
+    if not tracked_clips:
         return ""
     # Evenly over the clips, as many as the budget has time for, and one at least.
-    count = len(tracked)
-    sampled = tracked
-    while count > 1 and sum(costs[i] for i in sampled) > PLANNED_SEC:
+    count = len(tracked_clips)
+    selection = tracked_clips
+    while count > 1 and sum(costs[i] for i in selection) > PLANNED_SEC:
         count -= 1
-        sampled = [tracked[int(n * len(tracked) / count)] for n in range(count)]
+        selection = [tracked_clips[int(n * len(tracked_clips) / count)] for n in range(count)]
     differing: list[str] = []
-    for number, i in enumerate(sampled):
+    for number, i in enumerate(selection):
         clip = clips[i]
-        context.progress(0.5 * number / len(sampled), f"planning {clip.name} again")
-        recorded = clip.arrays["ctrl"][: lengths[i]]
-        planned = _plan_beginning(context, clip, conditioned[i], lengths[i])
-        if np.array_equal(planned, recorded):
+        context.progress(0.5 * number / len(selection), f"planning {clip.name} again")
+        recorded_ctrl = clip.arrays["ctrl"][: lengths[i]]
+        planned_ctrl = _plan_beginning(context, clip, motions[i], lengths[i])
+        if np.array_equal(planned_ctrl, recorded_ctrl):
             continue
         differing.append(clip.name)
         if len(differing) > 1:
             continue  # The first one gets a reason; planning costs seconds.
-        frame = int(np.argmax((planned != recorded).any(axis=1)))
-        why = (
+        frame = int(np.argmax((planned_ctrl != recorded_ctrl).any(axis=1)))
+        cause = (
             "this machine plans the same twice, so the recording comes of another seed, attempt or recipe than it names, of "
             "other code, or of a processor whose linear algebra rounds otherwise: score the clip again here"
-            if np.array_equal(planned, _plan_beginning(context, clip, conditioned[i], lengths[i]))
+            if np.array_equal(planned_ctrl, _plan_beginning(context, clip, motions[i], lengths[i]))
             else "two plans on this machine differ, too: the planner is not deterministic (a seed that is not fixed)"
         )
-        findings.add_reason(f"clip {clip.name}: its controls are planned otherwise from frame {frame} on; {why}")
-    where = f"clip {differing[0]}" if differing else ""
-    note = f"of {len(sampled)} tracked clips whose beginning was planned again"
-    findings.check("planned.differing", len(differing), "==", 0, where=where, note=note)
-    seconds = sum(lengths[i] for i in sampled) * control_dt
+        findings.add_reason(f"clip {clip.name}: its controls are planned otherwise from frame {frame} on; {cause}")
+    place = f"clip {differing[0]}" if differing else ""
+    note = f"of {len(selection)} tracked clips whose beginning was planned again"
+    findings.check("planned.differing", len(differing), "==", 0, where=place, note=note)
+    seconds = sum(lengths[i] for i in selection) * control_dt
     return (
-        f"; the beginnings of {len(sampled)} of {len(tracked)} tracked clips ({seconds:.1f} s) planned again and their "
+        f"; the beginnings of {len(selection)} of {len(tracked_clips)} tracked clips ({seconds:.1f} s) planned again and their "
         "controls compared bit for bit, what follows simulated with the recorded controls"
     )
 

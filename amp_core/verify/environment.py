@@ -107,9 +107,9 @@ class Environment:
         self._threshold = force_threshold
         self._limit = episode_frames
         self._generator = stream(seed, _STARTS)
-        limited = model.actuator_ctrllimited.astype(bool)
-        self.ctrl_low: Array = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
-        self.ctrl_high: Array = np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
+        has_limit = model.actuator_ctrllimited.astype(bool)
+        self.ctrl_low: Array = np.where(has_limit, model.actuator_ctrlrange[:, 0], -np.inf)
+        self.ctrl_high: Array = np.where(has_limit, model.actuator_ctrlrange[:, 1], np.inf)
         self.reset(np.ones(count, bool))
 
     def step(self, ctrl: npt.ArrayLike) -> Bools:
@@ -123,17 +123,17 @@ class Environment:
         """
         warnings = self._batch.warning[:, :, 1].copy()
         self._ctrl[:] = np.clip(ctrl, self.ctrl_low, self.ctrl_high)
-        failed = np.zeros(self.count, bool)
+        has_failed = np.zeros(self.count, bool)
         try:
             self._batch.step(nstep=self.robot.substeps)
         except SimulationError as error:
             # These worlds keep their state; the others have stepped.
-            failed[error.ids] = True
+            has_failed[error.ids] = True
         # The sensors are one substep behind the state, and so hold the forces that acted during the last substep.
         self.contacts[:] = self._probe.loads(self._sensordata) > self._threshold
         self.age += 1
         finite = np.isfinite(self.qpos).all(axis=1) & np.isfinite(self.qvel).all(axis=1)
-        self.broken[:] = failed | ~finite | (self._batch.warning[:, :, 1] > warnings).any(axis=1)
+        self.broken[:] = has_failed | ~finite | (self._batch.warning[:, :, 1] > warnings).any(axis=1)
         over = self.has_fallen() | self.broken
         self.truncated[:] = (self.age >= self._limit) & ~over
         return over | self.truncated
@@ -227,9 +227,9 @@ def random_policy_rollout(
     ctrl = np.empty((count, model.nu))
     for k in range(steps):
         ctrl[:, robot.ctrl_adr] = pose + action_std * generator.standard_normal((count, len(pose)))
-        done = env.step(ctrl)
+        is_over = env.step(ctrl)
         qpos[:, k], qvel[:, k], touching[:, k], episode[:, k] = env.qpos, env.qvel, env.contacts, env.episodes
-        env.reset(done)
+        env.reset(is_over)
     # Numbered in the order of the rows: world by world, and in each by time.
     number = episode + np.concatenate([[0], np.cumsum(episode.max(axis=1) + 1)[:-1]])[:, None]
     arrays = {

@@ -68,9 +68,9 @@ def name_faults(
         least, best_fault = np.inf, ""
         for fault, values in guesses.items():
             rows = ~np.isnan(values).any(axis=1)  # A lag does not determine the first row.
-            unexplained = _rms(actual[rows][:, columns] - values[rows])
-            if unexplained < least:
-                least, best_fault = unexplained, fault
+            residual = _rms(actual[rows][:, columns] - values[rows])
+            if residual < least:
+                least, best_fault = residual, fault
         if not least <= _UNEXPLAINED * error:
             best_fault = _name_column_fault(actual[:, columns], expected[:, columns], robot.layout.names[columns])
         if best_fault:

@@ -98,12 +98,12 @@ def _render_report(report: Json, groups: Sequence[Json]) -> str:
 def _verdict(report: Json, groups: Sequence[Json]) -> str:
     failures = sum(test["status"] == FAIL for test in report["tests"])
     open_ = sum(criterion["status"] == SKIP for group in groups for criterion in group["criteria"])
-    unlocked = sum(c["status"] == SKIP for group in groups if group["name"] == LOCKED_GROUP for c in group["criteria"])
+    skips = sum(c["status"] == SKIP for group in groups if group["name"] == LOCKED_GROUP for c in group["criteria"])
     unmet = [criterion["name"] for group in groups for criterion in group["criteria"] if criterion["status"] == FAIL]
     if is_ready(groups):
-        waived = "1 failure is waived" if failures == 1 else f"{failures} failures are waived"
-        return f"ready for training; {waived}" if failures else "ready for training"
-    if open_ == unlocked and not failures and not unmet:
+        waiver_text = "1 failure is waived" if failures == 1 else f"{failures} failures are waived"
+        return f"ready for training; {waiver_text}" if failures else "ready for training"
+    if open_ == skips and not failures and not unmet:
         return "ready to be locked: a locked version alone is ready for training"
     reasons = []
     if failures:
@@ -157,13 +157,13 @@ def _details(is_open: bool, summary: str, html: str) -> str:
 def _render_test(test: Json) -> str:
     reason = f"<p class='reason'>{escape(test['reason'])}</p>" if test["reason"] else ""
     # Text in backticks is code.
-    measured = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(test["measured"]))
-    measured = f"<p class='quiet'>Measured: {measured}</p>" if measured else ""
-    figures = FigureWriter().render(test["figures"])
-    figures = _details(False, "Figures", f"<div class='figures'>{figures}</div>") if figures else ""
+    measured_html = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(test["measured"]))
+    measured_html = f"<p class='quiet'>Measured: {measured_html}</p>" if measured_html else ""
+    figures_html = FigureWriter().render(test["figures"])
+    figures_html = _details(False, "Figures", f"<div class='figures'>{figures_html}</div>") if figures_html else ""
     return (
         f"<section class='test' id='{_anchor(test)}'><h2>{_badge(test['status'])} {escape(test['name'])}</h2>"
-        f"{reason}{measured}{_render_rows(test)}{figures}</section>"
+        f"{reason}{measured_html}{_render_rows(test)}{figures_html}</section>"
     )
 
 
@@ -174,7 +174,7 @@ def _render_rows(test: Json) -> str:
     cells = []
     for row in rows[:_ROWS_SHOWN]:
         requirement = "" if row["threshold"] is None else f"{row['op']} {format_number(row['threshold'])}"
-        where = " · ".join(str(part) for part in (row["where"], row["note"]) if part)
+        place = " · ".join(str(part) for part in (row["where"], row["note"]) if part)
         # A unit in words, such as `0 or 1`, would read like another value.
         unit = row["unit"] if " " not in row["unit"] else ""
         value = f"{format_number(row['value'])} {unit}".strip()
@@ -183,7 +183,7 @@ def _render_rows(test: Json) -> str:
         mark = "<span class='quiet'>told</span>" if is_information else _badge(row["status"])
         cells.append(
             f"<tr><td>{mark}</td><td>{escape(row['name'])}</td><td class='n'>{escape(value)}</td>"
-            f"<td class='n'>{escape(requirement)}</td><td class='quiet'>{escape(where)}</td></tr>"
+            f"<td class='n'>{escape(requirement)}</td><td class='quiet'>{escape(place)}</td></tr>"
         )
     more = len(rows) - _ROWS_SHOWN
     rest = f"<p class='quiet'>and {more} more rows, none worse; the JSON report has them.</p>" if more > 0 else ""

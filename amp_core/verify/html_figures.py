@@ -65,8 +65,8 @@ class FigureWriter:
         for group in _group_lines(lines):
             inner.append(self._draw(f"{name}: {next(iter(group))}" if len(group) == 1 else name, group))
         if depth < _DEPTH:
-            nested = {key: item for key, item in value.items() if key not in facts and str(key) not in lines}
-            inner += [self._render(str(key), item, depth + 1) for key, item in nested.items()]
+            inner_values = {key: item for key, item in value.items() if key not in facts and str(key) not in lines}
+            inner += [self._render(str(key), item, depth + 1) for key, item in inner_values.items()]
         text = ", ".join(f"{key} {short_text(item)}" for key, item in facts.items())
         return _nest(f"{escape(name)}{' <small>' + escape(text) + '</small>' if text else ''}", "".join(inner))
 

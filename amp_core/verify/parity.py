@@ -80,15 +80,15 @@ def feature_assembly(context: Context) -> TestReport:
         for block in layout.blocks:
             columns = block.slice
             worst = block.start + int(np.argmax(np.nan_to_num(mae[columns], nan=np.inf)))
-            where = f"{path}, worst dimension {layout.names[worst]}"
-            passed = findings.check(f"mae.{block.name}", float(mae[worst]), "<", MAE, unit=block.unit, where=where)
+            worst_place = f"{path}, worst dimension {layout.names[worst]}"
+            is_pass = findings.check(f"mae.{block.name}", float(mae[worst]), "<", MAE, unit=block.unit, where=worst_place)
             error = relative_error(policy[:, columns], reference[:, columns])
             largest = float((error * certainty[:, None]).max() if path == "observe" else error.max())
             note = "more than float32 rounds" if largest > SUSPICIOUS else "relative"
             findings.check(f"max.{block.name}", largest, "<=", SUSPICIOUS, warn=True, where=path, note=note)
             if block.name in VELOCITIES:
-                passed &= findings.add(_check_correlation(path, block, layout.names, correlation, constant))
-            if not passed:
+                is_pass &= findings.add(_check_correlation(path, block, layout.names, correlation, constant))
+            if not is_pass:
                 is_reference, place, fault = _locate_fault(robot, clips, policy, reference, expected, block)
                 features = "the reference features" if is_reference else f"the policy's features ({path})"
                 fault = fault or f"{block.name}: MAE {mae[worst]:.3g} {block.unit} in {layout.names[worst]}"
@@ -130,13 +130,13 @@ def _check_correlation(
 ) -> Row:
     dimensions = range(block.start, block.stop)
     moving = [i for i in dimensions if not constant[i]]
-    still = [names[i] for i in dimensions if constant[i]]
-    note = f"constant, no correlation: {', '.join(still)}" if still else ""
+    constant_names = [names[i] for i in dimensions if constant[i]]
+    note = f"constant, no correlation: {', '.join(constant_names)}" if constant_names else ""
     if not moving:
         return Row(f"corr.{block.name}", None, WARN, where=path, note=note)
     worst = min(moving, key=lambda i: np.nan_to_num(correlation[i], nan=-1.0))
-    where = f"{path}, worst dimension {names[worst]}"
-    return check(f"corr.{block.name}", float(correlation[worst]), ">", CORRELATION, where=where, note=note)
+    place = f"{path}, worst dimension {names[worst]}"
+    return check(f"corr.{block.name}", float(correlation[worst]), ">", CORRELATION, where=place, note=note)
 
 
 # --- 1B -------------------------------------------------------------------------------------------------------------------
@@ -146,8 +146,8 @@ def physics_integration(context: Context) -> TestReport:
     """1B: the recorded controls through a plain `mj_step` loop give the recorded states, contacts and features."""
     findings = Findings("1B")
     robot = context.subject.robot
-    sampled = sample(context.subject.nonempty_clips, REPLAYED_FRAMES)
-    if not sampled:
+    pairs = sample(context.subject.nonempty_clips, REPLAYED_FRAMES)
+    if not pairs:
         return findings.skip("no clip has a frame")
     layout = robot.layout
     worst: dict[str, tuple[float, str]] = {}
@@ -160,26 +160,26 @@ def physics_integration(context: Context) -> TestReport:
         if name not in worst or not value <= worst[name][0]:
             worst[name] = (value, f"clip {clip.name}")
 
-    for number, (clip, frames) in enumerate(sampled):
-        context.progress(number / len(sampled), f"replaying {clip.name}")
+    for number, (clip, frames) in enumerate(pairs):
+        context.progress(number / len(pairs), f"replaying {clip.name}")
         arrays = clip.arrays
         replay = simulate(robot, robot.scaled_model(clip.recipe.physics), Drive.of(clip, frames))
         start = start_poses(clip)[:frames]
         if clip.recipe.mode != "teacher_forced":
             start = np.concatenate([start[:1], replay.qpos[:-1]])
-        recorded = np.asarray(arrays["features"][:frames], dtype=np.float64)
+        recorded_rows = np.asarray(arrays["features"][:frames], dtype=np.float64)
         contacts = replay.contacts(clip.recipe.force_threshold)
         expected = compute_features(robot, replay.qpos, replay.qvel, contacts).astype(np.float64)
         # The same poses, but velocities from their differences.
         differences = finite_differences(robot, start, replay.qpos)
-        differenced = compute_features(robot, replay.qpos, differences, contacts)
+        difference_rows = compute_features(robot, replay.qpos, differences, contacts)
         for block in layout.blocks:
             columns = block.slice
-            record(f"features.{block.name}", float(relative_error(recorded[:, columns], expected[:, columns]).max()), clip)
+            record(f"features.{block.name}", float(relative_error(recorded_rows[:, columns], expected[:, columns]).max()), clip)
             if block.name in VELOCITIES:
-                errors[f"{block.name}.true"].append(recorded[:, columns] - expected[:, columns])
-                errors[f"{block.name}.differences"].append(recorded[:, columns] - differenced[:, columns])
-                errors[f"{block.name}.between"].append(expected[:, columns] - differenced[:, columns])
+                errors[f"{block.name}.true"].append(recorded_rows[:, columns] - expected[:, columns])
+                errors[f"{block.name}.differences"].append(recorded_rows[:, columns] - difference_rows[:, columns])
+                errors[f"{block.name}.between"].append(expected[:, columns] - difference_rows[:, columns])
         record("qpos", max_magnitude(arrays["qpos"][:frames] - replay.qpos), clip)
         record("qvel", max_magnitude(arrays["qvel"][:frames] - replay.qvel), clip)
         if "channel_loads" in arrays:
@@ -189,11 +189,11 @@ def physics_integration(context: Context) -> TestReport:
         _explain_replay(findings, robot, clip, frames, replay, start)
 
     for name in ("qpos", "qvel"):
-        value, where = worst[name]
-        findings.check(f"replay.{name}", value, "==", 0.0, where=where, note="bit for bit")
+        value, place = worst[name]
+        findings.check(f"replay.{name}", value, "==", 0.0, where=place, note="bit for bit")
     for block in layout.blocks:
-        value, where = worst[f"features.{block.name}"]
-        findings.check(f"features.{block.name}", value, "<=", ROUNDING, where=where, note="relative")
+        value, place = worst[f"features.{block.name}"]
+        findings.check(f"features.{block.name}", value, "<=", ROUNDING, where=place, note="relative")
     for name in VELOCITIES:
         true, differences_, between = (
             float(np.abs(np.concatenate(errors[f"{name}.{kind}"])).mean()) for kind in ("true", "differences", "between")
@@ -212,11 +212,11 @@ def physics_integration(context: Context) -> TestReport:
     findings.check("contacts.flips", flips, "==", 0, note="entries of foot_contacts that mj_contactForce contradicts")
     for name in ("channel_loads", "sum_fn_per_frame"):
         if name in worst:
-            value, where = worst[name]
-            findings.check(f"loads.{name}", value, "<=", 1e-6, unit="N", where=where, note="mean over the substeps")
-    frames = sum(count for _, count in sampled)
+            value, place = worst[name]
+            findings.check(f"loads.{name}", value, "<=", 1e-6, unit="N", where=place, note="mean over the substeps")
+    frames = sum(count for _, count in pairs)
     return findings.report(
-        f"{describe_sample(sampled, context.subject.clips)}, {frames:,} frames, simulated again from the recorded start and "
+        f"{describe_sample(pairs, context.subject.clips)}, {frames:,} frames, simulated again from the recorded start and "
         "controls by `mujoco.mj_step` on the robot's own model, contacts by `mj_contactForce`; against the recorded states and "
         "features"
     )

@@ -126,7 +126,7 @@ def _run_in_chunks(function: Callable[..., Any], rows: Mapping[str, Floats], **s
     """
     import jax
 
-    compiled = jax.jit(function, static_argnames=tuple(static))
+    jit_function = jax.jit(function, static_argnames=tuple(static))
     results = []
     count = len(next(iter(rows.values())))
     for start in range(0, count, CHUNK):
@@ -134,5 +134,5 @@ def _run_in_chunks(function: Callable[..., Any], rows: Mapping[str, Floats], **s
         chunk = {name: array[start : start + size] for name, array in rows.items()}
         if size < CHUNK:
             chunk = {name: np.concatenate([part, np.repeat(part[-1:], CHUNK - size, axis=0)]) for name, part in chunk.items()}
-        results.append(np.asarray(compiled(**chunk, **static), dtype=np.float32)[:size])
+        results.append(np.asarray(jit_function(**chunk, **static), dtype=np.float32)[:size])
     return np.concatenate(results)

@@ -52,13 +52,13 @@ class Row:
 
     def to_sentence(self) -> str:
         """The row in words, for the reason of a failure."""
-        where = f" ({self.where})" if self.where else ""
+        place = f" ({self.where})" if self.where else ""
         note = f": {self.note}" if self.note else ""
         if self.value is None:
-            return f"{self.name}{where}{note or ' has no value'}"
+            return f"{self.name}{place}{note or ' has no value'}"
         value = f"{self.value:.4g}" if isinstance(self.value, float) else str(self.value)
         requirement = "" if self.op is None else f", asked {self.op} {self.threshold:g}"
-        return f"{self.name} is {value}{requirement}{where}{note}"
+        return f"{self.name} is {value}{requirement}{place}{note}"
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,10 @@ class Findings:
 
     def check(self, name: str, value: float, op: str, threshold: float, *, reason: str = "", **more: Any) -> bool:
         """Add the row of `check`, and the reason if it is a FAIL; returns whether it is none."""
-        passed = self.add(check(name, value, op, threshold, **more))
-        if not passed:
+        is_pass = self.add(check(name, value, op, threshold, **more))
+        if not is_pass:
             self.add_reason(reason)
-        return passed
+        return is_pass
 
     def add_reason(self, reason: str) -> None:
         """Add a reason; an empty one, or one that is in the list, changes nothing."""
@@ -201,11 +201,11 @@ def worst(statuses: Sequence[str]) -> str:
 
 def check(name: str, value: float, op: str, threshold: float, *, warn: bool = False, **more: Any) -> Row:
     """A row that passes when `value op threshold`; a miss is a FAIL, or a WARN with `warn`. NaN never passes."""
-    passed = {
+    is_pass = {
         "<=": value <= threshold,
         "<": value < threshold,
         ">=": value >= threshold,
         ">": value > threshold,
         "==": value == threshold,
     }[op]
-    return Row(name, value, PASS if passed else WARN if warn else FAIL, op, threshold, **more)
+    return Row(name, value, PASS if is_pass else WARN if warn else FAIL, op, threshold, **more)

@@ -51,7 +51,7 @@ OVERLAP = 0.05
 
 BINS = 40
 
-_SHOWN = 600
+_MAX_POINTS = 600
 """Values that a figure's series over the frames has at most."""
 
 
@@ -65,12 +65,12 @@ def distribution_sanity(context: Context) -> TestReport:
     if not clips:
         return findings.skip("there is no Tier 0 clip: training would have no frame")
     rows = np.concatenate([clip.version_features for clip in clips])
-    measured = f"{len(rows):,} frames of {len(clips)} Tier 0 clips"
+    extent = f"{len(rows):,} frames of {len(clips)} Tier 0 clips"
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         findings.add(Row("nonfinite", int((~finite).sum()), FAIL, "==", 0.0))
         findings.add_reason("the reference holds frames that are not finite")
-        return findings.report(measured)
+        return findings.report(extent)
     reference = rows.astype(np.float64)
     check_values(findings, robot, reference)
     check_speeds(findings, robot, reference, clips)
@@ -81,9 +81,9 @@ def distribution_sanity(context: Context) -> TestReport:
     generator = np.random.default_rng(context.seed)
     permutations = np.concatenate([generator.permutation(len(rows)) for _ in range(-(-FRAMES // len(rows)))])
     compare_distributions(findings, robot, reference[np.sort(permutations[:FRAMES])], policy)
-    selected = "each of them" if len(rows) == FRAMES else f"{FRAMES:,} of them drawn with seed {context.seed}"
+    selection = "each of them" if len(rows) == FRAMES else f"{FRAMES:,} of them drawn with seed {context.seed}"
     return findings.report(
-        f"{measured}, {selected}, beside {len(policy):,} frames of a random policy that starts from the reference's states in "
+        f"{extent}, {selection}, beside {len(policy):,} frames of a random policy that starts from the reference's states in "
         "the same physics"
     )
 
@@ -125,22 +125,22 @@ def check_speeds(findings: Findings, robot: Robot, rows: Array, clips: Sequence[
         block = robot.layout.block(name)
         speed = np.linalg.norm(rows[:, block.slice], axis=1)
         p99, largest = float(np.percentile(speed, PERCENTILE)), float(speed.max())
-        where = f"clip {clips[int(np.searchsorted(ends, np.argmax(speed), side='right'))].name}"
+        place = f"clip {clips[int(np.searchsorted(ends, np.argmax(speed), side='right'))].name}"
         reason = (
             f"{name} is implausible: its magnitude exceeds {limit:g} {block.unit} in over 1 % of the frames (p99 {p99:.3g}), "
-            f"worst in {where}; a fall, a teleport, or degrees for radians"
+            f"worst in {place}; a fall, a teleport, or degrees for radians"
         )
         findings.check(f"speed.{name}.p99", p99, "<", limit, unit=block.unit, note="magnitude", reason=reason)
         note = f"single frames: {float((speed > limit).mean()):.2%} are faster"
-        findings.check(f"speed.{name}.max", largest, "<", limit, warn=True, unit=block.unit, where=where, note=note)
+        findings.check(f"speed.{name}.max", largest, "<", limit, warn=True, unit=block.unit, where=place, note=note)
 
 
 def check_limits(findings: Findings, robot: Robot, rows: Array) -> None:
     """How far the joints' angles in all frames (N, F) lie beyond their limits."""
     angles = rows[:, robot.layout.block("joint_pos").slice]
     low, high = robot.joint_range.T
-    beyond = np.maximum(np.maximum(low - angles, angles - high), 0.0)
-    p99, largest = np.percentile(beyond, PERCENTILE, axis=0), beyond.max(axis=0)
+    excess = np.maximum(np.maximum(low - angles, angles - high), 0.0)
+    p99, largest = np.percentile(excess, PERCENTILE, axis=0), excess.max(axis=0)
     for i, joint in enumerate(robot.joint_names):
         note = f"beyond [{low[i]:.3g}, {high[i]:.3g}]; MuJoCo's limits are soft"
         reason = f"{joint} is up to {largest[i]:.3g} rad beyond its limits: other units, joint order, or robot"
@@ -196,11 +196,11 @@ def compare_distributions(findings: Findings, robot: Robot, reference: Array, po
                 **histogram,
             }
         )
-        where = ", ".join(f"{side} {mean:.3g} ± {std:.2g}" for side, (mean, std) in statistics.items())
+        place = ", ".join(f"{side} {mean:.3g} ± {std:.2g}" for side, (mean, std) in statistics.items())
         note = (
             "share of the two histograms that lies on each other; below, a random policy never looks like the reference there"
         )
-        findings.check(f"overlap.{name}", histogram["overlap"], ">=", OVERLAP, warn=True, where=where, note=note)
+        findings.check(f"overlap.{name}", histogram["overlap"], ">=", OVERLAP, warn=True, where=place, note=note)
     for block in layout.blocks:
         note = "1-D Wasserstein-1 distance, mean over the block's dimensions"
         findings.add(Row(f"wasserstein.{block.name}", float(distances[block.slice].mean()), PASS, unit=block.unit, note=note))
@@ -279,17 +279,17 @@ def harness_contribution(context: Context) -> TestReport:
             rows = slice(start, stop)
             if start >= min(stop, clip.frames):
                 continue  # Test 4 reports it.
-            where = f"{place}, frames {start} … {stop}" if clip.ranges else place
-            check_load_gates(findings, clip, gates, where, load[rows], stab[rows])
+            interval = f"{place}, frames {start} … {stop}" if clip.ranges else place
+            check_load_gates(findings, clip, gates, interval, load[rows], stab[rows])
             if tier is Tier.TIER_0:
                 worst, limit = float(tilt[rows].max()), gates["max_tilt_deg"].threshold
                 assert isinstance(limit, float)
                 frame = start + int(np.argmax(tilt[rows] > limit))
                 reason = (
-                    f"{where}: the robot has fallen (tilt {worst:.0f}°, over {limit:g}° from frame {frame} on) and is taken as "
+                    f"{interval}: the robot has fallen (tilt {worst:.0f}°, over {limit:g}° from frame {frame} on) and is taken as "
                     "Tier 0: a policy would learn to lie down"
                 )
-                findings.check("max_tilt_deg", worst, "<=", limit, unit="deg", where=where, reason=reason)
+                findings.check("max_tilt_deg", worst, "<=", limit, unit="deg", where=interval, reason=reason)
     findings.figures["clips"] = evidence
     clips = f"{len(context.subject.clips)} clips" + (f", {tier_1_count} of them Tier 1" if tier_1_count else "")
     return findings.report(
@@ -317,15 +317,15 @@ def check_load_gates(
     for name, value in values.items():
         spec = gates[name]
         assert isinstance(spec.threshold, float)
-        passed = holds(value, spec.op, spec.threshold) and math.isfinite(value)
-        status = PASS if passed else FAIL
+        is_pass = holds(value, spec.op, spec.threshold) and math.isfinite(value)
+        status = PASS if is_pass else FAIL
         findings.add(Row(name, value, status, spec.op, spec.threshold, where=where, note=f"{tier} gate"))
-        if not passed:
+        if not is_pass:
             limit = f"{tier} {'asks' if spec.op == '>=' else 'allows'} {spec.threshold:g}"
             findings.add_reason(f"{where}: {reasons[name].format(value=value, limit=limit)}")
 
 
 def _thin(values: Array) -> list[float]:
     """A series for a figure: rounded, and every k-th value of a long one."""
-    step = -(-len(values) // _SHOWN) if len(values) else 1
+    step = -(-len(values) // _MAX_POINTS) if len(values) else 1
     return [_round(value) for value in values[::step]]

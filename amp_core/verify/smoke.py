@@ -98,7 +98,7 @@ def judge(findings: Findings, curves: Curves, settings: SmokeSettings, fault: Fa
     findings.add(Row("nonfinite", 0, PASS, "==", 0.0, note="features, logits, rewards, losses, gradients and parameters"))
     window = max(1, round(LAST * len(curves["auc"])))
     last = {name: float(np.mean(values[-window:])) for name, values in curves.items()}
-    where = f"mean of the last {window} iterations"
+    place = f"mean of the last {window} iterations"
 
     first = float(curves["d_loss"][0])
     fall = (first - last["d_loss"]) / first
@@ -107,26 +107,26 @@ def judge(findings: Findings, curves: Curves, settings: SmokeSettings, fault: Fa
         f"the discriminator's loss does not fall (from {first:.4g} to {last['d_loss']:.4g}): it does not learn; is its "
         f"learning rate ({settings.discriminator_rate:g}) too small or too large, or is there nothing to learn?"
     )
-    findings.check("d_loss.fall", fall, ">", LOSS_FALL, where=where, note=note, reason=reason)
+    findings.check("d_loss.fall", fall, ">", LOSS_FALL, where=place, note=note, reason=reason)
     note = "of its outputs on held-out reference and on fresh policy transitions; 0.5 is chance"
     reason = (
         f"the discriminator cannot tell reference from policy (AUC {last['auc']:.3f}, asked > {AUC:g}): run tests 1A to 5, "
         "look at test 6 for degenerate features and at test 7 for the reference's quality, and check that the statistics "
         "are this version's"
     )
-    findings.check("auc", last["auc"], ">", AUC, where=where, note=note, reason=reason)
+    findings.check("auc", last["auc"], ">", AUC, where=place, note=note, reason=reason)
     note = "the same against the untrained policy's own rollout, which the discriminator was not trained on"
     reason = (
         f"the discriminator cannot tell reference from an untrained policy (AUC {last['auc_untrained']:.3f}, asked > "
         f"{AUC:g}): the reference looks like noise about its mean pose; was it recorded from a policy?"
     )
-    findings.check("auc_untrained", last["auc_untrained"], ">", AUC, where=where, note=note, reason=reason)
+    findings.check("auc_untrained", last["auc_untrained"], ">", AUC, where=place, note=note, reason=reason)
     reason = (
         f"the AMP reward is constant (std {last['reward_std']:.2g}, asked > {REWARD_STD:g}): the policy is told nothing; a "
         "discriminator that does not learn, one that is certain of everything, or features without variance (stale "
         "statistics)"
     )
-    findings.check("reward_std", last["reward_std"], ">", REWARD_STD, where=where, reason=reason)
+    findings.check("reward_std", last["reward_std"], ">", REWARD_STD, where=place, reason=reason)
     bad = sum(not np.isfinite(value) for value in curves["policy_loss"])
     note = f"iterations; {last['policy_loss']:.3g} in the mean of the last ones"
     findings.check("policy_loss.nonfinite", bad, "==", 0.0, note=note)
@@ -136,4 +136,4 @@ def judge(findings: Findings, curves: Curves, settings: SmokeSettings, fault: Fa
     findings.check("policy_moved", distance, ">", 0.0, note=note, reason=reason)
     for name in ("reward_mean", "fall_rate", "value_loss"):
         note = f"told only; {curves[name][0]:.3g} in the first iteration"
-        findings.add(Row(name, last[name], PASS, where=where, note=note))
+        findings.add(Row(name, last[name], PASS, where=place, note=note))

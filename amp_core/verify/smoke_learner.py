@@ -39,7 +39,7 @@ QUANTITIES = (
 )
 """Every quantity of an iteration in the order of computation, and where to look when it is the first that is not finite."""
 
-FIGURES = (
+CURVES = (
     "d_loss",
     "d_loss_train",
     "gradient_penalty",
@@ -128,7 +128,7 @@ class Learner:
           order: (epochs · P, B) rows of the rollout.
 
         Returns:
-          the new state, `FIGURES`, the logits of `held_out`, the rollout and `untrained`, and whether `QUANTITIES` are finite.
+          the new state, `CURVES`, the logits of `held_out`, the rollout and `untrained`, and whether `QUANTITIES` are finite.
         """
         parameters, memory = state
         discriminator, policy = parameters["discriminator"], parameters["policy"]
@@ -148,8 +148,8 @@ class Learner:
         lsgan = self.settings.loss == LSGAN
         reward = jnp.maximum(0.0, 1 - 0.25 * (logits - 1) ** 2) if lsgan else jax.nn.softplus(logits)
         value, next_value = rollout["value"], _network(policy["critic"], _normalize(obs_stats, next_obs))[..., 0]
-        ended, cut = rollout["ended"].astype(jnp.float32), rollout["cut"].astype(jnp.float32)
-        advantage = self._advantages(reward, value, next_value, ended, cut)
+        is_end, cut = rollout["ended"].astype(jnp.float32), rollout["cut"].astype(jnp.float32)
+        advantage = self._advantages(reward, value, next_value, is_end, cut)
         target = advantage + value
         standard = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
 
@@ -185,7 +185,7 @@ class Learner:
             p_finite.all(),
             _is_finite(policy),
         )
-        figures = (
+        values = (
             d_loss,
             d_train,
             penalty.mean(),
@@ -197,10 +197,10 @@ class Learner:
             value_loss.mean(),
             kl[-1],
             jnp.exp(policy["log_std"]).mean(),
-            ended.mean(),
+            is_end.mean(),
         )
         state = ({"policy": policy, "discriminator": discriminator}, {"policy": p_memory, "discriminator": d_memory})
-        return state, jnp.stack(figures), (held_out_logits, logits.reshape(-1), untrained_logits), jnp.stack(finite)
+        return state, jnp.stack(values), (held_out_logits, logits.reshape(-1), untrained_logits), jnp.stack(finite)
 
     def _features(self, obs: Array, qpos: Array, prev_qpos: Array, contacts: Array) -> Array:
         height, joints = qpos[..., self.config.root_qpos_adr + 2], prev_qpos[..., np.array(self.config.joint_qpos_adr)]
@@ -229,7 +229,7 @@ class Learner:
         loss = -surrogate - self.settings.entropy * policy["log_std"].sum()
         return loss + value, (loss, value, ((ratio - 1) - change).mean())
 
-    def _advantages(self, reward: Array, value: Array, next_value: Array, ended: Array, cut: Array) -> Array:
+    def _advantages(self, reward: Array, value: Array, next_value: Array, is_end: Array, cut: Array) -> Array:
         """Generalized advantage estimates: an ended episode has no value after it, and neither ended nor cut ones carry on."""
 
         def step(later: Array, frame: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -237,8 +237,8 @@ class Learner:
             total = delta + self.settings.discount * self.settings.trace * carries_on * later
             return total, total
 
-        delta = reward + self.settings.discount * (1.0 - ended) * next_value - value
-        carries_on = 1.0 - jnp.maximum(ended, cut)
+        delta = reward + self.settings.discount * (1.0 - is_end) * next_value - value
+        carries_on = 1.0 - jnp.maximum(is_end, cut)
         return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carries_on), reverse=True)[1]
 
     def _update(self, loss: Callable[..., Any], rate: Array) -> Callable[..., Any]:
@@ -246,10 +246,10 @@ class Learner:
 
         def step(carry: Any, batch: Any) -> Any:
             parameters, memory = carry
-            (_, figures), gradient = jax.value_and_grad(loss, has_aux=True)(parameters, *batch)
+            (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(parameters, *batch)
             changes, memory = self.optimizer.update(gradient, memory, parameters)
             changes = jax.tree.map(lambda change: -rate * change, changes)
-            return (optax.apply_updates(parameters, changes), memory), (figures, _is_finite(gradient))
+            return (optax.apply_updates(parameters, changes), memory), (losses, _is_finite(gradient))
 
         return step
 

@@ -25,7 +25,7 @@ FEATURE_CLIP = 3.0
 STATS_TOLERANCE = 0.05
 """The most that the version's normalized rows may differ from mean 0 and std 1; with the right statistics it is rounding."""
 
-_BLOCK, _EVERY = 10, 5
+_BLOCK, _HOLD_OUT_STEP = 10, 5
 """Every fifth block of ten transitions is held out of training."""
 
 
@@ -75,11 +75,11 @@ class Reference:
                 for key, part in parts.items():
                     part.append(np.asarray(clip.arrays[key])[start:stop])
         transitions = np.array(firsts, np.int64)
-        if len(transitions) < _EVERY:
+        if len(transitions) < _HOLD_OUT_STEP:
             return None
         # Neighbours look alike, so whole blocks are held out; where there are few transitions, shorter ones.
-        block = max(1, min(_BLOCK, len(transitions) // (2 * _EVERY)))
-        held_out = (np.arange(len(transitions)) // block) % _EVERY == _EVERY - 1
+        block = max(1, min(_BLOCK, len(transitions) // (2 * _HOLD_OUT_STEP)))
+        held_out = (np.arange(len(transitions)) // block) % _HOLD_OUT_STEP == _HOLD_OUT_STEP - 1
         choice = f", the physics with the most frames of {len(groups)}" if len(groups) > 1 else ""
         return cls(
             robot=subject.robot,
@@ -102,11 +102,11 @@ class Reference:
             return True
         row, column = (int(index) for index in np.argwhere(~finite)[0])
         clip, frame = self.names[row]
-        count, where = int((~finite).sum()), f"clip {clip}, frame {frame}, {self.robot.layout.names[column]}"
+        count, place = int((~finite).sum()), f"clip {clip}, frame {frame}, {self.robot.layout.names[column]}"
         note = "the reference's features, before the first iteration"
-        findings.add(Row("nonfinite", count, FAIL, "==", 0.0, where=where, note=note))
+        findings.add(Row("nonfinite", count, FAIL, "==", 0.0, where=place, note=note))
         findings.add_reason(
-            f"the reference's features are not finite: {count} values, the first in {where}; take the clip out of the version "
+            f"the reference's features are not finite: {count} values, the first in {place}; take the clip out of the version "
             "and generate it again"
         )
         return False
@@ -144,8 +144,8 @@ class Normalization(NamedTuple):
         return cls(mean.astype(np.float32), scale.astype(np.float32), limit.astype(np.float32))
 
     def apply(self, rows: Floats) -> Floats:
-        normalized: Floats = np.clip((rows - self.mean) / self.scale, -self.limit, self.limit)
-        return normalized
+        normal_rows: Floats = np.clip((rows - self.mean) / self.scale, -self.limit, self.limit)
+        return normal_rows
 
 
 def _check_statistics(findings: Findings, subject: Subject, mean: Array, std: Array) -> None:
@@ -157,11 +157,11 @@ def _check_statistics(findings: Findings, subject: Subject, mean: Array, std: Ar
     row_std = np.sqrt(sum(((rows - row_mean) ** 2).sum(axis=0) for rows in features) / count)
     scale = np.maximum(std, STD_FLOOR)
     shift, stretch = np.abs(row_mean - mean) / scale, np.abs(row_std - std) / scale
-    passed = True
+    is_pass = True
     for name, error, note in (("stats.mean", shift, "normalized mean from 0"), ("stats.std", stretch, "normalized std from 1")):
         worst = int(np.argmax(error))
-        passed &= findings.check(name, float(error[worst]), "<=", STATS_TOLERANCE, where=names[worst], note=note)
-    if not passed:
+        is_pass &= findings.check(name, float(error[worst]), "<=", STATS_TOLERANCE, where=names[worst], note=note)
+    if not is_pass:
         worst = int(np.argmax(np.maximum(shift, stretch)))
         findings.add_reason(
             f"the normalization statistics are not those of the version's rows (stale?): {names[worst]} is "

@@ -41,7 +41,7 @@ def train(
     context: Context, settings: SmokeSettings, side: PolicySide, reference: Reference, normal: Normalization
 ) -> tuple[dict[str, list[float]], Fault | None]:
     """Curves with a value an iteration, and what was not finite, which ends the training."""
-    from amp_core.verify.smoke_learner import FIGURES, QUANTITIES, Learner, parameter_distance  # It needs JAX.
+    from amp_core.verify.smoke_learner import CURVES, QUANTITIES, Learner, parameter_distance  # It needs JAX.
 
     robot = reference.robot
     # Iterations and rates are no part of compiled code, and so not of its key.
@@ -60,19 +60,19 @@ def train(
     batches = stream(context.seed, _BATCHES)
     pairs = np.concatenate([normal.apply(reference.rows[:-1]), normal.apply(reference.rows[1:])], axis=1)
     parts, size = settings.frames // settings.minibatch, settings.minibatch
-    curves: dict[str, list[float]] = {name: [] for name in (*FIGURES, "auc", "auc_untrained", "policy_moved")}
+    curves: dict[str, list[float]] = {name: [] for name in (*CURVES, "auc", "auc_untrained", "policy_moved")}
     for iteration in range(settings.iterations):
         rollout = collector.collect(lambda *states: learner.act(state[0], obs_stats, *states))  # noqa: B023 - called at once
         order = np.stack([batches.permutation(settings.frames) for _ in range(settings.epochs)]).reshape(-1, size)
         real = pairs[batches.choice(reference.train, (parts, size))]
         held_out = pairs[batches.choice(reference.held_out, _HELD_OUT)]
-        state, figures, logits, finite = learner.learn(
+        state, values, logits, finite = learner.learn(
             state, rates, obs_stats, normal, rollout, real, held_out, untrained, order
         )
         flags = np.asarray(finite)
         if not flags.all():
             return curves, Fault(iteration, *QUANTITIES[int(np.argmin(flags))])
-        for name, value in zip(FIGURES, np.asarray(figures), strict=True):
+        for name, value in zip(CURVES, np.asarray(values), strict=True):
             curves[name].append(float(value))
         on_reference, on_policy, on_untrained = (np.asarray(part) for part in logits)
         curves["auc"].append(area_under_curve(on_reference, on_policy))
@@ -142,13 +142,13 @@ class Collector:
             obs, action, log_prob, value = (np.array(output) for output in outputs)
             ctrl = self._settings.action_scale * action.astype(np.float64)
             ctrl[:, env.robot.ctrl_adr] += self._pose
-            done = env.step(ctrl)
+            is_over = env.step(ctrl)
             cut = env.truncated.copy()
-            row = {"obs": obs, "action": action, "log_prob": log_prob, "value": value, "ended": done & ~cut, "cut": cut}
+            row = {"obs": obs, "action": action, "log_prob": log_prob, "value": value, "ended": is_over & ~cut, "cut": cut}
             for key, array in (start | row | self._state("after")).items():
                 rows.setdefault(key, []).append(array)
-            env.reset(done)
-            self._actions = np.where(done[:, None], np.float32(0.0), action)
+            env.reset(is_over)
+            self._actions = np.where(is_over[:, None], np.float32(0.0), action)
         return {key: np.stack(arrays) for key, arrays in rows.items()}
 
     def _state(self, prefix: str) -> dict[str, npt.NDArray[Any]]:

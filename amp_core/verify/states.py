@@ -60,27 +60,27 @@ class Drive:
     def of(cls, clip: Clip, frames: int) -> Drive:
         """The recorded one of a clip's first frames."""
         arrays = clip.arrays
-        forced = arrays["forced_qpos"][:frames] if clip.recipe.mode == "teacher_forced" else None
+        forced_qpos = arrays["forced_qpos"][:frames] if clip.recipe.mode == "teacher_forced" else None
         return cls(
-            arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"][:frames], arrays["stab_force"][:frames], forced
+            arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"][:frames], arrays["stab_force"][:frames], forced_qpos
         )
 
     def rotate_yaw(self, robot: Robot, angle: float) -> Drive:
         """The drive rotated about the world's z axis by `angle` rad."""
         qpos, qvel = rotate_states(robot, self.qpos[None], self.qvel[None], angle)
-        forced = self.forced
-        if forced is not None:
-            forced, _ = rotate_states(robot, forced, np.zeros((len(forced), len(self.qvel))), angle)
+        forced_qpos = self.forced
+        if forced_qpos is not None:
+            forced_qpos, _ = rotate_states(robot, forced_qpos, np.zeros((len(forced_qpos), len(self.qvel))), angle)
         warmstart = self.warmstart
         if warmstart is not None:
             # An acceleration rotates as a velocity does.
             warmstart = rotate_states(robot, self.qpos[None], warmstart[None], angle)[1][0]
-        return replace(self, qpos=qpos[0], qvel=qvel[0], forced=forced, warmstart=warmstart)
+        return replace(self, qpos=qpos[0], qvel=qvel[0], forced=forced_qpos, warmstart=warmstart)
 
     def flip_sign(self, robot: Robot) -> Drive:
         """The drive with −q for the root's quaternion q."""
-        forced = None if self.forced is None else flip_quaternions(robot, self.forced)
-        return replace(self, qpos=flip_quaternions(robot, self.qpos[None])[0], forced=forced)
+        forced_qpos = None if self.forced is None else flip_quaternions(robot, self.forced)
+        return replace(self, qpos=flip_quaternions(robot, self.qpos[None])[0], forced=forced_qpos)
 
     def tail(self, frame: int, data: Any) -> Drive:
         """The rest of the drive from a frame on, started from the state of an `MjData`."""
@@ -156,13 +156,13 @@ class Loop:
         return count > 0 and bool((self.data.contact.geom[:count] != self.robot.ground_geom).all(axis=1).any())
 
 
-def has_same_contacts(loop: Loop, rotated: Loop) -> bool:
+def has_same_contacts(loop: Loop, rotated_loop: Loop) -> bool:
     """Whether the same geoms touch equally deep.
 
     Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the surface
     comes a substep apart, and two boxes side by side touch in several ways.
     """
-    contacts, rotated_contacts = loop.contacts(), rotated.contacts()
+    contacts, rotated_contacts = loop.contacts(), rotated_loop.contacts()
     return len(contacts) == len(rotated_contacts) and all(
         a[0] == b[0] and abs(a[1] - b[1]) <= _SAME_DEPTH for a, b in zip(contacts, rotated_contacts, strict=True)
     )
@@ -253,9 +253,9 @@ def rotate_states(robot: Robot, qpos: Array, qvel: Array, angle: float) -> tuple
 def flip_quaternions(robot: Robot, qpos: Array) -> Array:
     """Poses (N, nq) with −q for the root's quaternion q."""
     q = robot.root_qpos_adr
-    flipped = qpos.copy()
-    flipped[:, q + 3 : q + 7] *= -1.0
-    return flipped
+    flipped_qpos = qpos.copy()
+    flipped_qpos[:, q + 3 : q + 7] *= -1.0
+    return flipped_qpos
 
 
 def heading_length(robot: Robot, qpos: Array) -> Array:

@@ -82,12 +82,12 @@ def verify(
         raise InputRefused(f"there is no test {unknown[0]!r:.40}", key="only", expected=f"of {', '.join(TEST_TITLES)}")
     context = Context(subject=subject, nthread=nthread, seed=seed, **seams)
     total = sum(test.weight for test in TESTS if only is None or test.id in only)
-    reports, finished = [], 0.0
+    reports, finished_weight = [], 0.0
     for test in TESTS:
         if only is not None and test.id not in only:
             reports.append(TestReport(test.id, test.title, SKIP, reason="not asked for"))
             continue
-        part = _PartialProgress(progress or (lambda share, text: None), finished / total, test.weight / total, test.id)
+        part = _PartialProgress(progress or (lambda share, text: None), finished_weight / total, test.weight / total, test.id)
         part(0.0, test.title)
         start_time = time.perf_counter()
         try:
@@ -99,7 +99,7 @@ def verify(
             reason, wall_sec = f"the test itself failed: {type(error).__name__}: {error}", time.perf_counter() - start_time
             report = TestReport(test.id, test.title, FAIL, reason, wall_sec=wall_sec)
         reports.append(report)
-        finished += test.weight
+        finished_weight += test.weight
     if progress is not None:
         progress(1.0, "verified")
     return Verification(subject=subject.to_dict(), tests=tuple(reports))

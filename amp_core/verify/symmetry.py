@@ -85,8 +85,8 @@ def yaw_invariance(context: Context) -> TestReport:
     worst = {path: (0.0, "") for path in expected}
     angles = (*QUARTER_TURNS, HALF_TURN, *HEADINGS)
     for angle in angles:
-        rotated = features_by_path(*rotate_states(robot, qpos, qvel, math.radians(angle)))
-        for path, features in rotated.items():
+        rotated_features = features_by_path(*rotate_states(robot, qpos, qvel, math.radians(angle)))
+        for path, features in rotated_features.items():
             error = relative_error(features, expected[path])
             if path == "observe":
                 error *= certainty[:, None]
@@ -94,26 +94,26 @@ def yaw_invariance(context: Context) -> TestReport:
             if not largest <= worst[path][0]:
                 dimension = robot.layout.names[int(np.argmax(np.nan_to_num(error, nan=np.inf).max(axis=0)))]
                 worst[path] = (largest, f"turned by {angle:g}°, dimension {dimension}")
-    for path, (value, where) in worst.items():
+    for path, (value, place) in worst.items():
         limit = SUSPICIOUS if path == "observe" else ROUNDING
         note = "relative; in float32, times the heading's length on the ground" if path == "observe" else "relative"
         reason = (
-            f"the features of {path} change when the robot is {where}: they depend on the heading. Is a velocity left in "
+            f"the features of {path} change when the robot is {place}: they depend on the heading. Is a velocity left in "
             "the world frame, or the yaw taken from something that knows only some headings?"
         )
-        findings.check(f"assembly.{path}", value, "<=", limit, where=where, note=note, reason=reason)
-    simulated = check_rotated_simulations(findings, context, clips)
+        findings.check(f"assembly.{path}", value, "<=", limit, where=place, note=note, reason=reason)
+    simulation_text = check_rotated_simulations(findings, context, clips)
     path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
     return findings.report(
         f"every recorded state of {len(clips)} clips turned by {', '.join(f'{angle:g}°' for angle in angles)} and assembled "
-        f"again{path}; {simulated}"
+        f"again{path}; {simulation_text}"
     )
 
 
 def check_rotated_simulations(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
     """Every clip simulated in every heading, beside the original; the sentence for the report."""
     robot = context.subject.robot
-    sampled = sample(clips, TURNED_FRAMES)
+    pairs = sample(clips, TURNED_FRAMES)
     pyramidal = has_pyramidal_cone(robot.model)
     # (friction cone, heading in °, whether agreement is required)
     plans: list[tuple[str, float, bool]] = [("own", angle, True) for angle in (HALF_TURN, *QUARTER_TURNS)]
@@ -121,13 +121,13 @@ def check_rotated_simulations(findings: Findings, context: Context, clips: Seque
     if pyramidal:
         plans += [("elliptic", angle, True) for angle in (QUARTER_TURNS[0], *HEADINGS)]
     evidence: list[dict[str, Any]] = []
-    for number, (cone, angle, required) in enumerate(plans):
+    for number, (cone, angle, is_required) in enumerate(plans):
         comparisons = []
-        for n, (clip, frames) in enumerate(sampled):
-            context.progress((number + n / len(sampled)) / len(plans), f"{clip.name} turned by {angle:g}°")
+        for n, (clip, frames) in enumerate(pairs):
+            context.progress((number + n / len(pairs)) / len(plans), f"{clip.name} turned by {angle:g}°")
             model = robot.scaled_model(clip.recipe.physics)
             model = with_elliptic_cone(model) if cone == "elliptic" else model
-            comparison = compare_rotated(robot, model, Drive.of(clip, frames), math.radians(angle), restart=required)
+            comparison = compare_rotated(robot, model, Drive.of(clip, frames), math.radians(angle), restart=is_required)
             comparisons.append(comparison)
             evidence.append(
                 {
@@ -144,19 +144,19 @@ def check_rotated_simulations(findings: Findings, context: Context, clips: Seque
         name = f"simulated.{cone}.{angle:g}deg"
         note = (
             "frames until a simulation that was turned once and left alone differs; rounding grows, too"
-            if required
+            if is_required
             else "told, not asked: the sides of MuJoCo's friction pyramid lie in fixed directions of the world, so that a "
             "robot turned by other than quarter turns meets other friction"
         )
-        alone = float(np.median([comparison.alone for comparison in comparisons]))
-        where = f"median of {len(comparisons)} clips"
-        findings.add(Row(f"{name}.alone", alone, PASS, unit="frame", where=where, note=note))
-        if required:
-            check_agreement(findings, name, angle, [clip.name for clip, _ in sampled], comparisons)
+        alone_frames = float(np.median([comparison.alone for comparison in comparisons]))
+        place = f"median of {len(comparisons)} clips"
+        findings.add(Row(f"{name}.alone", alone_frames, PASS, unit="frame", where=place, note=note))
+        if is_required:
+            check_agreement(findings, name, angle, [clip.name for clip, _ in pairs], comparisons)
     findings.figures["turned"] = evidence
     elsewhere = ", with the elliptic cone on both sides where the pyramid has a direction" if pyramidal else ""
     return (
-        f"{describe_sample(sampled, context.subject.clips)} simulated again in every heading, turned anew every {ANEW_FRAMES} "
+        f"{describe_sample(pairs, context.subject.clips)} simulated again in every heading, turned anew every {ANEW_FRAMES} "
         f"frames and after every break{elsewhere}"
     )
 
@@ -192,8 +192,8 @@ def check_agreement(
     chaos, crosswise = sum(c.chaos for c in comparisons), sum(c.crosswise for c in comparisons)
     note = f"clips that leave {YAW_SIMULATED:g} where no contact explains it; explained: {chaos} breaks by contacts"
     note += f", {crosswise} after the robot touched itself" if crosswise else ""
-    where = f"clip {breaks[0][0]}" if breaks else ""
-    findings.check(f"{name}.unexplained", len(breaks), "==", 0, where=where, note=note)
+    place = f"clip {breaks[0][0]}" if breaks else ""
+    findings.check(f"{name}.unexplained", len(breaks), "==", 0, where=place, note=note)
     if breaks and not any("simulated again" in reason for reason in findings.reasons):
         clip, (frame, difference, dimension) = breaks[0]
         findings.add_reason(
@@ -201,12 +201,12 @@ def check_agreement(
             f"{frame}, and no contact explains it: the physics or the controls know a direction (wind, a tilted floor, a force "
             "that pulls sideways?)"
         )
-    agreed = sum(c.agreed for c in comparisons) / max(1, sum(c.frames for c in comparisons))
-    longest, required = max(c.span for c in comparisons), min(SPAN, max(c.frames for c in comparisons))
-    note = f"the longest run of frames within {YAW_SIMULATED:g}; {agreed:.1%} of all frames agree"
-    passed = findings.check(f"{name}.span", longest, ">=", required, unit="frame", note=note, warn=crosswise > 0)
-    if not passed and not breaks:
-        findings.add_reason(f"turned by {angle:g}°, no clip agrees for {required} frames: too little to tell")
+    agreement = sum(c.agreed for c in comparisons) / max(1, sum(c.frames for c in comparisons))
+    longest, required_span = max(c.span for c in comparisons), min(SPAN, max(c.frames for c in comparisons))
+    note = f"the longest run of frames within {YAW_SIMULATED:g}; {agreement:.1%} of all frames agree"
+    is_pass = findings.check(f"{name}.span", longest, ">=", required_span, unit="frame", note=note, warn=crosswise > 0)
+    if not is_pass and not breaks:
+        findings.add_reason(f"turned by {angle:g}°, no clip agrees for {required_span} frames: too little to tell")
 
 
 def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restart: bool) -> Comparison:
@@ -217,8 +217,8 @@ def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restar
         else the comparison ends with the first difference.
     """
     straight = Loop(robot, model, drive)
-    alone: Loop | None = Loop(robot, model, drive.rotate_yaw(robot, angle))
-    rotated = Loop(robot, model, drive.rotate_yaw(robot, angle)) if restart else None
+    free_loop: Loop | None = Loop(robot, model, drive.rotate_yaw(robot, angle))
+    rotated_loop = Loop(robot, model, drive.rotate_yaw(robot, angle)) if restart else None
     frames = len(drive.ctrl)
     pyramid_rotates = has_pyramidal_cone(model) and abs(math.cos(angle)) < 1.0 - 1e-12
     result = Comparison(frames, alone=frames)
@@ -231,29 +231,29 @@ def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restar
         return compute_features(robot, qpos[None], qvel[None], no_contacts)[0, moving]
 
     for k in range(frames):
-        loops = [loop for loop in (straight, rotated, alone) if loop is not None]
+        loops = [loop for loop in (straight, rotated_loop, free_loop) if loop is not None]
         for loop in loops:
             loop.begin_frame()
         for _ in range(robot.substeps):
-            states = [(loop.data.qpos.copy(), loop.data.qvel.copy()) for loop in loops[:2]] if rotated is not None else []
+            states = [(loop.data.qpos.copy(), loop.data.qvel.copy()) for loop in loops[:2]] if rotated_loop is not None else []
             for loop in loops:
                 loop.substep()
-            if rotated is not None:
-                if not contacts_differ and not has_same_contacts(straight, rotated):
+            if rotated_loop is not None:
+                if not contacts_differ and not has_same_contacts(straight, rotated_loop):
                     # Other contacts excuse a break only if the states agreed until then.
                     expected, actual = (features(*state) for state in states)
                     contacts_differ = float(relative_error(actual, expected).max()) <= _EQUAL_STATES
                 touched_itself = touched_itself or (pyramid_rotates and straight.touches_itself())
         expected = features(straight.data.qpos, straight.data.qvel)
-        if alone is not None:
-            error = relative_error(features(alone.data.qpos, alone.data.qvel), expected)
+        if free_loop is not None:
+            error = relative_error(features(free_loop.data.qpos, free_loop.data.qvel), expected)
             if not float(error.max()) <= YAW_SIMULATED:
-                result.alone, alone = k, None
-                if rotated is None:
+                result.alone, free_loop = k, None
+                if rotated_loop is None:
                     return Comparison(k + 1, alone=k, agreed=k, span=k)
-        if rotated is None:
+        if rotated_loop is None:
             continue
-        error = relative_error(features(rotated.data.qpos, rotated.data.qvel), expected)
+        error = relative_error(features(rotated_loop.data.qpos, rotated_loop.data.qvel), expected)
         since_restart += 1
         if float(error.max()) <= YAW_SIMULATED:
             result.agreed += 1
@@ -270,7 +270,7 @@ def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restar
             elif result.unexplained is None:
                 worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
                 result.unexplained = (k, float(error[worst]), robot.layout.names[worst])
-        rotated = Loop(robot, model, drive.tail(k + 1, straight.data).rotate_yaw(robot, angle))
+        rotated_loop = Loop(robot, model, drive.tail(k + 1, straight.data).rotate_yaw(robot, angle))
         since_restart, contacts_differ, touched_itself = 0, False, False
     if not restart:
         result.agreed = result.span = frames
@@ -288,26 +288,26 @@ def quaternion_sign(context: Context) -> TestReport:
         return findings.skip("no clip has a frame")
     robot, side = context.subject.robot, context.policy_side
     qpos, qvel, contacts = (stack_rows(clips, key) for key in ("qpos", "qvel", "foot_contacts"))
-    flipped = flip_quaternions(robot, qpos)
+    flipped_qpos = flip_quaternions(robot, qpos)
 
     def check_equal(name: str, values: Floats, expected: Floats, names: Sequence[str] = ()) -> None:
         error = relative_error(values, expected)
         worst = int(np.argmax(np.nan_to_num(error, nan=np.inf).max(axis=0)))
-        where = f"dimension {names[worst]}" if names else f"column {worst}"
+        place = f"dimension {names[worst]}" if names else f"column {worst}"
         reason = (
-            f"{name} gives other numbers for −q than for q, worst in {where}: the quaternion is used where only its "
+            f"{name} gives other numbers for −q than for q, worst in {place}: the quaternion is used where only its "
             "rotation may be (a lone w or z, a half angle, an unsigned acos)"
         )
-        findings.check(name, float(error.max()), "==", 0.0, where=where, reason=reason)
+        findings.check(name, float(error.max()), "==", 0.0, where=place, reason=reason)
 
     names = robot.layout.names
-    features, of_flipped = (compute_features(robot, poses, qvel, contacts) for poses in (qpos, flipped))
+    features, of_flipped = (compute_features(robot, poses, qvel, contacts) for poses in (qpos, flipped_qpos))
     check_equal("extract", features, of_flipped, names)
     if side is None:
         findings.add(Row("policy", None, SKIP, note=NO_JAX))
     else:
         inputs = PolicyInputs.of(robot, clips)
-        observations = {path: tuple(side.observations(path, poses, qvel) for poses in (qpos, flipped)) for path in PATHS}
+        observations = {path: tuple(side.observations(path, poses, qvel) for poses in (qpos, flipped_qpos)) for path in PATHS}
         for path, (obs, flipped_obs) in observations.items():
             check_equal(path, obs, flipped_obs)
         for path in PATHS:
@@ -316,10 +316,10 @@ def quaternion_sign(context: Context) -> TestReport:
         estimate, of_flipped = (side.contacts(obs, inputs.height) for obs in observations["observe_host"])
         check_equal("estimate_contacts", estimate, of_flipped)
     check_flipped_motions(findings, context, clips)
-    sampled = sample(clips, TURNED_FRAMES)
-    largest, where = 0.0, ""
-    for number, (clip, frames) in enumerate(sampled):
-        context.progress(number / len(sampled), f"simulating {clip.name} from −q")
+    pairs = sample(clips, TURNED_FRAMES)
+    largest, worst_place = 0.0, ""
+    for number, (clip, frames) in enumerate(pairs):
+        context.progress(number / len(pairs), f"simulating {clip.name} from −q")
         model, drive = robot.scaled_model(clip.recipe.physics), Drive.of(clip, frames)
         touching = clip.arrays["foot_contacts"][:frames]
         expected, from_flipped = (
@@ -328,15 +328,15 @@ def quaternion_sign(context: Context) -> TestReport:
         )
         error = float(relative_error(from_flipped, expected).max())
         if not error <= largest:
-            largest, where = error, f"clip {clip.name}"
-    reason = f"{where}: a simulation that starts from −q moves otherwise (by {largest:.2g})"
-    findings.check("simulation", largest, "==", 0.0, where=where, note="started from −q", reason=reason)
+            largest, worst_place = error, f"clip {clip.name}"
+    reason = f"{worst_place}: a simulation that starts from −q moves otherwise (by {largest:.2g})"
+    findings.check("simulation", largest, "==", 0.0, where=worst_place, note="started from −q", reason=reason)
     path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
     if side is None:
         findings.add_reason(f"the numpy path alone was tested: {NO_JAX}")
     return findings.report(
         f"−q for q in every recorded state of {len(clips)} clips through every path{path}, in the motions that were "
-        f"conditioned, and in the start of {describe_sample(sampled, context.subject.clips)} simulated again"
+        f"conditioned, and in the start of {describe_sample(pairs, context.subject.clips)} simulated again"
     )
 
 
@@ -348,25 +348,25 @@ def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[
     if not pairs:
         findings.add(Row("conditioning", None, SKIP, note="no clip's source is at hand"))
         return
-    largest, where = 0.0, ""
+    largest, place = 0.0, ""
     q = slice(robot.root_qpos_adr + 3, robot.root_qpos_adr + 7)
     for clip, motion in pairs:
         expected = condition(motion, robot)
         every_third = np.where(np.arange(motion.num_frames) % 3 == 1, -1.0, 1.0)
         for signs in (-np.ones_like(every_third), every_third):
-            flipped = condition(replace(motion, root_rot=motion.root_rot * signs[:, None]), robot)
-            rotation = flipped.root_rot * np.sign((flipped.root_rot * expected.root_rot).sum(axis=1, keepdims=True))
-            start = flipped.initial_qpos.copy()
+            flipped_clip = condition(replace(motion, root_rot=motion.root_rot * signs[:, None]), robot)
+            rotation = flipped_clip.root_rot * np.sign((flipped_clip.root_rot * expected.root_rot).sum(axis=1, keepdims=True))
+            start = flipped_clip.initial_qpos.copy()
             start[q] *= np.sign(start[q] @ expected.initial_qpos[q])
             error = max(
                 max_magnitude(rotation - expected.root_rot),
-                max_magnitude(flipped.root_pos - expected.root_pos),
-                max_magnitude(flipped.dof_pos - expected.dof_pos),
+                max_magnitude(flipped_clip.root_pos - expected.root_pos),
+                max_magnitude(flipped_clip.dof_pos - expected.dof_pos),
                 max_magnitude(start - expected.initial_qpos),
-                max_magnitude(flipped.initial_qvel - expected.initial_qvel),
+                max_magnitude(flipped_clip.initial_qvel - expected.initial_qvel),
             )
             if not error <= largest:
-                largest, where = error, f"clip {clip.name}"
+                largest, place = error, f"clip {clip.name}"
     note = "all signs turned, and those of every third frame"
-    reason = f"{where}: conditioning a motion with other signs gives another clip (by {largest:.2g})"
-    findings.check("conditioning", largest, "==", 0.0, where=where, note=note, reason=reason)
+    reason = f"{place}: conditioning a motion with other signs gives another clip (by {largest:.2g})"
+    findings.check("conditioning", largest, "==", 0.0, where=place, note=note, reason=reason)
