@@ -43,8 +43,8 @@ class Attempt:
     def of(cls, number: int, verdict: Verdict) -> Attempt:
         """The attempt with this number and verdict. A metric without a value misses no goal."""
         metrics = verdict.quality_metrics
-        figures = {name: metrics[name] for name in TRACKED_GOALS if name in metrics}
-        shares = {name: share_of_goal(name, value) for name, value in figures.items() if value is not None}
+        values = {name: metrics[name] for name in TRACKED_GOALS if name in metrics}
+        shares = {name: share_of_goal(name, value) for name, value in values.items() if value is not None}
         return cls(
             attempt=number,
             tier=verdict.tier,
@@ -52,7 +52,7 @@ class Attempt:
             # The metrics of a simulation that stopped early do not count.
             worst=max(shares.values(), default=0.0) if metrics["finite_frame_rate"] == 1.0 else _WORST,
             missed=tuple(name for name, share in shares.items() if share > 1.0),
-            figures=figures,
+            figures=values,
         )
 
     @property

@@ -122,8 +122,8 @@ def _only_channels_collide(model: Any, foot: Foot) -> bool:
     """Whether nothing on the foot's body but its channel geoms can touch anything."""
     first = int(model.body_geomadr[foot.body])
     rest = set(range(first, first + int(model.body_geomnum[foot.body]))) - set(foot.geoms)
-    paired = {int(geom) for geom in (*model.pair_geom1, *model.pair_geom2)}
-    return not any(model.geom_contype[geom] or model.geom_conaffinity[geom] or geom in paired for geom in rest)
+    pair_geoms = {int(geom) for geom in (*model.pair_geom1, *model.pair_geom2)}
+    return not any(model.geom_contype[geom] or model.geom_conaffinity[geom] or geom in pair_geoms for geom in rest)
 
 
 def add_force_sensor(spec: Any, name: str, ground: str, geom: str, *, count: bool = False) -> None:
@@ -185,7 +185,7 @@ def replace_sensors(robot: Robot, source: Any, add_sensors: Callable[[Any, Mappi
 
 def _copy_physics(robot: Robot, source: Any, model: Any) -> None:
     """Copies every physical field of `source`, which is the same model at some physics scale, into `model`."""
-    changed = PhysicsFailed(
+    change_error = PhysicsFailed(
         "the model file has changed since the robot was loaded",
         file=str(robot.model_path),
         expected="the model that its digest names",
@@ -200,7 +200,7 @@ def _copy_physics(robot: Robot, source: Any, model: Any) -> None:
             continue
         value, target = getattr(source, field), getattr(model, field)
         if np.shape(value) != np.shape(target):
-            raise changed
+            raise change_error
         target[...] = value
     if (model.nq, model.nv, model.nu, model.na) != (source.nq, source.nv, source.nu, source.na):
-        raise changed
+        raise change_error

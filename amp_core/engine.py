@@ -41,10 +41,10 @@ def check_engine(engine: str | None, core: str | None) -> None:
             remedy=f"To score here: pip uninstall -y mujoco mujoco-core && {INSTALL}. To keep mujoco {engine}: "
             f"pip uninstall -y mujoco mujoco-core && pip install mujoco=={engine}; pull and load_dataset need no MuJoCo",
         )
-    name, installed = ("mujoco", engine) if shares_folder else ("mujoco-core", core)
-    if installed is not None and not _release(SUPPORTED[0]) <= _release(installed) < _release(SUPPORTED[1]):
+    name, release = ("mujoco", engine) if shares_folder else ("mujoco-core", core)
+    if release is not None and not _release(SUPPORTED[0]) <= _release(release) < _release(SUPPORTED[1]):
         raise EngineRefused(
-            f"{name} {installed} is installed, and results of other versions than the supported ones cannot be compared",
+            f"{name} {release} is installed, and results of other versions than the supported ones cannot be compared",
             expected=f"mujoco-core from {SUPPORTED[0]} on and below {SUPPORTED[1]}",
             remedy=f"pip uninstall -y {name} && {INSTALL}, or score in an environment of its own; "
             "pull and load_dataset need no MuJoCo",
@@ -61,14 +61,14 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _installed(distribution: str) -> str | None:
+def _installed_version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
         return None
 
 
-check_engine(_installed("mujoco"), _installed("mujoco-core"))
+check_engine(_installed_version("mujoco"), _installed_version("mujoco-core"))
 
 import mujoco  # noqa: E402
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError  # noqa: E402

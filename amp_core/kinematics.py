@@ -168,8 +168,8 @@ class FootTracker:
                 # Written out: quicker than a matrix product of this shape, and no BLAS that may add in another order elsewhere.
                 for i, axis in enumerate(axes):
                     x, y, z = xmat[:, foot.body, 3 * axis : 3 * axis + 3, None].swapaxes(0, 1)
-                    rotated = x * corners[:, 0] + y * corners[:, 1] + z * corners[:, 2]
-                    coordinates[i, rows] = rotated + xpos[:, foot.body, axis, None]
+                    offsets = x * corners[:, 0] + y * corners[:, 1] + z * corners[:, 2]
+                    coordinates[i, rows] = offsets + xpos[:, foot.body, axis, None]
         return feet
 
     def _body_poses(self, qpos: Array) -> tuple[Array, Array]:

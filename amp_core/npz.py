@@ -93,13 +93,13 @@ class NpzWriter:
         file_name = f"{name}.npy"
         if not name or name != name.strip() or any(c in name for c in "/\\:\0") or file_name in self._archive.namelist():
             raise ValueError(f"not a member name, or a second member of that name: {name!r}")
-        stored = _stored_dtype(name, np.dtype(dtype))
+        stored_dtype = _stored_dtype(name, np.dtype(dtype))
         header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": stored.str, "fortran_order": False, "shape": shape})
-        large = header.tell() + math.prod(shape) * stored.itemsize > zipfile.ZIP64_LIMIT
+        np.lib.format.write_array_header_1_0(header, {"descr": stored_dtype.str, "fortran_order": False, "shape": shape})
+        large = header.tell() + math.prod(shape) * stored_dtype.itemsize > zipfile.ZIP64_LIMIT
         # The room for ZIP64 counts in every member, so that its size does not change where the data lies.
-        fixed = self._archive.start_dir + _LOCAL_HEADER + len(file_name.encode()) + _ZIP64_EXTRA + _PAD_MIN
-        pad = _PAD_MIN + -fixed % ALIGNMENT + (0 if large else _ZIP64_EXTRA)
+        fixed_size = self._archive.start_dir + _LOCAL_HEADER + len(file_name.encode()) + _ZIP64_EXTRA + _PAD_MIN
+        pad = _PAD_MIN + -fixed_size % ALIGNMENT + (0 if large else _ZIP64_EXTRA)
         info = zipfile.ZipInfo(file_name)  # Of 1980-01-01, the earliest day that a zip can hold.
         info.create_system = 3  # Unix, whose permissions are in the high half of the attributes.
         info.external_attr = 0o100644 << 16
@@ -107,7 +107,7 @@ class NpzWriter:
         stream = self._archive.open(info, "w", force_zip64=large)
         info.flag_bits |= _UTF8_NAME  # zipfile writes the local header once more when the stream is closed.
         stream.write(header.getvalue())
-        self._member = _Member(name, info, stream, shape, stored)
+        self._member = _Member(name, info, stream, shape, stored_dtype)
 
     def write(self, rows: ArrayLike) -> None:
         """Append rows, shape (k, …), to the member that was begun; an array without rows (shape `()`) is written whole."""
@@ -269,8 +269,8 @@ def _read_header(path: Path, stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[
     if dtype.hasobject or dtype.kind not in _KINDS or any(size < 0 for size in shape):
         raise _refuse(path, f"member {name!r} holds {dtype}, which would need pickle")
     size = math.prod(shape) * dtype.itemsize
-    stored = info.compress_type == zipfile.ZIP_STORED
-    if info.file_size != stream.tell() + size or (stored and info.header_offset + info.file_size > path.stat().st_size):
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    if info.file_size != stream.tell() + size or (is_stored and info.header_offset + info.file_size > path.stat().st_size):
         raise _refuse(path, f"member {name!r} declares {size} bytes of data that are not there")
     return shape, fortran, dtype, size
 

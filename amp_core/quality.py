@@ -233,8 +233,8 @@ def contact_warnings(contacts: npt.NDArray[Any], robot: Robot) -> list[dict[str,
             rows.append(("always_on", name, rate, 0.95, f"{name} touches in {rate:.1%} of the frames"))
         if rate < 0.05:
             rows.append(("always_off", name, rate, 0.05, f"{name} touches in {rate:.1%} of the frames only"))
-    grounded = np.all([touching[:, foot.channels].any(axis=1) for foot in robot.feet], axis=0)
-    rate = int(grounded.sum()) / len(touching)
+    is_grounded = np.all([touching[:, foot.channels].any(axis=1) for foot in robot.feet], axis=0)
+    rate = int(is_grounded.sum()) / len(touching)
     if rate > 0.8:
         rows.append(("all_feet_grounded", None, rate, 0.8, f"all feet are on the ground in {rate:.1%} of the frames"))
     return [dict(zip(("kind", "channel", "rate", "threshold", "message"), row, strict=True)) for row in rows]

@@ -133,7 +133,7 @@ class ClipBuckets:
     replayed: tuple[Outcome, ...] = ()
 
     def to_dict(self, scales: Sequence[PhysicsScale]) -> dict[str, Any]:
-        replayed: Sequence[Outcome | None] = self.replayed or [None] * len(self.outcomes)
+        replays: Sequence[Outcome | None] = self.replayed or [None] * len(self.outcomes)
         return {
             "name": self.name,
             "source_digest": self.source_digest,
@@ -141,7 +141,7 @@ class ClipBuckets:
             "duration_sec": self.duration_sec,
             "buckets": [
                 {"name": scale.name, **json_data(outcome), "replay": json_data(replay)}
-                for scale, outcome, replay in zip(scales, self.outcomes, replayed, strict=True)
+                for scale, outcome, replay in zip(scales, self.outcomes, replays, strict=True)
             ],
         }
 
@@ -201,9 +201,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings, a sum a bucket, and every clip with its buckets in the same order."""
-        replayed: Sequence[BucketSum | None] = [None] * len(self.buckets)
+        replay_sums: Sequence[BucketSum | None] = [None] * len(self.buckets)
         if self.clips and self.clips[0].replayed:
-            replayed = self.sums(replayed=True)
+            replay_sums = self.sums(replayed=True)
         return {
             "robot": self.robot,
             "robot_digest": self.robot_digest,
@@ -216,7 +216,7 @@ class Comparison:
                     **total.to_dict(),
                     "replay": None if replay is None else replay.to_dict(),
                 }
-                for scale, total, replay in zip(self.buckets, self.sums(), replayed, strict=True)
+                for scale, total, replay in zip(self.buckets, self.sums(), replay_sums, strict=True)
             ],
             "clips": [clip.to_dict(self.buckets) for clip in self.clips],
         }
@@ -243,30 +243,30 @@ def compare(
     Raises:
       MotionRefused, RecipeRefused: as `score`.
     """
-    ordered = _sort_scales(scales)
-    share = (1.0 - _REPLAYED_SHARE if replay else 1.0) / len(ordered)
+    sorted_scales = _sort_scales(scales)
+    share = (1.0 - _REPLAYED_SHARE if replay else 1.0) / len(sorted_scales)
     canonical: list[Score] = []
     canonical_frames: list[Bools] = []
     outcomes: list[list[Outcome]] = []
-    for i, scale in enumerate(ordered):
+    for i, scale in enumerate(sorted_scales):
         bucket_progress = scale_progress(progress, share * i, share * (i + 1), f"{scale.name}: ")
         scores = score(motions, robot, replace(recipe, physics=scale), nthread=nthread, progress=bucket_progress)
         if i == 0:
             canonical, canonical_frames = scores, [_tier_0_frames(clip, clip.frames) for clip in scores]
         # Of the other buckets only the metrics are kept: their arrays would be as many times the memory.
         outcomes.append([Outcome.of(clip, clip.rollout, frames) for clip, frames in zip(scores, canonical_frames, strict=True)])
-    replayed: list[list[Outcome]] = []
+    replays: list[list[Outcome]] = []
     if replay:
         # All buckets in one batch, a clip after the other within each.
         clips = [condition(motion, robot) for motion in motions]
         rollouts = generate(
             robot,
-            clips * len(ordered),
-            [replace(clip.rollout.recipe, physics=scale) for scale in ordered for clip in canonical],
+            clips * len(sorted_scales),
+            [replace(clip.rollout.recipe, physics=scale) for scale in sorted_scales for clip in canonical],
             nthread=nthread,
-            plans=[clip.rollout.plan for clip in canonical] * len(ordered),
+            plans=[clip.rollout.plan for clip in canonical] * len(sorted_scales),
         )
-        replayed = [
+        replays = [
             [
                 Outcome.of(judge(rollout, robot), rollout, frames)
                 for rollout, frames in zip(rollouts[i : i + len(clips)], canonical_frames, strict=True)
@@ -279,7 +279,7 @@ def compare(
         robot=robot.name,
         robot_digest=robot.digest,
         recipe=replace(recipe, physics=PhysicsScale()),
-        buckets=ordered,
+        buckets=sorted_scales,
         clips=tuple(
             ClipBuckets(
                 name=clip.name,
@@ -287,7 +287,7 @@ def compare(
                 frames=clip.frames,
                 duration_sec=clip.duration_sec,
                 outcomes=tuple(row[i] for row in outcomes),
-                replayed=tuple(row[i] for row in replayed),
+                replayed=tuple(row[i] for row in replays),
             )
             for i, clip in enumerate(canonical)
         ),

@@ -11,7 +11,7 @@ from typing import Any
 
 from amp_core.errors import InputRefused
 
-__all__ = ["MAX_REASON", "TEST_IDS", "TEST_TITLES", "check_waivers", "parse_tests", "skipped"]
+__all__ = ["MAX_REASON", "TEST_IDS", "TEST_TITLES", "check_waivers", "parse_tests", "skip_report"]
 
 TEST_TITLES: Mapping[str, str] = {
     "1A": "feature assembly",
@@ -74,7 +74,7 @@ def check_waivers(waivers: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str],
     return tuple({"test": test, "reason": reasons[test]} for test in TEST_IDS if test in reasons)
 
 
-def skipped(test: str, reason: str) -> dict[str, Any]:
+def skip_report(test: str, reason: str) -> dict[str, Any]:
     """The report of a test that was not run, in the form of `TestReport.to_dict()`."""
     name = f"{test} {TEST_TITLES[test]}"
     empty: dict[str, Any] = {"measured": "", "rows": [], "figures": {}, "wall_sec": 0.0}

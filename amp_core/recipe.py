@@ -84,7 +84,7 @@ _CHECKS: dict[type, Any] = {int: _integer, tuple: _numbers}
 """The checks of settings by the type of their defaults; that of others is `_number`."""
 
 
-def _ranged(default: Any, low: float, high: float) -> Any:
+def _bounded_field(default: Any, low: float, high: float) -> Any:
     """A dataclass field with a default and the range that `_check_ranges` holds it to."""
     return field(default=default, metadata={"range": (low, high)})
 
@@ -160,9 +160,9 @@ class PhysicsScale:
       damping: factor on every joint's damping.
     """
 
-    friction: float = _ranged(1.0, *SCALE_RANGE)
-    mass: float = _ranged(1.0, *SCALE_RANGE)
-    damping: float = _ranged(1.0, *SCALE_RANGE)
+    friction: float = _bounded_field(1.0, *SCALE_RANGE)
+    mass: float = _bounded_field(1.0, *SCALE_RANGE)
+    damping: float = _bounded_field(1.0, *SCALE_RANGE)
 
     def __post_init__(self) -> None:
         _check_ranges(self, "physics")
@@ -277,23 +277,23 @@ class Planner:
       cost: the weights.
     """
 
-    samples: int = _ranged(64, 16, MAX_SAMPLES)
-    horizon_sec: float = _ranged(0.8, 0.1, 4.0)
-    replan_sec: float = _ranged(0.08, 0.001, 4.0)
-    step_sec: float = _ranged(0.007, 0.0005, 0.02)
-    rounds: int = _ranged(1, 1, 64)
-    first_rounds: int = _ranged(6, 1, 256)
-    noise_rad: float = _ranged(0.1, 1e-4, 1.0)
-    noise_correlation: float = _ranged(0.8, 0.0, 0.999)
-    ridge: float = _ranged(0.1, 1e-6, 1e3)
-    pooling: float = _ranged(1.0, 0.0, 1.0)
-    discard: float = _ranged(0.15, 0.0, 0.9)
-    damping: tuple[float, ...] = _ranged((0.1, 1.0, 10.0), 1e-6, 1e6)
-    step_lengths: tuple[float, ...] = _ranged((1.0, 0.4), 1e-3, 1.0)
-    branches: int = _ranged(2, 1, 64)
-    branch_sec: float = _ranged(0.48, 0.001, 60.0)
-    attempts: int = _ranged(3, 1, MAX_ATTEMPTS)
-    attempt_growth: float = _ranged(2.0, 1.0, 8.0)
+    samples: int = _bounded_field(64, 16, MAX_SAMPLES)
+    horizon_sec: float = _bounded_field(0.8, 0.1, 4.0)
+    replan_sec: float = _bounded_field(0.08, 0.001, 4.0)
+    step_sec: float = _bounded_field(0.007, 0.0005, 0.02)
+    rounds: int = _bounded_field(1, 1, 64)
+    first_rounds: int = _bounded_field(6, 1, 256)
+    noise_rad: float = _bounded_field(0.1, 1e-4, 1.0)
+    noise_correlation: float = _bounded_field(0.8, 0.0, 0.999)
+    ridge: float = _bounded_field(0.1, 1e-6, 1e3)
+    pooling: float = _bounded_field(1.0, 0.0, 1.0)
+    discard: float = _bounded_field(0.15, 0.0, 0.9)
+    damping: tuple[float, ...] = _bounded_field((0.1, 1.0, 10.0), 1e-6, 1e6)
+    step_lengths: tuple[float, ...] = _bounded_field((1.0, 0.4), 1e-3, 1.0)
+    branches: int = _bounded_field(2, 1, 64)
+    branch_sec: float = _bounded_field(0.48, 0.001, 60.0)
+    attempts: int = _bounded_field(3, 1, MAX_ATTEMPTS)
+    attempt_growth: float = _bounded_field(2.0, 1.0, 8.0)
     cost: TrackingCost = TrackingCost()
 
     def __post_init__(self) -> None:

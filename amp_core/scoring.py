@@ -194,18 +194,18 @@ def _score_auto(
         for clip, rollout in zip(clips, rollouts, strict=True)
     ]
     worth_planning = [i for i, result in enumerate(triages) if result.worth_planning]
-    tracked: dict[int, Score] = {}
+    tracked_scores: dict[int, Score] = {}
     if worth_planning:
-        planned = _score_mode([clips[i] for i in worth_planning], robot, recipe.stage("tracked"), nthread, planning, 0.0)
-        tracked = dict(zip(worth_planning, planned, strict=True))
+        planned_scores = _score_mode([clips[i] for i in worth_planning], robot, recipe.stage("tracked"), nthread, planning, 0.0)
+        tracked_scores = dict(zip(worth_planning, planned_scores, strict=True))
     scores = []
     for i, rollout in enumerate(rollouts):
         modes = [rollout]
-        if i in tracked:
+        if i in tracked_scores:
             # The suggestion to plan has been followed.
             modes = [
                 replace(mode, diagnosis=mode.diagnosis and mode.diagnosis.without("use_tracked"))
-                for mode in (rollout, tracked[i])
+                for mode in (rollout, tracked_scores[i])
             ]
         best = min(range(len(modes)), key=lambda k: (modes[k].merit_order, -k))
         auto = Auto(recipe, triages[i], tuple(modes), best)

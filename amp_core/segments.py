@@ -195,8 +195,8 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
                 [partial(_cap, _prefix(frames), share) for frames, share in shares],
             )
         case "height_std", ">":
-            centred = series.height - series.height.mean()
-            return [partial(_std_bound, _prefix(centred), _prefix(centred**2), threshold)], []
+            deviation = series.height - series.height.mean()
+            return [partial(_std_bound, _prefix(deviation), _prefix(deviation**2), threshold)], []
         case "joint_rmse_rad", "<=":
             return [partial(_mean_bound, _prefix(-series.joint_error), -(threshold**2))], []
     return [], []

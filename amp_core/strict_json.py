@@ -122,8 +122,8 @@ class _Numbers:
             return self._refuse(f"a number of {len(text)} characters", f"at most {_MAX_DIGITS} digits")
         value = float(text)
         if math.isinf(value):
-            quoted = ascii(text[:24]) + "…" * (len(text) > 24)
-            return self._refuse(f"the number {quoted} is too large for a float64", "finite numbers")
+            ascii_text = ascii(text[:24]) + "…" * (len(text) > 24)
+            return self._refuse(f"the number {ascii_text} is too large for a float64", "finite numbers")
         return value
 
     def parse_int(self, text: str) -> int | float:

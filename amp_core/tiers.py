@@ -119,8 +119,8 @@ class GateSpec:
         if value is not None and ideal is not None:
             nearest = threshold[value >= ideal] if isinstance(threshold, tuple) else threshold
             margin = min(1.0, max(0.0, (value - nearest) / (ideal - nearest)))
-        passed = value is not None and holds(value, self.op, threshold)
-        return Gate(self.name, value, threshold, self.op, passed, self.tier, margin)
+        is_pass = value is not None and holds(value, self.op, threshold)
+        return Gate(self.name, value, threshold, self.op, is_pass, self.tier, margin)
 
 
 @dataclass(frozen=True)
@@ -264,14 +264,14 @@ def classify(
       height_range: (low, high) m, the robot's.
     """
     gates = tuple(spec.evaluate(metrics, mode, height_range) for spec in profile.for_mode(mode))
-    failed = [gate for gate in gates if not gate.passed]
-    levels = {gate.tier for gate in failed}
+    failed_gates = [gate for gate in gates if not gate.passed]
+    levels = {gate.tier for gate in failed_gates}
     if levels <= {Tier.TIER_1}:
         tier, reason = Tier.TIER_0, "All Tier 0 gates passed"
     elif levels == {Tier.TIER_0}:
-        tier, reason = Tier.TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in failed)
+        tier, reason = Tier.TIER_1, "Tier 1, not Tier 0: " + "; ".join(gate.explain() for gate in failed_gates)
     else:
-        tier, reason = Tier.REJECTED, "Rejected: " + "; ".join(_explain_all(failed))
+        tier, reason = Tier.REJECTED, "Rejected: " + "; ".join(_explain_all(failed_gates))
     margins = [gate.margin for gate in gates if gate.tier != Tier.TIER_1 and gate.margin is not None]
     score = sum(margins) / len(margins) if tier == Tier.TIER_0 and margins else 0.0
     return Classification(tier=tier, tier_reason=reason, gates=gates, score=score)

@@ -86,9 +86,9 @@ def triage(
     # A profile that lets a foot stand all the time needs no footwork.
     if contact is not None and standing > ALWAYS_STANDING and not holds(standing, contact.op, contact.resolve((0.0, 0.0))):
         lacks.append(Lack("footwork", "a foot is meant to stand in every frame; a walking reference lifts each of them"))
-    saturated, fell = metrics.get("actuator_saturation_rate"), metrics.get("fell_at_frame")
-    if saturated is not None and saturated > SATURATED_SHARE:
-        lacks.append(Lack("actuator_limits", f"actuators are at their force limit for {saturated:.0%} of the time"))
+    saturation, fell = metrics.get("actuator_saturation_rate"), metrics.get("fell_at_frame")
+    if saturation is not None and saturation > SATURATED_SHARE:
+        lacks.append(Lack("actuator_limits", f"actuators are at their force limit for {saturation:.0%} of the time"))
     if fell is not None:
         lacks.append(Lack("balance", f"driven open loop the robot falls at {fell * dt:.2f} s"))
     if report.root_frame.suspect:

@@ -23,7 +23,7 @@ __all__ = ["ApiClient", "JobProgress"]
 JobProgress = Callable[[dict[str, Any]], None]
 """Called with a job whenever it has changed."""
 
-_FINISHED = frozenset({"succeeded", "failed", "quarantined", "cancelled"})
+_END_STATES = frozenset({"succeeded", "failed", "quarantined", "cancelled"})
 _MB = 1 << 20
 
 
@@ -201,7 +201,7 @@ class ApiClient:
                 if progress is not None and job != last:
                     progress(job)
                 last = job
-                if job.get("state") in _FINISHED:
+                if job.get("state") in _END_STATES:
                     return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise Unavailable(
@@ -215,7 +215,7 @@ class ApiClient:
         """The job at first, and then with each of its events, until they end or fail."""
         job = self.get_job(job_id)
         yield job
-        if job.get("state") in _FINISHED:
+        if job.get("state") in _END_STATES:
             return
         remaining = 60.0 if deadline is None else max(0.1, deadline - time.monotonic())
         # The read timeout ends the wait for an idle stream, so that the deadline holds; the caller comes back.
@@ -229,7 +229,7 @@ class ApiClient:
                     data = parse_json(event.data) if event.data else None
                     if isinstance(data, dict) and "state" in data:
                         yield data
-                        if data["state"] in _FINISHED:
+                        if data["state"] in _END_STATES:
                             return
                     if deadline is not None and time.monotonic() >= deadline:
                         return

@@ -35,10 +35,10 @@ __all__ = ["Cache", "resolve_cache_dir"]
 
 log = logging.getLogger("amp_core.client")
 
-_STALLED = 15.0  # Seconds without progress in a peer's download after which this process starts its own.
+_STALL_SEC = 15.0  # Seconds without progress in a peer's download after which this process starts its own.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # File systems without fsync.
-_DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_DENIAL_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def resolve_cache_dir(cache_dir: str | os.PathLike[str] | None) -> Path:
@@ -62,7 +62,7 @@ class Cache:
         key = f"{url.scheme}://{netloc}{url.path.rstrip('/')}"
         readable = re.sub(r"[^0-9a-z.]+", "_", netloc.lower())[:60]
         self._refs = root / "refs" / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-        self._unsynced: list[Path] = []
+        self._new_files: list[Path] = []
 
     def blob(self, digest: str) -> Path:
         """Where the file of this digest is, or would be."""
@@ -84,9 +84,9 @@ class Cache:
         path = self._refs / name / f"{label}.json"
         try:
             write_file(path, canonical_json(value))
-            self._unsynced.append(path)
+            self._new_files.append(path)
         except OSError as error:
-            if error.errno not in _DENIED | _FULL:
+            if error.errno not in _DENIAL_CODES | _FULL:
                 raise self.failure(error) from error
             log.warning("the cache %s cannot be written (%s); going on without", self.root, error.strerror)
 
@@ -120,7 +120,7 @@ class Cache:
                 return self.blob(digest).exists()
             if peers != sizes:
                 sizes, last_progress = peers, time.monotonic()
-            elif time.monotonic() - last_progress > _STALLED:
+            elif time.monotonic() - last_progress > _STALL_SEC:
                 return False
             time.sleep(0.1)
         return True
@@ -131,7 +131,7 @@ class Cache:
         blob.parent.mkdir(parents=True, exist_ok=True)
         partial.chmod(0o444)
         publish_file(partial, blob)
-        self._unsynced.append(blob)
+        self._new_files.append(blob)
         return blob
 
     def sync(self) -> Future[None]:
@@ -140,7 +140,7 @@ class Cache:
         Every load verifies, so that a file which a loss of power has damaged is downloaded again. A file that the disk does not
         take is removed and logged; the future's result is then an `Unavailable`.
         """
-        paths, self._unsynced = self._unsynced, []
+        paths, self._new_files = self._new_files, []
         pool = ThreadPoolExecutor(1, "ampref-sync")
         future = pool.submit(self._sync, paths)
         pool.shutdown(wait=False)
@@ -168,9 +168,12 @@ class Cache:
     def failure(self, error: OSError, size: int | None = None) -> Unavailable:
         """The readable error for a cache folder that cannot be used, for example for a file of `size` bytes."""
         if error.errno in _FULL:
-            what, remedy = f"there is no room{f' for {size:,} bytes' if size else ''} in the cache", "Make room"
+            cause, remedy = f"there is no room{f' for {size:,} bytes' if size else ''} in the cache", "Make room"
         else:
-            what, remedy = f"the cache cannot be written ({error.strerror or error})", "Make it writable"
+            cause, remedy = f"the cache cannot be written ({error.strerror or error})", "Make it writable"
         return Unavailable(
-            what, file=str(self.root), expected="a folder with room", remedy=f"{remedy}, or set AMPREF_CACHE to another folder."
+            cause,
+            file=str(self.root),
+            expected="a folder with room",
+            remedy=f"{remedy}, or set AMPREF_CACHE to another folder.",
         )

@@ -51,7 +51,7 @@ def load_dataset(
 
     Args and Raises: as for `pull`.
     """
-    pulled = pull(
+    version = pull(
         spec,
         url=url,
         manifest_sha256=manifest_sha256,
@@ -62,18 +62,18 @@ def load_dataset(
         transport=transport,
     )
     if manifest_sha256 is None:
-        log.info('%s==%s: pin it with manifest_sha256="%s"', pulled.name, pulled.version, pulled.manifest_sha256)
+        log.info('%s==%s: pin it with manifest_sha256="%s"', version.name, version.version, version.manifest_sha256)
     try:
-        data = Dataset(pulled)
+        data = Dataset(version)
     except FileNotFoundError:
-        pulled.wait_for_disk()  # Raises the reason where the disk did not take a file.
+        version.wait_for_disk()  # Raises the reason where the disk did not take a file.
         raise
     # Only now: the disk has worked while the rows were hashed.
-    pulled.wait_for_disk()
+    version.wait_for_disk()
     return data
 
 
-class _Sampled(ABC):
+class _RowSampler(ABC):
     """Rows that can be sampled: those of a version, or of a part of it."""
 
     _mapped: NDArray[np.float32]  # (N, F): all rows of the version.
@@ -131,7 +131,7 @@ class _Sampled(ABC):
         return np.asarray(self._mapped[rows]), np.asarray(self._mapped[rows + 1])
 
 
-class Dataset(_Sampled):
+class Dataset(_RowSampler):
     """The rows of a locked version and what belongs to them.
 
     Attributes:
@@ -221,9 +221,9 @@ class Dataset(_Sampled):
         normal = (self._check_features(x) - self.mean) / self.scale
         if clip:
             contacts = self.block("foot_contacts")
-            unclipped = normal[..., contacts].copy()
+            normal_contacts = normal[..., contacts].copy()
             np.clip(normal, -3.0, 3.0, out=normal)
-            normal[..., contacts] = unclipped
+            normal[..., contacts] = normal_contacts
         return normal
 
     def denormalize(self, z: ArrayLike) -> NDArray[np.float32]:
@@ -321,7 +321,7 @@ class Dataset(_Sampled):
         )
 
 
-class DatasetPart(_Sampled):
+class DatasetPart(_RowSampler):
     """Some complete clips of a version. Normalized with the version's own statistics, so that parts compare.
 
     Attributes:

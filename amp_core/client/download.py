@@ -102,20 +102,20 @@ def download(
       IntegrityError: the service sent other bytes than the digest promises; none of them is kept.
       Unavailable: the service cannot be reached (what came is kept, to resume from), or the cache cannot hold the file.
     """
-    adopted = 0
+    num_adopted = 0
     try:
         with cache.partials.create(remote.digest) as (partial, descriptor):
             cache.partials.sweep(partial)
             with closing(_Writer(descriptor, remote, progress)) as writer:
                 if adopt and remote.size is not None:
-                    adopted = _adopt(cache, remote, partial, writer)
+                    num_adopted = _adopt(cache, remote, partial, writer)
                 _receive(connection, remote, writer)
                 writer.finish()
             return cache.publish(partial, remote.digest)
     except OSError as error:
         raise cache.failure(error, remote.size) from error
     except IntegrityError:
-        if not adopted:
+        if not num_adopted:
             raise
     # The bytes that were left behind may have been wrong.
     return download(connection, cache, remote, progress, adopt=False)
@@ -135,7 +135,7 @@ class _Writer:
         self._descriptor = descriptor
         self._remote = remote
         self._progress = progress
-        self._reported = 0
+        self._reported_position = 0
         self._limit = remote.size if remote.size is not None else _UNKNOWN_LIMIT
         self._sha = hashlib.sha256()
         # SHA-256 needs the blocks in order, which one thread keeps. A second one is no faster: the kernel lets no two threads
@@ -143,7 +143,7 @@ class _Writer:
         self._pool = ThreadPoolExecutor(1, "ampref-verify")
         self._pending: deque[Future[None]] = deque()
         self._chunks: list[bytes] = []
-        self._filled = 0
+        self._filled_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Add the next bytes. Raises what the thread has raised."""
@@ -155,14 +155,14 @@ class _Writer:
                 remedy="Ask the service's operator to verify its blobs.",
             )
         while data:
-            room = BLOCK_SIZE - self._filled
+            room = BLOCK_SIZE - self._filled_bytes
             chunk, data = data[:room], data[room:]
             self._chunks.append(chunk)
-            self._filled += len(chunk)
+            self._filled_bytes += len(chunk)
             self.position += len(chunk)
-            if self._filled == BLOCK_SIZE:
+            if self._filled_bytes == BLOCK_SIZE:
                 self._dispatch()
-        if self.position - self._reported >= _STEP_FORWARD:
+        if self.position - self._reported_position >= _STEP_FORWARD:
             self._report()
 
     def finish(self) -> None:
@@ -190,11 +190,11 @@ class _Writer:
         """Stop the thread; an unfinished block is written, so that the next download can resume from it."""
         self._pool.shutdown(wait=True)
         with suppress(OSError):
-            self._write(b"".join(self._chunks), self.position - self._filled)
+            self._write(b"".join(self._chunks), self.position - self._filled_bytes)
 
     def _dispatch(self) -> None:
-        chunks, offset = self._chunks, self.position - self._filled
-        self._chunks, self._filled = [], 0
+        chunks, offset = self._chunks, self.position - self._filled_bytes
+        self._chunks, self._filled_bytes = [], 0
         self._pending.append(self._pool.submit(self._check_and_write, chunks, offset))
         while len(self._pending) > _MOST_PENDING or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
@@ -214,25 +214,25 @@ class _Writer:
             view, offset = view[count:], offset + count
 
     def _report(self) -> None:
-        self._reported = self.position
+        self._reported_position = self.position
         if self._progress is not None:
             self._progress(self.position, self._remote.size or 0)
 
 
 def _adopt(cache: Cache, remote: RemoteFile, partial: Path, writer: _Writer) -> int:
     """Copy the intact beginning of what an interrupted download of the same file has left behind; how many bytes it has."""
-    claimed = cache.partials.claim(remote.digest, partial)
-    if claimed is None or remote.size is None:
+    partial_path = cache.partials.claim(remote.digest, partial)
+    if partial_path is None or remote.size is None:
         return 0
     try:
         # Another machine may just have swept it away.
-        with suppress(FileNotFoundError), open(claimed, "rb") as file:
+        with suppress(FileNotFoundError), open(partial_path, "rb") as file:
             while block := file.read(min(BLOCK_SIZE, remote.size - writer.position)):
                 if not remote.has_block(block, writer.position):
                     break
                 writer.write(block)
     finally:
-        claimed.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)
     log.info("resuming %s at %d bytes", remote.path, writer.position)
     return writer.position
 

@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_URL", "Connection", "Retry", "RetryableError", "resolve_url"
 log = logging.getLogger("amp_core.client.retry")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 120.0
 _PROBLEM_BYTES = 1 << 20
 
@@ -73,10 +73,10 @@ def resolve_url(url: str | None) -> str:
     """`url`, else `$AMPREF_URL`, else this machine's port 8000; without a slash at the end."""
     text = (url or os.environ.get("AMPREF_URL") or DEFAULT_URL).strip().rstrip("/")
     try:
-        parsed = httpx2.URL(text)
+        address = httpx2.URL(text)
     except httpx2.InvalidURL:
-        parsed = httpx2.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or len(text.split()) != 1:
+        address = httpx2.URL("")
+    if address.scheme not in ("http", "https") or not address.host or len(text.split()) != 1:
         raise InputRefused(
             f"{text[:200]!r} is not the address of a service",
             key="url",
@@ -161,18 +161,18 @@ class Connection:
         """
         path = path.lstrip("/")
         timeout = httpx2.Timeout(retry.read, connect=retry.connect)
-        answered = False
+        has_response = False
         try:
             with self._client.stream(method, path, timeout=timeout, **options) as response:
                 if not response.is_success:
                     raise _refuse(response, f"{self.url}/{path}", repeatable)
-                answered = True
+                has_response = True
                 yield response
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise RetryableError(self._unreachable(error)) from error
         except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError) as error:
             failure = self._unreachable(error)
-            if answered:
+            if has_response:
                 failure = Unavailable(
                     f"the transfer of {self.url}/{path} broke off ({str(error) or type(error).__name__})",
                     remedy="Try again; if it repeats, look into the service's log.",
@@ -232,7 +232,7 @@ def _refuse(response: httpx2.Response, address: str, repeatable: bool) -> Ampref
     """The error of an unsuccessful response, as a `RetryableError` where another try may mend it."""
     error = _read_problem(response, address)
     wait = _parse_retry_after(response.headers.get("retry-after"))
-    if response.status_code not in _RETRIED or isinstance(error, IntegrityError):  # Damaged bytes stay damaged.
+    if response.status_code not in _RETRY_STATUSES or isinstance(error, IntegrityError):  # Damaged bytes stay damaged.
         return error
     asks_to_wait = response.status_code in (429, 503) and wait is not None
     if not (repeatable or asks_to_wait) or (wait is not None and wait > _LONGEST_WAIT):
@@ -262,8 +262,8 @@ def _read_problem(response: httpx2.Response, address: str) -> AmprefError:
             body += chunk
             if len(body) > _PROBLEM_BYTES:
                 break
-        parsed = read_json(body)
-        facts = parsed if isinstance(parsed, dict) else {}
+        document = read_json(body)
+        facts = document if isinstance(document, dict) else {}
     except (ValueError, httpx2.HTTPError):
         pass
     status = response.status_code

@@ -22,7 +22,7 @@ __all__ = ["Partials", "machine_key"]
 
 log = logging.getLogger("amp_core.client")
 
-_ABANDONED = 3600.0  # Seconds without a write after which a partial file of another machine counts as left behind.
+_ABANDONED_SEC = 3600.0  # Seconds without a write after which a partial file of another machine counts as left behind.
 _FORGOTTEN = 86_400.0  # Seconds after which a left-behind partial file of any version is removed.
 _NAME = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.\d+\.[0-9a-f]{12}")
 
@@ -69,13 +69,15 @@ class Partials:
           partial: this process's new partial file, whose time stamp is the present time of the file server.
         """
         current = partial.stat().st_mtime
-        abandoned = [(stat.st_size, path) for path, stat in self._list(digest) if _is_abandoned(path, current - stat.st_mtime)]
-        for _, path in sorted(abandoned, reverse=True):
-            claimed = self._new_path(digest)
+        abandoned_files = [
+            (stat.st_size, path) for path, stat in self._list(digest) if _is_abandoned(path, current - stat.st_mtime)
+        ]
+        for _, path in sorted(abandoned_files, reverse=True):
+            claimed_path = self._new_path(digest)
             with suppress(OSError):
-                os.rename(path, claimed)
-                os.utime(claimed)  # A fresh time stamp keeps it from being swept.
-                return claimed
+                os.rename(path, claimed_path)
+                os.utime(claimed_path)  # A fresh time stamp keeps it from being swept.
+                return claimed_path
         return None
 
     def sweep(self, partial: Path) -> None:
@@ -129,4 +131,4 @@ def _is_abandoned(path: Path, idle: float) -> bool:
             return True
         except OSError:
             pass  # It lives and belongs to another user.
-    return idle > _ABANDONED
+    return idle > _ABANDONED_SEC

@@ -68,17 +68,17 @@ class Resolver:
         return resolution
 
     def _find(self) -> Resolution:
-        cached = self._read_cache()
+        cached_resolution = self._read_cache()
         if self._connection is not None:
             # With the cache to fall back on, a service that does not answer costs one quick try.
-            retry = self._connection.retry if cached is None else self._connection.retry.impatient()
+            retry = self._connection.retry if cached_resolution is None else self._connection.retry.impatient()
             try:
                 return self._ask(self._connection, retry)
             except Unavailable as error:
-                if cached is None:
+                if cached_resolution is None:
                     raise
                 log.warning("%s; using the cache", error.what)
-        if cached is None:
+        if cached_resolution is None:
             if self._spec.version is not None:
                 digest = _read_digest(self._cache.read_ref(self._spec.name, self._spec.version))
                 self._check_pin(digest or self._pin, self._spec.version)
@@ -90,10 +90,10 @@ class Resolver:
             )
         if self._spec.alias is not None:
             _warn(
-                f"{self._spec} was not looked up: no service was asked. It last meant version {cached.version}; "
-                f"write {self._spec.name}=={cached.version} to pin it."
+                f"{self._spec} was not looked up: no service was asked. It last meant version {cached_resolution.version}; "
+                f"write {self._spec.name}=={cached_resolution.version} to pin it."
             )
-        return cached
+        return cached_resolution
 
     def _read_cache(self) -> Resolution | None:
         """The version as this cache knows it."""

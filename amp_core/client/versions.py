@@ -130,7 +130,7 @@ def pull(
       FeatureCodeMismatch: this machine computes features with other code.
       Unavailable: no service and no complete cache, or no room.
     """
-    parsed = parse_spec(spec)
+    version_spec = parse_spec(spec)
     pin = None if manifest_sha256 is None else check_digest(manifest_sha256, "manifest_sha256")
     address = resolve_url(url)
     if offline is None:
@@ -138,18 +138,18 @@ def pull(
     cache = Cache(resolve_cache_dir(cache_dir), address)
     connection = None if offline else Connection(address, retry=retry, transport=transport)
     try:
-        resolution = Resolver(parsed, connection, cache, pin).resolve()
-        name, version = parsed.name, resolution.version
+        resolution = Resolver(version_spec, connection, cache, pin).resolve()
+        name, version = version_spec.name, resolution.version
         names = file_names(version)
-        obtain = partial(_obtain, str(parsed), connection if resolution.online else None, cache)
+        obtain = partial(_obtain, str(version_spec), connection if resolution.online else None, cache)
         base = f"v1/datasets/{name}/versions/{version}/files"
-        downloaded = obtain(RemoteFile(f"{base}/{names.manifest}", resolution.manifest))
+        downloaded_bytes = obtain(RemoteFile(f"{base}/{names.manifest}", resolution.manifest))
         manifest = read_manifest(cache.blob(resolution.manifest), name, version)
         _check_feature_code(manifest)
         stats = _describe_file(manifest, "normalization_stats", f"{base}/{names.normalization_stats}")
         features = _describe_file(manifest, "features", f"{base}/{names.features}")
-        downloaded += obtain(stats)
-        downloaded += obtain(features, progress)
+        downloaded_bytes += obtain(stats)
+        downloaded_bytes += obtain(features, progress)
     finally:
         if connection is not None:
             connection.close()
@@ -178,7 +178,7 @@ def pull(
         manifest=paths[names.manifest],
         yanked=resolution.yanked,
         yank_reason=resolution.yank_reason,
-        downloaded_bytes=downloaded,
+        downloaded_bytes=downloaded_bytes,
         disk=cache.sync(),
     )
 
@@ -193,19 +193,19 @@ def _obtain(
       connection: None when no service can be asked.
     """
     blob = cache.blob(remote.digest)
-    damaged = blob.exists()
-    if damaged:
+    is_damaged = blob.exists()
+    if is_damaged:
         if is_intact(blob, remote):
             return 0
         log.warning("%s in the cache is damaged; downloading it again", blob)
     if connection is None:
-        raise (IntegrityError if damaged else NotFound)(
-            f"the cached file is {'damaged' if damaged else 'missing'} and no service can be asked",
+        raise (IntegrityError if is_damaged else NotFound)(
+            f"the cached file is {'damaged' if is_damaged else 'missing'} and no service can be asked",
             file=str(blob),
             expected=remote.digest,
             remedy=f"Run 'ampref pull {spec}' where the service can be reached, with the same cache.",
         )
-    if not damaged and cache.wait_for_peer(remote.digest) and is_intact(blob, remote):
+    if not is_damaged and cache.wait_for_peer(remote.digest) and is_intact(blob, remote):
         return 0
     return download(connection, cache, remote, progress).stat().st_size
 
@@ -234,11 +234,11 @@ def _describe_file(manifest: Mapping[str, Any], kind: str, path: str) -> RemoteF
 
 
 def _check_feature_code(manifest: Mapping[str, Any]) -> None:
-    installed, locked = feature_code_hash(), manifest["feature_code_hash"]
-    if installed != locked:
+    code_hash, expected = feature_code_hash(), manifest["feature_code_hash"]
+    if code_hash != expected:
         release = manifest.get("generator_version")
         raise FeatureCodeMismatch(
-            f"{manifest['name']}=={manifest['version']} was locked with feature code {locked}; this machine has {installed}",
+            f"{manifest['name']}=={manifest['version']} was locked with feature code {expected}; this machine has {code_hash}",
             key="feature_code_hash",
             expected="the same code, so that the discriminator compares like with like",
             remedy=f"Install the release that it was locked with (generator version {release}) on this machine, "

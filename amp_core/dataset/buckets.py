@@ -28,14 +28,14 @@ class Bucket:
       scale: the physics of the bucket.
       members: those of the version that were generated in it.
       dim: number of columns, F.
-      hashed: whether to hash the rows; a version's only bucket has the version's own hash.
+      with_hash: whether to hash the rows; a version's only bucket has the version's own hash.
     """
 
-    def __init__(self, scale: PhysicsScale, members: Sequence[Member], dim: int, *, hashed: bool) -> None:
+    def __init__(self, scale: PhysicsScale, members: Sequence[Member], dim: int, *, with_hash: bool) -> None:
         self.scale = scale
         self.members = members
         self.stats = ColumnStats(dim)
-        self._sha = hashlib.sha256() if hashed else None
+        self._sha = hashlib.sha256() if with_hash else None
         self._runs: list[list[int]] = []
 
     def add(self, first: int, rows: NDArray[np.float32]) -> None:
@@ -71,7 +71,8 @@ def make_buckets(members: Sequence[Member], dim: int) -> list[Bucket]:
     """An empty bucket for each physics, the robot's own first."""
     scales = sorted({member.scale for member in members}, key=lambda scale: scale.order)
     return [
-        Bucket(scale, [member for member in members if member.scale == scale], dim, hashed=len(scales) > 1) for scale in scales
+        Bucket(scale, [member for member in members if member.scale == scale], dim, with_hash=len(scales) > 1)
+        for scale in scales
     ]
 
 
@@ -79,12 +80,12 @@ def count_outcome(members: Iterable[Member]) -> dict[str, Any]:
     """The gates' outcome over members: clips and frames by tier, and for each gate how many clips failed it."""
     clips: dict[str, int] = {}
     frames: dict[str, int] = {}
-    failed: dict[str, int] = {}
+    failures: dict[str, int] = {}
     for member in members:
         clips[str(member.tier)] = clips.get(str(member.tier), 0) + 1
         for (start, end), tier in zip(member.ranges, member.tiers, strict=True):
             frames[str(tier)] = frames.get(str(tier), 0) + int(end - start)
         for gate in member.gates:
             name = str(gate["name"])
-            failed[name] = failed.get(name, 0) + (not gate["passed"])
-    return {"clips_by_tier": clips, "frames_by_tier": frames, "clips_failed_by_gate": failed}
+            failures[name] = failures.get(name, 0) + (not gate["passed"])
+    return {"clips_by_tier": clips, "frames_by_tier": frames, "clips_failed_by_gate": failures}

@@ -97,7 +97,7 @@ class Coverage:
         self._steps = 0
         self._last_single: int | None = None  # The foot that last stood alone in this segment.
         self._rows = np.empty((_BUFFER, layout.dim), np.float32)
-        self._buffered = 0
+        self._num_buffered = 0
         self._quantiles = _Quantiles(layout.dim)
         self._moments = _Moments(layout.dim)
         self._poses, self._velocities = _Cells(), _Cells()
@@ -131,16 +131,16 @@ class Coverage:
         tier.sources.add(source.digest)
         self._count_stances(rows)
         while len(rows):
-            room = _BUFFER - self._buffered
+            room = _BUFFER - self._num_buffered
             chunk, rows = rows[:room], rows[room:]
-            self._rows[self._buffered : self._buffered + len(chunk)] = chunk
-            self._buffered += len(chunk)
-            if self._buffered == _BUFFER:
+            self._rows[self._num_buffered : self._num_buffered + len(chunk)] = chunk
+            self._num_buffered += len(chunk)
+            if self._num_buffered == _BUFFER:
                 self._flush()
 
     def _flush(self) -> None:
-        rows = self._rows[: self._buffered]
-        self._buffered = 0
+        rows = self._rows[: self._num_buffered]
+        self._num_buffered = 0
         if not len(rows):
             return
         self._quantiles.add(rows)
@@ -233,8 +233,8 @@ class _Histogram:
 
     def to_dict(self, seconds: Callable[[int], float]) -> dict[str, Any]:
         """The bins from the first to the last with a frame."""
-        used = np.flatnonzero(self._counts)
-        first, last = int(used[0]), int(used[-1])
+        used_bins = np.flatnonzero(self._counts)
+        first, last = int(used_bins[0]), int(used_bins[-1])
         return {
             "unit": self._unit,
             "bin": self._width,
@@ -264,8 +264,8 @@ class _Quantiles:
         """The quantile of every column at `share`: the middle of its slot, within the extremes."""
         values = []
         for column, (least, greatest) in enumerate(zip(self._min.tolist(), self._max.tolist(), strict=True)):
-            reached = np.cumsum(self._counts[column * _SLOTS : (column + 1) * _SLOTS])
-            slot = int(np.searchsorted(reached, math.ceil(share * int(reached[-1]))))
+            cumulative = np.cumsum(self._counts[column * _SLOTS : (column + 1) * _SLOTS])
+            slot = int(np.searchsorted(cumulative, math.ceil(share * int(cumulative[-1]))))
             ascending = (slot << 16) | (1 << 15)
             bits = ascending & 0x7FFFFFFF if ascending >> 31 else ~ascending & 0xFFFFFFFF
             value = float(np.array(bits, np.uint32).view(np.float32))

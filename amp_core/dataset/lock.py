@@ -165,9 +165,9 @@ def lock_bundle(
             "clips": rows.clips,
         }
         partial[names.manifest].write_bytes(canonical_json(manifest))
-        sealed = _publish(partial[names.manifest], folder / names.manifest)
+        manifest_file = _publish(partial[names.manifest], folder / names.manifest)
     counts = len(rows.members), rows.count, len(rows.lengths)
-    return Bundle(features, normalization, sealed, dataset_hash, code_hash, *counts, coverage)
+    return Bundle(features, normalization, manifest_file, dataset_hash, code_hash, *counts, coverage)
 
 
 class _Rows:

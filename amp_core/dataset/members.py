@@ -159,8 +159,8 @@ def sort_members(members: Iterable[Member]) -> list[Member]:
     def key(member: Member) -> tuple[str, str, str]:
         return member.name, member.digest, member.recipe_digest
 
-    ordered = sorted(members, key=key)
-    if not ordered:
+    sorted_members = sorted(members, key=key)
+    if not sorted_members:
         raise InputRefused(
             "the selection holds no clip",
             key="select",
@@ -168,7 +168,7 @@ def sort_members(members: Iterable[Member]) -> list[Member]:
             remedy="Widen the selection, or score more clips: ampref clips lists what there is.",
         )
     previous: Member | None = None
-    for member in ordered:
+    for member in sorted_members:
         if previous is not None and key(previous) == key(member):
             raise InputRefused(
                 f"clip {member.name!r} comes twice with the same recipe",
@@ -178,4 +178,4 @@ def sort_members(members: Iterable[Member]) -> list[Member]:
             )
         member.check()
         previous = member
-    return ordered
+    return sorted_members

@@ -56,8 +56,8 @@ class ColumnStats:
         mantissa = ((bits & 0x7FFFFF) | ((exponent != 0).astype(np.uint32) << 23)).astype(np.int64)
         square = mantissa * mantissa
         slot = (exponent + (np.arange(self._dim, dtype=np.uint32) * _EXPONENTS)).astype(np.intp).ravel()
-        signed = np.where(bits >> 31, -mantissa, mantissa)
-        for total, part in zip(self._sums, (signed, square >> 24, square & _LOW), strict=True):
+        signed_mantissa = np.where(bits >> 31, -mantissa, mantissa)
+        for total, part in zip(self._sums, (signed_mantissa, square >> 24, square & _LOW), strict=True):
             total += np.bincount(slot, weights=part.ravel(), minlength=total.size).astype(np.int64)
         self.count += len(rows)
         np.minimum(self._min, rows.min(axis=0), out=self._min)
@@ -95,10 +95,10 @@ class ColumnStats:
         total = square = 0
         parts: NDArray[Any] = self._sums[:, columns]
         for exponent in np.flatnonzero(parts.any(axis=0)).tolist():
-            signed, high, low = (int(value) for value in parts[:, exponent])
+            mantissa_sum, high, low = (int(value) for value in parts[:, exponent])
             # The value of mantissa m at biased exponent e is m · 2^(max(e, 1) - 150).
             shift = max(exponent, 1)
-            total += signed << shift
+            total += mantissa_sum << shift
             square += ((high << 24) + low) << (2 * shift)
         mean = Fraction(total, self.count << 150)
         return mean, Fraction(self.count * square - total * total, (self.count * self.count) << 300)

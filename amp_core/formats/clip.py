@@ -211,11 +211,11 @@ def check_limits(motion: Motion, limits: Limits) -> None:
         )
     with np.errstate(over="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", motion.root_rot, motion.root_rot))
-    off = np.abs(norms - 1.0) > limits.max_norm_error
-    if off.any():
-        frame = int(np.argmax(off))
+    is_faulty = np.abs(norms - 1.0) > limits.max_norm_error
+    if is_faulty.any():
+        frame = int(np.argmax(is_faulty))
         raise MotionRefused(
-            f"the quaternion's norm is {float(norms[frame]):.4g} ({int(off.sum())} of {frames} are off)",
+            f"the quaternion's norm is {float(norms[frame]):.4g} ({int(is_faulty.sum())} of {frames} are off)",
             file=file,
             key="root_rot",
             frame=frame,

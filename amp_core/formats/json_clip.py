@@ -88,7 +88,7 @@ def _check_costs(body: bytes) -> None:
         _refuse("the JSON holds too many values", f"at most {MAX_VALUES}; use .npz for long clips")
     if body.count(b'"') > 2 * MAX_STRINGS:
         _refuse("the JSON holds too many strings", f"at most {MAX_STRINGS}")
-    escaped = 0
+    escaped_bytes = 0
     start = body.find(b'"')
     while start >= 0:
         match = _STRING.match(body, start)
@@ -98,7 +98,7 @@ def _check_costs(body: bytes) -> None:
         if length > MAX_STRING_BYTES:
             _refuse(f"a string of {length} bytes", f"strings of at most {MAX_STRING_BYTES} bytes")
         if body.find(b"\\", start, match.end()) >= 0:
-            escaped += length
-            if escaped > MAX_ESCAPED_BYTES:
+            escaped_bytes += length
+            if escaped_bytes > MAX_ESCAPED_BYTES:
                 _refuse("the JSON holds too many escaped strings", f"at most {MAX_ESCAPED_BYTES} bytes of strings with '\\'")
         start = body.find(b'"', match.end())

@@ -31,7 +31,7 @@ _CHUNK = 1 << 18
 _END = struct.Struct("<4s4H2LH")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
-_STORED, _DEFLATED = 0, 8
+_METHOD_STORED, _METHOD_DEFLATED = 0, 8
 _UNKNOWN32 = 0xFFFFFFFF
 
 _HEADER = re.compile(
@@ -76,8 +76,8 @@ def read_npz(data: bytes, limits: Limits) -> dict[str, RawArray | str]:
             fields[name] = _read_text(data, member, name)
             continue
         if member.size > budget:
-            what = f"the member unpacks to {member.size} bytes"
-            _refuse(what, f"arrays of at most {limits.max_values} values", key=name)
+            fault = f"the member unpacks to {member.size} bytes"
+            _refuse(fault, f"arrays of at most {limits.max_values} values", key=name)
         budget -= member.size
         fields[name] = parse_npy(_unpack(data, member, name), name)
     return fields
@@ -118,17 +118,17 @@ def _read_directory(data: bytes) -> list[_Member]:
     for _ in range(total):
         if position + _CENTRAL.size > start + size:
             _refuse("the archive's table of contents is cut off")
-        (magic, _, _, flags, method, _, _, crc, packed, unpacked, name_len, extra_len, comment_len, _, _, _, offset) = (
+        (magic, _, _, flags, method, _, _, crc, packed_len, raw_len, name_len, extra_len, comment_len, _, _, _, offset) = (
             _CENTRAL.unpack_from(data, position)
         )
         if magic != b"PK\x01\x02":
             _refuse("the archive's table of contents is damaged")
         if name_len > MAX_NAME_BYTES:
             _refuse(f"a member's name has {name_len} bytes", f"names of at most {MAX_NAME_BYTES} bytes")
-        if _UNKNOWN32 in (packed, unpacked, offset):
+        if _UNKNOWN32 in (packed_len, raw_len, offset):
             _refuse("the archive claims members of 4 GiB or more")
         name = data[position + _CENTRAL.size : position + _CENTRAL.size + name_len]
-        members.append(_Member(name, flags, method, crc, packed, unpacked, offset))
+        members.append(_Member(name, flags, method, crc, packed_len, raw_len, offset))
         position += _CENTRAL.size + name_len + extra_len + comment_len
     if position != start + size:
         _refuse("the archive's table of contents does not fill its size")
@@ -139,9 +139,9 @@ def _unpack(data: bytes, member: _Member, key: str) -> bytes | memoryview:
     """The member's bytes, checked against its declared size and its CRC."""
     if member.flags & 0x1:
         _refuse("the member is encrypted", "a plain archive", key=key)
-    if member.method not in (_STORED, _DEFLATED):
+    if member.method not in (_METHOD_STORED, _METHOD_DEFLATED):
         _refuse(f"the member is packed with zip method {member.method}", "stored or deflated members", key=key)
-    if member.method == _DEFLATED and member.size > max(RATIO_FREE_BYTES, MAX_RATIO * member.packed):
+    if member.method == _METHOD_DEFLATED and member.size > max(RATIO_FREE_BYTES, MAX_RATIO * member.packed):
         _refuse(
             f"the member unpacks to {member.size} bytes from {member.packed}: a zip bomb",
             f"a ratio of at most {MAX_RATIO}",
@@ -153,13 +153,13 @@ def _unpack(data: bytes, member: _Member, key: str) -> bytes | memoryview:
     begin = member.offset + _LOCAL.size + name_len + extra_len
     if begin + member.packed > len(data):
         _refuse("the member reaches past the end of the file", key=key)
-    packed = memoryview(data)[begin : begin + member.packed]
-    if member.method == _STORED:
+    content = memoryview(data)[begin : begin + member.packed]
+    if member.method == _METHOD_STORED:
         if member.packed != member.size:
             _refuse("a stored member declares two sizes", key=key)
-        out: bytes | memoryview = packed
+        out: bytes | memoryview = content
     else:
-        out = _inflate(packed, member.size, key)
+        out = _inflate(content, member.size, key)
     if zlib.crc32(out) != member.crc:
         _refuse("the member's checksum is wrong: the file is damaged", key=key)
     return out

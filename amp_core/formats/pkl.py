@@ -250,12 +250,12 @@ class _Walker:
         self.push(_Global(kind))
 
     def refuse_name(self, module: str, name: str) -> NoReturn:
-        quoted = quote(module[:61] + "." + name[:61], 120).strip("'")
+        quoted_name = quote(module[:61] + "." + name[:61], 120).strip("'")
         if module in ("posix", "nt"):
-            quoted += f" (os.{quote(name).strip(chr(39))})"
+            quoted_name += f" (os.{quote(name).strip(chr(39))})"
         if module.partition(".")[0] == "joblib":
             raise MotionRefused(
-                f"this is a joblib pickle ({quoted}): its arrays are raw bytes between the opcodes",
+                f"this is a joblib pickle ({quoted_name}): its arrays are raw bytes between the opcodes",
                 expected="a plain pickle, .npz, .json or .csv",
                 remedy="Load it with joblib where you trust it, and save the arrays with np.savez",
             )
@@ -264,7 +264,7 @@ class _Walker:
         else:
             hint = _REMEDY
         raise MotionRefused(
-            f"the pickle calls {quoted}; ampref never imports or calls anything that a file names",
+            f"the pickle calls {quoted_name}; ampref never imports or calls anything that a file names",
             expected="a pickled dictionary of numbers and numpy arrays",
             remedy=hint,
         )
@@ -309,10 +309,10 @@ class _Walker:
         if kind == "encode" and len(args) in (1, 2) and isinstance(args[0], str):
             if len(args) == 2 and args[1] not in ("latin1", "latin-1", "iso-8859-1"):
                 self.refuse("it encodes bytes in an unusual way")
-            encoded = self._bytes(args[0])
-            if encoded is None:
+            content = self._bytes(args[0])
+            if content is None:
                 self.refuse("it encodes text that is no bytes")
-            return encoded
+            return content
         if kind in ("bytes", "bytearray") and len(args) <= 2:
             # bytearray(text, "latin-1") is how protocols 0 to 2 write one.
             raw = self._bytes(args[0]) if args else b""

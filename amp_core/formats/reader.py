@@ -132,9 +132,9 @@ def sniff(data: bytes, hint: str | None = None) -> str:
     Raises:
       MotionRefused: none of them.
     """
-    for magic, what in _NOT_READ.items():
+    for magic, description in _NOT_READ.items():
         if data.startswith(magic):
-            raise _unknown(f"its content is {what}")
+            raise _unknown(f"its content is {description}")
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "npz"
     if data[:1] == b"\x80" and data[1:2] <= b"\x08":

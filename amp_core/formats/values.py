@@ -60,16 +60,16 @@ class RawArray:
                 remedy="Save it with np.asarray(..., dtype=np.float64)",
             )
         dtype = np.dtype(self.dtype)
-        declared = math.prod(self.shape) * dtype.itemsize
-        if declared != len(self.data):
+        declared_bytes = math.prod(self.shape) * dtype.itemsize
+        if declared_bytes != len(self.data):
             raise MotionRefused(
-                f"the header declares shape {shape_text(self.shape)} of {self.dtype}, {declared} bytes, but the file has "
+                f"the header declares shape {shape_text(self.shape)} of {self.dtype}, {declared_bytes} bytes, but the file has "
                 f"{len(self.data)}",
                 key=key,
                 expected="as many bytes as the shape needs",
                 remedy="The file is damaged: export it again",
             )
-        flat = np.frombuffer(self.data, dtype=dtype) if declared else np.empty(0, dtype=dtype)
+        flat = np.frombuffer(self.data, dtype=dtype) if declared_bytes else np.empty(0, dtype=dtype)
         return flat.reshape(self.shape, order="F" if self.fortran else "C")
 
 
@@ -79,8 +79,8 @@ def quote(text: object, limit: int = 60) -> str:
         text = text[: limit + 1].decode("latin-1")
     if not isinstance(text, str):
         return describe(text)
-    quoted = ascii(text[:limit])
-    return quoted + "…" if len(text) > limit else quoted
+    ascii_text = ascii(text[:limit])
+    return ascii_text + "…" if len(text) > limit else ascii_text
 
 
 def describe(value: object) -> str:

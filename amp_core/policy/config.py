@@ -114,10 +114,10 @@ class AMPFeatureConfig:
         """
         from amp_core.policy.model import read_tree  # Only this path needs MuJoCo.
 
-        allowed = [f.name for f in fields(cls) if f.default is not MISSING]
-        unknown = sorted(set(options) - set(allowed))
+        optional_names = [f.name for f in fields(cls) if f.default is not MISSING]
+        unknown = sorted(set(options) - set(optional_names))
         if unknown:
-            raise TypeError(f"no option {', '.join(map(repr, unknown))}; there are {', '.join(allowed)}")
+            raise TypeError(f"no option {', '.join(map(repr, unknown))}; there are {', '.join(optional_names)}")
         links, soles = read_tree(robot)
         return cls(
             robot=robot.name,

@@ -279,17 +279,17 @@ def harness_contribution(context: Context) -> TestReport:
             rows = slice(start, stop)
             if start >= min(stop, clip.frames):
                 continue  # Test 4 reports it.
-            interval = f"{place}, frames {start} … {stop}" if clip.ranges else place
-            check_load_gates(findings, clip, gates, interval, load[rows], stab[rows])
+            span = f"{place}, frames {start} … {stop}" if clip.ranges else place
+            check_load_gates(findings, clip, gates, span, load[rows], stab[rows])
             if tier is Tier.TIER_0:
                 worst, limit = float(tilt[rows].max()), gates["max_tilt_deg"].threshold
                 assert isinstance(limit, float)
                 frame = start + int(np.argmax(tilt[rows] > limit))
                 reason = (
-                    f"{interval}: the robot has fallen (tilt {worst:.0f}°, over {limit:g}° from frame {frame} on) and is taken as "
+                    f"{span}: the robot has fallen (tilt {worst:.0f}°, over {limit:g}° from frame {frame} on) and is taken as "
                     "Tier 0: a policy would learn to lie down"
                 )
-                findings.check("max_tilt_deg", worst, "<=", limit, unit="deg", where=interval, reason=reason)
+                findings.check("max_tilt_deg", worst, "<=", limit, unit="deg", where=span, reason=reason)
     findings.figures["clips"] = evidence
     clips = f"{len(context.subject.clips)} clips" + (f", {tier_1_count} of them Tier 1" if tier_1_count else "")
     return findings.report(

@@ -137,14 +137,14 @@ def verify(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str
     names = [member["name"] for member in request["members"]]
     if not any(name.partition("-")[0] in ("fails", "skips", "hangs", "passes") for name in names):
         return HANDLERS["verify"](job_dir, request, report)
-    from amp_core.readiness import TEST_TITLES, skipped
+    from amp_core.readiness import TEST_TITLES, skip_report
 
     report(0.5, "test 6: half")
     if "hangs" in names:
         time.sleep(600)
     tests = []
     for test, title in TEST_TITLES.items():
-        one = skipped(test, TESTS_OFF)
+        one = skip_report(test, TESTS_OFF)
         if test in request["only"]:
             one |= {"status": "PASS", "reason": "", "figures": {"loss": [3.0, 2.0, 1.0]}}
             for name in names:

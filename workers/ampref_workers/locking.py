@@ -15,7 +15,7 @@ from typing import Any
 from amp_core import dataset
 from amp_core.errors import IntegrityError, PhysicsFailed
 from amp_core.npz import mmap_member
-from amp_core.readiness import TEST_IDS, skipped
+from amp_core.readiness import TEST_IDS, skip_report
 from amp_core.robot import Robot
 from amp_core.strict_json import read_json
 from amp_core.verify.checklist import document, outcome
@@ -115,4 +115,4 @@ def _read_verification(job_dir: Path, request: LockRequest) -> dict[str, Any]:
         report: dict[str, Any] = read_json((job_dir / VERIFICATION).read_bytes())
         return report
     subject = {"robot": request.robot.name, "dataset": request.name, "version": request.version}
-    return {"status": "SKIP", "subject": subject, "tests": [skipped(test, TESTS_OFF) for test in TEST_IDS]}
+    return {"status": "SKIP", "subject": subject, "tests": [skip_report(test, TESTS_OFF) for test in TEST_IDS]}
