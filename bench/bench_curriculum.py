@@ -170,8 +170,8 @@ def add_rows(rows: dict[Any, list[dict[str, Any]]], rng: np.random.Generator, in
         )
         scored.append(place | {"mode": mode, "best": 0, "tier": tier, "rollout_id": rollout_id, **metrics})
     if not scored:
-        unscored = {column.name: None for column in t.curriculum.c}
-        scored.append(unscored | place | {"mode": t.UNSCORED})
+        empty_row = {column.name: None for column in t.curriculum.c}
+        scored.append(empty_row | place | {"mode": t.UNSCORED})
     min(scored, key=lambda row: (0, 1, -1, None).index(row["tier"]))["best"] = 1
     rows[t.curriculum].extend(scored)
 
@@ -198,17 +198,17 @@ def draw_metrics(rng: np.random.Generator, tier: int, walking: bool) -> dict[str
 def positions(session: Connection, query: dict[str, Any], rng: random.Random) -> Iterator[str | None]:
     """Cursors of the first page, of one at a random depth and of the last one."""
     yield None
-    listed = ClipQuery(**query)
+    request = ClipQuery(**query)
     clip_id = f"clip_{rng.randrange(session.execute(select(func.count()).select_from(t.clips)).scalar_one()):026d}"
-    column = t.curriculum.c[listed.sort]
+    column = t.curriculum.c[request.sort]
     key = session.execute(select(column).where(t.curriculum.c.clip_id == clip_id, t.curriculum.c.best == 1)).scalar_one()
-    yield encode_cursor(listed, key, clip_id)
-    ends = list_clips(session, ClipQuery(**query | {"descending": not listed.descending})).items
+    yield encode_cursor(request, key, clip_id)
+    ends = list_clips(session, ClipQuery(**query | {"descending": not request.descending})).items
     if ends:
         clip = ends[-1]
         metrics = clip.rollout.metrics if clip.rollout else {}
-        key = getattr(clip, listed.sort) if listed.sort in ("created_at", "duration_sec") else metrics.get(listed.sort)
-        yield encode_cursor(listed, key, clip.id)
+        key = getattr(clip, request.sort) if request.sort in ("created_at", "duration_sec") else metrics.get(request.sort)
+        yield encode_cursor(request, key, clip.id)
 
 
 def measure(catalog: Catalog, case: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -300,8 +300,8 @@ def main() -> int:
             passes &= slowest <= limit_ms
             groups[group] = {"worst_p99_ms": slowest, "cases": results}
         document[catalog.dialect] = groups
-    required = {"one_filter_p99_ms": ONE_FILTER_MS, "several_filters_p99_ms": SEVERAL_FILTERS_MS}
-    print(json.dumps({"name": "curriculum", "figures": document, "required": required, "passed": passes}))
+    requirements = {"one_filter_p99_ms": ONE_FILTER_MS, "several_filters_p99_ms": SEVERAL_FILTERS_MS}
+    print(json.dumps({"name": "curriculum", "figures": document, "required": requirements, "passed": passes}))
     return 0 if passes else 1
 
 

@@ -95,7 +95,7 @@ def main() -> int:
     with jax.default_device(jax.devices("cpu")[0]):
         times = measure(sides(robot, args.envs), args.rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    figures: dict[str, Any] = {
+    measures: dict[str, Any] = {
         "envs": args.envs,
         "features": robot.layout.dim,
         "jax": jax.__version__,
@@ -103,16 +103,16 @@ def main() -> int:
         "least_us": {name: round(min(values) * 1e6, 1) for name, values in times.items()},
         "ratio": {name: round(value / medians[BASELINE], 3) for name, value in medians.items() if name != BASELINE},
     }
-    passed = medians[BOUND] <= LIMIT_RATIO * medians[BASELINE]
+    is_pass = medians[BOUND] <= LIMIT_RATIO * medians[BASELINE]
     for name in times:
-        ratio = f", {figures['ratio'][name]:.2f} times the baseline" if name != BASELINE else ""
-        print(f"{name}: median {figures['median_us'][name]:.1f} µs, least {figures['least_us'][name]:.1f} µs{ratio}")
-    required = {f"ratio.{BOUND}": f"<= {LIMIT_RATIO:g}"}
-    result = json.dumps({"name": "policy", "figures": figures, "required": required, "passed": passed})
+        ratio = f", {measures['ratio'][name]:.2f} times the baseline" if name != BASELINE else ""
+        print(f"{name}: median {measures['median_us'][name]:.1f} µs, least {measures['least_us'][name]:.1f} µs{ratio}")
+    requirements = {f"ratio.{BOUND}": f"<= {LIMIT_RATIO:g}"}
+    result = json.dumps({"name": "policy", "figures": measures, "required": requirements, "passed": is_pass})
     if args.json:
         args.json.write_text(result + "\n")
     print(result)
-    return 0 if passed else 1
+    return 0 if is_pass else 1
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from amp_core.verify import TESTS, Subject, verify
 from amp_core.verify.report import FAIL, SKIP
 
 PLAIN = ("march_in_place", "side_step", "walk", "walk_backward")
-MIRRORED = ("side_step", "walk")
-TRACKED = ("walk_long_stride", "weight_shift")
+MIRRORED_CLIPS = ("side_step", "walk")
+TRACKED_CLIPS = ("walk_long_stride", "weight_shift")
 SECONDS = 60.0
 LIMIT_SEC = {"1A to 7": 120.0, "smoke": 300.0}
 
@@ -40,14 +40,14 @@ def subject(robot: Robot, threads: int) -> Subject:
         path.stem: read_motion(path, name=path.stem, **reading_options(path)) for path in bundled_motions()
     }
     mirror = Augmentation.parse("mirror")
-    untracked = [motions[name] for name in PLAIN] + [augment(motions[name], robot, mirror) for name in MIRRORED]
-    tracked = [motions[name] for name in TRACKED] + [augment(motions[TRACKED[0]], robot, mirror)]
-    scores = score(untracked, robot, Recipe.for_mode("rollout"), nthread=threads)
-    scores += score(tracked, robot, Recipe.for_mode("tracked"), nthread=threads)
+    untracked_clips = [motions[name] for name in PLAIN] + [augment(motions[name], robot, mirror) for name in MIRRORED_CLIPS]
+    tracked_clips = [motions[name] for name in TRACKED_CLIPS] + [augment(motions[TRACKED_CLIPS[0]], robot, mirror)]
+    scores = score(untracked_clips, robot, Recipe.for_mode("rollout"), nthread=threads)
+    scores += score(tracked_clips, robot, Recipe.for_mode("tracked"), nthread=threads)
     failing = [result.name for result in scores if result.tier != 0]
     if failing:
         raise RuntimeError(f"not Tier 0, as the version's clips must be: {', '.join(failing)}")
-    return Subject.of_scores(scores, untracked + tracked, robot)
+    return Subject.of_scores(scores, untracked_clips + tracked_clips, robot)
 
 
 def main() -> int:
@@ -71,19 +71,19 @@ def main() -> int:
                 print(f"{test.name}: {test.status}, {test.wall_sec:.1f} s {test.reason}")
         print(f"{part}: {wall[part]:.1f} s, at most {LIMIT_SEC[part]:g}")
     complete = all(test["status"] not in (FAIL, SKIP) for test in tests.values())
-    passed = complete and seconds >= SECONDS and all(wall[part] <= LIMIT_SEC[part] for part in parts)
+    is_pass = complete and seconds >= SECONDS and all(wall[part] <= LIMIT_SEC[part] for part in parts)
     result = json.dumps(
         {
             "name": "verify",
             "figures": {"clip_seconds": seconds, "clips": len(version.clips), "wall_sec": wall, "tests": tests},
             "required": {f"wall_sec.{part}": f"<= {bound:g}" for part, bound in LIMIT_SEC.items()},
-            "passed": passed,
+            "passed": is_pass,
         }
     )
     if args.json:
         args.json.write_text(result + "\n")
     print(result)
-    return 0 if passed else 1
+    return 0 if is_pass else 1
 
 
 if __name__ == "__main__":

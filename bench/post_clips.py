@@ -127,16 +127,16 @@ def measure(url: str, server: int, blobs: Path, rate: float, seconds: float, mod
             if cursor is None:
                 break
     times = sorted(ms for ms, _, _ in results)
-    accepted = [job for _, status, job in results if status == 202]
+    accepted_jobs = [job for _, status, job in results if status == 202]
     states = list(jobs.values())
-    stored = {path.parent.name + path.name for path in blobs.glob("sha256/*/*")}
-    unstored = sum(hashlib.sha256(body).hexdigest() not in stored for body in bodies)
+    stored_digests = {path.parent.name + path.name for path in blobs.glob("sha256/*/*")}
+    num_unstored = sum(hashlib.sha256(body).hexdigest() not in stored_digests for body in bodies)
     return {
         "posts": total,
         "rate_per_sec": rate,
-        "accepted": len(accepted),
-        "lost": sum(job not in jobs for job in accepted),
-        "unstored": unstored,
+        "accepted": len(accepted_jobs),
+        "lost": sum(job not in jobs for job in accepted_jobs),
+        "unstored": num_unstored,
         "failed": states.count("failed") + states.count("quarantined"),
         "scored_meanwhile": states.count("succeeded"),
         "children_at_work": round(statistics.fmean(children), 2),

@@ -69,7 +69,7 @@ def closing_object(text: str) -> dict[str, Any] | None:
 
 def run(script: Path) -> dict[str, Any]:
     """Run one benchmark: its name, whether it passed, how long it took, and what it measured."""
-    started = time.monotonic()
+    start = time.monotonic()
     command = [sys.executable, "-m", f"bench.{script.stem}"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=FOLDER.parent, env=os.environ | kernel_variables()
@@ -88,11 +88,11 @@ def run(script: Path) -> dict[str, Any]:
         watchdog.cancel()
         process.kill()
         process.wait()
-    facts = {"name": name_of(script), "passed": code == 0, "seconds": round(time.monotonic() - started, 1)}
-    measured = closing_object(output)
-    if measured is None:
+    facts = {"name": name_of(script), "passed": code == 0, "seconds": round(time.monotonic() - start, 1)}
+    result = closing_object(output)
+    if result is None:
         return facts | {"passed": False, "error": f"it printed no result and exited with {code}"}
-    return facts | {"measured": measured}
+    return facts | {"measured": result}
 
 
 def main() -> int:

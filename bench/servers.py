@@ -114,7 +114,7 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
         data, log = folder / "data", folder / "log"
         as_user: dict[str, Any] = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-        completed = subprocess.run(
+        process = subprocess.run(
             [
                 str(binaries / "initdb"),
                 "-D",
@@ -133,8 +133,8 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
             check=False,
             **as_user,
         )
-        if completed.returncode:
-            raise RuntimeError(f"initdb failed: {completed.stderr[-2000:]}")
+        if process.returncode:
+            raise RuntimeError(f"initdb failed: {process.stderr[-2000:]}")
         parameters = {
             "shared_buffers": "128MB",
             "max_connections": "200",

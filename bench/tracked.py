@@ -58,9 +58,9 @@ def measure(motions: list[Motion], robot: Robot, seed: int, threads: int) -> dic
     """Score motions in both modes; the figures of the table, and the time."""
     plain = {result.name: result for result in score(motions, robot, Recipe.for_mode("rollout"), nthread=threads)}
     start = time.perf_counter()
-    tracked = score(motions, robot, Recipe.for_mode("tracked", seed=seed), nthread=threads)
+    tracked_scores = score(motions, robot, Recipe.for_mode("tracked", seed=seed), nthread=threads)
     wall = time.perf_counter() - start
-    seconds = sum(result.duration_sec for result in tracked)
+    seconds = sum(result.duration_sec for result in tracked_scores)
     return {
         "robot": robot.name,
         "clip_seconds": seconds,
@@ -68,9 +68,9 @@ def measure(motions: list[Motion], robot: Robot, seed: int, threads: int) -> dic
         "sec_per_clip_sec": wall / seconds,
         "tier_0_sec": {
             "rollout": sum(result.duration_sec for result in plain.values() if result.tier == 0),
-            "tracked": sum(result.duration_sec for result in tracked if result.tier == 0),
+            "tracked": sum(result.duration_sec for result in tracked_scores if result.tier == 0),
         },
-        "clips": [_clip(result, plain[result.name].tier, robot) for result in tracked],
+        "clips": [_clip(result, plain[result.name].tier, robot) for result in tracked_scores],
     }
 
 
@@ -154,8 +154,8 @@ def main() -> int:
         results = []
         print(HEADER)
         print("|" + "---|" * (HEADER.count("|") - 1))
-        for paths, source, required in jobs:
-            scores = measure(_read(paths), Robot.load(source), arguments.seed, arguments.threads) | {"required": required}
+        for paths, source, is_required in jobs:
+            scores = measure(_read(paths), Robot.load(source), arguments.seed, arguments.threads) | {"required": is_required}
             show(scores)
             results.append(scores)
     for scores in results:
@@ -165,16 +165,16 @@ def main() -> int:
             f"{scores['sec_per_clip_sec']:.1f} s a second; "
             f"Tier 0: {tier_0['rollout']:.1f} s plain, {tier_0['tracked']:.1f} s tracked"
         )
-    judged = [scores for scores in results if scores["required"]]
-    passed = all(
+    judged_scores = [scores for scores in results if scores["required"]]
+    is_pass = all(
         scores["sec_per_clip_sec"] <= SECONDS_PER_SECOND and all(clip["as_required"] for clip in scores["clips"])
-        for scores in judged
+        for scores in judged_scores
     )
-    document = json.dumps({"threads": arguments.threads, "results": results, "passed": passed})
+    document = json.dumps({"threads": arguments.threads, "results": results, "passed": is_pass})
     if arguments.json:
         arguments.json.write_text(document + "\n", encoding="utf-8")
     print(document)
-    return 0 if passed else 1
+    return 0 if is_pass else 1
 
 
 if __name__ == "__main__":

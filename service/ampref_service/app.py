@@ -40,7 +40,7 @@ def create_app(
     notify: Notify = lambda _: None,
     checks: Mapping[str, Callable[[], None]] | None = None,
     background: Callable[[Services], AbstractContextManager[Any]] | None = None,
-    installed: Mapping[str, Robot] | None = None,
+    robots: Mapping[str, Robot] | None = None,
 ) -> FastAPI:
     """The application for `settings`; nothing is opened before its lifespan starts.
 
@@ -49,13 +49,13 @@ def create_app(
         Without it, workers find the job by looking at the table.
       checks: more components for `/readyz`, by name, for example the broker.
       background: entered after everything is open and left before it is closed.
-      installed: the robots, where they are loaded already (`amp_core.robot.load_robots`); else the lifespan loads them.
+      robots: the robots, where they are loaded already (`amp_core.robot.load_robots`); else the lifespan loads them.
     """
     telemetry = Telemetry()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = await anyio.to_thread.run_sync(open_services, settings, notify, installed)
+        services = await anyio.to_thread.run_sync(open_services, settings, notify, robots)
         app.state.services = services
         app.state.checks = {
             "database": functools.partial(check_schema, services.catalog),

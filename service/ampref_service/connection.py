@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
 def mark_requests(app: ASGIApp) -> ASGIApp:
     """`app`, which marks the beginning of each request and the end of its answer on the request's `Connection`."""
 
-    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def marked_app(scope: Scope, receive: Receive, send: Send) -> None:
         connection: Connection | None = scope.get("state", {}).pop(_STATE_KEY, None)
         if connection is None:
             await app(scope, receive, send)
@@ -122,7 +122,7 @@ def mark_requests(app: ASGIApp) -> ASGIApp:
         finally:
             connection.end_request(request)
 
-    return marked
+    return marked_app
 
 
 def _format_bad_request() -> bytes:

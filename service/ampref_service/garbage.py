@@ -24,14 +24,14 @@ def delete_unreferenced(
     if isinstance(store, ObjectBlobStore):
         # A blob that is put again is renewed only above an age, so that much more has to pass.
         grace_sec = max(grace_sec, 2 * RENEW_AFTER_SEC)
-    listed = itertools.takewhile(lambda _: not should_stop(), store.iter_digests())
-    old = (digest for digest, modified in listed if time.time() - modified >= grace_sec)
-    deleted: list[str] = []
+    blobs = itertools.takewhile(lambda _: not should_stop(), store.iter_digests())
+    old = (digest for digest, put_time in blobs if time.time() - put_time >= grace_sec)
+    deletions: list[str] = []
     while batch := list(itertools.islice(old, _BATCH)):
         with catalog.session() as session:
-            unused = blob_refs.unreferenced(session, batch)
+            orphans = blob_refs.unreferenced(session, batch)
         # `delete_older` reads the age again, because a blob may have been put again since it was listed.
-        deleted.extend(digest for digest in sorted(unused) if not should_stop() and store.delete_older(digest, grace_sec))
+        deletions.extend(digest for digest in sorted(orphans) if not should_stop() and store.delete_older(digest, grace_sec))
     if isinstance(store, LocalBlobStore) and not should_stop():
         store.drop_partials(max(grace_sec, 60.0))
-    return deleted
+    return deletions

@@ -305,8 +305,8 @@ class JobQueue:
                     "it was killed, lost its machine or ran out of memory",
                 }
                 states[self._end_attempt(session, job, reason)].append(job_id)
-        requeued, quarantined, cancelled = map(tuple, states.values())
-        return SweepReport(requeued, quarantined, cancelled, self._list_to_wake())
+        requeued_ids, quarantined_ids, cancelled_ids = map(tuple, states.values())
+        return SweepReport(requeued_ids, quarantined_ids, cancelled_ids, self._list_to_wake())
 
     def _list_to_wake(self) -> tuple[str, ...]:
         """The due jobs to ring for, which count as rung for from now on."""

@@ -9,7 +9,7 @@ from ampref_service.catalog import Session, datasets, job_rows, locking, selecti
 from ampref_service.catalog.records import Job, Select, Version
 from ampref_service.services import Services
 
-_LISTED = 5  # Clips that an error names.
+_MAX_LISTED = 5  # Clips that an error names.
 
 
 def request_lock(
@@ -36,19 +36,19 @@ def request_lock(
 def _check_selection(session: Session, select: Select) -> None:
     missing = selection.missing_clips(session, select)
     if missing:
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
         raise InputRefused(
-            f"there is no clip {', '.join(repr(clip) for clip in missing[:_LISTED])}{more} for the robot {select.robot!r}",
+            f"there is no clip {', '.join(repr(clip) for clip in missing[:_MAX_LISTED])}{more} for the robot {select.robot!r}",
             key="select.clips",
             expected="ids or names of clips",
             remedy="GET /v1/clips lists what there is",
         )
-    empty, filled = selection.missing_buckets(session, select)
-    if empty and filled:
+    empty, filled_buckets = selection.missing_buckets(session, select)
+    if empty and filled_buckets:
         raise InputRefused(
             f"nothing of the selection is in the bucket {', '.join(repr(scale.name) for scale in empty)}",
             key="select.buckets",
-            expected=f"of {', '.join(scale.name for scale in filled)}",
+            expected=f"of {', '.join(scale.name for scale in filled_buckets)}",
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
     if next(selection.select_members(session, select, chunk=1), None) is None:

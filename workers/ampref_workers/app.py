@@ -78,10 +78,10 @@ class Worker:
         """Run the oldest job that is due."""
         if self._stop.is_set():
             return "stopping"
-        ended = self.runner.run_once(self._stop.is_set)
-        if ended == "released":
+        ending = self.runner.run_once(self._stop.is_set)
+        if ending == "released":
             self._bell.ring([""])  # For another worker, so that it need not wait for a sweep.
-        return ended
+        return ending
 
     def _ready(self, **_: Any) -> None:
         self._stop.clear()

@@ -148,9 +148,9 @@ def _apply_limits(limits: SandboxLimits) -> Callable[[], None]:
 
 
 def _lower(kind: int, soft: int, hard: int) -> None:
-    allowed = resource.getrlimit(kind)[1]
-    if allowed != resource.RLIM_INFINITY:
-        soft, hard = min(soft, allowed), min(hard, allowed)
+    hard_limit = resource.getrlimit(kind)[1]
+    if hard_limit != resource.RLIM_INFINITY:
+        soft, hard = min(soft, hard_limit), min(hard, hard_limit)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(kind, (soft, hard))
 

@@ -72,8 +72,8 @@ class EmbeddedWorker:
     def _loop(self, runner: Runner) -> None:
         while not self._stop.is_set():
             rings = self._rings
-            ended = runner.run_once(self._stop.is_set)
+            ending = runner.run_once(self._stop.is_set)
             with self._bell:
                 # A ring since the look at the table is not missed: the count has changed.
-                if ended in ("idle", "unavailable") and self._rings == rings and not self._stop.is_set():
+                if ending in ("idle", "unavailable") and self._rings == rings and not self._stop.is_set():
                     self._bell.wait(self._settings.poll_sec)

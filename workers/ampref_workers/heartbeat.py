@@ -74,11 +74,11 @@ class Heartbeat:
                 pause = min(2 * pause, longest)
 
     def _beat(self) -> None:
-        sent: tuple[float, str] | None = None
+        last_progress: tuple[float, str] | None = None
         last = time.monotonic()
         while not self._end.wait(min(_TICK_SEC, self._every_sec)):
             progress = self._progress
-            due = progress != sent or time.monotonic() - last >= self._every_sec - 1e-3
+            due = progress != last_progress or time.monotonic() - last >= self._every_sec - 1e-3
             if not due:
                 with contextlib.suppress(Exception):  # A look, which writes nothing; the next heartbeat logs an error.
                     due = self._queue.cancel_requested(self._claim)
@@ -92,6 +92,6 @@ class Heartbeat:
             except Exception as error:
                 log.warning("heartbeat_failed", error=str(error))
                 continue
-            sent, last = progress, time.monotonic()
+            last_progress, last = progress, time.monotonic()
             if not go_on:
                 self.cancelled = True

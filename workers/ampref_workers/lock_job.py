@@ -50,8 +50,8 @@ def run(attempt: Attempt) -> Outcome:
             # The order of the segments in the version's file, which is `lock_bundle`'s.
             key=lambda rollout: (rollout.name, rollout.source_digest, rollout.recipe_digest),
         )
-        tested = bool(rollouts and settings.lock_test_ids)
-        origins = selection.get_sources(session, [rollout.rollout_id for rollout in rollouts]) if tested else {}
+        with_tests = bool(rollouts and settings.lock_test_ids)
+        origins = selection.get_sources(session, [rollout.rollout_id for rollout in rollouts]) if with_tests else {}
     attempt.heartbeat.report(0.0, "gathering the arrays")
     files: dict[str, Path] = {}
     for digest in [rollout.arrays_digest for rollout in rollouts] + [origin.blob_digest for origin in origins.values()]:
@@ -62,7 +62,7 @@ def run(attempt: Attempt) -> Outcome:
     members = tuple(_member(settings, rollout, files, origins.get(rollout.rollout_id)) for rollout in rollouts)
     robot = RobotReference(version.robot, members[0].robot_digest if members else "", tuple(map(str, settings.robots)))
     waivers = tuple(job.payload.get("waivers") or ())
-    if tested:
+    if with_tests:
         outcome = attempt.run_child(
             VerifyRequest(
                 name=version.dataset,
@@ -77,8 +77,8 @@ def run(attempt: Attempt) -> Outcome:
         )
         if not isinstance(outcome, Succeeded):
             return outcome
-        waived = {waiver["test"] for waiver in waivers}
-        failures = [test for test in VerifyReport.from_dict(outcome.result).failed if test.id not in waived]
+        waived_tests = {waiver["test"] for waiver in waivers}
+        failures = [test for test in VerifyReport.from_dict(outcome.result).failed if test.id not in waived_tests]
         if failures:
             error = _refuse_lock(version.dataset, version.version, failures)
             return Refused(error.to_dict() | {"tests": [test.to_dict() for test in failures]})
@@ -89,12 +89,12 @@ def run(attempt: Attempt) -> Outcome:
             robot=robot,
             members=members,
             select=version.select,
-            verified=tested,
+            verified=with_tests,
             waivers=waivers,
             report_name=datasets.verification_name(version.version),
         ),
         SandboxLimits(settings.lock_timeout_sec, settings.job_memory_mb, file_mb=_LOCK_FILE_MB),
-        begin=_TESTS_SHARE if tested else 0.0,
+        begin=_TESTS_SHARE if with_tests else 0.0,
     )
     if isinstance(outcome, Succeeded):
         _publish(attempt, job.version_id, rollouts, LockReport.from_dict(outcome.result))

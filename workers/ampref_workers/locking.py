@@ -66,12 +66,12 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
         raise IntegrityError(
             error.what, file=error.file, key=error.key, frame=error.frame, expected=error.expected, remedy=error.remedy
         ) from error
-    locked = {
+    locked_values = {
         "normalization_stats": f"{bundle.normalization_stats.name} {bundle.normalization_stats.sha256}",
         "manifest": f"{bundle.manifest.name} {bundle.manifest.sha256}",
         "feature_code_hash": bundle.feature_code_hash,
     }
-    full_report = document(verification, request.waivers, locked)
+    full_report = document(verification, request.waivers, locked_values)
     data = json.dumps(full_report, allow_nan=False, ensure_ascii=False).encode()
     (folder / request.report_name).write_bytes(data)
     # The catalog keeps it without the figures, which fill megabytes.

@@ -99,15 +99,15 @@ def check_members(
         ],
         "arrays": _find_changed_arrays(members, report),
     }
-    failed = [name for name in CHECKS if problems[name]]
-    if failed:
-        check = CHECKS[failed[0]]
-        texts = [problem for name in failed for problem in problems[name]]
+    failed_checks = [name for name in CHECKS if problems[name]]
+    if failed_checks:
+        check = CHECKS[failed_checks[0]]
+        texts = [problem for name in failed_checks for problem in problems[name]]
         more = f"; and {len(texts) - _MOST_PROBLEMS} more" if len(texts) > _MOST_PROBLEMS else ""
         count = f"{len(texts)} problem{'s' * (len(texts) > 1)}"
         raise check.error(
             f"the gate before the lock found {count}: {'; '.join(texts[:_MOST_PROBLEMS])}{more}",
-            key=failed[0],
+            key=failed_checks[0],
             expected=check.expected,
             remedy=check.remedy,
         )

@@ -44,11 +44,11 @@ from ampref_workers.heartbeat import Heartbeat
 from ampref_workers.protocol import Failed, NoRoom, Outcome, Refused, Stopped, Succeeded
 from ampref_workers.sandbox import CHILD
 
-__all__ = ["Ended", "Runner"]
+__all__ = ["RunEnding", "Runner"]
 
 log = structlog.get_logger("ampref_workers.runner")
 
-Ended = Literal["idle", "unavailable", "succeeded", "failed", "quarantined", "queued", "released", "cancelled", "lost"]
+RunEnding = Literal["idle", "unavailable", "succeeded", "failed", "quarantined", "queued", "released", "cancelled", "lost"]
 """The end of a `run_once`. `idle`: nothing was due; `queued`: there will be another attempt; `lost`: the job was
 another worker's by the time there was a result; `unavailable`: the database could not be reached."""
 
@@ -92,7 +92,7 @@ class Runner:
         self._command = tuple(command)
         self._folder = settings.data_dir / "work"
 
-    def run_once(self, should_stop: Callable[[], bool] = lambda: False) -> Ended:
+    def run_once(self, should_stop: Callable[[], bool] = lambda: False) -> RunEnding:
         """Claim the oldest job that is due and bring it to an end.
 
         `should_stop` is asked about ten times a second; once it is true the child is killed and the job goes back to the queue
@@ -110,16 +110,16 @@ class Runner:
             start = time.monotonic()
             try:
                 with Heartbeat(self.jobs, claim, self.settings, should_stop) as heartbeat:
-                    ended = self._run(claim, heartbeat)
+                    ending = self._run(claim, heartbeat)
             except LeaseLost as error:
                 log.warning("lease_lost", reason=error.what)
-                ended = "lost"
+                ending = "lost"
             except Exception as error:
                 # The lease runs out, and a sweep gives the job to another worker.
                 log.exception("job_abandoned", error=str(error))
-                ended = "unavailable"
-            log.info("job_ended", ended=ended, seconds=round(time.monotonic() - start, 3))
-        return ended
+                ending = "unavailable"
+            log.info("job_ended", ended=ending, seconds=round(time.monotonic() - start, 3))
+        return ending
 
     def sweep(self) -> SweepReport:
         """Take jobs from silent workers, and remove the folders of killed ones; returns for which jobs to ring."""
@@ -144,7 +144,7 @@ class Runner:
             log.info("blobs_collected", count=len(digests))
         return digests
 
-    def _run(self, claim: Claim, heartbeat: Heartbeat) -> Ended:
+    def _run(self, claim: Claim, heartbeat: Heartbeat) -> RunEnding:
         """Do the work of a claimed job and commit its end; raises `LeaseLost`."""
         try:
             with self._job_folder(claim) as folder:
@@ -166,7 +166,7 @@ class Runner:
             detail = f"{type(error).__name__}: {error}"[:1000]
             return self._fail(claim, {"type": "worker-error", "title": "The worker failed", "detail": detail}, heartbeat)
 
-    def _settle(self, claim: Claim, outcome: Outcome, heartbeat: Heartbeat) -> Ended:
+    def _settle(self, claim: Claim, outcome: Outcome, heartbeat: Heartbeat) -> RunEnding:
         match outcome:
             case Succeeded():
                 return "succeeded"
@@ -186,19 +186,19 @@ class Runner:
                 self.jobs.release(claim)
                 return "released"
 
-    def _fail(self, claim: Claim, error: Mapping[str, Any], heartbeat: Heartbeat, *, retry: bool = True) -> Ended:
+    def _fail(self, claim: Claim, error: Mapping[str, Any], heartbeat: Heartbeat, *, retry: bool = True) -> RunEnding:
         log.warning("job_failed", reason=error.get("detail"), retry=retry)
         job = heartbeat.persist(lambda: self.jobs.fail(claim, error, retry=retry))
-        return cast(Ended, job.state)
+        return cast(RunEnding, job.state)
 
-    def _postpone(self, claim: Claim, reason: str, heartbeat: Heartbeat, *, file: str | None = None) -> Ended:
+    def _postpone(self, claim: Claim, reason: str, heartbeat: Heartbeat, *, file: str | None = None) -> RunEnding:
         """A disk is full, which is not the clip's fault: the job waits for room."""
         log.warning("disk_full", reason=reason, file=file, again_in_sec=NO_ROOM_PAUSE_SEC)
         error = DiskFull(reason, file=file, remedy="Make room there; the job goes on by itself within a minute or so")
         # Where it is the catalog's own disk this cannot be written either. Giving up would use up the attempt, and a worker
         # without a catalog has nothing else to do.
         job = heartbeat.persist(lambda: self.jobs.postpone(claim, error, NO_ROOM_PAUSE_SEC), patience_sec=math.inf)
-        return cast(Ended, job.state)
+        return cast(RunEnding, job.state)
 
     @contextlib.contextmanager
     def _job_folder(self, claim: Claim) -> Iterator[Path]:

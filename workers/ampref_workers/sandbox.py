@@ -47,7 +47,7 @@ CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_workers.child")
 """The command that the job folder is appended to. `-P` keeps the job folder, where it runs, off the import path."""
 
 _ROOT = Path(__file__).resolve().parent.parent
-_INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
+_HOST_ENV = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _TICK_SEC = 0.1
 _GRACE_SEC = 5.0  # For the kernel to take a killed process away.
@@ -213,7 +213,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _environment(job_dir: Path) -> dict[str, str]:
     """The child's environment: a short list of harmless names, so that no database URL, token or proxy setting gets in."""
     return {
-        **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+        **{name: os.environ[name] for name in _HOST_ENV if name in os.environ},
         **dict.fromkeys(_THREAD_COUNTS, "1"),
         **kernel_variables(),
         "HOME": str(job_dir),

@@ -45,7 +45,7 @@ _METRICS: tuple[tuple[str, Any], ...] = (
 )
 
 # A locked version is for good, whoever writes: these columns of `versions` may change only while it is being locked.
-_FIXED = (
+_FINAL = (
     'id, dataset, version, state, robot, "select", created_at, locked_at, actor, dataset_hash, '
     "feature_code_hash, manifest_digest, num_clips, num_frames, readiness"
 )
@@ -333,7 +333,7 @@ def upgrade() -> None:
 
 def _guard_sqlite() -> None:
     refuse = "BEGIN SELECT RAISE(ABORT, 'a locked version never changes'); END"
-    op.execute(f"CREATE TRIGGER versions_fixed BEFORE UPDATE OF {_FIXED} ON versions WHEN OLD.state = 'locked' {refuse}")
+    op.execute(f"CREATE TRIGGER versions_fixed BEFORE UPDATE OF {_FINAL} ON versions WHEN OLD.state = 'locked' {refuse}")
     op.execute(f"CREATE TRIGGER versions_kept BEFORE DELETE ON versions WHEN OLD.state = 'locked' {refuse}")
     for table in ("version_members", "version_files"):
         for event, rows in (("INSERT", ("NEW",)), ("UPDATE", ("OLD", "NEW")), ("DELETE", ("OLD",))):
@@ -376,7 +376,7 @@ def _guard_postgresql() -> None:
     )
     refuse = "EXECUTE FUNCTION ampref_refuse('a locked version never changes')"
     op.execute(
-        f"CREATE TRIGGER versions_fixed BEFORE UPDATE OF {_FIXED} ON versions FOR EACH ROW WHEN (OLD.state = 'locked') {refuse}"
+        f"CREATE TRIGGER versions_fixed BEFORE UPDATE OF {_FINAL} ON versions FOR EACH ROW WHEN (OLD.state = 'locked') {refuse}"
     )
     op.execute(f"CREATE TRIGGER versions_kept BEFORE DELETE ON versions FOR EACH ROW WHEN (OLD.state = 'locked') {refuse}")
     for table in ("version_members", "version_files"):

@@ -46,8 +46,8 @@ _METRICS = (
     "solver_warnings",
     "fell_at_frame",
 )
-_SORTED = ("created_at", "duration_sec", *_METRICS)
-_COVERED = ("best", "mode", "tier", "robot", "duration_sec")
+_SORT_COLUMNS = ("created_at", "duration_sec", *_METRICS)
+_COVERED_COLUMNS = ("best", "mode", "tier", "robot", "duration_sec")
 _OF_CLIP = (
     "name",
     "robot_digest",
@@ -111,8 +111,8 @@ def upgrade() -> None:
     # In the order of the clips, which is the order that the table would have grown in.
     op.execute(f"INSERT INTO curriculum ({columns}) SELECT {columns} FROM curriculum_rows ORDER BY clip_id, mode")
     op.execute("DROP TABLE curriculum_rows")
-    for name in _SORTED:
-        covered = [column for column in _COVERED if column != name]
+    for name in _SORT_COLUMNS:
+        covered = [column for column in _COVERED_COLUMNS if column != name]
         op.create_index(f"ix_curriculum_{name}", "curriculum", [name, "clip_id", *covered], unique=False)
     for name in ("mode", "tier", "robot", "rollout_id"):
         op.create_index(f"ix_curriculum_{name}", "curriculum", [name], unique=False)
@@ -181,5 +181,5 @@ def downgrade() -> None:
         op.execute(f"DROP TABLE {table}")
     op.create_index("ix_curriculum_clip_id", "curriculum", ["clip_id"], unique=False)
     op.create_index("ix_curriculum_rollout_id", "curriculum", ["rollout_id"], unique=False)
-    for name in ("parent_id", "robot", "tier", *_SORTED):
+    for name in ("parent_id", "robot", "tier", *_SORT_COLUMNS):
         op.create_index(f"ix_curriculum_{name}", "curriculum", ["scope", name, "clip_id"], unique=False)

@@ -118,8 +118,8 @@ class LocalBlobStore(BlobStore):
         for folder in sorted((self.root / "sha256").glob("*")):
             for path in sorted(folder.glob("*")):
                 digest = f"sha256:{folder.name}{path.name}"
-                if is_digest(digest) and (modified := self.modified(digest)) is not None:
-                    yield digest, modified
+                if is_digest(digest) and (put_time := self.put_time(digest)) is not None:
+                    yield digest, put_time
 
     def drop_partials(self, older_than_sec: float) -> int:
         """Remove temporary files that a killed process left behind; returns how many.

@@ -42,8 +42,8 @@ class ObjectBlobStore(BlobStore):
 
     def _write_blob(self, digest: str, source: BinaryIO | bytes) -> bool:
         """Write a blob, unless it was put a short time ago; whether it was written."""
-        modified = self.modified(digest)
-        if modified is not None and time.time() - modified < RENEW_AFTER_SEC:
+        put_time = self.put_time(digest)
+        if put_time is not None and time.time() - put_time < RENEW_AFTER_SEC:
             return False
         with self._store_errors():
             obstore.put(self._store, blob_key(digest), source)

@@ -61,7 +61,7 @@ class BlobStore(abc.ABC):
         """Bytes in a blob."""
         return self.stat(digest).size
 
-    def modified(self, digest: str) -> float | None:
+    def put_time(self, digest: str) -> float | None:
         """When a blob was last put (epoch seconds), None when there is none."""
         try:
             return self.stat(digest).modified
@@ -70,12 +70,12 @@ class BlobStore(abc.ABC):
 
     def exists(self, digest: str) -> bool:
         """Whether there is such a blob."""
-        return self.modified(digest) is not None
+        return self.put_time(digest) is not None
 
     def delete_older(self, digest: str, age_sec: float) -> bool:
         """Remove a blob unless it was put within the last `age_sec`; False when it stays or there was none."""
-        modified = self.modified(digest)
-        return modified is not None and time.time() - modified >= age_sec and self.delete(digest)
+        put_time = self.put_time(digest)
+        return put_time is not None and time.time() - put_time >= age_sec and self.delete(digest)
 
     def local_path(self, digest: str) -> Path | None:
         """The file of a blob where blobs are local files (for memory maps), else None."""

@@ -171,9 +171,9 @@ def _choose_access(session: Session, query: ClipQuery) -> str | None:
     told, and where they exclude each other a walk comes to no end: they are checked row by row.
     """
     filters = {name: value for name, value in _column_filters(query).items() if name != query.sort}
-    uncovered = len(filters.keys() - set(COVERED_COLUMNS)) + len(set(query.tags)) + bool(query.name)
+    num_uncovered = len(filters.keys() - set(COVERED_COLUMNS)) + len(set(query.tags)) + bool(query.name)
     if session.dialect.name != "sqlite":
-        return _SCAN if uncovered > 1 else None
+        return _SCAN if num_uncovered > 1 else None
     if query.parent is not None:
         return _PARENT  # A clip's variants are few.
     candidates: dict[str, Select[Any]] = {
@@ -187,7 +187,7 @@ def _choose_access(session: Session, query: ClipQuery) -> str | None:
         count, access = min(zip(counts, candidates, strict=True))
         if count <= _FEW:
             return access
-    return _SCAN if uncovered > 1 or query.name else query.sort
+    return _SCAN if num_uncovered > 1 or query.name else query.sort
 
 
 _Columns = Mapping[str, ColumnElement[Any]]
@@ -239,18 +239,18 @@ def _filters(query: ClipQuery, access: str | None, c: _Columns) -> list[ColumnEl
     if query.parent is not None:
         conditions.append(c["clip_id"].in_(select(clips.c.id).where(clips.c.parent_id == query.parent)))
     for tag in sorted(set(query.tags)):
-        tagged = select(clip_tags.c.clip_id).where(clip_tags.c.tag == tag)
+        tag_query = select(clip_tags.c.clip_id).where(clip_tags.c.tag == tag)
         if access == _tag_access(tag):
-            conditions.append(c["clip_id"].in_(tagged))
+            conditions.append(c["clip_id"].in_(tag_query))
         else:
-            conditions.append(tagged.where(clip_tags.c.clip_id == curriculum.c.clip_id).exists())
+            conditions.append(tag_query.where(clip_tags.c.clip_id == curriculum.c.clip_id).exists())
     return conditions
 
 
 _CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
 _ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name != "metrics")
 _METRICS_AT = len(_CLIP_NAMES) + len(_ROLLOUT_NAMES)
-_LISTED = select(
+_LIST_QUERY = select(
     *(clips.c[name] for name in _CLIP_NAMES),
     *(rollouts.c[name] for name in _ROLLOUT_NAMES),
     *(curriculum.c[name] for name in METRIC_COLUMNS),
@@ -278,7 +278,7 @@ def _select_page(
     keys = select(curriculum.c.clip_id, curriculum.c.mode, curriculum.c[query.sort].label("key"))
     page = keys.where(*conditions).order_by(*in_order(key, clip_id)).limit(count).subquery("page")
     return (
-        _LISTED.add_columns(page.c.key, page.c.clip_id)
+        _LIST_QUERY.add_columns(page.c.key, page.c.clip_id)
         .select_from(page)
         .join(curriculum, and_(curriculum.c.clip_id == page.c.clip_id, curriculum.c.mode == page.c.mode))
         .join(clips, clips.c.id == page.c.clip_id)
@@ -292,7 +292,7 @@ def _to_listed(session: Session, rows: Sequence[Row[Any]]) -> tuple[ListedClip, 
     query = select(clip_tags).where(clip_tags.c.clip_id.in_(list(tags))).order_by(clip_tags.c.clip_id, clip_tags.c.tag)
     for clip_id, tag in session.execute(query):
         tags[clip_id].append(tag)
-    listed = []
+    clip_list = []
     for row in rows:
         summary, metrics = row[len(_CLIP_NAMES) : _METRICS_AT], row[_METRICS_AT:-2]
         rollout = None
@@ -300,8 +300,10 @@ def _to_listed(session: Session, rows: Sequence[Row[Any]]) -> tuple[ListedClip, 
             rollout = RolloutSummary(
                 **dict(zip(_ROLLOUT_NAMES, summary, strict=True)), metrics=dict(zip(METRIC_COLUMNS, metrics, strict=True))
             )
-        listed.append(ListedClip(**dict(zip(_CLIP_NAMES, row, strict=False)), tags=tuple(tags[row.clip_id]), rollout=rollout))
-    return tuple(listed)
+        clip_list.append(
+            ListedClip(**dict(zip(_CLIP_NAMES, row, strict=False)), tags=tuple(tags[row.clip_id]), rollout=rollout)
+        )
+    return tuple(clip_list)
 
 
 def encode_cursor(query: ClipQuery, key: float | None, clip_id: str) -> str:

@@ -32,9 +32,9 @@ def list_datasets(session: Session) -> list[Dataset]:
     by_name: dict[str, list[Version]] = {}
     for version in _versions(session, versions.c.state == "locked"):
         by_name.setdefault(version.dataset, []).append(version)
-    created = dict(session.execute(select(datasets.c.name, datasets.c.created_at)).all())
+    creation_times = dict(session.execute(select(datasets.c.name, datasets.c.created_at)).all())
     names = _aliases(session)
-    return [_dataset(name, created[name], members, names.get(name, {})) for name, members in sorted(by_name.items())]
+    return [_dataset(name, creation_times[name], members, names.get(name, {})) for name, members in sorted(by_name.items())]
 
 
 def get_dataset(session: Session, name: str) -> Dataset:

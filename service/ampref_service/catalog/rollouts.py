@@ -36,7 +36,7 @@ _BEST_FIRST: tuple[ColumnElement[Any], ...] = (
 )
 """The order of `merit_order`, then the newest first; of `rollouts` joined with their `recipes`."""
 
-_RANKED = (
+_RANK_QUERY = (
     select(rollouts.c.id, rollouts.c.mode)
     .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
     .where(rollouts.c.clip_id == bindparam("clip"))
@@ -84,9 +84,9 @@ def add(
                 for position, window in enumerate(windows)
             ],
         )
-    ranked = session.execute(_RANKED, {"clip": clip_id}).all()
-    if next(row.id for row in ranked if row.mode == new.mode) == rollout_id:
-        curriculum.set_best_rollout(session, dict(clip), columns, of_all_modes=ranked[0].id == rollout_id)
+    ranking = session.execute(_RANK_QUERY, {"clip": clip_id}).all()
+    if next(row.id for row in ranking if row.mode == new.mode) == rollout_id:
+        curriculum.set_best_rollout(session, dict(clip), columns, of_all_modes=ranking[0].id == rollout_id)
     audit.record(
         session, actor, "rollout.create", f"rollout:{rollout_id}", {"clip": clip_id, "recipe": recipe_digest, "tier": new.tier}
     )

@@ -111,11 +111,11 @@ def _select_rollouts(session: Session, criteria: Select) -> Query[Any]:
         query = query.join(rollouts, rollouts.c.clip_id == clips.c.id).where(rollouts.c.recipe_digest == criteria.recipe)
     elif criteria.buckets is not None:
         groups = group_by_bucket(session, None if criteria.buckets == "all" else criteria.buckets)
-        ranked = best_in_buckets(groups, criteria.mode)
+        ranking = best_in_buckets(groups, criteria.mode)
         query = (
             query.join(rollouts, rollouts.c.clip_id == clips.c.id)
-            .join(ranked, ranked.c.id == rollouts.c.id)
-            .where(ranked.c.place == 1)
+            .join(ranking, ranking.c.id == rollouts.c.id)
+            .where(ranking.c.place == 1)
         )
     else:
         query = (

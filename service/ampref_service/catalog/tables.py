@@ -181,8 +181,8 @@ COVERED_COLUMNS = ("best", "mode", "tier", "robot", "duration_sec")
 """The filters that are checked within the index of the sort column, without a look at the row."""
 
 for column in SORT_COLUMNS:
-    covered = [name for name in COVERED_COLUMNS if name != column]
-    Index(f"ix_curriculum_{column}", *(curriculum.c[name] for name in (column, "clip_id", *covered)))
+    covered_columns = [name for name in COVERED_COLUMNS if name != column]
+    Index(f"ix_curriculum_{column}", *(curriculum.c[name] for name in (column, "clip_id", *covered_columns)))
 
 jobs = Table(
     "jobs",

@@ -39,4 +39,4 @@ def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
     out.print_result({"url": url_of(listener), "pid": os.getpid()})
     sys.stdout.flush()
     with ending_on_sigterm():
-        server.run(create_app(settings, checks=checks, installed=robots, **more), settings, listener)
+        server.run(create_app(settings, checks=checks, robots=robots, **more), settings, listener)

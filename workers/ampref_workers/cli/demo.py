@@ -36,7 +36,7 @@ VERSION = "0.11.0"
 # By the best tier that there is: a name must not promise more than the clips hold.
 DATASET = {Tier.TIER_0: "demo", Tier.TIER_1: "demo-curriculum", Tier.REJECTED: "demo-rejected"}
 # Planning takes seconds for each second of a clip: only the clip that falls by itself is planned, which shows what it is for.
-PLANNED = "walk_long_stride"
+PLANNED_CLIP = "walk_long_stride"
 START_SEC = 60.0
 STOP_SEC = 15.0
 
@@ -57,14 +57,14 @@ def demo(
         with _run_service(out, folder) as url, connect(url, out, patient=True) as api:
             rollouts = _score_motions(out, api)
             version = _lock_version(out, api, rollouts)
-            pulled = _pull_version(out, url, folder / "cache", version)
+            result = _pull_version(out, url, folder / "cache", version)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start
     clips = [{"name": r["clip_name"], **{key: r[key] for key in ("mode", "tier", "tier_reason")}} for r in rollouts]
-    document = {"url": url, "clips": clips, **pulled, "folder": str(folder) if keep else None, "seconds": round(seconds, 1)}
-    out.print_result(document, [pulled["manifest_sha256"]])
+    document = {"url": url, "clips": clips, **result, "folder": str(folder) if keep else None, "seconds": round(seconds, 1)}
+    out.print_result(document, [result["manifest_sha256"]])
     rest = f"everything is kept in {folder}" if keep else "no process and no file is left"
     out.print(f"\nDone in {seconds:.0f} s; {rest}.")
     out.print("Next: ampref score MOTION      your own motion, without a server")
@@ -127,12 +127,12 @@ def _read_document(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
 def _score_motions(out: Output, api: ApiClient) -> list[dict[str, Any]]:
     motions = bundled_motions()
     out.print(f"2. POST {len(motions)} bundled motions over HTTP and have them scored in mode rollout")
-    out.print(f"   and {PLANNED}, which falls in it, once more in mode tracked, which plans its balance")
+    out.print(f"   and {PLANNED_CLIP}, which falls in it, once more in mode tracked, which plans its balance")
     rollouts = []
     with out.progress("scoring", total=len(motions) + 1) as progress:
         answers = [api.submit_clip(path, mode="rollout", tags=["demo"], **reading_options(path)) for path in motions]
-        planned = next(answer["clip"]["id"] for answer in answers if answer["clip"]["name"] == PLANNED)
-        for answer in (*answers, api.add_rollout(planned, mode="tracked")):
+        planned_id = next(answer["clip"]["id"] for answer in answers if answer["clip"]["name"] == PLANNED_CLIP)
+        for answer in (*answers, api.add_rollout(planned_id, mode="tracked")):
             job = wait_for_job(api, answer["job"], progress, label=answer["clip"]["name"], timeout=300.0)
             rollouts.append(api.get_rollout(job["result"]["rollout_id"]))
     rollouts.sort(key=lambda rollout: (rollout["clip_name"], rollout["mode"]))
@@ -164,10 +164,10 @@ def _pull_version(out: Output, url: str, cache: Path, version: dict[str, Any]) -
     out.print(f"4. Pull {spec} into an empty cache and verify every digest")
     with out.progress(f"pulling {spec}") as progress:
         pin: dict[str, Any] = {"url": url, "manifest_sha256": version["manifest_sha256"], "cache_dir": cache}
-        pulled = pull(spec, progress=lambda amount, total: progress.update(amount, total=total), **pin)
+        result = pull(spec, progress=lambda amount, total: progress.update(amount, total=total), **pin)
     # The client has verified the digests; a demo that claims so computes them itself.
     expected = {file["name"]: file["sha256"] for file in version["files"]}
-    for path in pulled.files:
+    for path in result.files:
         digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
         if digest != expected[path.name]:
             raise IntegrityError(f"its digest is {digest}", file=str(path), expected=expected[path.name])
@@ -175,7 +175,7 @@ def _pull_version(out: Output, url: str, cache: Path, version: dict[str, Any]) -
     data = load_dataset(spec, **pin)
     digest = f"sha256:{hashlib.sha256(data.features.astype('<f4').tobytes()).hexdigest()}"
     if digest != version["dataset_hash"]:
-        raise IntegrityError(f"the features' digest is {digest}", file=str(pulled.features), expected=version["dataset_hash"])
+        raise IntegrityError(f"the features' digest is {digest}", file=str(result.features), expected=version["dataset_hash"])
     frames, dimensions = data.features.shape
     out.print(f"   ok  dataset_hash of the {frames} x {dimensions} features that load_dataset maps")
     return {

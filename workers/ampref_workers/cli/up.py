@@ -72,7 +72,7 @@ def up(
             yield
 
     checks = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
-    app = create_app(settings, notify=worker.notify, checks=checks, background=background, installed=robots)
+    app = create_app(settings, notify=worker.notify, checks=checks, background=background, robots=robots)
     with ending_on_sigterm():
         server.run(app, settings, listener)
 
