@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,19 +43,6 @@ _STYLES = {
     **{Tier.TIER_0.label: "green", Tier.TIER_1.label: "yellow", Tier.REJECTED.label: "red"},
 }
 
-# The library and the service name their own parameters; a reader of the command's errors needs its options.
-_OPTIONS = (
-    (re.compile(r"\bquat_order=['\"]?(wxyz|xyzw)['\"]?"), r"--quat-order \1"),
-    (re.compile(r"\bquat_order\b"), "--quat-order"),
-    (re.compile(r"\bfps=([0-9.]+)"), r"--fps \1"),
-    (re.compile(r"^fps\b|(?<=Leave )fps\b"), "--fps"),
-    (re.compile(r"\bAMPREF_PORT\b"), "--port or AMPREF_PORT"),
-    (re.compile(r"\bGET /v1/jobs/(\w+)"), r"ampref job \1 --wait"),
-    (re.compile(r"\bGET /v1/clips\?tier=(\d)"), r"ampref clips --tier \1"),
-    (re.compile(r"\bGET /v1/clips\b"), "ampref clips"),
-    (re.compile(r"\bPOST /v1/clips/ID/rollouts\b"), "ampref clip ID --score MODE"),
-)
-
 
 def print_error(error: AmprefError) -> None:
     """Print on stderr what was wrong, where, what was expected, and what to type next."""
@@ -66,8 +52,6 @@ def print_error(error: AmprefError) -> None:
     lines = [f"error: {place + ': ' if place else ''}{error.what}"]
     for label, text in (("expected", error.expected), ("what to do", error.remedy)):
         if text:
-            for pattern, option in _OPTIONS:
-                text = pattern.sub(option, text)
             lines.append(f"  {label}: {text}")
     sys.stderr.write("".join(printable(line) + "\n" for line in lines))
 

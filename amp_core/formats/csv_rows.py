@@ -113,5 +113,5 @@ def _check_header(cells: list[bytes], quat_order: str) -> None:
             f"the header names the quaternion's columns in the order {letters}, but {quat_order} was asked for",
             key="root_rot",
             expected="the same order in the header and in quat_order",
-            remedy=f"Pass quat_order={letters!r}",
+            remedy=f"Pass {letters} (--quat-order {letters}, or quat_order in Python and HTTP)",
         )

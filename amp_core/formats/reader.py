@@ -215,7 +215,7 @@ def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | No
             f"a CSV does not say its {' and '.join(missing)}",
             key=missing[0],
             expected="fps in frames per second and quat_order xyzw or wxyz from the caller",
-            remedy="Pass both, for example fps=50 and quat_order=xyzw",
+            remedy="Pass both, for example --fps 50 and --quat-order xyzw (fps and quat_order in Python and HTTP)",
         )
     assert quat_order is not None
     return read_csv(data, limits, quat_order)
@@ -237,6 +237,6 @@ def _rate(fields: Mapping[str, Any], fps: float | None) -> float:
             f"the file says {rate:g} fps, the caller {fps:g}",
             key="fps",
             expected="one rate",
-            remedy="Leave fps out: the file has its own",
+            remedy="Leave fps (--fps) out: the file has its own",
         )
     return rate

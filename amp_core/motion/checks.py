@@ -93,7 +93,8 @@ def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
 
 def _wxyz_refusal(motion: Motion, frame: int, problem: str) -> MotionRefused:
     problem = f"the quaternions look like wxyz: {problem}"
-    return _refusal(motion, "root_rot", problem, "quaternions xyzw", "Read it with quat_order=wxyz, or export xyzw", frame)
+    remedy = "Read it with quat_order=wxyz (--quat-order wxyz), or export xyzw"
+    return _refusal(motion, "root_rot", problem, "quaternions xyzw", remedy, frame)
 
 
 def _refusal(motion: Motion, key: str, problem: str, expected: str, remedy: str, frame: int | None = None) -> MotionRefused:

@@ -41,7 +41,7 @@ def listen(settings: Settings) -> socket.socket:
         listener.close()
         raise Unavailable(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-            remedy="Stop what uses it, or choose another with AMPREF_PORT (0 takes a free one)",
+            remedy="Stop what uses it, or choose another with --port or AMPREF_PORT (0 takes a free one)",
         ) from error
     listener.set_inheritable(True)
     return listener

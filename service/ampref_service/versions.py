@@ -41,7 +41,7 @@ def _check_selection(session: Session, select: Select) -> None:
             f"there is no clip {', '.join(repr(clip) for clip in missing[:_MAX_LISTED])}{more} for the robot {select.robot!r}",
             key="select.clips",
             expected="ids or names of clips",
-            remedy="GET /v1/clips lists what there is",
+            remedy="ampref clips (GET /v1/clips) lists what there is",
         )
     empty, filled_buckets = selection.missing_buckets(session, select)
     if empty and filled_buckets:
@@ -56,7 +56,8 @@ def _check_selection(session: Session, select: Select) -> None:
             "the selection is empty",
             key="select",
             expected="at least one rollout of the tiers asked for",
-            remedy="Widen it (tier, tags, segments), or wait for the clips' jobs; GET /v1/clips?tier=0 lists what would go in",
+            remedy="Widen it (tier, tags, segments), or wait for the clips' jobs; "
+            "ampref clips --tier 0 (GET /v1/clips?tier=0) lists what would go in",
         )
 
 
@@ -79,7 +80,7 @@ def _explain_lock(name: str, job: Job) -> NotFound:
     if not job.finished:
         return NotFound(
             f"{name} is not there yet: its lock job {job.id} is {job.state}",
-            remedy=f"Follow GET /v1/jobs/{job.id}; the version appears when it has succeeded",
+            remedy=f"Follow ampref job {job.id} --wait (GET /v1/jobs/{job.id}); the version appears when it has succeeded",
         )
     reason = f" ({job.error['detail']})" if job.error and "detail" in job.error else ""
     return NotFound(

@@ -42,7 +42,7 @@ CHECKS: Mapping[str, Check] = {
     "feature_code_hash": Check(
         FeatureCodeMismatch,
         expected=feature_code_hash(),
-        remedy="Score these clips again with this version (POST /v1/clips/ID/rollouts), then lock.",
+        remedy="Score these clips again with this version (ampref clip ID --score MODE), then lock.",
     ),
     "tier": Check(
         Conflict, expected="the tier that its metrics give", remedy="Score the clip again, or leave it out with select.clips."

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from pathlib import Path
 
 import pytest
 
+from amp_core.cli.main import run
 from amp_core.cli.output import STDOUT, Output, dumps, print_error
 from amp_core.cli.text import size, tier_name, time_left
 from amp_core.errors import MotionRefused
@@ -105,20 +107,22 @@ def test_the_error_that_ends_a_verb_is_its_json_document_unless_there_is_one(cap
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("arguments", "remedy"),
     [
-        ("Read it with quat_order=wxyz, or export xyzw", "Read it with --quat-order wxyz, or export xyzw"),
-        ("Pass quat_order='wxyz'", "Pass --quat-order wxyz"),
-        ("Pass both, for example fps=50 and quat_order=xyzw", "Pass both, for example --fps 50 and --quat-order xyzw"),
-        ("Leave fps out: the file has its own", "Leave --fps out: the file has its own"),
-        ("GET /v1/clips?tier=0 lists what would go in", "ampref clips --tier 0 lists what would go in"),
-        ("Follow GET /v1/jobs/job_1; it goes on", "Follow ampref job job_1 --wait; it goes on"),
-        ("Write one row per frame", "Write one row per frame"),
+        (["walk.csv"], "--fps 50 and --quat-order xyzw"),
+        (["headed.csv", "--fps", "50", "--quat-order", "wxyz"], "--quat-order xyzw"),
+        (["clip.json", "--fps", "60"], "(--fps) out"),
     ],
 )
-def test_remedies_name_what_can_be_typed(theirs: str, ours: str, capsys: pytest.CaptureFixture[str]) -> None:
-    print_error(MotionRefused("no", remedy=theirs))
-    assert capsys.readouterr().err == f"error: no\n  what to do: {ours}\n"
+def test_remedies_name_what_can_be_typed(
+    arguments: list[str], remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "walk.csv").write_text("0,0,0,0,0,0,1,0\n")
+    (tmp_path / "headed.csv").write_text("x,y,z,qx,qy,qz,qw,hip\n0,0,0,0,0,0,1,0\n")
+    clip = {"fps": 30, "root_pos": [[0, 0, 0]] * 2, "root_rot": [[0, 0, 0, 1]] * 2, "dof_pos": [[0]] * 2}
+    (tmp_path / "clip.json").write_text(json.dumps(clip))
+    assert run(["score", str(tmp_path / arguments[0]), *arguments[1:]]) == 1
+    assert remedy in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
