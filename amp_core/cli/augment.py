@@ -104,8 +104,8 @@ def _augment_files(
     robot_name: str,
     folder: Path,
 ) -> list[dict[str, Any]]:
-    from amp_core.augment import make_variant
-    from amp_core.robot import Robot
+    from amp_core.augment import make_variant  # noqa: PLC0415 - a clip of the service needs no MuJoCo
+    from amp_core.robot import Robot  # noqa: PLC0415 - a clip of the service needs no MuJoCo
 
     robot = Robot.load(robot_name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -58,9 +58,9 @@ def buckets(
             factors[name] = [float(factor) for factor in text.split(",")] if text is not None else []
         except ValueError:
             raise BadParameter(f"{text!r} is no list of factors, such as 0.7,1.0,1.3", param_hint=f"--{name}") from None
-    from amp_core import randomization
-    from amp_core.cli.batch import process_files
-    from amp_core.robot import Robot
+    from amp_core import randomization  # noqa: PLC0415 - --help needs no MuJoCo
+    from amp_core.cli.batch import process_files  # noqa: PLC0415 - --help needs no MuJoCo
+    from amp_core.robot import Robot  # noqa: PLC0415 - --help needs no MuJoCo
 
     try:
         scales = randomization.buckets(**factors, grid=grid)

@@ -46,8 +46,8 @@ def score(
     base_recipe = build_recipe(recipe, mode, seed, scales)
     recipes = [replace(base_recipe, physics=scale) for scale in scales] or [base_recipe]
     out = Output(json_out, quiet=quiet)
-    from amp_core.cli.batch import process_files, score_run
-    from amp_core.robot import Robot
+    from amp_core.cli.batch import process_files, score_run  # noqa: PLC0415 - --help needs no MuJoCo
+    from amp_core.robot import Robot  # noqa: PLC0415 - --help needs no MuJoCo
 
     loaded_robot, nthread = Robot.load(robot), threads or usable_cpus()
     documents: list[dict[str, Any]] = []

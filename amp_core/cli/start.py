@@ -17,10 +17,10 @@ def main() -> NoReturn:
         # Nothing is open yet, so that exiting at once harms nothing. An exception would come out in the middle of an import, as
         # a traceback, or as another exception of the library that was being loaded.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    from amp_core.kernels import kernel_variables
+    from amp_core.kernels import kernel_variables  # noqa: PLC0415 - Ctrl-C first, then the kernels, then numpy
 
     os.environ.update(kernel_variables())  # Before anything loads numpy.
-    from amp_core.cli.main import main as run
+    from amp_core.cli.main import main as run  # noqa: PLC0415 - Ctrl-C first, then the kernels, then numpy
 
     if is_handled:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -73,7 +73,7 @@ def verify(
     out = Output(json_out, quiet=quiet)
     if html_out:
         check_file(html_out)
-    from amp_core.cli.tester import Tester
+    from amp_core.cli.tester import Tester  # noqa: PLC0415 - --help needs no MuJoCo
 
     tester = Tester(out, only, threads or usable_cpus(), seed or 0)
     if is_remote:

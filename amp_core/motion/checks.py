@@ -161,8 +161,7 @@ def forward_speed(position: Array, rotation: Array, fps: float) -> float:
 
 def _foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
     """m/s: median, over at most 64 steps spread over the clip, of the horizontal speed of the lowest contact geom."""
-    # Imports MuJoCo, which reading a motion must work without.
-    from amp_core.kinematics import geom_poses
+    from amp_core.kinematics import geom_poses  # noqa: PLC0415 - reading a motion needs no MuJoCo
 
     geoms = sorted({geom for channel in robot.channel_geoms for geom in channel})
     starts = np.unique(np.linspace(0, motion.num_frames - 2, SLIDE_SAMPLES).astype(np.int64))

@@ -80,8 +80,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     Raises:
       MotionRefused: as `check_motion`; feet over 1 m off the floor.
     """
-    # Imports MuJoCo, which reading a motion must work without.
-    from amp_core.kinematics import sole_heights
+    from amp_core.kinematics import sole_heights  # noqa: PLC0415 - reading a motion needs no MuJoCo
 
     check_motion(motion, robot, limits)
     # Rounded so that 1 / 0.02 and its like are the rates that people mean.

@@ -112,7 +112,7 @@ class AMPFeatureConfig:
           TypeError: an option that does not exist; the message lists those that do.
           ValueError: an option's value is out of range.
         """
-        from amp_core.policy.model import read_tree  # Only this path needs MuJoCo.
+        from amp_core.policy.model import read_tree  # noqa: PLC0415 - only this path needs MuJoCo
 
         optional_names = [f.name for f in fields(cls) if f.default is not MISSING]
         unknown = sorted(set(options) - set(optional_names))

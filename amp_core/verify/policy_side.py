@@ -72,7 +72,7 @@ class PolicySide:
         Raises:
           ImportError: JAX is not installed.
         """
-        from amp_core import policy
+        from amp_core import policy  # noqa: PLC0415 - JAX is optional
 
         return cls(
             config=policy.AMPFeatureConfig.for_robot(robot),
@@ -113,7 +113,7 @@ def root_heights(robot: Robot, clips: Sequence[Clip]) -> Floats:
 
 
 def _extract_one_by_one(extract: Callable[..., Any], config: Any, dt: float, use_obs_joint_vel: bool, **rows: Any) -> Any:
-    import jax
+    import jax  # noqa: PLC0415 - JAX is optional
 
     options = {"config": config, "dt": dt, "use_obs_joint_vel": use_obs_joint_vel}
     return jax.lax.map(lambda row: extract(**row, **options), rows)
@@ -124,7 +124,7 @@ def _run_in_chunks(function: Callable[..., Any], rows: Mapping[str, Floats], **s
 
     It is compiled for the static arguments, and once for equal ones: JAX keeps compiled code by function and static arguments.
     """
-    import jax
+    import jax  # noqa: PLC0415 - JAX is optional
 
     jit_function = jax.jit(function, static_argnames=tuple(static))
     results = []

@@ -48,8 +48,8 @@ def run(context: Context, settings: SmokeSettings | None = None) -> TestReport:
     if side is None:
         return findings.skip(NO_JAX)
     try:
-        import jax
-        import optax  # noqa: F401
+        import jax  # noqa: PLC0415 - JAX is optional
+        import optax  # noqa: F401, PLC0415 - JAX is optional
     except ImportError:
         return findings.skip(NO_JAX)
     reference = Reference.of(context.subject)

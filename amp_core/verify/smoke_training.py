@@ -41,7 +41,7 @@ def train(
     context: Context, settings: SmokeSettings, side: PolicySide, reference: Reference, normal: Normalization
 ) -> tuple[dict[str, list[float]], Fault | None]:
     """Curves with a value an iteration, and what was not finite, which ends the training."""
-    from amp_core.verify.smoke_learner import CURVES, QUANTITIES, Learner, parameter_distance  # It needs JAX.
+    from amp_core.verify.smoke_learner import CURVES, QUANTITIES, Learner, parameter_distance  # noqa: PLC0415 - JAX is optional
 
     robot = reference.robot
     # Iterations and rates are no part of compiled code, and so not of its key.

@@ -31,7 +31,7 @@ def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
     if settings.embedded:
         out.warn("AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process")
     else:
-        from ampref_service.broker import Notifier, check_broker  # Needs the extra `worker`.
+        from ampref_service.broker import Notifier, check_broker  # noqa: PLC0415 - Celery is optional
 
         more["notify"] = Notifier(settings)
         checks["broker"] = partial(check_broker, settings)
