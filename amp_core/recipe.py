@@ -141,7 +141,7 @@ class Harness:
         return cls(height_kp=500.0, height_kd=50.0, force_cap=None, orient_gate=0.436)
 
     @classmethod
-    def off(cls) -> Harness:
+    def none(cls) -> Harness:
         """No harness: the force is exactly 0 N."""
         return cls(height_kp=0.0, height_kd=0.0, force_cap=0.0, orient_gate=0.0)
 
@@ -394,7 +394,7 @@ class Recipe:
           RecipeRefused: an unknown mode.
         """
         _choice(mode, "mode", MODES)
-        harness = {"teacher_forced": Harness.strong(), "tracked": Harness.off()}.get(mode, Harness.assist())
+        harness = {"teacher_forced": Harness.strong(), "tracked": Harness.none()}.get(mode, Harness.assist())
         planner = Planner() if mode in ("tracked", "auto") else None
         return cls(mode=mode, harness=harness, seed=seed, physics=physics or PhysicsScale(), planner=planner)
 
@@ -427,7 +427,7 @@ class Recipe:
 
         It has those settings of this recipe that the mode has. The default recipe of `auto` gives the default one of `mode`.
         """
-        harness = self.harness if mode == "rollout" else Harness.off()
+        harness = self.harness if mode == "rollout" else Harness.none()
         return replace(self, mode=mode, harness=harness, planner=self.planner if mode == "tracked" else None)
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,9 +49,9 @@ class Symmetry:
 
     def mirror_joints(self, dof_pos: Array) -> Array:
         """(N, n) rad mirrored."""
-        mirrored = np.empty_like(dof_pos)
-        mirrored[:, self.partner] = self.offset[self.partner] + self.sign * (dof_pos - self.offset)
-        return mirrored
+        result = np.empty_like(dof_pos)
+        result[:, self.partner] = self.offset[self.partner] + self.sign * (dof_pos - self.offset)
+        return result
 
 
 def mirror(poses: Poses, robot: Robot) -> Poses:
@@ -78,9 +78,9 @@ def symmetry_of(robot: Robot) -> Symmetry:
     data = next(iterate_poses(model, reference_pose))
     reach = max(float(np.linalg.norm(data.geom_xpos[geom])) for foot in robot.feet for geom in foot.geoms)
     partner, sign = _pair_joints(robot, data, SYMMETRY_REACH * reach)
-    unpaired = [name for j, name in enumerate(robot.joint_names) if partner[partner[j]] != j]
-    if unpaired:
-        raise _asymmetry(robot, f"the joints {', '.join(unpaired)} do not come in pairs")
+    singles = [name for j, name in enumerate(robot.joint_names) if partner[partner[j]] != j]
+    if singles:
+        raise _asymmetry(robot, f"the joints {', '.join(singles)} do not come in pairs")
     feet = _pair_feet(robot, foot_centres(robot, reference_pose)[0], SYMMETRY_REACH * reach)
     symmetry = Symmetry(partner, sign, offset, feet, reach)
     # Signs and order are confirmed in random poses inside the limits, the same ones every time.
@@ -111,9 +111,9 @@ def _pair_joints(robot: Robot, data: Any, limit: float) -> tuple[NDArray[np.int6
             distance = float(np.linalg.norm(from_anchor - (from_anchor @ axes[k]) * axes[k])) / limit
             angle = math.acos(min(1.0, abs(float(axis @ axes[k])))) / SYMMETRY_ANGLE
             best = min(best, (distance + angle, max(distance, angle), k))
-        _, off, k = best
-        if k < 0 or off > 1.0:
-            nearest = "" if k < 0 else f": the nearest is {robot.joint_names[k]!r}, {off:.1f} times too far"
+        _, excess, k = best
+        if k < 0 or excess > 1.0:
+            nearest = "" if k < 0 else f": the nearest is {robot.joint_names[k]!r}, {excess:.1f} times too far"
             raise _asymmetry(robot, f"the joint {robot.joint_names[j]!r} has no mirror image{nearest}")
         partner[j], sign[j] = k, math.copysign(1.0, float(axis @ axes[k]))
     return partner, sign
@@ -141,8 +141,8 @@ def _pair_feet(robot: Robot, centres: Array, limit: float) -> tuple[int, ...]:
         distance = np.linalg.norm(centres - _REFLECTION * centre, axis=1)
         nearest = int(np.argmin(distance))
         if distance[nearest] > limit:
-            off = f"{distance[nearest] * 1e3:.0f} mm"
-            raise _asymmetry(robot, f"the foot {foot.name!r} has no mirror image: the nearest is {off} off it")
+            gap = f"{distance[nearest] * 1e3:.0f} mm"
+            raise _asymmetry(robot, f"the foot {foot.name!r} has no mirror image: the nearest is {gap} off it")
         partners.append(nearest)
     if sorted(partners) != list(range(len(partners))):
         raise _asymmetry(robot, "its feet do not come in pairs")
@@ -153,13 +153,13 @@ def _check_feet(robot: Robot, symmetry: Symmetry, dof_pos: Array) -> None:
     """Refuses a symmetry whose mirrored joints (M, n) do not put the feet at the mirror images of these joints' feet."""
     limit = SYMMETRY_REACH * symmetry.reach
     images = _REFLECTION * foot_centres(robot, _upright_poses(robot, dof_pos))
-    mirrored = foot_centres(robot, _upright_poses(robot, symmetry.mirror_joints(dof_pos)))[:, list(symmetry.feet)]
-    for off in np.linalg.norm(mirrored - images, axis=2):
-        if off.max() > limit:
-            foot = robot.feet[int(np.argmax(off))].name
+    centres = foot_centres(robot, _upright_poses(robot, symmetry.mirror_joints(dof_pos)))[:, list(symmetry.feet)]
+    for errors in np.linalg.norm(centres - images, axis=2):
+        if errors.max() > limit:
+            foot = robot.feet[int(np.argmax(errors))].name
             raise _asymmetry(
                 robot,
-                f"in a mirrored pose the foot {foot!r} is {off.max() * 1e3:.0f} mm off its image (limit {limit * 1e3:.0f})",
+                f"in a mirrored pose the foot {foot!r} is {errors.max() * 1e3:.0f} mm off its image (limit {limit * 1e3:.0f})",
             )
 
 

@@ -17,7 +17,7 @@ OFF_GROUND_M = 0.02
 _JOINTS = 3  # findings of one code that concern different joints
 _SATURATED_SHARE = 0.1
 _FAST = 3.0  # rad/s; below this speed, what looks like lag is load
-_FOLLOWED = 0.75
+_FOLLOWED_SHARE = 0.75
 _LAG_RAD = 0.15
 _EXCESS_RAD = 0.05
 _EXCESS_SHARE = 0.05
@@ -38,7 +38,7 @@ def describe_clip(evidence: Evidence) -> Iterator[Finding]:
     shortest = max(2, round(_STANCE_SEC / (evidence.stride * evidence.dt)))
     for i, foot in enumerate(evidence.robot.feet):
         # Of two feet that are still, the higher one may just hang at the top of a step.
-        standing = evidence.still[:, i] & (heights[:, i] == lowest)
+        standing = evidence.is_still[:, i] & (heights[:, i] == lowest)
         for code, off_ground, place in (
             ("feet_above_ground", standing & (heights[:, i] > OFF_GROUND_M), "above the ground where it should stand"),
             ("feet_below_ground", heights[:, i] < -OFF_GROUND_M, "under the ground"),
@@ -57,10 +57,10 @@ def describe_clip(evidence: Evidence) -> Iterator[Finding]:
         for joint in report.joints_clipped
         if joint.max_excess_rad >= _EXCESS_RAD and joint.frames >= _EXCESS_SHARE * report.frames_in
     ]
-    for clipped in sorted(excesses, key=lambda joint: -joint.max_excess_rad)[:_JOINTS]:
-        message = f"the clip bends the {readable(clipped.joint)} up to {clipped.max_excess_rad:.2f} rad beyond its limit "
-        message += f"({clipped.frames} of {report.frames_in} source frames); it was clipped"
-        yield Finding("joint_limit", "cause", message, joint=clipped.joint, value=clipped.max_excess_rad, limit=0.0, unit="rad")
+    for excess in sorted(excesses, key=lambda joint: -joint.max_excess_rad)[:_JOINTS]:
+        message = f"the clip bends the {readable(excess.joint)} up to {excess.max_excess_rad:.2f} rad beyond its limit "
+        message += f"({excess.frames} of {report.frames_in} source frames); it was clipped"
+        yield Finding("joint_limit", "cause", message, joint=excess.joint, value=excess.max_excess_rad, limit=0.0, unit="rad")
 
 
 def describe_strain(evidence: Evidence) -> Iterator[Finding]:
@@ -70,8 +70,8 @@ def describe_strain(evidence: Evidence) -> Iterator[Finding]:
     robot, rollout, upright = evidence.robot, evidence.rollout, evidence.upright
     limits = np.abs(robot.model.actuator_forcerange).max(axis=1)[robot.ctrl_adr]
     shares = evidence.saturation(upright)
-    strained = sorted((joint for joint in shares if shares[joint] >= _SATURATED_SHARE), key=lambda joint: -shares[joint])
-    for joint in strained[:_JOINTS]:
+    strained_joints = sorted((joint for joint in shares if shares[joint] >= _SATURATED_SHARE), key=lambda joint: -shares[joint])
+    for joint in strained_joints[:_JOINTS]:
         message = f"torque saturated at the {readable(joint)} for {shares[joint]:.0%} of the frames"
         message += " before it tips" if evidence.fell is not None else ""
         message += f" (limit {limits[robot.joint_names.index(joint)]:g} N·m)"
@@ -82,14 +82,14 @@ def describe_strain(evidence: Evidence) -> Iterator[Finding]:
     slow: list[tuple[float, Finding]] = []
     for j, (joint, peak) in enumerate(zip(robot.joint_names, clip_speed.argmax(axis=0).tolist(), strict=True)):
         near = slice(max(0, peak - 3), peak + 4)
-        reached, speed = float(np.abs(rollout.dof_vel[upright][near, j]).max()), float(clip_speed[peak, j])
+        peak_speed, speed = float(np.abs(rollout.dof_vel[upright][near, j]).max()), float(clip_speed[peak, j])
         behind = lag[near, j].max()
-        if speed >= _FAST and reached < _FOLLOWED * speed and behind >= _LAG_RAD:
+        if speed >= _FAST and peak_speed < _FOLLOWED_SHARE * speed and behind >= _LAG_RAD:
             message = f"the clip moves the {readable(joint)} at {speed:.1f} rad/s at {evidence.time(peak)}, the servo reaches "
-            message += f"{reached:.1f} and is {behind:.2f} rad behind"
+            message += f"{peak_speed:.1f} and is {behind:.2f} rad behind"
             frames = (near.start, min(near.stop, evidence.onset))
             slow.append(
-                (reached / speed, Finding("joint_speed", "cause", message, joint, None, frames, speed, reached, "rad/s"))
+                (peak_speed / speed, Finding("joint_speed", "cause", message, joint, None, frames, speed, peak_speed, "rad/s"))
             )
     for _, finding in sorted(slow, key=lambda entry: entry[0])[:_JOINTS]:
         yield finding
@@ -98,11 +98,11 @@ def describe_strain(evidence: Evidence) -> Iterator[Finding]:
 def describe_slip(evidence: Evidence) -> Iterator[Finding]:
     """Feet that slide while they carry weight, before the robot tips over."""
     for i, foot in enumerate(evidence.robot.feet):
-        loaded, speed = evidence.loaded[evidence.upright, i], evidence.rollout.foot_speed[evidence.upright, i]
-        slipping = loaded & (speed > SLIP_SPEED)
-        if loaded.sum() < _SLIP_SEC / evidence.dt:
+        carries_load, speed = evidence.loaded[evidence.upright, i], evidence.rollout.foot_speed[evidence.upright, i]
+        slipping = carries_load & (speed > SLIP_SPEED)
+        if carries_load.sum() < _SLIP_SEC / evidence.dt:
             continue
-        share = float(slipping.sum() / loaded.sum())
+        share = float(slipping.sum() / carries_load.sum())
         if share >= _SLIPPING_SHARE:
             message = f"the {readable(foot.name)} slides in {share:.0%} of its stance"
             message += " before the robot tips" if evidence.fell is not None else ""

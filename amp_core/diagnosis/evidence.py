@@ -23,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 _TIPPING_DEG = 10.0  # over the clip's own tilt: from here on the robot is on its way down
 _SAMPLED_SEC = 0.04  # s between the poses of the clip whose feet are measured
-_STILL = (0.25, 0.1)  # m/s, horizontally and vertically: a slower foot of the clip stands
+_STILL_SPEEDS = (0.25, 0.1)  # m/s, horizontally and vertically: a slower foot of the clip stands
 _DIRECTIONS = 32  # in which a support polygon's width is measured
 
 
@@ -44,7 +44,7 @@ class Evidence:
         self.dt = rollout.dt
         self.mode = rollout.recipe.mode
         self.gates = {gate.name: gate for gate in classification.gates if gate.tier != Tier.TIER_1}
-        self.failed = {name: gate for name, gate in self.gates.items() if not gate.passed}
+        self.failed_gates = {name: gate for name, gate in self.gates.items() if not gate.passed}
         self.series = FrameSeries.of(rollout, robot)
         rows = len(rollout.qpos)
         fallen = np.flatnonzero(self.series.fallen)
@@ -71,10 +71,10 @@ class Evidence:
 
     def saturation(self, rows: slice) -> dict[str, float]:
         """The share of the frames in which each joint's actuator is at its limit; empty without frames."""
-        saturated = self.saturated[rows]
-        if len(saturated) == 0:
+        at_limit = self.saturated[rows]
+        if len(at_limit) == 0:
             return {}
-        return {joint: float(share) for joint, share in zip(self.robot.joint_names, saturated.mean(axis=0), strict=True)}
+        return {joint: float(share) for joint, share in zip(self.robot.joint_names, at_limit.mean(axis=0), strict=True)}
 
     @cached_property
     def clip_joint_speed(self) -> Array:
@@ -95,10 +95,10 @@ class Evidence:
         return self.clip_feet.speeds(self.stride * self.dt)
 
     @cached_property
-    def still(self) -> Bools:
+    def is_still(self) -> Bools:
         """(K, F) which feet of the clip neither slide nor rise."""
         along, upward = self._clip_foot_speeds
-        return (along < _STILL[0]) & (np.abs(upward) < _STILL[1])
+        return (along < _STILL_SPEEDS[0]) & (np.abs(upward) < _STILL_SPEEDS[1])
 
     @cached_property
     def standing(self) -> Bools:

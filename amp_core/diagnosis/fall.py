@@ -24,10 +24,10 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
     """The fall at frame `fell`."""
     series, dt, onset = evidence.series, evidence.dt, evidence.onset
     # A robot that tips over is below its height range before it leans by 60°: the frames after it tell the two apart.
-    tipped = np.flatnonzero(series.tilt[fell : fell + round(2 * _LAST_SEC / dt)] > FALLEN_TILT_DEG)
-    how = f"falls {_direction(evidence, fell + int(tipped[0]))}" if len(tipped) else "sinks below its height range"
-    unbalanced = _balance_lost(evidence, fell)
-    turning_point = onset if unbalanced is None else unbalanced
+    tipped_rows = np.flatnonzero(series.tilt[fell : fell + round(2 * _LAST_SEC / dt)] > FALLEN_TILT_DEG)
+    cause = f"falls {_direction(evidence, fell + int(tipped_rows[0]))}" if len(tipped_rows) else "sinks below its height range"
+    balance_end = _balance_lost(evidence, fell)
+    turning_point = onset if balance_end is None else balance_end
 
     loads = evidence.loads[max(0, turning_point - 5) : max(1, turning_point)].mean(axis=0)
     carrying = [
@@ -39,35 +39,35 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
         support = "on both feet" if len(carrying) == 2 else "on all its feet"
     else:
         support = f"on its {' and '.join(carrying)}"
-    if unbalanced is not None:
+    if balance_end is not None:
         soles = "soles" if len(carrying) > 1 else "sole"
-        support += f", with its centre of mass beyond the edge of the {soles} from {evidence.time(unbalanced)} on"
-    elif len(tipped):
+        support += f", with its centre of mass beyond the edge of the {soles} from {evidence.time(balance_end)} on"
+    elif len(tipped_rows):
         support += f", tipping from {evidence.time(onset)} on"
     details = [support]
 
-    lifted = _last_lifted(evidence, turning_point)
-    if lifted is not None:
-        details.append(f"just before, the clip lifts the {readable(lifted)}")
+    lifted_foot = _last_lifted(evidence, turning_point)
+    if lifted_foot is not None:
+        details.append(f"just before, the clip lifts the {readable(lifted_foot)}")
 
     last = slice(max(0, fell - round(_LAST_SEC / dt)), fell)
     shares = evidence.saturation(last)
-    strained = sorted((joint for joint in shares if shares[joint] >= _STRAINED_SHARE), key=lambda joint: -shares[joint])
-    if strained:
-        joints = " and ".join(f"the {readable(joint)} for {shares[joint]:.0%}" for joint in strained[:2])
+    strained_joints = sorted((joint for joint in shares if shares[joint] >= _STRAINED_SHARE), key=lambda joint: -shares[joint])
+    if strained_joints:
+        joints = " and ".join(f"the {readable(joint)} for {shares[joint]:.0%}" for joint in strained_joints[:2])
         details.append(f"at the force limit in its last {(last.stop - last.start) * dt:.2g} s: {joints}")
     elif last.stop > last.start and evidence.robot.model.actuator_forcelimited.any():
         details.append("no servo was at its force limit")
 
-    tilted = bool(series.tilt[fell] > FALLEN_TILT_DEG)
+    has_tilted = bool(series.tilt[fell] > FALLEN_TILT_DEG)
     return Finding(
         "fell",
         "failed",
-        f"{how} at {evidence.time(fell)}: " + "; ".join(details),
+        f"{cause} at {evidence.time(fell)}: " + "; ".join(details),
         frames=(min(onset, fell), fell + 1),
-        value=float(series.tilt[fell] if tilted else series.height[fell]),
-        limit=FALLEN_TILT_DEG if tilted else evidence.robot.height_range[0],
-        unit="deg" if tilted else "m",
+        value=float(series.tilt[fell] if has_tilted else series.height[fell]),
+        limit=FALLEN_TILT_DEG if has_tilted else evidence.robot.height_range[0],
+        unit="deg" if has_tilted else "m",
     )
 
 
@@ -75,11 +75,11 @@ def _direction(evidence: Evidence, frame: int) -> str:
     """The direction in which the root leans, in the heading frame of the moment when it began to tip."""
     qpos = evidence.rollout.qpos[[max(0, min(evidence.onset, frame) - 1), frame]]
     start, end = evidence.robot.root_rotation(qpos)
-    ahead, left, _ = world_to_heading(yaw(start)[None], z_axis(end)[None])[0].tolist()
-    least = 0.4 * math.hypot(ahead, left)
-    along = ("forward" if ahead > 0 else "backward") if abs(ahead) > least else ""
-    aside = ("to its left" if left > 0 else "to its right") if abs(left) > least else ""
-    return " and ".join(word for word in (along, aside) if word)
+    forward, left, _ = world_to_heading(yaw(start)[None], z_axis(end)[None])[0].tolist()
+    least = 0.4 * math.hypot(forward, left)
+    along = ("forward" if forward > 0 else "backward") if abs(forward) > least else ""
+    sideways = ("to its left" if left > 0 else "to its right") if abs(left) > least else ""
+    return " and ".join(word for word in (along, sideways) if word)
 
 
 def _balance_lost(evidence: Evidence, fell: int) -> int | None:

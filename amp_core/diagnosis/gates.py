@@ -39,20 +39,20 @@ def _finding(
 
 
 def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
-    series, failed, clip = evidence.series, evidence.failed, evidence.clip
+    series, failed_gates, clip = evidence.series, evidence.failed_gates, evidence.clip
     for axis, angles in zip(("pitch", "roll"), pitch_roll_tilt(clip.root_rot), strict=False):
-        if gate := failed.get(f"p95_{axis}_deg"):
+        if gate := failed_gates.get(f"p95_{axis}_deg"):
             clip_angle = percentile(np.degrees(np.abs(angles)), 95)
             message = f"leans {gate.value:.0f}° in {axis} (95th percentile; the clip itself {clip_angle:.0f}°)"
             yield _finding("leans", gate, message, "deg", getattr(series, axis))
-    if gate := failed.get("max_tilt_deg"):
+    if gate := failed_gates.get("max_tilt_deg"):
         message = f"leans up to {gate.value:.0f}° without falling"
         yield _finding("leans", gate, message, "deg", series.tilt)
-    if gate := failed.get("height_max"):
+    if gate := failed_gates.get("height_max"):
         message = f"the root rises to {gate.value:.2f} m, over the robot's range (the clip's rises to "
         message += f"{clip.root_pos[:, 2].max():.2f} m)"
         yield _finding("too_high", gate, message, "m", series.height)
-    if gate := failed.get("nonfoot_contact_rate"):
+    if gate := failed_gates.get("nonfoot_contact_rate"):
         first = int(np.argmax(series.nonfoot))
         # By name where the frame's last state still shows the contact.
         names = touching_geoms(evidence, evidence.rollout.qpos[first])
@@ -79,12 +79,12 @@ def touching_geoms(evidence: Evidence, qpos: Array) -> list[str]:
 
 
 def _describe_support(evidence: Evidence) -> Iterator[Finding]:
-    series, failed, lift = evidence.series, evidence.failed, evidence.lift
-    if gate := failed.get("p90_stab_force_over_mg"):
+    series, failed_gates, lift = evidence.series, evidence.failed_gates, evidence.lift
+    if gate := failed_gates.get("p90_stab_force_over_mg"):
         verb = "carries" if lift > 0 else "presses down with"
         message = f"the harness {verb} {gate.value:.0%} of the weight (90th percentile), {abs(lift):.0%} on average"
         yield _finding("harness_carries", gate, message, "1", series.stab)
-    if "unloaded_frame_rate" in failed or "mean_sum_fn_over_mg" in failed:
+    if "unloaded_frame_rate" in failed_gates or "mean_sum_fn_over_mg" in failed_gates:
         light = series.load < UNLOADED_BELOW
         message = f"the feet carry less than {UNLOADED_BELOW} of the weight in {light.mean():.0%} of the frames"
         message += f" ({series.load.mean():.2f} on average)"
@@ -100,7 +100,7 @@ def _describe_support(evidence: Evidence) -> Iterator[Finding]:
         limit = gate.threshold if gate and not isinstance(gate.threshold, tuple) else None
         value = float(light.mean())
         yield Finding("unloaded", "failed", message, frames=find_span(light), value=value, limit=limit, unit="1")
-    if gate := failed.get("contact_rate"):
+    if gate := failed_gates.get("contact_rate"):
         assert isinstance(gate.threshold, tuple)
         low, high = gate.threshold
         for i, foot in enumerate(evidence.robot.feet):
@@ -116,19 +116,19 @@ def _describe_support(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _describe_fidelity(evidence: Evidence) -> Iterator[Finding]:
-    series, failed, rollout = evidence.series, evidence.failed, evidence.rollout
-    if gate := failed.get("height_std"):
+    series, failed_gates, rollout = evidence.series, evidence.failed_gates, evidence.rollout
+    if gate := failed_gates.get("height_std"):
         message = f"the root's height hardly changes: standard deviation {1e3 * series.height.std():.1f} mm (the clip's: "
         message += f"{1e3 * evidence.clip.root_pos[:, 2].std():.1f} mm)"
         yield _finding("stands_still", gate, message, "m")
-    if gate := failed.get("joint_rmse_rad"):
+    if gate := failed_gates.get("joint_rmse_rad"):
         error = np.sqrt(((rollout.dof_pos - rollout.reference_dof_pos) ** 2).mean(axis=0))
         worst = int(np.argmax(error))
         joint = evidence.robot.joint_names[worst]
         message = f"the joints are off the clip's by {gate.value:.2f} rad, most of all the {readable(joint)} "
         message += f"({error[worst]:.2f} rad)"
         yield _finding("joints_off", gate, message, "rad", joint=joint)
-    if gate := failed.get("root_drift_m"):
+    if gate := failed_gates.get("root_drift_m"):
         first = int(np.argmax(series.drift > gate.threshold))
         message = f"the root drifts up to {gate.value:.2f} m from the clip's, beyond {gate.threshold:g} m from "
         message += f"{evidence.time(first)} on"

@@ -30,7 +30,7 @@ def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: 
         return None
     evidence = Evidence(rollout, clip, robot, classification)
     findings: list[Finding] = []
-    root, failure, forced = clip.report.root_frame, rollout.failure, rollout.recipe.mode == "teacher_forced"
+    root, failure, is_forced = clip.report.root_frame, rollout.failure, rollout.recipe.mode == "teacher_forced"
     if root.suspect:
         message = f"the clip's root is in another frame: it leans {root.first_tilt_deg:.0f}° in the first frame and "
         message += f"{root.mean_tilt_deg:.0f}° on average, which no upright motion does"
@@ -44,12 +44,12 @@ def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: 
         findings.append(describe_fall(evidence, evidence.fell))
     else:
         findings.extend(describe_gates(evidence))
-    if forced:
+    if is_forced:
         message = "every frame starts from the clip's own pose, so the feet prove nothing: Tier 1 at best"
         findings.append(Finding("pose_overwritten", "note" if findings else "fatal", message))
     if not root.suspect:  # Otherwise everything else that this clip shows is misleading.
         findings.extend(describe_clip(evidence))
-        if not forced:
+        if not is_forced:
             findings.extend(describe_strain(evidence))
             findings.extend(describe_slip(evidence))
     findings.sort(key=lambda finding: get_args(Severity).index(finding.severity))

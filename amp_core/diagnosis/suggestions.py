@@ -14,7 +14,7 @@ SLOWER = 0.9
 """The speed factor that is suggested: the slowest that `ampref augment` makes."""
 
 _MOVING = 0.5  # rad/s; a saturated joint that moves at this speed is busy with inertia and not only with weight
-_UNBALANCED = ("fell", "leans", "unloaded", "harness_carries", "pose_overwritten")
+_FALL_CODES = ("fell", "leans", "unloaded", "harness_carries", "pose_overwritten")
 _OFF_PLAN = ("fell", "leans", "body_touches", "unloaded", "joints_off", "drifts", "too_high")
 _OFF_GROUND = ("feet_above_ground", "feet_below_ground")
 
@@ -27,14 +27,14 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         message = f"export the clip again with its root upright (it leans {tilt:.0f}°); nothing else can be judged before that"
         yield Suggestion("fix_root_frame", message, ("root_frame",), tilt)
         return
-    unbalanced = tuple(code for code in codes if code in _UNBALANCED)
-    if unbalanced and evidence.mode in ("rollout", "teacher_forced"):
+    fall_codes = tuple(code for code in codes if code in _FALL_CODES)
+    if fall_codes and evidence.mode in ("rollout", "teacher_forced"):
         reason = (
             "nothing balances the robot in this mode"
             if evidence.mode == "rollout"
             else "every frame starts from the clip's pose here"
         )
-        yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", unbalanced)
+        yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", fall_codes)
     yield from _suggest_slower(evidence, findings)
     off_ground = tuple(code for code in codes if code in _OFF_GROUND)
     if off_ground:
@@ -58,8 +58,8 @@ def _suggest_slower(evidence: Evidence, findings: Sequence[Finding]) -> Iterator
     def moves(joint: str) -> bool:
         """Whether the joint moves, on average, while its actuator is at its limit."""
         j = evidence.robot.joint_names.index(joint)
-        strained = evidence.saturated[evidence.upright, j]
-        return bool(strained.any()) and float(evidence.clip_joint_speed[evidence.upright][strained, j].mean()) > _MOVING
+        at_limit = evidence.saturated[evidence.upright, j]
+        return bool(at_limit.any()) and float(evidence.clip_joint_speed[evidence.upright][at_limit, j].mean()) > _MOVING
 
     fast = [finding for finding in findings if finding.code == "joint_speed"]
     dynamic = [finding for finding in findings if finding.code == "torque_saturated" and finding.joint and moves(finding.joint)]
@@ -76,7 +76,7 @@ def _suggest_slower(evidence: Evidence, findings: Sequence[Finding]) -> Iterator
 def _suggest_ground(evidence: Evidence, codes: tuple[str, ...]) -> Suggestion:
     heights = evidence.clip_feet.heights
     lowest = heights.min(axis=1)
-    standing = lowest[(evidence.still & (heights == lowest[:, None])).any(axis=1)]
+    standing = lowest[(evidence.is_still & (heights == lowest[:, None])).any(axis=1)]
     typical = float(np.median(standing)) if len(standing) else 0.0
     if abs(typical) > OFF_GROUND_M:
         verb = "lower" if typical > 0 else "raise"

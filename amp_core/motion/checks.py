@@ -78,14 +78,14 @@ def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
     Only a clip that walks backwards as read and forwards in the other order gets here. On its true heading the lowest foot
     stands still; on the reversed one it slides at twice the walking speed. A few frames are enough to tell.
     """
-    swapped = rotations.to_xyzw(motion.root_rot)
-    if float(rotations.tilt(swapped).mean()) >= WXYZ_OTHER_TILT:
+    wxyz_rotation = rotations.to_xyzw(motion.root_rot)
+    if float(rotations.tilt(wxyz_rotation).mean()) >= WXYZ_OTHER_TILT:
         return
     if forward_speed(motion.root_pos, rotations.normalize(motion.root_rot), motion.fps) > -WALKING_SPEED:
         return
-    if forward_speed(motion.root_pos, rotations.normalize(swapped), motion.fps) < WALKING_SPEED:
+    if forward_speed(motion.root_pos, rotations.normalize(wxyz_rotation), motion.fps) < WALKING_SPEED:
         return
-    as_read, as_wxyz = (_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, swapped))
+    as_read, as_wxyz = (_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, wxyz_rotation))
     if as_read > 2.0 * as_wxyz:
         problem = f"read as xyzw the root moves backwards and the standing foot slides at {as_read:.2f} m/s (median), read as "
         raise _wxyz_refusal(motion, 0, f"{problem}wxyz it moves forwards and the foot slides at {as_wxyz:.2f} m/s")

@@ -88,14 +88,14 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
 
     norm_error = np.abs(np.linalg.norm(motion.root_rot, axis=1) - 1.0)
     unit_rotation = rotations.normalize(motion.root_rot)
-    rotation, flipped = rotations.align_signs(unit_rotation)
+    rotation, num_flipped = rotations.align_signs(unit_rotation)
     position, joints = motion.root_pos, motion.dof_pos
 
     first = FirstFrame.of(motion, rotation)
     if first.glitch and resampled_count(motion.num_frames - 1, motion.fps, fps_out) >= 2:
         first = replace(first, trimmed=True)
         position, rotation, joints = position[1:], rotation[1:], joints[1:]
-    joints, clipped = _clip_joints(joints, robot)
+    joints, clipped_joints = _clip_joints(joints, robot)
 
     times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
     position, joints = interpolate(position, times), interpolate(joints, times)
@@ -125,8 +125,8 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         duration_in_sec=motion.duration_sec,
         quaternions_renormalized=int((norm_error > NORM_REPORTED).sum()),
         max_norm_error=float(norm_error.max()),
-        quaternions_flipped=flipped,
-        joints_clipped=clipped,
+        quaternions_flipped=num_flipped,
+        joints_clipped=clipped_joints,
         ground_shift_m=shift,
         foot_height_m=median,
         foot_height_spread_m=upper - lower,

@@ -111,8 +111,8 @@ class Robot:
         gravity = reader.read_gravity()
         mass = reader.read_mass(root_body, spec.expected_mass)
         name = reader.find_name(spec.name)
-        limited = model.jnt_limited[joints].astype(bool)
-        joint_range = np.where(limited[:, None], model.jnt_range[joints], np.array([-np.inf, np.inf]))
+        has_limit = model.jnt_limited[joints].astype(bool)
+        joint_range = np.where(has_limit[:, None], model.jnt_range[joints], np.array([-np.inf, np.inf]))
         canonical_spec = asdict(replace(spec, name=name, ground_geom=model.geom(ground).name))
         del canonical_spec["model"]
         return cls(
@@ -153,8 +153,8 @@ class Robot:
     @cached_property
     def kinematic_model(self) -> Any:
         """The model without contacts, constraints and sensors: all that the places of its bodies need, and cheap."""
-        model, disabled = copy.copy(self.model), mujoco.mjtDisableBit
-        model.opt.disableflags |= int(disabled.mjDSBL_CONSTRAINT) | int(disabled.mjDSBL_CONTACT) | int(disabled.mjDSBL_SENSOR)
+        model, bits = copy.copy(self.model), mujoco.mjtDisableBit
+        model.opt.disableflags |= int(bits.mjDSBL_CONSTRAINT) | int(bits.mjDSBL_CONTACT) | int(bits.mjDSBL_SENSOR)
         # Where a body is does not depend on whether it sleeps, and a sleeping one would be passed over.
         model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
         return model
@@ -207,9 +207,9 @@ class Robot:
     @property
     def ctrl_range(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(nu,) rad, the lowest and the highest control of each actuator; infinite where it has no limit."""
-        limited = self.model.actuator_ctrllimited.astype(bool)
+        has_limit = self.model.actuator_ctrllimited.astype(bool)
         low, high = self.model.actuator_ctrlrange.T
-        return np.where(limited, low, -np.inf), np.where(limited, high, np.inf)
+        return np.where(has_limit, low, -np.inf), np.where(has_limit, high, np.inf)
 
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""

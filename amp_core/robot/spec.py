@@ -45,10 +45,10 @@ class RobotSpec:
           RobotRefused: the file is not such YAML, or a key is unknown, missing or of another type; names the key.
         """
         document = read_document(path)
-        allowed = REQUIRED_KEYS + OPTIONAL_KEYS
+        known_keys = REQUIRED_KEYS + OPTIONAL_KEYS
         for key in document:
-            if key not in allowed:
-                expected, remedy = f"one of: {', '.join(allowed)}", "Correct or remove it"
+            if key not in known_keys:
+                expected, remedy = f"one of: {', '.join(known_keys)}", "Correct or remove it"
                 raise RobotRefused(
                     f"unknown key {quote(key)}", file=str(path), key=str(key)[:64], expected=expected, remedy=remedy
                 )

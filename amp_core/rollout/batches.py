@@ -15,7 +15,7 @@ from amp_core.robot import Robot
 from amp_core.rollout.record import Rollout
 from amp_core.rollout.simulation import Simulation, start_velocity
 from amp_core.tracking import Plan, plan
-from amp_core.tracking.planner import Stopped
+from amp_core.tracking.planner import PlanningStopped
 
 BATCH_SIZE = 64
 """Clips that are simulated side by side. More would cost memory and gain nothing."""
@@ -61,11 +61,11 @@ def generate(
             progress(1.0, "planned")
             progress = None  # Simulating is quick beside planning.
     total = sum(clip.num_frames for clip in clips)
-    finished = 0
+    finished_frames = 0
 
     def report(frames: int) -> None:
         if progress is not None:
-            progress(min(1.0, (finished + frames) / total), f"{finished + frames} of {total} frames")
+            progress(min(1.0, (finished_frames + frames) / total), f"{finished_frames + frames} of {total} frames")
 
     # Clips of like length side by side: a batch is only full until its shortest clip ends.
     order = sorted(range(len(clips)), key=lambda i: -clips[i].num_frames)
@@ -77,7 +77,7 @@ def generate(
         )
         simulation.run(report)
         rollouts |= {i: simulation.rollout(slot) for slot, i in enumerate(batch)}
-        finished += sum(clips[i].num_frames for i in batch)
+        finished_frames += sum(clips[i].num_frames for i in batch)
     return [rollouts[i] for i in range(len(clips))]
 
 
@@ -85,46 +85,46 @@ def _plan_clips(
     robot: Robot, clips: Sequence[Conditioned], recipes: Sequence[Recipe], attempt: int, nthread: int, progress: Progress | None
 ) -> list[Plan | None]:
     """A plan for each clip of mode `tracked`, None for the others."""
-    tracked = [i for i, recipe in enumerate(recipes) if recipe.mode == "tracked"]
-    if not tracked:
+    tracked_clips = [i for i, recipe in enumerate(recipes) if recipe.mode == "tracked"]
+    if not tracked_clips:
         return [None] * len(clips)
-    total = sum(clips[i].num_frames for i in tracked)
-    planned = dict.fromkeys(tracked, 0)  # frames
+    total = sum(clips[i].num_frames for i in tracked_clips)
+    planned_frames = dict.fromkeys(tracked_clips, 0)  # frames
     # A clip a thread: while one waits for its simulations, another computes. Even a single clip has its own thread, so that the
     # caller's can be interrupted and then stops the others.
-    threads = max(1, nthread // len(tracked))
+    threads = max(1, nthread // len(tracked_clips))
     stopping = threading.Event()
 
     def plan_clip(i: int) -> Plan:
         def advance(frames: int) -> None:
             if stopping.is_set():
-                raise Stopped
-            planned[i] = frames
+                raise PlanningStopped
+            planned_frames[i] = frames
 
         velocity = start_velocity(clips[i], recipes[i])
         result = plan(robot, clips[i], recipes[i], velocity, attempt=attempt, nthread=threads, progress=advance)
-        planned[i] = clips[i].num_frames  # Also where the robot fell earlier.
+        planned_frames[i] = clips[i].num_frames  # Also where the robot fell earlier.
         return result
 
     # Linear algebra on several threads adds in another order, and is slower for matrices of this size.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(nthread, len(tracked))) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(nthread, len(tracked_clips))) as pool:
         # The longest first, so that none is left for last.
-        futures = {i: pool.submit(plan_clip, i) for i in sorted(tracked, key=lambda i: -clips[i].num_frames)}
+        futures = {i: pool.submit(plan_clip, i) for i in sorted(tracked_clips, key=lambda i: -clips[i].num_frames)}
         try:
             while wait(futures.values(), timeout=_TICK).not_done:
                 if any(future.done() and future.exception() for future in futures.values()):
                     break
                 if progress is not None:
-                    frames = [(clips[i].name, planned[i], clips[i].num_frames) for i in tracked]
-                    progress(sum(planned.values()) / total, describe_planning(frames))
+                    frames = [(clips[i].name, planned_frames[i], clips[i].num_frames) for i in tracked_clips]
+                    progress(sum(planned_frames.values()) / total, describe_planning(frames))
         finally:
             stopping.set()  # Of no effect on those that have ended.
             for future in futures.values():
                 future.cancel()
     for future in futures.values():
         error = None if future.cancelled() else future.exception()
-        # The error that stopped the others, not their own `Stopped`.
-        if error is not None and not isinstance(error, Stopped):
+        # The error that stopped the others, not their own `PlanningStopped`.
+        if error is not None and not isinstance(error, PlanningStopped):
             raise error
     return [futures[i].result() if i in futures else None for i in range(len(clips))]
 
@@ -133,7 +133,7 @@ def describe_planning(clips: Sequence[tuple[str, int, int]]) -> str:
     """How far planning has come, in a few words, from each clip's name, planned frames and frames."""
     if len(clips) == 1:
         return f"planned {clips[0][1]} of {clips[0][2]} frames"
-    complete = sum(planned == frames for _, planned, frames in clips)
-    active = [f"{name} {planned / frames:.0%}" for name, planned, frames in clips if 0 < planned < frames]
+    complete = sum(planned_frames == frames for _, planned_frames, frames in clips)
+    active = [f"{name} {planned_frames / frames:.0%}" for name, planned_frames, frames in clips if 0 < planned_frames < frames]
     names = ", ".join(active[:_CLIPS_REPORTED]) + (", …" if len(active) > _CLIPS_REPORTED else "")
     return f"{complete} of {len(clips)} clips planned" + (f"; {names}" if names else "")

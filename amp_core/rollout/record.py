@@ -116,8 +116,8 @@ class Rollout:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The export, in its order. `forced_qpos` is part of it in mode `teacher_forced` only."""
         names = [entry.name for entry in fields(self)]
-        exported = names[names.index("features") : names.index("forced_qpos")]
-        arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in exported}
+        export = names[names.index("features") : names.index("forced_qpos")]
+        arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in export}
         # The seed's name for the series, beside the contract's.
         arrays["stab_force_per_frame"] = np.abs(self.stab_force)
         if self.forced_qpos is not None:
@@ -128,11 +128,11 @@ class Rollout:
 def saturated_actuators(model: Any, force: Array) -> npt.NDArray[np.bool_]:
     """(N, nu) which actuators are at their force limit, from their forces (N, nu)."""
     low, high = model.actuator_forcerange.T
-    limited = model.actuator_forcelimited.astype(bool)
+    has_limit = model.actuator_forcelimited.astype(bool)
     # A side whose limit is 0 cannot push that way at all; being there is no sign of strain.
     at_high = (high > 0) & (force >= SATURATED_FROM * high)
     at_low = (low < 0) & (force <= SATURATED_FROM * low)
-    return np.asarray(limited & (at_high | at_low))
+    return np.asarray(has_limit & (at_high | at_low))
 
 
 def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], recipe: Recipe) -> tuple[Array, Array]:
@@ -153,20 +153,20 @@ def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], reci
       PhysicsFailed: an array is missing.
     """
     arrays = rollout if isinstance(rollout, Mapping) else rollout.arrays()
-    needed = ("initial_qpos", "initial_qvel", "ctrl", "stab_force")
-    for key in (*needed, *(("forced_qpos",) if recipe.mode == "teacher_forced" else ())):
+    required_keys = ("initial_qpos", "initial_qvel", "ctrl", "stab_force")
+    for key in (*required_keys, *(("forced_qpos",) if recipe.mode == "teacher_forced" else ())):
         if key not in arrays:
-            raise PhysicsFailed("the export lacks an array that the replay needs", key=key, expected=", ".join(needed))
+            raise PhysicsFailed("the export lacks an array that the replay needs", key=key, expected=", ".join(required_keys))
     model = robot.scaled_model(recipe.physics)
     data = mujoco.MjData(model)
     data.qpos[:] = arrays["initial_qpos"]
     data.qvel[:] = arrays["initial_qvel"]
-    forced = arrays.get("forced_qpos")
+    forced_qpos = arrays.get("forced_qpos")
     rows = len(arrays["ctrl"])
     qpos, qvel = np.empty((rows, model.nq)), np.empty((rows, model.nv))
     for k in range(rows):
-        if forced is not None:
-            data.qpos[:] = forced[k]
+        if forced_qpos is not None:
+            data.qpos[:] = forced_qpos[k]
         data.ctrl[:] = arrays["ctrl"][k]
         data.qfrc_applied[robot.root_qvel_adr + 2] = arrays["stab_force"][k]
         mujoco.mj_step(model, data, nstep=robot.substeps)

@@ -114,14 +114,14 @@ class Simulation:
         # The harness's inputs in one view: height, quaternion, …, vertical velocity.
         root = self.moving[:, self.robot.root_qpos_adr + 2 : model.nq + self.robot.root_qvel_adr + 3]
         harnesses = [recipe.harness for recipe in self.recipes]
-        step, recorded, warnings = self.batch.rollout, ("sensordata",), self.batch.warning
-        frame, total, warned = 0, 0, 0
+        step, fields, warnings = self.batch.rollout, ("sensordata",), self.batch.warning
+        frame, total, num_warnings = 0, 0, 0
         while active := [i for i, length in enumerate(self.lengths) if frame < length and self.failures[i] is None]:
             # Until one of these clips ends or fails, nothing but their states changes.
             start, stop = frame, min(frame + max(1, _BLOCK // len(active)), *(self.lengths[i] for i in active))
             block = np.empty((stop - start, len(active), substeps, nsensor))
             ids = np.array(active, dtype=np.int64)
-            rows, stepped = (slice(None), None) if len(ids) == len(self.lengths) else (ids, ids)
+            rows, batch_ids = (slice(None), None) if len(ids) == len(self.lengths) else (ids, ids)
             forcing = [(i, poses) for i in active if (poses := self.forced[i]) is not None]
             for sensors in block:
                 for i, poses in forcing:
@@ -133,7 +133,7 @@ class Simulation:
                 self.driven[rows] = self.inputs[rows, frame]
                 errors: dict[int, str] = {}
                 try:
-                    step(substeps, record=recorded, ids=stepped, out={"sensordata": sensors})
+                    step(substeps, record=fields, ids=batch_ids, out={"sensordata": sensors})
                 except SimulationError as error:
                     errors = {int(i): self.batch.error(int(i)) for i in error.ids}
                 self.rows_moving[rows, frame] = self.moving[rows]
@@ -143,12 +143,12 @@ class Simulation:
                 if frame % _REPORT_EVERY == 1:
                     report(total)
                 # A simulation that still runs has no warning, so that its first one always adds to the count.
-                if errors or np.count_nonzero(warnings) != warned:
+                if errors or np.count_nonzero(warnings) != num_warnings:
                     for i in active:
-                        if (raised := self._warnings(i)) or i in errors:
-                            verb, cause = ("failed", errors[i]) if i in errors else ("warned", ", ".join(raised))
-                            self.failures[i] = Failure(frame - 1, f"MuJoCo {verb} at frame {frame - 1}: {cause}", raised)
-                    warned = int(np.count_nonzero(warnings))
+                        if (clip_warnings := self._warnings(i)) or i in errors:
+                            verb, cause = ("failed", errors[i]) if i in errors else ("warned", ", ".join(clip_warnings))
+                            self.failures[i] = Failure(frame - 1, f"MuJoCo {verb} at frame {frame - 1}: {cause}", clip_warnings)
+                    num_warnings = int(np.count_nonzero(warnings))
                     break
             self._condense(block[: frame - start], ids, start)
         report(sum(self.lengths))
@@ -190,8 +190,8 @@ class Simulation:
         loads, last_loads = self.loads[i, :rows].copy(), self.last_loads[i, :rows]
         touching = (last_loads > recipe.force_threshold).astype(np.float32)
         forces = self.rows_force[i, :rows].copy()
-        forced = self.forced[i]
-        starts = np.concatenate([self.initial_qpos[i][None], qpos[:-1]])[:rows] if forced is None else forced[:rows]
+        forced_qpos = self.forced[i]
+        starts = np.concatenate([self.initial_qpos[i][None], qpos[:-1]])[:rows] if forced_qpos is None else forced_qpos[:rows]
         return Rollout(
             name=clip.name,
             source_digest=clip.source_digest,
@@ -223,7 +223,7 @@ class Simulation:
             stab_force=self.stab[i, :rows].copy(),
             initial_qpos=self.initial_qpos[i].copy(),
             initial_qvel=self.initial_qvel[i].copy(),
-            forced_qpos=None if forced is None else forced[:rows].copy(),
+            forced_qpos=None if forced_qpos is None else forced_qpos[:rows].copy(),
             reference_root_pos=clip.root_pos[:rows].copy(),
             reference_root_rot=clip.root_rot[:rows].copy(),
             reference_dof_pos=clip.dof_pos[:rows].copy(),

@@ -39,7 +39,7 @@ class Branch:
         self.data = mujoco.MjData(self.model)
         self.data.qpos[:], self.data.qvel[:] = clip.initial_qpos, initial_qvel
         self.executed = np.zeros_like(self.sampler.reference_ctrl)
-        self.frame, self.fell, self.spent, self.ahead = 0, False, 0.0, 0.0
+        self.frame, self.fell, self.spent, self.plan_cost = 0, False, 0.0, 0.0
         self.trajectory: Trajectory | None = None
 
     def advance(self, until: int, progress: Callable[[int], None]) -> None:
@@ -57,7 +57,7 @@ class Branch:
                 trajectory = self.improve(state, trajectory)
             steps = min(self.replan, len(self.executed) - self.frame)
             self.spent += float(trajectory.cost[:steps].sum())
-            self.ahead = float(trajectory.cost[steps:].sum())
+            self.plan_cost = float(trajectory.cost[steps:].sum())
             for step in range(steps):
                 offset = sampler.difference(data.qpos, data.qvel, trajectory.qpos[step], trajectory.qvel[step])
                 ctrl = trajectory.ctrl[step] + trajectory.gains[step] @ offset
@@ -73,16 +73,16 @@ class Branch:
     @property
     def score(self) -> float:
         """The cost of the executed steps and of the plan ahead; infinite once the robot fell."""
-        return np.inf if self.fell else self.spent + self.ahead
+        return np.inf if self.fell else self.spent + self.plan_cost
 
-    def become(self, other: Branch) -> None:
+    def become(self, branch: Branch) -> None:
         """Continue from another branch's robot and plan, with this branch's own noise."""
         row = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(self.model, other.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_getState(self.model, branch.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_setState(self.model, self.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
-        self.executed[:] = other.executed
-        self.frame, self.fell, self.trajectory = other.frame, other.fell, other.trajectory
-        self.spent, self.ahead = other.spent, other.ahead
+        self.executed[:] = branch.executed
+        self.frame, self.fell, self.trajectory = branch.frame, branch.fell, branch.trajectory
+        self.spent, self.plan_cost = branch.spent, branch.plan_cost
 
     def controls(self) -> Array:
         """(N, nu) rad, the executed controls, and the clip's angles from the fall on."""

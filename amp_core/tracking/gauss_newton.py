@@ -25,8 +25,8 @@ def fit_models(states: Array, controls: Array, residuals: Array, *, ridge: float
     causes = np.concatenate([states[:, :-1], controls], axis=2).swapaxes(0, 1)
     # The state's change rather than the next state: ridge then pulls towards "stays as it is", not towards zero.
     effects = np.concatenate([states[:, 1:] - states[:, :-1], residuals], axis=2).swapaxes(0, 1)
-    transposed = causes.swapaxes(1, 2)
-    gram, cross = _pool(transposed @ causes, pooling), _pool(transposed @ effects, pooling)
+    causes_t = causes.swapaxes(1, 2)
+    gram, cross = _pool(causes_t @ causes, pooling), _pool(causes_t @ effects, pooling)
     gram += ridge * len(states) * np.eye(gram.shape[1])
     solution = np.asarray(np.linalg.solve(gram, cross), dtype=np.float64).swapaxes(1, 2)
     solution[:, :nx, :nx] += np.eye(nx)
@@ -35,10 +35,10 @@ def fit_models(states: Array, controls: Array, residuals: Array, *, ridge: float
 
 def _pool(values: Array, weight: float) -> Array:
     """Each step's sums with its neighbours' at a weight, as a mean."""
-    pooled = values.copy()
-    pooled[1:] += weight * values[:-1]
-    pooled[:-1] += weight * values[1:]
-    return pooled / (1.0 + 2.0 * weight)
+    result = values.copy()
+    result[1:] += weight * values[:-1]
+    result[:-1] += weight * values[1:]
+    return result / (1.0 + 2.0 * weight)
 
 
 def solve_riccati(dynamics: Array, residuals: Array, nominal: Array, damping: float) -> tuple[Array, Array]:
@@ -64,8 +64,8 @@ def solve_riccati(dynamics: Array, residuals: Array, nominal: Array, damping: fl
         hessian = model.T @ value @ model + hessians[step]
         gradient = model.T @ slope + slopes[step]
         uu, ux = hessian[nx:, nx:], hessian[nx:, :nx]
-        solved = np.linalg.solve(uu + extra, np.concatenate([ux, gradient[nx:, None]], axis=1))
-        gain, shift = -solved[:, :nx], -solved[:, nx]
+        solution = np.linalg.solve(uu + extra, np.concatenate([ux, gradient[nx:, None]], axis=1))
+        gain, shift = -solution[:, :nx], -solution[:, nx]
         gains[step], change[step] = gain, shift
         # The value of these controls, not of the best ones: with damping the two differ.
         value = hessian[:nx, :nx] + gain.T @ uu @ gain + gain.T @ ux + ux.T @ gain

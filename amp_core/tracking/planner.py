@@ -87,7 +87,7 @@ def plan(
     def count_steps(steps: int) -> None:
         nonlocal steps_done
         if stopping.is_set():
-            raise Stopped
+            raise PlanningStopped
         with lock:
             steps_done += steps
             if progress is not None:
@@ -124,5 +124,5 @@ def plan(
     )
 
 
-class Stopped(Exception):
+class PlanningStopped(Exception):
     """Another branch or another clip's plan has failed, or the caller has stopped this one."""

@@ -168,7 +168,7 @@ class Sampler:
         all_qpos[:, 0], all_qvel[:, 0] = qpos, qvel
         soles, com_velocity = np.repeat(state.soles[None], count, axis=0), np.full(count, state.com_velocity)
         residuals: list[Array] = []
-        failed: set[int] = set()
+        failed_ids: set[int] = set()
         for step in range(steps):
             ctrl = controls[..., step, :] + noise[:, step]
             if about is not None:
@@ -181,33 +181,33 @@ class Sampler:
             try:
                 self.batch.step(nstep=self.planning.substeps, ids=ids)
             except SimulationError as error:
-                failed.update(int(i) for i in error.ids)
+                failed_ids.update(int(i) for i in error.ids)
             all_qpos[:, step + 1], all_qvel[:, step + 1] = qpos, qvel
             # Sensors and places are those of one physics step before the end, so that from the start, which is exact, the first
             # step's changes are over less time.
-            elapsed = self.robot.control_dt * (self.first_share if step == 0 else 1.0)
+            step_sec = self.robot.control_dt * (self.first_share if step == 0 else 1.0)
             frame_residuals, soles, com_velocity = self.residuals(
-                min(frame + step, self.reference.frames - 1), all_ctrl[:, step], soles, com_velocity, elapsed
+                min(frame + step, self.reference.frames - 1), all_ctrl[:, step], soles, com_velocity, step_sec
             )
             residuals.append(frame_residuals)
         self.simulated_sec += count * steps * self.robot.control_dt
-        stacked = np.stack(residuals, axis=1)
+        deviations = np.stack(residuals, axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
-            cost = (stacked**2).sum(axis=(1, 2))
-        diverged = ~np.isfinite(cost) | (cost > FAILED_COST)
-        diverged[list(failed)] = True
-        cost[diverged] = FAILED_COST
-        stacked[diverged] = 0.0
-        return Samples(all_qpos, all_qvel, all_ctrl, stacked, cost)
+            cost = (deviations**2).sum(axis=(1, 2))
+        has_diverged = ~np.isfinite(cost) | (cost > FAILED_COST)
+        has_diverged[list(failed_ids)] = True
+        cost[has_diverged] = FAILED_COST
+        deviations[has_diverged] = 0.0
+        return Samples(all_qpos, all_qvel, all_ctrl, deviations, cost)
 
     def residuals(
-        self, frame: int, ctrl: Array, soles: Array, com_velocity: Array, elapsed: float
+        self, frame: int, ctrl: Array, soles: Array, com_velocity: Array, elapsed_sec: float
     ) -> tuple[Array, Array, Array]:
         """How far the first S simulations of the batch are from frame `frame` of the clip.
 
         Args:
           ctrl: (S, nu) rad.
-          soles, com_velocity: (S, F, 3) m and (S,) m/s, vertical; as they were `elapsed` s ago.
+          soles, com_velocity: (S, F, 3) m and (S,) m/s, vertical; as they were `elapsed_sec` s ago.
 
         Returns:
           (S, R) the deviations, whose sum of squares is the cost, and the `soles` and `com_velocity` of now.
@@ -219,30 +219,30 @@ class Sampler:
         # The third row of a box's axes: how far up each of them reaches.
         rise = np.abs(self.sole_axes[:count, self.planning.soles, 6:9])
         lowest = places[:, :, 2] - (rise * self.sole_size).sum(axis=-1)
-        sole_velocity = (places - soles)[:, :, :2] / elapsed
+        sole_velocity = (places - soles)[:, :, :2] / elapsed_sec
         position, velocity = qpos[:, root_q : root_q + 3], qvel[:, root_v : root_v + 3]
         rotation = robot.root_rotation(qpos)
         up, forward = z_axis(rotation), x_axis(rotation)
-        away = position - reference.root_pos[frame]
+        offset = position - reference.root_pos[frame]
         standing = reference.standing[frame]
         # A foot that is as low as this may be carrying weight, also where it does not stand in the clip.
         low = np.clip((_LOW - lowest) / _LOW, 0.0, 1.0)
-        load = 1.0 + (com_now - com_velocity) / elapsed / self.gravity
-        pressed = np.clip(sensors[:, self.planning.loads] / (_STANDING * self.weight), 0.0, 1.0)
+        load = 1.0 + (com_now - com_velocity) / elapsed_sec / self.gravity
+        pressure = np.clip(sensors[:, self.planning.loads] / (_STANDING * self.weight), 0.0, 1.0)
         joints = qpos[:, robot.qpos_adr] - reference.dof_pos[frame]
         parts: list[tuple[float, Array]] = [
             (cost.joints, joints),
-            (cost.height, away[:, 2:]),
+            (cost.height, offset[:, 2:]),
             (cost.upright, up - reference.up[frame]),
             (cost.heading, forward - reference.forward[frame]),
-            (cost.place, away[:, :2]),
+            (cost.place, offset[:, :2]),
             (cost.feet, (places - reference.soles[frame]).reshape(count, -1)),
             (cost.slip, (np.sqrt(low)[:, :, None] * sole_velocity).reshape(count, -1)),
             (cost.stance_slip, (np.sqrt(standing)[:, None] * sole_velocity).reshape(count, -1)),
             (cost.stance, np.sqrt(standing) * lowest),
             (cost.stance, np.sqrt(1.0 - standing) * np.minimum(0.0, lowest - reference.clearance[frame])),
-            (cost.contact, np.sqrt(standing) * (1.0 - pressed)),
-            (cost.contact, np.sqrt(1.0 - standing) * pressed),
+            (cost.contact, np.sqrt(standing) * (1.0 - pressure)),
+            (cost.contact, np.sqrt(1.0 - standing) * pressure),
             (cost.vertical_velocity, velocity[:, 2:]),
             (cost.load, (load - 1.0)[:, None]),
             (cost.unloaded, np.minimum(0.0, load - 0.8)[:, None]),

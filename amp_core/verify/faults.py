@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-_UNEXPLAINED = 0.02
+_MAX_RESIDUAL = 0.02
 """The share of an error, root mean square, that a fault may leave unexplained and still fit."""
 
 _FLOOR = 1e-5
@@ -71,7 +71,7 @@ def name_faults(
             residual = _rms(actual[rows][:, columns] - values[rows])
             if residual < least:
                 least, best_fault = residual, fault
-        if not least <= _UNEXPLAINED * error:
+        if not least <= _MAX_RESIDUAL * error:
             best_fault = _name_column_fault(actual[:, columns], expected[:, columns], robot.layout.names[columns])
         if best_fault:
             faults.setdefault(best_fault, []).append(block.name)
@@ -109,7 +109,7 @@ def _name_column_fault(actual: Array, expected: Array, names: tuple[str, ...]) -
     """Columns in another order or with another sign, or the columns that are wrong in some other way."""
 
     def fits(i: int, guess: Array) -> bool:
-        return _rms(actual[:, i] - guess) <= _UNEXPLAINED * _rms(actual[:, i] - expected[:, i])
+        return _rms(actual[:, i] - guess) <= _MAX_RESIDUAL * _rms(actual[:, i] - expected[:, i])
 
     wrong = [i for i in range(len(names)) if _rms(actual[:, i] - expected[:, i]) > _FLOOR]
     parts = [name.partition(".")[2] for name in names]
@@ -141,7 +141,7 @@ def name_velocity_fault(robot: Robot, actual: Array, expected: Array, qpos: Arra
         "the recorded qvel is one frame early": (actual[:-1], expected[1:]),
         "the recorded qvel is in degrees": (actual, np.degrees(expected)),
     }
-    return next((fault for fault, (a, b) in guesses.items() if _rms(a - b) <= _UNEXPLAINED * error), "")
+    return next((fault for fault, (a, b) in guesses.items() if _rms(a - b) <= _MAX_RESIDUAL * error), "")
 
 
 def name_swapped_channels(agreement: Array, names: tuple[str, ...], gain: float) -> str:

@@ -53,7 +53,7 @@ def train(
     obs_mean, obs_std = obs.mean(axis=0), np.maximum(obs.std(axis=0), _OBS_STD_FLOOR)
     obs_mean[-robot.model.nu :], obs_std[-robot.model.nu :] = 0.0, 1.0
     obs_stats = (obs_mean.astype(np.float32), obs_std.astype(np.float32))
-    untrained = _untrained_transitions(context, settings, reference, normal)
+    fresh_transitions = _untrained_transitions(context, settings, reference, normal)
     state = learner.initial_state(stream(context.seed, _NETS), robot.layout.dim, len(obs_mean))
     initial_policy = state[0]["policy"]
     collector = Collector(context, settings, reference)
@@ -67,7 +67,7 @@ def train(
         real = pairs[batches.choice(reference.train, (parts, size))]
         held_out = pairs[batches.choice(reference.held_out, _HELD_OUT)]
         state, values, logits, finite = learner.learn(
-            state, rates, obs_stats, normal, rollout, real, held_out, untrained, order
+            state, rates, obs_stats, normal, rollout, real, held_out, fresh_transitions, order
         )
         flags = np.asarray(finite)
         if not flags.all():

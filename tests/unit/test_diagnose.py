@@ -229,7 +229,7 @@ def test_teacher_forcing_and_its_harness(robot: Robot) -> None:
 
 def test_a_robot_without_weight_on_its_feet(robot: Robot) -> None:
     clip = still(robot)
-    rollout = run(robot, clip, dataclasses.replace(ROLLOUT, harness=Harness.off()))
+    rollout = run(robot, clip, dataclasses.replace(ROLLOUT, harness=Harness.none()))
     loads = rollout.sum_fn_per_frame.copy()
     loads[20:50] = 0.0
     found = diagnosed(robot, dataclasses.replace(rollout, sum_fn_per_frame=loads), clip)

@@ -37,7 +37,7 @@ def test_every_setting_changes_the_digest() -> None:
         dataclasses.replace(usual, physics=PhysicsScale(friction=0.9)),
         dataclasses.replace(usual, physics=PhysicsScale(mass=0.9)),
         dataclasses.replace(usual, physics=PhysicsScale(damping=0.9)),
-        dataclasses.replace(usual, harness=Harness.off()),
+        dataclasses.replace(usual, harness=Harness.none()),
         dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, height_kp=61)),
         dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, height_kd=11)),
         dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, force_cap=5)),
@@ -82,7 +82,7 @@ def test_autos_own_settings_reach_the_mode_that_has_them() -> None:
     assert Recipe.from_dict(auto.to_dict()) == auto
     plain, tracked = auto.stage("rollout"), auto.stage("tracked")
     assert (plain.harness.force_cap, plain.planner, plain.initial_velocity) == (0.0, None, "zero")
-    assert tracked.harness == Harness.off()
+    assert tracked.harness == Harness.none()
     assert tracked.planner is not None
     assert (tracked.planner.samples, tracked.initial_velocity) == (32, "zero")
 
@@ -151,7 +151,7 @@ def test_any_json_gives_a_recipe_or_a_refusal(key: str, value: object) -> None:
 
 
 def test_the_harness_can_be_off() -> None:
-    assert Harness.off().is_off
+    assert Harness.none().is_off
     assert not Harness.assist().is_off
     assert not Harness.strong().is_off
 

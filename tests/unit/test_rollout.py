@@ -77,7 +77,7 @@ def test_the_harness_lifts_what_is_low_and_damps_what_moves() -> None:
     assert harness_force(harness, 0.45, 0.05, 0.0, LEVEL) == 4.0
     assert harness_force(harness, 0.45, 0.85, 0.0, LEVEL) == -4.0
     assert harness_force(Harness.strong(), 0.45, 0.05, 0.0, LEVEL) == pytest.approx(200.0)
-    assert harness_force(Harness.off(), 0.45, 0.05, 1.0, LEVEL) == 0.0
+    assert harness_force(Harness.none(), 0.45, 0.05, 1.0, LEVEL) == 0.0
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -108,7 +108,7 @@ def test_the_recorded_force_is_the_harness_at_the_start_of_the_frame(robot: Robo
     expected = [harness_force(ROLLOUT.harness, target, q[2], v[2], q[3:7].tolist()) for q, v in states]
     np.testing.assert_array_equal(found.stab_force, expected)
     assert np.abs(found.stab_force).max() > 0.01
-    off = generate(robot, [motion], dataclasses.replace(ROLLOUT, harness=Harness.off()))[0]
+    off = generate(robot, [motion], dataclasses.replace(ROLLOUT, harness=Harness.none()))[0]
     assert not off.stab_force.any()
 
 

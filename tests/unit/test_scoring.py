@@ -53,7 +53,7 @@ def toppling(robot: Robot, frames: int = 150) -> Motion:
 
 @pytest.mark.parametrize("mass", [1.0, 1.3])
 def test_standing_still_carries_its_own_weight(robot: Robot, mass: float) -> None:
-    recipe = dataclasses.replace(ROLLOUT, harness=Harness.off(), physics=PhysicsScale(mass=mass))
+    recipe = dataclasses.replace(ROLLOUT, harness=Harness.none(), physics=PhysicsScale(mass=mass))
     found = score([standing(robot, 100)], robot, recipe)[0]
     assert found.rollout.sum_fn_per_frame[50:].mean() / (robot.mg * mass) == pytest.approx(1.0, abs=2e-3)
     assert found.quality_metrics["left_foot_contact_rate"] == 1.0
@@ -66,7 +66,7 @@ def test_standing_still_carries_its_own_weight(robot: Robot, mass: float) -> Non
 @pytest.mark.parametrize("mode", ["rollout", "teacher_forced"])
 def test_a_robot_on_the_floor_is_rejected_though_its_feet_carry_weight(robot: Robot, mode: str) -> None:
     motion = toppling(robot)
-    recipe = dataclasses.replace(Recipe.for_mode(mode), harness=Harness.off())
+    recipe = dataclasses.replace(Recipe.for_mode(mode), harness=Harness.none())
     if mode == "teacher_forced":
         # The clip itself leans ever further: its poses are forced, so the robot leans as well.
         half = np.minimum(0.65, 0.01 * np.arange(len(motion.root_pos)))

@@ -57,7 +57,7 @@ def clip(robot: Robot, name: str = "walk.pkl", frames: int | None = None) -> Con
 
 
 def tracked(planner: Planner = QUICK, **changes: Any) -> Recipe:
-    return Recipe(mode="tracked", harness=Harness.off(), planner=planner, **changes)
+    return Recipe(mode="tracked", harness=Harness.none(), planner=planner, **changes)
 
 
 def bytes_of(rollout: Rollout) -> bytes:
@@ -437,8 +437,8 @@ def test_a_wrong_planner_is_refused(planner: object, key: str) -> None:
 
 def test_only_the_tracked_mode_plans_and_it_has_no_harness() -> None:
     refusals: list[Callable[[], Recipe]] = [
-        lambda: Recipe(mode="rollout", harness=Harness.off(), planner=Planner()),
-        lambda: Recipe(mode="tracked", harness=Harness.off()),
+        lambda: Recipe(mode="rollout", harness=Harness.none(), planner=Planner()),
+        lambda: Recipe(mode="tracked", harness=Harness.none()),
         lambda: Recipe(mode="tracked", harness=Harness.assist(), planner=Planner()),
     ]
     for make in refusals:

@@ -35,7 +35,7 @@ def walk(physics: PhysicsScale | None = None) -> Rollout:
     from amp_core.motion import condition
 
     path = next(path for path in bundled_motions() if path.stem == "walk")
-    recipe = replace(Recipe.for_mode("rollout"), harness=Harness.off(), physics=physics or PhysicsScale())
+    recipe = replace(Recipe.for_mode("rollout"), harness=Harness.none(), physics=physics or PhysicsScale())
     return generate(robot(), [condition(read_motion(path, name="walk"), robot())], recipe)[0]
 
 
