@@ -70,5 +70,8 @@ def _installed_version(distribution: str) -> str | None:
 
 check_engine(_installed_version("mujoco"), _installed_version("mujoco-core"))
 
-import mujoco  # noqa: E402
+try:
+    import mujoco
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("MuJoCo is not installed; install ampref with the extra [physics]", name=error.name) from None
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError  # noqa: E402

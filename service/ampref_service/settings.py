@@ -37,6 +37,10 @@ FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUB
 """Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
 
 
+# A worker's child has another working directory, so that no path may be relative.
+_AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))]
+
+
 class Settings(BaseSettings):
     """The service's configuration; frozen once it was read.
 
@@ -45,7 +49,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True)
 
-    data_dir: Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))] = Field(
+    data_dir: _AbsolutePath = Field(
         Path("~/.local/share/ampref"), description="Folder of everything the service keeps, unless the next two say otherwise."
     )
     database_url: str = Field(
@@ -62,7 +66,7 @@ class Settings(BaseSettings):
         None, description="Celery broker, `redis://HOST:PORT/DB`. Not set: for `ampref up`, which runs jobs itself."
     )
     robots: Annotated[
-        tuple[Annotated[Path, AfterValidator(Path.expanduser)], ...],
+        tuple[_AbsolutePath, ...],
         NoDecode,
         BeforeValidator(lambda value: list(filter(str.strip, value.split(os.pathsep))) if isinstance(value, str) else value),
     ] = Field(

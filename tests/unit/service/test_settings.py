@@ -45,7 +45,7 @@ def test_an_empty_broker_url_means_embedded(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_robots_are_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMPREF_ROBOTS", os.pathsep.join(["/a/robot.yaml", "b/robot.yaml", ""]))
-    assert Settings.load().robots == (Path("/a/robot.yaml"), Path("b/robot.yaml"))
+    assert Settings.load().robots == (Path("/a/robot.yaml"), Path("b/robot.yaml").absolute())
 
 
 @pytest.mark.parametrize(
