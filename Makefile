@@ -24,11 +24,12 @@ demo: all-installed ## the whole line on this machine: serve, post, score, lock,
 test: dev-installed ## the whole test suite, real PostgreSQL and Redis included (ARGS='-k name')
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: dev-installed ## ruff, mypy, the import rules
+lint: dev-installed ## ruff, mypy, the import rules, the names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python lint/check_names.py
 
 format: dev-installed ## put every file in the form that `make lint` asks for
 	$(BIN)/ruff check --fix .

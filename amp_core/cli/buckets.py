@@ -97,8 +97,8 @@ def _print_comparison(out: Output, comparison: Comparison, is_replayed: bool) ->
     rows: list[tuple[Any, ...]] = []
     for clip in comparison.clips:
         for i, name in enumerate(names):
-            outcome, replayed = clip.outcomes[i], _format_shares(clip.replayed[i]) if is_replayed else ()
-            rows.append((clip.name, name, outcome.mode, tier_name(outcome.tier), *_format_shares(outcome), *replayed))
+            outcome, replay_cells = clip.outcomes[i], _format_shares(clip.replayed[i]) if is_replayed else ()
+            rows.append((clip.name, name, outcome.mode, tier_name(outcome.tier), *_format_shares(outcome), *replay_cells))
     out.print_table(("Motion", "Bucket", "Mode", "Tier", *shares), rows)
     out.print()
     columns = [comparison.sums(), *([comparison.sums(replayed=True)] if is_replayed else [])]

@@ -105,9 +105,9 @@ def lock(
                 problem = f"{spec} is locked, but the alias {text!r} is not set: {error.what}"
                 remedy = f"Set it with: ampref dataset alias {name} {text} {version}"
                 out.refuse(type(error)(problem, key=error.key, expected=error.expected, remedy=remedy))
-        locked = print_version(out, api, name, version)
+        document = print_version(out, api, name, version)
     out.exit()
-    is_ready = (locked["readiness"] or {}).get("ready", True)
+    is_ready = (document["readiness"] or {}).get("ready", True)
     step = "next, on a training node" if is_ready else "it is not ready for training, see above; to use it all the same"
     out.print(f"\n{step}: ampref pull {spec}")
 

@@ -147,12 +147,12 @@ def attach_json_target(args: Sequence[str], *, word: bool) -> list[str]:
     Args:
       word: whether a word after `--json` is its target; `-` always is.
     """
-    attached: list[str] = []
+    result: list[str] = []
     rest = list(args)
     while rest and rest[0] != "--":
         arg = rest.pop(0)
         if arg == "--json":
             is_target = rest[:1] == ["-"] or (word and rest[:1] != [] and not rest[0].startswith("-"))
             arg = f"--json={rest.pop(0) if is_target else '-'}"
-        attached.append(arg)
-    return attached + rest
+        result.append(arg)
+    return result + rest

@@ -76,7 +76,7 @@ class Output:
         self.to_stdout = json_target == STDOUT
         self.file = None if self.to_stdout else json_target
         self.quiet = quiet
-        self.refused: list[AmprefError] = []
+        self.refusals: list[AmprefError] = []
         self._has_document = False
         self._consoles: dict[IO[str], Console] = {}
         Output.latest = self
@@ -111,7 +111,7 @@ class Output:
     def refuse(self, error: AmprefError) -> None:
         """Print an error that does not end the command, such as one refused file of several; `exit` ends it with 1."""
         print_error(error)
-        self.refused.append(error)
+        self.refusals.append(error)
 
     @contextmanager
     def refusing(self, file: Path | None = None) -> Iterator[None]:
@@ -134,7 +134,7 @@ class Output:
         Raises:
           typer.Exit: it was.
         """
-        if failed or self.refused:
+        if failed or self.refusals:
             raise typer.Exit(FAILED)
 
     def print_result(self, document: Any, values: Iterable[str] = ()) -> None:

@@ -55,9 +55,9 @@ class Progress:
         """Seconds that the rest takes: as reported, else by the rate since the start; None where neither is known."""
         if self._left is not None:
             return self._left
-        elapsed = time.monotonic() - self._start
+        elapsed_sec = time.monotonic() - self._start
         share = self.amount / self.total if self.total else 0.0
-        return elapsed * (1.0 - share) / share if _MIN_SHARE <= share < 1.0 and elapsed >= _MIN_SEC else None
+        return elapsed_sec * (1.0 - share) / share if _MIN_SHARE <= share < 1.0 and elapsed_sec >= _MIN_SEC else None
 
 
 def line_printer(print_line: Callable[[str], None]) -> Callable[[Progress], None]:

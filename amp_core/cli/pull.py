@@ -42,7 +42,7 @@ def pull(
         out.progress(f"pulling {spec}") as progress,
         warnings.catch_warnings(record=True, action="always") as caught,
     ):
-        pulled = pull_version(
+        version = pull_version(
             spec,
             url=url,
             manifest_sha256=manifest_sha256,
@@ -51,13 +51,13 @@ def pull(
             to=to,
             progress=lambda amount, total: progress.update(amount, total=total),
         )
-        pulled.wait_for_disk()
+        version.wait_for_disk()
     for warning in caught:
         out.warn(str(warning.message))
-    out.print_result(pulled.to_dict(), [str(pulled.features)])
-    source = f"{size(pulled.downloaded_bytes)} downloaded" if pulled.downloaded_bytes else "the cache had everything"
-    contents = f"{counted(pulled.num_clips, 'clip')}, {counted(pulled.num_frames, 'frame')}"
-    out.print(f"{pulled.name}=={pulled.version}: {contents}; {source}, verified against the manifest's digests")
-    for path in pulled.files:
+    out.print_result(version.to_dict(), [str(version.features)])
+    source = f"{size(version.downloaded_bytes)} downloaded" if version.downloaded_bytes else "the cache had everything"
+    contents = f"{counted(version.num_clips, 'clip')}, {counted(version.num_frames, 'frame')}"
+    out.print(f"{version.name}=={version.version}: {contents}; {source}, verified against the manifest's digests")
+    for path in version.files:
         out.print(f"  {path}  {size(path.stat().st_size)}")
-    out.print(f"\n{pulled.training_config()}".rstrip())
+    out.print(f"\n{version.training_config()}".rstrip())

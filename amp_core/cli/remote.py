@@ -78,7 +78,7 @@ def wait_for_job(
 
 
 @contextmanager
-def note_unfinished(out: Output, unfinished: Callable[[], Sequence[str]]) -> Iterator[None]:
+def note_unfinished(out: Output, list_unfinished: Callable[[], Sequence[str]]) -> Iterator[None]:
     """On Ctrl-C print that the jobs go on without this command, and how to follow them.
 
     Args:
@@ -87,7 +87,7 @@ def note_unfinished(out: Output, unfinished: Callable[[], Sequence[str]]) -> Ite
     try:
         yield
     except KeyboardInterrupt:
-        ids = unfinished()
+        ids = list_unfinished()
         if len(ids) == 1:
             out.note(f"the job goes on: ampref job {ids[0]} --wait")
         elif ids:

@@ -10,7 +10,7 @@ from amp_core.robot import Robot, bundled_robots
 def robots(json_out: Json = None, quiet: Quiet = False) -> None:
     """List the bundled robots; any other is given as a path to its robot.yaml."""
     out = Output(json_out, quiet=quiet)
-    loaded = [Robot.load(name) for name in bundled_robots()]
+    bundle = [Robot.load(name) for name in bundled_robots()]
     documents = [
         {
             "name": robot.name,
@@ -19,9 +19,9 @@ def robots(json_out: Json = None, quiet: Quiet = False) -> None:
             "feature_dim": robot.layout.dim,
             "mass_kg": float(robot.mass),
         }
-        for robot in loaded
+        for robot in bundle
     ]
-    out.print_result(documents, (robot.name for robot in loaded))
-    rows = [(robot.name, len(robot.joint_names), robot.layout.dim, f"{robot.mass:.3f}", robot.control_dt) for robot in loaded]
+    out.print_result(documents, (robot.name for robot in bundle))
+    rows = [(robot.name, len(robot.joint_names), robot.layout.dim, f"{robot.mass:.3f}", robot.control_dt) for robot in bundle]
     out.print_table(("Robot", ">joints", ">features", ">mass kg", ">control s"), rows)
     out.print("\nnext: ampref score MOTION --robot NAME, or --robot path/to/robot.yaml for your own")

@@ -73,7 +73,7 @@ def score(
         print_results(out, [document | {"clip_name": label} for document, label in zip(documents, labels, strict=True)])
     counts = Counter(document["tier"] for document in documents)
     tiers = ", ".join(f"{counts[tier]} {tier.label}" for tier in Tier)
-    out.print(f"\n{len(documents)} scored: {tiers}; {len(out.refused)} refused")
+    out.print(f"\n{len(documents)} scored: {tiers}; {len(out.refusals)} refused")
     if out.file:
         out.print(f"results: {out.file}")
     if export and documents:

@@ -53,7 +53,7 @@ def submit(
         scale.name: (fields or {}) | {"physics": asdict(scale)} for scale in scales
     } or {None: fields}
     options = reading_options(files, fps, quat_order, out)
-    submitted: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
     with connect(url, out, patient=True) as api:
         with out.progress("uploading", total=len(files)) as progress:
             settings: dict[str, Any] = {"name": name, "robot": robot, "mode": mode, "seed": seed, "tags": tag or ()}
@@ -62,38 +62,38 @@ def submit(
                 with out.refusing(path):
                     for bucket, bucket_recipe in recipes.items():
                         answer = api.submit_clip(path, recipe=bucket_recipe, **settings, **options(path))
-                        submitted.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
+                        answers.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
                         clip = answer["clip"]
                         if name is not None and clip["name"] != name:
                             out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
         if wait:
-            _wait_for_rollouts(out, api, submitted, timeout)
-    out.print_result(submitted, dict.fromkeys(answer["clip"]["id"] for answer in submitted))
-    if submitted and wait:
-        print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in submitted if answer["rollout"]])
+            _wait_for_rollouts(out, api, answers, timeout)
+    out.print_result(answers, dict.fromkeys(answer["clip"]["id"] for answer in answers))
+    if answers and wait:
+        print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in answers if answer["rollout"]])
         out.print("\nnext: ampref clips --tier 0, then ampref dataset lock NAME VERSION --tier 0")
-    elif submitted:
+    elif answers:
         columns: dict[str, Cell] = {
             "Motion": _label,
             "Clip": lambda answer: answer["clip"]["id"],
             "Job": lambda answer: answer["job"] and answer["job"]["id"],
             "State": lambda answer: "known, scored" if answer["rollout"] else answer["job"] and answer["job"]["state"],
         }
-        out.print_table(columns, submitted)
+        out.print_table(columns, answers)
         out.print("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")
     out.exit()
 
 
-def _wait_for_rollouts(out: Output, api: ApiClient, submitted: Sequence[dict[str, Any]], timeout: float | None) -> None:
+def _wait_for_rollouts(out: Output, api: ApiClient, answers: Sequence[dict[str, Any]], timeout: float | None) -> None:
     """Follow the jobs to their ends; each answer then has its job as it ended and its rollout in full."""
     # A clip that is known needs no time; the bar and its estimate are about the rest.
-    n_jobs = sum(answer["rollout"] is None for answer in submitted)
+    n_jobs = sum(answer["rollout"] is None for answer in answers)
     with (
-        note_unfinished(out, lambda: [a["job"]["id"] for a in submitted if a["job"] and a["rollout"] is None]),
+        note_unfinished(out, lambda: [a["job"]["id"] for a in answers if a["job"] and a["rollout"] is None]),
         out.progress("scoring", total=n_jobs) as progress,
     ):
-        for index, answer in enumerate(submitted):
-            overall = f"{index} of {len(submitted)} clips" if len(submitted) > 1 else ""
+        for index, answer in enumerate(answers):
+            overall = f"{index} of {len(answers)} clips" if len(answers) > 1 else ""
             try:
                 if answer["rollout"] is None and answer["job"] is not None:
                     answer["job"] = wait_for_job(

@@ -51,10 +51,10 @@ class Tester:
         with self._out.progress("scoring", total=len(paths)) as progress:
             runs = [score_run(robot, recipe, self._nthread)]
             files = process_files(paths, options, robot, recipe, self._nthread, runs, self._out, progress)
-            scored = [(score, motion) for motion, (score,) in files if motion is not None and score is not None]
-        if scored:
-            scores, motions = zip(*scored, strict=True)
-            self._test(Subject.of_scores(scores, motions, robot), counted(len(scored), "motion"))
+            pairs = [(score, motion) for motion, (score,) in files if motion is not None and score is not None]
+        if pairs:
+            scores, motions = zip(*pairs, strict=True)
+            self._test(Subject.of_scores(scores, motions, robot), counted(len(pairs), "motion"))
 
     def test_all_versions(self, api: ApiClient, robot: str | None) -> None:
         """Test every version that is not yanked, the oldest of each dataset first; a refused one costs only itself."""
@@ -115,7 +115,7 @@ class Tester:
             "subjects": [{key: value for key, value in subject.items() if key != "tests"} for subject in documents],
         }
         document = documents[0] if len(documents) == 1 else document
-        document = document | {"refused": [error.to_dict() for error in out.refused]}
+        document = document | {"refused": [error.to_dict() for error in out.refusals]}
         values = [
             (f"{_subject_name(subject)}\t" if len(documents) > 1 else "") + f"{test['id']}\t{test['status']}"
             for subject in documents
@@ -124,8 +124,8 @@ class Tester:
         out.print_result(document, values)
         counts = Counter(test["status"] for test in document["tests"])
         summary = ", ".join(f"{counts[status]} {word}" for status, word in STATUS_WORDS.items() if counts[status])
-        refused = f"; {len(out.refused)} refused" if out.refused else ""
-        out.print(f"\n{document['status']}: {summary or 'nothing was tested'}{refused}")
+        refusals = f"; {len(out.refusals)} refused" if out.refusals else ""
+        out.print(f"\n{document['status']}: {summary or 'nothing was tested'}{refusals}")
         if out.file:
             out.print(f"report: {out.file}")
         if html_out and documents:

@@ -51,8 +51,8 @@ def open_version(
       RobotRefused: the robot is not the one that the version was made with.
       IntegrityError: the service's bytes do not have the digests of the manifest.
     """
-    pulled = pull(spec, url=api.url, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
-    manifest = read_json(pulled.manifest.read_bytes())
+    version = pull(spec, url=api.url, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
+    manifest = read_json(version.manifest.read_bytes())
     name, digest = str(manifest["robot"]["name"]), str(manifest["robot"]["digest"])
     if robot is None and name not in bundled_robots():
         raise RobotRefused(
@@ -68,32 +68,32 @@ def open_version(
             remedy="Name the robot.yaml as it was then with --robot, or use the release that the version was locked with",
         )
     with tempfile.TemporaryDirectory(prefix="ampref-verify-") as folder:
-        clips = tuple(_fetch_clips(api, pulled, manifest, Path(folder), progress))
-        stats = read_json(pulled.normalization_stats.read_bytes())
-        artifacts = Artifacts(features=mmap_member(pulled.features, "features"), stats=stats, manifest=manifest)
-        facts = {"dataset": pulled.name, "version": pulled.version, "manifest_sha256": pulled.manifest_sha256}
-        files = {"normalization_stats": pulled.normalization_stats, "manifest": pulled.manifest}
-        locked = {key: f"{path.name} {_digest(path)}" for key, path in files.items()}
-        locked["feature_code_hash"] = pulled.feature_code_hash
-        yield LockedVersion(Subject(loaded_robot, clips, artifacts, facts), tuple(manifest["waivers"]), locked)
+        clips = tuple(_fetch_clips(api, version, manifest, Path(folder), progress))
+        stats = read_json(version.normalization_stats.read_bytes())
+        artifacts = Artifacts(features=mmap_member(version.features, "features"), stats=stats, manifest=manifest)
+        facts = {"dataset": version.name, "version": version.version, "manifest_sha256": version.manifest_sha256}
+        files = {"normalization_stats": version.normalization_stats, "manifest": version.manifest}
+        lock_facts = {key: f"{path.name} {_digest(path)}" for key, path in files.items()}
+        lock_facts["feature_code_hash"] = version.feature_code_hash
+        yield LockedVersion(Subject(loaded_robot, clips, artifacts, facts), tuple(manifest["waivers"]), lock_facts)
 
 
 def _fetch_clips(
-    api: ApiClient, pulled: PulledVersion, manifest: Mapping[str, Any], folder: Path, progress: Callable[[float, str], None]
+    api: ApiClient, version: PulledVersion, manifest: Mapping[str, Any], folder: Path, progress: Callable[[float, str], None]
 ) -> Iterator[Clip]:
     """Fetch what each clip of the manifest was made of, in its order."""
-    members = api.iter_members(pulled.name, pulled.version)
+    members = api.iter_members(version.name, version.version)
     rollouts = [list(rows) for _, rows in groupby(members, key=lambda member: str(member["rollout_id"]))]
     entries: Sequence[Mapping[str, Any]] = manifest["clips"]
     if len(rollouts) != len(entries):
-        raise _differing_members(pulled, f"{len(rollouts)} clips", f"{len(entries)} clips")
+        raise _differing_members(version, f"{len(rollouts)} clips", f"{len(entries)} clips")
     for number, (rows, entry) in enumerate(zip(rollouts, entries, strict=True)):
         progress(0.3 + 0.7 * number / len(rollouts), f"fetching {entry['name']}")
         rollout, clip = api.get_rollout(str(rows[0]["rollout_id"])), api.get_clip(str(rows[0]["clip_id"]))
         ranges = [(row["start"], row["end"], row["tier"]) for row in rows]
         expected = [(segment["start"], segment["end"], segment["tier"]) for segment in entry["segments"]]
         if (clip["source_digest"], rollout["recipe_digest"], ranges) != (entry["digest"], entry["recipe_digest"], expected):
-            raise _differing_members(pulled, f"other frames or bytes of {entry['name']!r}", "those of its manifest")
+            raise _differing_members(version, f"other frames or bytes of {entry['name']!r}", "those of its manifest")
         source = api.download_clip(clip["id"], folder / f"{clip['id']}.source")
         arrays = api.download_arrays(rollout["id"], folder / f"{rollout['id']}.npz")
         for path, digest in ((source, clip["source_digest"]), (arrays, rollout["arrays_digest"])):
@@ -124,9 +124,9 @@ def _digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _differing_members(pulled: PulledVersion, members: str, expected: str) -> IntegrityError:
+def _differing_members(version: PulledVersion, members: str, expected: str) -> IntegrityError:
     return IntegrityError(
-        f"the service's members of {pulled.name}=={pulled.version} are not those of its manifest: {members}",
+        f"the service's members of {version.name}=={version.version} are not those of its manifest: {members}",
         expected=expected,
         remedy="Do not train on it, and ask the service's operator",
     )

@@ -88,7 +88,7 @@ def post_clip(
 ) -> Submission:
     """Upload a motion and have it scored. It is read and checked in full before anything is stored."""
     recipe = None if form.recipe is None else parse_body(form.recipe.encode(), subject="the recipe")
-    resolved = resolve_recipe(form.mode, form.seed, recipe)
+    resolved_recipe = resolve_recipe(form.mode, form.seed, recipe)
     upload = Upload(
         file=form.file.file,
         size=form.file.size or 0,
@@ -96,7 +96,7 @@ def post_clip(
         tags=split_tags(form.tags),
         **form.model_dump(include={"name", "format", "fps", "quat_order"}),
     )
-    submission = accept_clip(services, services.robot(form.robot), upload, resolved, actor=caller.name)
+    submission = accept_clip(services, services.robot(form.robot), upload, resolved_recipe, actor=caller.name)
     return _answer_submission(submission, announcer)
 
 
@@ -149,8 +149,8 @@ add_file_route(router, "/{clip_id}/file", get_file, "clip_file", dependencies=RE
 def delete_clip(clip_id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete a clip with its rollouts and cancel its jobs; refused while a locked version holds it."""
     with services.catalog.begin() as session:
-        deleted = clips.delete_clip(session, clip_id, actor=caller.name)
-    log.info("clip_deleted", clip=deleted.id, cancelled_jobs=len(deleted.cancelled_jobs), blobs=len(deleted.blobs))
+        deletion = clips.delete_clip(session, clip_id, actor=caller.name)
+    log.info("clip_deleted", clip=deletion.id, cancelled_jobs=len(deletion.cancelled_jobs), blobs=len(deletion.blobs))
 
 
 @router.post("/{clip_id}/rollouts", status_code=202, response_model=Submitted, responses=_SUBMIT_RESPONSES)

@@ -32,10 +32,10 @@ async def get_services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-async def get_caller(request: Request, required: SecurityScopes) -> Caller:
+async def get_caller(request: Request, security: SecurityScopes) -> Caller:
     """The caller; raises `Forbidden` where it lacks a scope that the endpoint needs."""
     caller = Caller()
-    missing = [scope for scope in required.scopes if scope not in caller.scopes]
+    missing = [scope for scope in security.scopes if scope not in caller.scopes]
     if missing:
         raise Forbidden(f"this key lacks the scope {', '.join(missing)}", remedy="Ask the operator for a key that has it")
     return caller

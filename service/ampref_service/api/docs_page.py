@@ -75,8 +75,8 @@ def _format_operation(document: Json, path: str, method: str, operation: Json) -
             fields.append(({"name": name} | field, f"body ({media_type})", field, name in schema.get("required", ())))
     star = ' <span class="must">required</span>'
     rows = [
-        (f"<code>{escape(field['name'])}</code>{star * required}", place, _format_type(schema), _format_meaning(field, schema))
-        for field, place, schema, required in fields
+        (f"<code>{escape(field['name'])}</code>{star * must}", place, _format_type(schema), _format_meaning(field, schema))
+        for field, place, schema, must in fields
     ]
     parameters = f"<h3>Parameters</h3>{_format_table(('name', 'in', 'type', 'meaning'), rows)}" if rows else ""
     answers = [

@@ -41,7 +41,7 @@ Observe = Callable[[str, str, int, float], None]
 def observe_requests(app: ASGIApp, observe: Observe) -> ASGIApp:
     """`app`, whose requests are named, logged and measured; the last resort for its exceptions."""
 
-    async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+    async def observed_app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -85,7 +85,7 @@ def observe_requests(app: ASGIApp, observe: Observe) -> ASGIApp:
                 client=(scope.get("client") or ("",))[0],
             )
 
-    return observed
+    return observed_app
 
 
 def limit_bodies(app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float) -> ASGIApp:
@@ -96,7 +96,7 @@ def limit_bodies(app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float
       timeout_sec: a body that has not arrived after this is given up (408).
     """
 
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -108,7 +108,7 @@ def limit_bodies(app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float
         else:
             await app(scope, body.receive, body.wrap_send(send))
 
-    return limited
+    return limited_app
 
 
 class _Body:

@@ -116,9 +116,9 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem(request.scope, NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are"))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = _list_methods(request.app.openapi(), path)
-        refusal = errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=allowed)
-        return problem(request.scope, refusal, headers={"allow": allowed})
+        methods = _list_methods(request.app.openapi(), path)
+        refusal = errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods)
+        return problem(request.scope, refusal, headers={"allow": methods})
     return problem(request.scope, _convert_error(error), headers=error.headers)
 
 

@@ -32,7 +32,7 @@ router = make_router("datasets")
 READ = [needs("datasets:read")]
 Writer = Annotated[Caller, needs("datasets:write")]
 
-_YANKED = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
+_YANK = {"Warning": {"description": "`299`, with the reason, while the version is yanked.", "schema": {"type": "string"}}}
 
 
 @router.post("/{name}/versions", status_code=202, response_model=Locking, responses=responses(404, 409, *BODY_STATUSES))
@@ -48,7 +48,7 @@ def lock_version(
     return vars(version) | {"state": "locking", "job": job, "pending_clips": pending_clips}
 
 
-@router.get("/{name}/versions/{version}", responses={200: {"headers": _YANKED}, **responses(404)}, dependencies=READ)
+@router.get("/{name}/versions/{version}", responses={200: {"headers": _YANK}, **responses(404)}, dependencies=READ)
 def get_version(name: DatasetName, version: VersionOrAlias, services: ServicesDep, response: Response) -> VersionView:
     """A locked version by its exact name, `latest` or an alias: readiness, files and digests. 404 while it is being locked."""
     with services.catalog.session() as session:
@@ -130,8 +130,8 @@ def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request
         row = find_version(session, name, version)
         artifact = datasets.get_file(session, name, row.version, file)
     cache = IMMUTABLE if row.version == version else REVALIDATE
-    stored = StoredFile(artifact.digest, artifact.size, artifact.name, artifact.media_type, cache)
-    return serve_file(request, services.blobs, stored, _warn_of_yank(row))
+    stored_file = StoredFile(artifact.digest, artifact.size, artifact.name, artifact.media_type, cache)
+    return serve_file(request, services.blobs, stored_file, _warn_of_yank(row))
 
 
 add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)
@@ -141,7 +141,7 @@ _FILE = file_responses("application/json")
 _REPORT = {
     "description": "The report",
     "content": {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}},
-    "headers": _FILE[200]["headers"] | _YANKED,
+    "headers": _FILE[200]["headers"] | _YANK,
 }
 
 
@@ -175,5 +175,5 @@ def get_verification(
             page(document, groups=document["groups"]), headers=headers | SAFE_PAGE | {"cache-control": REVALIDATE}
         )
     cache = IMMUTABLE if row.version == version else REVALIDATE
-    stored = StoredFile(report.digest, report.size, report.name, report.media_type, cache)
-    return serve_file(request, services.blobs, stored, headers)
+    stored_file = StoredFile(report.digest, report.size, report.name, report.media_type, cache)
+    return serve_file(request, services.blobs, stored_file, headers)
