@@ -4,10 +4,9 @@ A page is one keyset SELECT on `curriculum`, whose few columns are the filters a
 to the rows of the page alone. Three ways lead to a page:
 
 * **walk**: follow the index of the sort column from the cursor. Tier, robot, mode and duration are columns of that index, so
-  that a page of rare clips costs no more than one pass through an index.
-* **filter**: fetch the clips that a metric's range or a tag leaves and sort them: the cheaper way where they are few.
-
-* **scan**: read every row once, where several filters are outside that index.
+  that a page of rare clips costs no more than one pass through it.
+* **filter**: fetch the clips that a metric's range or a tag leaves, and sort them: the cheaper way where they are few.
+* **scan**: read every row once and sort what the filters leave, where a walk with other filters came to nothing.
 
 PostgreSQL chooses between the first two by its statistics. SQLite has none for ranges, so the clips that a filter leaves are
 counted there first, up to `_FEW`.
@@ -21,11 +20,11 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import ColumnElement, Integer, Row, Select, and_, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Integer, Row, Select, and_, delete, func, insert, literal, not_, select, tuple_, update
 from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 
@@ -46,6 +45,9 @@ from ampref_service.catalog.tables import (
 
 MAX_LIMIT: Final = 200
 _FEW: Final = 5_000
+"""Up to so many clips of one filter are fetched and sorted rather than met on a walk."""
+_LONGEST_WALK: Final = 5_000
+"""After so many rows that other filters than the index's have thinned out, a walk is given up."""
 _EXACT: Final = 2**53
 
 
@@ -138,113 +140,17 @@ class _Position:
 def list_clips(session: Session, query: ClipQuery) -> Page[ListedClip]:
     """One page of the curriculum, full unless the list ends; raises `InputRefused` for a cursor that is not this list's."""
     position = None if query.cursor is None else _decode_cursor(query.cursor, query)
-    access = _choose_access(session, query)
-    columns = _columns_for(session, query, access)
+    listing = _Listing(session, query)
     rows: list[Row[Any]] = []
-    # The clips with a value for the sort column, then those without one, where there can be any.
-    for has_value in (True, False) if _allows_null(query) else (True,):
-        if len(rows) > query.limit or (has_value and position is not None and position.key is None):
-            continue
-        rows += session.execute(_select_page(query, access, columns, has_value, position, query.limit + 1 - len(rows)))
+    # The clips with a value for the sort column, then those without one.
+    if position is None or position.key is not None:
+        rows = listing.fetch(position, query.limit + 1)
         position = None
+    if listing.allows_null and len(rows) <= query.limit:
+        rows += listing.fetch(position, query.limit + 1 - len(rows), with_value=False)
     items = rows[: query.limit]
     cursor = encode_cursor(query, items[-1].key, items[-1].clip_id) if len(rows) > query.limit else None
     return Page(_to_listed(session, items), cursor)
-
-
-def _allows_null(query: ClipQuery) -> bool:
-    return bool(curriculum.c[query.sort].nullable) and query.sort not in query.metrics
-
-
-_SCAN: Final = "every row"
-_PARENT: Final = "the parent's variants"
-
-
-def _tag_access(tag: str) -> str:
-    return f"the tag {tag}"
-
-
-def _choose_access(session: Session, query: ClipQuery) -> str | None:
-    """Where a database begins: the sort column, a filter, or `_SCAN` to read every row; None to leave it to the database.
-
-    A filter is a column by its name, `_tag_access(tag)` or `_PARENT`. How many clips several filters leave together cannot be
-    told, and where they exclude each other a walk comes to no end: they are checked row by row.
-    """
-    filters = {name: value for name, value in _column_filters(query).items() if name != query.sort}
-    num_uncovered = len(filters.keys() - set(COVERED_COLUMNS)) + len(set(query.tags)) + bool(query.name)
-    if session.dialect.name != "sqlite":
-        return _SCAN if num_uncovered > 1 else None
-    if query.parent is not None:
-        return _PARENT  # A clip's variants are few.
-    candidates: dict[str, Select[Any]] = {
-        name: select(literal(1)).where(_matches(curriculum.c[name], value)) for name, value in filters.items()
-    }
-    for tag in query.tags:
-        candidates[_tag_access(tag)] = select(literal(1)).where(clip_tags.c.tag == tag)
-    if candidates:
-        rows = [candidate.limit(_FEW + 1).subquery() for candidate in candidates.values()]
-        counts = session.execute(select(*(select(func.count()).select_from(part).scalar_subquery() for part in rows))).one()
-        count, access = min(zip(counts, candidates, strict=True))
-        if count <= _FEW:
-            return access
-    return _SCAN if num_uncovered > 1 or query.name else query.sort
-
-
-_Columns = Mapping[str, ColumnElement[Any]]
-
-
-def _columns_for(session: Session, query: ClipQuery, access: str | None) -> _Columns:
-    """The columns, with a unary plus before those that are not to be looked up in an index: no planner sees through it."""
-    columns: dict[str, ColumnElement[Any]] = dict(curriculum.c.items())
-    if access is None:
-        return columns
-    if session.dialect.name != "sqlite":
-        hidden = {query.sort}
-    elif access == query.sort or access not in (_SCAN, *columns):
-        hidden = columns.keys() - {access, "clip_id"}
-    else:
-        hidden = columns.keys() - {access}
-    plus: custom_op[Any] = custom_op("+")
-    return columns | {name: UnaryExpression(columns[name], operator=plus, type_=columns[name].type) for name in hidden}
-
-
-def _column_filters(query: ClipQuery) -> dict[str, Any]:
-    """The filters on one column each, by its name: a value, or the range (least, most)."""
-    values = {"tier": query.tier, "robot": query.robot, "mode": query.mode}
-    filters: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    if query.min_duration_sec is not None:
-        filters["duration_sec"] = (query.min_duration_sec, None)
-    return filters | dict(query.metrics)
-
-
-def _matches(column: ColumnElement[Any], value: Any) -> Any:
-    """The condition of a column filter."""
-    if not isinstance(value, tuple):
-        return column == value
-    low, high = value
-    if isinstance(column.type, Integer):
-        # PostgreSQL does not look for a fraction in an index of integers.
-        low = None if low is None else math.ceil(max(low, -_EXACT))
-        high = None if high is None else math.floor(min(high, _EXACT))
-    bound = ([column >= low] if low is not None else []) + ([column <= high] if high is not None else [])
-    return and_(*bound) if bound else column.is_not(None)
-
-
-def _filters(query: ClipQuery, access: str | None, c: _Columns) -> list[ColumnElement[bool]]:
-    conditions = [_matches(c[name], value) for name, value in _column_filters(query).items()]
-    if query.mode is None:
-        conditions.append(c["best"] == 1)
-    if query.name:
-        conditions.append(c["name_folded"].contains(query.name.casefold(), autoescape=True))
-    if query.parent is not None:
-        conditions.append(c["clip_id"].in_(select(clips.c.id).where(clips.c.parent_id == query.parent)))
-    for tag in sorted(set(query.tags)):
-        tag_query = select(clip_tags.c.clip_id).where(clip_tags.c.tag == tag)
-        if access == _tag_access(tag):
-            conditions.append(c["clip_id"].in_(tag_query))
-        else:
-            conditions.append(tag_query.where(clip_tags.c.clip_id == curriculum.c.clip_id).exists())
-    return conditions
 
 
 _CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
@@ -255,36 +161,145 @@ _LIST_QUERY = select(
     *(rollouts.c[name] for name in _ROLLOUT_NAMES),
     *(curriculum.c[name] for name in METRIC_COLUMNS),
 )
+_SCAN: Final = ""
 
 
-def _select_page(
-    query: ClipQuery, access: str | None, c: _Columns, has_value: bool, position: _Position | None, count: int
-) -> Select[Any]:
-    """Up to `count` rows after a position: clip, rollout, metrics, and `key` (the sort value) with `clip_id`."""
-    key, clip_id = c[query.sort], c["clip_id"]
-    conditions = _filters(query, access, c)
-    if _allows_null(query):
-        conditions.append(key.is_not(None) if has_value else key.is_(None))
-    if position is not None and position.key is None:
-        conditions.append(clip_id < position.clip_id if query.descending else clip_id > position.clip_id)
-    elif position is not None:
-        row, last = tuple_(key, clip_id), tuple_(position.key, position.clip_id)
-        conditions.append(row < last if query.descending else row > last)
+class _Listing:
+    """The statements of one query.
 
-    # Both columns change direction together, so that one index serves both.
-    def in_order(*columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-        return [column.desc() if query.descending else column.asc() for column in columns]
+    A statement starts at an index: a column's, by its name; that of `tag NAME` or of `parent`; or, as `_SCAN`, at none. Columns
+    that are not to be looked up in an index stand behind a unary plus, which no planner sees through.
+    """
 
-    keys = select(curriculum.c.clip_id, curriculum.c.mode, curriculum.c[query.sort].label("key"))
-    page = keys.where(*conditions).order_by(*in_order(key, clip_id)).limit(count).subquery("page")
-    return (
-        _LIST_QUERY.add_columns(page.c.key, page.c.clip_id)
-        .select_from(page)
-        .join(curriculum, and_(curriculum.c.clip_id == page.c.clip_id, curriculum.c.mode == page.c.mode))
-        .join(clips, clips.c.id == page.c.clip_id)
-        .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
-        .order_by(*in_order(page.c.key, page.c.clip_id))
-    )
+    def __init__(self, session: Session, query: ClipQuery) -> None:
+        self._session = session
+        self._query = query
+        self._sqlite = session.dialect.name == "sqlite"
+        values = {"tier": query.tier, "robot": query.robot, "mode": query.mode}
+        self._filters: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        """The filters on one column: a value, or the range (least, most)."""
+        if query.min_duration_sec is not None:
+            self._filters["duration_sec"] = (query.min_duration_sec, None)
+        self._filters |= query.metrics
+        self.allows_null = bool(curriculum.c[query.sort].nullable) and query.sort not in query.metrics
+        num_uncovered = len(self._filters.keys() - {query.sort, *COVERED_COLUMNS}) + len(query.tags)
+        num_uncovered += bool(query.name) + bool(query.parent)
+        # What one filter leaves, PostgreSQL can tell by its statistics; what several leave together, none of them can.
+        self._is_bounded = num_uncovered > 0 and (self._sqlite or num_uncovered + (query.sort in query.metrics) > 1)
+        self._start = self._find_rare_filter() if self._sqlite else None
+
+    def _find_rare_filter(self) -> str | None:
+        """The filter that leaves the fewest clips, if those are few; SQLite has no statistics to tell."""
+        rows: dict[str, Select[Any]] = {
+            name: select(literal(1)).where(_matches(curriculum.c[name], value))
+            for name, value in self._filters.items()
+            if name != self._query.sort
+        }
+        rows |= {f"tag {tag}": select(literal(1)).where(clip_tags.c.tag == tag) for tag in self._query.tags}
+        if self._query.parent is not None:
+            rows["parent"] = select(literal(1)).where(clips.c.parent_id == self._query.parent)
+        if not rows:
+            return None
+        parts = [select(func.count()).select_from(part.limit(_FEW + 1).subquery()) for part in rows.values()]
+        counts = self._session.execute(select(*(part.scalar_subquery() for part in parts))).one()
+        count, name = min(zip(counts, rows, strict=True))
+        return name if count <= _FEW else None
+
+    def fetch(self, position: _Position | None, count: int, *, with_value: bool = True) -> list[Row[Any]]:
+        """Up to `count` rows after a position, of the clips with a value for the sort column or of those without one."""
+        if self._start is not None:
+            return self._execute(self._select(self._start, position, with_value), count)
+        walk = self._select(self._query.sort, position, with_value)
+        if not self._is_bounded:
+            return self._execute(walk, count)
+        # Together the filters may leave nothing at all.
+        all_rows = self._select(self._query.sort, position, with_value, covered_only=True)
+        last = self._session.execute(all_rows.offset(_LONGEST_WALK - 1).limit(1)).one_or_none()
+        if last is not None:
+            walk = walk.where(not_(self._is_after(_Position(last.key, last.clip_id), self._columns(self._query.sort))))
+        rows = self._execute(walk, count)
+        if len(rows) == count or last is None:
+            return rows
+        return self._execute(self._select(_SCAN, position, with_value), count)
+
+    def _columns(self, start: str) -> Mapping[str, ColumnElement[Any]]:
+        columns: dict[str, ColumnElement[Any]] = dict(curriculum.c.items())
+        if not self._sqlite:
+            # PostgreSQL knows best where to begin, unless the walk has been given up.
+            hidden = {self._query.sort} if start == _SCAN else set()
+        elif start == self._query.sort or start not in (_SCAN, *columns):
+            hidden = columns.keys() - {start, "clip_id"}
+        else:
+            hidden = columns.keys() - {start}
+        plus: custom_op[Any] = custom_op("+")
+        return columns | {name: UnaryExpression(columns[name], operator=plus, type_=columns[name].type) for name in hidden}
+
+    def _select(self, start: str, position: _Position | None, with_value: bool, *, covered_only: bool = False) -> Select[Any]:
+        """The rows after a position in order: clip, mode and `key`, the sort value."""
+        query, c = self._query, self._columns(start)
+        key = c[query.sort]
+        rows = select(curriculum.c.clip_id, curriculum.c.mode, curriculum.c[query.sort].label("key"))
+        rows = rows.order_by(*self._in_order(key, c["clip_id"]))
+        if self.allows_null:
+            rows = rows.where(key.is_not(None) if with_value else key.is_(None))
+        if position is not None:
+            rows = rows.where(self._is_after(position, c))
+        if query.mode is None:
+            rows = rows.where(c["best"] == 1)
+        for name, value in self._filters.items():
+            if not covered_only or name in (query.sort, *COVERED_COLUMNS):
+                rows = rows.where(_matches(c[name], value))
+        return rows if covered_only else rows.where(*self._other_filters(start, c))
+
+    def _other_filters(self, start: str, c: Mapping[str, ColumnElement[Any]]) -> Iterator[ColumnElement[bool]]:
+        query = self._query
+        if query.name:
+            yield c["name_folded"].contains(query.name.casefold(), autoescape=True)
+        members = {f"tag {tag}": select(clip_tags.c.clip_id).where(clip_tags.c.tag == tag) for tag in sorted(set(query.tags))}
+        if query.parent is not None:
+            members["parent"] = select(clips.c.id).where(clips.c.parent_id == query.parent)
+        for name, clip_ids in members.items():
+            if name == start:
+                yield c["clip_id"].in_(clip_ids)
+            else:
+                yield clip_ids.where(clip_ids.selected_columns[0] == curriculum.c.clip_id).exists()
+
+    def _in_order(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        # All columns change direction together, so that one index serves both.
+        return [column.desc() if self._query.descending else column.asc() for column in columns]
+
+    def _is_after(self, position: _Position, c: Mapping[str, ColumnElement[Any]]) -> ColumnElement[bool]:
+        row: ColumnElement[Any] = c["clip_id"]
+        last: ColumnElement[Any] = literal(position.clip_id)
+        if position.key is not None:
+            row, last = tuple_(c[self._query.sort], row), tuple_(position.key, last)
+        return row < last if self._query.descending else row > last
+
+    def _execute(self, rows: Select[Any], count: int) -> list[Row[Any]]:
+        """Up to `count` rows with what a page shows: clip, rollout and metrics."""
+        page = rows.limit(count).subquery("page")
+        list_query = (
+            _LIST_QUERY.add_columns(page.c.key, page.c.clip_id)
+            .select_from(page)
+            .join(curriculum, and_(curriculum.c.clip_id == page.c.clip_id, curriculum.c.mode == page.c.mode))
+            .join(clips, clips.c.id == page.c.clip_id)
+            .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
+            .order_by(*self._in_order(page.c.key, page.c.clip_id))
+        )
+        return list(self._session.execute(list_query))
+
+
+def _matches(column: ColumnElement[Any], value: Any) -> Any:
+    """The condition of a filter on one column: a value, or the range (least, most)."""
+    if not isinstance(value, tuple):
+        return column == value
+    low, high = value
+    if isinstance(column.type, Integer):
+        # PostgreSQL does not look for a fraction in an index of integers.
+        low = None if low is None else math.ceil(max(low, -_EXACT))
+        high = None if high is None else math.floor(min(high, _EXACT))
+    bounds = ([column >= low] if low is not None else []) + ([column <= high] if high is not None else [])
+    return and_(*bounds) if bounds else column.is_not(None)
 
 
 def _to_listed(session: Session, rows: Sequence[Row[Any]]) -> tuple[ListedClip, ...]:
