@@ -15,7 +15,8 @@ claim that it belongs to, so a worker that was believed dead and wakes up again 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +122,7 @@ class JobQueue:
 
         Raises `LeaseLost` when the job is not this claim's any more: kill the child and forget the job.
         """
-        with self.catalog.begin() as session:
-            job = self._lock_claimed(session, claim)
+        with self._own(claim) as (session, job):
             at = now(session)
             values: dict[str, Any] = {"lease_until": at + self.lease_sec}
             if progress is not None:
@@ -150,13 +150,11 @@ class JobQueue:
 
         Raises `LeaseLost`, and then nothing was written.
         """
-        with self.catalog.begin() as session:
-            self._lock_claimed(session, claim)
+        with self._own(claim) as (session, job):
             document = dict(result or {})
             if work is not None:
                 document |= work(session) or {}
-            self._finish(session, claim.job.id, "succeeded", progress=1.0, result=document, message=None, error=None)
-            return job_rows.get(session, claim.job.id)
+            return self._finish(session, job.id, "succeeded", progress=1.0, result=document, message=None, error=None)
 
     def complete_rollout(
         self, claim: Claim, *new: NewRollout, answer: int = 0, triage: Mapping[str, Any] | None = None
@@ -198,23 +196,14 @@ class JobQueue:
         has failed for good: the input is bad, and no attempt would be better. Raises `LeaseLost`.
         """
         reason = error.to_dict() if isinstance(error, AmprefError) else dict(error)
-        with self.catalog.begin() as session:
-            job = self._lock_claimed(session, claim)
+        with self._own(claim) as (session, job):
             if retry or job.cancel_requested:
-                self._end_attempt(session, job, reason)
-            else:
-                self._finish(session, job.id, "failed", error=reason)
-            return job_rows.get(session, job.id)
+                return self._end_attempt(session, job, reason)
+            return self._finish(session, job.id, "failed", error=reason)
 
     def release(self, claim: Claim) -> Job:
         """Give a job back unharmed (the worker is to stop): it is queued at once and the attempt does not count."""
-        with self.catalog.begin() as session:
-            job = self._lock_claimed(session, claim)
-            if job.cancel_requested:
-                self._finish(session, job.id, "cancelled")
-            else:
-                self._requeue(session, job, None, attempts=job.attempts - 1, pause=0.0)
-            return job_rows.get(session, job.id)
+        return self._give_back(claim, 0.0, None)
 
     def postpone(self, claim: Claim, error: AmprefError, pause: float) -> Job:
         """Give a job back that this machine cannot do now (its disk is full): the attempt does not count, the reason is kept.
@@ -224,15 +213,14 @@ class JobQueue:
 
         Raises `LeaseLost`.
         """
-        with self.catalog.begin() as session:
-            job = self._lock_claimed(session, claim)
+        # The message is for whoever follows the job.
+        return self._give_back(claim, pause, error.to_dict(), message=error.what[:500])
+
+    def _give_back(self, claim: Claim, pause: float, error: Mapping[str, Any] | None, **values: Any) -> Job:
+        with self._own(claim) as (session, job):
             if job.cancel_requested:
-                self._finish(session, job.id, "cancelled", error=error.to_dict())
-            else:
-                # The message is for whoever follows the job.
-                message = error.what[:500]
-                self._requeue(session, job, error.to_dict(), attempts=job.attempts - 1, pause=pause, message=message)
-            return job_rows.get(session, job.id)
+                return self._finish(session, job.id, "cancelled", **({} if error is None else {"error": error}))
+            return self._requeue(session, job, error, attempts=job.attempts - 1, pause=pause, **values)
 
     def cancel(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
         """Cancel a job: a queued one at once, a running one at its worker's next heartbeat. Raises `NotFound`, `Conflict`."""
@@ -255,10 +243,8 @@ class JobQueue:
 
     def confirm_cancel(self, claim: Claim) -> Job:
         """The worker has stopped a job whose heartbeat returned False. Raises `LeaseLost`."""
-        with self.catalog.begin() as session:
-            job = self._lock_claimed(session, claim)
-            self._finish(session, job.id, "cancelled", message="cancelled while it ran")
-            return job_rows.get(session, job.id)
+        with self._own(claim) as (session, job):
+            return self._finish(session, job.id, "cancelled", message="cancelled while it ran")
 
     def retry(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
         """Queue a job again that failed, was quarantined or cancelled, with fresh attempts. Raises `NotFound`, `Conflict`."""
@@ -304,7 +290,7 @@ class JobQueue:
                     "detail": f"worker {job.worker} sent no heartbeat in attempt {job.attempts} of {job.max_attempts}; "
                     "it was killed, lost its machine or ran out of memory",
                 }
-                states[self._end_attempt(session, job, reason)].append(job_id)
+                states[self._end_attempt(session, job, reason).state].append(job_id)
         requeued_ids, quarantined_ids, cancelled_ids = map(tuple, states.values())
         return SweepReport(requeued_ids, quarantined_ids, cancelled_ids, self._list_to_wake())
 
@@ -342,53 +328,44 @@ class JobQueue:
         session.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
         return job_rows.get(session, job_id)
 
-    def _lock_claimed(self, session: Session, claim: Claim) -> Job:
-        """The claim's job, locked; the lease may be over, as long as no other worker has claimed it."""
-        job = self._lock(session, claim.job.id)
-        if job.state != "running" or job.token != claim.token:
-            raise LeaseLost(
-                f"the job {job.id} is {job.state} under token {job.token}, this worker's is {claim.token}",
-                remedy="Nothing is to be done: its result comes from the worker that has it now, or is not wanted any more",
-            )
-        return job
+    @contextmanager
+    def _own(self, claim: Claim) -> Iterator[tuple[Session, Job]]:
+        """A transaction with the claim's job, locked; the lease may be over, as long as no other worker has claimed it."""
+        with self.catalog.begin() as session:
+            job = self._lock(session, claim.job.id)
+            if job.state != "running" or job.token != claim.token:
+                raise LeaseLost(
+                    f"the job {job.id} is {job.state} under token {job.token}, this worker's is {claim.token}",
+                    remedy="Nothing is to be done: its result comes from the worker that has it now, or is not wanted any more",
+                )
+            yield session, job
 
-    def _end_attempt(self, session: Session, job: Job, error: Mapping[str, Any]) -> str:
-        """After an attempt that came to nothing: cancel, quarantine or queue the job. Returns its state."""
+    def _end_attempt(self, session: Session, job: Job, error: Mapping[str, Any]) -> Job:
+        """After an attempt that came to nothing: cancel, quarantine or queue the job."""
         if job.cancel_requested or job.attempts >= job.max_attempts:
-            state = "cancelled" if job.cancel_requested else "quarantined"
-            self._finish(session, job.id, state, error=error)
-            return state
+            return self._finish(session, job.id, "cancelled" if job.cancel_requested else "quarantined", error=error)
         pause = min(self.backoff_sec * 2 ** (job.attempts - 1), _LONGEST_PAUSE_SEC)
-        self._requeue(session, job, error, attempts=job.attempts, pause=pause)
-        return "queued"
+        return self._requeue(session, job, error, attempts=job.attempts, pause=pause)
 
     def _requeue(
         self, session: Session, job: Job, error: Mapping[str, Any] | None, *, attempts: int, pause: float, **values: Any
-    ) -> None:
+    ) -> Job:
         at = now(session)
-        values |= {
-            "attempts": attempts,
-            "not_before": at + pause,
-            "rung_at": None,
-            "error": error,
-            "progress": 0.0,
-        }
-        self._change_owner(session, job.id, "queued", at, values)
+        due = {"attempts": attempts, "not_before": at + pause, "rung_at": None, "error": error, "progress": 0.0}
+        return self._change_owner(session, job.id, "queued", at, values | due)
 
-    def _finish(self, session: Session, job_id: str, state: str, **values: Any) -> None:
+    def _finish(self, session: Session, job_id: str, state: str, **values: Any) -> Job:
         at = now(session)
-        self._change_owner(session, job_id, state, at, values | {"finished_at": at})
-        job = job_rows.get(session, job_id)
+        job = self._change_owner(session, job_id, state, at, values | {"finished_at": at})
         if state != "succeeded":
             audit.record(session, job.worker or job.actor, f"job.{state}", f"job:{job_id}", {"error": dict(job.error or {})})
             if job.kind == "lock" and job.version_id is not None:
                 locking.abandon_version(session, job.version_id, reason=state)
+        return job
 
-    def _change_owner(self, session: Session, job_id: str, state: str, at: float, values: Mapping[str, Any]) -> None:
+    def _change_owner(self, session: Session, job_id: str, state: str, at: float, values: Mapping[str, Any]) -> Job:
         """Take a job from its worker. The token grows, so that the worker is refused at once and not from the next claim on."""
-        owner = {"state": state, "lease_until": None, "token": jobs.c.token + 1}
-        session.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values({**owner, **values, "updated_at": at, "revision": jobs.c.revision + 1})
-        )
+        common = {"state": state, "lease_until": None, "updated_at": at}
+        counters = {"token": jobs.c.token + 1, "revision": jobs.c.revision + 1}
+        session.execute(update(jobs).where(jobs.c.id == job_id).values({**values, **common, **counters}))
+        return job_rows.get(session, job_id)

@@ -1,15 +1,30 @@
-"""Small clips, recipes and results for tests of the catalog."""
+"""Small clips, recipes, results and versions for tests of the catalog."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ampref_service.catalog import Catalog, clips, recipes, rollouts
-from ampref_service.catalog.records import Clip, NewClip, NewRollout, RecipeRow, Rollout, Segment
+from sqlalchemy import func, select
+
+from ampref_service.catalog import Catalog, clips, datasets, locking, recipes, rollouts, selection
+from ampref_service.catalog.records import (
+    Clip,
+    NewClip,
+    NewRollout,
+    RecipeRow,
+    Rollout,
+    Segment,
+    Select,
+    Version,
+    VersionFile,
+    VersionMember,
+)
 from ampref_service.catalog.tables import METRIC_COLUMNS
+from ampref_service.jobs import JobQueue
 
 
 def sha(text: str) -> str:
@@ -87,3 +102,63 @@ def opened(url: str, clock: Clock | None = None) -> Iterator[Catalog]:
         yield catalog
     finally:
         catalog.close()
+
+
+def rows(catalog: Catalog, table: Any) -> int:
+    with catalog.session() as session:
+        return int(session.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def together(count: int, action: Any) -> list[Any]:
+    """The results, or the exceptions, of `count` threads that begin at once."""
+    gate = threading.Barrier(count)
+    found: list[Any] = []
+
+    def run(number: int) -> None:
+        gate.wait()
+        try:
+            found.append(action(number))
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == count
+    return found
+
+
+def lock(catalog: Catalog, name: str = "walk", version: str = "1.0.0", wanted: Select | None = None) -> Version:
+    queue = JobQueue(catalog)
+    wanted = wanted or Select("wildrobot")
+    with catalog.begin() as session:
+        begun, _ = locking.begin_version(session, name, version, wanted)
+    claim = queue.claim("locker", kinds=("lock",))
+    assert claim is not None
+    with catalog.session() as session:
+        chosen = list(selection.select_members(session, wanted))
+    queue.complete(claim, work=lambda session: publish(session, begun.id, chosen) and None)
+    with catalog.session() as session:
+        return datasets.get_version(session, name, version)
+
+
+def publish(session: Any, version_id: str, chosen: Any) -> Version:
+    return locking.publish_version(
+        session,
+        version_id,
+        members=[
+            VersionMember(item.clip_id, item.rollout_id, item.name, start, end, tier)
+            for item in chosen
+            for start, end, tier in item.ranges
+        ],
+        files=[VersionFile("features.npz", sha("features"), 100), VersionFile("manifest.json", sha("manifest"), 10)],
+        dataset_hash=sha("rows"),
+        feature_code_hash=sha("code"),
+        manifest_digest=sha("manifest"),
+        num_clips=len(chosen),
+        num_frames=100,
+        readiness={"ready": True},
+        coverage={"seconds": 2.0},
+    )

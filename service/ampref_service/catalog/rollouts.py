@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Subquery, bindparam, case, func, insert, literal, select
@@ -17,7 +18,7 @@ from amp_core.recipe import PhysicsScale
 from amp_core.tiers import FORCED_MODES, Tier
 from ampref_service.catalog import audit, curriculum, job_rows
 from ampref_service.catalog.engine import Session, finite, insert_new, new_id, now
-from ampref_service.catalog.records import NewRollout, Rollout, Segment
+from ampref_service.catalog.records import NewRollout, Rollout, RolloutResult, Segment
 from ampref_service.catalog.tables import METRIC_COLUMNS, clips, recipes, rollouts, segments
 
 _TIER_0_FRAMES = func.coalesce(
@@ -48,6 +49,7 @@ _LOCK_CLIP = (
     .with_for_update()
 )
 _ADD_SEGMENT = insert(segments)
+_RESULT_COLUMNS = [field.name for field in fields(RolloutResult) if field.name not in ("metrics", "segments", "result")]
 
 
 def add(
@@ -70,20 +72,8 @@ def add(
         return first, False
     windows = tuple(Segment(window.start, window.end, window.tier, finite(window.score)) for window in new.segments)
     if windows:
-        session.execute(
-            _ADD_SEGMENT,
-            [
-                {
-                    "rollout_id": rollout_id,
-                    "position": position,
-                    "start": window.start,
-                    "end": window.end,
-                    "tier": window.tier,
-                    "score": window.score,
-                }
-                for position, window in enumerate(windows)
-            ],
-        )
+        rows = [asdict(window) | {"rollout_id": rollout_id, "position": i} for i, window in enumerate(windows)]
+        session.execute(_ADD_SEGMENT, rows)
     ranking = session.execute(_RANK_QUERY, {"clip": clip_id}).all()
     if next(row.id for row in ranking if row.mode == new.mode) == rollout_id:
         curriculum.set_best_rollout(session, dict(clip), columns, of_all_modes=ranking[0].id == rollout_id)
@@ -104,19 +94,8 @@ def _to_columns(new: NewRollout) -> dict[str, Any]:
         )
     if new.tier not in tuple(Tier):
         raise InputRefused(f"a result's tier is {new.tier!r}", expected="0, 1 or -1")
-    columns: dict[str, Any] = {
-        "mode": new.mode,
-        "tier": int(new.tier),
-        "tier_reason": new.tier_reason,
-        "gate_profile": new.gate_profile,
-        "frames": new.frames,
-        "duration_sec": new.duration_sec,
-        "arrays_digest": new.arrays_digest,
-        "arrays_size": new.arrays_size,
-        "feature_code_hash": new.feature_code_hash,
-        "mujoco_version": new.mujoco_version,
-        "result": _nan_to_null(dict(new.result)),
-    }
+    columns = {name: getattr(new, name) for name in _RESULT_COLUMNS}
+    columns |= {"tier": int(new.tier), "result": _nan_to_null(dict(new.result))}  # psycopg takes an enum for its name
     for name, kind in METRIC_COLUMNS.items():
         number = finite(new.metrics[name])
         columns[name] = None if number is None else kind(number)
