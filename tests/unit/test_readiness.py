@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from amp_core.errors import InputRefused
-from amp_core.readiness import MAX_REASON, TEST_IDS, TEST_TITLES, check_waivers, parse_tests, skipped
+from amp_core.readiness import MAX_REASON, TEST_IDS, TEST_TITLES, check_waivers, parse_tests, skip_report
 from amp_core.verify import SKIP, TESTS, TestReport
 
 
@@ -18,7 +18,7 @@ def test_the_names_are_those_of_the_tests() -> None:
 
 
 def test_a_skipped_test_is_reported_as_any_other() -> None:
-    assert skipped("1A", "no reason") == TestReport("1A", TEST_TITLES["1A"], SKIP, "no reason").to_dict()
+    assert skip_report("1A", "no reason") == TestReport("1A", TEST_TITLES["1A"], SKIP, "no reason").to_dict()
 
 
 @pytest.mark.parametrize(
