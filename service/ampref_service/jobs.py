@@ -122,7 +122,7 @@ class JobQueue:
 
         Raises `LeaseLost` when the job is not this claim's any more: kill the child and forget the job.
         """
-        with self._own(claim) as (session, job):
+        with self._select_claimed(claim) as (session, job):
             at = now(session)
             values: dict[str, Any] = {"lease_until": at + self.lease_sec}
             if progress is not None:
@@ -150,7 +150,7 @@ class JobQueue:
 
         Raises `LeaseLost`, and then nothing was written.
         """
-        with self._own(claim) as (session, job):
+        with self._select_claimed(claim) as (session, job):
             document = dict(result or {})
             if work is not None:
                 document |= work(session) or {}
@@ -196,7 +196,7 @@ class JobQueue:
         has failed for good: the input is bad, and no attempt would be better. Raises `LeaseLost`.
         """
         reason = error.to_dict() if isinstance(error, AmprefError) else dict(error)
-        with self._own(claim) as (session, job):
+        with self._select_claimed(claim) as (session, job):
             if retry or job.cancel_requested:
                 return self._end_attempt(session, job, reason)
             return self._finish(session, job.id, "failed", error=reason)
@@ -217,7 +217,7 @@ class JobQueue:
         return self._give_back(claim, pause, error.to_dict(), message=error.what[:500])
 
     def _give_back(self, claim: Claim, pause: float, error: Mapping[str, Any] | None, **values: Any) -> Job:
-        with self._own(claim) as (session, job):
+        with self._select_claimed(claim) as (session, job):
             if job.cancel_requested:
                 return self._finish(session, job.id, "cancelled", **({} if error is None else {"error": error}))
             return self._requeue(session, job, error, attempts=job.attempts - 1, pause=pause, **values)
@@ -243,7 +243,7 @@ class JobQueue:
 
     def confirm_cancel(self, claim: Claim) -> Job:
         """The worker has stopped a job whose heartbeat returned False. Raises `LeaseLost`."""
-        with self._own(claim) as (session, job):
+        with self._select_claimed(claim) as (session, job):
             return self._finish(session, job.id, "cancelled", message="cancelled while it ran")
 
     def retry(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
@@ -329,7 +329,7 @@ class JobQueue:
         return job_rows.get(session, job_id)
 
     @contextmanager
-    def _own(self, claim: Claim) -> Iterator[tuple[Session, Job]]:
+    def _select_claimed(self, claim: Claim) -> Iterator[tuple[Session, Job]]:
         """A transaction with the claim's job, locked; the lease may be over, as long as no other worker has claimed it."""
         with self.catalog.begin() as session:
             job = self._lock(session, claim.job.id)
