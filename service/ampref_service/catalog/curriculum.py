@@ -227,10 +227,10 @@ class _Listing:
         if not self._sqlite:
             # PostgreSQL knows best where to begin, unless the walk has been given up.
             hidden = {self._query.sort} if start == _SCAN else set()
-        elif start == self._query.sort or start not in (_SCAN, *columns):
-            hidden = columns.keys() - {start, "clip_id"}
-        else:
+        elif start in self._filters and start != self._query.sort:
             hidden = columns.keys() - {start}
+        else:
+            hidden = columns.keys() - {start, "clip_id"}
         plus: custom_op[Any] = custom_op("+")
         return columns | {name: UnaryExpression(columns[name], operator=plus, type_=columns[name].type) for name in hidden}
 
@@ -259,7 +259,7 @@ class _Listing:
         if query.parent is not None:
             members["parent"] = select(clips.c.id).where(clips.c.parent_id == query.parent)
         for name, clip_ids in members.items():
-            if name == start:
+            if start in (name, _SCAN):
                 yield c["clip_id"].in_(clip_ids)
             else:
                 yield clip_ids.where(clip_ids.selected_columns[0] == curriculum.c.clip_id).exists()
