@@ -1,7 +1,7 @@
 """The curriculum query: which clips, in which order, by tier, tags and any metric; and the rows that it reads.
 
-A page is one keyset SELECT on `curriculum`, whose few columns are the filters and sort columns; clips and rollouts are joined
-to the rows of the page alone. Three ways lead to a page:
+A page is one keyset SELECT on `curriculum`, whose few columns are the filters and sort columns; then what it shows is read from
+clips and rollouts. Three ways lead to a page:
 
 * **walk**: follow the index of the sort column from the cursor. Tier, robot, mode and duration are columns of that index, so
   that a page of rare clips costs no more than one pass through it.
@@ -20,11 +20,26 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import ColumnElement, Integer, Row, Select, and_, delete, func, insert, literal, not_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    not_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 
@@ -148,19 +163,11 @@ def list_clips(session: Session, query: ClipQuery) -> Page[ListedClip]:
         position = None
     if listing.allows_null and len(rows) <= query.limit:
         rows += listing.fetch(position, query.limit + 1 - len(rows), with_value=False)
-    items = rows[: query.limit]
-    cursor = encode_cursor(query, items[-1].key, items[-1].clip_id) if len(rows) > query.limit else None
-    return Page(_to_listed(session, items), cursor)
+    page = rows[: query.limit]
+    cursor = encode_cursor(query, page[-1].key, page[-1].clip_id) if len(rows) > query.limit else None
+    return Page(_read_clips(session, [row.clip_id for row in page], query.mode), cursor)
 
 
-_CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
-_ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name != "metrics")
-_METRICS_AT = len(_CLIP_NAMES) + len(_ROLLOUT_NAMES)
-_LIST_QUERY = select(
-    *(clips.c[name] for name in _CLIP_NAMES),
-    *(rollouts.c[name] for name in _ROLLOUT_NAMES),
-    *(curriculum.c[name] for name in METRIC_COLUMNS),
-)
 _SCAN: Final = ""
 
 
@@ -206,21 +213,23 @@ class _Listing:
         return name if count <= _FEW else None
 
     def fetch(self, position: _Position | None, count: int, *, with_value: bool = True) -> list[Row[Any]]:
-        """Up to `count` rows after a position, of the clips with a value for the sort column or of those without one."""
-        if self._start is not None:
-            return self._execute(self._select(self._start, position, with_value), count)
-        walk = self._select(self._query.sort, position, with_value)
-        if not self._is_bounded:
-            return self._execute(walk, count)
-        # Together the filters may leave nothing at all.
-        all_rows = self._select(self._query.sort, position, with_value, covered_only=True)
-        last = self._session.execute(all_rows.offset(_LONGEST_WALK - 1).limit(1)).one_or_none()
-        if last is not None:
-            walk = walk.where(not_(self._is_after(_Position(last.key, last.clip_id), self._columns(self._query.sort))))
-        rows = self._execute(walk, count)
-        if len(rows) == count or last is None:
-            return rows
-        return self._execute(self._select(_SCAN, position, with_value), count)
+        """Up to `count` clips after a position, of those with a value for the sort column or of those without one.
+
+        Each row is `clip_id` and `key`, the sort value.
+        """
+        rows = self._select(self._start or self._query.sort, position, with_value)
+        last = None
+        if self._start is None and self._is_bounded:
+            # Together the filters may leave nothing at all.
+            all_rows = self._select(self._query.sort, position, with_value, covered_only=True)
+            last = self._session.execute(all_rows.offset(_LONGEST_WALK - 1).limit(1)).one_or_none()
+        if last is None:
+            return list(self._session.execute(rows.limit(count)))
+        end = self._is_after(_Position(last.key, last.clip_id), self._columns(self._query.sort))
+        walk = list(self._session.execute(rows.where(not_(end)).limit(count)))
+        if len(walk) == count:
+            return walk
+        return list(self._session.execute(self._select(_SCAN, position, with_value).limit(count)))
 
     def _columns(self, start: str) -> Mapping[str, ColumnElement[Any]]:
         columns: dict[str, ColumnElement[Any]] = dict(curriculum.c.items())
@@ -235,10 +244,10 @@ class _Listing:
         return columns | {name: UnaryExpression(columns[name], operator=plus, type_=columns[name].type) for name in hidden}
 
     def _select(self, start: str, position: _Position | None, with_value: bool, *, covered_only: bool = False) -> Select[Any]:
-        """The rows after a position in order: clip, mode and `key`, the sort value."""
+        """The rows of `fetch` without a limit."""
         query, c = self._query, self._columns(start)
         key = c[query.sort]
-        rows = select(curriculum.c.clip_id, curriculum.c.mode, curriculum.c[query.sort].label("key"))
+        rows = select(curriculum.c.clip_id, curriculum.c[query.sort].label("key"))
         rows = rows.order_by(*self._in_order(key, c["clip_id"]))
         if self.allows_null:
             rows = rows.where(key.is_not(None) if with_value else key.is_(None))
@@ -275,19 +284,6 @@ class _Listing:
             row, last = tuple_(c[self._query.sort], row), tuple_(position.key, last)
         return row < last if self._query.descending else row > last
 
-    def _execute(self, rows: Select[Any], count: int) -> list[Row[Any]]:
-        """Up to `count` rows with what a page shows: clip, rollout and metrics."""
-        page = rows.limit(count).subquery("page")
-        list_query = (
-            _LIST_QUERY.add_columns(page.c.key, page.c.clip_id)
-            .select_from(page)
-            .join(curriculum, and_(curriculum.c.clip_id == page.c.clip_id, curriculum.c.mode == page.c.mode))
-            .join(clips, clips.c.id == page.c.clip_id)
-            .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
-            .order_by(*self._in_order(page.c.key, page.c.clip_id))
-        )
-        return list(self._session.execute(list_query))
-
 
 def _matches(column: ColumnElement[Any], value: Any) -> Any:
     """The condition of a filter on one column: a value, or the range (least, most)."""
@@ -302,23 +298,46 @@ def _matches(column: ColumnElement[Any], value: Any) -> Any:
     return and_(*bounds) if bounds else column.is_not(None)
 
 
-def _to_listed(session: Session, rows: Sequence[Row[Any]]) -> tuple[ListedClip, ...]:
-    tags: dict[str, list[str]] = {row.clip_id: [] for row in rows}
-    query = select(clip_tags).where(clip_tags.c.clip_id.in_(list(tags))).order_by(clip_tags.c.clip_id, clip_tags.c.tag)
-    for clip_id, tag in session.execute(query):
+_CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
+_ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name != "metrics")
+_METRICS_AT = 1 + len(_CLIP_NAMES) + len(_ROLLOUT_NAMES)
+# One statement for all orders and filters: its many columns would fill the statement cache, where they are a burden to the
+# garbage collector.
+_CLIPS_BY_ID = (
+    select(
+        curriculum.c.clip_id,
+        *(clips.c[name] for name in _CLIP_NAMES),
+        *(rollouts.c[name] for name in _ROLLOUT_NAMES),
+        *(curriculum.c[name] for name in METRIC_COLUMNS),
+    )
+    .join(clips, clips.c.id == curriculum.c.clip_id)
+    .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
+    .where(curriculum.c.clip_id.in_(bindparam("clip_ids", expanding=True)))
+)
+_BEST_BY_ID = _CLIPS_BY_ID.where(curriculum.c.best == 1)
+_IN_MODE_BY_ID = _CLIPS_BY_ID.where(curriculum.c.mode == bindparam("mode"))
+_TAGS_BY_ID = (
+    select(clip_tags.c.clip_id, clip_tags.c.tag)
+    .where(clip_tags.c.clip_id.in_(bindparam("clip_ids", expanding=True)))
+    .order_by(clip_tags.c.clip_id, clip_tags.c.tag)
+)
+
+
+def _read_clips(session: Session, clip_ids: list[str], mode: str | None) -> tuple[ListedClip, ...]:
+    """Clips with their rollouts, in the order of `clip_ids`."""
+    tags: dict[str, list[str]] = {clip_id: [] for clip_id in clip_ids}
+    for clip_id, tag in session.execute(_TAGS_BY_ID, {"clip_ids": clip_ids}):
         tags[clip_id].append(tag)
-    clip_list = []
-    for row in rows:
-        summary, metrics = row[len(_CLIP_NAMES) : _METRICS_AT], row[_METRICS_AT:-2]
+    clip_of: dict[str, ListedClip] = {}
+    statement = _BEST_BY_ID if mode is None else _IN_MODE_BY_ID
+    for row in session.execute(statement, {"clip_ids": clip_ids} | ({} if mode is None else {"mode": mode})):
+        clip_id, clip, summary = row[0], row[1 : 1 + len(_CLIP_NAMES)], row[1 + len(_CLIP_NAMES) : _METRICS_AT]
         rollout = None
         if summary[0] is not None:
-            rollout = RolloutSummary(
-                **dict(zip(_ROLLOUT_NAMES, summary, strict=True)), metrics=dict(zip(METRIC_COLUMNS, metrics, strict=True))
-            )
-        clip_list.append(
-            ListedClip(**dict(zip(_CLIP_NAMES, row, strict=False)), tags=tuple(tags[row.clip_id]), rollout=rollout)
-        )
-    return tuple(clip_list)
+            metrics = dict(zip(METRIC_COLUMNS, row[_METRICS_AT:], strict=True))
+            rollout = RolloutSummary(**dict(zip(_ROLLOUT_NAMES, summary, strict=True)), metrics=metrics)
+        clip_of[clip_id] = ListedClip(**dict(zip(_CLIP_NAMES, clip, strict=True)), tags=tuple(tags[clip_id]), rollout=rollout)
+    return tuple(clip_of[clip_id] for clip_id in clip_ids)
 
 
 def encode_cursor(query: ClipQuery, key: float | None, clip_id: str) -> str:
