@@ -61,8 +61,8 @@ from ampref_service.catalog.tables import (
 MAX_LIMIT: Final = 200
 _FEW: Final = 5_000
 """Up to so many clips of one filter are fetched and sorted rather than met on a walk."""
-_LONGEST_WALK: Final = 5_000
-"""After so many rows that other filters than the index's have thinned out, a walk is given up."""
+_LONGEST_WALK: Final = 2_500
+"""After so many rows for every 50 clips of a page, a walk is given up that other filters than the index's thin out."""
 _EXACT: Final = 2**53
 
 
@@ -189,10 +189,8 @@ class _Listing:
             self._filters["duration_sec"] = (query.min_duration_sec, None)
         self._filters |= query.metrics
         self.allows_null = bool(curriculum.c[query.sort].nullable) and query.sort not in query.metrics
-        num_uncovered = len(self._filters.keys() - {query.sort, *COVERED_COLUMNS}) + len(query.tags)
-        num_uncovered += bool(query.name) + bool(query.parent)
-        # What one filter leaves, PostgreSQL can tell by its statistics; what several leave together, none of them can.
-        self._is_bounded = num_uncovered > 0 and (self._sqlite or num_uncovered + (query.sort in query.metrics) > 1)
+        uncovered_columns = self._filters.keys() - {query.sort, *COVERED_COLUMNS}
+        self._is_bounded = bool(uncovered_columns or query.tags or query.name or query.parent)
         self._start = self._find_rare_filter() if self._sqlite else None
 
     def _find_rare_filter(self) -> str | None:
@@ -222,7 +220,8 @@ class _Listing:
         if self._start is None and self._is_bounded:
             # Together the filters may leave nothing at all.
             all_rows = self._select(self._query.sort, position, with_value, covered_only=True)
-            last = self._session.execute(all_rows.offset(_LONGEST_WALK - 1).limit(1)).one_or_none()
+            length = _LONGEST_WALK * math.ceil(self._query.limit / 50)
+            last = self._session.execute(all_rows.offset(length - 1).limit(1)).one_or_none()
         if last is None:
             return list(self._session.execute(rows.limit(count)))
         end = self._is_after(_Position(last.key, last.clip_id), self._columns(self._query.sort))
