@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from amp_core.augment.augmentation import Augmentation
 from amp_core.augment.loop import Seam, loop
 from amp_core.augment.poses import Array, Poses
 from amp_core.augment.symmetry import mirror
+from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Motion
 from amp_core.lineage import Lineage
@@ -77,7 +77,7 @@ def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Va
         )
     lineage = Lineage(motion.source_digest, motion.ancestor, augmentation.text)
     data = motion_bytes(motion.fps, *poses, lineage=lineage, seam=seam)
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = digest_of(data)
     name = variant_name(motion.name, augmentation)
     variant = Motion(name, motion.fps, *poses, source_digest=digest, source_format="npz", lineage=lineage)
     return Variant(variant, data, augmentation, seam)

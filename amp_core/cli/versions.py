@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.client import ApiClient, PulledVersion, pull
+from amp_core.digests import digest_of_file
 from amp_core.errors import IntegrityError, RobotRefused
 from amp_core.formats import Limits
 from amp_core.npz import mmap_member
@@ -73,7 +73,7 @@ def open_version(
         artifacts = Artifacts(features=mmap_member(version.features, "features"), stats=stats, manifest=manifest)
         facts = {"dataset": version.name, "version": version.version, "manifest_sha256": version.manifest_sha256}
         files = {"normalization_stats": version.normalization_stats, "manifest": version.manifest}
-        lock_facts = {key: f"{path.name} {_digest(path)}" for key, path in files.items()}
+        lock_facts = {key: f"{path.name} {digest_of_file(path)}" for key, path in files.items()}
         lock_facts["feature_code_hash"] = version.feature_code_hash
         yield LockedVersion(Subject(loaded_robot, clips, artifacts, facts), tuple(manifest["waivers"]), lock_facts)
 
@@ -97,7 +97,7 @@ def _fetch_clips(
         source = api.download_clip(clip["id"], folder / f"{clip['id']}.source")
         arrays = api.download_arrays(rollout["id"], folder / f"{rollout['id']}.npz")
         for path, digest in ((source, clip["source_digest"]), (arrays, rollout["arrays_digest"])):
-            if (actual := _digest(path)) != digest:
+            if (actual := digest_of_file(path)) != digest:
                 raise IntegrityError(
                     f"the service sent bytes with the digest {actual}",
                     file=entry["name"],
@@ -117,11 +117,6 @@ def _fetch_clips(
             reading={"format": clip["source_format"], "fps": options.get("fps"), "quat_order": options.get("quat_order")},
             limits=LIMITS,
         )
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _differing_members(version: PulledVersion, members: str, expected: str) -> IntegrityError:

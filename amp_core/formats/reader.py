@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import stat
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion, check_limits, check_values, clean_name
 from amp_core.formats.csv_rows import has_row, read_csv
@@ -197,7 +197,7 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
     check_values(rate, root_pos, root_rot, dof_pos)
     if quat_order == "wxyz":
         root_rot = to_xyzw(root_rot)
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = digest_of(data)
     lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
     return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
 

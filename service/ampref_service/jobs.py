@@ -313,11 +313,6 @@ class JobQueue:
         query = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.not_before <= at, unrung)
         return query.order_by(jobs.c.created_at, jobs.c.id)
 
-    def mark_rung(self, job_ids: Sequence[str]) -> None:
-        """Note that workers were rung for some jobs."""
-        with self.catalog.begin() as session:
-            session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(rung_at=now(session)))
-
     def oldest_due(self) -> float:
         """Seconds for which the job that has been due the longest has waited for a worker; 0 when none is due."""
         with self.catalog.session() as session:

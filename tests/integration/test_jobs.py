@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from catalogkit import Clock, add_clip, new_clip, opened, recipe, result
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from amp_core.errors import Conflict, InputRefused, MotionRefused, NotFound
 from ampref_service.catalog import Catalog, clips, job_rows, locking, rollouts, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
+from ampref_service.catalog.engine import now
 from ampref_service.catalog.records import Job, Select
 from ampref_service.jobs import Claim, JobQueue, LeaseLost
 
@@ -325,7 +326,8 @@ def test_the_sweep_names_jobs_that_nobody_was_told_of(queue: JobQueue, clock: Cl
     add_clip(queue.catalog, "b")
     with queue.catalog.session() as session:
         ids = [item.id for item in job_rows.list_jobs(session).items]
-    queue.mark_rung(ids[:1])
+    with queue.catalog.begin() as session:
+        session.execute(update(t.jobs).where(t.jobs.c.id == ids[0]).values(rung_at=now(session)))
     assert queue.sweep().wake == (ids[1],)
     assert queue.sweep().wake == ()
     clock.at += 61

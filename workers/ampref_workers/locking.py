@@ -6,13 +6,13 @@ the version: all of them in a report of its own, the statuses in the manifest, t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from amp_core import dataset
+from amp_core.digests import digest_of
 from amp_core.errors import IntegrityError, PhysicsFailed
 from amp_core.npz import mmap_member
 from amp_core.readiness import TEST_IDS, skip_report
@@ -79,7 +79,7 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
     return LockReport(
         files=tuple(LockedFile(file.name, file.size, file.sha256) for file in bundle.files),
         manifest=bundle.manifest.name,
-        verification=LockedFile(request.report_name, len(data), f"sha256:{hashlib.sha256(data).hexdigest()}"),
+        verification=LockedFile(request.report_name, len(data), digest_of(data)),
         dataset_hash=bundle.dataset_hash,
         feature_code_hash=bundle.feature_code_hash,
         num_clips=bundle.num_clips,

@@ -6,11 +6,11 @@ that a rotten disk or a hand-edited row cannot get into a version.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from amp_core.digests import digest_of_file
 from amp_core.errors import AmprefError, Conflict, FeatureCodeMismatch, InputRefused, IntegrityError
 from amp_core.features import feature_code_hash
 from amp_core.robot import Robot
@@ -143,12 +143,11 @@ def _find_changed_arrays(members: Sequence[Member], report: Callable[[float], No
     problems = []
     for number, member in enumerate(members):
         try:
-            with open(member.path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = digest_of_file(member.path)
         except OSError as error:
             problems.append(f"the arrays of clip {member.name!r} cannot be read ({error.strerror})")
             continue
-        if f"sha256:{digest}" != member.arrays_digest:
+        if digest != member.arrays_digest:
             problems.append(f"the arrays of clip {member.name!r} have another digest than when they were scored")
         report(number / len(members))
     return problems

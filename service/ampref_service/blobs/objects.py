@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 
+from amp_core.digests import digest_of, digest_of_file
 from amp_core.errors import Unavailable
-from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, digest_of, digest_of_file, is_digest, missing_blob
+from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, is_digest, missing_blob
 
 _PART = 8 * CHUNK
 

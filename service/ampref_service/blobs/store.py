@@ -119,17 +119,6 @@ class BlobStore(abc.ABC):
             pass
 
 
-def digest_of(data: bytes) -> str:
-    """`sha256:…` of some bytes."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def digest_of_file(path: Path) -> str:
-    """`sha256:…` of a file, read in chunks."""
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
 def is_digest(text: str) -> bool:
     """Whether `text` is written as a digest is."""
     return _DIGEST.match(text) is not None

@@ -6,7 +6,6 @@ The service runs as a process of its own and is used as any client would use it:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from amp_core.cli.results import print_results
 from amp_core.cli.text import size
 from amp_core.client import ApiClient, load_dataset, pull
 from amp_core.cpus import usable_cpus
+from amp_core.digests import digest_of
 from amp_core.errors import IntegrityError, Unavailable
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.tiers import Tier
@@ -168,12 +168,12 @@ def _pull_version(out: Output, url: str, cache: Path, version: dict[str, Any]) -
     # The client has verified the digests; a demo that claims so computes them itself.
     expected = {file["name"]: file["sha256"] for file in version["files"]}
     for path in result.files:
-        digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        digest = digest_of(path.read_bytes())
         if digest != expected[path.name]:
             raise IntegrityError(f"its digest is {digest}", file=str(path), expected=expected[path.name])
         out.print(f"   ok  {path.name:<34} {size(path.stat().st_size):>9}  {digest}")
     data = load_dataset(spec, **pin)
-    digest = f"sha256:{hashlib.sha256(data.features.astype('<f4').tobytes()).hexdigest()}"
+    digest = digest_of(data.features.astype("<f4").tobytes())
     if digest != version["dataset_hash"]:
         raise IntegrityError(f"the features' digest is {digest}", file=str(result.features), expected=version["dataset_hash"])
     frames, dimensions = data.features.shape
