@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "json_data", "json_digest", "parse_json", "read_json"]
+__all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "format_json", "json_data", "json_digest", "parse_json", "read_json"]
 
 MAX_DEPTH = 64
 """Levels of lists and objects."""
@@ -88,6 +88,15 @@ def json_data(value: Any) -> Any:
     return [json_data(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def format_json(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
+    """`value` as JSON text; `options` are those of `json.dumps`.
+
+    Raises:
+      ValueError: NaN or an infinity, which JSON does not have.
+    """
+    return json.dumps(value, allow_nan=False, ensure_ascii=ensure_ascii, **options)
+
+
 def canonical_json(value: Any) -> bytes:
     """`value` as UTF-8 JSON with sorted keys, two spaces of indentation and a newline at the end.
 
@@ -96,13 +105,12 @@ def canonical_json(value: Any) -> bytes:
     Raises:
       ValueError: NaN or an infinity, which JSON does not have.
     """
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
-    return text.encode("utf-8") + b"\n"
+    return format_json(value, sort_keys=True, indent=2).encode("utf-8") + b"\n"
 
 
 def json_digest(value: Any) -> str:
     """`sha256:…` over `value` as JSON in ASCII with sorted keys and without blanks."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = format_json(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 

@@ -13,7 +13,6 @@ Colours and moving progress bars appear on a terminal only; elsewhere progress i
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from amp_core.cli.targets import check_file, refuse_unwritable
 from amp_core.cli.text import printable, time_left
 from amp_core.errors import AmprefError
 from amp_core.files import write_file
+from amp_core.strict_json import format_json
 from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
@@ -206,4 +206,4 @@ class Output:
 
 def dumps(document: Any) -> str:
     """Strict JSON (no NaN), readable, with a final newline."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    return format_json(document, indent=2, default=str) + "\n"

@@ -6,7 +6,6 @@ the version: all of them in a report of its own, the statuses in the manifest, t
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from amp_core.errors import IntegrityError, PhysicsFailed
 from amp_core.npz import mmap_member
 from amp_core.readiness import TEST_IDS, skip_report
 from amp_core.robot import Robot
-from amp_core.strict_json import read_json
+from amp_core.strict_json import format_json, read_json
 from amp_core.verify.checklist import document, outcome
 from ampref_workers.members import classify_member, load_and_check
 from ampref_workers.protocol import (
@@ -72,7 +71,7 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
         "feature_code_hash": bundle.feature_code_hash,
     }
     full_report = document(verification, request.waivers, locked_values)
-    data = json.dumps(full_report, allow_nan=False, ensure_ascii=False).encode()
+    data = format_json(full_report).encode()
     (folder / request.report_name).write_bytes(data)
     # The catalog keeps it without the figures, which fill megabytes.
     checklist = {key: full_report[key] for key in ("ready", "groups", "waivers")}

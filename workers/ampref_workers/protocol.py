@@ -10,7 +10,6 @@ release, so a message has no version.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints
 
 from amp_core.formats import Limits
-from amp_core.strict_json import read_json
+from amp_core.strict_json import format_json, read_json
 
 REQUEST, SANDBOX, RESULT = "request.json", "sandbox.json", "result.json"
 
@@ -175,7 +174,7 @@ Outcome = Ending | Stopped
 
 def encode_ending(ending: Ending) -> bytes:
     """The contents of `RESULT`; a `ValueError` where the report is no strict JSON."""
-    return json.dumps({"outcome": type(ending).__name__, **ending.to_dict()}, allow_nan=False).encode()
+    return format_json({"outcome": type(ending).__name__, **ending.to_dict()}, ensure_ascii=True).encode()
 
 
 def decode_ending(data: bytes) -> Ending:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from amp_core.kernels import kernel_variables
+from amp_core.strict_json import format_json
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
@@ -82,7 +83,7 @@ def run(
     progress_read, progress_write = os.pipe()
     try:
         document = {"kind": request.kind, **request.to_dict()}
-        (job_dir / REQUEST).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        (job_dir / REQUEST).write_text(format_json(document, ensure_ascii=True), encoding="utf-8")
         sandbox = Sandbox(os.getpid(), progress_write, limits)
         (job_dir / SANDBOX).write_text(json.dumps(sandbox.to_dict()), encoding="utf-8")
         process = subprocess.Popen(

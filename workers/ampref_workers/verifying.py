@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from amp_core.strict_json import format_json
 from amp_core.verify import Subject, verify
 from amp_core.verify.checklist import to_strict_json
 from amp_core.verify.stored import stored_clip
@@ -47,6 +47,6 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
     # The operator left the other tests out, not the caller.
     tests = (test if test.id in request.only else replace(test, reason=TESTS_OFF) for test in verification.tests)
     verification = replace(verification, tests=tuple(tests))
-    text = json.dumps(to_strict_json(verification.to_dict()), allow_nan=False, ensure_ascii=False)
+    text = format_json(to_strict_json(verification.to_dict()))
     (job_dir / VERIFICATION).write_text(text, encoding="utf-8")
     return VerifyReport(tuple(TestFailure(test.id, test.name, test.reason) for test in verification.failed))

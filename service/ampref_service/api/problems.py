@@ -17,7 +17,6 @@ An unexpected exception is logged with its traceback; the client reads the reque
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -32,6 +31,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 
 from amp_core.errors import AmprefError, MotionRefused, NotFound
+from amp_core.strict_json import format_json
 from ampref_service import errors
 
 log = structlog.get_logger("ampref_service.errors")
@@ -90,7 +90,7 @@ def problem(
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
-    content = json.dumps(body, ensure_ascii=True, allow_nan=False).encode()
+    content = format_json(body, ensure_ascii=True).encode()
     return Response(content, error.status, dict(headers or {}) | {"cache-control": "no-store"}, MEDIA_TYPE)
 
 

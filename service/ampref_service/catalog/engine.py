@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import os
 import secrets
@@ -19,6 +18,7 @@ from sqlalchemy import Connection, Engine, Insert, Table, event, exc, make_url, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from amp_core.errors import AmprefError, DiskFull, InputRefused, Unavailable
+from amp_core.strict_json import format_json
 
 T = TypeVar("T")
 Session: TypeAlias = Connection
@@ -44,7 +44,7 @@ def normalize_url(url: str) -> str:
 
 def _to_json(value: Any) -> str:
     """JSON for a column: NaN and Infinity are refused, since neither database's readers could be trusted with them."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return format_json(value, separators=(",", ":"))
 
 
 def create_engine(url: str) -> Engine:
