@@ -11,7 +11,7 @@ __all__ = ["lazy_exports"]
 
 
 def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions `__getattr__` and `__dir__` of a package.
+    """The functions `__getattr__` and `__dir__` of a package; the latter lists its `__all__`.
 
     Type checkers do not follow them; the package imports the same names under `TYPE_CHECKING`.
 
@@ -29,6 +29,6 @@ def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Ca
         return value
 
     def list_attributes() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        return sorted(sys.modules[package].__all__)
 
     return get_attribute, list_attributes

@@ -24,6 +24,13 @@ FALLEN_TILT_DEG = 60.0
 """A root that leans further than this has fallen."""
 
 
+SLIP_RATE_GOAL = 0.10
+"""The greatest `slip_rate` of a good clip: a plan's goal and the bound of a sampling weight. amp-0.11 has no gate for it."""
+
+CHANNEL_RATE = (0.05, 0.95)
+"""The seed's: outside this range of its contact rate, a channel is suspect, in a clip and in a whole reference."""
+
+
 class Metric(NamedTuple):
     """One quality metric.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.metrics import FALLEN_TILT_DEG, LOADED_ABOVE, METRICS, SLIP_SPEED, UNLOADED_BELOW
+from amp_core.metrics import CHANNEL_RATE, FALLEN_TILT_DEG, LOADED_ABOVE, METRICS, SLIP_SPEED, UNLOADED_BELOW
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout
 from amp_core.rotations import pitch_roll_tilt
@@ -227,12 +227,13 @@ def contact_warnings(contacts: npt.NDArray[Any], robot: Robot) -> list[dict[str,
         return []
     touching = contacts > 0
     rows: list[tuple[Any, ...]] = []
+    low, high = CHANNEL_RATE
     for channel, name in enumerate(robot.channels):
         rate = int(touching[:, channel].sum()) / len(touching)
-        if rate > 0.95:
-            rows.append(("always_on", name, rate, 0.95, f"{name} touches in {rate:.1%} of the frames"))
-        if rate < 0.05:
-            rows.append(("always_off", name, rate, 0.05, f"{name} touches in {rate:.1%} of the frames only"))
+        if rate > high:
+            rows.append(("always_on", name, rate, high, f"{name} touches in {rate:.1%} of the frames"))
+        if rate < low:
+            rows.append(("always_off", name, rate, low, f"{name} touches in {rate:.1%} of the frames only"))
     is_grounded = np.all([touching[:, foot.channels].any(axis=1) for foot in robot.feet], axis=0)
     rate = int(is_grounded.sum()) / len(touching)
     if rate > 0.8:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from amp_core.metrics import SLIP_RATE_GOAL
 from amp_core.tiers import Tier, gate_profile
 
 __all__ = [
@@ -64,11 +65,11 @@ def _gate_bound(metric: str) -> Bound:
 
 ASPECTS: Mapping[str, tuple[Bound, ...]] = {
     "load": (_gate_bound("mean_sum_fn_over_mg"), _gate_bound("unloaded_frame_rate")),
-    "slip": (Bound("slip_rate", 0.10, 0.0),),
+    "slip": (Bound("slip_rate", SLIP_RATE_GOAL, 0.0),),
     "tilt": (_gate_bound("p95_pitch_deg"), _gate_bound("p95_roll_deg"), _gate_bound("max_tilt_deg")),
 }
 """The bounds of load and tilt are the Tier 0 gates of the profile amp-0.11, whichever profile classified the segment, so that a
-weight has one meaning. That profile has no gate for slip: 0.10 is the goal of a tracked clip."""
+weight has one meaning. That profile has no gate for slip; its bound is the goal of a tracked clip."""
 
 WEIGHT_METRICS: tuple[str, ...] = tuple(bound.metric for bounds in ASPECTS.values() for bound in bounds)
 """The metrics that a weight depends on."""

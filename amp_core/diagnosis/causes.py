@@ -15,7 +15,7 @@ OFF_GROUND_M = 0.02
 """m; a standing foot of the clip further from the ground than this is a finding."""
 
 _JOINTS = 3  # findings of one code that concern different joints
-_SATURATED_SHARE = 0.1
+_SATURATED_SHARE = 0.1  # of one joint before the robot tips; `triage.SATURATED_SHARE` is of all actuators and frames
 _FAST = 3.0  # rad/s; below this speed, what looks like lag is load
 _FOLLOWED_SHARE = 0.75
 _LAG_RAD = 0.15

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
-from amp_core.metrics import UNLOADED_BELOW
+from amp_core.metrics import CHANNEL_RATE, UNLOADED_BELOW
 from amp_core.rotations import pitch_roll_tilt
 from amp_core.tiers import Tier, gate_profile, holds
 from amp_core.verify.context import Context
@@ -33,9 +33,6 @@ HEIGHT_STD = 0.001
 
 Every other dimension is near-constant where its std is not above the seed's `STD_FLOOR`.
 """
-
-CONTACT_RATE = (0.05, 0.95)
-"""The seed's: a channel's contact rate outside is degenerate."""
 
 SPEEDS = {"root_lin_vel": 2.0, "root_ang_vel": 5.0}
 """The seed's: m/s and rad/s, the least magnitude of the vector that is implausible."""
@@ -98,7 +95,7 @@ def check_values(findings: Findings, robot: Robot, rows: Array) -> None:
         )
         findings.check(f"std.{name}", float(std), ">", limit, reason=reason)
 
-    low, high = CONTACT_RATE
+    low, high = CHANNEL_RATE
     rates = rows[:, robot.layout.block("foot_contacts").slice].mean(axis=0)
     for channel, rate in zip(robot.channels, rates, strict=True):
         bound, op, often = (low, ">=", "hardly ever") if rate < 0.5 else (high, "<=", "nearly always")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("package", ["amp_core", "amp_core.dataset"])
 def test_every_public_name_is_there(package: str) -> None:
     module = importlib.import_module(package)
-    assert set(module.__all__) <= set(dir(module))
+    assert dir(module) == sorted(module.__all__)
     assert all(getattr(module, name) is not None for name in module.__all__)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'scores'"):
         _ = module.scores
