@@ -21,7 +21,7 @@ from amp_core.errors import PhysicsFailed
 from amp_core.recipe import PhysicsScale
 
 if TYPE_CHECKING:
-    from amp_core.robot import Foot, Robot
+    from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
 
@@ -89,6 +89,8 @@ def instrument(robot: Robot, scale: PhysicsScale) -> ContactProbe:
 def _build_probe(robot: Robot, source: Any) -> ContactProbe:
     """The probe of `source`, the robot's model at some physics scale."""
     force_sensors = {geom: f"ampref.force.{geom}" for geoms in robot.channel_geoms for geom in geoms}
+    collides = (source.geom_contype != 0) | (source.geom_conaffinity != 0)
+    collides[source.pair_geom1] = collides[source.pair_geom2] = True
     # The sensors whose counts add up to the contacts of the feet.
     foot_sensors: list[str] = []
 
@@ -98,8 +100,9 @@ def _build_probe(robot: Robot, source: Any) -> ContactProbe:
             add_force_sensor(spec, name, ground, geoms[geom], count=True)
         _add_contact_sensor(spec, _GROUND_SENSOR, ground, data=_COUNT, reduce=_REDUCE_NONE)
         for foot in robot.feet:
-            if _only_channels_collide(source, foot):
-                # The channels' own sensors count its contacts already, and every sensor costs time in every substep.
+            if set(np.flatnonzero(collides & (source.geom_bodyid == foot.body)).tolist()) <= set(foot.geoms):
+                # Nothing on the foot but its channels' geoms can touch anything. Their own sensors count its contacts already,
+                # and every sensor costs time in every substep.
                 foot_sensors.extend(force_sensors[geom] for geom in foot.geoms)
             else:
                 foot_sensors.append(f"ampref.foot.{foot.body}")
@@ -116,14 +119,6 @@ def _build_probe(robot: Robot, source: Any) -> ContactProbe:
         ground_column=int(model.sensor(_GROUND_SENSOR).adr[0]),
         foot_columns=np.array([int(model.sensor(name).adr[0]) for name in foot_sensors], dtype=np.int64),
     )
-
-
-def _only_channels_collide(model: Any, foot: Foot) -> bool:
-    """Whether nothing on the foot's body but its channel geoms can touch anything."""
-    first = int(model.body_geomadr[foot.body])
-    rest = set(range(first, first + int(model.body_geomnum[foot.body]))) - set(foot.geoms)
-    pair_geoms = {int(geom) for geom in (*model.pair_geom1, *model.pair_geom2)}
-    return not any(model.geom_contype[geom] or model.geom_conaffinity[geom] or geom in pair_geoms for geom in rest)
 
 
 def add_force_sensor(spec: Any, name: str, ground: str, geom: str, *, count: bool = False) -> None:

@@ -41,29 +41,21 @@ def cgroup_cpus(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path
     except OSError:  # Not Linux.
         return None
     quotas: list[float] = []
+    files: tuple[str, ...]
     for line in lines:
         hierarchy, controllers, path = line.split(":", 2)
         if hierarchy == "0" and not controllers:
-            root, read_quota = mount, _read_v2
+            root, files = mount, ("cpu.max",)
         elif "cpu" in controllers.split(","):
-            root, read_quota = mount / "cpu", _read_v1
+            root, files = mount / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         else:
             continue
         group = Path(path.lstrip("/"))
         for folder in (group, *group.parents):
             try:
-                quota, period = read_quota(root / folder)
+                quota, period = map(int, " ".join((root / folder / file).read_text() for file in files).split())
             except (OSError, ValueError):  # Not mounted, or "max" in place of a quota.
                 continue
             if quota > 0 and period > 0:  # Version 1 writes -1 where there is no limit.
                 quotas.append(quota / period)
     return min(quotas, default=None)
-
-
-def _read_v2(folder: Path) -> tuple[int, int]:
-    quota, period = (folder / "cpu.max").read_text().split()
-    return int(quota), int(period)
-
-
-def _read_v1(folder: Path) -> tuple[int, int]:
-    return int((folder / "cpu.cfs_quota_us").read_text()), int((folder / "cpu.cfs_period_us").read_text())

@@ -63,12 +63,6 @@ def _integer(value: object, key: str, low: int, high: int) -> int:
     return value
 
 
-def _numbers(value: object, key: str, low: float, high: float) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple) or not 0 < len(value) <= 16:
-        raise RecipeRefused("it is not a short list of numbers", key=key, expected="1 to 16 numbers")
-    return tuple(_number(item, f"{key}[{i}]", low, high) for i, item in enumerate(value))
-
-
 def _choice(value: object, key: str, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise RecipeRefused(f"{value!r:.80} is not known", key=key, expected=f"one of {', '.join(choices)}")
@@ -78,10 +72,6 @@ def _choice(value: object, key: str, choices: tuple[str, ...]) -> str:
 def _check_type(value: object, key: str, cls: type) -> None:
     if not isinstance(value, cls):
         raise RecipeRefused(f"it is a {type(value).__name__}", key=key, expected=f"a {cls.__name__}")
-
-
-_CHECKS: dict[type, Any] = {int: _integer, tuple: _numbers}
-"""The checks of settings by the type of their defaults; that of others is `_number`."""
 
 
 def _bounded_field(default: Any, low: float, high: float) -> Any:
@@ -95,8 +85,16 @@ def _check_ranges(settings: Any, key: str) -> None:
         value, (low, high) = getattr(settings, setting.name), setting.metadata.get("range", (0.0, math.inf))
         if isinstance(setting.default, TrackingCost) or (value is None and "None" in setting.type):
             continue
-        check = _CHECKS.get(type(setting.default), _number)
-        object.__setattr__(settings, setting.name, check(value, f"{key}.{setting.name}", low, high))
+        path = f"{key}.{setting.name}"
+        if isinstance(setting.default, int):
+            value = _integer(value, path, low, high)
+        elif isinstance(setting.default, tuple):
+            if not isinstance(value, list | tuple) or not 0 < len(value) <= 16:
+                raise RecipeRefused("it is not a short list of numbers", key=path, expected="1 to 16 numbers")
+            value = tuple(_number(item, f"{path}[{i}]", low, high) for i, item in enumerate(value))
+        else:
+            value = _number(value, path, low, high)
+        object.__setattr__(settings, setting.name, value)
 
 
 def _fields(cls: type[Any], value: object, key: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from amp_core import features
@@ -19,7 +18,7 @@ from amp_core.attempts import Attempt, best_attempt
 from amp_core.diagnosis import Diagnosis, diagnose
 from amp_core.engine import mujoco
 from amp_core.errors import MotionRefused
-from amp_core.formats import Limits, Motion, read_motion
+from amp_core.formats import Limits, Motion
 from amp_core.kinematics import kinematic_contacts
 from amp_core.motion import Conditioned, check_motion, condition
 from amp_core.npz import write_npz
@@ -299,31 +298,6 @@ def _refuse_foreign_frames(clips: Sequence[Conditioned]) -> None:
                 expected="the robot's own root frame, z up and x forward",
                 remedy="Retarget it with the robot's root frame; mode rollout simulates it as it is",
             )
-
-
-def score_file(
-    source: Path | bytes,
-    robot: Robot,
-    recipe: Recipe,
-    *,
-    name: str | None = None,
-    format: str | None = None,
-    fps: float | None = None,
-    quat_order: str | None = None,
-    nthread: int = 1,
-    progress: Progress | None = None,
-    limits: Limits | None = None,
-) -> Score:
-    """Read one motion file and score it. `name` to `quat_order` are those of `formats.read_motion`.
-
-    Raises:
-      MotionRefused: the file, or the motion in it, cannot be used.
-    """
-    if name is None:
-        name = source.stem if isinstance(source, Path) else "motion"
-    limits = limits or Limits()
-    motion = read_motion(source, name=name, format=format, fps=fps, quat_order=quat_order, limits=limits)
-    return score([motion], robot, recipe, nthread=nthread, progress=progress, limits=limits)[0]
 
 
 def _provenance(robot: Robot, recipe: Recipe) -> dict[str, Any]:

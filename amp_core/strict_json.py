@@ -7,13 +7,14 @@ digits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+from amp_core.digests import digest_of
 
 __all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "format_json", "json_data", "json_digest", "parse_json", "read_json"]
 
@@ -23,7 +24,6 @@ MAX_DEPTH = 64
 _MAX_DIGITS = 400
 _MAX_INTEGER_DIGITS = 30  # Longer integers are read as float64.
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # A string literal, closed or cut off at the end of the text, or a bracket. Possessive quantifiers: a text is scanned once.
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
@@ -74,8 +74,11 @@ def parse_json(text: str) -> Any:
     if numbers.fault is not None:
         numbers.fault.place = _find_place(value, numbers.placeholder) or ()
         raise numbers.fault
-    if _SURROGATE_ESCAPE.search(text) and _has_surrogate(value):
-        raise JsonFault("a string holds half a character (a lone surrogate)", "whole Unicode characters")
+    if _SURROGATE_ESCAPE.search(text):
+        try:
+            format_json(value).encode("utf-8")
+        except UnicodeEncodeError:
+            raise JsonFault("a string holds half a character (a lone surrogate)", "whole Unicode characters") from None
     return value
 
 
@@ -111,7 +114,7 @@ def canonical_json(value: Any) -> bytes:
 def json_digest(value: Any) -> str:
     """`sha256:…` over `value` as JSON in ASCII with sorted keys and without blanks."""
     text = format_json(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+    return digest_of(text.encode("ascii"))
 
 
 class _Numbers:
@@ -179,18 +182,3 @@ def _find_place(value: Any, number: float) -> tuple[str | int, ...] | None:
             if place is not None:
                 return (key, *place)
     return None
-
-
-def _has_surrogate(value: Any) -> bool:
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            if _SURROGATE.search(item):
-                return True
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            stack.extend(item)
-            stack.extend(item.values())
-    return False

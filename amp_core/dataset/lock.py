@@ -27,6 +27,7 @@ from amp_core.dataset.members import Member, RobotLike, sort_members
 from amp_core.dataset.names import check_dataset_name, file_names
 from amp_core.dataset.statistics import ColumnStats
 from amp_core.dataset.weights import describe_weighting, normalize_weights, raw_weight
+from amp_core.digests import digest_of_file
 from amp_core.errors import DiskFull, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureLayout, feature_code_hash
 from amp_core.files import partial_path, publish_file
@@ -328,8 +329,6 @@ def _staging(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
 
 def _publish(partial: Path, final: Path) -> BundleFile:
     """Put a finished partial file on disk under its name."""
-    with open(partial, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
+    digest, size = digest_of_file(partial), partial.stat().st_size
     publish_file(partial, final, durable=True)
-    return BundleFile(final, final.name, size, f"sha256:{sha256}")
+    return BundleFile(final, final.name, size, digest)

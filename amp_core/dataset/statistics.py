@@ -45,23 +45,21 @@ class ColumnStats:
         if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != self._dim:
             raise ValueError(f"expected float32 rows of {self._dim} columns, not {rows.dtype} {rows.shape}")
         for start in range(0, len(rows), _ROWS):
-            self._add_exactly(np.ascontiguousarray(rows[start : start + _ROWS], dtype=np.float32))
-
-    def _add_exactly(self, rows: NDArray[np.float32]) -> None:
-        bits = rows.view(np.uint32)
-        exponent = (bits >> 23) & 0xFF
-        if (exponent == 0xFF).any():
-            raise ValueError("NaN and infinities have no statistics")
-        # A subnormal number (exponent 0) has no implicit leading one.
-        mantissa = ((bits & 0x7FFFFF) | ((exponent != 0).astype(np.uint32) << 23)).astype(np.int64)
-        square = mantissa * mantissa
-        slot = (exponent + (np.arange(self._dim, dtype=np.uint32) * _EXPONENTS)).astype(np.intp).ravel()
-        signed_mantissa = np.where(bits >> 31, -mantissa, mantissa)
-        for total, part in zip(self._sums, (signed_mantissa, square >> 24, square & _LOW), strict=True):
-            total += np.bincount(slot, weights=part.ravel(), minlength=total.size).astype(np.int64)
-        self.count += len(rows)
-        np.minimum(self._min, rows.min(axis=0), out=self._min)
-        np.maximum(self._max, rows.max(axis=0), out=self._max)
+            block = np.ascontiguousarray(rows[start : start + _ROWS], dtype=np.float32)
+            bits = block.view(np.uint32)
+            exponent = (bits >> 23) & 0xFF
+            if (exponent == 0xFF).any():
+                raise ValueError("NaN and infinities have no statistics")
+            # A subnormal number (exponent 0) has no implicit leading one.
+            mantissa = ((bits & 0x7FFFFF) | ((exponent != 0).astype(np.uint32) << 23)).astype(np.int64)
+            square = mantissa * mantissa
+            slot = (exponent + (np.arange(self._dim, dtype=np.uint32) * _EXPONENTS)).astype(np.intp).ravel()
+            signed_mantissa = np.where(bits >> 31, -mantissa, mantissa)
+            for total, part in zip(self._sums, (signed_mantissa, square >> 24, square & _LOW), strict=True):
+                total += np.bincount(slot, weights=part.ravel(), minlength=total.size).astype(np.int64)
+            self.count += len(block)
+            np.minimum(self._min, block.min(axis=0), out=self._min)
+            np.maximum(self._max, block.max(axis=0), out=self._max)
 
     def merge(self, stats: ColumnStats) -> None:
         """Add the rows that `stats` has; exact."""

@@ -51,7 +51,13 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
         expected = f"at least one control step of {robot.control_dt:g} s"
         problem = f"the clip lasts {motion.duration_sec:.4g} s"
         raise _refusal(motion, "root_pos", problem, expected, "Export the whole clip, or check fps")
-    _check_order_by_tilt(motion)
+    # wxyz read as xyzw, where the up axis shows it: tilted as read, upright in the other order.
+    tilt = rotations.tilt(motion.root_rot)
+    as_read, as_wxyz = float(tilt.mean()), float(rotations.tilt(rotations.to_xyzw(motion.root_rot)).mean())
+    if as_read > WXYZ_READ_TILT and as_wxyz < WXYZ_OTHER_TILT:
+        degrees = f"{math.degrees(as_read):.0f} degrees on average, read as wxyz by {math.degrees(as_wxyz):.0f}"
+        problem = f"read as xyzw the root is tilted by {degrees}"
+        raise _wxyz_refusal(motion, int(np.argmax(tilt > WXYZ_READ_TILT)), problem)
     _check_height(motion, robot)
     speed = np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1) * motion.fps
     _check_rate(motion, speed, limits.max_speed, "m/s", "root_pos", "moves", "the root teleports; positions are in metres")
@@ -60,16 +66,6 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
     _check_rate(motion, turn_rate, limits.max_turn_rate, "rad/s", "root_rot", "turns", "the root flips over within a frame")
     _check_radians(motion, robot)
     _check_order_by_feet(motion, robot)
-
-
-def _check_order_by_tilt(motion: Motion) -> None:
-    """wxyz read as xyzw, where the up axis shows it: tilted as read, upright in the other order."""
-    tilt = rotations.tilt(motion.root_rot)
-    as_read, as_wxyz = float(tilt.mean()), float(rotations.tilt(rotations.to_xyzw(motion.root_rot)).mean())
-    if as_read > WXYZ_READ_TILT and as_wxyz < WXYZ_OTHER_TILT:
-        degrees = f"{math.degrees(as_read):.0f} degrees on average, read as wxyz by {math.degrees(as_wxyz):.0f}"
-        problem = f"read as xyzw the root is tilted by {degrees}"
-        raise _wxyz_refusal(motion, int(np.argmax(tilt > WXYZ_READ_TILT)), problem)
 
 
 def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
@@ -85,7 +81,7 @@ def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
         return
     if forward_speed(motion.root_pos, rotations.normalize(wxyz_rotation), motion.fps) < WALKING_SPEED:
         return
-    as_read, as_wxyz = (_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, wxyz_rotation))
+    as_read, as_wxyz = (_measure_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, wxyz_rotation))
     if as_read > 2.0 * as_wxyz:
         problem = f"read as xyzw the root moves backwards and the standing foot slides at {as_read:.2f} m/s (median), read as "
         raise _wxyz_refusal(motion, 0, f"{problem}wxyz it moves forwards and the foot slides at {as_wxyz:.2f} m/s")
@@ -159,7 +155,7 @@ def forward_speed(position: Array, rotation: Array, fps: float) -> float:
     return float(np.einsum("ij,ij->i", np.diff(position[:, :2], axis=0), heading).mean() * fps)
 
 
-def _foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
+def _measure_foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
     """m/s: median, over at most 64 steps spread over the clip, of the horizontal speed of the lowest contact geom."""
     from amp_core.kinematics import geom_poses  # noqa: PLC0415 - reading a motion needs no MuJoCo
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.digests import digest_of, digest_of_file
 from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
 from amp_core.features import FeatureLayout
@@ -115,10 +115,13 @@ class Robot:
         joint_range = np.where(has_limit[:, None], model.jnt_range[joints], np.array([-np.inf, np.inf]))
         canonical_spec = asdict(replace(spec, name=name, ground_geom=model.geom(ground).name))
         del canonical_spec["model"]
+        # The files by their contents: their names are in the MJCF's own bytes.
+        main, *included = (digest_of_file(file).removeprefix("sha256:") for file in files)
+        document = json.dumps({"spec": canonical_spec, "main": main, "others": sorted(included)}, sort_keys=True)
         return cls(
             name=name,
             path=path,
-            digest=_digest(canonical_spec, files),
+            digest=digest_of(document.encode()),
             model_path=files[0],
             model=model,
             control_dt=spec.control_dt,
@@ -266,16 +269,6 @@ def find_robot(name: str, paths: Iterable[str | Path]) -> Robot | None:
         if robot.name == name:
             return robot
     return Robot.load(name) if name in bundled_robots() else None
-
-
-def _digest(spec: dict[str, Any], files: list[Path]) -> str:
-    """`sha256:…` over the spec and the files' contents. File names are left out: they are in the MJCF's own bytes."""
-    parts = []
-    for file in files:
-        with file.open("rb") as stream:
-            parts.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    document = json.dumps({"spec": spec, "main": parts[0], "others": sorted(parts[1:])}, sort_keys=True)
-    return "sha256:" + hashlib.sha256(document.encode()).hexdigest()
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -95,7 +95,7 @@ class Branch:
         sampler = self.sampler
         controls = sampler.clip_controls(self.frame) if trajectory is None else trajectory.ctrl
         no_gains = np.zeros((*controls.shape, sampler.nx))
-        samples = sampler.simulate(state, self.frame, controls, trajectory, self._noise())
+        samples = sampler.simulate(state, self.frame, controls, trajectory, self._draw_noise())
         if samples.cost[0] >= FAILED_COST:
             return self._fall_back(state, samples, no_gains)
         models = sampler.fit(samples)
@@ -124,7 +124,7 @@ class Branch:
         cost = np.full(self.sampler.horizon, FAILED_COST)
         return Trajectory(self.sampler.clip_controls(self.frame), qpos, qvel, no_gains, cost)
 
-    def _noise(self) -> Array:
+    def _draw_noise(self) -> Array:
         """(K, H, nu) rad, correlated in time; none for the first simulation."""
         sampler, settings = self.sampler, self.settings
         noise = self.noise_stream.standard_normal((sampler.batch.nsim, sampler.horizon, sampler.reference_ctrl.shape[1]))

@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 from amp_core.errors import RobotRefused
+from amp_core.formats import read_motion
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot, bundled_robots
 from amp_core.robot.spec import MAX_SPEC_BYTES, OPTIONAL_KEYS, REQUIRED_KEYS
 from amp_core.rollout import replay
-from amp_core.scoring import score_file
+from amp_core.scoring import score
 
 TRILEG = Path(__file__).parents[1] / "robots" / "trileg"
 PUBLIC_SCENE = Path(__file__).parents[3] / "shared" / "data" / "wildrobot" / "mjcf" / "scene_flat_terrain.xml"
@@ -461,7 +462,7 @@ def test_a_robot_with_other_joints_is_scored_like_any_other(tmp_path: Path) -> N
     )
 
     recipe = Recipe.for_mode("rollout")
-    result = score_file(clip, robot, recipe)
+    [result] = score([read_motion(clip, name="bend")], robot, recipe)
 
     assert result.tier == 1, result.tier_reason
     arrays = result.rollout.arrays()

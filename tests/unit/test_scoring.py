@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import amp_core.scoring as module
-from amp_core.errors import MotionRefused, RecipeRefused
+from amp_core.errors import RecipeRefused
 from amp_core.features import feature_code_hash
 from amp_core.formats import Motion
 from amp_core.metrics import METRICS
 from amp_core.motion import Conditioned, condition
 from amp_core.recipe import Harness, PhysicsScale, Recipe
 from amp_core.robot import Robot
-from amp_core.scoring import score, score_file
+from amp_core.scoring import score
 from amp_core.verdict import judge
 
 ROLLOUT = Recipe.for_mode("rollout")
@@ -169,18 +169,6 @@ def test_the_export_is_the_same_bytes_alone_in_a_batch_and_on_two_threads(robot:
         assert archive["features"].shape == (50, 27)
         assert archive["features"].dtype == np.float32
         np.testing.assert_array_equal(archive["stab_force_per_frame"], np.abs(archive["stab_force"]))
-
-
-def test_a_file_or_its_bytes_can_be_scored(robot: Robot, tmp_path: Path) -> None:
-    motion = standing(robot)
-    path = tmp_path / "march.json"
-    facts = {key: getattr(motion, key).tolist() for key in ("root_pos", "root_rot", "dof_pos")}
-    path.write_text(json.dumps({"fps": motion.fps, **facts}))
-    found = score_file(path, robot, ROLLOUT)
-    assert found.name == "march"
-    assert score_file(path.read_bytes(), robot, ROLLOUT, name="march").source_digest == found.source_digest
-    with pytest.raises(MotionRefused):
-        score_file(b"not a motion", robot, ROLLOUT, name="x")
 
 
 def test_progress_ends_at_one(robot: Robot) -> None:
