@@ -10,6 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import typer
@@ -80,6 +81,9 @@ class VerbCommand(TyperCommand):
         self.verb = verb
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if not self.verb.json_word:
+            next_words = (word for option, word in pairwise(args) if option == "--json" and word.endswith(".json"))
+            Output.word_after_json = next(next_words, None)
         args = attach_json_target(args, word=self.verb.json_word)
         # An error that comes before the verb has made its own output is a JSON document, too.
         Output(STDOUT if "--json=-" in args else None)

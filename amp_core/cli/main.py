@@ -16,6 +16,7 @@ from typer import Option
 from amp_core.cli.exit_codes import FAILED, INTERRUPTED, TERMINATED, USAGE
 from amp_core.cli.group import VerbGroup
 from amp_core.cli.output import Output
+from amp_core.cli.text import printable
 from amp_core.errors import AmprefError, InputRefused
 
 app = typer.Typer(
@@ -48,7 +49,7 @@ def _root(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors are printed; nothing but a bug leaves a traceback."""
     command = typer.main.get_command(app)
-    Output.latest = None
+    Output.latest = Output.word_after_json = None
     try:
         result = command.main(args=arguments, prog_name="ampref", standalone_mode=False)
     except typer.TyperException as error:  # Wrong usage: typer's own message ends with the line to type for help.
@@ -56,6 +57,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if show is None:
             raise
         show()
+        if Output.word_after_json:
+            sys.stderr.write(f"To write the document into a file: --json={printable(Output.word_after_json)}\n")
         return int(getattr(error, "exit_code", USAGE))
     except BrokenPipeError:
         raise

@@ -233,3 +233,35 @@ def test_the_word_after_json_is_its_file_where_it_always_was(
     assert cli.run([verb, "--json", str(motion), str(motion), "--mode", "rollout"]) == cli.USAGE
     assert "is a motion file and would be overwritten" in capsys.readouterr().err
     assert motion.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [None, "[]"])
+@pytest.mark.parametrize("verb", ["submit", "augment"])
+def test_a_file_after_a_bare_json_that_is_no_motion_is_refused_with_a_hint(
+    verb: str,
+    content: str | None,
+    call: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = tmp_path / "out.json"
+    if content is not None:
+        target.write_text(content)
+        problem = {"type": "urn:ampref:error:motion-refused", "what": "it is a list", "file": "out.json"}
+        _answer(monkeypatch, lambda _: httpx2.Response(422, json=problem))
+    assert call(verb, "--json", str(target)) == 1
+    captured = capsys.readouterr()
+    assert isinstance(json.loads(captured.out), list)
+    assert f"To write the document into it: --json={target}" in captured.err
+    assert call(verb, "--json", "-", str(target)) == 1
+    assert "To write the document" not in capsys.readouterr().err
+
+
+def test_a_file_after_a_bare_json_is_wrong_usage_with_a_hint_where_no_argument_is_left(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("robots", "--json", "out.json") == cli.USAGE
+    assert "To write the document into a file: --json=out.json" in capsys.readouterr().err
+    assert call("robots", "out.json", "--json") == cli.USAGE
+    assert "To write the document" not in capsys.readouterr().err
