@@ -62,12 +62,7 @@ def buckets(
         scales = [PhysicsScale(*row) for row in itertools.product(*((1.0, *values) for values in factors.values()))]
     else:
         scales = [PhysicsScale(**{name: value}) for name, values in factors.items() for value in values]
-    return _sort_scales(scales)
-
-
-def _sort_scales(scales: Iterable[PhysicsScale]) -> tuple[PhysicsScale, ...]:
-    """Each once, the canonical one added and first."""
-    return tuple(sorted({PhysicsScale(), *scales}, key=lambda scale: scale.order))
+    return tuple(sorted({PhysicsScale(), *scales}))
 
 
 @dataclass(frozen=True)
@@ -243,7 +238,7 @@ def compare(
     Raises:
       MotionRefused, RecipeRefused: as `score`.
     """
-    sorted_scales = _sort_scales(scales)
+    sorted_scales = tuple(sorted({PhysicsScale(), *scales}))
     share = (1.0 - _REPLAYED_SHARE if replay else 1.0) / len(sorted_scales)
     canonical: list[Score] = []
     canonical_frames: list[Bools] = []

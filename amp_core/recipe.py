@@ -201,9 +201,12 @@ class PhysicsScale:
         factors = [f"{name}={factor!r}".removesuffix(".0") for name, factor in asdict(self).items() if factor != 1.0]
         return ",".join(factors) or CANONICAL
 
+    def __lt__(self, scale: PhysicsScale) -> bool:
+        """The robot's own physics comes first, then by the number of factors other than 1, and by which they are."""
+        return self._sort_key < scale._sort_key
+
     @property
-    def order(self) -> tuple[Any, ...]:
-        """A sort key: the robot's own physics, then by the number of factors other than 1, and by which they are."""
+    def _sort_key(self) -> tuple[Any, ...]:
         values = astuple(self)
         neutral = tuple(value == 1.0 for value in values)
         return len(values) - sum(neutral), neutral, values

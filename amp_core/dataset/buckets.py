@@ -69,7 +69,7 @@ class Bucket:
 
 def make_buckets(members: Sequence[Member], dim: int) -> list[Bucket]:
     """An empty bucket for each physics, the robot's own first."""
-    scales = sorted({member.scale for member in members}, key=lambda scale: scale.order)
+    scales = sorted({member.scale for member in members})
     return [
         Bucket(scale, [member for member in members if member.scale == scale], dim, with_hash=len(scales) > 1)
         for scale in scales

@@ -25,7 +25,6 @@ from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
 from ampref_service.api.problems import BODY_STATUSES, responses
-from ampref_service.api.rollouts import format_bucket
 from ampref_service.api.strict import make_router, parse_body
 from ampref_service.api.wording import suggest_names
 from ampref_service.catalog import clips, recipes
@@ -124,12 +123,13 @@ def get_clip(clip_id: Id, services: ServicesDep) -> dict[str, Any]:
     """One clip with its rollouts and jobs."""
     with services.catalog.session() as session:
         clip, rollouts, jobs = clips.get_with_rollouts(session, clip_id)
-        by_digest = recipes.get_many(session, {rollout.recipe_digest for rollout in rollouts})
+        rows = recipes.get_many(session, {rollout.recipe_digest for rollout in rollouts})
+    buckets = {digest: recipes.physics_of(row.recipe).name for digest, row in rows.items()}
     return {
         **vars(clip),
         "parent": clip.parent,
         "lineage": clip.lineage,
-        "rollouts": [vars(rollout) | {"bucket": format_bucket(by_digest[rollout.recipe_digest])} for rollout in rollouts],
+        "rollouts": [vars(rollout) | {"bucket": buckets[rollout.recipe_digest]} for rollout in rollouts],
         "jobs": jobs,
     }
 

@@ -125,10 +125,6 @@ class PhysicsBody(Body):
     damping: _Factor = 1.0
 
 
-def _sort_scales(buckets: list[PhysicsBody]) -> tuple[PhysicsScale, ...]:
-    return tuple(sorted({PhysicsScale(**bucket.model_dump()) for bucket in buckets}, key=lambda scale: scale.order))
-
-
 class SelectBody(Body):
     """Which rollouts a version takes: for each clip its best one in the robot's own physics, or its best in `mode`, or the one
     of `recipe`; with `buckets`, its best one in each of them.
@@ -152,12 +148,17 @@ class SelectBody(Body):
 
     def to_select(self) -> Select:
         """The selection for the catalog, where each tier and each bucket is there once."""
+        buckets: Literal["all"] | tuple[PhysicsScale, ...] | None
+        if isinstance(self.buckets, list):
+            buckets = tuple(sorted({PhysicsScale(**bucket.model_dump()) for bucket in self.buckets}))
+        else:
+            buckets = self.buckets
         return Select(
             **self.model_dump(include={"robot", "mode", "recipe", "segments"}),
             tiers=tuple(dict.fromkeys(self.tier if isinstance(self.tier, list) else [self.tier])),
             tags=tuple(self.tags),
             clips=tuple(self.clips),
-            buckets=_sort_scales(self.buckets) if isinstance(self.buckets, list) else self.buckets,
+            buckets=buckets,
         )
 
 

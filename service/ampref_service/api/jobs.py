@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -102,16 +103,11 @@ def get_job_events(
 ) -> Response:
     """Follow a job by server-sent events, to its end."""
     job = get_job(job_id, services)
-    if job.finished and _parse_event_id(last_event_id) >= job.revision:
+    event_id = re.fullmatch(r"\s*([0-9]{1,18})\s*", last_event_id or "")
+    if job.finished and event_id and int(event_id[1]) >= job.revision:
         return Response(status_code=204)
     events = _follow_job(services, job_id, last_event_id)
     return EventSourceResponse(events, ping=services.settings.sse_ping_sec, sep="\n")
-
-
-def _parse_event_id(text: str | None) -> int:
-    """The revision that a Last-Event-ID names; -1 where it names none."""
-    digits = (text or "").strip()
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else -1
 
 
 async def _follow_job(services: Services, job_id: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:

@@ -105,11 +105,9 @@ FileName = Annotated[
 ]
 
 
-def _parse_epoch(value: Any) -> Any:
-    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value
-
-
-Time = Annotated[datetime, BeforeValidator(_parse_epoch)]
+Time = Annotated[
+    datetime, BeforeValidator(lambda value: datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value)
+]
 """UTC, as RFC 3339 text in JSON; the catalog keeps epoch seconds."""
 
 Metrics = dict[str, float | int | None]

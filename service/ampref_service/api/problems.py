@@ -116,7 +116,10 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem(request.scope, NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are"))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        methods = _list_methods(request.app.openapi(), path)
+        # The router names only the methods of the first route with this path.
+        paths = request.app.openapi()["paths"].items()
+        operations = {method.upper() for template, item in paths if compile_path(template)[0].match(path) for method in item}
+        methods = ", ".join(sorted(operations))
         refusal = errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods)
         return problem(request.scope, refusal, headers={"allow": methods})
     return problem(request.scope, _convert_error(error), headers=error.headers)
@@ -133,12 +136,6 @@ HANDLERS: dict[int | type[Exception], Any] = {
     Exception: _on_exception,
 }
 """FastAPI's `exception_handlers`; `ampref_service.api.faults` has that of parameters and fields."""
-
-
-def _list_methods(document: Mapping[str, Any], path: str) -> str:
-    # The router names only the methods of the first route with this path.
-    matches = [operations for template, operations in document["paths"].items() if compile_path(template)[0].match(path)]
-    return ", ".join(sorted({method.upper() for operations in matches for method in operations}))
 
 
 _FORM_FAULTS = (

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field
 
 from amp_core.robot import Robot
@@ -38,16 +36,13 @@ class RobotSummary(View):
     feature_dim: int = Field(validation_alias=AliasPath("layout", "dim"))
 
 
-def _drop_infinite(ranges: NDArray[np.float64]) -> list[list[float | None]]:
-    return [[bound if math.isfinite(bound) else None for bound in pair] for pair in ranges.tolist()]
-
-
 class RobotView(RobotSummary):
     """A robot as far as a clip or a training job needs it."""
 
-    joint_range: Annotated[list[tuple[float | None, float | None]], BeforeValidator(_drop_infinite)] = Field(
-        description="rad, by joint; null where it has no limit."
-    )
+    joint_range: Annotated[
+        list[tuple[float | None, float | None]],
+        BeforeValidator(lambda ranges: np.where(np.isfinite(ranges), ranges, None).tolist()),
+    ] = Field(description="rad, by joint; null where it has no limit.")
     contact_channels: list[str] = Field(validation_alias=AliasChoices("contact_channels", "channels"))
     control_dt: float = Field(description="s between two controls, and between two frames of a rollout.")
     sim_dt: float = Field(description="s, the physics step.")

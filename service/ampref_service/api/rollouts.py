@@ -7,14 +7,12 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic import AliasChoices, Field
 
-from amp_core.recipe import PhysicsScale
 from ampref_service.api.deps import ServicesDep, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.params import Id, Metrics, Tier, Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import clips, recipes, rollouts
-from ampref_service.catalog.records import RecipeRow
 
 router = make_router("rollouts", dependencies=[needs("clips:read")])
 
@@ -72,11 +70,6 @@ class RolloutView(ClipRolloutView):
     arrays_url: str
 
 
-def format_bucket(recipe: RecipeRow) -> str:
-    """The name of the bucket that a recipe simulates in."""
-    return PhysicsScale(**(recipe.recipe.get("physics") or {})).name
-
-
 @router.get("/{rollout_id}", response_model=RolloutView, responses=responses(404))
 def get_rollout(rollout_id: Id, services: ServicesDep) -> dict[str, Any]:
     """One rollout: tier and why, every gate, quality metrics, segments, what conditioning changed, where it comes from."""
@@ -87,7 +80,7 @@ def get_rollout(rollout_id: Id, services: ServicesDep) -> dict[str, Any]:
     result = rollout.result  # That of an earlier release lacks some of the lists and explanations.
     return {
         **vars(rollout),
-        "bucket": format_bucket(recipe),
+        "bucket": recipes.physics_of(recipe.recipe).name,
         "clip_name": clip.name,
         "robot": clip.robot,
         "source_digest": clip.source_digest,

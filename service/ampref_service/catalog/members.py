@@ -45,7 +45,7 @@ def get_buckets(session: Session, version_id: str) -> list[VersionBucket]:
         scale = scales[row.recipe_digest]
         clips, frames = counts.get(scale, (0, 0))
         counts[scale] = (clips + int(row.clips), frames + int(row.frames))
-    return [VersionBucket(scale.name, asdict(scale), *counts[scale]) for scale in sorted(counts, key=lambda scale: scale.order)]
+    return [VersionBucket(scale.name, asdict(scale), *counts[scale]) for scale in sorted(counts)]
 
 
 def get_bucket_names(session: Session, version_id: str) -> dict[str, str]:

@@ -181,10 +181,10 @@ def missing_buckets(session: Session, criteria: Select) -> tuple[list[PhysicsSca
         if next(select_members(session, dataclasses.replace(criteria, buckets=(scale,)), chunk=1), None) is None
     ]
     if not missing:
-        return [], sorted(scales, key=lambda scale: scale.order)
+        return [], sorted(scales)
     members = select_members(session, dataclasses.replace(criteria, buckets="all"))
     present = {PhysicsScale(**(member.physics or {})) for member in members}
-    return missing, sorted(present, key=lambda scale: scale.order)
+    return missing, sorted(present)
 
 
 def missing_clips(session: Session, criteria: Select) -> list[str]:
