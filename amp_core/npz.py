@@ -97,7 +97,7 @@ class NpzWriter:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": stored_dtype.str, "fortran_order": False, "shape": shape})
         large = header.tell() + math.prod(shape) * stored_dtype.itemsize > zipfile.ZIP64_LIMIT
-        # The room for ZIP64 counts in every member, so that its size does not change where the data lies.
+        # The padding counts the ZIP64 field in every member, so that the data's offset does not depend on the member's size.
         fixed_size = self._archive.start_dir + _LOCAL_HEADER + len(file_name.encode()) + _ZIP64_EXTRA + _PAD_MIN
         pad = _PAD_MIN + -fixed_size % ALIGNMENT + (0 if large else _ZIP64_EXTRA)
         info = zipfile.ZipInfo(file_name)  # Of 1980-01-01, the earliest day that a zip can hold.

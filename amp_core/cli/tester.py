@@ -88,7 +88,7 @@ class Tester:
             )
         document = checklist.document(verification, waivers, locked)
         self.documents.append(document)
-        # Who asked for some tests alone knows that the others were not run.
+        # Tests that `--only` left out are not listed.
         tests = [test for test in document["tests"] if test["reason"] != NOT_ASKED]
         rows = []
         for test in tests:

@@ -275,7 +275,7 @@ class Sampler:
     def fit(self, samples: Samples) -> tuple[Array, Array]:
         """`fit_models` about the first sample, in units of `state_scale` and `ctrl_scale`."""
         settings = self.settings
-        # What fell says little about the neighbourhood of what did not.
+        # The most expensive samples, such as those of a robot that fell, would distort a model of the neighbourhood.
         near = samples.cost <= np.quantile(samples.cost, 1.0 - settings.discard)
         near &= samples.cost < FAILED_COST
         near[0] = True

@@ -91,7 +91,7 @@ def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe
     limits = upload_limits(settings)
     with reserve_memory(upload.size):
         data = upload.file.read()
-        # The label, not the clip's name: errors name the file that somebody has to mend.
+        # Errors name the uploaded file, not the clip.
         motion = read_motion(data, name=label, format=upload.format or format_of_name, limits=limits, **options)
         check_motion(motion, robot, limits)
         name = upload.name or (label.removesuffix(suffix) if format_of_name else label)

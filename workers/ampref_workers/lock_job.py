@@ -34,7 +34,7 @@ from ampref_workers.protocol import (
 __all__ = ["run"]
 
 _TESTS_SHARE = 0.9  # Of the progress: the tests take far longer than writing the version.
-_LOCK_FILE_MB = 1 << 20  # 1 TiB: a version may be as large as its owner likes.
+_LOCK_FILE_MB = 1 << 20  # 1 TiB, which is no limit in practice: the size of a version is not bounded.
 _REASON_CHARACTERS = 400
 _MOST_FAILURES = 5  # Quoted in an error.
 
