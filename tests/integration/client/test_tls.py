@@ -1,0 +1,117 @@
+"""HTTPS is verified, and its settings are made when they are first needed."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from clientkit import QUICK
+from datasetkit import Site, send_json
+
+from amp_core.client.http import Connection
+from amp_core.errors import Unavailable
+
+
+@pytest.fixture
+def tls_site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of an https server on this machine that knows one dataset, and its certificate, which nobody trusts yet."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command = [openssl, "req", "-x509", *curve, "-addext", names, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            send_json(self, {"name": "walk", "latest": None, "aliases": {}})
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    class Server(ThreadingHTTPServer):
+        def get_request(self) -> tuple[Any, Any]:
+            connection, address = self.socket.accept()
+            return context.wrap_socket(connection, server_side=True), address
+
+        def handle_error(self, *_: Any) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}", certificate
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def redirect(handler: BaseHTTPRequestHandler, target: str) -> bool:
+    handler.send_response(302)
+    handler.send_header("Location", target)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+    return True
+
+
+def test_a_redirect_to_https_is_verified(site: Site, tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The TLS settings are made when they are first needed; they must be the verifying ones all the same."""
+    address, certificate = tls_site
+    site.before = lambda handler: redirect(handler, f"{address}{handler.path}")
+    impatient = QUICK.impatient()
+    for url in (site.url, address):
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        connection = Connection(url, retry=impatient)
+        try:
+            with pytest.raises(Unavailable, match=r"(?i)certificate"):
+                connection.json("GET", "v1/datasets/walk")
+        finally:
+            connection.close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        connection = Connection(url, retry=impatient)
+        try:
+            assert connection.json("GET", "v1/datasets/walk")[1]["name"] == "walk"
+        finally:
+            connection.close()
+
+
+def test_tls_settings_are_made_once_and_only_for_tls(
+    site: Site, small: Any, get: Any, tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, certificate = tls_site
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("HTTPS_PROXY", "")
+    made, create = [], httpx2.create_ssl_context
+
+    def counted(*args: Any, **options: Any) -> ssl.SSLContext:
+        made.append(create(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(httpx2, "create_ssl_context", counted)
+    site.add(small)
+    assert get().downloaded_bytes > 0
+    assert not made
+    connection = Connection(address, retry=QUICK.impatient())
+    try:
+        for _ in range(3):
+            connection.json("GET", "v1/datasets/walk")  # The server closes after each: three handshakes.
+    finally:
+        connection.close()
+    (context,) = made
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
