@@ -4,27 +4,60 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amp_core.errors import DiskFull, MotionRefused, PhysicsFailed
 from amp_core.files import partial_path
+from amp_core.progress import Progress
 from ampref_workers.child import HANDLERS, serve
-from ampref_workers.protocol import RESULT, SOURCE, TESTS_OFF, VERIFICATION, Progress, export_name
+from ampref_workers.protocol import (
+    RESULT,
+    SOURCE,
+    TESTS_OFF,
+    VERIFICATION,
+    LockRequest,
+    Message,
+    RolloutReport,
+    RolloutRequest,
+    TestFailure,
+    VerifyReport,
+    VerifyRequest,
+    export_name,
+)
 
 
-def misbehave(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:
-    source = job_dir / SOURCE
-    what, _, detail = (request.get("do") or source.read_text().strip()).partition(" ")
+@dataclass(frozen=True)
+class Behaviour(Message):
+    """A request that only this child knows."""
+
+    do: str
+    name: str = "march.pkl"
+
+
+@dataclass(frozen=True)
+class Answer(Message):
+    """Its report."""
+
+    value: dict[str, Any]
+
+
+def misbehave(job_dir: Path, request: Behaviour | RolloutRequest, report: Progress) -> Message:
+    if isinstance(request, Behaviour):
+        what, _, detail = request.do.partition(" ")
+    else:
+        what, _, detail = (job_dir / SOURCE).read_text().removeprefix("do ").strip().partition(" ")
     report(0.25, f"doing {what}")
     match what:
         case "answer":
             place = {"session": os.getsid(0), "group": os.getpgrp(), "pid": os.getpid(), "nice": os.nice(0)}
-            return {"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), **place}
+            return Answer({"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), **place})
         case "hang":
             while True:  # As mj_step does, it looks at no signal.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
@@ -45,18 +78,18 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[
         case "exit":
             os._exit(int(detail))
         case "refuse":
-            raise MotionRefused("the root teleports", file=request.get("name"), key="root_pos", frame=17, expected="< 10 m/s")
+            raise MotionRefused("the root teleports", file=request.name, key="root_pos", frame=17, expected="< 10 m/s")
         case "explode":
             raise PhysicsFailed("the state is not finite", frame=3)
         case "raise":
             raise ValueError(detail)
         case "unserializable":
-            return {"value": float("nan")}
+            return Answer({"value": float("nan")})
         case "chatter":
             print("x" * 2_000_000, file=sys.stderr)
             for step in range(2_000):
                 report(1.0, f"step {step} " + "y" * 100)
-            return {}
+            return Answer({})
         case "write":
             (job_dir / "huge").write_bytes(b"\0" * (8 << 20))
         case "fill":
@@ -67,23 +100,24 @@ def misbehave(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[
         case "fill-result":
             os.urandom = bytes  # So that the partial file's name is known.
             partial_path(job_dir / RESULT).symlink_to("/dev/full")
-            return {}
+            return Answer({})
         case "spawn":
             grandchild = subprocess.Popen([sys.executable, "-c", f"import time; {str(job_dir)!r}; time.sleep(600)"])
             (job_dir / "grandchild").write_text(str(grandchild.pid))
             time.sleep(600)
         case "sleep":
             time.sleep(float(detail))
-            return {"slept": float(detail)}
+            return Answer({"slept": float(detail)})
         case "score":
+            assert isinstance(request, RolloutRequest)
             return score(job_dir, json.loads(detail), request, report)
         case "half":
-            (job_dir / RESULT).write_text('{"outcome": "succ')
+            (job_dir / RESULT).write_text('{"message": "Ans')
             os._exit(0)
     raise AssertionError(f"unknown behaviour {what!r}")
 
 
-def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report: Progress) -> dict[str, Any]:
+def score(job_dir: Path, facts: dict[str, Any], request: RolloutRequest, report: Progress) -> RolloutReport:
     """A score as the real handler returns one, of the metrics and with as many random frames as the upload asks for."""
     import numpy as np
 
@@ -97,10 +131,10 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
         report(step / steps, "simulating")
     rows = np.random.default_rng(len(facts["name"])).standard_normal((facts["frames"], facts["dim"]), dtype=np.float32)
     write_npz(job_dir / export_name(0), {"features": rows, "qpos": np.zeros((facts["frames"], 15))})
-    recipe = request["recipe"]
+    recipe = dict(request.recipe)
     document = {
         "name": facts["name"],
-        "source_digest": request["source_digest"],
+        "source_digest": request.source_digest,
         "frames": facts["frames"],
         "simulated_frames": facts["frames"],
         "duration_sec": facts["frames"] * 0.02,
@@ -120,23 +154,26 @@ def score(job_dir: Path, facts: dict[str, Any], request: dict[str, Any], report:
         },
         "wall_sec": 0.0,
     }
-    return {"scores": [document], "selected": 0, "triage": None}
+    return RolloutReport((document,), 0, None)
 
 
-def rollout(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:
+def rollout(job_dir: Path, request: RolloutRequest, report: Progress) -> Message:
     """The real handler for real motions, and the behaviour that the bytes name for the rest."""
     if not (job_dir / SOURCE).read_bytes().startswith(b"do "):
-        return HANDLERS["rollout"](job_dir, request, report)
-    request["do"] = (job_dir / SOURCE).read_text().removeprefix("do ").strip()
+        return real(job_dir, request, report)
     return misbehave(job_dir, request, report)
 
 
-def verify(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str, Any]:
+def real(job_dir: Path, request: Message, report: Progress) -> Any:
+    return pkgutil.resolve_name(HANDLERS[type(request)])(job_dir, request, report)
+
+
+def verify(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyReport:
     """What the members' names ask for: `fails-6` fails test 6, `skips-3` cannot run it; `hangs` does that. A clip that was read
     from a motion gets the real tests."""
-    names = [member["name"] for member in request["members"]]
+    names = [member.name for member in request.members]
     if not any(name.partition("-")[0] in ("fails", "skips", "hangs", "passes") for name in names):
-        return HANDLERS["verify"](job_dir, request, report)
+        return real(job_dir, request, report)
     from amp_core.readiness import TEST_TITLES, skip_report
 
     report(0.5, "test 6: half")
@@ -145,7 +182,7 @@ def verify(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str
     tests = []
     for test, title in TEST_TITLES.items():
         one = skip_report(test, TESTS_OFF)
-        if test in request["only"]:
+        if test in request.only:
             one |= {"status": "PASS", "reason": "", "figures": {"loss": [3.0, 2.0, 1.0]}}
             for name in names:
                 if name == f"fails-{test}":
@@ -153,10 +190,12 @@ def verify(job_dir: Path, request: dict[str, Any], report: Progress) -> dict[str
                 elif name == f"skips-{test}":
                     one |= {"status": "SKIP", "reason": "JAX is not installed"}
         tests.append(one)
-    subject = {"robot": request["robot"]["name"], "clips": [{"name": name, "tier": 0} for name in names]}
+    subject = {"robot": request.robot.name, "clips": [{"name": name, "tier": 0} for name in names]}
     (job_dir / VERIFICATION).write_text(json.dumps({"status": "PASS", "subject": subject, "tests": tests}))
-    return {"failed": [{key: one[key] for key in ("id", "name", "reason")} for one in tests if one["status"] == "FAIL"]}
+    failed = (TestFailure(one["id"], one["name"], one["reason"]) for one in tests if one["status"] == "FAIL")
+    return VerifyReport(tuple(failed))
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), {"test": misbehave, "rollout": rollout, "verify": verify, "lock": HANDLERS["lock"]})
+    handlers = {Behaviour: "__main__:misbehave", RolloutRequest: "__main__:rollout", VerifyRequest: "__main__:verify"}
+    serve(Path(sys.argv[1]), {**handlers, LockRequest: HANDLERS[LockRequest]})

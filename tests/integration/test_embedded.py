@@ -15,7 +15,7 @@ import pytest
 from workerkit import CHILD, WORKER, Bench, alive, kill, script, settings_for, wait_until
 
 from ampref_workers.embedded import EmbeddedWorker
-from ampref_workers.sweeper import Collector, Sweeper
+from ampref_workers.sweeper import collecting_blobs, sweeping_jobs
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_sweeper_outlives_what_it_meets() -> None:
             raise MemoryError
 
     broken = Broken()
-    with Sweeper(broken, lambda ids: None, every_sec=0.01):
+    with sweeping_jobs(broken, lambda ids: None, every_sec=0.01):
         wait_until(lambda: broken.sweeps >= 3, "it has swept three times")
 
 
@@ -109,13 +109,13 @@ def test_the_sweeper_stops_without_waiting_for_its_next_round() -> None:
             raise RuntimeError
 
     began = time.monotonic()
-    with Sweeper(Idle(), lambda ids: None, every_sec=600.0):
+    with sweeping_jobs(Idle(), lambda ids: None, every_sec=600.0):
         pass
     assert time.monotonic() - began < 300
 
 
 def test_garbage_is_collected_while_it_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ampref_workers.embedded.Collector", partial(Collector, first_after_sec=0.0))
+    monkeypatch.setattr("ampref_workers.embedded.collecting_blobs", partial(collecting_blobs, first_after_sec=0.0))
     kept = bench.submit_score("kept", frames=20)
     old, young = bench.blobs.put_bytes(b"left by a killed upload"), bench.blobs.put_bytes(b"an upload that is under way")
     for digest, _ in list(bench.blobs.iter_digests()):
@@ -141,6 +141,6 @@ def test_a_collector_outlives_what_it_meets_and_stops_in_the_middle() -> None:
             return []
 
     slow = Slow()
-    with Collector(slow, every_sec=0.01, first_after_sec=0.0):
+    with collecting_blobs(slow, every_sec=0.01, first_after_sec=0.0):
         wait_until(lambda: slow.rounds == 2, "it collects again after an error")
     assert slow.rounds == 2

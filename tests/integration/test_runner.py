@@ -272,7 +272,7 @@ def full_store(*_: object, **__: object) -> None:
     [
         ("fill", None, None, "work"),
         ("score", "pathlib.Path.mkdir", no_room, "work"),
-        ("score", "pathlib.Path.write_text", no_room, "work"),
+        ("score", "pathlib.Path.write_bytes", no_room, "work"),
         ("score", "ampref_workers.sandbox.os.pipe", no_room, "work"),
         ("score", "ampref_service.blobs.LocalBlobStore.put_file", full_store, "/blobs"),
         ("score", "ampref_service.jobs.JobQueue.complete_rollout", full_store, "/blobs"),

@@ -6,52 +6,42 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import pytest
+from misbehaving_child import Answer, Behaviour
 from workerkit import CHILD, alive, wait_until
 
 from amp_core.kernels import kernel_variables
 from ampref_workers import sandbox
-from ampref_workers.protocol import Failed, Message, NoRoom, Outcome, Refused, SandboxLimits, Stopped, Succeeded
+from ampref_workers.protocol import Failed, NoReport, NoRoom, Refused, SandboxLimits, Stopped
 
 QUICK = SandboxLimits(timeout_sec=30, memory_mb=512)
 
 
-@dataclass(frozen=True)
-class Behaviour(Message):
-    """A request that only the misbehaving child knows."""
-
-    kind: ClassVar[str] = "test"
-
-    do: str
-    name: str = "march.pkl"
-
-
-def do(job_dir: Path, what: str, limits: SandboxLimits = QUICK, **options: Any) -> Outcome:
-    return sandbox.run(job_dir, Behaviour(what), limits, command=CHILD, **options)
+def do(job_dir: Path, what: str, limits: SandboxLimits = QUICK, **options: Any) -> Answer | NoReport:
+    return sandbox.run(job_dir, Behaviour(what), Answer, limits, command=CHILD, **options)
 
 
 def test_a_result_comes_back_with_its_progress(tmp_path: Path) -> None:
     told: list[tuple[float, str]] = []
     outcome = do(tmp_path, "answer yes", on_progress=lambda fraction, message: told.append((fraction, message)))
-    assert isinstance(outcome, Succeeded)
-    assert outcome.result["answer"] == "yes"
+    assert isinstance(outcome, Answer)
+    assert outcome.value["answer"] == "yes"
     assert told == [(0.25, "doing answer")]
-    assert outcome.result["cwd"] == str(tmp_path)  # so that MUJOCO_LOG.TXT goes there
+    assert outcome.value["cwd"] == str(tmp_path)  # so that MUJOCO_LOG.TXT goes there
 
 
 def test_the_child_stands_behind_its_parent_for_the_processor(tmp_path: Path) -> None:
     outcome = do(tmp_path, "answer yes")
-    assert isinstance(outcome, Succeeded)
-    assert outcome.result["nice"] >= 10
+    assert isinstance(outcome, Answer)
+    assert outcome.value["nice"] >= 10
     # In a session of its own Linux would weigh it against the parent's whole session, whatever its niceness; a group of its own
     # keeps a Ctrl-C away from it.
-    assert outcome.result["session"] == os.getsid(0)
-    assert outcome.result["group"] == outcome.result["pid"]
+    assert outcome.value["session"] == os.getsid(0)
+    assert outcome.value["group"] == outcome.value["pid"]
 
 
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +49,8 @@ def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     outcome = do(tmp_path, "answer yes")
-    assert isinstance(outcome, Succeeded)
-    environ = outcome.result["environ"]
+    assert isinstance(outcome, Answer)
+    environ = outcome.value["environ"]
     assert "secret" not in str(environ)
     assert environ["OMP_NUM_THREADS"] == "1"
     assert kernel_variables().items() <= environ.items()
@@ -134,7 +124,7 @@ def test_a_full_disk_is_not_the_childs_fault(tmp_path: Path, what: str) -> None:
 def test_a_child_that_talks_without_end_blocks_nobody(tmp_path: Path) -> None:
     told: list[float] = []
     outcome = do(tmp_path, "chatter", on_progress=lambda fraction, message: told.append(fraction))
-    assert isinstance(outcome, Succeeded)
+    assert isinstance(outcome, Answer)
     assert told[-1] == 1.0
 
 
@@ -154,7 +144,7 @@ def test_a_caller_that_raises_leaves_no_child(tmp_path: Path) -> None:
 
 
 def test_a_result_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path: Path) -> None:
-    assert isinstance(do(tmp_path, "answer one"), Succeeded)
+    assert isinstance(do(tmp_path, "answer one"), Answer)
     assert isinstance(do(tmp_path, "exit 0"), Failed)
 
 
@@ -170,9 +160,9 @@ def test_descriptors_do_not_leak(tmp_path: Path) -> None:
 def test_a_child_dies_with_its_parent(tmp_path: Path, number: int) -> None:
     script = (
         "import sys; from pathlib import Path; from ampref_workers.protocol import SandboxLimits\n"
-        "from ampref_workers.sandbox import run; from types import SimpleNamespace\n"
-        "request = SimpleNamespace(kind='test', to_dict=lambda: {'do': 'spin'})\n"
-        f"run(Path({str(tmp_path)!r}), request, SandboxLimits(), command={CHILD!r},"
+        "from ampref_workers.sandbox import run\n"
+        f"sys.path.append({str(Path(__file__).parent)!r}); from misbehaving_child import Answer, Behaviour\n"
+        f"run(Path({str(tmp_path)!r}), Behaviour('spin'), Answer, SandboxLimits(), command={CHILD!r},"
         f" on_progress=lambda *_: Path({str(tmp_path / 'started')!r}).touch())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])

@@ -13,7 +13,6 @@ first use.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import platform
 import sys
@@ -31,7 +30,7 @@ from ampref_service.catalog import Catalog, schema
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import Collector, Sweeper
+from ampref_workers.sweeper import collecting_blobs, sweeping_jobs
 
 __all__ = ["Worker", "check_workers", "main", "node_name", "ring_task"]
 
@@ -58,9 +57,9 @@ class Worker:
         self._sweeping: contextlib.ExitStack = contextlib.ExitStack()
         app.task(name=RING, bind=False)(ring_task(self.run_once))
         # Celery's signals are the whole process's and hold their receivers weakly: these live as long as `self` does.
-        signals.worker_ready.connect(self._ready)
-        signals.worker_shutting_down.connect(self._shutting_down)
-        signals.worker_shutdown.connect(self._close)
+        signals.worker_ready.connect(self.start)
+        signals.worker_shutting_down.connect(self.stop)
+        signals.worker_shutdown.connect(self.close)
 
     @property
     def runner(self) -> Runner:
@@ -83,16 +82,18 @@ class Worker:
             self._bell.ring([""])  # For another worker, so that it need not wait for a sweep.
         return ending
 
-    def _ready(self, **_: Any) -> None:
+    def start(self, **_: Any) -> None:
+        """Begin to sweep; Celery's worker takes messages from here."""
         self._stop.clear()
-        self._sweeping.enter_context(Sweeper(self.runner, self._bell.ring, every_sec=self._settings.sweep_sec))
-        self._sweeping.enter_context(Collector(self.runner, every_sec=self._settings.blob_grace_sec))
+        self._sweeping.enter_context(sweeping_jobs(self.runner, self._bell.ring, every_sec=self._settings.sweep_sec))
+        self._sweeping.enter_context(collecting_blobs(self.runner, every_sec=self._settings.blob_grace_sec))
 
-    def _shutting_down(self, **_: Any) -> None:
-        # With a pool of threads the running children are killed now and their jobs released.
+    def stop(self, **_: Any) -> None:
+        """Take no more jobs. With a pool of threads the running children are killed now and their jobs released."""
         self._stop.set()
 
-    def _close(self, **_: Any) -> None:
+    def close(self, **_: Any) -> None:
+        """Stop sweeping, and close the catalog."""
         self._sweeping.close()
         if self._runner is not None and self._owner == os.getpid():
             self._runner.catalog.close()
@@ -157,19 +158,15 @@ def main(settings: Settings | None = None, *, command: Sequence[str] = CHILD, ar
     )
 
 
-@functools.cache
-def _make_app() -> Celery:
-    settings = Settings.load()
-    app = make_celery(settings)
-    app.ampref_worker = Worker(app, settings)  # Celery holds the receivers of its signals weakly.
-    return app
-
-
 def __getattr__(name: str) -> Any:
     """`app`, for `celery -A ampref_workers.app`: made from the environment on first use."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _make_app()
+    settings = Settings.load()
+    app = make_celery(settings)
+    app.ampref_worker = Worker(app, settings)  # Celery holds the receivers of its signals weakly.
+    globals()["app"] = app
+    return app
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amp_core.formats import Limits
+from amp_core.progress import scale_progress
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
 from ampref_service.jobs import Claim, JobQueue
 from ampref_service.settings import Settings
+from ampref_service.uploads import upload_limits
 from ampref_workers import sandbox
 from ampref_workers.heartbeat import Heartbeat
-from ampref_workers.protocol import Outcome, Reading, Request, SandboxLimits
+from ampref_workers.protocol import M, Message, NoReport, Reading, SandboxLimits
 
 __all__ = ["Attempt", "child_limits", "reading"]
 
@@ -38,14 +39,19 @@ class Attempt:
     queue: JobQueue
     command: Sequence[str]
 
-    def run_child(self, request: Request, limits: SandboxLimits, *, begin: float = 0.0, end: float = 1.0) -> Outcome:
-        """Have a child do the request; its progress is the job's from `begin` to `end`."""
-
-        def report(fraction: float, message: str) -> None:
-            self.heartbeat.report(begin + (end - begin) * fraction, message)
-
-        should_stop = self.heartbeat.should_stop
-        return sandbox.run(self.folder, request, limits, on_progress=report, should_stop=should_stop, command=self.command)
+    def run_child(
+        self, request: Message, report: type[M], limits: SandboxLimits, *, begin: float = 0.0, end: float = 1.0
+    ) -> M | NoReport:
+        """Have a child do the request and report; its progress is the job's from `begin` to `end`."""
+        return sandbox.run(
+            self.folder,
+            request,
+            report,
+            limits,
+            on_progress=scale_progress(self.heartbeat.report, begin, end),
+            should_stop=self.heartbeat.should_stop,
+            command=self.command,
+        )
 
     def store(self, path: Path) -> str:
         """Put a file into the blob store; its digest."""
@@ -69,5 +75,4 @@ def child_limits(settings: Settings, timeout_sec: float) -> SandboxLimits:
 
 def reading(settings: Settings, source_format: str, options: Mapping[str, Any]) -> Reading:
     """How an upload is read again, under the operator's limits."""
-    limits = Limits(max_bytes=settings.max_upload_bytes, max_duration_sec=settings.max_duration_sec, max_fps=settings.max_fps)
-    return Reading(source_format, options.get("fps"), options.get("quat_order"), limits)
+    return Reading(source_format, options.get("fps"), options.get("quat_order"), upload_limits(settings))

@@ -14,42 +14,46 @@ import errno
 import faulthandler
 import json
 import os
+import pkgutil
 import resource
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
 from amp_core.files import write_file
-from amp_core.strict_json import read_json
+from amp_core.progress import Progress
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
     RESULT,
     SANDBOX,
-    Ending,
     Failed,
     LockRequest,
-    Progress,
+    Message,
+    NoRoom,
     Refused,
     RolloutRequest,
     Sandbox,
     SandboxLimits,
-    Succeeded,
     VerifyRequest,
-    encode_ending,
+    decode,
     no_room,
 )
+from ampref_workers.threads import signal_at_end_of_input
 
-__all__ = ["HANDLERS", "Handler", "main", "serve"]
+__all__ = ["HANDLERS", "main", "serve"]
 
-Handler = Callable[[Path, Mapping[str, Any], Progress], dict[str, Any]]
-"""Does one request in a job folder and returns its report, both as JSON has them."""
+HANDLERS: Mapping[type[Message], str] = {
+    RolloutRequest: "ampref_workers.scoring:handle",
+    VerifyRequest: "ampref_workers.verifying:handle",
+    LockRequest: "ampref_workers.locking:handle",
+}
+"""What does each request and returns its report, `handle(job_dir, request, progress)`: imported under the limits, as it brings
+the physics."""
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_SEC = 0.1
@@ -60,22 +64,22 @@ def main() -> None:
     serve(Path(sys.argv[1]), HANDLERS)
 
 
-def serve(job_dir: Path, handlers: Mapping[str, Handler]) -> None:
-    """Do the request in `job_dir` with the handler of its kind, and exit."""
-    sandbox = Sandbox.from_dict(read_json((job_dir / SANDBOX).read_bytes()))
+def serve(job_dir: Path, handlers: Mapping[type[Message], str]) -> None:
+    """Do the request in `job_dir` with its handler (`module:function`), and exit."""
+    sandbox = decode((job_dir / SANDBOX).read_bytes(), Sandbox)
     _die_with(sandbox.parent)
     release_memory = _apply_limits(sandbox.limits)
     faulthandler.enable()  # A segfault then leaves the Python stack on stderr.
     os.dup2(2, 1)
     try:
-        request = read_json((job_dir / REQUEST).read_bytes())
-        handler = handlers[request.pop("kind")]
-        data = encode_ending(Succeeded(handler(job_dir, request, _progress_to(sandbox.progress_fd))))
+        request = decode((job_dir / REQUEST).read_bytes(), *handlers)
+        handle = pkgutil.resolve_name(handlers[type(request)])
+        data = handle(job_dir, request, _progress_to(sandbox.progress_fd)).encode()
     except Exception as error:
         release_memory()
         if not isinstance(error, AmprefError | MemoryError):
             traceback.print_exception(error)
-        data = encode_ending(_describe_failure(error, job_dir, sandbox.limits))
+        data = _describe_failure(error, job_dir, sandbox.limits).encode()
     try:
         write_file(job_dir / RESULT, data)
     except OSError as error:
@@ -87,7 +91,7 @@ def serve(job_dir: Path, handlers: Mapping[str, Handler]) -> None:
     os._exit(0)
 
 
-def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) -> Ending:
+def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) -> Refused | Failed | NoRoom:
     # The second is MuJoCo's C allocator.
     if isinstance(error, MemoryError) or (not isinstance(error, AmprefError) and "allocate memory" in str(error).lower()):
         return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB")
@@ -119,13 +123,7 @@ def _die_with(parent: int) -> None:
     if os.getppid() != parent:  # It died before the call above.
         os._exit(1)
 
-    def wait_for_end() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 1):
-                pass
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
+    signal_at_end_of_input(signal.SIGKILL)
 
 
 def _apply_limits(limits: SandboxLimits) -> Callable[[], None]:
@@ -169,29 +167,6 @@ def _progress_to(descriptor: int) -> Progress:
 
     return report
 
-
-# The handlers are imported under the limits, as they bring the physics.
-
-
-def _rollout(job_dir: Path, request: Mapping[str, Any], report: Progress) -> dict[str, Any]:
-    from ampref_workers import scoring  # noqa: PLC0415 - under the memory limit
-
-    return scoring.handle(job_dir, RolloutRequest.from_dict(request), report).to_dict()
-
-
-def _verify(job_dir: Path, request: Mapping[str, Any], report: Progress) -> dict[str, Any]:
-    from ampref_workers import verifying  # noqa: PLC0415 - under the memory limit
-
-    return verifying.handle(job_dir, VerifyRequest.from_dict(request), report).to_dict()
-
-
-def _lock(job_dir: Path, request: Mapping[str, Any], report: Progress) -> dict[str, Any]:
-    from ampref_workers import locking  # noqa: PLC0415 - under the memory limit
-
-    return locking.handle(job_dir, LockRequest.from_dict(request), report).to_dict()
-
-
-HANDLERS: Mapping[str, Handler] = {"rollout": _rollout, "verify": _verify, "lock": _lock}
 
 if __name__ == "__main__":
     main()

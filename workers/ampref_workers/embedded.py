@@ -17,7 +17,7 @@ from ampref_service.catalog import Catalog
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import Collector, Sweeper
+from ampref_workers.sweeper import collecting_blobs, sweeping_jobs
 
 __all__ = ["EmbeddedWorker"]
 
@@ -57,11 +57,13 @@ class EmbeddedWorker:
             for number in range(settings.worker_concurrency)
         ]
         self._stop.clear()
-        sweeper = Sweeper(runner, lambda job_ids: self.notify(""), every_sec=settings.sweep_sec)
         for thread in threads:
             thread.start()
         try:
-            with sweeper, Collector(runner, every_sec=settings.blob_grace_sec):
+            with (
+                sweeping_jobs(runner, lambda job_ids: self.notify(""), every_sec=settings.sweep_sec),
+                collecting_blobs(runner, every_sec=settings.blob_grace_sec),
+            ):
                 yield
         finally:
             self._stop.set()

@@ -6,8 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -24,7 +23,7 @@ _TICK_SEC = 1.0  # How stale a job's progress may be, where its heartbeat is slo
 
 
 class Heartbeat:
-    """Keeps a claim alive from a thread of its own, and has the reasons to end its work: cancellation, a lost lease, a stop.
+    """Keeps a claim alive, and has the reasons to end its work: cancellation, a lost lease, a stop.
 
     A database that is away is no reason: the lease may run out and the job go to another worker, which the token shows later.
     """
@@ -36,18 +35,8 @@ class Heartbeat:
         self._every_sec = min(settings.heartbeat_sec, settings.lease_sec / 3)
         self._lease_sec = settings.lease_sec
         self._progress: tuple[float, str] | None = None
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {claim.job.id}", daemon=True)
         self.cancelled = claim.job.cancel_requested
         self.lease_lost = False
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end.set()
-        self._thread.join()
 
     def report(self, fraction: float, message: str) -> None:
         """Progress, which the next heartbeat carries."""
@@ -73,10 +62,11 @@ class Heartbeat:
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
 
-    def _beat(self) -> None:
+    def beat(self, end: threading.Event) -> None:
+        """Renew the lease until the event is set or the lease is lost; a thread does this beside the work."""
         last_progress: tuple[float, str] | None = None
         last = time.monotonic()
-        while not self._end.wait(min(_TICK_SEC, self._every_sec)):
+        while not end.wait(min(_TICK_SEC, self._every_sec)):
             progress = self._progress
             due = progress != last_progress or time.monotonic() - last >= self._every_sec - 1e-3
             if not due:

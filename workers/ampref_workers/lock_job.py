@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ from ampref_workers.protocol import (
     LockRequest,
     Member,
     MemberSource,
-    Outcome,
+    NoReport,
     Refused,
     RobotReference,
     SandboxLimits,
     Stopped,
-    Succeeded,
     TestFailure,
     VerifyReport,
     VerifyRequest,
@@ -39,8 +38,8 @@ _REASON_CHARACTERS = 400
 _MOST_FAILURES = 5  # Quoted in an error.
 
 
-def run(attempt: Attempt) -> Outcome:
-    """Lock a version, if its members pass the readiness tests or their failures are waived."""
+def run(attempt: Attempt) -> NoReport | None:
+    """Lock a version, if its members pass the readiness tests or their failures are waived; None where it is locked."""
     job, settings = attempt.claim.job, attempt.settings
     assert job.version_id is not None
     with attempt.catalog.session() as session:
@@ -63,7 +62,7 @@ def run(attempt: Attempt) -> Outcome:
     robot = RobotReference(version.robot, members[0].robot_digest if members else "", tuple(map(str, settings.robots)))
     waivers = tuple(job.payload.get("waivers") or ())
     if with_tests:
-        outcome = attempt.run_child(
+        verification = attempt.run_child(
             VerifyRequest(
                 name=version.dataset,
                 version=version.version,
@@ -72,17 +71,18 @@ def run(attempt: Attempt) -> Outcome:
                 only=settings.lock_test_ids,
                 threads=settings.job_threads,
             ),
+            VerifyReport,
             child_limits(settings, settings.verify_timeout_sec),
             end=_TESTS_SHARE,
         )
-        if not isinstance(outcome, Succeeded):
-            return outcome
+        if isinstance(verification, NoReport):
+            return verification
         waived_tests = {waiver["test"] for waiver in waivers}
-        failures = [test for test in VerifyReport.from_dict(outcome.result).failed if test.id not in waived_tests]
+        failures = [test for test in verification.failed if test.id not in waived_tests]
         if failures:
             error = _refuse_lock(version.dataset, version.version, failures)
-            return Refused(error.to_dict() | {"tests": [test.to_dict() for test in failures]})
-    outcome = attempt.run_child(
+            return Refused(error.to_dict() | {"tests": [asdict(test) for test in failures]})
+    report = attempt.run_child(
         LockRequest(
             name=version.dataset,
             version=version.version,
@@ -93,12 +93,14 @@ def run(attempt: Attempt) -> Outcome:
             waivers=waivers,
             report_name=datasets.verification_name(version.version),
         ),
+        LockReport,
         SandboxLimits(settings.lock_timeout_sec, settings.job_memory_mb, file_mb=_LOCK_FILE_MB),
         begin=_TESTS_SHARE if with_tests else 0.0,
     )
-    if isinstance(outcome, Succeeded):
-        _publish(attempt, job.version_id, rollouts, LockReport.from_dict(outcome.result))
-    return outcome
+    if isinstance(report, NoReport):
+        return report
+    _publish(attempt, job.version_id, rollouts, report)
+    return None
 
 
 def _member(settings: Settings, rollout: SelectedRollout, files: Mapping[str, Path], origin: RolloutSource | None) -> Member:

@@ -14,6 +14,7 @@ from amp_core import dataset
 from amp_core.digests import digest_of
 from amp_core.errors import IntegrityError, PhysicsFailed
 from amp_core.npz import mmap_member
+from amp_core.progress import Progress
 from amp_core.readiness import TEST_IDS, skip_report
 from amp_core.robot import Robot
 from amp_core.strict_json import format_json, read_json
@@ -27,7 +28,6 @@ from ampref_workers.protocol import (
     LockReport,
     LockRequest,
     Member,
-    Progress,
 )
 
 __all__ = ["handle"]

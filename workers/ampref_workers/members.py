@@ -13,10 +13,11 @@ from typing import Any
 from amp_core.digests import digest_of_file
 from amp_core.errors import AmprefError, Conflict, FeatureCodeMismatch, InputRefused, IntegrityError
 from amp_core.features import feature_code_hash
+from amp_core.progress import Progress
 from amp_core.robot import Robot
 from amp_core.tiers import Classification, classify, gate_profile
 from amp_core.version import GENERATOR_VERSION
-from ampref_workers.protocol import Member, Progress, RobotReference
+from ampref_workers.protocol import Member, RobotReference
 from ampref_workers.robots import load_robot
 
 __all__ = ["CHECKS", "check_members", "classify_member", "load_and_check"]

@@ -1,8 +1,8 @@
-"""The messages between a worker and the child of a job: typed values here, JSON files in the job folder.
+"""The messages between a worker and the child of a job: frozen dataclasses here, JSON files in the job folder.
 
-    request.json    the work: a `RolloutRequest`, `VerifyRequest` or `LockRequest` under its `kind`
+    request.json    the work: a `RolloutRequest`, `VerifyRequest` or `LockRequest`
     sandbox.json    the `Sandbox` that the child runs in
-    result.json     how it ended: an `Ending`; `Succeeded` has the report of the work
+    result.json     the end: the report of the work, or `Refused`, `Failed` or `NoRoom`
 
 The arrays, archives and reports that go with a message are files whose names are here. A worker and its children are of one
 release, so a message has no version.
@@ -10,11 +10,11 @@ release, so a message has no version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from amp_core.formats import Limits
 from amp_core.strict_json import format_json, read_json
@@ -36,9 +36,6 @@ TESTS_OFF = "turned off by the operator's setting AMPREF_LOCK_TESTS"
 DISK_FULL = 73
 """The exit status of a child that had no room to write even its result (`EX_CANTCREAT`)."""
 
-Progress = Callable[[float, str], None]
-"""Called with the fraction done (0 to 1) and a word on the step."""
-
 
 def export_name(number: int) -> str:
     """The file with the arrays of a rollout job's score of that number."""
@@ -46,19 +43,29 @@ def export_name(number: int) -> str:
 
 
 class Message:
-    """A frozen dataclass that travels as JSON."""
+    """A frozen dataclass that travels as a JSON object, which names its class."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)  # type: ignore[call-overload,no-any-return]
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """Back from `to_dict`, nested messages and tuples included."""
-        return _decode(cls, value)  # type: ignore[no-any-return]
+    def encode(self) -> bytes:
+        """As JSON; a `ValueError` where strict JSON has no such value."""
+        fields = asdict(self)  # type: ignore[call-overload]
+        return format_json({"message": type(self).__name__, **fields}, ensure_ascii=True).encode()
 
 
-def _decode(kind: Any, value: Any) -> Any:
+M = TypeVar("M", bound=Message)
+
+
+def decode(data: bytes, *kinds: type[M]) -> M:
+    """Back from `Message.encode`, nested dataclasses and tuples included.
+
+    Raises:
+      ValueError, KeyError, TypeError: it is damaged, or a message of none of these kinds.
+    """
+    fields = read_json(data)
+    kind = {kind.__name__: kind for kind in kinds}[fields.pop("message")]
+    return cast(M, _restore(kind, fields))
+
+
+def _restore(kind: Any, value: Any) -> Any:
     """A JSON value as the annotation `kind` has it."""
     if value is None:
         return None
@@ -66,18 +73,10 @@ def _decode(kind: Any, value: Any) -> Any:
         kind = kind.__args__[0]
     if is_dataclass(kind):
         kinds = get_type_hints(kind)
-        return kind(**{name: _decode(kinds[name], item) for name, item in value.items()})  # type: ignore[operator]
+        return kind(**{name: _restore(kinds[name], item) for name, item in value.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple:
-        return tuple(_decode(get_args(kind)[0], item) for item in value)
+        return tuple(_restore(get_args(kind)[0], item) for item in value)
     return value
-
-
-class Request(Protocol):
-    """Work for a child; `kind` names the handler."""
-
-    @property
-    def kind(self) -> str: ...
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,6 @@ class Sandbox(Message):
     parent: int
     progress_fd: int
     limits: SandboxLimits
-
-
-@dataclass(frozen=True)
-class Succeeded(Message):
-    """The child ended well. `result` is its report as JSON has it."""
-
-    result: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -166,22 +158,8 @@ class Stopped:
     """The child was killed because the caller asked for it: cancelled, lease lost, shutting down."""
 
 
-Ending = Succeeded | Refused | Failed | NoRoom
-"""How a child ends by itself."""
-
-Outcome = Ending | Stopped
-
-
-def encode_ending(ending: Ending) -> bytes:
-    """The contents of `RESULT`; a `ValueError` where the report is no strict JSON."""
-    return format_json({"outcome": type(ending).__name__, **ending.to_dict()}, ensure_ascii=True).encode()
-
-
-def decode_ending(data: bytes) -> Ending:
-    """Back from `encode_ending`; a `ValueError` or `KeyError` where the file is damaged."""
-    value = read_json(data)
-    kinds: dict[str, type[Ending]] = {kind.__name__: kind for kind in (Succeeded, Refused, Failed, NoRoom)}
-    return kinds[value.pop("outcome")].from_dict(value)
+NoReport = Refused | Failed | NoRoom | Stopped
+"""Why there is no report of the work."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +190,6 @@ class Reading:
 @dataclass(frozen=True)
 class RolloutRequest(Message):
     """Score the clip in `SOURCE` under a recipe, with so many threads of physics."""
-
-    kind: ClassVar[str] = "rollout"
 
     name: str
     source_digest: str
@@ -249,7 +225,7 @@ class MemberSource:
 
 
 @dataclass(frozen=True)
-class Member(Message):
+class Member:
     """A rollout of a version, as the catalog remembers it.
 
     Args:
@@ -296,14 +272,12 @@ class _VersionRequest(Message):
 class VerifyRequest(_VersionRequest):
     """Run the readiness tests of these ids on the members, with so many threads of physics."""
 
-    kind: ClassVar[str] = "verify"
-
     only: tuple[str, ...]
     threads: int
 
 
 @dataclass(frozen=True)
-class TestFailure(Message):
+class TestFailure:
     """A readiness test that failed."""
 
     __test__ = False  # Not a test case, whatever pytest makes of the name.
@@ -330,8 +304,6 @@ class LockRequest(_VersionRequest):
       waivers: `{test, reason}` of each failure that is waived.
       report_name: the file for the tests' report with its checklist, in `VERSION_FOLDER`.
     """
-
-    kind: ClassVar[str] = "lock"
 
     select: Mapping[str, Any]
     verified: bool

@@ -9,13 +9,13 @@ from amp_core.recipe import Planner
 from ampref_service.catalog import clips, recipes, rollouts
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
 from ampref_workers.attempt import Attempt, child_limits, reading
-from ampref_workers.protocol import SOURCE, Outcome, RobotReference, RolloutReport, RolloutRequest, Succeeded, export_name
+from ampref_workers.protocol import SOURCE, NoReport, RobotReference, RolloutReport, RolloutRequest, export_name
 
 __all__ = ["new_rollout", "plan_effort", "run"]
 
 
-def run(attempt: Attempt) -> Outcome:
-    """Score a clip under the job's recipe, unless it has been."""
+def run(attempt: Attempt) -> NoReport | None:
+    """Score a clip under the job's recipe, unless it has been; None where the job is complete."""
     job = attempt.claim.job
     assert job.clip_id is not None
     assert job.recipe_digest is not None
@@ -26,7 +26,7 @@ def run(attempt: Attempt) -> Outcome:
     if rollout is not None:
         result = {"rollout_id": rollout.id, "tier": rollout.tier}
         attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, result))
-        return Succeeded(result)
+        return None
     attempt.blobs.fetch(clip.blob_digest, attempt.folder / SOURCE)
     settings = attempt.settings
     request = RolloutRequest(
@@ -38,18 +38,18 @@ def run(attempt: Attempt) -> Outcome:
         threads=settings.job_threads,
     )
     limits = child_limits(settings, settings.rollout_timeout(clip.duration_sec, plan_effort(recipe)))
-    outcome = attempt.run_child(request, limits)
-    if isinstance(outcome, Succeeded):
-        report = RolloutReport.from_dict(outcome.result)
-        attempt.heartbeat.report(1.0, "storing the arrays")
-        rows = []
-        for number, score in enumerate(report.scores):
-            path = attempt.folder / export_name(number)
-            rows.append(new_rollout(score, attempt.store(path), path.stat().st_size))
-        attempt.heartbeat.persist(
-            lambda: attempt.queue.complete_rollout(attempt.claim, *rows, answer=report.selected, triage=report.triage)
-        )
-    return outcome
+    report = attempt.run_child(request, RolloutReport, limits)
+    if isinstance(report, NoReport):
+        return report
+    attempt.heartbeat.report(1.0, "storing the arrays")
+    rows = []
+    for number, score in enumerate(report.scores):
+        path = attempt.folder / export_name(number)
+        rows.append(new_rollout(score, attempt.store(path), path.stat().st_size))
+    attempt.heartbeat.persist(
+        lambda: attempt.queue.complete_rollout(attempt.claim, *rows, answer=report.selected, triage=report.triage)
+    )
+    return None
 
 
 def plan_effort(recipe: Mapping[str, Any]) -> float:

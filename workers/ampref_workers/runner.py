@@ -41,8 +41,9 @@ from ampref_service.settings import Settings
 from ampref_workers import lock_job, rollout_job
 from ampref_workers.attempt import Attempt
 from ampref_workers.heartbeat import Heartbeat
-from ampref_workers.protocol import Failed, NoRoom, Outcome, Refused, Stopped, Succeeded
+from ampref_workers.protocol import Failed, NoReport, NoRoom, Refused, Stopped
 from ampref_workers.sandbox import CHILD
+from ampref_workers.threads import running_thread
 
 __all__ = ["RunEnding", "Runner"]
 
@@ -52,7 +53,7 @@ RunEnding = Literal["idle", "unavailable", "succeeded", "failed", "quarantined",
 """The end of a `run_once`. `idle`: nothing was due; `queued`: there will be another attempt; `lost`: the job was
 another worker's by the time there was a result; `unavailable`: the database could not be reached."""
 
-_JOBS: Mapping[str, Callable[[Attempt], Outcome]] = {"rollout": rollout_job.run, "lock": lock_job.run}
+_JOBS: Mapping[str, Callable[[Attempt], NoReport | None]] = {"rollout": rollout_job.run, "lock": lock_job.run}
 _PERMANENT = (InputRefused, Conflict, TooLarge, IntegrityError, FeatureCodeMismatch)
 _FOLDER_GRACE_SEC = 3600.0
 NO_ROOM_PAUSE_SEC = 60.0
@@ -109,7 +110,8 @@ class Runner:
             log.info("job_started")
             start = time.monotonic()
             try:
-                with Heartbeat(self.jobs, claim, self.settings, should_stop) as heartbeat:
+                heartbeat = Heartbeat(self.jobs, claim, self.settings, should_stop)
+                with running_thread(heartbeat.beat, f"heartbeat {claim.job.id}"):
                     ending = self._run(claim, heartbeat)
             except LeaseLost as error:
                 log.warning("lease_lost", reason=error.what)
@@ -166,9 +168,9 @@ class Runner:
             detail = f"{type(error).__name__}: {error}"[:1000]
             return self._fail(claim, {"type": "worker-error", "title": "The worker failed", "detail": detail}, heartbeat)
 
-    def _settle(self, claim: Claim, outcome: Outcome, heartbeat: Heartbeat) -> RunEnding:
+    def _settle(self, claim: Claim, outcome: NoReport | None, heartbeat: Heartbeat) -> RunEnding:
         match outcome:
-            case Succeeded():
+            case None:
                 return "succeeded"
             case Refused(error):
                 return self._fail(claim, error, heartbeat, retry=False)

@@ -2,7 +2,7 @@
 
 MuJoCo is C: inside `mj_step` Python sees no signal, a bad model can crash the interpreter, and a hostile clip may ask for
 more memory than there is. So the work runs in `python -m ampref_workers.child JOBDIR`, and whatever happens there is an
-`Outcome` here, never an exception.
+message or a `NoReport` here, never an exception.
 
 The child gets a process group of its own (so that a Ctrl-C for the worker does not reach it, and one signal ends it with all it
 started), limits on time, memory, file size and open files, a low claim on the processor, one thread for every numeric
@@ -22,23 +22,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal, cast
 
 from amp_core.kernels import kernel_variables
-from amp_core.strict_json import format_json
+from amp_core.progress import Progress
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
     RESULT,
     SANDBOX,
     Failed,
-    Outcome,
-    Progress,
-    Request,
+    M,
+    Message,
+    NoReport,
+    NoRoom,
+    Refused,
     Sandbox,
     SandboxLimits,
     Stopped,
-    decode_ending,
+    decode,
     no_room,
 )
 
@@ -59,18 +61,20 @@ _RESULT_MAX = 64 << 20  # Bytes of the result.
 
 def run(
     job_dir: Path,
-    request: Request,
+    request: Message,
+    report: type[M],
     limits: SandboxLimits,
     *,
     on_progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     command: Sequence[str] = CHILD,
-) -> Outcome:
+) -> M | NoReport:
     """Have one child do a request in a job folder, and wait for its end.
 
     Args:
       job_dir: a private folder; the child's working folder, and all that it should write to.
       request: the work.
+      report: the kind of message that its handler returns.
       limits: what it may use.
       on_progress: called in this thread.
       should_stop: asked about ten times a second; the child is killed once it is true.
@@ -82,10 +86,8 @@ def run(
     (job_dir / RESULT).unlink(missing_ok=True)
     progress_read, progress_write = os.pipe()
     try:
-        document = {"kind": request.kind, **request.to_dict()}
-        (job_dir / REQUEST).write_text(format_json(document, ensure_ascii=True), encoding="utf-8")
-        sandbox = Sandbox(os.getpid(), progress_write, limits)
-        (job_dir / SANDBOX).write_text(json.dumps(sandbox.to_dict()), encoding="utf-8")
+        (job_dir / REQUEST).write_bytes(request.encode())
+        (job_dir / SANDBOX).write_bytes(Sandbox(os.getpid(), progress_write, limits).encode())
         process = subprocess.Popen(
             [*command, str(job_dir)],
             cwd=job_dir,
@@ -114,7 +116,7 @@ def run(
         return Stopped()
     if end == "timeout":
         return Failed("timeout", f"timeout: still running after {limits.timeout_sec:g} s, so it was killed", pipes.stderr)
-    return _read_outcome(job_dir, process.returncode, limits, pipes.stderr)
+    return _read_outcome(job_dir, process.returncode, report, limits, pipes.stderr)
 
 
 class _Pipes:
@@ -126,7 +128,7 @@ class _Pipes:
         self._on_progress = on_progress
         self._line = b""
         self._tail = b""
-        self._pipes = {progress: self._read_progress, process.stderr: self._read_stderr}
+        self._pipes = (progress, process.stderr)
         self._selector = selectors.DefaultSelector()
         for pipe in self._pipes:
             os.set_blocking(pipe.fileno(), False)
@@ -168,15 +170,16 @@ class _Pipes:
 
     def _read(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
-            pipe: Any = key.fileobj
             try:
                 data = os.read(key.fd, 1 << 16)
             except BlockingIOError:  # pragma: no cover - a spurious wake-up
                 continue
-            if data:
-                self._pipes[pipe](data)
+            if not data:
+                self._selector.unregister(key.fileobj)
+            elif key.fileobj is self._process.stderr:
+                self._tail = (self._tail + data)[-_STDERR_TAIL:]
             else:
-                self._selector.unregister(pipe)
+                self._read_progress(data)
 
     def _read_progress(self, data: bytes) -> None:
         *lines, self._line = (self._line + data).split(b"\n")
@@ -190,9 +193,6 @@ class _Pipes:
         except (ValueError, TypeError):
             return  # A child that is being killed may leave half a line.
         self._on_progress(fraction, message)
-
-    def _read_stderr(self, data: bytes) -> None:
-        self._tail = (self._tail + data)[-_STDERR_TAIL:]
 
 
 def _has_exited(process: subprocess.Popen[bytes]) -> bool:
@@ -226,7 +226,9 @@ def _environment(job_dir: Path) -> dict[str, str]:
     }
 
 
-def _read_outcome(job_dir: Path, returncode: int, limits: SandboxLimits, stderr: str) -> Outcome:
+def _read_outcome(
+    job_dir: Path, returncode: int, report: type[M], limits: SandboxLimits, stderr: str
+) -> M | Refused | Failed | NoRoom:
     """The outcome of a child that ended by itself."""
     if returncode < 0:
         return _describe_signal(-returncode, limits, stderr)
@@ -235,8 +237,8 @@ def _read_outcome(job_dir: Path, returncode: int, limits: SandboxLimits, stderr:
     path = job_dir / RESULT
     try:
         if returncode == 0 and path.stat().st_size <= _RESULT_MAX:
-            ending = decode_ending(path.read_bytes())
-            return replace(ending, stderr=stderr) if isinstance(ending, Failed) else ending
+            ending = decode(path.read_bytes(), report, Refused, Failed, NoRoom)
+            return replace(ending, stderr=stderr) if isinstance(ending, Failed) else cast(M | Refused | NoRoom, ending)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # It left no result, or half of one.
     return Failed("crash", f"crash: the child exited with status {returncode} and no result{_last_line(stderr)}", stderr)

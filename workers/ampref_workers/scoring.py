@@ -6,10 +6,11 @@ from pathlib import Path
 
 from amp_core.errors import IntegrityError
 from amp_core.formats import read_motion
+from amp_core.progress import Progress
 from amp_core.recipe import Recipe
 from amp_core.scoring import score
 from amp_core.strict_json import json_data
-from ampref_workers.protocol import SOURCE, Progress, RolloutReport, RolloutRequest, export_name
+from ampref_workers.protocol import SOURCE, RolloutReport, RolloutRequest, export_name
 from ampref_workers.robots import load_robot
 
 __all__ = ["handle"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from amp_core.progress import Progress
 from amp_core.strict_json import format_json
 from amp_core.verify import Subject, verify
 from amp_core.verify.checklist import to_strict_json
 from amp_core.verify.stored import stored_clip
 from ampref_workers.members import load_and_check
-from ampref_workers.protocol import TESTS_OFF, VERIFICATION, Progress, TestFailure, VerifyReport, VerifyRequest
+from ampref_workers.protocol import TESTS_OFF, VERIFICATION, TestFailure, VerifyReport, VerifyRequest
 
 __all__ = ["handle"]
 

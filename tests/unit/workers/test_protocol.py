@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -24,12 +23,10 @@ from ampref_workers.protocol import (
     RolloutRequest,
     Sandbox,
     SandboxLimits,
-    Succeeded,
     TestFailure,
     VerifyReport,
     VerifyRequest,
-    decode_ending,
-    encode_ending,
+    decode,
 )
 
 ROBOT = RobotReference("wildrobot", "sha256:r", ("/robots/a.yaml",))
@@ -61,7 +58,6 @@ MEMBER = Member(
         Sandbox(1, 2, SandboxLimits(cpu_sec=7)),
         RolloutRequest("walk", "sha256:s", ROBOT, Reading("npz", None, None, LIMITS), {"mode": "auto"}, 2),
         RolloutReport(({"tier": 0}, {"tier": 1}), 1, {"cause": "none"}),
-        MEMBER,
         VerifyRequest("walk", "1.0.0", ROBOT, (MEMBER, MEMBER), ("6", "7"), 2),
         VerifyReport((TestFailure("6", "6 Load", "too heavy"),)),
         LockRequest("walk", "1.0.0", ROBOT, (MEMBER,), {"tiers": [0]}, True, ({"test": "6", "reason": "x"},), "r.json"),
@@ -69,14 +65,16 @@ MEMBER = Member(
             (LockedFile("m.json", 3, "sha256:m"),), "m.json", LockedFile("r.json", 4, "sha256:v"), "sha256:d", "sha256:f",
             1, 50, {"ready": True}, {"seconds": 1.0},
         ),
+        Refused({"type": "motion-refused"}),
+        Failed("memory", "why", "x"),
+        NoRoom("in /work"),
     ],
 )  # fmt: skip
 def test_a_message_comes_back_as_it_was(message: Message) -> None:
-    assert type(message).from_dict(json.loads(json.dumps(message.to_dict()))) == message
+    assert decode(message.encode(), NoRoom, type(message)) == message
 
 
-@pytest.mark.parametrize(
-    "ending", [Succeeded({"a": [1]}), Refused({"type": "motion-refused"}), Failed("memory", "why", "x"), NoRoom("in /work")]
-)
-def test_an_ending_comes_back_as_it_was(ending: Any) -> None:
-    assert decode_ending(encode_ending(ending)) == ending
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"reason": "x"}', NoRoom("x").encode(), b'{"message": "Refused"}'])
+def test_what_is_no_such_message_is_refused(data: bytes) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        decode(data, Refused)

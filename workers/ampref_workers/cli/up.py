@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from ampref_service.catalog import Catalog, schema
 from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, make_folder, url_of, warn_missing_tests
 from ampref_service.services import Services
 from ampref_workers.embedded import EmbeddedWorker
+from ampref_workers.threads import signal_at_end_of_input
 
 
 def up(
@@ -51,7 +51,7 @@ def up(
     # From this line on connections wait for the application instead of being refused.
     listener.listen()
     if stop_with_parent:
-        threading.Thread(target=_stop_at_end_of_input, name="parent", daemon=True).start()
+        signal_at_end_of_input(signal.SIGTERM)
     worker = EmbeddedWorker(settings)
 
     @contextlib.contextmanager
@@ -75,10 +75,3 @@ def up(
     app = create_app(settings, notify=worker.notify, checks=checks, background=background, robots=robots)
     with ending_on_sigterm():
         server.run(app, settings, listener)
-
-
-def _stop_at_end_of_input() -> None:
-    """Stop when the parent process, which holds the other end of standard input, is gone for whatever reason."""
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
