@@ -190,7 +190,7 @@ def read_npz(path: str | os.PathLike[str], keys: Iterable[str] | None = None) ->
                 while end < size:
                     count = stream.readinto(data[end : end + _CHUNK].data)  # type: ignore[attr-defined]
                     if not count:
-                        raise _refuse(path, f"member {name!r} is truncated")
+                        raise _archive_error(path, f"member {name!r} is truncated")
                     end += count
                 stream.read(1)  # The checksum is compared when the end is read.
             arrays[name] = data.view(dtype).reshape(shape, order="F" if fortran else "C")
@@ -211,7 +211,7 @@ def mmap_member(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
     with _open_archive(path) as archive, open(path, "rb") as file:
         info = _find_member(path, archive, name)
         if info.compress_type != zipfile.ZIP_STORED:
-            raise _refuse(path, f"member {name!r} is compressed; only a stored one can be mapped")
+            raise _archive_error(path, f"member {name!r} is compressed; only a stored one can be mapped")
         with archive.open(info) as stream:
             shape, fortran, dtype, _ = _read_header(path, stream, info)
             header = stream.tell()
@@ -243,7 +243,7 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, zlib.error, UnicodeDecodeError) as error:
-        raise _refuse(path, str(error) or type(error).__name__) from error
+        raise _archive_error(path, str(error) or type(error).__name__) from error
 
 
 def _find_member(path: Path, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -265,17 +265,17 @@ def _read_header(path: Path, stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream, max_header_size=_MAX_HEADER)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise _refuse(path, f"member {name!r} is not a numpy array") from error
+        raise _archive_error(path, f"member {name!r} is not a numpy array") from error
     if dtype.hasobject or dtype.kind not in _KINDS or any(size < 0 for size in shape):
-        raise _refuse(path, f"member {name!r} holds {dtype}, which would need pickle")
+        raise _archive_error(path, f"member {name!r} holds {dtype}, which would need pickle")
     size = math.prod(shape) * dtype.itemsize
     is_stored = info.compress_type == zipfile.ZIP_STORED
     if info.file_size != stream.tell() + size or (is_stored and info.header_offset + info.file_size > path.stat().st_size):
-        raise _refuse(path, f"member {name!r} declares {size} bytes of data that are not there")
+        raise _archive_error(path, f"member {name!r} declares {size} bytes of data that are not there")
     return shape, fortran, dtype, size
 
 
-def _refuse(path: Path, reason: str) -> IntegrityError:
+def _archive_error(path: Path, reason: str) -> IntegrityError:
     return IntegrityError(
         f"the archive cannot be read ({reason})",
         file=str(path),

@@ -51,14 +51,14 @@ class Augmentation:
         heading = _check_number("heading", self.heading, "degrees from -360 to 360", -360.0, 360.0)
         blend = _check_number("blend", self.blend, f"{BLEND_RANGE[0]} to {BLEND_RANGE[1]} s", *BLEND_RANGE)
         if isinstance(self.loop, bool) or not isinstance(self.loop, int) or not 1 <= self.loop <= MAX_LOOPS:
-            raise _refusal(f"the loop is {str(self.loop)[:20]!r}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
+            raise _augmentation_error(f"the loop is {str(self.loop)[:20]!r}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
         object.__setattr__(self, "mirror", bool(self.mirror))
         object.__setattr__(self, "time_warp", round(warp, 6))
         # Adding zero turns -0.0 into 0.0.
         object.__setattr__(self, "heading", round(-((180.0 - heading) % 360.0 - 180.0), 6) + 0.0)
         object.__setattr__(self, "blend", round(blend, 6) if self.loop > 1 else DEFAULT_BLEND)
         if not self.text:
-            raise _refusal("the augmentation changes nothing", "augmentation", _SYNTAX)
+            raise _augmentation_error("the augmentation changes nothing", "augmentation", _SYNTAX)
 
     @property
     def text(self) -> str:
@@ -88,12 +88,12 @@ class Augmentation:
         for part in text.split("+") if len(text) <= _MAX_TEXT else [text[:_MAX_TEXT]]:
             match = _PART.fullmatch(part.strip())
             if match is None:
-                raise _refusal(f"{part[:40]!r} is no augmentation", "augmentation", _SYNTAX)
+                raise _augmentation_error(f"{part[:40]!r} is no augmentation", "augmentation", _SYNTAX)
             argument = {name: _TYPES[name](value) for name, value in match.groupdict().items() if value}
             if argument.get("loop", 2) < 2:
-                raise _refusal(f"the loop is {argument['loop']}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
+                raise _augmentation_error(f"the loop is {argument['loop']}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
             if argument.keys() & arguments.keys():
-                raise _refusal(f"{part[:40]!r} comes after another of its kind", "augmentation", "each kind once")
+                raise _augmentation_error(f"{part[:40]!r} comes after another of its kind", "augmentation", "each kind once")
             arguments |= argument
         return cls(**arguments)
 
@@ -107,13 +107,13 @@ def parse_all(texts: Iterable[str]) -> tuple[Augmentation, ...]:
     return tuple(dict.fromkeys(Augmentation.parse(text) for text in texts))
 
 
-def _refusal(problem: str, key: str, expected: str) -> InputRefused:
+def _augmentation_error(problem: str, key: str, expected: str) -> InputRefused:
     return InputRefused(problem, key=key, expected=expected, remedy="See docs/augmentation.md")
 
 
 def _check_number(key: str, value: Any, expected: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= float(value) <= high:
-        raise _refusal(f"{key} is {str(value)[:20]}", key, expected)
+        raise _augmentation_error(f"{key} is {str(value)[:20]}", key, expected)
     return float(value)
 
 

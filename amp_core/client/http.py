@@ -165,7 +165,7 @@ class Connection:
         try:
             with self._client.stream(method, path, timeout=timeout, **options) as response:
                 if not response.is_success:
-                    raise _refuse(response, f"{self.url}/{path}", repeatable)
+                    raise _response_error(response, f"{self.url}/{path}", repeatable)
                 has_response = True
                 yield response
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
@@ -228,7 +228,7 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _refuse(response: httpx2.Response, address: str, repeatable: bool) -> AmprefError | RetryableError:
+def _response_error(response: httpx2.Response, address: str, repeatable: bool) -> AmprefError | RetryableError:
     """The error of an unsuccessful response, as a `RetryableError` where another try may mend it."""
     error = _read_problem(response, address)
     wait = _parse_retry_after(response.headers.get("retry-after"))

@@ -49,17 +49,17 @@ def check_draw(rng: object, n: object) -> int:
       TypeError, ValueError: `rng` is no `numpy.random.Generator`, or `n` no whole number from 1 to `MOST_ROWS`.
     """
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng is {_describe(rng)}; expected a numpy Generator, such as numpy.random.default_rng(0)")
+        raise TypeError(f"rng is {_describe_argument(rng)}; expected a numpy Generator, such as numpy.random.default_rng(0)")
     # A bool is an int to Python, but True is no number of rows.
     if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise TypeError(f"n is {_describe(n)}; expected a whole number of rows, such as 4096")
+        raise TypeError(f"n is {_describe_argument(n)}; expected a whole number of rows, such as 4096")
     rows = int(n)
     if not 1 <= rows <= MOST_ROWS:
         raise ValueError(f"n is {rows if abs(rows) < 1 << 64 else 'far more'}; expected 1 to {MOST_ROWS:,} rows")
     return rows
 
 
-def _describe(value: object) -> str:
+def _describe_argument(value: object) -> str:
     if value is not None and not isinstance(value, float | bool | str | np.generic):
         return f"a {type(value).__qualname__}"
     text = repr(value)

@@ -94,7 +94,7 @@ def read_pickle(data: bytes) -> dict[str, Any]:
     top = walker.walk()
     if not isinstance(top, _Dict):
         raise MotionRefused(
-            f"the pickle holds {_describe(top)}", expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
+            f"the pickle holds {_describe_object(top)}", expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
         )
     fields: dict[str, Any] = {}
     for key, value in top.pairs:
@@ -108,7 +108,7 @@ def read_pickle(data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _describe(value: Any) -> str:
+def _describe_object(value: Any) -> str:
     if isinstance(value, _Dict):
         return "a dictionary"
     return describe(value)
@@ -218,13 +218,13 @@ class _Walker:
     def append(self, items: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, list):
-            self.refuse(f"it appends to {_describe(target)}")
+            self.refuse(f"it appends to {_describe_object(target)}")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, _Dict) or len(items) % 2:
-            self.refuse(f"it sets items of {_describe(target)}")
+            self.refuse(f"it sets items of {_describe_object(target)}")
         target.pairs.extend(zip(items[::2], items[1::2], strict=True))
 
     def build_dict(self, items: list[Any]) -> None:
@@ -287,7 +287,7 @@ class _Walker:
         args = self.pop()
         callee = self.pop()
         if not isinstance(callee, _Global) or not isinstance(args, tuple):
-            self.refuse(f"it calls {_describe(callee)}")
+            self.refuse(f"it calls {_describe_object(callee)}")
         self.container(self._call(callee.kind, args))
 
     def new_object(self) -> NoReturn:
@@ -339,7 +339,7 @@ class _Walker:
                 target.dtype, target.shape, target.fortran = dtype.text(), self._shape(shape), bool(fortran)
                 target.data = self._bytes(raw)
                 return
-        self.refuse(f"it sets the state of {_describe(target)}")
+        self.refuse(f"it sets the state of {_describe_object(target)}")
 
     def _bytes(self, raw: Any) -> bytes | bytearray | None:
         """An array's bytes, or None where there is something else (an object array has a list).

@@ -133,7 +133,7 @@ def matrix(key: str, value: object, limits: Limits) -> NDArray[np.float64]:
         _check_shape(key, value.shape, width, limits)
         return np.ascontiguousarray(value.build(key), dtype=np.float64)
     if isinstance(value, list | tuple):
-        return _rows(key, value, width, limits)
+        return _stack_rows(key, value, width, limits)
     raise MotionRefused(
         f"it is {describe(value)}",
         key=key,
@@ -173,7 +173,7 @@ def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Li
         )
 
 
-def _rows(key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
+def _stack_rows(key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
     """Rows of Python numbers, of numpy scalars, or one-dimensional arrays."""
     if not rows:
         _check_shape(key, (0,), width, limits)

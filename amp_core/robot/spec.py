@@ -101,7 +101,10 @@ def read_document(path: Path) -> dict[Any, Any]:
         )
     if not isinstance(document, dict):
         raise RobotRefused(
-            f"the file holds {_describe(document)}", file=str(path), expected="keys and values", remedy="See docs/robots.md"
+            f"the file holds {_describe_yaml(document)}",
+            file=str(path),
+            expected="keys and values",
+            remedy="See docs/robots.md",
         )
     return document
 
@@ -139,7 +142,7 @@ class _Value:
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value or "\0" in self.value:
-            raise self.refusal(f"it is {_describe(self.value)}", "a name (quote it if it looks like a number)")
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", "a name (quote it if it looks like a number)")
         return self.value
 
     def name(self) -> str:
@@ -151,13 +154,13 @@ class _Value:
     def positive(self) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not 0.0 < self.value < 1e6:
             expected = "a positive number such as 0.02 (YAML reads 2e-2 as text)"
-            raise self.refusal(f"it is {_describe(self.value)}", expected)
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", expected)
         return float(self.value)
 
     def interval(self) -> tuple[float, float]:
         expected = "[low, high] in metres with 0 < low < high"
         if not isinstance(self.value, list) or len(self.value) != 2:
-            raise self.refusal(f"it is {_describe(self.value)}", expected)
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", expected)
         if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in self.value):
             raise self.refusal("a bound is not a number", expected)
         low, high = (float(bound) for bound in self.value)
@@ -167,7 +170,7 @@ class _Value:
 
     def names(self) -> tuple[str, ...]:
         if not isinstance(self.value, list) or not self.value or len(self.value) > MAX_NAMES:
-            raise self.refusal(f"it is {_describe(self.value)}", f"a list of 1 to {MAX_NAMES} names")
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", f"a list of 1 to {MAX_NAMES} names")
         names = tuple(replace(self, value=item).text() for item in self.value)
         for i, name in enumerate(names):
             if name in names[:i]:
@@ -176,7 +179,7 @@ class _Value:
 
     def channels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         if not isinstance(self.value, dict) or not self.value or len(self.value) > MAX_NAMES:
-            raise self.refusal(f"it is {_describe(self.value)}", "channel: [geom, …], one line a contact channel")
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", "channel: [geom, …], one line a contact channel")
         channels = tuple(
             (replace(self, value=name).name(), replace(self, key=f"{self.key}.{name}", value=geoms).names())
             for name, geoms in self.value.items()
@@ -190,11 +193,11 @@ class _Value:
 
 def quote(value: Any) -> str:
     """A value of the file for an error, at most 80 characters."""
-    text = repr(value) if isinstance(value, str | int | float | bool | None) else _describe(value)
+    text = repr(value) if isinstance(value, str | int | float | bool | None) else _describe_yaml(value)
     return text if len(text) <= 80 else text[:77] + "…'"
 
 
-def _describe(value: Any) -> str:
+def _describe_yaml(value: Any) -> str:
     """The kind of a YAML value for an error, without its contents where they may be long."""
     if value is None:
         return "empty"

@@ -99,13 +99,13 @@ class Notifier:
     def __init__(self, settings: Settings) -> None:
         self._bell = Doorbell(settings)
         self._jobs: queue.Queue[str] = queue.Queue(_BACKLOG_MAX)
-        threading.Thread(target=self._loop, name="doorbell", daemon=True).start()
+        threading.Thread(target=self._ring_waiting_jobs, name="doorbell", daemon=True).start()
 
     def __call__(self, job_id: str) -> None:
         with contextlib.suppress(queue.Full):
             self._jobs.put_nowait(job_id)
 
-    def _loop(self) -> None:
+    def _ring_waiting_jobs(self) -> None:
         while True:
             if not self._bell.ring([self._jobs.get()]):
                 # The broker is away, so each ring that waits would fail in its turn: the sweeper rings for all of them.

@@ -225,7 +225,7 @@ class JobQueue:
     def cancel(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
         """Cancel a job: a queued one at once, a running one at its worker's next heartbeat. Raises `NotFound`, `Conflict`."""
         with self.catalog.begin() as session:
-            job = self._lock(session, job_id)
+            job = self._lock_job(session, job_id)
             if job.finished:
                 if job.state == "cancelled":
                     return job
@@ -249,7 +249,7 @@ class JobQueue:
     def retry(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
         """Queue a job again that failed, was quarantined or cancelled, with fresh attempts. Raises `NotFound`, `Conflict`."""
         with self.catalog.begin() as session:
-            job = self._lock(session, job_id)
+            job = self._lock_job(session, job_id)
             if job.kind != "rollout" or job.state not in ("failed", "quarantined", "cancelled"):
                 raise Conflict(f"the {job.kind} job {job_id} is {job.state}", expected="a rollout job that did not succeed")
             return job_rows.enqueue(
@@ -319,7 +319,7 @@ class JobQueue:
             first = session.execute(select(func.min(jobs.c.not_before)).where(jobs.c.state == "queued")).scalar_one()
             return 0.0 if first is None else max(0.0, now(session) - float(first))
 
-    def _lock(self, session: Session, job_id: str) -> Job:
+    def _lock_job(self, session: Session, job_id: str) -> Job:
         session.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
         return job_rows.get(session, job_id)
 
@@ -327,7 +327,7 @@ class JobQueue:
     def _select_claimed(self, claim: Claim) -> Iterator[tuple[Session, Job]]:
         """A transaction with the claim's job, locked; the lease may be over, as long as no other worker has claimed it."""
         with self.catalog.begin() as session:
-            job = self._lock(session, claim.job.id)
+            job = self._lock_job(session, claim.job.id)
             if job.state != "running" or job.token != claim.token:
                 raise LeaseLost(
                     f"the job {job.id} is {job.state} under token {job.token}, this worker's is {claim.token}",

@@ -53,7 +53,7 @@ class EmbeddedWorker:
         settings = self._settings
         runner = Runner(settings, services.catalog, services.blobs, command=self._command)
         threads = [
-            threading.Thread(target=self._loop, args=(runner,), name=f"worker {number}", daemon=True)
+            threading.Thread(target=self._run_jobs, args=(runner,), name=f"worker {number}", daemon=True)
             for number in range(settings.worker_concurrency)
         ]
         self._stop.clear()
@@ -71,7 +71,7 @@ class EmbeddedWorker:
             for thread in threads:
                 thread.join()
 
-    def _loop(self, runner: Runner) -> None:
+    def _run_jobs(self, runner: Runner) -> None:
         while not self._stop.is_set():
             rings = self._rings
             ending = runner.run_once(self._stop.is_set)

@@ -63,10 +63,10 @@ def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_heade
       IntegrityError: the blob is missing, cannot be read or is of another size.
     """
     conditions, headers = request.headers, file.headers() | (extra_headers or {})
-    if "if-match" in conditions and not _matches(conditions["if-match"], file.etag, weak=False):
+    if "if-match" in conditions and not _lists_etag(conditions["if-match"], file.etag, weak=False):
         mismatch = PreconditionFailed("If-Match names other bytes than there are", key="if-match", expected=file.etag)
         return problem(request.scope, mismatch)
-    if "if-none-match" in conditions and _matches(conditions["if-none-match"], file.etag, weak=True):
+    if "if-none-match" in conditions and _lists_etag(conditions["if-none-match"], file.etag, weak=True):
         return Response(status_code=304, headers=headers)
     is_current = conditions.get("if-range", file.etag).strip() == file.etag
     span = _parse_range(conditions.get("range", ""), file.size) if is_current else None
@@ -105,7 +105,7 @@ def _check_blob(blobs: BlobStore, file: StoredFile) -> None:
         )
 
 
-def _matches(header: str, etag: str, *, weak: bool) -> bool:
+def _lists_etag(header: str, etag: str, *, weak: bool) -> bool:
     tags = [tag.strip() for tag in header.split(",")]
     return "*" in tags or etag in tags or (weak and f"W/{etag}" in tags)
 

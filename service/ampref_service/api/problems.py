@@ -39,7 +39,7 @@ log = structlog.get_logger("ampref_service.errors")
 MEDIA_TYPE = "application/problem+json"
 
 
-def _describe(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
+def _format_problem(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
     return error.to_dict() | {
         "type": f"urn:ampref:error:{error.slug}",
         "title": error.title,
@@ -49,7 +49,7 @@ def _describe(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
     }
 
 
-_EXAMPLE = _describe(
+_EXAMPLE = _format_problem(
     {"path": "/v1/clips", "ampref.request_id": "b2f0c6f2a6f94b6c9a3f3d1f6f0e8f55"},
     MotionRefused("holds NaN", file="walk.pkl", key="dof_pos", frame=17, expected="finite radians", remedy="Remove the frame"),
 )
@@ -86,7 +86,7 @@ def problem(
     scope: Mapping[str, Any], error: AmprefError, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
     """The response for `error`; `scope` is the ASGI scope of the request, or empty where it could not be read."""
-    body = _describe(scope, error)
+    body = _format_problem(scope, error)
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.

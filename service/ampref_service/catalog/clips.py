@@ -123,7 +123,7 @@ def request_rollout(
     actor: str = audit.ANONYMOUS,
 ) -> Submission:
     """Request another rollout of a clip; as `submit` when there is the result or its job already. Raises `NotFound`."""
-    _lock(session, clip_id)
+    _lock_clip(session, clip_id)
     return _request(session, clip_id, recipe, max_attempts, actor)
 
 
@@ -164,7 +164,7 @@ def get_with_rollouts(session: Session, clip_id: str) -> tuple[Clip, list[Rollou
 
 def add_tags(session: Session, clip_id: str, tags: Iterable[str], *, actor: str = audit.ANONYMOUS) -> Clip:
     """Add tags to a clip; raises `NotFound`, `InputRefused`."""
-    _lock(session, clip_id)
+    _lock_clip(session, clip_id)
     _add_tags(session, clip_id, check_tags(tags), actor)
     return get(session, clip_id)
 
@@ -185,7 +185,7 @@ def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS)
     Raises `NotFound`, and `Conflict` that names the locked versions that hold it. The blobs named in the answer may be deleted
     once the transaction is committed; the garbage collection does it otherwise.
     """
-    _lock(session, clip_id)
+    _lock_clip(session, clip_id)
     clip = get(session, clip_id)
     query = (
         select(versions.c.dataset, versions.c.version)
@@ -225,7 +225,7 @@ def count(session: Session) -> Mapping[str, int]:
     return {"total": sum(counts.values()), **counts}
 
 
-def _lock(session: Session, clip_id: str) -> None:
+def _lock_clip(session: Session, clip_id: str) -> None:
     """Keep a clip from being deleted until the transaction ends; raises `NotFound`."""
     if session.execute(_LOCK_BY_ID, {"id": clip_id}).scalar_one_or_none() is None:
         raise _no_clip(clip_id)
