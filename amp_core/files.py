@@ -7,12 +7,16 @@ call returns.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["partial_path", "publish_file", "replace_file", "sync_file", "sync_folder", "write_file"]
+__all__ = ["NO_ROOM", "partial_path", "publish_file", "replace_file", "sync_file", "sync_folder", "write_file"]
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The error numbers of a disk, or a quota, that is full."""
 
 _NAME_CHARACTERS = 40  # Of the target's name; four bytes each leave room below the 255 bytes of most file systems.
 

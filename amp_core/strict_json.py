@@ -16,7 +16,17 @@ from typing import Any
 
 from amp_core.digests import digest_of
 
-__all__ = ["MAX_DEPTH", "JsonFault", "canonical_json", "format_json", "json_data", "json_digest", "parse_json", "read_json"]
+__all__ = [
+    "MAX_DEPTH",
+    "JsonFault",
+    "canonical_json",
+    "finite_data",
+    "format_json",
+    "json_data",
+    "json_digest",
+    "parse_json",
+    "read_json",
+]
 
 MAX_DEPTH = 64
 """Levels of lists and objects."""
@@ -89,6 +99,19 @@ def json_data(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: json_data(item) for key, item in value.items()}
     return [json_data(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def finite_data(value: Any) -> Any:
+    """`value` as JSON has it: arrays as lists, a number that is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): finite_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_data(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return finite_data(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
 
 
 def format_json(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:

@@ -82,7 +82,7 @@ def note_unfinished(out: Output, list_unfinished: Callable[[], Sequence[str]]) -
     """On Ctrl-C print that the jobs go on without this command, and how to follow them.
 
     Args:
-      unfinished: returns the ids of the jobs.
+      list_unfinished: returns the ids of the jobs.
     """
     try:
         yield

@@ -28,7 +28,7 @@ import httpx2
 
 from amp_core.client.partials import Partials
 from amp_core.errors import Unavailable
-from amp_core.files import publish_file, replace_file, sync_file, sync_folder, write_file
+from amp_core.files import NO_ROOM, publish_file, replace_file, sync_file, sync_folder, write_file
 from amp_core.strict_json import canonical_json, read_json
 
 __all__ = ["Cache", "resolve_cache_dir"]
@@ -36,7 +36,7 @@ __all__ = ["Cache", "resolve_cache_dir"]
 log = logging.getLogger("amp_core.client")
 
 _STALL_SEC = 15.0  # Seconds without progress in a peer's download after which this process starts its own.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = NO_ROOM | {errno.EFBIG}
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # File systems without fsync.
 _DENIAL_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
 

@@ -26,7 +26,7 @@ from amp_core.dataset.manifest import read_manifest
 from amp_core.dataset.names import file_names
 from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.features import feature_code_hash
-from amp_core.files import replace_file
+from amp_core.files import NO_ROOM, replace_file
 
 __all__ = ["PulledVersion", "pull"]
 
@@ -253,7 +253,7 @@ def _copy(blob: Path, target: Path) -> Path:
         with replace_file(target) as temporary:
             shutil.copyfile(blob, temporary)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in NO_ROOM | {errno.EFBIG}
         raise Unavailable(
             f"the files cannot be copied there ({error.strerror or error})",
             file=str(target.parent),

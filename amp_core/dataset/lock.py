@@ -30,15 +30,14 @@ from amp_core.dataset.weights import describe_weighting, normalize_weights, raw_
 from amp_core.digests import digest_of_file
 from amp_core.errors import DiskFull, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureLayout, feature_code_hash
-from amp_core.files import partial_path, publish_file
+from amp_core.files import NO_ROOM, partial_path, publish_file
 from amp_core.npz import NpzWriter
 from amp_core.strict_json import canonical_json
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
 
 __all__ = ["Bundle", "BundleFile", "lock_bundle"]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_CANNOT_WRITE = _FULL | {errno.EFBIG, errno.EROFS, errno.EACCES}
+_CANNOT_WRITE = NO_ROOM | {errno.EFBIG, errno.EROFS, errno.EACCES}
 _STEP = 1 << 15  # Rows handled at once: about 3.5 MB of 27 float32.
 
 
@@ -319,7 +318,7 @@ def _staging(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
             path.unlink(missing_ok=True)
             (folder / name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
-            raise (DiskFull if error.errno in _FULL else Unavailable)(
+            raise (DiskFull if error.errno in NO_ROOM else Unavailable)(
                 f"the version cannot be written ({error.strerror or error})",
                 file=str(folder),
                 remedy="Make room there or give another folder, then lock again.",

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from amp_core.recipe import GATE_PROFILE
+from amp_core.strict_json import finite_data
 from amp_core.tiers import Op, Tier, gate_profile, holds
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification, worst
 
 __all__ = [
     "WAIVED", "as_dict", "checklist", "decisive_row", "document", "format_number", "is_ready", "outcome", "quote_decisive_row",
-    "row_text", "to_strict_json",
+    "row_text",
 ]  # fmt: skip
 
 WAIVED = "WAIVED"
@@ -173,22 +174,9 @@ def document(
 ) -> dict[str, Any]:
     """The whole report as strict JSON has it: the tests' outcomes, and beside them `ready`, `groups` and `waivers`."""
     waivers = [dict(waiver) for waiver in waivers]
-    report: dict[str, Any] = to_strict_json(dict(as_dict(verification)))
+    report: dict[str, Any] = finite_data(dict(as_dict(verification)))
     groups = checklist(report, waivers, locked)
     return report | {"ready": is_ready(groups), "groups": groups, "waivers": waivers}
-
-
-def to_strict_json(value: Any) -> Any:
-    """A value as strict JSON has it: arrays as lists, a number that is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): to_strict_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_strict_json(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy's arrays and scalars
-        return to_strict_json(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
 
 
 def as_dict(verification: Verification | Json) -> Json:

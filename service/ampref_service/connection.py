@@ -14,6 +14,15 @@ MAX_HEADER_BYTES = 32 * 1024
 """How many bytes the request line and the headers may have."""
 
 _STATE_KEY = "ampref.connection"
+# What is no HTTP has no path and no id, but its answer has the one shape of all errors.
+_PROBLEM = problem(
+    {},
+    BadRequest("this is no HTTP request that can be read", expected=f"HTTP/1.1, headers of at most {MAX_HEADER_BYTES:,} bytes"),
+)
+_HEADERS = [*_PROBLEM.raw_headers, (b"connection", b"close")]
+_BAD_REQUEST = b"\r\n".join(
+    [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in _HEADERS), b"", bytes(_PROBLEM.body)]
+)
 
 
 class Connection(asyncio.Protocol):
@@ -67,7 +76,7 @@ class Connection(asyncio.Protocol):
         """Send what uvicorn's protocol writes, but for its own answer to what is no HTTP."""
         if not self._is_answering and data.startswith(b"HTTP/1.1 400 "):
             self._is_refused = True
-            self._transport.write(_format_bad_request())
+            self._transport.write(_BAD_REQUEST)
             self._transport.close()
         elif not self._is_refused:
             self._transport.write(data)
@@ -123,12 +132,3 @@ def mark_requests(app: ASGIApp) -> ASGIApp:
             connection.end_request(request)
 
     return marked_app
-
-
-def _format_bad_request() -> bytes:
-    # What is no HTTP has no path and no id, but its answer has the one shape of all errors.
-    expected = f"HTTP/1.1, headers of at most {MAX_HEADER_BYTES:,} bytes"
-    response = problem({}, BadRequest("this is no HTTP request that can be read", expected=expected))
-    headers = [*response.raw_headers, (b"connection", b"close")]
-    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers), b"", bytes(response.body)]
-    return b"\r\n".join(lines)

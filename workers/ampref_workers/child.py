@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import json
 import os
@@ -24,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
-from amp_core.files import write_file
+from amp_core.files import NO_ROOM, write_file
 from amp_core.progress import Progress
 from ampref_workers.protocol import (
     DISK_FULL,
@@ -108,7 +107,7 @@ def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) ->
 
 
 def _is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def _die_with(parent: int) -> None:

@@ -11,7 +11,6 @@ clip nor a database that is away for a minute ends a worker.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import platform
@@ -33,6 +32,7 @@ from amp_core.errors import (
     IntegrityError,
     TooLarge,
 )
+from amp_core.files import NO_ROOM
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
 from ampref_service.garbage import delete_unreferenced
@@ -162,7 +162,7 @@ class Runner:
         except AmprefError as error:
             return self._fail(claim, error.to_dict(), heartbeat, retry=not isinstance(error, _PERMANENT))
         except Exception as error:  # MemoryError included: it must not end the worker.
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 return self._postpone(claim, f"no space left for jobs in {self._folder}", heartbeat)
             log.exception("job_crashed")
             detail = f"{type(error).__name__}: {error}"[:1000]

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from amp_core.progress import Progress
-from amp_core.strict_json import format_json
+from amp_core.strict_json import finite_data, format_json
 from amp_core.verify import Subject, verify
-from amp_core.verify.checklist import to_strict_json
 from amp_core.verify.stored import stored_clip
 from ampref_workers.members import load_and_check
 from ampref_workers.protocol import TESTS_OFF, VERIFICATION, TestFailure, VerifyReport, VerifyRequest
@@ -48,6 +47,6 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
     # The operator left the other tests out, not the caller.
     tests = (test if test.id in request.only else replace(test, reason=TESTS_OFF) for test in verification.tests)
     verification = replace(verification, tests=tuple(tests))
-    text = format_json(to_strict_json(verification.to_dict()))
+    text = format_json(finite_data(verification.to_dict()))
     (job_dir / VERIFICATION).write_text(text, encoding="utf-8")
     return VerifyReport(tuple(TestFailure(test.id, test.name, test.reason) for test in verification.failed))

@@ -14,17 +14,14 @@ branch_labels = None
 depends_on = None
 
 
-def _text(length: int) -> sa.String:
-    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
-
-
 _COLUMNS = (("parent_id", 40), ("parent_digest", 80), ("ancestor_digest", 80), ("augmentation", 200))
 
 
 def upgrade() -> None:
     for table in ("clips", "curriculum"):
         for name, length in _COLUMNS:
-            op.add_column(table, sa.Column(name, _text(length), nullable=True))
+            text = sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+            op.add_column(table, sa.Column(name, text, nullable=True))
     op.create_index("ix_clips_parent_digest", "clips", ["parent_digest"], unique=False)
     op.create_index("ix_clips_parent_id", "clips", ["parent_id"], unique=False)
     op.create_index("ix_curriculum_parent_id", "curriculum", ["scope", "parent_id", "clip_id"], unique=False)

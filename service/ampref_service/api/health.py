@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
 import structlog
@@ -51,23 +50,22 @@ def get_liveness(request: Request) -> Alive:
 
 def get_readiness(request: Request, response: Response) -> Ready:
     """Every component is tried; 503 when one is down, with its name."""
-    components = [_check_component(name, check) for name, check in request.app.state.checks.items()]
+    components = []
+    for name, check in request.app.state.checks.items():
+        start, detail = time.perf_counter(), None
+        try:
+            check()
+        except AmprefError as error:
+            detail = str(error)
+        except Exception as error:
+            # The message of a driver may hold a URL with its password: it belongs into the log.
+            log.error("readiness_check_failed", component=name, exception=format_traceback(error))
+            detail = f"{type(error).__name__}: see the service's log"
+        milliseconds = round((time.perf_counter() - start) * 1e3, 2)
+        components.append(Component(name=name, ok=detail is None, detail=detail, ms=milliseconds))
     is_ready = all(component.ok for component in components)
     response.status_code = 200 if is_ready else 503
     return Ready(status="ready" if is_ready else "not-ready", components=components)
-
-
-def _check_component(name: str, check: Callable[[], None]) -> Component:
-    start, detail = time.perf_counter(), None
-    try:
-        check()
-    except AmprefError as error:
-        detail = str(error)
-    except Exception as error:
-        # The message of a driver may hold a URL with its password: it belongs into the log.
-        log.error("readiness_check_failed", component=name, exception=format_traceback(error))
-        detail = f"{type(error).__name__}: see the service's log"
-    return Component(name=name, ok=detail is None, detail=detail, ms=round((time.perf_counter() - start) * 1e3, 2))
 
 
 def get_metrics(request: Request) -> Response:

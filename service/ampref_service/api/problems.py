@@ -109,20 +109,44 @@ def _on_ampref_error(request: Request, error: AmprefError) -> Response:
     )
 
 
+_FORM_FAULTS = (
+    ("Part exceeded", "a text field is too long", "text fields of at most 64 kB: a name has at most 120 characters"),
+    ("Too many files", "there is more than one file", "one file a request"),
+    ("Too many fields", "there are too many fields", "at most 128 text fields"),
+    ("Missing boundary", "the Content-Type names no boundary", "multipart/form-data; boundary=…"),
+    ("Invalid multipart", "the form cannot be read", "multipart/form-data, whose parts have headers of at most 4 kB"),
+)
+"""How the messages of Starlette's multipart parser begin, which has no error codes; what is wrong; what is expected."""
+
+
 def _on_http_exception(request: Request, error: HTTPException) -> Response:
     if isinstance(error.__cause__, AmprefError):  # FastAPI wraps whatever is raised while it reads a body.
         return _on_ampref_error(request, error.__cause__)
-    path = str(request.scope.get("path", ""))
+    path, headers = str(request.scope.get("path", "")), error.headers
+    result: AmprefError
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return problem(request.scope, NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are"))
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        result = NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are")
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # The router names only the methods of the first route with this path.
         paths = request.app.openapi()["paths"].items()
         operations = {method.upper() for template, item in paths if compile_path(template)[0].match(path) for method in item}
         methods = ", ".join(sorted(operations))
-        refusal = errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods)
-        return problem(request.scope, refusal, headers={"allow": methods})
-    return problem(request.scope, _convert_error(error), headers=error.headers)
+        result, headers = (
+            errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods),
+            {"allow": methods},
+        )
+    elif isinstance(error.__context__, MultiPartException):
+        matches = (fault[1:] for fault in _FORM_FAULTS if error.detail.startswith(fault[0]))
+        message, expected = next(matches, (error.detail, "multipart/form-data"))
+        remedy = "Let a client build the form, one file a request: curl -F file=@walk.npz -F name=walk"
+        result = errors.BadRequest(message, key="body", expected=expected, remedy=remedy)
+    elif error.status_code == HTTPStatus.BAD_REQUEST:
+        result = errors.BadRequest(error.detail)
+    else:
+        result = AmprefError(error.detail)
+        result.slug, result.title = f"http-{error.status_code}", HTTPStatus(error.status_code).phrase
+        result.status = error.status_code
+    return problem(request.scope, result, headers=headers)
 
 
 def _on_exception(request: Request, error: Exception) -> Response:
@@ -136,31 +160,6 @@ HANDLERS: dict[int | type[Exception], Any] = {
     Exception: _on_exception,
 }
 """FastAPI's `exception_handlers`; `ampref_service.api.faults` has that of parameters and fields."""
-
-
-_FORM_FAULTS = (
-    ("Part exceeded", "a text field is too long", "text fields of at most 64 kB: a name has at most 120 characters"),
-    ("Too many files", "there is more than one file", "one file a request"),
-    ("Too many fields", "there are too many fields", "at most 128 text fields"),
-    ("Missing boundary", "the Content-Type names no boundary", "multipart/form-data; boundary=…"),
-    ("Invalid multipart", "the form cannot be read", "multipart/form-data, whose parts have headers of at most 4 kB"),
-)
-"""How the messages of Starlette's multipart parser begin, which has no error codes; what is wrong; what is expected."""
-
-
-def _convert_error(error: HTTPException) -> AmprefError:
-    """The error of ours that says what a framework's exception means."""
-    if isinstance(error.__context__, MultiPartException):
-        matches = (fault[1:] for fault in _FORM_FAULTS if error.detail.startswith(fault[0]))
-        message, expected = next(matches, (error.detail, "multipart/form-data"))
-        remedy = "Let a client build the form, one file a request: curl -F file=@walk.npz -F name=walk"
-        return errors.BadRequest(message, key="body", expected=expected, remedy=remedy)
-    if error.status_code == HTTPStatus.BAD_REQUEST:
-        return errors.BadRequest(error.detail)
-    result = AmprefError(error.detail)
-    result.slug, result.title = f"http-{error.status_code}", HTTPStatus(error.status_code).phrase
-    result.status = error.status_code
-    return result
 
 
 _DESCRIPTIONS = {

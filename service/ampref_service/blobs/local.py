@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -87,7 +86,15 @@ class LocalBlobStore(BlobStore):
             raise missing_blob(digest) from None
 
     def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        return _read_range(self.open(digest), start, sys.maxsize if end is None else end)
+        file = self.open(digest)
+
+        def read() -> Iterator[bytes]:
+            with file:
+                file.seek(start)
+                while chunk := file.read(CHUNK if end is None else max(0, min(CHUNK, end - file.tell()))):
+                    yield chunk
+
+        return read()
 
     def delete(self, digest: str) -> bool:
         try:
@@ -143,10 +150,3 @@ class LocalBlobStore(BlobStore):
         with disk_errors(self.root), tempfile.TemporaryFile(dir=self._scratch) as probe:
             probe.write(b"ampref")
             probe.flush()
-
-
-def _read_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    with file:
-        file.seek(start)
-        while chunk := file.read(max(0, min(CHUNK, end - file.tell()))):
-            yield chunk

@@ -58,11 +58,14 @@ class ObjectBlobStore(BlobStore):
     def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         size = self.size(digest)
         end = size if end is None else min(end, size)
-        return (self._read(digest, first, min(first + _PART, end)) for first in range(start, end, _PART))
 
-    def _read(self, digest: str, start: int, end: int) -> bytes:
-        with self._store_errors(digest):
-            return bytes(obstore.get_range(self._store, blob_key(digest), start=start, end=end))
+        def read() -> Iterator[bytes]:
+            for first in range(start, end, _PART):
+                with self._store_errors(digest):
+                    part = bytes(obstore.get_range(self._store, blob_key(digest), start=first, end=min(first + _PART, end)))
+                yield part
+
+        return read()
 
     def delete(self, digest: str) -> bool:
         if not self.exists(digest):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
+from amp_core.files import NO_ROOM
 
 CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -142,7 +143,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_ROOM | {errno.EFBIG}:
             raise DiskFull(
                 f"no space left for blobs in {folder}", remedy="Free some disk space and send it again; nothing was stored"
             ) from error

@@ -6,7 +6,6 @@ curriculum and in a version, unless the caller names a mode (then the best in th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -15,6 +14,7 @@ from sqlalchemy import ColumnElement, RowMapping, Subquery, bindparam, case, fun
 
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
+from amp_core.strict_json import finite_data
 from amp_core.tiers import FORCED_MODES, Tier
 from ampref_service.catalog import audit, curriculum, job_rows
 from ampref_service.catalog.engine import Session, finite, insert_new, new_id, now
@@ -95,22 +95,11 @@ def _to_columns(new: NewRollout) -> dict[str, Any]:
     if new.tier not in tuple(Tier):
         raise InputRefused(f"a result's tier is {new.tier!r}", expected="0, 1 or -1")
     columns = {name: getattr(new, name) for name in _RESULT_COLUMNS}
-    columns |= {"tier": int(new.tier), "result": _nan_to_null(dict(new.result))}  # psycopg takes an enum for its name
+    columns |= {"tier": int(new.tier), "result": finite_data(new.result)}  # psycopg takes an enum for its name
     for name, kind in METRIC_COLUMNS.items():
         number = finite(new.metrics[name])
         columns[name] = None if number is None else kind(number)
     return columns
-
-
-def _nan_to_null(value: Any) -> Any:
-    """JSON has no NaN: a number that could not be computed is null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _nan_to_null(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_null(item) for item in value]
-    return value
 
 
 def best_in_buckets(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None) -> Subquery:

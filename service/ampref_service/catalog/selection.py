@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, distinct, exists, func, or_, select
+from sqlalchemy import ColumnElement, distinct, exists, func, or_, select
 from sqlalchemy import Select as Query
 
 from amp_core.dataset.weights import WEIGHT_METRICS
@@ -92,8 +92,17 @@ def select_members(session: Session, criteria: Select, *, chunk: int = 500) -> I
                 ranges: Sequence[_Range] = windows.get(row["rollout_id"], ())
                 if row["tier"] in criteria.tiers:
                     ranges = (((0, row["frames"], row["tier"]), {name: row[name] for name in WEIGHT_METRICS}),)
-                if ranges:
-                    yield _to_selected(row, ranges, known_recipes[row["recipe_digest"]].recipe)
+                if not ranges:
+                    continue
+                recipe = known_recipes[row["recipe_digest"]].recipe
+                yield SelectedRollout(
+                    **{name: value for name, value in row.items() if name not in METRIC_COLUMNS},
+                    ranges=tuple(frames for frames, _ in ranges),
+                    range_metrics=tuple(metrics for _, metrics in ranges),
+                    metrics={name: row[name] for name in METRIC_COLUMNS},
+                    physics=dataclasses.asdict(physics_of(recipe)),
+                    generator_version=recipe.get("generator_version"),
+                )
 
 
 _Range = tuple[tuple[int, int, int], Mapping[str, Any]]
@@ -159,17 +168,6 @@ def _select_windows(session: Session, rollout_ids: Sequence[str], tiers: Sequenc
     for rollout_id, start, end, tier in session.execute(query):
         ranges.setdefault(rollout_id, []).append(((start, end, tier), metrics.get((rollout_id, start, end), {})))
     return ranges
-
-
-def _to_selected(row: RowMapping, ranges: Sequence[_Range], recipe: Mapping[str, Any]) -> SelectedRollout:
-    return SelectedRollout(
-        **{name: value for name, value in row.items() if name not in METRIC_COLUMNS},
-        ranges=tuple(frames for frames, _ in ranges),
-        range_metrics=tuple(metrics for _, metrics in ranges),
-        metrics={name: row[name] for name in METRIC_COLUMNS},
-        physics=dataclasses.asdict(physics_of(recipe)),
-        generator_version=recipe.get("generator_version"),
-    )
 
 
 def missing_buckets(session: Session, criteria: Select) -> tuple[list[PhysicsScale], list[PhysicsScale]]:
