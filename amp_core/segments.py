@@ -91,7 +91,14 @@ def find_segments(series: FrameSeries, profile: GateProfile, mode: str, dt: floa
     pending = [(start, stop, stop - start) for start, stop in find_runs(gates.usable) if stop - start >= shortest]
     while pending:
         start, stop, longest = pending.pop()
-        segment = _find_longest(gates, start, stop, shortest, min(longest, stop - start))
+        # The longest window that passes, and the earliest of equals.
+        most = min(longest, stop - start, gates.cap(start, stop))
+        windows = (
+            gates.measure(begin, begin + length)
+            for length in range(most, shortest - 1, -1)
+            for begin in gates.candidates(start, stop, length)
+        )
+        segment = next(filter(None, windows), None)
         if segment is None:
             continue
         segments.append(segment)
@@ -100,16 +107,6 @@ def find_segments(series: FrameSeries, profile: GateProfile, mode: str, dt: floa
         sides = ((start, segment.start, length), (segment.stop, stop, length))
         pending.extend(side for side in sides if side[1] - side[0] >= shortest)
     return sorted(segments, key=lambda segment: segment.start)
-
-
-def _find_longest(gates: _WindowGates, start: int, stop: int, shortest: int, longest: int) -> Segment | None:
-    """The longest window of `start … stop` that passes, the earliest of equals; None if there is none of `shortest` frames."""
-    for length in range(min(longest, gates.cap(start, stop)), shortest - 1, -1):
-        for begin in gates.candidates(start, stop, length):
-            segment = gates.measure(begin, begin + length)
-            if segment is not None:
-                return segment
-    return None
 
 
 class _WindowGates:

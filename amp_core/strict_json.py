@@ -72,7 +72,12 @@ def parse_json(text: str) -> Any:
       json.JSONDecodeError: the syntax is wrong.
       JsonFault: NaN, an infinity or a number that overflows; a key that appears twice; half a character; too many levels.
     """
-    _check_depth(text)
+    depth = 0
+    # Only a text with many brackets can be nested deeply.
+    for match in _STRING_OR_BRACKET.finditer(text) if text.count("[") + text.count("{") > MAX_DEPTH else ():
+        depth += (match[0] in ("[", "{")) - (match[0] in ("]", "}"))
+        if depth > MAX_DEPTH:
+            raise JsonFault("the JSON is nested too deeply", f"at most {MAX_DEPTH} levels")
     numbers = _Numbers()
     value = json.loads(
         text,
@@ -180,19 +185,6 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
         raise JsonFault(f"the key {key[:60]!a} appears twice", "each key once", (key,))
     return value
-
-
-def _check_depth(text: str) -> None:
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
-        if match[0] in ("[", "{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise JsonFault("the JSON is nested too deeply", f"at most {MAX_DEPTH} levels")
-        elif match[0] in ("]", "}"):
-            depth -= 1
 
 
 def _find_place(value: Any, number: float) -> tuple[str | int, ...] | None:

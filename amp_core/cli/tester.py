@@ -130,7 +130,7 @@ class Tester:
             out.print(f"report: {out.file}")
         if html_out and documents:
             with refuse_unwritable(html_out):
-                write_file(html_out, page(*documents, groups=documents[0]["groups"]).encode(), durable=True)
+                write_file(html_out, page(*documents).encode(), durable=True)
             out.print(f"page: {html_out}")
         is_locked = any("dataset" in subject["subject"] for subject in documents)
         step = "ampref submit MOTION... --wait, then ampref dataset lock NAME VERSION runs the same tests before the lock"

@@ -220,8 +220,7 @@ class _Rows:
                 ("segment_index", np.arange(len(owners), dtype=np.int32)),
                 ("sample_weight", np.asarray(self.weights, np.float32)),
             ):
-                writer.begin(key, (total,), values.dtype)
-                _write_runs(writer, values, np.asarray(self.lengths))
+                writer.add(key, np.repeat(values, self.lengths))
 
     def _write_member(self, writer: NpzWriter, member: Member, first_segment: int) -> None:
         index, bucket = next((i, bucket) for i, bucket in enumerate(self.buckets) if bucket.scale == member.scale)
@@ -267,15 +266,6 @@ def _check_finite(rows: NDArray[np.float32], first: int, member: Member, layout:
             expected="finite numbers",
             remedy="Leave the clip out, or score it again.",
         )
-
-
-def _write_runs(writer: NpzWriter, values: NDArray[Any], lengths: NDArray[np.int_]) -> None:
-    """Write `values[i]` `lengths[i]` times, about `_STEP` rows at a time."""
-    begin = 0
-    while begin < len(values):
-        end = begin + max(1, int(np.searchsorted(np.cumsum(lengths[begin : begin + _STEP]), _STEP, side="right")))
-        writer.write(np.repeat(values[begin:end], lengths[begin:end]))
-        begin = end
 
 
 def _describe_clip(member: Member, bucket: int, segments: list[dict[str, Any]]) -> dict[str, Any]:

@@ -34,13 +34,14 @@ def describe_clip(evidence: Evidence) -> Iterator[Finding]:
         message = f"the clip starts {clearance:.2f} m above the ground, so the robot drops first"
         yield Finding("starts_in_air", "cause", message, frames=(0, 1), value=clearance, limit=OFF_GROUND_M, unit="m")
     heights = evidence.clip_feet.heights
-    lowest = heights.min(axis=1)
     shortest = max(2, round(_STANCE_SEC / (evidence.stride * evidence.dt)))
     for i, foot in enumerate(evidence.robot.feet):
-        # Of two feet that are still, the higher one may just hang at the top of a step.
-        standing = evidence.is_still[:, i] & (heights[:, i] == lowest)
         for code, off_ground, place in (
-            ("feet_above_ground", standing & (heights[:, i] > OFF_GROUND_M), "above the ground where it should stand"),
+            (
+                "feet_above_ground",
+                evidence.is_still[:, i] & (heights[:, i] > OFF_GROUND_M),
+                "above the ground where it should stand",
+            ),
             ("feet_below_ground", heights[:, i] < -OFF_GROUND_M, "under the ground"),
         ):
             runs = [run for run in find_runs(off_ground) if run[1] - run[0] >= shortest]
@@ -69,14 +70,12 @@ def describe_strain(evidence: Evidence) -> Iterator[Finding]:
         return
     robot, rollout, upright = evidence.robot, evidence.rollout, evidence.upright
     limits = np.abs(robot.model.actuator_forcerange).max(axis=1)[robot.ctrl_adr]
-    shares = evidence.saturation(upright)
-    strained_joints = sorted((joint for joint in shares if shares[joint] >= _SATURATED_SHARE), key=lambda joint: -shares[joint])
-    for joint in strained_joints[:_JOINTS]:
-        message = f"torque saturated at the {readable(joint)} for {shares[joint]:.0%} of the frames"
+    for joint, share in list(evidence.strained_joints(upright, _SATURATED_SHARE).items())[:_JOINTS]:
+        message = f"torque saturated at the {readable(joint)} for {share:.0%} of the frames"
         message += " before it tips" if evidence.fell is not None else ""
         message += f" (limit {limits[robot.joint_names.index(joint)]:g} N·m)"
         frames = (0, evidence.onset)
-        yield Finding("torque_saturated", "cause", message, joint, None, frames, shares[joint], _SATURATED_SHARE, "1")
+        yield Finding("torque_saturated", "cause", message, joint, None, frames, share, _SATURATED_SHARE, "1")
     clip_speed = evidence.clip_joint_speed[upright]
     lag = np.abs(rollout.reference_dof_pos - rollout.dof_pos)[upright]
     slow: list[tuple[float, Finding]] = []

@@ -32,7 +32,7 @@ class Evidence:
 
     Attributes:
       gates: the gates of Tier 0 by name, as the rollout's profile has them; the looser gates of Tier 1 explain nothing more.
-      failed: those of them that failed.
+      failed_gates: those of them that failed.
       fell: the first frame in which the robot has fallen; None where it never has.
       onset: the frame from which on it tips; the number of rows where it does not fall.
       upright: the frames before `onset`, in which causes are looked for.
@@ -59,8 +59,8 @@ class Evidence:
         self.stride = max(1, round(_SAMPLED_SEC / self.dt))
         weight = robot.mg_for(rollout.recipe.physics)
         self.loads = foot_loads(rollout, robot)
-        self.loaded: Bools = self.loads > LOADED_ABOVE * weight
         self.least_load = LOADED_ABOVE * weight
+        self.loaded: Bools = self.loads > self.least_load
         # The harness force over the weight, on average; positive is up.
         self.lift = float(rollout.stab_force.mean()) / weight if rows else 0.0
 
@@ -69,12 +69,13 @@ class Evidence:
         """(N, n) which joints' actuators are at their limit."""
         return saturated_actuators(self.robot.model, self.rollout.actuator_force)[:, self.robot.ctrl_adr]
 
-    def saturation(self, rows: slice) -> dict[str, float]:
-        """The share of the frames in which each joint's actuator is at its limit; empty without frames."""
+    def strained_joints(self, rows: slice, least: float) -> dict[str, float]:
+        """The joints whose actuator is at its limit in at least this share of the frames, and the share; the greatest first."""
         at_limit = self.saturated[rows]
         if len(at_limit) == 0:
             return {}
-        return {joint: float(share) for joint, share in zip(self.robot.joint_names, at_limit.mean(axis=0), strict=True)}
+        shares = zip(self.robot.joint_names, at_limit.mean(axis=0).tolist(), strict=True)
+        return {joint: share for joint, share in sorted(shares, key=lambda entry: -entry[1]) if share >= least}
 
     @cached_property
     def clip_joint_speed(self) -> Array:
@@ -96,9 +97,13 @@ class Evidence:
 
     @cached_property
     def is_still(self) -> Bools:
-        """(K, F) which feet of the clip neither slide nor rise."""
-        along, upward = self._clip_foot_speeds
-        return (along < _STILL_SPEEDS[0]) & (np.abs(upward) < _STILL_SPEEDS[1])
+        """(K, F) the lowest feet of the clip, where they neither slide nor rise.
+
+        Of two feet that are still, the higher one may just hang at the top of a step.
+        """
+        (along, upward), heights = self._clip_foot_speeds, self.clip_feet.heights
+        is_slow = (along < _STILL_SPEEDS[0]) & (np.abs(upward) < _STILL_SPEEDS[1])
+        return np.asarray(is_slow & (heights == heights.min(axis=1, keepdims=True)))
 
     @cached_property
     def standing(self) -> Bools:

@@ -25,8 +25,12 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
     series, dt, onset = evidence.series, evidence.dt, evidence.onset
     # A robot that tips over is below its height range before it leans by 60°: the frames after it tell the two apart.
     tipped_rows = np.flatnonzero(series.tilt[fell : fell + round(2 * _LAST_SEC / dt)] > FALLEN_TILT_DEG)
-    cause = f"falls {_direction(evidence, fell + int(tipped_rows[0]))}" if len(tipped_rows) else "sinks below its height range"
-    balance_end = _balance_lost(evidence, fell)
+    cause = (
+        f"falls {_describe_direction(evidence, fell + int(tipped_rows[0]))}"
+        if len(tipped_rows)
+        else "sinks below its height range"
+    )
+    balance_end = _find_balance_end(evidence, fell)
     turning_point = onset if balance_end is None else balance_end
 
     loads = evidence.loads[max(0, turning_point - 5) : max(1, turning_point)].mean(axis=0)
@@ -46,15 +50,14 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
         support += f", tipping from {evidence.time(onset)} on"
     details = [support]
 
-    lifted_foot = _last_lifted(evidence, turning_point)
+    lifted_foot = _find_last_lift(evidence, turning_point)
     if lifted_foot is not None:
         details.append(f"just before, the clip lifts the {readable(lifted_foot)}")
 
     last = slice(max(0, fell - round(_LAST_SEC / dt)), fell)
-    shares = evidence.saturation(last)
-    strained_joints = sorted((joint for joint in shares if shares[joint] >= _STRAINED_SHARE), key=lambda joint: -shares[joint])
+    strained_joints = list(evidence.strained_joints(last, _STRAINED_SHARE).items())[:2]
     if strained_joints:
-        joints = " and ".join(f"the {readable(joint)} for {shares[joint]:.0%}" for joint in strained_joints[:2])
+        joints = " and ".join(f"the {readable(joint)} for {share:.0%}" for joint, share in strained_joints)
         details.append(f"at the force limit in its last {(last.stop - last.start) * dt:.2g} s: {joints}")
     elif last.stop > last.start and evidence.robot.model.actuator_forcelimited.any():
         details.append("no servo was at its force limit")
@@ -71,7 +74,7 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
     )
 
 
-def _direction(evidence: Evidence, frame: int) -> str:
+def _describe_direction(evidence: Evidence, frame: int) -> str:
     """The direction in which the root leans, in the heading frame of the moment when it began to tip."""
     qpos = evidence.rollout.qpos[[max(0, min(evidence.onset, frame) - 1), frame]]
     start, end = evidence.robot.root_rotation(qpos)
@@ -82,7 +85,7 @@ def _direction(evidence: Evidence, frame: int) -> str:
     return " and ".join(word for word in (along, sideways) if word)
 
 
-def _balance_lost(evidence: Evidence, fell: int) -> int | None:
+def _find_balance_end(evidence: Evidence, fell: int) -> int | None:
     """The frame from which on the centre of mass is not over the loaded soles any more, until the fall."""
     robot = evidence.robot
     rows = np.arange(max(0, fell - round(2 * _LAST_SEC / evidence.dt)), fell, evidence.stride)
@@ -102,7 +105,7 @@ def _balance_lost(evidence: Evidence, fell: int) -> int | None:
     return int(rows[first]) if np.isfinite(distance[first]) else None
 
 
-def _last_lifted(evidence: Evidence, frame: int) -> str | None:
+def _find_last_lift(evidence: Evidence, frame: int) -> str | None:
     """The foot that the clip lifted last, shortly before `frame`."""
     stride, dt = evidence.stride, evidence.dt
     shortest = max(2, round(_LIFT_SEC / (stride * dt)))

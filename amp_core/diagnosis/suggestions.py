@@ -38,7 +38,16 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
     yield from _suggest_slower(evidence, findings)
     off_ground = tuple(code for code in codes if code in _OFF_GROUND)
     if off_ground:
-        yield _suggest_ground(evidence, off_ground)
+        lowest = evidence.clip_feet.heights.min(axis=1)
+        standing = lowest[evidence.is_still.any(axis=1)]
+        typical = float(np.median(standing)) if len(standing) else 0.0
+        if abs(typical) > OFF_GROUND_M:
+            verb = "lower" if typical > 0 else "raise"
+            yield Suggestion("shift_ground", f"{verb} the clip by {abs(typical):.2f} m", off_ground, -typical)
+        else:
+            low, high = (float(np.quantile(lowest, q)) for q in (0.05, 0.95))
+            message = f"retarget the feet onto level ground: the lowest is at {low:+.2f} to {high:+.2f} m, which no shift mends"
+            yield Suggestion("level_feet", message, off_ground, high - low)
     if "joint_limit" in codes:
         yield Suggestion("mend_joints", "retarget the clip inside the joints' limits", ("joint_limit",))
     if "never_lifts" in codes:
@@ -71,16 +80,3 @@ def _suggest_slower(evidence: Evidence, findings: Sequence[Finding]) -> Iterator
     if factor is not None and factor < SLOWER:
         message += f" (the servo of the {readable(fast[0].joint or '')} would need ×{factor:.2f})"
     yield Suggestion("slower", message, tuple(dict.fromkeys(finding.code for finding in (*fast, *dynamic))), SLOWER)
-
-
-def _suggest_ground(evidence: Evidence, codes: tuple[str, ...]) -> Suggestion:
-    heights = evidence.clip_feet.heights
-    lowest = heights.min(axis=1)
-    standing = lowest[(evidence.is_still & (heights == lowest[:, None])).any(axis=1)]
-    typical = float(np.median(standing)) if len(standing) else 0.0
-    if abs(typical) > OFF_GROUND_M:
-        verb = "lower" if typical > 0 else "raise"
-        return Suggestion("shift_ground", f"{verb} the clip by {abs(typical):.2f} m", codes, -typical)
-    low, high = (float(np.quantile(lowest, q)) for q in (0.05, 0.95))
-    message = f"retarget the feet onto level ground: the lowest is at {low:+.2f} to {high:+.2f} m, which no shift mends"
-    return Suggestion("level_feet", message, codes, high - low)

@@ -181,7 +181,7 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
             remedy=f"Rename it to end in .{kind}, or say format={kind!r}, if that is what it is meant to be",
         )
     fields = _read_fields(data, kind, fps, quat_order, limits)
-    rate = _rate(fields, fps)
+    rate = _read_rate(fields, fps)
     for key in KEYS[1:]:
         if key not in fields:
             raise MotionRefused(
@@ -221,7 +221,7 @@ def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | No
     return read_csv(data, limits, quat_order)
 
 
-def _rate(fields: Mapping[str, Any], fps: float | None) -> float:
+def _read_rate(fields: Mapping[str, Any], fps: float | None) -> float:
     if "fps" not in fields:
         if fps is None:
             raise MotionRefused(

@@ -221,7 +221,19 @@ def _stack_rows(key: str, rows: Sequence[object], width: int | None, limits: Lim
                 remedy="Save arrays: np.asarray(rows)",
             )
         for column, item in enumerate(row):
-            out[frame, column] = item if type(item) is float else _item(key, frame, column, item)
+            if type(item) is float:
+                out[frame, column] = item
+                continue
+            is_scalar = isinstance(item, RawArray) and item.shape == ()
+            if not is_scalar and (isinstance(item, bool) or not isinstance(item, int | float)):
+                raise MotionRefused(
+                    f"column {column} is {describe(item)}",
+                    key=key,
+                    frame=frame,
+                    expected="a number",
+                    remedy="Write numbers only",
+                )
+            out[frame, column] = number(key, item)
     return out
 
 
@@ -231,11 +243,3 @@ def _row_length(row: object) -> int | None:
     if isinstance(row, RawArray) and len(row.shape) == 1:
         return row.shape[0]
     return None
-
-
-def _item(key: str, frame: int, column: int, item: object) -> float:
-    if (isinstance(item, int | float) and not isinstance(item, bool)) or (isinstance(item, RawArray) and item.shape == ()):
-        return number(key, item)
-    raise MotionRefused(
-        f"column {column} is {describe(item)}", key=key, frame=frame, expected="a number", remedy="Write numbers only"
-    )

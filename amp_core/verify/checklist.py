@@ -67,10 +67,17 @@ class Criterion:
         rows = [row for row in test["rows"] if not self.rows or row["name"].startswith(self.rows)]
         if self.limit is not None:
             op, threshold = self.limit
-            # Every row under the criterion's own threshold; a value that is not a number fails.
-            results = [_is_finite(row["value"]) and holds(row["value"], op, threshold) for row in rows]
-            changes = [{"op": op, "threshold": threshold, "status": PASS if ok else FAIL} for ok in results]
-            rows = [row | change for row, change in zip(rows, changes, strict=True)]
+            # Every row under the criterion's own threshold; a value that is not a finite number fails.
+            values = [row["value"] if isinstance(row["value"], int | float) else math.nan for row in rows]
+            rows = [
+                row
+                | {
+                    "op": op,
+                    "threshold": threshold,
+                    "status": PASS if math.isfinite(value) and holds(value, op, threshold) else FAIL,
+                }
+                for row, value in zip(rows, values, strict=True)
+            ]
         statuses = [row["status"] for row in rows if row["status"] != SKIP]
         # A test that broke has no such rows; its own status decides then, and its reason is the evidence.
         status = worst(statuses) if statuses and self.rows else test["status"]
@@ -232,10 +239,6 @@ def format_number(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _line(name: str, status: str, evidence: str, test: str | None, waiver: str | None = None) -> dict[str, Any]:

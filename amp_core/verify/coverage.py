@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.dataset.statistics import ColumnStats
+from amp_core.digests import digest_of
 from amp_core.features import feature_code_hash
 from amp_core.verify.context import Context, sample
 from amp_core.verify.faults import name_swapped_channels
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs, root_heights
-from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Row, TestReport
+from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Peak, Row, TestReport
 from amp_core.verify.states import ROUNDING, compute_features, relative_error
 from amp_core.verify.subject import locate_row, stack_rows
 
@@ -101,12 +101,11 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
         return
     robot, side = context.subject.robot, context.policy_side
     frame_counts = {id(clip): frames for clip, frames in sample(clips, SINGLE_ROWS)}
-    worst: dict[str, tuple[float, str]] = {"numpy": (0.0, ""), "numpy.chunks": (0.0, "")}
+    peaks = {"numpy": Peak(), "numpy.chunks": Peak()}
 
     def compare(path: str, rows: Floats, batch: Floats, clip: Clip) -> None:
         error = np.nan_to_num(relative_error(rows, batch), nan=np.inf).max(axis=1)
-        if float(error.max()) > worst[path][0]:
-            worst[path] = (float(error.max()), f"clip {clip.name} at frame {int(np.argmax(error))}")
+        peaks[path].record(float(error.max()), f"clip {clip.name} at frame {int(np.argmax(error))}")
 
     for number, clip in enumerate(clips):
         context.progress(0.5 * number / len(clips), clip.name)
@@ -125,7 +124,7 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
         inputs, qpos, qvel = PolicyInputs.of(robot, clips), stack_rows(clips, "qpos"), stack_rows(clips, "qvel")
         for path in PATHS:
             context.progress(0.5, f"{path} row by row")
-            worst[f"jax.{path}"] = (0.0, "")
+            peaks[f"jax.{path}"] = Peak()
             obs = side.observations(path, qpos, qvel)
             batch_rows, single = (side.features(obs, inputs, robot.control_dt, one_by_one=single) for single in (False, True))
             first = 0
@@ -133,10 +132,14 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
                 compare(f"jax.{path}", batch_rows[first : first + clip.frames], single[first : first + clip.frames], clip)
                 first += clip.frames
     notes = {"numpy": f"{sum(frame_counts.values()):,} rows one at a time", "numpy.chunks": "7 rows at a time"}
-    for path, (value, place) in worst.items():
+    for path, peak in peaks.items():
         op, limit = ("<=", ROUNDING) if path.startswith("jax") else ("==", 0.0)
-        reason = f"{path}: a row in a batch differs by {value:.2g} from the same row alone, worst in {place}: rows are mixed up"
-        findings.check(f"single.{path}", value, op, limit, where=place, note=notes.get(path, "every row"), reason=reason)
+        reason = (
+            f"{path}: a row in a batch differs by {peak.value:.2g} from the same row alone, worst in {peak.place}: rows are "
+        )
+        reason += "mixed up"
+        note = notes.get(path, "every row")
+        findings.check(f"single.{path}", peak.value, op, limit, where=peak.place, note=note, reason=reason)
 
 
 def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> None:
@@ -172,7 +175,7 @@ def check_artifacts(findings: Findings, subject: Subject, files: Artifacts) -> N
     # What each hash must be, and the reason where it is not.
     hashes = {
         "dataset_hash": (
-            "sha256:" + hashlib.sha256(np.ascontiguousarray(features, dtype="<f4").tobytes()).hexdigest(),
+            digest_of(np.ascontiguousarray(features, dtype="<f4").tobytes()),
             "the {}'s dataset_hash is not that of the features: the file belongs to another version",
         ),
         "feature_code_hash": (
@@ -270,16 +273,12 @@ def check_agreement(
     true_contacts = stack_rows(clips, "foot_contacts").astype(np.float32)
     agreement = _agreement_matrix(true_contacts, other_contacts)
     straight = np.diag(agreement)
-    is_pass = True
-    rates = []
-    for channel, rate, compared_rate, share in zip(
-        channels, true_contacts.mean(axis=0), other_contacts.mean(axis=0), straight, strict=True
-    ):
-        is_pass &= findings.check(f"{name}.agreement.{channel}", float(share), ">=", AGREEMENT)
-        rate_pair = {"true_rate": float(rate), "other_rate": float(compared_rate)}
-        rates.append({"channel": channel, **rate_pair, "agreement": float(share)})
+    columns = (true_contacts.mean(axis=0).tolist(), other_contacts.mean(axis=0).tolist(), straight.tolist())
+    keys = ("channel", "true_rate", "other_rate", "agreement")
+    rates = [dict(zip(keys, row, strict=True)) for row in zip(channels, *columns, strict=True)]
+    results = [findings.check(f"{name}.agreement.{rate['channel']}", rate["agreement"], ">=", AGREEMENT) for rate in rates]
     findings.figures[name] = {"channels": rates, "agreement_matrix": np.round(agreement, 4).tolist()}
-    if not is_pass:
+    if not all(results):
         swapped_channels = name_swapped_channels(agreement, channels, SWAP_MARGIN)
         low = ", ".join(f"{channels[i]} {straight[i]:.0%}" for i in np.flatnonzero(straight < AGREEMENT))
         findings.add_reason(f"{swapped_channels or 'contacts disagree'}: foot_contacts against {against} ({low})")

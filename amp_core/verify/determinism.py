@@ -11,9 +11,10 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from amp_core.motion import condition
+from amp_core.rollout.simulation import start_velocity
 from amp_core.tracking import Plan
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
-from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Row, TestReport
+from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Peak, Row, TestReport
 from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
 
 if TYPE_CHECKING:
@@ -38,17 +39,11 @@ def generator_determinism(context: Context) -> TestReport:
         return findings.skip("no clip has a frame")
     sentences = [check_replay(findings, context, clips)]
     sources = [clip for clip in clips if clip.motion is not None]
-    missing = len(clips) - len(sources)
-    motions: list[tuple[Clip, Motion]] = []
-    for clip, frames in sample(sources, REPLAYED_FRAMES):
-        if frames == clip.frames:
-            motion = clip.motion() if clip.motion is not None else None
-            if motion is None:
-                missing += 1
-            else:
-                motions.append((clip, motion))
+    pairs = sample(sources, REPLAYED_FRAMES)
+    motions = [(clip, clip.motion()) for clip, frames in pairs if clip.motion is not None and frames == clip.frames]
     if motions:
         sentences.insert(0, check_generation(findings, context, motions))
+    missing = len(clips) - len(sources)
     if missing:
         if motions:
             note = f"the source of {missing} of {len(clips)} clips is not at hand: generated again were the others"
@@ -64,7 +59,7 @@ def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) ->
     """The recorded controls without any overwrite of the pose, through the same physics."""
     robot = context.subject.robot
     pairs = sample(clips, REPLAYED_FRAMES)
-    worst: dict[str, tuple[float, str]] = {}
+    peaks: dict[str, Peak] = {}
     for number, (clip, frames) in enumerate(pairs):
         context.progress(0.5 + 0.5 * number / len(pairs), f"replaying {clip.name}")
         model, drive = robot.scaled_model(clip.recipe.physics), replace(Drive.of(clip, frames), forced=None)
@@ -80,12 +75,12 @@ def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) ->
             if clip.recipe.mode == "teacher_forced":
                 note = "teacher_forced: the pose was overwritten, and without that the robot moves otherwise"
                 findings.check(f"replay.mae.{name}", mae, "<", 0.1, warn=True, unit=block.unit, where=place, note=note)
-            elif name not in worst or not mae <= worst[name][0]:
-                worst[name] = (mae, place if mae else "")
-    for name, (mae, place) in worst.items():
+            else:
+                peaks.setdefault(name, Peak()).record(mae, place)
+    for name, peak in peaks.items():
         unit, note = robot.layout.block(name).unit, "without overwrites; the specification asks < 0.1"
-        reason = f"{place}: replaying its controls gives other velocities (MAE {mae:.3g} {unit} in {name})"
-        findings.check(f"replay.mae.{name}", mae, "==", 0.0, unit=unit, where=place, note=note, reason=reason)
+        reason = f"{peak.place}: replaying its controls gives other velocities (MAE {peak.value:.3g} {unit} in {name})"
+        findings.check(f"replay.mae.{name}", peak.value, "==", 0.0, unit=unit, where=peak.place, note=note, reason=reason)
     return f"the controls of {describe_sample(pairs, clips)} replayed without overwrites, against the recorded velocities"
 
 
@@ -205,7 +200,7 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], mot
 
 def _plan_beginning(context: Context, clip: Clip, motion: Conditioned, frames: int) -> Array:
     """(frames, nu) the first controls of a clip, planned again."""
-    start = np.zeros_like(motion.initial_qvel) if clip.recipe.initial_velocity == "zero" else motion.initial_qvel
+    start = start_velocity(motion, clip.recipe)
     # As in the generator: linear algebra on several threads adds in another order.
     with threadpool_limits(1, user_api="blas"):
         plan = context.plan(

@@ -178,11 +178,8 @@ def random_policy_rollout(
     *,
     frames: int = 10_000,
     seed: int = 0,
-    scale: PhysicsScale | None = None,
-    nthread: int = 1,
-    force_threshold: float = FORCE_THRESHOLD,
     action_std: float = ACTION_SCALE,
-    starts_contacts: npt.ArrayLike | None = None,
+    **options: Any,
 ) -> dict[str, npt.NDArray[Any]]:
     """The rollout of an untrained policy.
 
@@ -194,8 +191,8 @@ def random_policy_rollout(
       starts_qpos, starts_qvel: (S, nq), (S, nv) states of the reference, to start from.
       frames: rows to return.
       seed: of the start states and of the actions, which have a stream each.
-      scale, nthread, force_threshold, starts_contacts: as in `Environment`.
       action_std: rad.
+      **options: further ones of `Environment`, such as `scale` and `nthread`.
 
     Returns:
       `qpos` (frames, nq), `qvel` (frames, nv), `foot_contacts` (frames, C) float32, `features` (frames, F) float32, and
@@ -207,17 +204,7 @@ def random_policy_rollout(
     if frames < 1:
         raise ValueError(f"{frames} frames of a random policy; expected at least 1")
     count = min(_WORLDS, frames)
-    env = Environment(
-        robot,
-        starts_qpos,
-        starts_qvel,
-        starts_contacts=starts_contacts,
-        count=count,
-        nthread=nthread,
-        seed=seed,
-        scale=scale,
-        force_threshold=force_threshold,
-    )
+    env = Environment(robot, starts_qpos, starts_qvel, count=count, seed=seed, **options)
     generator, pose = stream(seed, _ACTIONS), mean_pose(robot, starts_qpos)
     steps = -(-frames // count)
     model = env.robot.model

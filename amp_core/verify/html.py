@@ -1,20 +1,20 @@
 """A verification as one page: inline styles and drawings, nothing from a network, readable on a telephone and in the dark.
 
-page(verification, waivers=[…], locked={…}) -> str
+page(document, …) -> str
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 from amp_core.tiers import Tier
-from amp_core.verify.checklist import LOCKED_GROUP, WAIVED, as_dict, checklist, format_number, is_ready, quote_decisive_row
+from amp_core.verify.checklist import LOCKED_GROUP, WAIVED, format_number, quote_decisive_row
 from amp_core.verify.html_figures import FigureWriter, render_table, short_text
-from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Verification
+from amp_core.verify.report import FAIL, PASS, SKIP, WARN
 
 __all__ = ["page"]
 
@@ -27,35 +27,15 @@ _ORDER = {FAIL: 0, WARN: 1, WAIVED: 1, SKIP: 2}
 _MARKS = {PASS: "✓", WARN: "!", FAIL: "✗", SKIP: "–", WAIVED: "~"}
 
 
-def page(
-    verification: Verification | Json,
-    *more: Verification | Json,
-    waivers: Iterable[Json] = (),
-    locked: Mapping[str, str] | None = None,
-    groups: Sequence[Json] | None = None,
-) -> str:
-    """The whole HTML document.
-
-    Args:
-      verification, *more: the outcomes, or their `to_dict()`; several follow one another on the page.
-      waivers, locked: of the checklist, where there is one verification.
-      groups: that checklist, where it exists already.
-    """
-    reports = [as_dict(outcome) for outcome in (verification, *more)]
-    waivers = tuple(waivers)
-    sections = []
-    for report in reports:
-        report_groups = None if more else groups
-        if report_groups is None:
-            report_groups = checklist(report, waivers, locked if not more else None)
-        sections.append(_render_report(report, report_groups))
-    title = "Verification: " + ", ".join(_subject_name(report["subject"]) for report in reports)[:200]
+def page(*documents: Json) -> str:
+    """One page of reports as `checklist.document` gives them, one after the other."""
+    title = "Verification: " + ", ".join(_subject_name(document["subject"]) for document in documents)[:200]
     style = files("amp_core.verify").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
+        + "\n".join(map(_render_report, documents))
         + "\n</main>\n</body>\n</html>\n"
     )
 
@@ -68,9 +48,9 @@ def _subject_name(subject: Json) -> str:
     return text or str(subject.get("robot", "a subject"))
 
 
-def _render_report(report: Json, groups: Sequence[Json]) -> str:
+def _render_report(report: Json) -> str:
     checks = []
-    for group in groups:
+    for group in report["groups"]:
         items = []
         for criterion in group["criteria"]:
             waiver = f"<br><em>waived: {escape(str(criterion['waiver']))}</em>" if criterion.get("waiver") else ""
@@ -86,7 +66,7 @@ def _render_report(report: Json, groups: Sequence[Json]) -> str:
     return "\n".join(
         (
             f"<header><h1>{escape(_subject_name(report['subject']))}</h1>",
-            f"<p class='verdict'>{_badge(report['status'])} {escape(_verdict(report, groups))}</p></header>",
+            f"<p class='verdict'>{_badge(report['status'])} {escape(_describe_verdict(report))}</p></header>",
             _render_subject(report["subject"]),
             f"<section><h2>Training readiness</h2>{''.join(checks)}</section>",
             f"<section><h2>The tests</h2><ul class='criteria'>{''.join(summary)}</ul></section>",
@@ -95,12 +75,13 @@ def _render_report(report: Json, groups: Sequence[Json]) -> str:
     )
 
 
-def _verdict(report: Json, groups: Sequence[Json]) -> str:
+def _describe_verdict(report: Json) -> str:
+    groups = report["groups"]
     failures = sum(test["status"] == FAIL for test in report["tests"])
     open_ = sum(criterion["status"] == SKIP for group in groups for criterion in group["criteria"])
     skips = sum(c["status"] == SKIP for group in groups if group["name"] == LOCKED_GROUP for c in group["criteria"])
     unmet = [criterion["name"] for group in groups for criterion in group["criteria"] if criterion["status"] == FAIL]
-    if is_ready(groups):
+    if report["ready"]:
         waiver_text = "1 failure is waived" if failures == 1 else f"{failures} failures are waived"
         return f"ready for training; {waiver_text}" if failures else "ready for training"
     if open_ == skips and not failures and not unmet:

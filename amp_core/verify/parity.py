@@ -5,6 +5,7 @@ Where features differ, the usual faults are tried on the states, so that the rea
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
 from amp_core.verify.faults import DIFFERENCES, name_faults, name_velocity_fault
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
-from amp_core.verify.report import PASS, WARN, Findings, Row, TestReport, check
+from amp_core.verify.report import PASS, WARN, Findings, Peak, Row, TestReport, check
 from amp_core.verify.states import (
     ROUNDING,
     SUSPICIOUS,
@@ -73,7 +74,9 @@ def feature_assembly(context: Context) -> TestReport:
         context.progress(number / len(PATHS), path)
         policy = side.features(side.observations(path, qpos, qvel), inputs, robot.control_dt).astype(np.float64)
         mae = np.abs(policy - reference).mean(axis=0)
-        correlation = _correlate(policy, reference)
+        a, b = policy - policy.mean(axis=0), reference - reference.mean(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):  # Constant columns have none.
+            correlation = (a * b).sum(axis=0) / np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0))
         for i, dimension in enumerate(dimensions):
             dimension[f"mae_{path}"] = float(mae[i])
             dimension[f"correlation_{path}"] = None if constant[i] else float(correlation[i])
@@ -118,13 +121,6 @@ def _locate_fault(
     return is_reference, f"clip {clip.name} at frame {frame}", fault
 
 
-def _correlate(values: Array, reference: Array) -> Array:
-    """(F,) Pearson's; NaN where a column is constant."""
-    a, b = values - values.mean(axis=0), reference - reference.mean(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((a * b).sum(axis=0) / np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0)))
-
-
 def _check_correlation(
     path: str, block: FeatureBlock, names: Sequence[str], correlation: Array, constant: npt.NDArray[np.bool_]
 ) -> Row:
@@ -150,19 +146,15 @@ def physics_integration(context: Context) -> TestReport:
     if not pairs:
         return findings.skip("no clip has a frame")
     layout = robot.layout
-    worst: dict[str, tuple[float, str]] = {}
+    # Of a value of 0 the place is named as well.
+    peaks: defaultdict[str, Peak] = defaultdict(lambda: Peak(-1.0))
     errors: dict[str, list[Array]] = {
         f"{name}.{kind}": [] for name in VELOCITIES for kind in ("true", "differences", "between")
     }
     flips = 0
-
-    def record(name: str, value: float, clip: Clip) -> None:
-        if name not in worst or not value <= worst[name][0]:
-            worst[name] = (value, f"clip {clip.name}")
-
     for number, (clip, frames) in enumerate(pairs):
         context.progress(number / len(pairs), f"replaying {clip.name}")
-        arrays = clip.arrays
+        arrays, place = clip.arrays, f"clip {clip.name}"
         replay = simulate(robot, robot.scaled_model(clip.recipe.physics), Drive.of(clip, frames))
         start = start_poses(clip)[:frames]
         if clip.recipe.mode != "teacher_forced":
@@ -175,25 +167,24 @@ def physics_integration(context: Context) -> TestReport:
         difference_rows = compute_features(robot, replay.qpos, differences, contacts)
         for block in layout.blocks:
             columns = block.slice
-            record(f"features.{block.name}", float(relative_error(recorded_rows[:, columns], expected[:, columns]).max()), clip)
+            error = float(relative_error(recorded_rows[:, columns], expected[:, columns]).max())
+            peaks[f"features.{block.name}"].record(error, place)
             if block.name in VELOCITIES:
                 errors[f"{block.name}.true"].append(recorded_rows[:, columns] - expected[:, columns])
                 errors[f"{block.name}.differences"].append(recorded_rows[:, columns] - difference_rows[:, columns])
                 errors[f"{block.name}.between"].append(expected[:, columns] - difference_rows[:, columns])
-        record("qpos", max_magnitude(arrays["qpos"][:frames] - replay.qpos), clip)
-        record("qvel", max_magnitude(arrays["qvel"][:frames] - replay.qvel), clip)
-        if "channel_loads" in arrays:
-            record("channel_loads", max_magnitude(arrays["channel_loads"][:frames] - replay.loads), clip)
-        record("sum_fn_per_frame", max_magnitude(arrays["sum_fn_per_frame"][:frames] - replay.loads.sum(axis=1)), clip)
+        replayed = {"qpos": replay.qpos, "qvel": replay.qvel, "sum_fn_per_frame": replay.loads.sum(axis=1)}
+        replayed |= {"channel_loads": replay.loads} if "channel_loads" in arrays else {}
+        for name, values in replayed.items():
+            peaks[name].record(max_magnitude(arrays[name][:frames] - values), place)
         flips += int((arrays["foot_contacts"][:frames] != contacts).sum())
         _explain_replay(findings, robot, clip, frames, replay, start)
 
     for name in ("qpos", "qvel"):
-        value, place = worst[name]
-        findings.check(f"replay.{name}", value, "==", 0.0, where=place, note="bit for bit")
+        findings.check(f"replay.{name}", peaks[name].value, "==", 0.0, where=peaks[name].place, note="bit for bit")
     for block in layout.blocks:
-        value, place = worst[f"features.{block.name}"]
-        findings.check(f"features.{block.name}", value, "<=", ROUNDING, where=place, note="relative")
+        peak = peaks[f"features.{block.name}"]
+        findings.check(f"features.{block.name}", peak.value, "<=", ROUNDING, where=peak.place, note="relative")
     for name in VELOCITIES:
         true, differences_, between = (
             float(np.abs(np.concatenate(errors[f"{name}.{kind}"])).mean()) for kind in ("true", "differences", "between")
@@ -211,8 +202,8 @@ def physics_integration(context: Context) -> TestReport:
             findings.add_reason(f"{name}: {DIFFERENCES}")
     findings.check("contacts.flips", flips, "==", 0, note="entries of foot_contacts that mj_contactForce contradicts")
     for name in ("channel_loads", "sum_fn_per_frame"):
-        if name in worst:
-            value, place = worst[name]
+        if name in peaks:
+            value, place = peaks[name].value, peaks[name].place
             findings.check(f"loads.{name}", value, "<=", 1e-6, unit="N", where=place, note="mean over the substeps")
     frames = sum(count for _, count in pairs)
     return findings.report(

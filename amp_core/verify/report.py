@@ -39,16 +39,7 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; a value that is not finite becomes a text."""
         finite = not isinstance(self.value, float) or math.isfinite(self.value)
-        return {
-            "name": self.name,
-            "value": self.value if finite else str(self.value),
-            "op": self.op,
-            "threshold": self.threshold,
-            "unit": self.unit,
-            "status": self.status,
-            "where": self.where,
-            "note": self.note,
-        }
+        return vars(self) | {"value": self.value if finite else str(self.value)}
 
     def to_sentence(self) -> str:
         """The row in words, for the reason of a failure."""
@@ -192,6 +183,21 @@ class Findings:
     def skip(self, reason: str) -> TestReport:
         """The report of a test that could not run."""
         return TestReport(self.id, self.title, SKIP, reason, wall_sec=time.perf_counter() - self.start_time)
+
+
+@dataclass
+class Peak:
+    """The largest of some values that are at least 0, and its place.
+
+    NaN, which passes no threshold, is larger than any number.
+    """
+
+    value: float = 0.0
+    place: str = ""
+
+    def record(self, value: float, place: str) -> None:
+        if value > self.value or (math.isnan(value) and not math.isnan(self.value)):
+            self.value, self.place = value, place
 
 
 def worst(statuses: Sequence[str]) -> str:

@@ -181,10 +181,9 @@ def compare_distributions(findings: Findings, robot: Robot, reference: Array, po
     distances = np.array([wasserstein(reference[:, i], random[:, i]) for i in range(layout.dim)])
     dimensions = []
     for i, name in enumerate(layout.names):
-        statistics = {}
-        for side, rows in (("reference", reference), ("policy", random)):
-            statistics[side] = (rows[:, i].mean(), rows[:, i].std())
-        histogram = _histogram(reference[:, i], random[:, i])
+        sides = {"reference": reference[:, i], "policy": random[:, i]}
+        statistics = {side: (values.mean(), values.std()) for side, values in sides.items()}
+        histogram = _histogram(*sides.values())
         dimensions.append(
             {
                 "name": name,

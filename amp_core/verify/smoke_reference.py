@@ -95,6 +95,12 @@ class Reference:
             description=f"{len(names):,} reference frames of {len(clips)} Tier 0 clips in {physics.name} physics{choice}",
         )
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The arguments of an `Environment` whose episodes start from these frames, in their physics."""
+        starts = {"starts_qpos": self.starts_qpos, "starts_qvel": self.starts_qvel, "starts_contacts": self.starts_contacts}
+        return {"robot": self.robot, "scale": self.physics, "force_threshold": self.force_threshold, **starts}
+
     def check_finite(self, findings: Findings) -> bool:
         """Whether all features are finite; else a FAIL that names the first that is not."""
         finite = np.isfinite(self.rows)

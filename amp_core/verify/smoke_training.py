@@ -53,7 +53,17 @@ def train(
     obs_mean, obs_std = obs.mean(axis=0), np.maximum(obs.std(axis=0), _OBS_STD_FLOOR)
     obs_mean[-robot.model.nu :], obs_std[-robot.model.nu :] = 0.0, 1.0
     obs_stats = (obs_mean.astype(np.float32), obs_std.astype(np.float32))
-    fresh_transitions = _untrained_transitions(context, settings, reference, normal)
+    # Transitions before any update: equally many for every reference, some repeated, so that code is compiled once.
+    noise = random_policy_rollout(
+        **reference.environment,
+        frames=settings.untrained,
+        action_std=settings.action_scale,
+        seed=context.seed,
+        nthread=context.nthread,
+    )
+    rows, firsts = normal.apply(noise["features"]), np.flatnonzero(np.diff(noise["episode"]) == 0)
+    firsts = np.resize(firsts, settings.untrained)
+    untrained = np.concatenate([rows[firsts], rows[firsts + 1]], axis=1)
     state = learner.initial_state(stream(context.seed, _NETS), robot.layout.dim, len(obs_mean))
     initial_policy = state[0]["policy"]
     collector = Collector(context, settings, reference)
@@ -67,7 +77,7 @@ def train(
         real = pairs[batches.choice(reference.train, (parts, size))]
         held_out = pairs[batches.choice(reference.held_out, _HELD_OUT)]
         state, values, logits, finite = learner.learn(
-            state, rates, obs_stats, normal, rollout, real, held_out, fresh_transitions, order
+            state, rates, obs_stats, normal, rollout, real, held_out, untrained, order
         )
         flags = np.asarray(finite)
         if not flags.all():
@@ -89,40 +99,15 @@ def area_under_curve(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
     return float((below + not_above).mean() / (2 * len(low)))
 
 
-def _untrained_transitions(context: Context, settings: SmokeSettings, reference: Reference, normal: Normalization) -> Floats:
-    """(U, 2F) normalized transitions of the policy before any update."""
-    rollout = random_policy_rollout(
-        reference.robot,
-        reference.starts_qpos,
-        reference.starts_qvel,
-        starts_contacts=reference.starts_contacts,
-        frames=settings.untrained,
-        seed=context.seed,
-        scale=reference.physics,
-        nthread=context.nthread,
-        force_threshold=reference.force_threshold,
-        action_std=settings.action_scale,
-    )
-    rows = normal.apply(rollout["features"])
-    # The same number in every rollout, so that code is compiled once; a few transitions are repeated.
-    firsts = np.resize(np.flatnonzero(np.diff(rollout["episode"]) == 0), settings.untrained)
-    return np.concatenate([rows[firsts], rows[firsts + 1]], axis=1)
-
-
 class Collector:
     """Control steps of the current policy in the environment."""
 
     def __init__(self, context: Context, settings: SmokeSettings, reference: Reference) -> None:
         self._env = Environment(
-            reference.robot,
-            reference.starts_qpos,
-            reference.starts_qvel,
-            starts_contacts=reference.starts_contacts,
+            **reference.environment,
             count=settings.worlds,
             nthread=context.nthread,
             seed=context.seed,
-            scale=reference.physics,
-            force_threshold=reference.force_threshold,
             episode_frames=settings.episode_frames,
         )
         self._settings = settings

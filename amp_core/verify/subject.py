@@ -128,20 +128,18 @@ class Subject:
     @classmethod
     def of_scores(cls, scores: Sequence[Score], motions: Sequence[Motion], robot: Robot, **facts: Any) -> Subject:
         """A subject from what `amp_core.score` returned for these motions, in the same order."""
-        clips = []
-        for score, motion in zip(scores, motions, strict=True):
-            rollout = score.rollout
-            clips.append(
-                Clip(
-                    name=score.name,
-                    tier=score.tier,
-                    recipe=rollout.recipe,
-                    attempt=int(score.provenance.get("attempt", 0)),
-                    load=rollout.arrays,
-                    motion=lambda motion=motion: motion,  # type: ignore[misc]
-                )
+        clips = tuple(
+            Clip(
+                name=score.name,
+                tier=score.tier,
+                recipe=score.rollout.recipe,
+                attempt=int(score.provenance.get("attempt", 0)),
+                load=score.rollout.arrays,
+                motion=lambda motion=motion: motion,  # type: ignore[misc]
             )
-        return cls(robot=robot, clips=tuple(clips), facts=facts)
+            for score, motion in zip(scores, motions, strict=True)
+        )
+        return cls(robot=robot, clips=clips, facts=facts)
 
     def to_dict(self) -> dict[str, Any]:
         """The subject in the report, JSON-ready."""

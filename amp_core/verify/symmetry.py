@@ -13,7 +13,7 @@ import numpy.typing as npt
 from amp_core.motion import condition
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
-from amp_core.verify.report import PASS, SKIP, Findings, Row, TestReport
+from amp_core.verify.report import PASS, SKIP, Findings, Peak, Row, TestReport
 from amp_core.verify.states import (
     ROUNDING,
     SUSPICIOUS,
@@ -82,7 +82,7 @@ def yaw_invariance(context: Context) -> TestReport:
 
     expected = features_by_path(qpos, qvel)
     certainty = heading_length(robot, qpos)
-    worst = {path: (0.0, "") for path in expected}
+    peaks = {path: Peak() for path in expected}
     angles = (*QUARTER_TURNS, HALF_TURN, *HEADINGS)
     for angle in angles:
         rotated_features = features_by_path(*rotate_states(robot, qpos, qvel, math.radians(angle)))
@@ -90,18 +90,16 @@ def yaw_invariance(context: Context) -> TestReport:
             error = relative_error(features, expected[path])
             if path == "observe":
                 error *= certainty[:, None]
-            largest = float(error.max())
-            if not largest <= worst[path][0]:
-                dimension = robot.layout.names[int(np.argmax(np.nan_to_num(error, nan=np.inf).max(axis=0)))]
-                worst[path] = (largest, f"turned by {angle:g}°, dimension {dimension}")
-    for path, (value, place) in worst.items():
+            dimension = robot.layout.names[int(np.argmax(np.nan_to_num(error, nan=np.inf).max(axis=0)))]
+            peaks[path].record(float(error.max()), f"turned by {angle:g}°, dimension {dimension}")
+    for path, peak in peaks.items():
         limit = SUSPICIOUS if path == "observe" else ROUNDING
         note = "relative; in float32, times the heading's length on the ground" if path == "observe" else "relative"
         reason = (
-            f"the features of {path} change when the robot is {place}: they depend on the heading. Is a velocity left in "
+            f"the features of {path} change when the robot is {peak.place}: they depend on the heading. Is a velocity left in "
             "the world frame, or the yaw taken from something that knows only some headings?"
         )
-        findings.check(f"assembly.{path}", value, "<=", limit, where=place, note=note, reason=reason)
+        findings.check(f"assembly.{path}", peak.value, "<=", limit, where=peak.place, note=note, reason=reason)
     simulation_text = check_rotated_simulations(findings, context, clips)
     path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
     return findings.report(
@@ -317,7 +315,7 @@ def quaternion_sign(context: Context) -> TestReport:
         check_equal("estimate_contacts", estimate, of_flipped)
     check_flipped_motions(findings, context, clips)
     pairs = sample(clips, TURNED_FRAMES)
-    largest, worst_place = 0.0, ""
+    peak = Peak()
     for number, (clip, frames) in enumerate(pairs):
         context.progress(number / len(pairs), f"simulating {clip.name} from −q")
         model, drive = robot.scaled_model(clip.recipe.physics), Drive.of(clip, frames)
@@ -326,11 +324,9 @@ def quaternion_sign(context: Context) -> TestReport:
             compute_features(robot, replay.qpos, replay.qvel, touching)
             for replay in (simulate(robot, model, d, with_loads=False) for d in (drive, drive.flip_sign(robot)))
         )
-        error = float(relative_error(from_flipped, expected).max())
-        if not error <= largest:
-            largest, worst_place = error, f"clip {clip.name}"
-    reason = f"{worst_place}: a simulation that starts from −q moves otherwise (by {largest:.2g})"
-    findings.check("simulation", largest, "==", 0.0, where=worst_place, note="started from −q", reason=reason)
+        peak.record(float(relative_error(from_flipped, expected).max()), f"clip {clip.name}")
+    reason = f"{peak.place}: a simulation that starts from −q moves otherwise (by {peak.value:.2g})"
+    findings.check("simulation", peak.value, "==", 0.0, where=peak.place, note="started from −q", reason=reason)
     path = "" if side is not None else f" (the policy's paths were left out: {NO_JAX})"
     if side is None:
         findings.add_reason(f"the numpy path alone was tested: {NO_JAX}")
@@ -344,13 +340,12 @@ def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[
     """The motions with the signs of some or all of their quaternions reversed, conditioned again."""
     robot = context.subject.robot
     motions = [(clip, clip.motion()) for clip, _ in sample(clips, REPLAYED_FRAMES) if clip.motion is not None]
-    pairs = [(clip, motion) for clip, motion in motions if motion is not None]
-    if not pairs:
+    if not motions:
         findings.add(Row("conditioning", None, SKIP, note="no clip's source is at hand"))
         return
-    largest, place = 0.0, ""
+    peak = Peak()
     q = slice(robot.root_qpos_adr + 3, robot.root_qpos_adr + 7)
-    for clip, motion in pairs:
+    for clip, motion in motions:
         expected = condition(motion, robot)
         every_third = np.where(np.arange(motion.num_frames) % 3 == 1, -1.0, 1.0)
         for signs in (-np.ones_like(every_third), every_third):
@@ -365,8 +360,7 @@ def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[
                 max_magnitude(start - expected.initial_qpos),
                 max_magnitude(flipped_clip.initial_qvel - expected.initial_qvel),
             )
-            if not error <= largest:
-                largest, place = error, f"clip {clip.name}"
+            peak.record(error, f"clip {clip.name}")
     note = "all signs turned, and those of every third frame"
-    reason = f"{place}: conditioning a motion with other signs gives another clip (by {largest:.2g})"
-    findings.check("conditioning", largest, "==", 0.0, where=place, note=note, reason=reason)
+    reason = f"{peak.place}: conditioning a motion with other signs gives another clip (by {peak.value:.2g})"
+    findings.check("conditioning", peak.value, "==", 0.0, where=peak.place, note=note, reason=reason)

@@ -171,9 +171,7 @@ def get_verification(
     is_browser = "text/html" in accept and "application/json" not in accept
     if format == "html" or (format is None and is_browser):
         document = read_json(services.blobs.read_bytes(report.digest))
-        return HTMLResponse(
-            page(document, groups=document["groups"]), headers=headers | SAFE_PAGE | {"cache-control": REVALIDATE}
-        )
+        return HTMLResponse(page(document), headers=headers | SAFE_PAGE | {"cache-control": REVALIDATE})
     cache = IMMUTABLE if row.version == version else REVALIDATE
     stored_file = StoredFile(report.digest, report.size, report.name, report.media_type, cache)
     return serve_file(request, services.blobs, stored_file, headers)

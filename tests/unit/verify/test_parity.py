@@ -23,7 +23,7 @@ from amp_core.scoring import score
 from amp_core.tracking import plan
 from amp_core.verify import FAIL, PASS, SKIP, WARN, Artifacts, PolicySide, Subject, TestReport, faults, states
 from amp_core.verify.context import sample
-from amp_core.verify.report import Findings, check
+from amp_core.verify.report import Findings, Peak, check
 
 Run = Callable[..., dict[str, TestReport]]
 Changed = Callable[..., Subject]
@@ -504,3 +504,12 @@ def test_a_row_that_fails_is_told_where_no_reason_is() -> None:
     report = found.report("…")
     assert report.status == FAIL
     assert report.reason == "b is nan, asked < 2 (there)"
+
+
+@pytest.mark.parametrize("values", [(0.0, np.nan, 1.0), (np.nan, 0.0, np.nan)])
+def test_a_clip_with_nan_is_not_covered_up_by_the_clips_after_it(values: tuple[float, ...]) -> None:
+    peak = Peak()
+    for i, value in enumerate(values):
+        peak.record(value, f"clip {i}")
+    assert np.isnan(peak.value)
+    assert peak.place == f"clip {int(np.argmax(np.isnan(values)))}"
