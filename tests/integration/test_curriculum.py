@@ -137,10 +137,11 @@ QUERIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("way", ["filter", "walk", "scan"])
+@pytest.mark.parametrize("way", ["filter", "walk", "walk and filter", "walk and scan"])
 def test_every_list_is_what_plain_python_makes_of_it(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr(curriculum, "_FEW", 1000 if way == "filter" else -1)
-    monkeypatch.setattr(curriculum, "_LONGEST_WALK", 7 if way == "scan" else 1000)
+    monkeypatch.setattr(curriculum, "_FEWER_THAN_A_SCAN", 1000 if way == "walk and filter" else -1)
+    monkeypatch.setattr(curriculum, "_LONGEST_WALK", 1000 if way == "walk" else 7)
     with catalog.session() as session:
         ids = list(session.execute(select(tables.clips.c.id)).scalars())
         known = [clips.get_with_rollouts(session, clip_id)[:2] for clip_id in ids]

@@ -9,7 +9,7 @@ clips and rollouts. Three ways lead to a page:
 * **scan**: read every row once and sort what the filters leave, where a walk with other filters came to nothing.
 
 PostgreSQL chooses between the first two by its statistics. SQLite has none for ranges, so the clips that a filter leaves are
-counted there first, up to `_FEW`.
+counted there: up to `_FEW` before a walk, up to `_FEWER_THAN_A_SCAN` after one that came to nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     literal,
@@ -61,6 +62,8 @@ from ampref_service.catalog.tables import (
 MAX_LIMIT: Final = 200
 _FEW: Final = 5_000
 """Up to so many clips of one filter are fetched and sorted rather than met on a walk."""
+_FEWER_THAN_A_SCAN: Final = 20_000
+"""Up to so many clips of one filter are fetched rather than met on a scan; to fetch one costs as much as to scan five."""
 _LONGEST_WALK: Final = 2_500
 """After so many rows for every 50 clips of a page, a walk is given up that other filters than the index's thin out."""
 _EXACT: Final = 2**53
@@ -191,10 +194,12 @@ class _Listing:
         self.allows_null = bool(curriculum.c[query.sort].nullable) and query.sort not in query.metrics
         uncovered_columns = self._filters.keys() - {query.sort, *COVERED_COLUMNS}
         self._is_bounded = bool(uncovered_columns or query.tags or query.name or query.parent)
-        self._start = self._find_rare_filter() if self._sqlite else None
+        self._start = self._find_rare_filter(_FEW)
 
-    def _find_rare_filter(self) -> str | None:
-        """The filter that leaves the fewest clips, if those are few; SQLite has no statistics to tell."""
+    def _find_rare_filter(self, limit: int) -> str | None:
+        """The filter that leaves the fewest clips, if those are up to `limit`; None on PostgreSQL, which has statistics."""
+        if not self._sqlite:
+            return None
         rows: dict[str, Select[Any]] = {
             name: select(literal(1)).where(_matches(curriculum.c[name], value))
             for name, value in self._filters.items()
@@ -205,10 +210,10 @@ class _Listing:
             rows["parent"] = select(literal(1)).where(clips.c.parent_id == self._query.parent)
         if not rows:
             return None
-        parts = [select(func.count()).select_from(part.limit(_FEW + 1).subquery()) for part in rows.values()]
+        parts = [select(func.count()).select_from(part.limit(limit + 1).subquery()) for part in rows.values()]
         counts = self._session.execute(select(*(part.scalar_subquery() for part in parts))).one()
         count, name = min(zip(counts, rows, strict=True))
-        return name if count <= _FEW else None
+        return name if count <= limit else None
 
     def fetch(self, position: _Position | None, count: int, *, with_value: bool = True) -> list[Row[Any]]:
         """Up to `count` clips after a position, of those with a value for the sort column or of those without one.
@@ -228,26 +233,30 @@ class _Listing:
         walk = list(self._session.execute(rows.where(not_(end)).limit(count)))
         if len(walk) == count:
             return walk
-        return list(self._session.execute(self._select(_SCAN, position, with_value).limit(count)))
+        start = self._find_rare_filter(_FEWER_THAN_A_SCAN) or _SCAN
+        # PostgreSQL plans a limit that it cannot see as a tenth of the rows. With a small one it would expect the first rows to
+        # fill the page, sort all of them and look up the tags of one after the other.
+        limit = select(literal(count)).scalar_subquery()
+        return list(self._session.execute(self._select(start, position, with_value).limit(limit)))
 
     def _columns(self, start: str) -> Mapping[str, ColumnElement[Any]]:
         columns: dict[str, ColumnElement[Any]] = dict(curriculum.c.items())
         if not self._sqlite:
-            # PostgreSQL knows best where to begin, unless the walk has been given up.
-            hidden = {self._query.sort} if start == _SCAN else set()
+            hidden: set[str] = set()  # PostgreSQL knows best where to begin.
         elif start in self._filters and start != self._query.sort:
             hidden = columns.keys() - {start}
         else:
             hidden = columns.keys() - {start, "clip_id"}
-        plus: custom_op[Any] = custom_op("+")
-        return columns | {name: UnaryExpression(columns[name], operator=plus, type_=columns[name].type) for name in hidden}
+        return columns | {name: _hide(columns[name]) for name in hidden}
 
     def _select(self, start: str, position: _Position | None, with_value: bool, *, covered_only: bool = False) -> Select[Any]:
         """The rows of `fetch` without a limit."""
         query, c = self._query, self._columns(start)
         key = c[query.sort]
         rows = select(curriculum.c.clip_id, curriculum.c[query.sort].label("key"))
-        rows = rows.order_by(*self._in_order(key, c["clip_id"]))
+        # Without the plus PostgreSQL would follow the sort column's index once more.
+        sort_key = _hide(key) if start == _SCAN and not self._sqlite else key
+        rows = rows.order_by(*self._in_order(sort_key, c["clip_id"]))
         if self.allows_null:
             rows = rows.where(key.is_not(None) if with_value else key.is_(None))
         if position is not None:
@@ -263,14 +272,18 @@ class _Listing:
         query = self._query
         if query.name:
             yield c["name_folded"].contains(query.name.casefold(), autoescape=True)
-        members = {f"tag {tag}": select(clip_tags.c.clip_id).where(clip_tags.c.tag == tag) for tag in sorted(set(query.tags))}
+        members: dict[str, tuple[ColumnElement[str], ColumnElement[bool]]] = {}
+        for tag in sorted(set(query.tags)):
+            tagged = clip_tags.alias()
+            members[f"tag {tag}"] = tagged.c.clip_id, tagged.c.tag == tag
         if query.parent is not None:
-            members["parent"] = select(clips.c.id).where(clips.c.parent_id == query.parent)
-        for name, clip_ids in members.items():
+            members["parent"] = clips.c.id, clips.c.parent_id == query.parent
+        for name, (clip_id, condition) in members.items():
             if start in (name, _SCAN):
-                yield c["clip_id"].in_(clip_ids)
+                # A join: SQLite would sort the clips of `clip_id IN (SELECT …)` first.
+                yield and_(clip_id == c["clip_id"], condition)
             else:
-                yield clip_ids.where(clip_ids.selected_columns[0] == curriculum.c.clip_id).exists()
+                yield exists().where(clip_id == curriculum.c.clip_id, condition)
 
     def _in_order(self, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
         # All columns change direction together, so that one index serves both.
@@ -282,6 +295,12 @@ class _Listing:
         if position.key is not None:
             row, last = tuple_(c[self._query.sort], row), tuple_(position.key, last)
         return row < last if self._query.descending else row > last
+
+
+def _hide(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A column behind a unary plus, so that no index of it is used."""
+    plus: custom_op[Any] = custom_op("+")
+    return UnaryExpression(column, operator=plus, type_=column.type)
 
 
 def _matches(column: ColumnElement[Any], value: Any) -> Any:
