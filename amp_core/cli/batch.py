@@ -16,6 +16,7 @@ from amp_core.cli.progress import Progress
 from amp_core.cli.reading import ReadOptions, read_motions
 from amp_core.errors import AmprefError
 from amp_core.formats import Motion
+from amp_core.progress import Progress as Report
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.scoring import Score, check_scorable, score
@@ -26,8 +27,6 @@ BATCH_PER_THREAD = 16
 PLANNED_PER_THREAD = 4
 
 T = TypeVar("T")
-Report = Callable[[float, str], None]
-"""Called with the share that is complete, in [0, 1], and a few words."""
 Run = Callable[[list[Motion], Report], Sequence[T]]
 """Works on motions together and returns a result for each; raises an `AmprefError` if one of them cannot be used."""
 

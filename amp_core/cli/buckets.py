@@ -19,8 +19,8 @@ from amp_core.recipe import PhysicsScale
 from amp_core.tiers import Tier
 
 if TYPE_CHECKING:
-    from amp_core.cli.batch import Report
     from amp_core.formats import Motion
+    from amp_core.progress import Progress
     from amp_core.randomization import BucketSum, ClipBuckets, Comparison, Outcome
 
 
@@ -70,7 +70,7 @@ def buckets(
     out = Output(json_out, quiet=quiet)
     loaded_robot, nthread = Robot.load(robot), threads or usable_cpus()
 
-    def run(batch: list[Motion], report: Report) -> tuple[ClipBuckets, ...]:
+    def run(batch: list[Motion], report: Progress) -> tuple[ClipBuckets, ...]:
         comparison = randomization.compare(
             batch, loaded_robot, base_recipe, scales, replay=replay, nthread=nthread, progress=report
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +15,7 @@ from amp_core.digests import digest_of_file
 from amp_core.errors import IntegrityError, RobotRefused
 from amp_core.formats import Limits
 from amp_core.npz import mmap_member
+from amp_core.progress import Progress
 from amp_core.robot import Robot, bundled_robots
 from amp_core.strict_json import read_json
 from amp_core.verify import Artifacts, Clip, Subject
@@ -39,9 +40,7 @@ class LockedVersion:
 
 
 @contextmanager
-def open_version(
-    api: ApiClient, spec: str, robot: str | None, progress: Callable[[float, str], None]
-) -> Iterator[LockedVersion]:
+def open_version(api: ApiClient, spec: str, robot: str | None, progress: Progress) -> Iterator[LockedVersion]:
     """Fetch a version: its three files into the cache, its members' exports and sources into a temporary folder.
 
     Args:
@@ -79,7 +78,7 @@ def open_version(
 
 
 def _fetch_clips(
-    api: ApiClient, version: PulledVersion, manifest: Mapping[str, Any], folder: Path, progress: Callable[[float, str], None]
+    api: ApiClient, version: PulledVersion, manifest: Mapping[str, Any], folder: Path, progress: Progress
 ) -> Iterator[Clip]:
     """Fetch what each clip of the manifest was made of, in its order."""
     members = api.iter_members(version.name, version.version)

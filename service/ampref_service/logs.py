@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
 _HANDLER = "ampref"
 
 
-def configure(level: str = "info", *, json: bool = False, stream: TextIO | None = None) -> None:
-    """Send every log line of this process to `stream` (stderr by default), as text for people or one JSON object a line.
+def configure(level: str = "info", *, json: bool = False) -> None:
+    """Send every log line of this process to stderr, as text for people or one JSON object a line.
 
     Calling it again replaces what an earlier call set up.
     """
@@ -23,19 +23,18 @@ def configure(level: str = "info", *, json: bool = False, stream: TextIO | None 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    out = stream or sys.stderr
     render: list[Any]
     if json:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=True)]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]

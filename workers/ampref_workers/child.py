@@ -121,7 +121,6 @@ def _die_with(parent: int) -> None:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # It died before the call above.
         os._exit(1)
-
     signal_at_end_of_input(signal.SIGKILL)
 
 

@@ -62,9 +62,7 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
         )
     except PhysicsFailed as error:
         # The bytes are what they are: another attempt would find the same.
-        raise IntegrityError(
-            error.what, file=error.file, key=error.key, frame=error.frame, expected=error.expected, remedy=error.remedy
-        ) from error
+        raise IntegrityError(**vars(error)) from error
     locked_values = {
         "normalization_stats": f"{bundle.normalization_stats.name} {bundle.normalization_stats.sha256}",
         "manifest": f"{bundle.manifest.name} {bundle.manifest.sha256}",

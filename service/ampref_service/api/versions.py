@@ -24,7 +24,7 @@ from ampref_service.api.params import DatasetName, ExactVersion, FileName, Posit
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import Session, datasets, members
-from ampref_service.catalog.records import Page, Version, VersionMember
+from ampref_service.catalog.records import Page, Version, VersionFile, VersionMember
 from ampref_service.versions import find_version, request_lock
 
 router = make_router("datasets")
@@ -87,6 +87,11 @@ def _warn_of_yank(row: Version) -> dict[str, str]:
     return {"warning": f'299 ampref "{text}"'}
 
 
+def _describe_file(file: VersionFile, row: Version, asked_for: str) -> StoredFile:
+    cache = IMMUTABLE if row.version == asked_for else REVALIDATE
+    return StoredFile(file.digest, file.size, file.name, file.media_type, cache)
+
+
 @router.post("/{name}/versions/{version}/yank", responses=responses(404, *BODY_STATUSES))
 def yank_version(
     name: DatasetName, version: ExactVersion, body: YankBody, services: ServicesDep, caller: Writer
@@ -129,9 +134,7 @@ def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request
     with services.catalog.session() as session:
         row = find_version(session, name, version)
         artifact = datasets.get_file(session, name, row.version, file)
-    cache = IMMUTABLE if row.version == version else REVALIDATE
-    stored_file = StoredFile(artifact.digest, artifact.size, artifact.name, artifact.media_type, cache)
-    return serve_file(request, services.blobs, stored_file, _warn_of_yank(row))
+    return serve_file(request, services.blobs, _describe_file(artifact, row, version), _warn_of_yank(row))
 
 
 add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)
@@ -172,6 +175,4 @@ def get_verification(
     if format == "html" or (format is None and is_browser):
         document = read_json(services.blobs.read_bytes(report.digest))
         return HTMLResponse(page(document), headers=headers | SAFE_PAGE | {"cache-control": REVALIDATE})
-    cache = IMMUTABLE if row.version == version else REVALIDATE
-    stored_file = StoredFile(report.digest, report.size, report.name, report.media_type, cache)
-    return serve_file(request, services.blobs, stored_file, headers)
+    return serve_file(request, services.blobs, _describe_file(report, row, version), headers)

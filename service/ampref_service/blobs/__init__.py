@@ -11,13 +11,12 @@ from urllib.parse import unquote, urlsplit
 import obstore.exceptions
 import obstore.store
 
-from amp_core.digests import digest_of, digest_of_file
 from amp_core.errors import InputRefused
 from ampref_service.blobs.local import LocalBlobStore
 from ampref_service.blobs.objects import ObjectBlobStore
 from ampref_service.blobs.store import BlobStore
 
-__all__ = ["BlobStore", "LocalBlobStore", "ObjectBlobStore", "digest_of", "digest_of_file", "open_blobs"]
+__all__ = ["BlobStore", "LocalBlobStore", "ObjectBlobStore", "open_blobs"]
 
 
 def open_blobs(url: str) -> BlobStore:

@@ -25,6 +25,7 @@ Session: TypeAlias = Connection
 """One transaction on the catalog: what every query takes as its first argument."""
 
 _BUSY_TIMEOUT_SEC = 30.0
+_CHUNK = 500
 _UNDEFINED_TABLE, _DISK_FULL = "42P01", "53100"  # SQLSTATE of PostgreSQL
 
 
@@ -226,10 +227,10 @@ def _insert_new(dialect: str, table: Table) -> Insert:
     return sqlite.insert(table).on_conflict_do_nothing().inline()
 
 
-def chunked(items: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+def chunked(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Parts of a list that are short enough for `IN (…)` and one answer."""
-    for begin in range(0, len(items), size):
-        yield items[begin : begin + size]
+    for begin in range(0, len(items), _CHUNK):
+        yield items[begin : begin + _CHUNK]
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

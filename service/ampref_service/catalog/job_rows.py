@@ -106,9 +106,9 @@ def answer(session: Session, clip_id: str, recipe_digest: str) -> str | None:
     return None if result is None else result.get("rollout_id")
 
 
-def for_clip(session: Session, clip_id: str, limit: int = 50) -> list[Job]:
-    """A clip's jobs, newest first."""
-    query = select(jobs).where(jobs.c.clip_id == clip_id).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+def for_clip(session: Session, clip_id: str) -> list[Job]:
+    """The newest 50 jobs of a clip, newest first."""
+    query = select(jobs).where(jobs.c.clip_id == clip_id).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(50)
     return [to_job(row) for row in session.execute(query).mappings()]
 
 
@@ -117,7 +117,6 @@ def list_jobs(
     *,
     state: str | None = None,
     kind: str | None = None,
-    clip_id: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> Page[Job]:
@@ -129,7 +128,7 @@ def list_jobs(
                 "the cursor cannot be read", key="cursor", expected="`next_cursor` of the page before, unchanged"
             )
         query = query.where(jobs.c.id < cursor)
-    for column, value in ((jobs.c.state, state), (jobs.c.kind, kind), (jobs.c.clip_id, clip_id)):
+    for column, value in ((jobs.c.state, state), (jobs.c.kind, kind)):
         if value is not None:
             query = query.where(column == value)
     rows = [to_job(row) for row in session.execute(query).mappings()]

@@ -178,7 +178,7 @@ def _clip_deleted(version: Version, clip_id: str) -> Conflict:
     )
 
 
-def abandon_version(session: Session, version_id: str, *, reason: str, actor: str = audit.ANONYMOUS) -> bool:
+def abandon_version(session: Session, version_id: str, *, reason: str) -> bool:
     """Free the name of a version that could not be locked; False when it is locked, or was abandoned before."""
     row = session.execute(
         select(versions.c.dataset, versions.c.version)
@@ -188,5 +188,5 @@ def abandon_version(session: Session, version_id: str, *, reason: str, actor: st
     if row is None:
         return False
     session.execute(delete(versions).where(versions.c.id == version_id))
-    audit.record(session, actor, "version.abandon", f"version:{row.dataset}=={row.version}", {"reason": reason})
+    audit.record(session, audit.ANONYMOUS, "version.abandon", f"version:{row.dataset}=={row.version}", {"reason": reason})
     return True

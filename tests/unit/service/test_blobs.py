@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from amp_core.digests import digest_of, digest_of_file
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
-from ampref_service.blobs import BlobStore, LocalBlobStore, digest_of, digest_of_file, open_blobs
+from ampref_service.blobs import BlobStore, LocalBlobStore, open_blobs
 from ampref_service.blobs.store import CHUNK
 
 Make = Callable[[], BlobStore]
