@@ -62,17 +62,12 @@ def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) 
     provenance = score["provenance"]
     recipe = provenance["recipe"]
     return NewRollout(
-        mode=score["mode"],
-        tier=score["tier"],
-        tier_reason=score["tier_reason"],
-        gate_profile=provenance["gate_profile"],
+        **{key: score[key] for key in ("mode", "tier", "tier_reason", "duration_sec")},
+        **{key: provenance[key] for key in ("gate_profile", "feature_code_hash", "mujoco_version")},
         metrics=score["quality_metrics"],
         frames=score["simulated_frames"],
-        duration_sec=score["duration_sec"],
         arrays_digest=arrays_digest,
         arrays_size=arrays_size,
-        feature_code_hash=provenance["feature_code_hash"],
-        mujoco_version=provenance["mujoco_version"],
         result=score,
         segments=[Segment(s["start"], s["end"], s["tier"], s["score"]) for s in score["segments"]],
         recipe=RecipeRow(provenance["recipe_digest"], recipe["mode"], recipe),

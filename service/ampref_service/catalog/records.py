@@ -6,11 +6,12 @@ Times are epoch seconds (UTC). A metric that could not be computed is None.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from amp_core.lineage import Lineage
 from amp_core.recipe import PhysicsScale
+from amp_core.strict_json import json_data
 
 T = TypeVar("T")
 
@@ -292,31 +293,16 @@ class Select:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, the way the version stores it."""
-        return {
-            "robot": self.robot,
-            "tiers": list(self.tiers),
-            "mode": self.mode,
-            "recipe": self.recipe,
-            "tags": list(self.tags),
-            "clips": list(self.clips),
-            "segments": self.segments,
-            "buckets": [asdict(scale) for scale in self.buckets] if isinstance(self.buckets, tuple) else self.buckets,
-        }
+        document: dict[str, Any] = json_data(self)
+        return document
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Select:
         """Back from `to_dict`, also of a release that knew no buckets."""
-        buckets = value.get("buckets")
-        return cls(
-            robot=value["robot"],
-            tiers=tuple(value["tiers"]),
-            mode=value["mode"],
-            recipe=value["recipe"],
-            tags=tuple(value["tags"]),
-            clips=tuple(value["clips"]),
-            segments=value["segments"],
-            buckets=tuple(PhysicsScale(**factors) for factors in buckets) if isinstance(buckets, list) else buckets,
-        )
+        fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        if isinstance(value.get("buckets"), list):
+            fields["buckets"] = tuple(PhysicsScale(**factors) for factors in value["buckets"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
