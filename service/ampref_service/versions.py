@@ -70,20 +70,18 @@ def find_version(session: Session, dataset: str, version: str) -> Version:
     try:
         return datasets.get_version(session, dataset, version)
     except NotFound:
-        for job in job_rows.list_jobs(session, kind="lock", limit=500).items:
-            if (job.dataset, job.version) == (dataset, version):
-                raise _explain_lock(f"{dataset}=={version}", job) from None
-        raise
-
-
-def _explain_lock(name: str, job: Job) -> NotFound:
+        lock_jobs = job_rows.list_jobs(session, kind="lock", limit=500).items
+        job = next((job for job in lock_jobs if (job.dataset, job.version) == (dataset, version)), None)
+        if job is None:
+            raise
+    name = f"{dataset}=={version}"
     if not job.finished:
-        return NotFound(
+        raise NotFound(
             f"{name} is not there yet: its lock job {job.id} is {job.state}",
             remedy=f"Follow ampref job {job.id} --wait (GET /v1/jobs/{job.id}); the version appears when it has succeeded",
         )
     reason = f" ({job.error['detail']})" if job.error and "detail" in job.error else ""
-    return NotFound(
+    raise NotFound(
         f"{name} is not there: its lock job {job.id} has ended as {job.state}{reason}",
         remedy="Mend what it names, and lock the version again",
     )
