@@ -46,9 +46,16 @@ class BundleFile:
     """One written file; `sha256` as `sha256:` and 64 hex digits."""
 
     path: Path
-    name: str
     size: int
     sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's entry in the manifest."""
+        return {"name": self.name, "size": self.size, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -150,17 +157,9 @@ def lock_bundle(
             "coverage": coverage,
             "buckets": [bucket.to_dict(dataset_hash) for bucket in rows.buckets],
             "files": {
-                "features": {
-                    "name": features.name,
-                    "size": features.size,
-                    "sha256": features.sha256,
-                    "blocks": {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": blocks},
-                },
-                "normalization_stats": {
-                    "name": normalization.name,
-                    "size": normalization.size,
-                    "sha256": normalization.sha256,
-                },
+                "features": features.to_dict()
+                | {"blocks": {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": blocks}},
+                "normalization_stats": normalization.to_dict(),
             },
             "clips": rows.clips,
         }
@@ -318,6 +317,6 @@ def _staging(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
 
 def _publish(partial: Path, final: Path) -> BundleFile:
     """Put a finished partial file on disk under its name."""
-    digest, size = digest_of_file(partial), partial.stat().st_size
+    file = BundleFile(final, partial.stat().st_size, digest_of_file(partial))
     publish_file(partial, final, durable=True)
-    return BundleFile(final, final.name, size, digest)
+    return file

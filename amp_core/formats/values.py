@@ -150,27 +150,16 @@ def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Li
             expected=f"(N, {width or 'n'}): one row a frame, {AXES[key]}",
             remedy="Write one row per frame",
         )
-    if shape[0] > limits.max_frames:
-        raise MotionRefused(
-            f"it has {shape[0]} frames",
-            key=key,
-            expected=f"at most {limits.max_frames} ({limits.max_duration_sec:g} s at {limits.max_fps:g} fps)",
-            remedy="Cut the clip into shorter ones",
-        )
-    if shape[1] > limits.max_joints:
-        raise MotionRefused(
-            f"it has {shape[1]} columns",
-            key=key,
-            expected=f"at most {limits.max_joints} joints",
-            remedy="Is it transposed? Write one row per frame",
-        )
-    if shape[0] * shape[1] > limits.max_values:
-        raise MotionRefused(
-            f"it has {shape[0]} × {shape[1]} values",
-            key=key,
-            expected=f"at most {limits.max_values}",
-            remedy="Cut the clip into shorter ones",
-        )
+    frames, columns = shape
+    too_long, transposed = "Cut the clip into shorter ones", "Is it transposed? Write one row per frame"
+    longest = f"{limits.max_frames} ({limits.max_duration_sec:g} s at {limits.max_fps:g} fps)"
+    for is_over, size, most, remedy in (
+        (frames > limits.max_frames, f"{frames} frames", longest, too_long),
+        (columns > limits.max_joints, f"{columns} columns", f"{limits.max_joints} joints", transposed),
+        (frames * columns > limits.max_values, f"{frames} × {columns} values", str(limits.max_values), too_long),
+    ):
+        if is_over:
+            raise MotionRefused(f"it has {size}", key=key, expected=f"at most {most}", remedy=remedy)
 
 
 def _stack_rows(key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
