@@ -6,14 +6,17 @@ needs none of the extras and stays fast.
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 from amp_core.cli.output import STDOUT, Output
@@ -87,7 +90,26 @@ class VerbCommand(TyperCommand):
         args = attach_json_target(args, word=self.verb.json_word)
         # An error that comes before the verb has made its own output is a JSON document, too.
         Output(STDOUT if "--json=-" in args else None)
-        return self.verb.load().make_context(info_name, args, parent, **extra)
+        context = self.verb.load().make_context(info_name, args, parent, **extra)
+        _check_json_target(context)
+        return context
+
+
+def _check_json_target(context: Any) -> None:
+    """Refuse a `--json` that names one of the verb's own inputs.
+
+    Raises:
+      typer.BadParameter: it does.
+    """
+    target = context.params.get("json_out")
+    if target is None or not os.path.isfile(target):
+        return
+    for name, value in context.params.items():
+        for entry in value if isinstance(value, list | tuple) else (value,):
+            is_file = name != "json_out" and isinstance(entry, str | Path) and os.path.isfile(entry)
+            if is_file and os.path.samefile(target, entry):
+                text = f"{target} is an input and would be overwritten; put --json at the end, or name another file"
+                raise BadParameter(text, context, param_hint="--json")
 
 
 class SummaryGroup(TyperGroup):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typer import BadParameter
 from amp_core.errors import InputRefused
 
 _MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
+_MOTION_KEYS = {"root_pos", "root_rot", "dof_pos"}
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def check_file(path: Path) -> None:
       InputRefused: its folder does not exist or cannot be written, or it is a folder itself.
       typer.BadParameter: it is a motion file, as where `--json` swallows the word after it.
     """
-    if path.suffix in _MOTION_SUFFIXES:
+    if path.suffix in _MOTION_SUFFIXES or _is_json_motion(path):
         raise BadParameter(f"{path} is a motion file and would be overwritten; put --json at the end", param_hint="--json")
     if not path.parent.is_dir():
         # A folder for exports is made; a file in a folder that does not exist is a slip of the pen.
@@ -47,6 +49,14 @@ def check_file(path: Path) -> None:
     with refuse_unwritable(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def _is_json_motion(path: Path) -> bool:
+    """Whether the file exists and holds a motion; a result of an earlier run may be overwritten."""
+    with suppress(OSError, ValueError, RecursionError):
+        document = json.loads(path.read_bytes()) if path.is_file() else None
+        return isinstance(document, dict) and _MOTION_KEYS <= document.keys()
+    return False
 
 
 @contextmanager

@@ -235,6 +235,25 @@ def test_the_word_after_json_is_its_file_where_it_always_was(
     assert motion.read_bytes() == content
 
 
+@pytest.mark.parametrize("verb", ["score", "verify", "buckets"])
+def test_a_motion_or_an_input_is_never_overwritten_by_the_document(
+    verb: str, tmp_path: Path, motion: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, extra = tmp_path / "squat.json", tmp_path / "walk"
+    with np.load(motion) as arrays:
+        clip.write_text(json.dumps({key: arrays[key].tolist() for key in arrays}))
+    extra.write_bytes(motion.read_bytes())
+    contents = {path: path.read_bytes() for path in (clip, extra)}
+    for words, reason in (
+        (["--json", str(clip), str(motion)], "is a motion file"),
+        ([str(motion), str(clip), "--json", str(clip)], "is an input"),
+        ([str(motion), str(extra), f"--json={tmp_path / '.' / 'walk'}"], "is an input"),
+    ):
+        assert cli.run([verb, *words, "--mode", "rollout"]) == cli.USAGE
+        assert f"{reason} and would be overwritten" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in contents} == contents
+
+
 @pytest.mark.parametrize("content", [None, "[]"])
 @pytest.mark.parametrize("verb", ["submit", "augment"])
 def test_a_file_after_a_bare_json_that_is_no_motion_is_refused_with_a_hint(
