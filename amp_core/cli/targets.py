@@ -55,7 +55,7 @@ def _is_json_motion(path: Path) -> bool:
     """Whether the file exists and holds a motion; a result of an earlier run may be overwritten."""
     with suppress(OSError, ValueError, RecursionError):
         document = json.loads(path.read_bytes()) if path.is_file() else None
-        return isinstance(document, dict) and _MOTION_KEYS <= document.keys()
+        return isinstance(document, dict) and document.keys() >= _MOTION_KEYS
     return False
 
 

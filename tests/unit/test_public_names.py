@@ -49,6 +49,20 @@ def test_the_package_itself_loads_nothing() -> None:
     assert done.stdout.split() == ["amp_core", "amp_core.lazy"]
 
 
+def test_help_and_a_star_import_work_without_mujoco() -> None:
+    code = (
+        "import pydoc, sys; sys.modules['mujoco'] = None\n"
+        "from amp_core import *\n"
+        "import amp_core; print(*amp_core.__all__); print(pydoc.render_doc(amp_core)[:40])\n"
+        "import amp_core.scoring"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()[:2]
+    assert first.split() == ["Recipe", "__version__", "load_dataset", "pull", "read_motion"]
+    assert second == "Python Library Documentation: package amp_core in amp_core"[: len(second)]
+    assert "install ampref with the extra [physics]" in done.stderr
+
+
 def test_type_checkers_see_the_names_and_no_others(tmp_path: Path) -> None:
     code = "from amp_core import Robot, load_dataset, score\nreveal_type(score)\nfrom amp_core import scores\n"
     (tmp_path / "user.py").write_text(code)
