@@ -337,7 +337,7 @@ _DEFAULT_PLANNER = Planner()
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The frozen settings of one generation.
+    """The frozen settings of one generation; `Recipe.for_mode` gives the default ones of a mode.
 
     Args:
       mode: `rollout` (start once, drive the controls, weak harness), `teacher_forced` (the pose is overwritten before every

@@ -90,7 +90,7 @@ def triage(
     if saturation is not None and saturation > SATURATED_SHARE:
         lacks.append(Lack("actuator_limits", f"actuators are at their force limit for {saturation:.0%} of the time"))
     if fell is not None:
-        lacks.append(Lack("balance", f"driven open loop the robot falls at {fell * dt:.2f} s"))
+        lacks.append(Lack("balance", f"driven open loop the robot falls at {(fell + 1) * dt:.2f} s"))
     if report.root_frame.suspect:
         reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
     elif tier == Tier.TIER_0:

@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files = arguments.motions or [path for path in bundled_motions() if path.stem in SHOWN]
     robot = Robot.load(arguments.robot)
-    motions = [read_motion(path, name=path.stem, **reading_options(path)) for path in files]
+    motions = [read_motion(path, **reading_options(path)) for path in files]
     results = score(motions, robot, Recipe.for_mode("rollout"))
 
     figure, grid = plt.subplots(

@@ -54,7 +54,7 @@ def main() -> None:
     scaled = [Recipe.for_mode("rollout", physics=PhysicsScale(friction=f, mass=m)) for f, m in product(FRICTIONS, MASSES)]
     print("| clip | other friction and mass | pushes |\n|---|---|---|")
     for path in arguments.motions or bundled_motions():
-        clip = condition(read_motion(path, name=path.stem, **reading_options(path)), robot)
+        clip = condition(read_motion(path, **reading_options(path)), robot)
         rng = np.random.default_rng(0)
         by_physics = tiers(robot, [clip] * len(scaled), scaled)
         by_push = tiers(robot, [pushed(clip, robot, rng) for _ in range(PUSHES)], [plain] * PUSHES)

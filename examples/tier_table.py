@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--robot", action="append", help="bundled name or robot.yaml; may be repeated (default: wildrobot)")
     parser.add_argument("--mode", action="append", help="may be repeated (default: rollout)")
     arguments = parser.parse_args()
-    motions = [read_motion(path, name=path.stem, **reading_options(path)) for path in arguments.motions]
+    motions = [read_motion(path, **reading_options(path)) for path in arguments.motions]
     print("| " + " | ".join(HEADER) + " |")
     print("|" + "---|" * len(HEADER))
     for mode in arguments.mode or ["rollout"]:

@@ -46,7 +46,7 @@ def read_motions(
                     expected="a motion file: .pkl, .npz, .json or .csv",
                     remedy=f"Name the files in it: {path}/*.pkl" if path.is_dir() else f"Check: ls -l {path}",
                 )
-            motion = read_motion(path, name=path.stem, **options(path))
+            motion = read_motion(path, **options(path))
             check(motion)
             yield motion
         except AmprefError as error:

@@ -10,7 +10,7 @@ at the top of that file; the ones to expect here:
     ├── FeatureCodeMismatch     this machine computes features with other code
     └── Unavailable             no service and no complete cache, or no room for one
 
-`DatasetWarning` tells of a yanked version, and of an alias that was resolved from memory.
+`DatasetWarning`: a version is yanked or not ready for training, or an alias was resolved from memory.
 """
 
 from amp_core.client.api import ApiClient

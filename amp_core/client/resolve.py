@@ -21,7 +21,7 @@ log = logging.getLogger("amp_core.client")
 
 
 class DatasetWarning(UserWarning):
-    """A version can be used, and its user should know something: it was yanked, or an alias was resolved from memory."""
+    """A version was yanked or is not ready for training, or an alias was resolved from memory."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Resolution:
     """A version, by the digest of its manifest.
 
     Args:
+      ready: whether its readiness checklist permits training; None where it has none.
       online: whether the service answered; otherwise the cache did.
     """
 
@@ -36,11 +37,12 @@ class Resolution:
     manifest: str
     yanked: bool
     yank_reason: str | None
+    ready: bool | None
     online: bool
 
 
 class Resolver:
-    """Resolves a spec, and warns of a yanked version and of an alias that no service was asked for.
+    """Resolves a spec, and warns of a version that is yanked or not ready, and of an alias that no service was asked for.
 
     Args:
       connection: None when no service may be asked.
@@ -65,6 +67,12 @@ class Resolver:
         if resolution.yanked:
             reason = f": {resolution.yank_reason}" if resolution.yank_reason else ""
             _warn(f"{self._spec.name}=={resolution.version} was yanked{reason}. Move to another version.")
+        if resolution.ready is False:
+            name = self._spec.name
+            _warn(
+                f"{name}=={resolution.version} is not ready for training: "
+                f"'ampref dataset show {name} {resolution.version}' prints its checklist."
+            )
         return resolution
 
     def _find(self) -> Resolution:
@@ -174,8 +182,16 @@ class Resolver:
 
 
 def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: bool) -> Resolution:
-    reason = facts.get("yank_reason")
-    return Resolution(version, manifest, facts.get("yanked") is True, reason if isinstance(reason, str) else None, online)
+    reason, readiness = facts.get("yank_reason"), facts.get("readiness")
+    ready = readiness.get("ready") if isinstance(readiness, Mapping) else None
+    return Resolution(
+        version,
+        manifest,
+        yanked=facts.get("yanked") is True,
+        yank_reason=reason if isinstance(reason, str) else None,
+        ready=ready if isinstance(ready, bool) else None,
+        online=online,
+    )
 
 
 def _read_digest(facts: Mapping[str, Any]) -> str | None:

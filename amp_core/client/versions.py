@@ -153,7 +153,12 @@ def pull(
     finally:
         if connection is not None:
             connection.close()
-    ref = {"manifest_sha256": resolution.manifest, "yanked": resolution.yanked, "yank_reason": resolution.yank_reason}
+    ref = {
+        "manifest_sha256": resolution.manifest,
+        "yanked": resolution.yanked,
+        "yank_reason": resolution.yank_reason,
+        "readiness": {"ready": resolution.ready},
+    }
     cache.write_ref(name, version, ref)
     digests = {
         names.features: features.digest,

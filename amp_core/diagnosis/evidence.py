@@ -111,9 +111,11 @@ class Evidence:
         return (self.clip_feet.heights < KINEMATIC_HEIGHT) & (self._clip_foot_speeds[0] < KINEMATIC_SPEED)
 
     def time(self, frame: int) -> str:
-        return f"{frame * self.dt:.2f} s"
+        """When a frame's state is reached: row k of a rollout is the state at the end of control step k."""
+        return f"{(frame + 1) * self.dt:.2f} s"
 
     def period(self, start: int, stop: int) -> str:
+        """From the start of the control step of frame `start` to the end of that of the last one, `stop - 1`."""
         return f"{start * self.dt:.2f}–{stop * self.dt:.2f} s"
 
 

@@ -44,9 +44,9 @@ _NOT_READ = {
 
 
 def read_motion(
-    source: Path | bytes,
+    source: str | os.PathLike[str] | bytes,
     *,
-    name: str,
+    name: str | None = None,
     format: str | None = None,
     fps: float | None = None,
     quat_order: str | None = None,
@@ -55,8 +55,9 @@ def read_motion(
     """Read a motion clip. Nothing in the file is executed, and memory stays in proportion to its size.
 
     Args:
-      source: a file, or its bytes.
-      name: the clip's name (`clean_name` gives the rule); also what errors call bytes.
+      source: a file's path, or a file's bytes.
+      name: the clip's name (`clean_name` gives the rule), by default the file's name without its extension. Bytes need one; it
+        is also what errors call them.
       format: `pkl`, `npz`, `json` or `csv`, when it is known. The content decides; another `format`, or a file name that
         ends otherwise, is refused rather than guessed around.
       fps: frames per second, for files without a rate (every CSV). A file with another rate is refused.
@@ -65,8 +66,14 @@ def read_motion(
 
     Raises:
       MotionRefused: names file, key, frame, expectation and remedy.
+      TypeError: bytes without a name.
     """
     limits = limits or Limits()
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    if name is None:
+        if path is None:
+            raise TypeError("bytes have no file name: pass name=, the clip's name")
+        name = path.stem
     name = clean_name(name)
     if format is not None and format not in FORMATS:
         raise MotionRefused(f"there is no format {quote(format)}", key="format", expected="one of " + ", ".join(FORMATS))
@@ -80,14 +87,13 @@ def read_motion(
             key="fps",
             expected="a positive number of frames per second",
         )
-    path = None if isinstance(source, bytes | bytearray | memoryview) else Path(source)
     file = name if path is None else str(path)
     if len(file) > MAX_PATH_CHARACTERS:
         file = "…" + file[-MAX_PATH_CHARACTERS:]
     if not file.isprintable():
         file = quote(file, MAX_PATH_CHARACTERS + 1).strip("'")
     try:
-        data = _load(path, limits) if path is not None else bytes(source)
+        data = _load(Path(source), limits) if isinstance(source, str | os.PathLike) else bytes(source)
         hint = format or _EXTENSIONS.get((path or Path(name)).suffix[1:].lower())
         motion = _parse(data, name, hint, fps, quat_order, limits)
         check_limits(motion, limits)

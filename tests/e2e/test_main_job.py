@@ -195,6 +195,7 @@ def test_one_clip_shows_its_rollouts_and_is_not_deleted_while_a_version_holds_it
     assert "walk==0.11.0" in refused.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.* is not ready for training:amp_core.client.DatasetWarning")
 def test_the_pulled_bytes_are_the_servers(up: Up, locked: dict[str, Any], tmp_path: Path) -> None:
     target = tmp_path / "files"
     pin = ["--manifest-sha256", locked["manifest_sha256"]]

@@ -176,6 +176,7 @@ def test_a_version_tells_its_buckets_and_a_diff_compares_within_each(catalog: Ca
     assert (diff.removed, diff.unchanged) == ([], 1)
 
 
+@pytest.mark.filterwarnings("ignore:.* is not ready for training:amp_core.client.DatasetWarning")
 def test_from_files_to_a_training_node_in_two_physics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Submit, lock and pull as docs/randomization.md has it; the bundled walk falls on the slippery floor."""
     settings = settings_for(tmp_path, host="127.0.0.1", port=0, lease_sec=30.0, heartbeat_sec=1.0, job_memory_mb=2048)

@@ -215,7 +215,7 @@ def test_triage_names_what_the_clip_lacks(robot: Robot) -> None:
     metrics = {"actuator_saturation_rate": 0.3, "fell_at_frame": 40}
     found = triage(bad, (0.6, 0.6), metrics, -1, 0.02, PROFILE)
     assert [lack.what for lack in found.lacks] == ["ground_fit", "actuator_limits", "balance"]
-    assert "falls at 0.80 s" in found.lacks[-1].detail
+    assert "falls at 0.82 s" in found.lacks[-1].detail
     assert "-0.200 m" in found.lacks[0].detail
     assert found.worth_planning
     assert triage(report, (0.6, 0.6), {}, 0, 0.02, PROFILE).worth_planning is False

@@ -107,7 +107,7 @@ def test_a_robot_that_is_pushed_over_falls_the_way_it_is_pushed(robot: Robot, pu
     fell = int(np.flatnonzero(FrameSeries.of(rollout, robot).fallen)[0])
     assert fall.frames is not None
     assert fall.frames[1] == fell + 1
-    assert f"at {fell * rollout.dt:.2f} s" in fall.message
+    assert f"at {(fell + 1) * rollout.dt:.2f} s" in fall.message
     # The other gates that the fall took along are not listed beside it.
     assert not {"leans", "unloaded", "body_touches", "never_lifts"} & set(codes(found))
     assert list(suggested(found)) == ["use_tracked"]
@@ -249,7 +249,7 @@ def test_what_touches_the_ground_is_named(robot: Robot) -> None:
     classification = judge(rollout, robot).classification
     evidence = Evidence(rollout, clip, robot, classification)
     touching = next(finding for finding in describe_gates(evidence) if finding.code == "body_touches")
-    assert f"at {frame * rollout.dt:.2f} s" in touching.message
+    assert f"at {(frame + 1) * rollout.dt:.2f} s" in touching.message
     assert "something that is no foot" not in touching.message
     assert touching_geoms(evidence, rollout.qpos[frame])
     assert touching_geoms(evidence, rollout.initial_qpos) == []

@@ -225,3 +225,11 @@ def test_a_yanked_version_is_pulled_with_a_warning_online_and_offline(site: Site
     for offline in (False, True):
         with pytest.warns(DatasetWarning, match=r"walk==0\.11\.0 was yanked: left foot was mirrored"):
             assert same_files(get(offline=offline), small)
+
+
+def test_a_version_that_is_not_ready_is_pulled_with_a_warning_online_and_offline(site: Site, small: Any, get: Any) -> None:
+    site.add(small)
+    site.ready["0.11.0"] = False
+    for offline in (False, True):
+        with pytest.warns(DatasetWarning, match=r"walk==0\.11\.0 is not ready for training: 'ampref dataset show walk"):
+            assert same_files(get(offline=offline), small)

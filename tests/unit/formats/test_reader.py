@@ -136,6 +136,11 @@ def test_paths(tmp_path: Path, clip: dict[str, Any], as_npz: Callable[..., bytes
     for name in ("walk.npz", "walk.NPZ", "walk", "walk.motion"):
         (tmp_path / name).write_bytes(as_npz(clip))
         same(read_motion(tmp_path / name, name="walk"), clip)
+    motion = read_motion(str(tmp_path / "walk.npz"))
+    same(motion, clip)
+    assert motion.name == "walk"
+    with pytest.raises(TypeError, match="pass name="):
+        read_motion(as_npz(clip))
 
 
 def test_a_motion_is_frozen(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from amp_core.cli.output import Output
 from amp_core.cli.remote import connect, wait_for_job
 from amp_core.cli.results import print_results
 from amp_core.cli.text import size
-from amp_core.client import ApiClient, load_dataset, pull
+from amp_core.client import ApiClient, DatasetWarning, load_dataset, pull
 from amp_core.cpus import usable_cpus
 from amp_core.digests import digest_of
 from amp_core.errors import IntegrityError, Unavailable
@@ -57,7 +58,8 @@ def demo(
         with _run_service(out, folder) as url, connect(url, out, patient=True) as api:
             rollouts = _score_motions(out, api)
             version = _lock_version(out, api, rollouts)
-            result = _pull_version(out, url, folder / "cache", version)
+            with warnings.catch_warnings(action="ignore", category=DatasetWarning):  # Step 3 prints whether it is ready.
+                result = _pull_version(out, url, folder / "cache", version)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
