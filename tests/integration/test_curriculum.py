@@ -125,6 +125,8 @@ QUERIES: list[dict[str, Any]] = [
     {"metrics": {"height_std": (0.01, 0.02), "slip_rate": (None, 0.6)}, "sort": "height_std"},
     {"metrics": {"fell_at_frame": (None, None)}, "sort": "fell_at_frame"},
     {"metrics": {"fell_at_frame": (2.5, 3.5)}},
+    *({"metrics": {"fell_at_frame": (bound, None)}} for bound in (-1e300, -(2.0**31) - 1, 2.0**31, 2.0**63, 1e19, 1e300)),
+    *({"metrics": {"fell_at_frame": (None, bound)}} for bound in (-1e300, -(2.0**31) - 1, 2.0**31, 2.0**63, 1e19, 1e300)),
     {"metrics": {"slip_rate": (0.9, 0.1)}},
     {
         "tier": 1,
@@ -258,6 +260,7 @@ def forged(query: ClipQuery, *facts: Any) -> str:
         forged(ClipQuery(), None, "clip_1"),
         forged(ClipQuery(), [1.0], "clip_1"),
         forged(ClipQuery(tier=0), 1.0, "clip_1"),
+        base64.urlsafe_b64encode(f'["{ClipQuery().fingerprint()}",1e999,"clip_1"]'.encode()).decode(),
     ],
 )
 def test_a_cursor_that_is_not_this_lists_is_refused(sqlite_url: str, cursor: str) -> None:
@@ -265,6 +268,56 @@ def test_a_cursor_that_is_not_this_lists_is_refused(sqlite_url: str, cursor: str
         with pytest.raises(InputRefused) as refused:
             list_clips(session, ClipQuery(cursor=cursor))
         assert refused.value.key == "cursor"
+
+
+@pytest.mark.parametrize("key", [2**31, -(2**31) - 1, 2**53, 1.5])
+def test_a_cursor_holds_what_its_integer_column_can(database_url: str, key: float) -> None:
+    query = ClipQuery(sort="fell_at_frame")
+    with opened(database_url) as catalog, catalog.session() as session, pytest.raises(InputRefused):
+        list_clips(session, dataclasses.replace(query, cursor=forged(query, key, "clip_1")))
+
+
+CHANGES: dict[str, Any] = {
+    "tier": 0,
+    "robot": "wildrobot",
+    "mode": "tracked",
+    "tags": ("x",),
+    "min_duration_sec": 1.0,
+    "name": "walk",
+    "parent": "clip_1",
+    "metrics": {"slip_rate": (0.0, None)},
+    "sort": "slip_rate",
+    "descending": False,
+}
+
+
+def test_a_cursor_belongs_to_all_filters_and_the_order() -> None:
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(ClipQuery)} - {"limit", "cursor"}
+    fingerprints = {ClipQuery(**{name: value}).fingerprint() for name, value in CHANGES.items()}
+    assert len(fingerprints | {ClipQuery().fingerprint()}) == len(CHANGES) + 1
+    assert ClipQuery(limit=3, cursor="x").fingerprint() == ClipQuery().fingerprint()
+
+
+@pytest.mark.parametrize(("limit", "length"), [(50, 2_500), (51, 5_000), (200, 10_000)])
+def test_a_walk_is_as_long_as_its_page(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, limit: int, length: int) -> None:
+    monkeypatch.setattr(curriculum, "_FEW", -1)
+    offsets: list[int] = []
+
+    def read_offset(_: Any, __: Any, statement: str, parameters: tuple[Any, ...], *___: Any) -> None:
+        if "OFFSET" in statement and length - 1 in parameters:
+            offsets.append(length - 1)
+
+    with opened(sqlite_url) as catalog, catalog.session() as session:
+        event.listen(catalog.engine, "before_cursor_execute", read_offset)
+        list_clips(session, ClipQuery(name="walk", limit=limit))
+    assert offsets == [length - 1]
+
+
+def test_a_name_that_grows_when_folded_is_listed(database_url: str) -> None:
+    with opened(database_url) as catalog:
+        clip = add_clip(catalog, "\N{LATIN SMALL LIGATURE FFI}" * 200)  # 600 characters in "ffi"
+        with catalog.session() as session:
+            assert [item.id for item in list_clips(session, ClipQuery(name="FFI" * 100)).items] == [clip.id]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +331,7 @@ def test_a_cursor_that_is_not_this_lists_is_refused(sqlite_url: str, cursor: str
         ({"metrics": {"slip_rate": (float("nan"), None)}}, "slip_rate"),
         ({"min_duration_sec": float("inf")}, "min_duration_sec"),
         ({"name": "a\0b"}, None),
+        *(({name: "a" * 401}, None) for name in ("robot", "mode", "name", "parent")),
         ({"tags": ("a\0b",)}, None),
         ({"tags": ("a,b",)}, "tags"),
     ],
@@ -286,6 +340,10 @@ def test_a_bad_question_is_refused_by_its_field(asked: dict[str, Any], key: str 
     with pytest.raises(InputRefused) as refused:
         ClipQuery(**asked)
     assert refused.value.key == key
+
+
+def test_a_filter_may_have_400_characters() -> None:
+    assert ClipQuery(name="a" * 400).name == "a" * 400
 
 
 def test_an_unscored_clip_is_listed_until_somebody_asks_about_results(database_url: str) -> None:

@@ -66,7 +66,8 @@ _FEWER_THAN_A_SCAN: Final = 20_000
 """Up to so many clips of one filter are fetched rather than met on a scan; to fetch one costs as much as to scan five."""
 _LONGEST_WALK: Final = 2_500
 """After so many rows for every 50 clips of a page, a walk is given up that other filters than the index's thin out."""
-_EXACT: Final = 2**53
+_INTEGERS: Final = range(-(2**31), 2**31)
+"""What an integer column of PostgreSQL can be compared with; SQLite takes 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -310,10 +311,14 @@ def _matches(column: ColumnElement[Any], value: Any) -> Any:
     low, high = value
     if isinstance(column.type, Integer):
         # PostgreSQL does not look for a fraction in an index of integers.
-        low = None if low is None else math.ceil(max(low, -_EXACT))
-        high = None if high is None else math.floor(min(high, _EXACT))
+        low = None if low is None else _clip_to_integers(math.ceil(low))
+        high = None if high is None else _clip_to_integers(math.floor(high))
     bounds = ([column >= low] if low is not None else []) + ([column <= high] if high is not None else [])
     return and_(*bounds) if bounds else column.is_not(None)
+
+
+def _clip_to_integers(bound: int) -> int:
+    return min(max(bound, _INTEGERS[0]), _INTEGERS[-1])
 
 
 _CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
@@ -382,11 +387,14 @@ def _decode_cursor(cursor: str, query: ClipQuery) -> _Position:
         fingerprint, key, clip_id = json.loads(text, parse_constant=refuse)
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise refusal from None
-    if isinstance(key, bool) or not isinstance(key, int | float | None) or not isinstance(clip_id, str):
-        raise refusal
-    if key is not None and abs(key) > (_EXACT if isinstance(key, int) else 1e300):
-        raise refusal
-    if not clip_id.isascii() or not clip_id.isprintable() or (key is None and not curriculum.c[query.sort].nullable):
+    column = curriculum.c[query.sort]
+    if key is None:
+        fits_column = bool(column.nullable)
+    elif isinstance(column.type, Integer):
+        fits_column = type(key) is int and key in _INTEGERS
+    else:
+        fits_column = type(key) is float and math.isfinite(key)
+    if not fits_column or not isinstance(clip_id, str) or not clip_id.isascii() or not clip_id.isprintable():
         raise refusal
     if fingerprint != query.fingerprint():
         raise InputRefused(
