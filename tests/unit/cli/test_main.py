@@ -236,6 +236,39 @@ raise SystemExit(1)
     assert "install x" in said
 
 
+def test_an_interrupted_demo_whose_service_is_still_starting_ends_at_once(tmp_path: Path) -> None:
+    program = """
+    import subprocess, sys, threading
+    import amp_core.cli.main as cli
+    class Service(subprocess.Popen):
+        def __init__(self, command, **more):
+            super().__init__([command[0], "-c", "import time; time.sleep(600)"], **more)
+            Service.latest = self
+    class Watchdog(threading.Timer):
+        def start(self):
+            super().start()
+            print("starting", Service.latest.pid, file=sys.stderr, flush=True)
+    subprocess.Popen, threading.Timer = Service, Watchdog
+    cli.main()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), "demo", "-q"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert process.stderr is not None
+    word, pid = process.stderr.readline().split()
+    assert word == "starting"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert not Path(f"/proc/{pid}").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_system_refuses_is_an_error_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert cli.run(["up", "--port", "0", "--data-dir", str(tmp_path / "file" / "data")]) == 1

@@ -110,14 +110,16 @@ def _read_document(process: subprocess.Popen[str], log: Path) -> dict[str, Any]:
       Unavailable: it could not start, or took too long.
     """
     watchdog = threading.Timer(START_SEC, process.kill)
-    watchdog.start()
     text, document = "", {}
-    for line in process.stdout or ():
-        text += line
-        with contextlib.suppress(ValueError):
-            document = json.loads(text)
-            break
-    watchdog.cancel()
+    try:
+        watchdog.start()
+        for line in process.stdout or ():
+            text += line
+            with contextlib.suppress(ValueError):
+                document = json.loads(text)
+                break
+    finally:
+        watchdog.cancel()
     if "url" not in document:
         lines = log.read_text(errors="replace").strip().splitlines()
         reason = document.get("what") or " / ".join(lines[-3:]) or f"no answer within {START_SEC:.0f} s"
