@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 UNLOADED_BELOW = 0.6
-"""A frame counts as unloaded when the feet carry less than this share of the weight (the seed's figure)."""
+"""A frame counts as unloaded when the feet carry less than this share of the weight (the specification's figure)."""
 
 LOADED_ABOVE = 0.1
 """A foot counts as standing, for `slip_rate`, when it carries more than this share of the weight."""
@@ -28,7 +28,7 @@ SLIP_RATE_GOAL = 0.10
 """The greatest `slip_rate` of a good clip: a plan's goal and the bound of a sampling weight. amp-0.11 has no gate for it."""
 
 CHANNEL_RATE = (0.05, 0.95)
-"""The seed's: outside this range of its contact rate, a channel is suspect, in a clip and in a whole reference."""
+"""From the specification: outside this range of its contact rate, a channel is suspect, in a clip and in a whole reference."""
 
 
 class Metric(NamedTuple):

@@ -214,7 +214,7 @@ def percentile(values: Array, q: float) -> float:
 
 
 def contact_warnings(contacts: npt.NDArray[Any], robot: Robot) -> list[dict[str, Any]]:
-    """The seed's contact-sanity warnings: they mark suspicious patterns and change no tier.
+    """The specification's contact-sanity warnings: they mark suspicious patterns and change no tier.
 
     Args:
       contacts: (N, C) 0/1.

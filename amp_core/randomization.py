@@ -2,9 +2,9 @@
 
 A **bucket** is a `PhysicsScale`: factors on the robot's friction, mass and damping. The **canonical** bucket is the robot's own
 physics. Reference data of a bucket were generated in it, with controls planned in it where the mode plans: what a policy that
-meets these physics can be asked to look like (the seed's Approach B). `compare` scores clips in every bucket and reports the
-share of each that is Tier 0 there, and the share of the canonical Tier 0 frames that stay so. With `replay` it also simulates
-the canonical rollouts' controls in the other buckets, which shows how far a plan carries without planning again.
+meets these physics can be asked to look like (the specification's Approach B). `compare` scores clips in every bucket and
+reports the share of each that is Tier 0 there, and the share of the canonical Tier 0 frames that stay so. With `replay` it
+also simulates the canonical rollouts' controls in the other buckets, which shows how far a plan carries without planning again.
 """
 
 from __future__ import annotations

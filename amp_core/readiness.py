@@ -25,7 +25,7 @@ TEST_TITLES: Mapping[str, str] = {
     "7": "harness contribution",
     "smoke": "micro-train",
 }
-"""The subject of each test, by the seed's id, in the seed's order."""
+"""The subject of each test, by its id in the specification, in that order."""
 
 TEST_IDS: tuple[str, ...] = tuple(TEST_TITLES)
 
@@ -34,7 +34,7 @@ MAX_REASON = 500
 
 
 def parse_tests(text: str) -> tuple[str, ...]:
-    """The ids that `all`, `none` or a comma list names, in the seed's order.
+    """The ids that `all`, `none` or a comma list names, in the specification's order.
 
     Raises:
       InputRefused: an unknown id, or nothing between two commas.
@@ -51,7 +51,7 @@ def parse_tests(text: str) -> tuple[str, ...]:
 
 
 def check_waivers(waivers: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], ...]:
-    """Waivers as `{test, reason}`, in the seed's order, with nothing else in them.
+    """Waivers as `{test, reason}`, in the specification's order, with nothing else in them.
 
     Raises:
       InputRefused: an unknown test, one that is waived twice, or a reason that is empty or too long.

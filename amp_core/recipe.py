@@ -130,12 +130,12 @@ class Harness:
 
     @classmethod
     def assist(cls) -> Harness:
-        """The seed's weak assist of rollout mode: at most 4 N, about 12 % of WildRobot's weight."""
+        """The specification's weak assist of rollout mode: at most 4 N, about 12 % of WildRobot's weight."""
         return cls(height_kp=60.0, height_kd=10.0, force_cap=4.0, orient_gate=0.436)
 
     @classmethod
     def strong(cls) -> Harness:
-        """The seed's stabilizer of teacher-forced mode. The seed gives no cap for it, so it has none."""
+        """The specification's stabilizer of teacher-forced mode. The specification gives no cap for it, so it has none."""
         return cls(height_kp=500.0, height_kd=50.0, force_cap=None, orient_gate=0.436)
 
     @classmethod

@@ -194,8 +194,8 @@ def tilt(quat: Array) -> Array:
 def pitch_roll_tilt(quat: Array) -> tuple[Array, Array, Array]:
     """(N,) pitch, roll and tilt in rad of unit quaternions (N, 4).
 
-    Pitch is about y, positive nose down; roll is about x, positive to the right: the seed's definitions for the harness. Tilt
-    is the angle between the body's z axis and the vertical.
+    Pitch is about y, positive nose down; roll is about x, positive to the right, as the specification's harness has
+    them. Tilt is the angle between the body's z axis and the vertical.
     """
     x, y, z, w = quat.T
     pitch: Array = np.arcsin(np.clip(2 * (w * y - z * x), -1.0, 1.0))

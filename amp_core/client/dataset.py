@@ -214,7 +214,7 @@ class Dataset(_RowSampler):
 
         Args:
           x: (…, F) features, from this dataset or from a policy.
-          clip: limit the result to ±3, the seed's `clip_low` and `clip_high`. Contacts are not clipped: they are bounded
+          clip: limit the result to ±3, the statistics' `clip_low` and `clip_high`. Contacts are not clipped: they are bounded
             already, and a contact that is nearly always on would lose its meaning.
         Returns: (…, F) float32, a new array.
         """

@@ -28,7 +28,7 @@ class FileNames(NamedTuple):
 
 
 def file_names(version: str) -> FileNames:
-    """The seed's file names for `version`, which is checked."""
+    """The specification's file names for `version`, which is checked."""
     check_version(version)
     return FileNames(f"features_v{version}.npz", f"normalization_stats_v{version}.json", f"dataset_manifest_v{version}.json")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 __all__ = ["STD_FLOOR", "ColumnStats"]
 
 STD_FLOOR = 0.01
-"""The smallest std that features are normalized by: below it the seed's distribution test calls a dimension constant."""
+"""The smallest std that features are normalized by: below it the distribution test (6) calls a dimension constant."""
 
 _EXPONENTS = 256
 _LOW = (1 << 24) - 1

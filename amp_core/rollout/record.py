@@ -118,7 +118,7 @@ class Rollout:
         names = [entry.name for entry in fields(self)]
         export = names[names.index("features") : names.index("forced_qpos")]
         arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in export}
-        # The seed's name for the series, beside the contract's.
+        # The specification's name for the series, beside this project's.
         arrays["stab_force_per_frame"] = np.abs(self.stab_force)
         if self.forced_qpos is not None:
             arrays["forced_qpos"] = self.forced_qpos

@@ -3,8 +3,8 @@
     verification = verify(subject, only=None, nthread=2, seed=0, progress=None)
     verification.status, verification.failed, verification.to_dict(), verification.summary()
 
-`TESTS` lists them in the seed's order. What each measures, its threshold and what to do when it fails: docs/verification.md.
-The names are loaded when they are first used: a report is read and shown without the tests and the physics.
+`TESTS` lists them in the specification's order. docs/verification.md says what each measures, its threshold and what to do when
+it fails. The names are loaded when they are first used: a report is read and shown without the tests and the physics.
 """
 
 from __future__ import annotations

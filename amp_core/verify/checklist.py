@@ -1,4 +1,4 @@
-"""The seed's training-readiness checklist, derived from the tests' outcomes.
+"""The specification's training-readiness checklist, derived from the tests' outcomes.
 
     groups = checklist(verification, waivers=[{"test": "6", "reason": "…"}], locked={"manifest": …})
     is_ready(groups)
@@ -34,7 +34,7 @@ class Criterion:
     """One line of the checklist.
 
     Args:
-      name: as the seed has it, where it has it.
+      name: as the specification has it, where it has it.
       test: the id of the test that decides it.
       rows: prefixes of the names of the test's rows that decide it; empty for all rows.
       limit: its own `(op, threshold)`, where its name promises one: the test applies Tier 1's gates to Tier 1 clips.

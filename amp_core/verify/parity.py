@@ -41,10 +41,10 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 MAE = 1e-4
-"""The seed's: mean absolute difference of a dimension between the policy's features and the reference's."""
+"""From the specification: mean absolute difference of a dimension between the policy's features and the reference's."""
 
 CORRELATION = 0.99
-"""The seed's: correlation of a velocity dimension of both."""
+"""From the specification: correlation of a velocity dimension of both."""
 
 CONSTANT = 1e-3
 """A dimension whose std is below this is constant beside the permitted MAE: its correlation would be one of rounding errors."""

@@ -57,7 +57,7 @@ class TestReport:
     """One test's outcome.
 
     Args:
-      id: the seed's: `1A`, `1B`, `1C`, `2` … `7`, `smoke`.
+      id: as in the specification: `1A`, `1B`, `1C`, `2` … `7`, `smoke`.
       title: in words; `name` is both.
       status: the worst of its rows, unless it was skipped.
       reason: of a FAIL the fault, where it is and what to do; of a SKIP what is missing.
@@ -102,7 +102,7 @@ class Verification:
 
     Args:
       subject: the tested subject, JSON-ready: robot, clips, frames, seconds, versions of the code.
-      tests: in the seed's order.
+      tests: in the specification's order.
     """
 
     subject: Mapping[str, Any]

@@ -26,16 +26,16 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 FRAMES = 10_000
-"""The seed's: frames of the reference, and of the random policy."""
+"""From the specification: frames of the reference, and of the random policy."""
 
 HEIGHT_STD = 0.001
 """m; the root's height is near-constant below this std, which in walking is 2 to 27 mm (docs/errata.md, E3).
 
-Every other dimension is near-constant where its std is not above the seed's `STD_FLOOR`.
+Every other dimension is near-constant where its std is not above the specification's `STD_FLOOR`.
 """
 
 SPEEDS = {"root_lin_vel": 2.0, "root_ang_vel": 5.0}
-"""The seed's: m/s and rad/s, the least magnitude of the vector that is implausible."""
+"""From the specification: m/s and rad/s, the least magnitude of the vector that is implausible."""
 
 LIMIT_SLACK = 0.02
 """rad; the most that a joint may be beyond its limit: MuJoCo's limits are soft."""
@@ -56,7 +56,7 @@ _MAX_POINTS = 600
 
 
 def distribution_sanity(context: Context) -> TestReport:
-    """6: the reference's frames by the seed's sanity gates, and beside a random policy's in the same physics."""
+    """6: the reference's frames by the specification's sanity gates, and beside a random policy's in the same physics."""
     findings = Findings("6")
     robot, clips = context.subject.robot, [clip for clip in context.subject.tier_0_clips if len(clip.version_features)]
     if not clips:
@@ -246,7 +246,7 @@ def _round(value: float) -> float:
 
 
 def harness_contribution(context: Context) -> TestReport:
-    """7: the seed's load gates from the recorded arrays, clip by clip, window by window."""
+    """7: the specification's load gates from the recorded arrays, clip by clip, window by window."""
     findings = Findings("7")
     robot = context.subject.robot
     evidence, tier_1_count = [], 0

@@ -26,13 +26,13 @@ from amp_core.verify.smoke_training import Fault, train
 Curves = Mapping[str, Sequence[float]]
 
 AUC = 0.55
-"""The seed's: the discriminator must rank reference above policy more often than this; 0.5 is chance."""
+"""From the specification: the discriminator must rank reference above policy more often than this; 0.5 is chance."""
 
 LOSS_FALL = 0.01
 """Share of its initial value by which the discriminator's loss must fall: less is noise and rounding."""
 
 REWARD_STD = 0.01
-"""The seed's: a reward that varies less gives the policy no direction."""
+"""From the specification: a reward that varies less gives the policy no direction."""
 
 LAST = 0.1
 """The gates are on the mean over the last iterations, which are this share of all."""
@@ -80,7 +80,7 @@ def run(context: Context, settings: SmokeSettings | None = None) -> TestReport:
 
 
 def judge(findings: Findings, curves: Curves, settings: SmokeSettings, fault: Fault | None) -> None:
-    """The seed's gates on curves that have a value an iteration.
+    """The specification's gates on curves that have a value an iteration.
 
     Args:
       curves: `d_loss` and `auc` on held-out reference and on fresh policy transitions, before each iteration's updates;

@@ -28,7 +28,7 @@ ROUNDING = 1e-6
 """Relative: the most that float32 changes."""
 
 SUSPICIOUS = 1e-5
-"""Relative: more than rounding explains, even where the seed's limit on the mean absolute error permits it."""
+"""Relative: more than rounding explains, even where the specification's limit on the mean absolute error permits it."""
 
 VELOCITIES = ("joint_vel", "root_lin_vel", "root_ang_vel")
 """The feature blocks of velocities."""

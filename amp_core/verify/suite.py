@@ -1,4 +1,4 @@
-"""The ten tests in the seed's order, and their run on a subject."""
+"""The ten tests in the specification's order, and their run on a subject."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from amp_core.verify.symmetry import quaternion_sign, yaw_invariance
 
 @dataclass(frozen=True)
 class Test:
-    """One test of the seed's.
+    """One test of the specification.
 
     Args:
       id: `1A` … `7`, `smoke`.
@@ -54,7 +54,7 @@ TESTS: tuple[Test, ...] = tuple(
         ("smoke", micro_train, 60.0),
     )
 )
-"""Every test, in the seed's order."""
+"""Every test, in the specification's order."""
 
 
 def verify(

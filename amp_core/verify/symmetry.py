@@ -40,7 +40,7 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 YAW_SIMULATED = 1e-5
-"""The seed's: a rotated simulation's features from the original's, until contact chaos."""
+"""From the specification: a rotated simulation's features from the original's, until contact chaos."""
 
 SPAN = 50
 """Frames that a rotated simulation must agree for without a break, on one clip at least (or that clip's whole length)."""

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
 
     @property
     def lock_test_ids(self) -> tuple[str, ...]:
-        """The readiness tests that run before every lock, in the seed's order."""
+        """The readiness tests that run before every lock, in the specification's order."""
         return parse_tests(self.lock_tests)
 
     @property

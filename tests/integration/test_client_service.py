@@ -90,7 +90,7 @@ def test_a_clip_its_rollout_and_its_arrays(service: ApiClient, tmp_path: Path) -
     rollout = service.get_rollout(summary["id"])
     with np.load(service.download_arrays(rollout["id"], tmp_path / "arrays.npz"), allow_pickle=False) as arrays:
         assert arrays["features"].shape == (rollout["frames"], 27)
-    # It never lifts a foot, which the seed's checks of the contacts find suspicious. Nothing was planned.
+    # It never lifts a foot, which the specification's checks of the contacts find suspicious. Nothing was planned.
     assert rollout["contact_warnings"]
     assert rollout["attempts"] == []
 

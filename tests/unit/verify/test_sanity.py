@@ -56,7 +56,7 @@ def test_a_row_for_every_dimension_and_a_histogram(sound: Subject, run: Run) -> 
     for figure in report.figures["dimensions"]:
         assert sum(figure["reference_share"]) == pytest.approx(1.0, abs=1e-2)
         assert sum(figure["policy_share"]) == pytest.approx(1.0, abs=1e-2)
-    # Walking moves the root by millimetres; what the seed asks of every dimension is asked of the others.
+    # Walking moves the root by millimetres; what the specification asks of every dimension is asked of the others.
     asked = {row.name: row.threshold for row in report.rows if row.name.startswith("std.")}
     assert asked.pop("std.root_height.z") == 0.001
     assert set(asked.values()) == {0.01}
