@@ -1,7 +1,7 @@
 """Downloading one file into the cache: resumed, verified while it arrives, put in place complete.
 
-One thread reads from the network; another checks digests and writes, which costs the reader little because both release the
-interpreter lock. Memory is a handful of blocks, whatever the file's size.
+One thread reads, writes and hashes each chunk while the processor's cache holds it. A second thread for the digests and the
+file costs more processor time than it saves: see `pull` in docs/benchmarks.md. Memory does not depend on the file's size.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import hashlib
 import logging
 import os
 import re
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import httpx2
 from amp_core.client.cache import Cache
 from amp_core.client.http import Connection, Retry, RetryableError
 from amp_core.cpus import usable_cpus
-from amp_core.dataset.blocks import BLOCK_SIZE, block_digest
+from amp_core.dataset.blocks import BLOCK_SIZE, block_digest, block_hasher
 from amp_core.errors import IntegrityError, Unavailable
 
 __all__ = ["Progress", "RemoteFile", "download", "is_intact"]
@@ -32,7 +31,6 @@ log = logging.getLogger("amp_core.client")
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in total (0 while the total is not known)."""
 
-_MOST_PENDING = 4  # Blocks that wait to be checked and written.
 # A large write makes the kernel (Linux 6.18, ext4) take its page cache from large free blocks. In a virtual machine those
 # are the ones that went back to the host: their first touch costs ten times the copy. Measured on one, writes of 4 MiB ran
 # at 0.35 to 0.5 times curl's rate (bench/bench_pull.py).
@@ -106,11 +104,11 @@ def download(
     try:
         with cache.partials.create(remote.digest) as (partial, descriptor):
             cache.partials.sweep(partial)
-            with closing(_Writer(descriptor, remote, progress)) as writer:
-                if adopt and remote.size is not None:
-                    num_adopted = _adopt(cache, remote, partial, writer)
-                _receive(connection, remote, writer)
-                writer.finish()
+            writer = _Writer(descriptor, remote, progress)
+            if adopt and remote.size is not None:
+                num_adopted = _adopt(cache, remote, partial, writer)
+            _receive(connection, remote, writer)
+            writer.finish()
             return cache.publish(partial, remote.digest)
     except OSError as error:
         raise cache.failure(error, remote.size) from error
@@ -122,12 +120,12 @@ def download(
 
 
 class _Writer:
-    """Checks and writes what arrives, block by block in a thread of its own.
+    """Writes what arrives and checks it: each block when it is complete, or the whole file at its end.
 
     Args:
       descriptor: of the partial file.
     Attributes:
-      position: bytes that have arrived.
+      position: bytes that are written.
     """
 
     def __init__(self, descriptor: int, remote: RemoteFile, progress: Progress | None) -> None:
@@ -137,16 +135,15 @@ class _Writer:
         self._progress = progress
         self._reported_position = 0
         self._limit = remote.size if remote.size is not None else _UNKNOWN_LIMIT
-        self._sha = hashlib.sha256()
-        # SHA-256 needs the blocks in order, which one thread keeps. A second one is no faster: the kernel lets no two threads
-        # write to one file.
-        self._pool = ThreadPoolExecutor(1, "ampref-verify")
-        self._pending: deque[Future[None]] = deque()
-        self._chunks: list[bytes] = []
-        self._filled_bytes = 0
+        self._hasher = hashlib.sha256() if remote.blocks is None else block_hasher()
 
     def write(self, data: bytes) -> None:
-        """Add the next bytes. Raises what the thread has raised."""
+        """Add the next bytes.
+
+        Raises:
+          IntegrityError: they exceed the file's size, or complete a block that has another digest.
+          OSError: the file cannot be written.
+        """
         if self.position + len(data) > self._limit:
             raise IntegrityError(
                 "the service sends more bytes than the file has",
@@ -154,30 +151,29 @@ class _Writer:
                 expected=f"{self._limit:,} bytes",
                 remedy="Ask the service's operator to verify its blobs.",
             )
-        while data:
-            room = BLOCK_SIZE - self._filled_bytes
-            chunk, data = data[:room], data[room:]
-            self._chunks.append(chunk)
-            self._filled_bytes += len(chunk)
-            self.position += len(chunk)
-            if self._filled_bytes == BLOCK_SIZE:
-                self._dispatch()
+        view = memoryview(data)
+        while view:
+            room = BLOCK_SIZE - self.position % BLOCK_SIZE
+            count = os.pwrite(self._descriptor, view[: min(room, _WRITE_BYTES)], self.position)
+            self._hasher.update(view[:count])
+            self.position += count
+            view = view[count:]
+            if count == room:
+                self._check_block()
         if self.position - self._reported_position >= _STEP_FORWARD:
             self._report()
 
     def finish(self) -> None:
-        """Check and write what is left.
+        """Check what is left.
 
         Raises:
           IntegrityError: size or digest differ.
           OSError: the file cannot be written.
         """
-        if self._chunks:
-            self._dispatch()
-        while self._pending:
-            self._pending.popleft().result()
+        if self.position % BLOCK_SIZE:
+            self._check_block()
         if self._remote.blocks is None:
-            intact = f"sha256:{self._sha.hexdigest()}" == self._remote.digest
+            intact = f"sha256:{self._hasher.hexdigest()}" == self._remote.digest
         else:
             intact = self.position == self._remote.size
         if not intact:
@@ -186,32 +182,15 @@ class _Writer:
         os.close(os.dup(self._descriptor))
         self._report()
 
-    def close(self) -> None:
-        """Stop the thread; an unfinished block is written, so that the next download can resume from it."""
-        self._pool.shutdown(wait=True)
-        with suppress(OSError):
-            self._write(b"".join(self._chunks), self.position - self._filled_bytes)
-
-    def _dispatch(self) -> None:
-        chunks, offset = self._chunks, self.position - self._filled_bytes
-        self._chunks, self._filled_bytes = [], 0
-        self._pending.append(self._pool.submit(self._check_and_write, chunks, offset))
-        while len(self._pending) > _MOST_PENDING or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
-
-    def _check_and_write(self, chunks: list[bytes], offset: int) -> None:
-        data = b"".join(chunks)
-        if self._remote.blocks is None:
-            self._sha.update(data)
-        elif not self._remote.has_block(data, offset):
-            raise self._remote.refuse(f" (bytes {offset:,} to {offset + len(data):,})")
-        self._write(data, offset)
-
-    def _write(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._descriptor, view[:_WRITE_BYTES], offset)
-            view, offset = view[count:], offset + count
+    def _check_block(self) -> None:
+        """Check the block that ends at `position`, and begin the next one."""
+        blocks = self._remote.blocks
+        if blocks is None:
+            return
+        index = (self.position - 1) // BLOCK_SIZE
+        if index >= len(blocks) or self._hasher.hexdigest() != blocks[index]:
+            raise self._remote.refuse(f" (bytes {index * BLOCK_SIZE:,} to {self.position:,})")
+        self._hasher = block_hasher()
 
     def _report(self) -> None:
         self._reported_position = self.position
