@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import amp_core
+import ampref_workers
 from amp_core.errors import DiskFull, MotionRefused, PhysicsFailed
 from amp_core.files import partial_path
 from amp_core.progress import Progress
 from ampref_workers.child import HANDLERS, serve
 from ampref_workers.protocol import (
     RESULT,
+    SANDBOX,
     SOURCE,
     TESTS_OFF,
     VERIFICATION,
@@ -57,7 +60,8 @@ def misbehave(job_dir: Path, request: Behaviour | RolloutRequest, report: Progre
     match what:
         case "answer":
             place = {"session": os.getsid(0), "group": os.getpgrp(), "pid": os.getpid(), "nice": os.nice(0)}
-            return Answer({"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), **place})
+            packages = [str(package.__file__) for package in (amp_core, ampref_workers)]
+            return Answer({"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), "packages": packages, **place})
         case "hang":
             while True:  # As mj_step does, it looks at no signal.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
@@ -90,6 +94,17 @@ def misbehave(job_dir: Path, request: Behaviour | RolloutRequest, report: Progre
             for step in range(2_000):
                 report(1.0, f"step {step} " + "y" * 100)
             return Answer({})
+        case "shout":
+            line = json.dumps([0.5, "y" * 400_000])
+            descriptor = json.loads((job_dir / SANDBOX).read_bytes())["progress_fd"]
+            with open(descriptor, "w", closefd=False) as progress:
+                print(line, file=progress)
+            time.sleep(0.2)
+            report(1.0, "whispered")
+            return Answer({})
+        case "pad":
+            (job_dir / RESULT).write_bytes(Answer({}).encode().ljust(int(detail)))
+            os._exit(0)
         case "write":
             (job_dir / "huge").write_bytes(b"\0" * (8 << 20))
         case "fill":

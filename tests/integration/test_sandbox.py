@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,21 @@ import pytest
 from misbehaving_child import Answer, Behaviour
 from workerkit import CHILD, alive, wait_until
 
+import amp_core
+import ampref_workers
 from amp_core.kernels import kernel_variables
 from ampref_workers import sandbox
-from ampref_workers.protocol import Failed, NoReport, NoRoom, Refused, SandboxLimits, Stopped
+from ampref_workers.protocol import (
+    Failed,
+    NoReport,
+    NoRoom,
+    Refused,
+    RobotReference,
+    SandboxLimits,
+    Stopped,
+    VerifyReport,
+    VerifyRequest,
+)
 
 QUICK = SandboxLimits(timeout_sec=30, memory_mb=512)
 
@@ -55,6 +69,40 @@ def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Mon
     assert environ["OMP_NUM_THREADS"] == "1"
     assert kernel_variables().items() <= environ.items()
     assert environ["HOME"] == str(tmp_path)
+    assert environ["PYTHONNOUSERSITE"] == "1"  # Where it runs with another home, the owner's packages are no longer in reach.
+
+
+def test_the_child_runs_the_code_of_its_parent(tmp_path: Path) -> None:
+    """Also in a checkout that is not the installed one."""
+    checkout, job_dir = tmp_path / "checkout", tmp_path / "job"
+    job_dir.mkdir()
+    for package in (amp_core, ampref_workers):
+        source = Path(str(package.__file__)).parent
+        shutil.copytree(source, checkout / source.name / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    script = (
+        "import sys; from pathlib import Path; from ampref_workers.protocol import SandboxLimits\n"
+        "from ampref_workers.sandbox import run\n"
+        f"sys.path.append({str(Path(__file__).parent)!r}); from misbehaving_child import Answer, Behaviour\n"
+        f"outcome = run(Path({str(job_dir)!r}), Behaviour('answer yes'), Answer, SandboxLimits(), command={CHILD!r})\n"
+        "print(*outcome.value['packages'], sep='\\n')\n"
+    )
+    import_path = os.pathsep.join(map(str, checkout.iterdir()))
+    parent = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env=os.environ | {"PYTHONPATH": import_path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = ("amp_core", "ampref_workers")
+    assert parent.stdout.split() == [str(checkout / name / name / "__init__.py") for name in names]
+
+
+def test_the_job_folder_is_not_on_the_import_path(tmp_path: Path, set_traps: Callable[..., Path]) -> None:
+    set_traps(tmp_path, "amp_core", "ampref_workers", "numpy")
+    robot = RobotReference("no-such-robot", "sha256:0", ())
+    outcome = sandbox.run(tmp_path, VerifyRequest("walk", "1.0.0", robot, (), (), threads=1), VerifyReport, QUICK)
+    assert isinstance(outcome, Refused), outcome
 
 
 def test_a_refusal_keeps_its_facts(tmp_path: Path) -> None:
@@ -126,6 +174,18 @@ def test_a_child_that_talks_without_end_blocks_nobody(tmp_path: Path) -> None:
     outcome = do(tmp_path, "chatter", on_progress=lambda fraction, message: told.append(fraction))
     assert isinstance(outcome, Answer)
     assert told[-1] == 1.0
+
+
+def test_a_progress_line_that_is_too_long_is_dropped(tmp_path: Path) -> None:
+    told: list[str] = []
+    outcome = do(tmp_path, "shout", on_progress=lambda fraction, message: told.append(message))
+    assert isinstance(outcome, Answer)
+    assert told == ["doing shout", "whispered"]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(64 << 20, Answer), ((64 << 20) + 1, Failed)])
+def test_a_result_that_is_too_large_is_none(size: int, expected: type, tmp_path: Path) -> None:
+    assert isinstance(do(tmp_path, f"pad {size}"), expected)
 
 
 def test_stopping_kills_the_child_and_what_it_started(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """One piece of work in a fresh child process that can be stopped at any moment.
 
 MuJoCo is C: inside `mj_step` Python sees no signal, a bad model can crash the interpreter, and a hostile clip may ask for
-more memory than there is. So the work runs in `python -m ampref_workers.child JOBDIR`, and whatever happens there is an
+more memory than there is. So the work runs in `python -m ampref_workers.child JOBDIR`, and whatever happens there is a
 message or a `NoReport` here, never an exception.
 
 The child gets a process group of its own (so that a Ctrl-C for the worker does not reach it, and one signal ends it with all it
@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal, cast
 
+import amp_core
 from amp_core.kernels import kernel_variables
 from amp_core.progress import Progress
 from ampref_workers.protocol import (
@@ -49,7 +50,8 @@ __all__ = ["CHILD", "run"]
 CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_workers.child")
 """The command that the job folder is appended to. `-P` keeps the job folder, where it runs, off the import path."""
 
-_ROOT = Path(__file__).resolve().parent.parent
+# The folders that amp_core and ampref_workers come from, so that the child runs the same code as this process.
+_IMPORT_PATH = tuple(dict.fromkeys(str(Path(file).resolve().parents[1]) for file in (amp_core.__file__, __file__)))
 _HOST_ENV = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _TICK_SEC = 0.1
@@ -219,7 +221,7 @@ def _environment(job_dir: Path) -> dict[str, str]:
         **kernel_variables(),
         "HOME": str(job_dir),
         "TMPDIR": str(job_dir),
-        "PYTHONPATH": str(_ROOT),
+        "PYTHONPATH": os.pathsep.join(_IMPORT_PATH),
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",
         "PYTHONNOUSERSITE": "1",
