@@ -47,12 +47,12 @@ clean: ## remove the virtual environment and every cache
 
 # Two at once in one folder take turns; what the first has installed, the second finds.
 all-installed dev-installed:
+	@test -e $(VENV)/.made || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) requirements/one_at_a_time.py $(VENV).lock $(MAKE) -s --no-print-directory $(VENV)/.$(@:-installed=)
 
 # Each stamp says that what it stands for was done as the lock files are now; the demo needs no development tools.
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make virtual environments; on Debian install python3-venv" >&2; exit 1; }
 	@touch $@

@@ -9,10 +9,9 @@ These names are loaded when they are first used, so that `import amp_core` costs
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from amp_core.lazy import lazy_exports
+from amp_core.lazy import is_installed, lazy_exports
 
 if TYPE_CHECKING:
     from amp_core.client import load_dataset, pull
@@ -35,5 +34,5 @@ else:
     )
 
 __all__ = ["Recipe", "__version__", "load_dataset", "pull", "read_motion"]
-if TYPE_CHECKING or find_spec("mujoco"):  # A training node has none, and `help` and `import *` use every name that is listed.
+if TYPE_CHECKING or is_installed("mujoco"):  # Else `help` and `import *` would fail.
     __all__ += ["Robot", "score"]

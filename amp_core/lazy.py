@@ -5,9 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["lazy_exports"]
+__all__ = ["is_installed", "lazy_exports"]
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, which is not tried."""
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

@@ -164,7 +164,7 @@ def _print_clip(out: Output, clip: Mapping[str, Any], steps: Mapping[str, float]
     rows = {key: clip[key] for key in CLIP_KEYS + (VARIANT_KEYS if clip["augmentation"] else ())}
     rows |= {"tags": ", ".join(clip["tags"])}
     labels = {"duration_sec": "duration_sec (source)"}
-    out.print_table(("Clip", clip["id"]), ((labels.get(key, key), value) for key, value in rows.items()))
+    out.print_table(("Clip", clip["id"]), ((labels.get(key, key), number(value)) for key, value in rows.items()))
     out.print()
     if rollouts:
         # A column that says the same in every line is left out.

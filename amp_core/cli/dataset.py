@@ -13,7 +13,7 @@ from amp_core.cli.options import Json, Quiet, Timeout, Url, refuse_usage, rollou
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
 from amp_core.cli.version_text import print_version, version_state
-from amp_core.dataset.names import check_alias
+from amp_core.dataset.names import check_alias, check_dataset_name, check_version
 from amp_core.errors import AmprefError
 from amp_core.readiness import check_waivers
 from amp_core.recipe import PhysicsScale
@@ -21,8 +21,8 @@ from amp_core.recipe import PhysicsScale
 _SUMMARY = "Lock, list, show and compare dataset versions."
 dataset = Typer(cls=SummaryGroup, help=_SUMMARY, no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, Argument(metavar="NAME", help="The dataset's name, for example walk.")]
-Version = Annotated[str, Argument(metavar="VERSION", help="An exact version, for example 0.11.0.")]
+Name = Annotated[str, Argument(metavar="NAME", callback=check_dataset_name, help="The dataset's name, for example walk.")]
+Version = Annotated[str, Argument(metavar="VERSION", callback=check_version, help="An exact version, for example 0.11.0.")]
 
 
 @dataset.command("lock")
@@ -133,7 +133,7 @@ def _format_aliases(entry: Mapping[str, Any]) -> str:
 
 @dataset.command("show")
 def show(
-    name: Name,
+    name: Annotated[str, Argument(metavar="NAME", help="The dataset's name, for example walk.")],
     version: Annotated[str | None, Argument(metavar="VERSION", help="A version or an alias; default: all of them.")] = None,
     url: Url = None,
     json_out: Json = None,
@@ -143,6 +143,7 @@ def show(
     if version is None:
         for sign in ("==", "@"):
             name, _, version = name.partition(sign) if sign in name else (name, "", version)
+    check_dataset_name(name)
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
         if version is not None:

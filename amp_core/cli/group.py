@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -33,6 +34,10 @@ PANELS = (START, MOTIONS, CATALOG, TRAINING, OPERATORS)
 """The sections of `ampref --help` in their order, by who needs them; a plug-in's own sections follow."""
 
 
+_VALUES = {"int": "N", "float": "X", "str": "TEXT", "Path": "PATH"}
+"""What the help calls an option's value, by its type."""
+
+
 class Verb(NamedTuple):
     """A row of a package's table.
 
@@ -55,11 +60,15 @@ class Verb(NamedTuple):
         """Import the verb."""
         target = pkgutil.resolve_name(self.target)
         if isinstance(target, typer.Typer):
-            return typer.main.get_group(target)
+            group = typer.main.get_group(target)
+            for command in group.commands.values():
+                _name_values(command)
+            return group
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(self.name)(target)
         command = typer.main.get_command(app)
         assert isinstance(command, TyperCommand)
+        _name_values(command)
         return command
 
 
@@ -67,6 +76,16 @@ def list_verbs(panel: str, summaries: Mapping[str, str], *, extra: str | None = 
     """Rows of a table that have all but their summaries in common, by target; a verb has the name of its attribute."""
     names = {target: target.rpartition(":")[2] for target in summaries}
     return [Verb(names[target], panel, summary, target, extra, json_word) for target, summary in summaries.items()]
+
+
+def _name_values(command: Any) -> None:
+    """Let the help show what a value is instead of its Python type."""
+    for param in command.params:
+        match = re.fullmatch(r"(?:list\[)?(int|float|str|Path)\]?", param.bare_type())
+        if match and param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None
+        elif match:
+            param.metavar = param.metavar or _VALUES[match[1]]
 
 
 class MissingExtra(AmprefError):

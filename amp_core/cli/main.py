@@ -25,10 +25,20 @@ app = typer.Typer(
     help="Reference motions that a legged robot can really produce: scored in MuJoCo, locked, verified.",
     epilog="Start with: ampref demo (everything once), ampref score MOTION (no server), ampref up (a server on this machine).",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     add_completion=False,
     rich_markup_mode=None,  # The plain help needs no rich, which takes longer to import than everything else here.
     pretty_exceptions_enable=False,
 )
+
+
+_FAULTS = {
+    "int_parsing": "{input!r} is not a whole number",
+    "float_parsing": "{input!r} is not a number",
+    "greater_than_equal": "{input} is less than {ge}",
+    "less_than_equal": "{input} is more than {le}",
+}
+"""What is wrong with a value, by the type of pydantic's error."""
 
 
 def _print_version(requested: bool) -> None:
@@ -46,6 +56,14 @@ def _root(
     pass
 
 
+def _reword(error: typer.TyperException) -> None:
+    """Replace pydantic's message about a value, which does not repeat it."""
+    if list_errors := getattr(error.__cause__, "errors", None):
+        details = list_errors()[0]
+        text = _FAULTS.get(details["type"], details["msg"].removeprefix("Value error, ").replace("{", "{{").replace("}", "}}"))
+        error.message = text.format(input=details["input"], **details.get("ctx", {}))
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors are printed; nothing but a bug leaves a traceback."""
     command = typer.main.get_command(app)
@@ -56,6 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         show = getattr(error, "show", None)
         if show is None:
             raise
+        _reword(error)
         show()
         if Output.word_after_json:
             sys.stderr.write(f"To write the document into a file: --json={printable(Output.word_after_json)}\n")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 160
+_OPTIONS = {"tags": "tag", "clips": "clip", "buckets": "bucket", "waivers": "waive"}
+"""Options that are not called as the field of the request."""
 STDOUT = Path("-")
 Cell = str | Callable[[Any], Any]
 """What a column shows of a row: the value of a key, or what a function makes of the row."""
@@ -44,13 +46,30 @@ _STYLES = {
 }
 
 
+def argument_name(key: str) -> str:
+    """The argument or option that a key of a request stands for, such as `VERSION` for `body.version`; else the key."""
+    place, *path = (part for part in key.split(".") if not part.isdigit())
+    if place not in ("path", "query", "body") or not path:
+        return f"key {key!r}"
+    if path[0] == "recipe":
+        return " ".join(("--recipe", ".".join(path[1:]))).rstrip()
+    name = path[-1]
+    if place == "path" or key == "body.version":
+        return "ID" if name.endswith("_id") else name.upper()
+    side, _, metric = name.partition("_")
+    if side in ("min", "max") and name != "min_duration_sec":
+        return f"--{side} {metric}"
+    return "--" + _OPTIONS.get(name, name).replace("_", "-")
+
+
 def print_error(error: AmprefError) -> None:
     """Print on stderr what was wrong, where, what was expected, and what to type next."""
-    key = f"key {error.key!r}" if error.key is not None else None
+    key = argument_name(error.key) if error.key is not None else None
     frame = f"frame {error.frame}" if error.frame is not None else None
     place = ", ".join(filter(None, (error.file, key, frame)))
     lines = [f"error: {place + ': ' if place else ''}{error.what}"]
-    for label, text in (("expected", error.expected), ("what to do", error.remedy)):
+    remedy = (error.remedy or "").replace("/docs says of it: ", "").replace("See /docs for", "See --help for")
+    for label, text in (("expected", error.expected), ("what to do", remedy)):
         if text:
             lines.append(f"  {label}: {text}")
     sys.stderr.write("".join(printable(line) + "\n" for line in lines))

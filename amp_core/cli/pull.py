@@ -16,7 +16,7 @@ from amp_core.client import pull as pull_version
 
 
 def pull(
-    spec: Annotated[str, Argument(help="name==version, name@alias, or name for its latest version.")],
+    spec: Annotated[str, Argument(metavar="NAME==VERSION", help="A version; or NAME@ALIAS, or NAME for the latest one.")],
     url: Url = None,
     manifest_sha256: Annotated[
         str | None, Option(metavar="DIGEST", help="The version's digest from an earlier pull; anything else is refused.")

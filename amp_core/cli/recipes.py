@@ -33,8 +33,12 @@ def build_recipe(path: Path | None, mode: str | None, seed: int | None, scales: 
     fields = read_recipe(path, scales)
     if mode is not None and fields.setdefault("mode", mode) != mode:
         raise BadParameter(f"the recipe in {path} has mode {fields['mode']!r}; drop one of the two", param_hint="--mode")
-    recipe = Recipe.from_dict(fields if seed is None else fields | {"seed": seed})
-    check_recipe(recipe)
+    try:
+        recipe = Recipe.from_dict(fields if seed is None else fields | {"seed": seed})
+        check_recipe(recipe)
+    except RecipeRefused as error:
+        error.file = str(path)
+        raise
     return recipe
 
 

@@ -59,7 +59,7 @@ _TEXT_DTYPE = re.compile(r"<U(\d{1,3})")
 
 
 def read_npz(data: bytes, limits: Limits) -> dict[str, RawArray | str]:
-    """The clip's arrays as the archive describes them, and its lineage's texts; other members are never unpacked.
+    """The clip's arrays as the archive describes them, and its lineage's texts; other members are empty and never unpacked.
 
     Raises:
       MotionRefused: a damaged archive, one that unpacks to more than a clip can hold, or members that are no arrays.
@@ -69,6 +69,7 @@ def read_npz(data: bytes, limits: Limits) -> dict[str, RawArray | str]:
     for member in _read_directory(data):
         name = member.name.decode("latin-1").removesuffix(".npy")
         if name not in KEYS and name not in LINEAGE_MEMBERS:
+            fields.setdefault(name, "")
             continue
         if name in fields:
             _refuse(f"the member {quote(name)} appears twice", "each array once", key=name)

@@ -6,6 +6,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ FORMATS = ("pkl", "npz", "json", "csv")
 QUAT_ORDERS = ("xyzw", "wxyz")
 MAX_PATH_CHARACTERS = 200
 """The end of a path that errors quote."""
+MAX_LISTED_KEYS = 12
+"""The keys of a file that an error lists."""
 
 _EXTENSIONS = {"pkl": "pkl", "pickle": "pkl", "npz": "npz", "json": "json", "csv": "csv"}
 _NOT_READ = {
@@ -86,6 +89,7 @@ def read_motion(
             f"fps is {fps!r}" if isinstance(fps, float | int) else "fps is no number",
             key="fps",
             expected="a positive number of frames per second",
+            remedy="Pass the rate of the clip, for example --fps 50 (fps=50 in Python and HTTP)",
         )
     file = name if path is None else str(path)
     if len(file) > MAX_PATH_CHARACTERS:
@@ -184,18 +188,13 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
         raise MotionRefused(
             f"it is named or declared {hint} but its content is {kind}",
             expected="a name that says what the content is",
-            remedy=f"Rename it to end in .{kind}, or say format={kind!r}, if that is what it is meant to be",
+            remedy=f"Rename it to end in .{kind} if that is what it is meant to be (in Python format={kind!r} does as well)",
         )
     fields = _read_fields(data, kind, fps, quat_order, limits)
     rate = _read_rate(fields, fps)
     for key in KEYS[1:]:
         if key not in fields:
-            raise MotionRefused(
-                f"the key {key!r} is missing",
-                key=key,
-                expected="the keys " + ", ".join(KEYS),
-                remedy="Export the clip with all of them; see docs/motions.md",
-            )
+            raise _missing_key(key, fields, "Export the clip with all of them; see docs/motions.md")
     root_pos, root_rot, dof_pos = (
         value if isinstance(value := fields[key], np.ndarray) else matrix(key, value, limits) for key in KEYS[1:]
     )
@@ -206,6 +205,13 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
     digest = digest_of(data)
     lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
     return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
+
+
+def _missing_key(key: str, fields: Mapping[str, Any], remedy: str) -> MotionRefused:
+    names = ", ".join(quote(name) for name in islice(fields, MAX_LISTED_KEYS))
+    more = f" and {len(fields) - MAX_LISTED_KEYS} more" if len(fields) > MAX_LISTED_KEYS else ""
+    problem = f"the key {key!r} is missing; the file has {names or 'no keys'}{more}"
+    return MotionRefused(problem, key=key, expected="the keys " + ", ".join(KEYS), remedy=remedy)
 
 
 def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | None, limits: Limits) -> Mapping[str, Any]:
@@ -230,12 +236,7 @@ def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | No
 def _read_rate(fields: Mapping[str, Any], fps: float | None) -> float:
     if "fps" not in fields:
         if fps is None:
-            raise MotionRefused(
-                "the key 'fps' is missing",
-                key="fps",
-                expected="the keys " + ", ".join(KEYS),
-                remedy="Export the clip with its rate, or pass fps",
-            )
+            raise _missing_key("fps", fields, "Export the clip with its rate, or pass it: --fps 50 (fps=50 in Python and HTTP)")
         return float(fps)
     rate = number("fps", fields["fps"])
     if fps is not None and not math.isclose(rate, fps, rel_tol=1e-6):

@@ -52,8 +52,9 @@ def _check_selection(session: Session, select: Select) -> None:
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
     if next(selection.select_members(session, select, chunk=1), None) is None:
+        near = ", ".join(f"{name} is {tier.label}" for name, tier in selection.list_tiers(session, select, _MAX_LISTED))
         raise InputRefused(
-            "the selection is empty",
+            f"the selection is empty{': ' if near else ''}{near}",
             key="select",
             expected="at least one rollout of the tiers asked for",
             remedy="Widen it (tier, tags, segments), or wait for the clips' jobs; "

@@ -20,10 +20,10 @@ from ampref_service.api.wording import Json, describe_schema, join_names, resolv
 from ampref_service.errors import ParameterRefused
 
 _MAX_FAULTS = 20
-_SEE_DOCS = "See /docs for what this endpoint takes"
+_SEE_DOCS = "See /docs for what it takes"
 _MEANINGS = {
     "missing": "it is missing",
-    "string_pattern_mismatch": "it is not written as it has to be",
+    "string_pattern_mismatch": "it does not have the form that is needed",
     "string_too_short": "it is too short",
     "string_too_long": "it is too long",
     "too_long": "it has too many entries",

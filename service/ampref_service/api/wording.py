@@ -16,7 +16,7 @@ def suggest_names(name: str, names: Iterable[str]) -> str:
     """`: did you mean a or b?`, or nothing where no name is near. Only names that the service knows are repeated."""
     names = list(names)
     near = difflib.get_close_matches(name.lower(), names, n=2)
-    near = near or [candidate for candidate in names if len(name) > 2 and name in candidate][:2]
+    near = near or [candidate for candidate in names if len(name) > 3 and name in candidate][:2]
     return f": did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -29,7 +29,7 @@ def get(session: Session, job_id: str) -> Job:
     """A job by id; raises `NotFound`."""
     row = session.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"no job {job_id[:80]!r}", remedy="Take the id from the answer to the request that made it")
+        raise NotFound(f"no job {job_id[:80]!r}", remedy="`ampref jobs` (GET /v1/jobs) lists them")
     return to_job(row)
 
 

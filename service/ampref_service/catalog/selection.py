@@ -185,6 +185,12 @@ def missing_buckets(session: Session, criteria: Select) -> tuple[list[PhysicsSca
     return missing, sorted(present)
 
 
+def list_tiers(session: Session, criteria: Select, limit: int) -> list[tuple[str, Tier]]:
+    """The first clips that the selection would hold if it took every tier: their names and tiers."""
+    query = _select_rollouts(session, dataclasses.replace(criteria, tiers=tuple(Tier))).limit(limit)
+    return [(row.name, Tier(row.tier)) for row in session.execute(query)]
+
+
 def missing_clips(session: Session, criteria: Select) -> list[str]:
     """Which of `Select.clips` are neither the id nor the name of a clip for this robot."""
     names: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from sqlalchemy import make_url
 from typer import Option
 
 from amp_core.cli.options import Json, Quiet
@@ -23,7 +24,8 @@ def migrate(
     if to is None and settings.database_url.startswith("sqlite"):
         make_folder(settings.data_dir)
     revision = schema.upgrade(settings.database_url) if to is None else schema.downgrade(settings.database_url, to)
-    out.print_result({"revision": revision}, [revision])
-    out.print(f"the catalog is at revision {revision}")
+    database = make_url(settings.database_url).render_as_string(hide_password=True)
+    out.print_result({"revision": revision, "database": database}, [revision])
+    out.print(f"the catalog {database} is at revision {revision}")
     if to is None:
         out.print("next: ampref api, and ampref worker on any number of machines")

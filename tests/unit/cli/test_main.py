@@ -113,7 +113,7 @@ def test_a_verb_whose_extra_is_missing_has_a_json_document_for_it() -> None:
     [
         (["score", "walk.npz"], "physics"),
         (["robots"], "physics"),
-        (["up", "--port", "0"], "service"),
+        (["up", "--port", "0"], "service,train"),
         (["api"], "service"),
         (["migrate"], "service"),
         (["worker"], "worker"),

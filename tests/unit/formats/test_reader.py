@@ -128,7 +128,7 @@ def test_fps_from_the_caller(clip: dict[str, Any], as_npz: Callable[..., bytes])
     without = {k: clip[k] for k in KEYS}
     same(read_motion(as_npz(without), name="walk", fps=50), clip)
     same(read_motion(as_npz(clip), name="walk", fps=50), clip)
-    refused(as_npz(without), "missing", "pass fps", key="fps")
+    refused(as_npz(without), "missing", "pass it: --fps 50", key="fps")
     refused(as_npz(clip), "the file says 50", "the caller 30", key="fps", fps=30)
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,9 +70,15 @@ def demo(
     out.print_result(document, [result["manifest_sha256"]])
     rest = f"everything is kept in {folder}" if keep else "no process and no file is left"
     out.print(f"\nDone in {seconds:.0f} s; {rest}.")
-    out.print("Next: ampref score MOTION      your own motion, without a server")
-    out.print("      ampref up                the service, to stay")
-    out.print("      docs/score-clips.md      the same steps, one by one")
+    script = Path(sys.executable).with_name("ampref")
+    command = "ampref" if shutil.which("ampref") or not script.exists() else os.path.relpath(script)
+    steps = {
+        f"{command} score MOTION": "your own motion, without a server",
+        f"{command} up": "the service, to stay",
+        "docs/score-clips.md": "the same steps, one by one",
+    }
+    for label, (step, purpose) in zip(("Next:", "", ""), steps.items(), strict=True):
+        out.print(f"{label:<5} {step:<{max(map(len, steps))}}  {purpose}")
 
 
 @contextlib.contextmanager
@@ -158,7 +165,9 @@ def _lock_version(out: Output, api: ApiClient, rollouts: list[dict[str, Any]]) -
     version = api.get_version(name, VERSION)
     for test in version["readiness"]["tests"]:
         out.print(f"   {test['status']:<4}  {test['name']}{': ' + test['reason'] if test['reason'] else ''}")
-    out.print(f"   ready for training: {'yes' if version['readiness']['ready'] else 'no'}")
+    is_ready, lacks_jax = version["readiness"]["ready"], find_spec("jax") is None or find_spec("optax") is None
+    advice = ": the tests that are skipped need JAX; install ampref[train], then run the demo again" if lacks_jax else ""
+    out.print(f"   ready for training: {'yes' if is_ready else f'no{advice}'}")
     out.print(f"   {version['num_clips']} clips, {version['num_frames']} frames, dataset_hash {version['dataset_hash']}\n")
     return version
 

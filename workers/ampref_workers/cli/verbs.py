@@ -8,7 +8,7 @@ _DEMO = "Do everything once: serve, post the bundled motions, score, lock a vers
 _UP = "Start the whole service in this process: migrated catalog, API and workers, with nothing else to install."
 _WORKER = "Score clips and lock versions for the API; any number may run."
 VERBS = (
-    *list_verbs(START, {"ampref_workers.cli.demo:demo": _DEMO}, extra="service"),
-    *list_verbs(OPERATORS, {"ampref_workers.cli.up:up": _UP}, extra="service"),
+    *list_verbs(START, {"ampref_workers.cli.demo:demo": _DEMO}, extra="service,train"),
+    *list_verbs(OPERATORS, {"ampref_workers.cli.up:up": _UP}, extra="service,train"),
     *list_verbs(OPERATORS, {"ampref_workers.cli.worker:worker": _WORKER}, extra="worker"),
 )

@@ -1,0 +1,5 @@
+"""`python -m amp_core` is `ampref`."""
+
+from amp_core.cli.start import main
+
+main()
