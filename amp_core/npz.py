@@ -10,14 +10,14 @@ Members are stored, not deflated; the alignment is made by padding each local he
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
 import struct
+import sys
+import tokenize
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from amp_core.errors import InputRefused, IntegrityError, NotFound
 
-__all__ = ["ALIGNMENT", "NpzWriter", "mmap_member", "read_npz", "write_npz"]
+__all__ = ["ALIGNMENT", "ARCHIVE_FAULTS", "NpzWriter", "mmap_member", "write_npz"]
 
 ALIGNMENT = 64
 """Bytes. A cache line, and what numpy itself pads a `.npy` header to."""
@@ -36,13 +36,19 @@ ALIGNMENT = 64
 # Booleans, integers, floats, complex numbers, bytes and text: everything with a fixed size that needs no pickle.
 _KINDS = "biufcSU"
 
-_UTF8_NAME = 0x800
+_ENCRYPTED, _UTF8_NAME = 0x1, 0x800
 _LOCAL_HEADER = 30  # Bytes, without the name and the extra field.
 _ZIP64_EXTRA = 20  # Bytes that zipfile appends to the extra field of a large member.
 _PAD_ID = 0xD935  # "alignment" in the zip world; readers skip extra fields that they do not know.
 _PAD_MIN = 6  # Bytes: id, size, the alignment as uint16.
 _MAX_HEADER = 10_000  # Characters of a .npy header; ours have 118, numpy refuses longer ones as well.
 _CHUNK = 8 << 20
+
+ARCHIVE_FAULTS = (
+    *(zipfile.BadZipFile, struct.error, NotImplementedError, EOFError, OSError),
+    *(ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError, OverflowError),
+)
+"""What zipfile and numpy raise for damaged bytes; a member's name that is not UTF-8 is a `ValueError`."""
 
 
 def write_npz(target: str | os.PathLike[str] | BinaryIO, arrays: Mapping[str, ArrayLike]) -> None:
@@ -168,61 +174,41 @@ class _Member:
     rows: int = 0
 
 
-def read_npz(path: str | os.PathLike[str], keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
-    """The arrays of an archive, checksums verified, nothing unpickled.
-
-    Args:
-      path: an archive from `write_npz` or `numpy.savez`.
-      keys: which members; all by default. `NotFound` lists what there is.
-    Raises:
-      IntegrityError: the file is not such an archive, is truncated, or declares more data than it holds.
-    """
-    path = Path(path)
-    with _open_archive(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")] if keys is None else keys
-        arrays = {}
-        for name in names:
-            info = _find_member(path, archive, name)
-            with archive.open(info) as stream:
-                shape, fortran, dtype, size = _read_header(path, stream, info)
-                data = np.empty(size, np.uint8)
-                end = 0
-                while end < size:
-                    count = stream.readinto(data[end : end + _CHUNK].data)  # type: ignore[attr-defined]
-                    if not count:
-                        raise _archive_error(path, f"member {name!r} is truncated")
-                    end += count
-                stream.read(1)  # The checksum is compared when the end is read.
-            arrays[name] = data.view(dtype).reshape(shape, order="F" if fortran else "C")
-        return arrays
-
-
 def mmap_member(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
     """One array of an archive, read-only and memory-mapped (`numpy.memmap`): its pages are read when they are touched.
 
     The member's checksum is not verified here: compare the file's digest. An array without elements cannot be mapped and comes
-    back as an ordinary, empty one.
+    back as an ordinary, empty one. Text is read once, since numpy fails on characters that do not exist.
 
     Raises:
+      FileNotFoundError: no such file.
       NotFound: no such member; the error lists what there is.
-      IntegrityError: the member is compressed, truncated or not an array.
+      IntegrityError: the file is not an archive, or the member is compressed, truncated or not an array.
     """
     path = Path(path)
-    with _open_archive(path) as archive, open(path, "rb") as file:
-        info = _find_member(path, archive, name)
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise _archive_error(path, f"member {name!r} is compressed; only a stored one can be mapped")
-        with archive.open(info) as stream:
-            shape, fortran, dtype, _ = _read_header(path, stream, info)
-            header = stream.tell()
-        file.seek(info.header_offset)
-        name_length, extra_length = struct.unpack("<26x2H", file.read(_LOCAL_HEADER))
-    if 0 in shape:
-        empty = np.empty(shape, dtype)
-        empty.flags.writeable = False
-        return empty
-    offset = info.header_offset + _LOCAL_HEADER + name_length + extra_length + header
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                files = {info.filename: info for info in archive.infolist()}
+            if f"{name}.npy" not in files:
+                names = ", ".join(sorted(file.removesuffix(".npy") for file in files))
+                raise NotFound("there is no such array", file=str(path), key=name, expected=f"one of {names}")
+            info = files[f"{name}.npy"]
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+                raise _archive_error(path, f"member {name!r} is compressed or encrypted; only a stored one can be mapped")
+            shape, fortran, dtype, offset = _read_header(path, file, info)
+            if 0 in shape:
+                empty = np.empty(shape, dtype)
+                empty.flags.writeable = False
+                return empty
+            array = np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+            if dtype.kind == "U":
+                code_points = np.memmap(file, np.dtype("u4").newbyteorder(dtype.byteorder), "r", offset, array.nbytes // 4)
+                if code_points.max() > sys.maxunicode:
+                    raise _archive_error(path, f"member {name!r} is not text")
+            return array
+        except ARCHIVE_FAULTS as error:
+            raise _archive_error(path, str(error) or type(error).__name__) from error
 
 
 def _stored_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -236,43 +222,26 @@ def _stored_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("<")
 
 
-@contextlib.contextmanager
-def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive, open for reading; what is damaged in it is an `IntegrityError`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, zlib.error, UnicodeDecodeError) as error:
-        raise _archive_error(path, str(error) or type(error).__name__) from error
-
-
-def _find_member(path: Path, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    try:
-        return archive.getinfo(f"{name}.npy")
-    except KeyError:
-        names = sorted(file.removesuffix(".npy") for file in archive.namelist())
-        raise NotFound("there is no such array", file=str(path), key=name, expected=f"one of {', '.join(names)}") from None
-
-
-def _read_header(path: Path, stream: IO[bytes], info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """A member's shape, whether it is column-major, its dtype and its size in bytes, before anything is allocated.
+def _read_header(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """A member's shape, whether it is column-major, its dtype and the offset of its data in the file, in bytes.
 
     The sizes that the file declares must agree with each other and with the length of the file.
     """
     name = info.filename.removesuffix(".npy")
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream, max_header_size=_MAX_HEADER)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise _archive_error(path, f"member {name!r} is not a numpy array") from error
-    if dtype.hasobject or dtype.kind not in _KINDS or any(size < 0 for size in shape):
+    file.seek(info.header_offset)
+    name_length, extra_length = struct.unpack("<26x2H", file.read(_LOCAL_HEADER))
+    start = file.seek(name_length + extra_length, os.SEEK_CUR)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file, max_header_size=_MAX_HEADER)
+    if dtype.hasobject or dtype.kind not in _KINDS:
         raise _archive_error(path, f"member {name!r} holds {dtype}, which would need pickle")
-    size = math.prod(shape) * dtype.itemsize
-    is_stored = info.compress_type == zipfile.ZIP_STORED
-    if info.file_size != stream.tell() + size or (is_stored and info.header_offset + info.file_size > path.stat().st_size):
+    if not dtype.itemsize or any(size < 0 for size in shape):
+        raise _archive_error(path, f"member {name!r} declares an array of {dtype} in shape {shape}")
+    offset, size = file.tell(), math.prod(shape) * dtype.itemsize
+    if start + info.file_size != offset + size or offset + size > os.fstat(file.fileno()).st_size:
         raise _archive_error(path, f"member {name!r} declares {size} bytes of data that are not there")
-    return shape, fortran, dtype, size
+    return shape, fortran, dtype, offset
 
 
 def _archive_error(path: Path, reason: str) -> IntegrityError:

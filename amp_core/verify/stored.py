@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
 from amp_core.formats import Limits, Motion, read_motion
-from amp_core.npz import mmap_member
+from amp_core.npz import ARCHIVE_FAULTS, mmap_member
 from amp_core.recipe import Recipe
 from amp_core.tiers import Tier
 from amp_core.verify.subject import Clip
@@ -35,7 +35,7 @@ class StoredArrays(Mapping[str, npt.NDArray[Any]]):
         try:
             with zipfile.ZipFile(self._path) as archive:
                 self._names = [name.removesuffix(".npy") for name in archive.namelist()]
-        except (OSError, zipfile.BadZipFile) as error:
+        except ARCHIVE_FAULTS as error:
             raise IntegrityError(
                 f"the arrays cannot be read ({error})",
                 file=str(path),

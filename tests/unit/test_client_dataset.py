@@ -13,7 +13,7 @@ import pytest
 from amp_core.client import STD_FLOOR, Dataset, load_dataset
 from amp_core.dataset import Bundle, Member, RobotFacts, lock_bundle
 from amp_core.features import FeatureLayout
-from amp_core.npz import read_npz, write_npz
+from amp_core.npz import write_npz
 
 JOINTS = ("knee",)
 LAYOUT = FeatureLayout.for_robot(JOINTS, ("foot",))
@@ -76,7 +76,8 @@ def reweighted(data: Dataset, folder: Path, weights: Callable[[np.ndarray], np.n
     """The same rows with other weights, as a later rule might set them."""
     import dataclasses
 
-    arrays = read_npz(data.pulled.features)
+    with np.load(data.pulled.features) as archive:
+        arrays = dict(archive)
     arrays["sample_weight"] = weights(np.arange(len(data))).astype(np.float32)
     write_npz(folder / "reweighted.npz", arrays)
     return Dataset(dataclasses.replace(data.pulled, features=folder / "reweighted.npz"))
