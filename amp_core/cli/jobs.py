@@ -63,7 +63,7 @@ def job(
         job = api.cancel_job(job_id) if cancel else api.retry_job(job_id) if retry else api.get_job(job_id)
         if wait:
             with note_unfinished(out, lambda: [job_id]), out.progress(f"job {job['id']}", total=1) as progress:
-                job = wait_for_job(api, job, progress, label=job["kind"], timeout=timeout)
+                job = wait_for_job(api, job, progress, label=f"{job['kind']} job", timeout=timeout)
     out.print_result(job, [job["state"]])
     out.print_table(COLUMNS, [job])
     if job["result"]:

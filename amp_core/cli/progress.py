@@ -43,7 +43,7 @@ class Progress:
         Args:
           text: what stands behind the work's name: `scoring: TEXT`.
           description: what stands in the place of both.
-          left: the time in seconds that the rest takes, from a caller with a better estimate than the rate so far.
+          left: the time in seconds that the rest takes, infinite where it is unknown; by default by the rate so far.
         """
         self.amount = amount
         self.description = f"{self._name}: {text}" if text else description or self.description

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,11 +62,15 @@ def wait_for_job(
     start = progress.amount
 
     def show(state: dict[str, Any]) -> None:
-        text, left = f"{label}: {state.get('message') or state['state']}", state.get("eta_sec")
+        text, share = f"{label}: {state.get('message') or state['state']}", float(state.get("progress") or 0.0)
+        # The rate of other jobs predicts nothing of one that is at work: a plan takes a hundred times as long as a rollout.
+        left = state.get("eta_sec")
         if overall:
-            # The bar shows the time that all of them take, the text that of this one.
-            text, left = f"{overall} ({text if left is None else f'{text}, {time_left(left)}'})", None
-        progress.update(start + float(state.get("progress") or 0.0), description=text, left=left)
+            text = f"{overall} ({text if left is None else f'{text}, {time_left(left)}'})"
+            left = math.inf if share else None
+        elif left is None:
+            left = math.inf
+        progress.update(start + share, description=text, left=left)
 
     end = api.wait_for_job(str(job["id"]), timeout=timeout, progress=show)
     progress.update(start + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from amp_core.tiers import Tier
@@ -34,7 +35,7 @@ def size(n_bytes: int) -> str:
 
 def time_left(seconds: float | None) -> str:
     """The time that the rest takes, as `40 s left`; empty where it is unknown."""
-    if seconds is None:
+    if seconds is None or math.isinf(seconds):
         return ""
     if seconds < 99.5:
         return f"{max(1, round(seconds))} s left"

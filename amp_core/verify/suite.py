@@ -101,7 +101,7 @@ def verify(
         reports.append(report)
         finished_weight += test.weight
     if progress is not None:
-        progress(1.0, "verified")
+        progress(1.0, "every test has run")
     return Verification(subject=subject.to_dict(), tests=tuple(reports))
 
 
@@ -114,7 +114,7 @@ class _PartialProgress:
 
     def __call__(self, share: float, text: str) -> None:
         try:
-            self._callback(min(1.0, self._begin + self._length * share), f"{self._name}: {text}")
+            self._callback(min(1.0, self._begin + self._length * share), f"test {self._name}: {text}")
         except BaseException as error:
             self.error = error
             raise

@@ -42,7 +42,7 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
         Subject(robot, tuple(clips), facts={"dataset": request.name, "version": request.version}),
         only=request.only,
         nthread=request.threads,
-        progress=lambda share, text: report(_CHECKS_SHARE + (1.0 - _CHECKS_SHARE) * share, f"test {text}"),
+        progress=lambda share, text: report(_CHECKS_SHARE + (1.0 - _CHECKS_SHARE) * share, text),
     )
     # The operator left the other tests out, not the caller.
     tests = (test if test.id in request.only else replace(test, reason=TESTS_OFF) for test in verification.tests)

@@ -333,4 +333,7 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
     assert cli.run(["submit", str(tmp_path / "x.npz"), "--wait"]) == 0
     assert " 40%  x: planned 40 of 100 frames, 90 s left" in capsys.readouterr().err
     assert cli.run(["submit", str(tmp_path / "x.npz"), str(tmp_path / "y.npz"), "--wait"]) == 0
-    assert " 20%  0 of 2 clips (x: planned 40 of 100 frames, 90 s left)" in capsys.readouterr().err
+    assert " 20%  0 of 2 clips (x: planned 40 of 100 frames, 90 s left)\n" in capsys.readouterr().err
+    going["eta_sec"] = None
+    assert cli.run(["submit", str(tmp_path / "x.npz"), "--wait"]) == 0
+    assert " 40%  x: planned 40 of 100 frames\n" in capsys.readouterr().err
