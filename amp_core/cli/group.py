@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,12 @@ PANELS = (START, MOTIONS, CATALOG, TRAINING, OPERATORS)
 
 _VALUES = {"int": "N", "float": "X", "str": "TEXT", "Path": "PATH"}
 """What the help calls an option's value, by its type."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a module, or `module:attribute`, is the product's and not a plug-in's."""
+    package = name.partition(":")[0].partition(".")[0]
+    return package in ("amp_core", "ampref_service", "ampref_workers", "ampref_migrations")
 
 
 class Verb(NamedTuple):
@@ -95,6 +101,19 @@ class MissingExtra(AmprefError):
     title = "A part of ampref is not installed"
 
 
+class BrokenPlugin(AmprefError):
+    """A verb was called that a plug-in lists and cannot bring."""
+
+    slug = "broken-plugin"
+    title = "A plug-in cannot be used"
+
+    def __init__(self, verb: Verb, error: BaseException) -> None:
+        super().__init__(
+            f"the verb {verb.name!r} of a plug-in ({verb.target}) cannot be loaded: {type(error).__name__}: {error}",
+            remedy="Install the plug-in again with what it needs, or uninstall it",
+        )
+
+
 class VerbCommand(TyperCommand):
     """Stands for a verb until it is called."""
 
@@ -109,7 +128,13 @@ class VerbCommand(TyperCommand):
         args = attach_json_target(args, word=self.verb.json_word)
         # An error that comes before the verb has made its own output is a JSON document, too.
         Output(STDOUT if "--json=-" in args else None)
-        context = self.verb.load().make_context(info_name, args, parent, **extra)
+        try:
+            command = self.verb.load()
+        except (Exception, SystemExit) as error:
+            if is_own(self.verb.target):
+                raise
+            raise BrokenPlugin(self.verb, error) from error
+        context = command.make_context(info_name, args, parent, **extra)
         _check_json_target(context)
         return context
 
@@ -158,9 +183,12 @@ class VerbGroup(SummaryGroup):
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
             command = self.commands.get(ctx.invoked_subcommand)
+            if not isinstance(command, VerbCommand):
+                raise
+            if not is_own(command.verb.target):
+                raise BrokenPlugin(command.verb, error) from error
             package = (error.name or "").partition(".")[0]
-            is_ours = not package or package == "amp_core" or package.startswith("ampref_")
-            if is_ours or not isinstance(command, VerbCommand) or command.verb.extra is None:
+            if not package or is_own(package) or command.verb.extra is None:
                 raise
             # The API alone needs the broker's packages only where a broker is configured.
             extra = "worker" if package in ("celery", "kombu", "redis") else command.verb.extra
@@ -171,19 +199,39 @@ class VerbGroup(SummaryGroup):
 
 
 def load_verbs() -> list[Verb]:
-    """The verbs of every installed package. A table that cannot be loaded costs a warning and its own verbs alone."""
+    """The verbs of every installed package, the product's before those of plug-ins, which cannot replace them.
+
+    A table that cannot be loaded costs a warning and its own verbs alone.
+    """
     verbs: dict[str, Verb] = {}
-    for point in entry_points(group=ENTRY_POINTS):
+    owners: dict[str, str] = {}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: not is_own(point.value)):
         try:
-            table: Iterable[Verb] = point.load()
-            for verb in table:
-                verbs.setdefault(verb.name, verb)
-        except Exception as error:
+            table = list(point.load())
+            for row in table:
+                _check_row(row)
+        except (Exception, SystemExit) as error:
             sys.stderr.write(
                 f"warning: the verbs of {point.name} ({point.value}) cannot be loaded: {type(error).__name__}: {error}; "
                 "install it again\n"
             )
+            continue
+        for verb in table:
+            owner = owners.setdefault(verb.name, point.name)
+            if verbs.setdefault(verb.name, verb) is not verb:
+                text = f"the verb {verb.name!r} of {point.name} ({point.value}) is left out, because {owner} has it already"
+                sys.stderr.write(f"warning: {text}\n")
     return list(verbs.values())
+
+
+def _check_row(row: object) -> None:
+    """Refuse what is no row of a table, before the help or a call would trip over it.
+
+    Raises:
+      TypeError: it is no `Verb`, or one of its texts is none.
+    """
+    if not isinstance(row, Verb) or not all(isinstance(text, str) and text for text in row[:4]):
+        raise TypeError(f"{row!r:.200} is no row with a name, a panel, a summary and a target")
 
 
 def attach_json_target(args: Sequence[str], *, word: bool) -> list[str]:

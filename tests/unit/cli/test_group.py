@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,74 @@ def test_a_table_that_cannot_be_loaded_costs_its_own_verbs_alone(
     listed = capsys.readouterr().out
     assert "Mine:\n  hello    Say hello.\n" in listed
     assert "Roll motions out in MuJoCo" in listed, "the product's own verb comes before a plug-in's"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Install a plug-in of one module, whose table comes before all others."""
+
+    def add(text: str) -> None:
+        name = f"plugin_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(f"from amp_core.cli.group import Verb\n{text}".replace("SELF", name))
+        monkeypatch.syspath_prepend(tmp_path)
+        installed = importlib.metadata.entry_points(group=ENTRY_POINTS)
+        plugin = importlib.metadata.EntryPoint("plugin", f"{name}:VERBS", ENTRY_POINTS)
+        monkeypatch.setattr("amp_core.cli.group.entry_points", lambda group: [plugin, *installed])
+
+    return add
+
+
+def test_a_plugin_cannot_replace_a_verb_and_is_warned_of(
+    install: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("VERBS = [Verb('robots', 'Mine', 'Mine.', 'SELF:robots')]\ndef robots(): print('mine')")
+    assert cli.run(["robots", "-q"]) == 0
+    captured = capsys.readouterr()
+    assert "wildrobot" in captured.out
+    assert re.search(r"warning: the verb 'robots' of plugin \(.*\) is left out, because amp_core has it already", captured.err)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise SystemExit(3)",
+        "from types import SimpleNamespace\nVERBS = [SimpleNamespace(name='hello')]",
+        "VERBS = [Verb(None, None, None, None)]",
+        "VERBS = [Verb('hello', 7, 'Say hello.', 'SELF:hello')]",
+        "VERBS = [('hello', 'Mine', 'Say hello.', 'SELF:hello')]",
+        "VERBS = None",
+    ],
+)
+@pytest.mark.parametrize("words", [["robots", "-q"], ["--help"]])
+def test_a_table_that_is_none_costs_a_warning(
+    words: list[str], text: str, install: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(text)
+    assert cli.run(words) == 0
+    captured = capsys.readouterr()
+    assert captured.out
+    assert captured.err.startswith("warning: the verbs of plugin (")
+    assert "hello" not in captured.out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "VERBS = [Verb('hello', 'Mine', 'Say hello.', 'SELF:missing')]",
+        "VERBS = [Verb('hello', 'Mine', 'Say hello.', 'no_such_module:hello')]",
+        "VERBS = [Verb('hello', 'Mine', 'Say hello.', 'not a name')]",
+        "VERBS = [Verb('hello', 'Mine', 'Say hello.', 'SELF:VERBS')]",
+        "VERBS = [Verb('hello', 'Mine', 'Say hello.', 'SELF:hello', 'physics')]\ndef hello(): import no_such_module",
+    ],
+)
+def test_a_verb_that_its_plugin_cannot_bring_is_an_error_for_people(
+    text: str, install: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(text)
+    assert cli.run(["hello"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: the verb 'hello' of a plug-in (")
+    assert "Install the plug-in again" in captured.err
 
 
 @pytest.mark.parametrize(
