@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,12 @@ def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def _copy_tree(folder: Path) -> None:
+    for name in ("amp_core", "service", "workers", "migrations"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
 def test_the_import_contracts_hold() -> None:
     done = _lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,9 +61,7 @@ def test_the_import_contracts_hold() -> None:
 
 def test_a_broken_contract_is_seen(tmp_path: Path) -> None:
     """The same contracts on a copy of the tree where the science imports the service."""
-    for name in ("amp_core", "service", "workers", "migrations"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    _copy_tree(tmp_path)
     with (tmp_path / "amp_core/progress.py").open("a") as file:
         file.write("import ampref_service.api\n")
     done = _lint_imports(tmp_path)
@@ -63,6 +70,94 @@ def test_a_broken_contract_is_seen(tmp_path: Path) -> None:
 
 
 PACKAGES = ("amp_core", "ampref_service", "ampref_workers", "ampref_migrations")
+
+IMPORT_FUNCTIONS = ("import_module", "__import__", "resolve_name")
+TARGET = re.compile(rf"((?:{'|'.join(PACKAGES)})(?:\.\w+)*):\w+")
+
+
+def _package_folders(root: Path) -> dict[str, Path]:
+    return {name: root / name.removeprefix("ampref_") / ("" if name == "amp_core" else name) for name in PACKAGES}
+
+
+def _imports_by_string(tree: ast.AST, package: str) -> Iterator[str]:
+    """The modules that a source names for a later import: `module:attribute`, the argument of a function that imports, or a
+    key of a table of lazy exports.
+
+    Args:
+      package: that of the source, for relative names.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            match = TARGET.fullmatch(node.value)
+            if match:
+                yield match[1]
+        if not isinstance(node, ast.Call):
+            continue
+        function = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+        texts = [item.value for item in arguments if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+        if function in IMPORT_FUNCTIONS and texts:
+            yield importlib.util.resolve_name(texts[0].partition(":")[0], (texts[1:] or [package])[0])
+        elif function == "lazy_exports":
+            tables = [item for item in arguments if isinstance(item, ast.Dict)]
+            yield from (key.value for table in tables for key in table.keys if isinstance(key, ast.Constant))
+
+
+def _judge_imports_by_string(root: Path) -> str:
+    """What the linters say of a tree, which is changed, once each import by string is an ordinary one."""
+    for name, folder in _package_folders(root).items():
+        for path in sorted(folder.rglob("*.py")):
+            package = ".".join((name, *path.parent.relative_to(folder).parts))
+            imports = sorted(set(_imports_by_string(ast.parse(path.read_text()), package)))
+            with path.open("a") as file:
+                file.writelines(f"\nimport {module}\n" for module in imports)
+    done = _lint_imports(root)
+    ruff = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "TID251", "--output-format", "concise", "."]
+    banned = subprocess.run(ruff, cwd=root, capture_output=True, text=True)
+    return (done.stdout + done.stderr if done.returncode else "") + (banned.stdout + banned.stderr if banned.returncode else "")
+
+
+def test_imports_by_string_keep_the_contracts(tmp_path: Path) -> None:
+    _copy_tree(tmp_path)
+    assert _judge_imports_by_string(tmp_path) == ""
+
+
+def test_a_contract_broken_by_a_string_is_seen(tmp_path: Path) -> None:
+    _copy_tree(tmp_path)
+    for name, text in {
+        "service/ampref_service/variants.py": "importlib.import_module('ampref_workers.app')",
+        "service/ampref_service/recipes.py": "importlib.import_module('.app', package=__package__)",
+        "amp_core/digests.py": "importlib.import_module('mujoco')",
+        "amp_core/kernels.py": "__import__('mujoco')",
+        "amp_core/client/__init__.py": "lazy_exports(__name__, {'ampref_service.settings': ('Settings',)})",
+        "amp_core/cli/verbs.py": "Verb('up', '', '', 'ampref_workers.cli.up:up')",
+    }.items():
+        with (tmp_path / name).open("a") as file:
+            file.write(f"{text}\n")
+    faults = _judge_imports_by_string(tmp_path)
+    for line in (
+        "ampref_service.variants -> ampref_workers.app",
+        "ampref_service.recipes -> ampref_service.app",
+        "amp_core.client -> ampref_service.settings",
+        "amp_core.cli.verbs -> ampref_workers.cli.up",
+        "amp_core/digests.py",
+        "amp_core/kernels.py",
+    ):
+        assert line in faults, faults
+
+
+def _find_folders_without_init(root: Path) -> set[Path]:
+    """Folders with modules that the linters pass over, as they are no packages."""
+    sources = (path for folder in _package_folders(root).values() for path in folder.rglob("*.py"))
+    return {path.parent for path in sources if not (path.parent / "__init__.py").exists()}
+
+
+def test_every_folder_of_modules_is_a_package(tmp_path: Path) -> None:
+    assert _find_folders_without_init(ROOT) == set()
+    (tmp_path / "amp_core/new/deep").mkdir(parents=True)
+    (tmp_path / "amp_core/new/deep/module.py").touch()
+    assert _find_folders_without_init(tmp_path) == {tmp_path / "amp_core/new/deep"}
+
 
 CIRCLES = """
 import graphlib, json, sys
@@ -107,8 +202,7 @@ def test_every_module_is_in_one_layer() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     named = [name for layer in layers for name in layer.split(" | ")]
-    folders = {package: ROOT / package for package in ["amp_core"]}
-    folders |= {package: ROOT / package.removeprefix("ampref_") / package for package in PACKAGES[1:]}
+    folders = _package_folders(ROOT)
     modules = {"ampref_migrations"}
     for package in PACKAGES[:-1]:
         children = (path for path in folders[package].iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
