@@ -23,7 +23,7 @@ def usable_cpus() -> int:
     else:
         count = os.cpu_count() or 1
     quota = cgroup_cpus()
-    return count if quota is None else max(1, min(count, math.ceil(quota)))
+    return count if quota is None else min(count, math.ceil(quota))
 
 
 def cgroup_cpus(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
@@ -37,12 +37,12 @@ def cgroup_cpus(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path
       mount: the folder of version 2, or of the controllers of version 1.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = os.fsdecode(membership.read_bytes()).split("\n")  # A group's name is a path of any bytes.
     except OSError:  # Not Linux.
         return None
     quotas: list[float] = []
     files: tuple[str, ...]
-    for line in lines:
+    for line in filter(None, lines):
         hierarchy, controllers, path = line.split(":", 2)
         if hierarchy == "0" and not controllers:
             root, files = mount, ("cpu.max",)

@@ -52,6 +52,17 @@ def test_the_quota_of_version_1(tmp_path: Path, quota: str, expected: float | No
     assert read_quota(tmp_path, "5:memory:/job\n3:cpu,cpuacct:/job\n1:name=systemd:/job\n0::/job\n") == expected
 
 
+@pytest.mark.parametrize("name", [b"user-\xff.slice", "\N{LATIN SMALL LETTER E WITH ACUTE}\u2028x".encode()])
+def test_a_group_may_have_any_name(tmp_path: Path, name: bytes) -> None:
+    group = tmp_path / os.fsdecode(name)
+    try:
+        write_group(group, cpu__max="150000 100000")
+    except OSError:
+        pytest.skip("this file system asks for UTF-8")
+    (tmp_path / "membership").write_bytes(b"0::/" + name + b"\n")
+    assert cgroup_cpus(tmp_path / "membership", tmp_path) == 1.5
+
+
 def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
     assert cgroup_cpus(tmp_path / "missing", tmp_path) is None
 
