@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "requirements" / "one_at_a_time.py"
 
 
@@ -22,6 +24,15 @@ def test_a_second_one_waits_and_says_so(tmp_path: Path) -> None:
     assert waiting.wait(60) == 0
     waiting.stderr.close()
     assert done.exists()
+
+
+@pytest.mark.parametrize("python", ["no-such-python", "false"])
+def test_a_python_that_cannot_be_used_is_refused_with_the_command_to_type(python: str, tmp_path: Path) -> None:
+    command = ["make", f"VENV={tmp_path / 'venv'}", f"PYTHON={python}", "demo"]
+    done = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"error: {python} is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 demo" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_commands_own_exit_code_is_kept(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_failed_lock_frees_the_version_and_says_why(api: Any) -> None:
 @pytest.mark.parametrize(
     ("select", "says"),
     [
-        ({"tier": 1}, "empty"),
+        ({"tier": 1}, "empty: walk is Tier 0"),
         ({"tags": ["nope"]}, "empty"),
         ({"clips": ["nope"]}, "nope"),
         ({"mode": "teacher_forced"}, "empty"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,52 @@ def test_wrong_usage_is_2_and_says_how_to_get_help(arguments: list[str], capsys:
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["score", "x.npz", "--seed", "abc"], "'abc' is not a whole number"),
+        (["score", "x.npz", "--fps", "abc"], "'abc' is not a number"),
+        (["score", "x.npz", "--threads", "0"], "0 is less than 1"),
+        (["clips", "--tier", "5"], "5 is more than 1"),
+        (["score", "x.npz", "--quat-order", "{a}"], "'{a}' is not one of 'wxyz', 'xyzw'"),
+    ],
+)
+def test_wrong_usage_repeats_the_value(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    assert f"Invalid value for '{arguments[-2]}': {text}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [[], ["score"], ["dataset", "lock"]])
+def test_a_short_option_shows_the_help_too(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert cli.run([*verb, "-h"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_shows_no_type_of_python(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([verb, "--help"]) == 0
+    assert not re.search("<(list|int|float|str|Path)", capsys.readouterr().out)
+
+
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "amp_core", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ampref ")
+
+
+def test_migrate_names_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("AMPREF_DATABASE_URL", raising=False)
+    assert cli.run(["migrate", "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["database"].startswith(f"sqlite:///{tmp_path}")
+    assert f"the catalog {document['database']} is at revision {document['revision']}" in captured.err
+
+
 def test_an_error_is_1_and_printed_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     class Command:
         def main(self, **_: object) -> None:
@@ -222,6 +269,7 @@ def test_a_demo_whose_service_does_not_start_says_why(
 ) -> None:
     program = """
 import json
+import re
 print(json.dumps({"type": "missing-extra", "what": "this needs the package 'x'", "remedy": "install x"}))
 raise SystemExit(1)
 """

@@ -337,3 +337,54 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
     going["eta_sec"] = None
     assert cli.run(["submit", str(tmp_path / "x.npz"), "--wait"]) == 0
     assert " 40%  x: planned 40 of 100 frames\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "place"),
+    [
+        (["jobs", "--state", "x"], "query.state", "--state"),
+        (["clips", "--max", "slip=1"], "query.max_slip", "--max slip"),
+        (["clips", "--min-duration-sec", "1"], "query.min_duration_sec", "--min-duration-sec"),
+        (["job", "no id"], "path.job_id", "ID"),
+        ([*LOCK, "--tag", "a,b"], "body.select.tags.0", "--tag"),
+        (["dataset", "show", "walk", "x y"], "path.version", "VERSION"),
+        (LOCK, "select.clips", "key 'select.clips'"),
+    ],
+)
+def test_a_parameter_that_the_service_refuses_is_called_as_the_command_calls_it(
+    arguments: list[str], key: str, place: str, service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = "/docs says of it: what it is"
+    service(lambda *_: (422, {"type": "urn:ampref:error:parameter-refused", "what": "it is bad", "key": key, "remedy": remedy}))
+    assert cli.run(arguments) == 1
+    assert capsys.readouterr().err == f"error: {place}: it is bad\n  what to do: what it is\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["lock", "walk", "1.2"], "'1.2' is not a version"),
+        (["lock", "Walk", "1.2.0"], "'Walk' is not a dataset name"),
+        (["show", "Walk==1.2.0"], "'Walk' is not a dataset name"),
+        (["yank", "walk", "v1.2.0", "--undo"], "'v1.2.0' is not a version"),
+    ],
+)
+def test_a_name_or_version_that_cannot_be_one_is_refused_before_the_service_is_asked(
+    arguments: list[str], text: str, service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = service(lambda *_: (200, VERSION))
+    assert cli.run(["dataset", *arguments]) == 1
+    assert text in capsys.readouterr().err
+    assert calls == []
+
+
+def test_the_numbers_of_a_clip_are_rounded_for_people(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"robot": "r", "source_digest": "d", "source_format": "pkl", "frames_in": 267, "fps_in": 100 / 3, "tags": []}
+    clip = {"id": "clip_0", "name": "walk", **facts, "duration_sec": 7.9799999999999995, "created_at": "now"}
+    service(lambda *_: (200, clip | {"augmentation": None, "rollouts": [], "jobs": [], "control_dt": 0.02}))
+    assert cli.run(["clip", "clip_0"]) == 0
+    text = capsys.readouterr().out
+    assert "7.98 " in text
+    assert "33.33 " in text

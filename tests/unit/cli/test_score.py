@@ -111,6 +111,15 @@ def test_a_dash_writes_the_document_to_stdout_and_nothing_else(motions: dict[str
     assert "walk" in done.stderr
 
 
+def test_a_recipe_that_cannot_be_used_is_refused_by_its_file(
+    motions: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "a.json"
+    recipe.write_text(json.dumps({"mode": "tracked", "planner": {"samples": 1}}))
+    assert cli.run(["score", str(motions["walk"]), "--recipe", str(recipe)]) == 1
+    assert f"error: {recipe}, key 'planner.samples': 1 is not valid" in capsys.readouterr().err
+
+
 def test_a_result_can_be_made_again_from_its_own_recipe(motions: dict[str, Path], tmp_path: Path) -> None:
     first, second, recipe = tmp_path / "1.json", tmp_path / "2.json", tmp_path / "recipe.json"
     assert cli.run(["score", str(motions["walk"]), "--json", str(first), "--mode", "rollout", "--seed", "5", "--quiet"]) == 0

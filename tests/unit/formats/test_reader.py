@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -183,6 +184,15 @@ def test_a_text_with_commas_is_no_csv(tmp_path: Path, clip: dict[str, Any], as_c
     for data in (as_csv(clip), header + as_csv(clip), b"\xef\xbb\xbf" + as_csv(clip).replace(b"\n", b"\r\n")):
         path.write_bytes(data)
         refused(path, "declared pkl", "content is csv")
+
+
+def test_a_missing_key_is_refused_with_those_that_the_file_has(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
+    content = {"rate": 50.0, "root_pos": clip["root_pos"]} | {f"extra{number}": np.zeros(1) for number in range(20)}
+    error = refused(as_npz(content), "'fps' is missing; the file has 'rate', 'root_pos', 'extra0'", " and 10 more", key="fps")
+    assert "extra12" not in error.what
+    refused(json.dumps({"fps": 50, "qpos": []}).encode(), "'root_pos' is missing; the file has 'fps', 'qpos'", key="root_pos")
+    with pytest.raises(MotionRefused, match=r"fps is -3; expected a positive .* for example --fps 50"):
+        read_motion(as_npz(clip), name="walk", fps=-3)
 
 
 def test_content_other_than_its_name(tmp_path: Path, clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
