@@ -68,10 +68,17 @@ def _installed_version(distribution: str) -> str | None:
         return None
 
 
-check_engine(_installed_version("mujoco"), _installed_version("mujoco-core"))
+_core = _installed_version("mujoco-core")
+check_engine(_installed_version("mujoco"), _core)
 
 try:
     import mujoco
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("MuJoCo is not installed; install ampref with the extra [physics]", name=error.name) from None
-from mujoco.batch import MODEL_FIELDS, Batch, SimulationError  # noqa: E402
+    from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
+except (ImportError, AttributeError, OSError) as error:
+    if isinstance(error, ModuleNotFoundError) and error.name == "mujoco":
+        raise ModuleNotFoundError("MuJoCo is not installed; install ampref with the extra [physics]", name=error.name) from None
+    # Uninstalling `mujoco` 3 takes files of `mujoco-core` with it; for pip the latter is still complete.
+    raise EngineRefused(
+        f"mujoco-core {_core} is installed but cannot be loaded: {type(error).__name__}: {error}",
+        remedy=f"pip uninstall -y mujoco mujoco-core && {INSTALL}; pull and load_dataset need no MuJoCo",
+    ) from error

@@ -20,11 +20,12 @@ ROOT = Path(__file__).parents[2]
 SCORE = ["score", str(ROOT / "amp_core/motions/squat.json")]
 
 
-def wheel(folder: Path, name: str, version: str, module: str) -> Path:
-    """A wheel that installs `mujoco/__init__.py` with the text `module`."""
+def wheel(folder: Path, name: str, version: str, module: str, **more: str) -> Path:
+    """A wheel that installs `mujoco/__init__.py` with the text `module`, and more modules."""
     info = f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
         "mujoco/__init__.py": module,
+        **{f"mujoco/{stem}.py": text for stem, text in more.items()},
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -83,6 +84,27 @@ def test_both_in_one_environment_are_refused_with_commands_that_mend_it(node: No
     node.pip("uninstall", "-y", "mujoco", "mujoco-core")
     mended = node.run("-m", "amp_core.cli", *SCORE)  # by the engine of the tests, which comes next on the path
     assert mended.returncode == 0, mended.stderr
+
+
+def test_what_is_left_of_both_is_refused_with_commands_that_mend_it(node: Node, tmp_path: Path) -> None:
+    """For pip `mujoco-core` is complete after the removal of `mujoco`, which takes the files of that name with it."""
+    # The engine of the tests must not stand in for the missing files.
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith("mujoco"):
+            (rest / path.name).symlink_to(path)
+    paths = node.site / "checkout.pth"
+    paths.write_text(paths.read_text().replace(sysconfig.get_path("purelib"), str(rest)))
+    batch = "import mujoco\nmujoco.mjtState\n"
+    for path in (wheel(tmp_path, "mujoco", "3.17.0", ""), wheel(tmp_path, "mujoco-core", "4.0.1", "", batch=batch)):
+        node.pip("install", "--no-index", "--no-deps", str(path))
+    node.pip("uninstall", "-y", "mujoco")
+    refused = node.run("-m", "amp_core.cli", *SCORE)
+    assert refused.returncode == 1
+    assert "mujoco-core 4.0.1 is installed but cannot be loaded: AttributeError" in refused.stdout + refused.stderr
+    assert "pip uninstall -y mujoco mujoco-core && pip install 'mujoco-core>=4.0.1,<5'" in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_another_version_alone_is_refused(node: Node, tmp_path: Path) -> None:
