@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer import Option
@@ -64,12 +64,24 @@ def _reword(error: typer.TyperException) -> None:
         error.message = text.format(input=details["input"], **details.get("ctx", {}))
 
 
+def _call_verb(arguments: Sequence[str] | None) -> Any:
+    """Call typer. A C library whose import Ctrl-C cuts short raises an error of its own; that is an interruption, too."""
+    try:
+        return typer.main.get_command(app).main(args=arguments, prog_name="ampref", standalone_mode=False)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                return INTERRUPTED
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors are printed; nothing but a bug leaves a traceback."""
-    command = typer.main.get_command(app)
     Output.latest = Output.word_after_json = None
     try:
-        result = command.main(args=arguments, prog_name="ampref", standalone_mode=False)
+        result = _call_verb(arguments)
     except typer.TyperException as error:  # Wrong usage: typer's own message ends with the line to type for help.
         show = getattr(error, "show", None)
         if show is None:
