@@ -62,7 +62,8 @@ def score(
                     continue
                 if export:
                     target = export / f"{name}{f'@{scale.name}' if len(recipes) > 1 else ''}.npz"
-                    with refuse_unwritable(target), replace_file(target) as partial:
+                    # Another clip's export may be small enough for a disk that is nearly full.
+                    with out.refusing(target), refuse_unwritable(target), replace_file(target) as partial:
                         result.export(partial)
                     if name != path.stem:
                         renamings.append(f"{path} was written as {target}, because another motion has the name {path.stem}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typer import BadParameter
 
 from amp_core.errors import InputRefused
+from amp_core.files import NO_ROOM
 
 _MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
 _MOTION_KEYS = {"root_pos", "root_rot", "dof_pos"}
@@ -23,9 +24,9 @@ def refuse_unwritable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputRefused(
-            f"cannot be written: {error.strerror or error}", file=str(path), remedy="Name a folder that you may write to"
-        ) from error
+        is_full = error.errno in NO_ROOM
+        remedy = "Make room there, or name a folder on another disk" if is_full else "Name a folder that you may write to"
+        raise InputRefused(f"cannot be written: {error.strerror or error}", file=str(path), remedy=remedy) from error
 
 
 def check_file(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from amp_core.cli import main as cli
 from amp_core.cli.score import export_names
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
+from amp_core.scoring import Score
 
 FRAMES = 20
 
@@ -142,7 +144,29 @@ def test_motions_with_one_name_do_not_overwrite_each_other(motions: dict[str, Pa
     assert (folder / "walk.npz").read_bytes() != (folder / "walk-2.npz").read_bytes()
 
 
-def testexport_names_are_all_different_even_where_case_does_not_count() -> None:
+def test_an_export_without_room_costs_only_itself(
+    motions: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Score.export
+
+    def export(score: Score, path: Path) -> None:
+        if score.name == "walk":
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(score, path)
+
+    monkeypatch.setattr(Score, "export", export)
+    files = [str(motions["walk"]), str(motions["squat"])]
+    out, folder = tmp_path / "out.json", tmp_path / "exports"
+    assert cli.run(["score", *files, "--mode", "rollout", "--json", str(out), "--export", str(folder)]) == 1
+    assert [document["name"] for document in json.loads(out.read_text())] == ["walk", "squat"]
+    assert [path.name for path in folder.iterdir()] == ["squat.npz"]
+    text = capsys.readouterr().err
+    assert f"error: {folder / 'walk.npz'}: cannot be written: No space left on device" in text
+    assert "what to do: Make room there" in text
+
+
+def test_export_names_are_all_different_even_where_case_does_not_count() -> None:
     names = export_names([Path("a/x.pkl"), Path("b/x.npz"), Path("x-2.pkl"), Path("X.pkl"), Path("c/x-2.json")])
     assert names[0] == "x"
     assert names[2] == "x-2"
