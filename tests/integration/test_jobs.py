@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from amp_core.errors import Conflict, InputRefused, MotionRefused, NotFound
 from ampref_service.catalog import Catalog, clips, job_rows, locking, rollouts, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
-from ampref_service.catalog.engine import now
+from ampref_service.catalog.engine import Session, now
 from ampref_service.catalog.records import Job, Select
 from ampref_service.jobs import Claim, JobQueue, LeaseLost
 
@@ -201,6 +202,7 @@ def test_a_silent_worker_loses_its_job_and_what_it_writes_later_is_refused(queue
     assert (waiting.state, waiting.not_before) == ("queued", clock.at + 2)
     assert waiting.error is not None
     assert "worker late sent no heartbeat in attempt 1 of 3" in waiting.error["detail"]
+    assert queue.cancel_requested(late), "its child is stopped at the next look, not only once another worker has the job"
     for write in (
         lambda: queue.heartbeat(late, 0.9),
         lambda: queue.complete_rollout(late, result(0)),
@@ -229,6 +231,25 @@ def test_a_worker_that_is_late_but_was_not_missed_may_finish(queue: JobQueue, cl
     clock.at += 100
     assert queue.heartbeat(mine) is True
     assert queue.sweep().requeued == ()
+
+
+def test_a_heartbeat_between_the_look_of_a_sweep_and_its_lock_keeps_the_job(
+    queue: JobQueue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_clip(queue.catalog)
+    mine = claim(queue)
+    clock.at += 31
+    begin = queue.catalog.begin
+
+    def begin_late() -> AbstractContextManager[Session]:
+        monkeypatch.undo()
+        assert queue.heartbeat(mine) is True
+        return begin()
+
+    monkeypatch.setattr(queue.catalog, "begin", begin_late)
+    assert queue.sweep().requeued == ()
+    assert queue.catalog.begin == begin, "the sweep has come to its lock"
+    assert (job(queue, mine.job.id).state, job(queue, mine.job.id).token) == ("running", mine.token)
 
 
 def test_a_job_that_kills_its_workers_is_quarantined_with_its_reason(queue: JobQueue, clock: Clock) -> None:
@@ -260,6 +281,17 @@ def test_failed_attempts_wait_longer_each_time_and_then_stop(queue: JobQueue, cl
     end = queue.fail(claim(queue), MotionRefused("it exploded again"))
     assert (end.state, end.attempts) == ("quarantined", 3)
     assert end.finished_at == clock.at
+
+
+def test_no_pause_is_longer_than_five_minutes(queue: JobQueue, clock: Clock) -> None:
+    add_clip(queue.catalog)
+    queue.backoff_sec = 200
+    pauses = []
+    for _ in range(2):
+        end = queue.fail(claim(queue), MotionRefused("it exploded"))
+        pauses.append(end.not_before - clock.at)
+        clock.at = end.not_before
+    assert pauses == [200, 300]
 
 
 def test_a_failure_for_good_takes_one_attempt(queue: JobQueue) -> None:

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_type_checkers_see_the_names_and_no_others(tmp_path: Path) -> None:
     assert 'Module "amp_core" has no attribute "scores"' in done.stdout
     assert "-> list[amp_core.scoring.Score]" in done.stdout.replace("builtins.", "")
     assert done.stdout.count("error:") == 1, done.stdout
+
+
+def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("lazy_package")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    get_attribute, _ = lazy_exports(package.__name__, {"amp_core.version": ("GENERATOR_VERSION",)})
+    value = get_attribute("GENERATOR_VERSION")
+    assert vars(package)["GENERATOR_VERSION"] is value, "the next access does without the function"
 
 
 def test_homes_that_do_not_exist_are_errors() -> None:

@@ -10,7 +10,17 @@ import pytest
 from amp_core.errors import RecipeRefused
 from amp_core.metrics import METRICS
 from amp_core.strict_json import json_data
-from amp_core.tiers import GATE_PROFILES, MODE_GATE, Classification, Tier, classify, gate_profile, merit_order
+from amp_core.tiers import (
+    GATE_PROFILES,
+    MODE_GATE,
+    Classification,
+    GateProfile,
+    GateSpec,
+    Tier,
+    classify,
+    gate_profile,
+    merit_order,
+)
 
 PROFILE = GATE_PROFILES["amp-0.11"]
 RANGE = (0.35, 0.55)
@@ -44,6 +54,15 @@ def test_a_good_clip_is_tier_0() -> None:
     assert (verdict.tier, verdict.tier_reason) == (0, "All Tier 0 gates passed")
     assert all(gate.passed for gate in verdict.gates)
     assert 0 < verdict.score <= 1
+
+
+def test_what_passes_all_tier_0_gates_needs_none_of_tier_1() -> None:
+    gates = (GateSpec("contact_rate", ">=", 0.5, Tier.TIER_0), GateSpec("slip_rate", "<=", 0.1, Tier.TIER_1))
+    profile = GateProfile("amp-test", gates)
+    verdict = classify({**GOOD, "slip_rate": 0.2}, profile, "rollout", height_range=RANGE)
+    assert (verdict.tier, verdict.tier_reason) == (Tier.TIER_0, "All Tier 0 gates passed")
+    verdict = classify({**GOOD, "slip_rate": 0.2, "contact_rate": 0.4}, profile, "rollout", height_range=RANGE)
+    assert verdict.tier == Tier.REJECTED
 
 
 def test_the_order_of_merit_is_not_that_of_the_values() -> None:

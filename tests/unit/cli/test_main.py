@@ -43,13 +43,13 @@ BARE = ("mujoco", "yaml", "fastapi", "starlette", "uvicorn", "pydantic_settings"
 BARE += ("celery", "kombu", "redis", "structlog", "prometheus_client", "sse_starlette")
 
 
-def _bare(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`ampref` in an environment that has only what the bare install brings."""
+def _bare(*arguments: str, cwd: Path = ROOT, missing: tuple[str, ...] = BARE) -> subprocess.CompletedProcess[str]:
+    """`ampref` in an environment that has only what the bare install brings, or that lacks other packages."""
     code = f"""
     import sys
     class Blocker:
         def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {BARE!r}:
+            if name.partition(".")[0] in {missing!r}:
                 raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
     sys.meta_path.insert(0, Blocker())
     from amp_core.cli.main import main
@@ -126,6 +126,18 @@ def test_a_verb_whose_extra_is_missing_says_what_to_install(arguments: list[str]
     assert f"pip install '.[{extra}]' in the checkout" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("package", ["celery", "kombu", "redis"])
+def test_an_api_with_a_broker_needs_the_extra_of_the_workers(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMPREF_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path))
+    done = _bare("api", "--port", "0", cwd=tmp_path, missing=(package,))
+    assert done.returncode == 1
+    assert f"this needs the package {package!r}" in done.stderr
+    assert "pip install '.[worker]' in the checkout" in done.stderr
 
 
 @pytest.mark.parametrize(
