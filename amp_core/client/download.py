@@ -237,7 +237,7 @@ def _receive_once(connection: Connection, remote: RemoteFile, writer: _Writer, r
     if writer.position:
         # The service's entity tag of a file is its digest.
         headers |= {"range": f"bytes={writer.position}-", "if-range": f'"{remote.digest.removeprefix("sha256:")}"'}
-    with connection.stream("GET", remote.path, headers=headers, retry=retry) as response:
+    with connection.stream("GET", remote.path, headers=headers, retry=retry, is_download=True) as response:
         skip = _count_known(response, remote, writer.position)
         for chunk in response.iter_raw():
             writer.write(chunk[skip:])

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from amp_core.client.transport import DownloadTransport
 from amp_core.errors import AmprefError, Conflict, InputRefused, IntegrityError, NotFound, TooLarge, Unavailable
 from amp_core.strict_json import read_json
 
@@ -98,18 +100,28 @@ class Connection:
     def __init__(self, url: str | None, *, retry: Retry | None = None, transport: httpx2.BaseTransport | None = None) -> None:
         self.url = resolve_url(url)
         self.retry = retry or Retry()
-        self._client = httpx2.Client(
-            base_url=self.url + "/",
-            transport=transport,
-            verify=_LazyTLS(),
-            # A proxy of the environment is for remote machines; it would look for a local service on itself.
-            trust_env=not _is_loopback(self.url),
-            follow_redirects=True,
-            headers={"user-agent": "ampref", "accept": "application/json, application/problem+json"},
-        )
+        # A proxy of the environment is for remote machines; it would look for a local service on itself.
+        may_use_proxy = not _is_loopback(self.url)
+
+        def make_client(transport: httpx2.BaseTransport | None) -> httpx2.Client:
+            return httpx2.Client(
+                base_url=self.url + "/",
+                transport=transport,
+                verify=_LazyTLS(),
+                trust_env=may_use_proxy,
+                follow_redirects=True,
+                headers={"user-agent": "ampref", "accept": "application/json, application/problem+json"},
+            )
+
+        self._client = make_client(transport)
+        address = httpx2.URL(self.url)
+        has_proxy = may_use_proxy and address.scheme in getproxies() and not proxy_bypass(address.host)
+        is_direct = transport is None and not has_proxy
+        self._downloads = make_client(DownloadTransport(httpx2.create_ssl_context)) if is_direct else self._client
 
     def close(self) -> None:
         self._client.close()
+        self._downloads.close()
 
     def json(
         self, method: str, path: str, *, retry: Retry | None = None, repeatable: bool = True, **options: Any
@@ -151,19 +163,21 @@ class Connection:
 
     @contextmanager
     def stream(
-        self, method: str, path: str, *, retry: Retry, repeatable: bool = True, **options: Any
+        self, method: str, path: str, *, retry: Retry, repeatable: bool = True, is_download: bool = False, **options: Any
     ) -> Iterator[httpx2.Response]:
         """One try of a call inside `retry_call`; the response is successful, and its body is read in the `with` block.
 
+        Args:
+          is_download: whether the body may be large; it is then read by `DownloadTransport` where no proxy is between.
         Raises:
           RetryableError: this try failed, and another may succeed.
           AmprefError: what the service's problem stands for, or `Unavailable`.
         """
         path = path.lstrip("/")
         timeout = httpx2.Timeout(retry.read, connect=retry.connect)
-        has_response = False
+        client, has_response = self._downloads if is_download else self._client, False
         try:
-            with self._client.stream(method, path, timeout=timeout, **options) as response:
+            with client.stream(method, path, timeout=timeout, **options) as response:
                 if not response.is_success:
                     raise _response_error(response, f"{self.url}/{path}", repeatable)
                 has_response = True
