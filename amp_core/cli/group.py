@@ -21,6 +21,7 @@ from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 from amp_core.cli.output import STDOUT, Output
+from amp_core.cli.targets import MOTION_SUFFIXES
 from amp_core.errors import AmprefError
 
 ENTRY_POINTS = "ampref.verbs"
@@ -146,7 +147,8 @@ def _check_json_target(context: Any) -> None:
       typer.BadParameter: it does.
     """
     target = context.params.get("json_out")
-    if target is None or not os.path.isfile(target):
+    # `Output` refuses a motion file, input or not, by its name.
+    if target is None or not os.path.isfile(target) or Path(target).suffix in MOTION_SUFFIXES:
         return
     for name, value in context.params.items():
         for entry in value if isinstance(value, list | tuple) else (value,):

@@ -14,7 +14,7 @@ from typer import BadParameter
 from amp_core.errors import InputRefused
 from amp_core.files import NO_ROOM
 
-_MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
+MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
 _MOTION_KEYS = {"root_pos", "root_rot", "dof_pos"}
 
 
@@ -36,7 +36,7 @@ def check_file(path: Path) -> None:
       InputRefused: its folder does not exist or cannot be written, or it is a folder itself.
       typer.BadParameter: it is a motion file, as where `--json` swallows the word after it.
     """
-    if path.suffix in _MOTION_SUFFIXES or _is_json_motion(path):
+    if path.suffix in MOTION_SUFFIXES or _is_json_motion(path):
         raise BadParameter(f"{path} is a motion file and would be overwritten; put --json at the end", param_hint="--json")
     if not path.parent.is_dir():
         # A folder for exports is made; a file in a folder that does not exist is a slip of the pen.
