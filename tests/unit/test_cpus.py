@@ -91,6 +91,8 @@ def test_the_affinity_mask_counts() -> None:
 def macos(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system without affinity and control groups."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    # From Python 3.13 on, `os` names one of two functions so when it is first loaded: this one where there is no affinity.
+    monkeypatch.setattr(os, "process_cpu_count", os.cpu_count, raising=False)
     monkeypatch.setattr(cpus, "cgroup_cpus", lambda: None)
 
 
