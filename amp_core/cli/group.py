@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 from amp_core.cli.output import STDOUT, Output
-from amp_core.cli.targets import MOTION_SUFFIXES
+from amp_core.cli.targets import MOTION_SUFFIXES, is_json_motion
 from amp_core.errors import AmprefError
 
 ENTRY_POINTS = "ampref.verbs"
@@ -53,7 +52,7 @@ class Verb(NamedTuple):
       summary: one line for that list; the first line of the verb's own help.
       target: `module:attribute`, a function with typer's annotations or a typer app with verbs of its own.
       extra: the extra of the distribution that brings what the verb imports; None if the bare install does.
-      json_word: whether the word after `--json` is the file to write, as for the verbs whose results are kept as files.
+      json_word: whether any word after `--json` is the file to write, and not only a name that ends in `.json`.
     """
 
     name: str
@@ -123,9 +122,6 @@ class VerbCommand(TyperCommand):
         self.verb = verb
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        if not self.verb.json_word:
-            next_words = (word for option, word in pairwise(args) if option == "--json" and word.endswith(".json"))
-            Output.word_after_json = next(next_words, None)
         args = attach_json_target(args, word=self.verb.json_word)
         # An error that comes before the verb has made its own output is a JSON document, too.
         Output(STDOUT if "--json=-" in args else None)
@@ -240,14 +236,17 @@ def attach_json_target(args: Sequence[str], *, word: bool) -> list[str]:
     """`--json` as `--json=TARGET`, which the parser reads; a bare `--json` means stdout.
 
     Args:
-      word: whether a word after `--json` is its target; `-` always is.
+      word: whether any word after `--json` is its target. Otherwise `-` is, and a name that ends in `.json`, but for a motion.
     """
     result: list[str] = []
     rest = list(args)
     while rest and rest[0] != "--":
         arg = rest.pop(0)
         if arg == "--json":
-            is_target = rest[:1] == ["-"] or (word and rest[:1] != [] and not rest[0].startswith("-"))
+            next_word = rest[0] if rest else "--"
+            is_name = not next_word.startswith("-")
+            is_document = next_word.endswith(".json") and not is_json_motion(Path(next_word))
+            is_target = next_word == "-" or (is_name and (word or is_document))
             arg = f"--json={rest.pop(0) if is_target else '-'}"
         result.append(arg)
     return result + rest

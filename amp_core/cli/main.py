@@ -16,7 +16,6 @@ from typer import Option
 from amp_core.cli.exit_codes import FAILED, INTERRUPTED, TERMINATED, USAGE
 from amp_core.cli.group import VerbGroup
 from amp_core.cli.output import Output
-from amp_core.cli.text import printable
 from amp_core.errors import AmprefError, InputRefused
 
 app = typer.Typer(
@@ -79,7 +78,7 @@ def _call_verb(arguments: Sequence[str] | None) -> Any:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors are printed; nothing but a bug leaves a traceback."""
-    Output.latest = Output.word_after_json = None
+    Output.latest = None
     try:
         result = _call_verb(arguments)
     except typer.TyperException as error:  # Wrong usage: typer's own message ends with the line to type for help.
@@ -88,8 +87,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _reword(error)
         show()
-        if Output.word_after_json:
-            sys.stderr.write(f"To write the document into a file: --json={printable(Output.word_after_json)}\n")
         return int(getattr(error, "exit_code", USAGE))
     except BrokenPipeError:
         raise

@@ -26,7 +26,7 @@ from amp_core.cli.exit_codes import FAILED
 from amp_core.cli.progress import Progress, line_printer
 from amp_core.cli.targets import check_file, refuse_unwritable
 from amp_core.cli.text import printable, time_left
-from amp_core.errors import AmprefError, InputRefused
+from amp_core.errors import AmprefError
 from amp_core.files import write_file
 from amp_core.strict_json import format_json
 from amp_core.tiers import Tier
@@ -87,11 +87,9 @@ class Output:
 
     Attributes:
       latest: the output of the running verb, for the place that catches its error.
-      word_after_json: the word after a bare `--json` where it looks like the document's file but is the verb's next argument.
     """
 
     latest: ClassVar[Output | None] = None
-    word_after_json: ClassVar[str | None] = None
 
     def __init__(self, json_target: Path | None = None, *, quiet: bool = False) -> None:
         self.to_stdout = json_target == STDOUT
@@ -131,9 +129,6 @@ class Output:
 
     def refuse(self, error: AmprefError) -> None:
         """Print an error that does not end the command, such as one refused file of several; `exit` ends it with 1."""
-        if self.word_after_json and isinstance(error, InputRefused) and error.file == str(Path(self.word_after_json)):
-            remedy = f"{error.remedy.rstrip('.')}. " if error.remedy else ""
-            error.remedy = f"{remedy}To write the document into it: --json={self.word_after_json}"
         print_error(error)
         self.refusals.append(error)
 

@@ -36,7 +36,7 @@ def check_file(path: Path) -> None:
       InputRefused: its folder does not exist or cannot be written, or it is a folder itself.
       typer.BadParameter: it is a motion file, as where `--json` swallows the word after it.
     """
-    if path.suffix in MOTION_SUFFIXES or _is_json_motion(path):
+    if path.suffix in MOTION_SUFFIXES or is_json_motion(path):
         raise BadParameter(f"{path} is a motion file and would be overwritten; put --json at the end", param_hint="--json")
     if not path.parent.is_dir():
         # A folder for exports is made; a file in a folder that does not exist is a slip of the pen.
@@ -52,11 +52,11 @@ def check_file(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
-def _is_json_motion(path: Path) -> bool:
-    """Whether the file exists and holds a motion; a result of an earlier run may be overwritten."""
+def is_json_motion(path: Path) -> bool:
+    """Whether the file exists and holds a motion, be it incomplete; a result of an earlier run may be overwritten."""
     with suppress(OSError, ValueError, RecursionError):
         document = json.loads(path.read_bytes()) if path.is_file() else None
-        return isinstance(document, dict) and document.keys() >= _MOTION_KEYS
+        return isinstance(document, dict) and not _MOTION_KEYS.isdisjoint(document)
     return False
 
 

@@ -149,6 +149,8 @@ def test_a_verb_that_its_plugin_cannot_bring_is_an_error_for_people(
         (False, ["clip", "--json", "ID"], ["clip", "--json=-", "ID"]),
         (False, ["clips", "--json"], ["clips", "--json=-"]),
         (False, ["clips", "--json", "-"], ["clips", "--json=-"]),
+        (False, ["clips", "--json", "out.json"], ["clips", "--json=out.json"]),
+        (False, ["clips", "--json", "--sort.json"], ["clips", "--json=-", "--sort.json"]),
         (False, ["clips", "--json=out.json", "-q"], ["clips", "--json=out.json", "-q"]),
         (True, ["--json", "out.json", "x.npz"], ["--json=out.json", "x.npz"]),
         (True, ["x.npz", "--json", "-", "y.npz"], ["x.npz", "--json=-", "y.npz"]),

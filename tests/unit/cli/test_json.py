@@ -168,11 +168,13 @@ def test_a_verb_prints_or_writes_one_document(
         assert call(verb, *options) == 0
         assert isinstance(json.loads(capsys.readouterr().out), shape)
     target = tmp_path / "document.json"
-    assert call(verb, f"--json={target}") == 0
-    printed = capsys.readouterr().out
-    assert isinstance(json.loads(target.read_text()), shape)
-    with pytest.raises(ValueError, match="Expecting"):
-        json.loads(printed)
+    # The second time it overwrites what it wrote.
+    for options in ([f"--json={target}"], ["--json", str(target)]):
+        assert call(verb, *options) == 0
+        printed = capsys.readouterr().out
+        assert isinstance(json.loads(target.read_text()), shape)
+        with pytest.raises(ValueError, match="Expecting"):
+            json.loads(printed)
     assert call(verb, f"--json={tmp_path / 'none' / 'document.json'}") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -254,33 +256,17 @@ def test_a_motion_or_an_input_is_never_overwritten_by_the_document(
     assert {path: path.read_bytes() for path in contents} == contents
 
 
-@pytest.mark.parametrize("content", [None, "[]"])
 @pytest.mark.parametrize("verb", ["submit", "augment"])
-def test_a_file_after_a_bare_json_that_is_no_motion_is_refused_with_a_hint(
-    verb: str,
-    content: str | None,
-    call: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_a_motion_after_a_bare_json_is_a_motion(
+    verb: str, call: Callable[..., int], tmp_path: Path, motion: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "out.json"
-    if content is not None:
-        target.write_text(content)
-        problem = {"type": "urn:ampref:error:motion-refused", "what": "it is a list", "file": "out.json"}
-        _answer(monkeypatch, lambda _: httpx2.Response(422, json=problem))
-    assert call(verb, "--json", str(target)) == 1
-    captured = capsys.readouterr()
-    assert isinstance(json.loads(captured.out), list)
-    assert f"To write the document into it: --json={target}" in captured.err
-    assert call(verb, "--json", "-", str(target)) == 1
-    assert "To write the document" not in capsys.readouterr().err
-
-
-def test_a_file_after_a_bare_json_is_wrong_usage_with_a_hint_where_no_argument_is_left(
-    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call("robots", "--json", "out.json") == cli.USAGE
-    assert "To write the document into a file: --json=out.json" in capsys.readouterr().err
-    assert call("robots", "out.json", "--json") == cli.USAGE
-    assert "To write the document" not in capsys.readouterr().err
+    clip = tmp_path / "squat.json"
+    with np.load(motion) as arrays:
+        clip.write_text(json.dumps({key: arrays[key].tolist() for key in arrays}))
+    assert call(verb, "--json", str(clip)) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    # What lacks something of a motion was meant to be one all the same.
+    clip.write_text('{"root_pos": []}')
+    call(verb, "--json", str(clip))
+    assert isinstance(json.loads(capsys.readouterr().out), list)
+    assert clip.read_text() == '{"root_pos": []}'
