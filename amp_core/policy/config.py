@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,6 +136,23 @@ class AMPFeatureConfig:
             **options,
         )
 
+    def to_json(self) -> str:
+        """The config as text, for a machine without MuJoCo; `from_json` reads it there."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> AMPFeatureConfig:
+        """The config that `to_json` wrote; it is equal to the first one.
+
+        Raises:
+          ValueError: it is not JSON, or an option's value is out of range.
+          KeyError, TypeError: it lacks a field, or has one that this release does not know.
+        """
+        values = _freeze(json.loads(text))
+        values["links"] = tuple(Link(**link) for link in values["links"])
+        values["soles"] = tuple(tuple(Sole(**sole) for sole in channel) for channel in values["soles"])
+        return cls(**values)
+
     @cached_property
     def obs(self) -> ObservationLayout:
         """The layout of an observation."""
@@ -233,3 +251,10 @@ def select_columns(array: AnyArray, columns: tuple[int, ...]) -> AnyArray:
     if columns == tuple(range(first, first + len(columns))):
         return array[..., first : first + len(columns)]
     return array[..., np.array(columns)]
+
+
+def _freeze(value: Any) -> Any:
+    """JSON's value with tuples for its lists."""
+    if isinstance(value, dict):
+        return {key: _freeze(inner) for key, inner in value.items()}
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value

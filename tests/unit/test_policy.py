@@ -303,6 +303,14 @@ def test_a_config_travels_to_another_process() -> None:
     subprocess.run([sys.executable, "-c", program], input=payload, cwd=ROOT, check=True)
 
 
+def test_a_config_is_the_same_after_json() -> None:
+    for config in (config_of(TRILEG), AMPFeatureConfig.for_robot(loaded("wildrobot"), max_root_lin_vel=2.5)):
+        copy = AMPFeatureConfig.from_json(config.to_json())
+        assert (copy, hash(copy)) == (config, hash(config))
+    with pytest.raises(TypeError, match="surplus"):
+        AMPFeatureConfig.from_json(config.to_json().replace("{", '{"surplus": 1, ', 1))
+
+
 # --- Finite differences ---------------------------------------------------------------------------------------------------
 
 
