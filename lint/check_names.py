@@ -6,9 +6,9 @@ Refused are the words in backticks in the column "not" of the glossary and those
 name: of a variable, an argument, an attribute, a function or a class, leading underscores aside. Other participles that stand
 alone as a name (`pulled` for a version) are counted and may be at most 5 of 1,000 assigned names: `locked_version` says more.
 
-Not judged are names that something outside the code fixes: the annotated fields of a class body, which are JSON keys and
-columns, arguments and attributes that bear the name of such a field, since they carry its value (`what` of an error), and the
-feature code, whose every byte belongs to its hash.
+Not judged are names that something outside the code fixes: the `FIXED_FIELDS`, arguments and attributes that bear the name of
+an annotated field, since they carry its value (`what` of an error), and the feature code, whose every byte belongs to its hash.
+Participles that are annotated fields do not count.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 FEATURE_CODE = ROOT / "amp_core" / "features.py"
 FOLDERS = ("amp_core", "service", "workers", "migrations", "bench")
 PARTICIPLES_PER_1000 = 5.0
+NAMED_NODES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
+FIXED_FIELDS = frozenset(["after", "before", "figures", "shown", "tried", "what", "where"])
+"""Refused words that are keys of a JSON document or attributes of the public API."""
 NO_PARTICIPLES = frozenset(["embed", "expected", "feed", "need", "red", "seed", "shed", "shared", "speed", "unexpected"])
 """Words that end like a participle and are none, or are a noun of every test and error: `expected`."""
 
@@ -36,12 +39,12 @@ def read_refused_words(glossary: str) -> frozenset[str]:
     return frozenset(word for cell in cells for word in re.findall(r"`(\w+)`", cell))
 
 
-def iterate_fields(tree: ast.AST) -> Iterator[str]:
-    """The names of the annotated fields in the class bodies of a module."""
+def iterate_fields(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """The annotated fields in the class bodies of a module, with their lines."""
     for node in ast.walk(tree):
         for line in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                yield line.target.id
+                yield line.target.id, line.lineno
 
 
 def iterate_names(tree: ast.AST, fields: frozenset[str]) -> Iterator[tuple[str, int]]:
@@ -60,8 +63,17 @@ def iterate_names(tree: ast.AST, fields: frozenset[str]) -> Iterator[tuple[str, 
             yield node.attr, node.lineno
         elif isinstance(node, ast.arg) and node.arg not in fields:
             yield node.arg, node.lineno
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        elif isinstance(node, ast.alias) and node.asname:
+            yield node.asname, node.lineno
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.rest, node.lineno
+        elif isinstance(node, NAMED_NODES) and node.name:
             yield node.name, node.lineno
+
+
+def bare_word(name: str) -> str:
+    """A name without what makes it another name but not another word: `_found2` is `found`."""
+    return name.strip("_0123456789").lower()
 
 
 def main(list_all: bool) -> int:
@@ -72,14 +84,17 @@ def main(list_all: bool) -> int:
     participles: Counter[str] = Counter()
     paths = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != FEATURE_CODE)
     trees = {path: ast.parse(path.read_text()) for path in paths}
-    fields = frozenset(name for tree in trees.values() for name in iterate_fields(tree))
+    fields_of = {path: list(iterate_fields(tree)) for path, tree in trees.items()}
+    fields = frozenset(name for rows in fields_of.values() for name, _ in rows)
     for path, tree in trees.items():
-        for name, line in iterate_names(tree, fields):
-            names += 1
-            word = name.strip("_").lower()
-            if word in refused:
+        assigned_names = list(iterate_names(tree, fields))
+        names += len(assigned_names)
+        for name, line in (*assigned_names, *(field for field in fields_of[path] if field[0] not in FIXED_FIELDS)):
+            if bare_word(name) in refused:
                 faults.append(f"{path.relative_to(ROOT)}:{line}: {name!r} says too little; see the glossary in CONTRIBUTING.md")
-            elif re.fullmatch(r"_*([A-Z]?[a-z]+ed|[A-Z]+ED)_*", name) and word not in NO_PARTICIPLES:
+        for name, line in assigned_names:
+            is_participle = re.fullmatch(r"_*([A-Z]?[a-z]+ed|[A-Z]+ED)[_0-9]*", name)
+            if is_participle and bare_word(name) not in NO_PARTICIPLES | refused:
                 participles[name] += 1
                 if list_all:
                     print(f"{path.relative_to(ROOT)}:{line}: {name}")

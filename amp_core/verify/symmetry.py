@@ -133,7 +133,7 @@ def check_rotated_simulations(findings: Findings, context: Context, clips: Seque
                     "cone": cone,
                     "heading_deg": angle,
                     "frames": comparison.frames,
-                    "alone_until": comparison.alone,
+                    "alone_until": comparison.alone_until,
                     "longest_span": comparison.span,
                     "contact_chaos": comparison.chaos,
                     "robot_touching_itself": comparison.crosswise,
@@ -146,7 +146,7 @@ def check_rotated_simulations(findings: Findings, context: Context, clips: Seque
             else "told, not asked: the sides of MuJoCo's friction pyramid lie in fixed directions of the world, so that a "
             "robot turned by other than quarter turns meets other friction"
         )
-        alone_frames = float(np.median([comparison.alone for comparison in comparisons]))
+        alone_frames = float(np.median([comparison.alone_until for comparison in comparisons]))
         place = f"median of {len(comparisons)} clips"
         findings.add(Row(f"{name}.alone", alone_frames, PASS, unit="frame", where=place, note=note))
         if is_required:
@@ -165,7 +165,7 @@ class Comparison:
 
     Args:
       frames: compared.
-      alone: frames until a simulation that is rotated once and then left alone differs.
+      alone_until: frames until a simulation that is rotated once and then left alone differs.
       agreed: frames within the tolerance.
       span: the longest run of those without a break.
       chaos: breaks after collision detection chose other contacts while the states still agreed.
@@ -174,7 +174,7 @@ class Comparison:
     """
 
     frames: int
-    alone: int
+    alone_until: int
     agreed: int = 0
     span: int = 0
     chaos: int = 0
@@ -219,7 +219,7 @@ def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restar
     rotated_loop = Loop(robot, model, drive.rotate_yaw(robot, angle)) if restart else None
     frames = len(drive.ctrl)
     pyramid_rotates = has_pyramidal_cone(model) and abs(math.cos(angle)) < 1.0 - 1e-12
-    result = Comparison(frames, alone=frames)
+    result = Comparison(frames, alone_until=frames)
     span = since_restart = 0
     contacts_differ = touched_itself = False
     no_contacts = np.zeros((1, len(robot.channels)))
@@ -246,9 +246,9 @@ def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restar
         if free_loop is not None:
             error = relative_error(features(free_loop.data.qpos, free_loop.data.qvel), expected)
             if not float(error.max()) <= YAW_SIMULATED:
-                result.alone, free_loop = k, None
+                result.alone_until, free_loop = k, None
                 if rotated_loop is None:
-                    return Comparison(k + 1, alone=k, agreed=k, span=k)
+                    return Comparison(k + 1, alone_until=k, agreed=k, span=k)
         if rotated_loop is None:
             continue
         error = relative_error(features(rotated_loop.data.qpos, rotated_loop.data.qvel), expected)
