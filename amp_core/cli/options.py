@@ -55,7 +55,7 @@ Physics = Annotated[
     ),
 ]
 Fps = Annotated[float | None, Option(help="Frames per second, for .csv files and others that do not hold it.")]
-QuatOrder = Annotated[Literal["wxyz", "xyzw"] | None, Option(help="Quaternion order; must be given for .csv.")]
+QuatOrder = Annotated[Literal["xyzw", "wxyz"] | None, Option(help="Quaternion order; must be given for .csv.")]
 Threads = Annotated[int | None, Option(min=1, help="Simulation threads; the results do not depend on it.")]
 
 Url = Annotated[str | None, Option("--url", help="The service's address; overrides AMPREF_URL, default http://127.0.0.1:8000.")]

@@ -180,7 +180,7 @@ def test_wrong_usage_is_2_and_says_how_to_get_help(arguments: list[str], capsys:
         (["score", "x.npz", "--fps", "abc"], "'abc' is not a number"),
         (["score", "x.npz", "--threads", "0"], "0 is less than 1"),
         (["clips", "--tier", "5"], "5 is more than 1"),
-        (["score", "x.npz", "--quat-order", "{a}"], "'{a}' is not one of 'wxyz', 'xyzw'"),
+        (["score", "x.npz", "--quat-order", "{a}"], "'{a}' is not one of 'xyzw', 'wxyz'"),
     ],
 )
 def test_wrong_usage_repeats_the_value(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
