@@ -34,6 +34,7 @@ CLIENT = {
         "amp_core.dataset.names",
         "amp_core.dataset.statistics",
         "amp_core.cpus",
+        "amp_core.digests",
         "amp_core.errors",
         "amp_core.features",
         "amp_core.files",
