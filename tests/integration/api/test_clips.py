@@ -375,6 +375,7 @@ def test_the_curriculum_query(api: Any) -> None:
     assert names("tag=slow&tag=fast") == []
     assert names("max_slip_rate=0.15&min_mean_sum_fn_over_mg=0.95") == ["walk 1"]
     assert names("min_duration_sec=5") == []
+    assert names("min_fell_at_frame=1e19") == names("max_fell_at_frame=-1e300") == []
     assert len(names("robot=wildrobot")) == 5
     assert names("mode=teacher_forced") == []
     assert names("name=WALK%202") == ["walk 2"]
