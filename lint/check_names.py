@@ -2,7 +2,7 @@
 
     python lint/check_names.py [--all]      --all lists every bare participle, not only the refused words
 
-Refused are the words in backticks in the column "not" of the glossary and those of the list below it, where they are a whole
+Refused are the words in backticks in the column "not" of the glossary and those of refused_names.txt, where they are a whole
 name: of a variable, an argument, an attribute, a function or a class, leading underscores aside. Other participles that stand
 alone as a name (`pulled` for a version) are counted and may be at most 5 of 1,000 assigned names: `locked_version` says more.
 
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+REFUSED_NAMES = Path(__file__).with_name("refused_names.txt")
 FEATURE_CODE = ROOT / "amp_core" / "features.py"
 FOLDERS = ("amp_core", "service", "workers", "migrations", "bench")
 PARTICIPLES_PER_1000 = 5.0
@@ -32,10 +33,9 @@ NO_PARTICIPLES = frozenset(["embed", "expected", "feed", "need", "red", "seed", 
 
 
 def read_refused_words(glossary: str) -> frozenset[str]:
-    """The words in backticks that may not be names: in the last column of the glossary's rows and in its list of words."""
+    """The words in backticks in the last column of the glossary's rows, which may not be names."""
     section = glossary.split("## Names", 1)[1].split("\n## ", 1)[0]
     cells = [line.rstrip("|").rsplit("|", 1)[-1] for line in section.splitlines() if line.startswith("|")]
-    cells += [line for line in section.splitlines() if line.startswith("> ")]
     return frozenset(word for cell in cells for word in re.findall(r"`(\w+)`", cell))
 
 
@@ -78,7 +78,7 @@ def bare_word(name: str) -> str:
 
 def main(list_all: bool) -> int:
     """Print what is refused and return the exit code."""
-    refused = read_refused_words((ROOT / "CONTRIBUTING.md").read_text())
+    refused = read_refused_words((ROOT / "CONTRIBUTING.md").read_text()) | set(REFUSED_NAMES.read_text().split())
     names = 0
     faults: list[str] = []
     participles: Counter[str] = Counter()
