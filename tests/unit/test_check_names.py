@@ -51,7 +51,7 @@ def test_a_field_is_judged_unless_it_is_fixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], field: str, expected: int
 ) -> None:
     monkeypatch.setattr(check_names, "ROOT", tmp_path)
-    (tmp_path / "CONTRIBUTING.md").write_text("## Names\n\n> `told` `what`\n")
+    (tmp_path / "CONTRIBUTING.md").write_text("## Names\n\n| say | for | not |\n|---|---|---|\n| result | | `told`, `what` |\n")
     (tmp_path / "amp_core").mkdir()
     (tmp_path / "amp_core/a.py").write_text(f"class A:\n    {field}\n")
     assert check_names.main(list_all=False) == expected
