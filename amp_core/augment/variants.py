@@ -18,6 +18,7 @@ from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Motion
 from amp_core.lineage import Lineage
+from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
 from amp_core.npz import write_npz
@@ -48,13 +49,7 @@ def augment(motion: Motion, robot: Robot, augmentation: Augmentation) -> Motion:
 
 def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Variant:
     """A variant of a motion, as `augment`, with its bytes and its seam."""
-    if motion.dof_pos.shape[1] != len(robot.joint_names):
-        raise MotionRefused(
-            f"the clip has {motion.dof_pos.shape[1]} joints, the robot {robot.name!r} has {len(robot.joint_names)}",
-            file=motion.name,
-            key="dof_pos",
-            remedy="Choose the robot that the clip was retargeted to",
-        )
+    motion, _ = reorder_joints(motion, robot)
     poses = Poses(np.array(motion.root_pos), rotations.normalize(motion.root_rot), np.array(motion.dof_pos))
     seam = None
     if augmentation.time_warp != 1.0 or augmentation.loop > 1:
@@ -76,10 +71,12 @@ def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Va
             poses.dof_pos,
         )
     lineage = Lineage(motion.source_digest, motion.ancestor, augmentation.text)
-    data = motion_bytes(motion.fps, *poses, lineage=lineage, seam=seam)
+    data = motion_bytes(motion.fps, *poses, lineage=lineage, seam=seam, joint_names=motion.joint_names)
     digest = digest_of(data)
     name = variant_name(motion.name, augmentation)
-    variant = Motion(name, motion.fps, *poses, source_digest=digest, source_format="npz", lineage=lineage)
+    variant = Motion(
+        name, motion.fps, *poses, source_digest=digest, source_format="npz", lineage=lineage, joint_names=motion.joint_names
+    )
     return Variant(variant, data, augmentation, seam)
 
 
@@ -105,10 +102,18 @@ def variant_name(name: str, augmentation: Augmentation) -> str:
 
 
 def motion_bytes(
-    fps: float, root_pos: Array, root_rot: Array, dof_pos: Array, lineage: Lineage | None = None, seam: Seam | None = None
+    fps: float,
+    root_pos: Array,
+    root_rot: Array,
+    dof_pos: Array,
+    lineage: Lineage | None = None,
+    seam: Seam | None = None,
+    joint_names: tuple[str, ...] | None = None,
 ) -> bytes:
     """A clip as an npz that `read_motion` reads. The same arrays give the same bytes."""
     members: dict[str, Any] = {"fps": np.float64(fps), "root_pos": root_pos, "root_rot": root_rot, "dof_pos": dof_pos}
+    if joint_names is not None:
+        members["joint_names"] = np.array(joint_names)
     if lineage is not None:
         members |= {key: np.array(text) for key, text in lineage.to_members().items()}
     if seam is not None:

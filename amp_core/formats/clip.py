@@ -60,10 +60,11 @@ class Motion:
       fps: frames per second.
       root_pos: (N, 3) m, world frame, z up.
       root_rot: (N, 4) unit quaternions xyzw that take body to world.
-      dof_pos: (N, n) rad, in the robot's joint order.
+      dof_pos: (N, n) rad, in the order of `joint_names`; without names, in the robot's.
       source_digest: `sha256:…` of the file's bytes.
       source_format: `pkl`, `npz`, `json` or `csv`.
       lineage: where it comes from, None for an original.
+      joint_names: the names of the columns of `dof_pos`, as the file has them; None where it does not name them.
 
     Raises:
       MotionRefused: wrong shapes, fewer than two frames, or a value that is not finite.
@@ -77,6 +78,7 @@ class Motion:
     source_digest: str
     source_format: str
     lineage: Lineage | None = None
+    joint_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -94,6 +96,14 @@ class Motion:
         except MotionRefused as error:
             error.file = self.name
             raise
+        if self.joint_names is not None and not len(set(self.joint_names)) == len(self.joint_names) == self.dof_pos.shape[1]:
+            raise MotionRefused(
+                f"it names {len(self.joint_names)} joints, dof_pos has {self.dof_pos.shape[1]} columns",
+                file=self.name,
+                key="joint_names",
+                expected="one name for each column of dof_pos, each once",
+                remedy="Correct the names, or leave them out",
+            )
 
     @property
     def num_frames(self) -> int:

@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
+from amp_core.formats.joint_names import NAME_KEYS
+from amp_core.formats.pkl import read_pickled_array
 from amp_core.formats.values import KEYS, RawArray, describe, quote
 from amp_core.lineage import LINEAGE_MEMBERS
 
@@ -55,6 +57,8 @@ class _Member:
 
 # A text of up to 120 characters, four bytes each, and its header.
 _TEXT_BYTES = 2048
+# 256 names of 200 characters, four bytes each, and their header.
+_NAMES_BYTES = 256 * 1024
 _TEXT_DTYPE = re.compile(r"<U(\d{1,3})")
 
 
@@ -68,13 +72,16 @@ def read_npz(data: bytes, limits: Limits) -> dict[str, RawArray | str]:
     budget = limits.max_values * 8 + len(KEYS) * (MAX_HEADER_BYTES + 16)
     for member in _read_directory(data):
         name = member.name.decode("latin-1").removesuffix(".npy")
-        if name not in KEYS and name not in LINEAGE_MEMBERS:
+        if name not in KEYS and name not in NAME_KEYS and name not in LINEAGE_MEMBERS:
             fields.setdefault(name, "")
             continue
         if name in fields:
             _refuse(f"the member {quote(name)} appears twice", "each array once", key=name)
-        if name not in KEYS:
+        if name in LINEAGE_MEMBERS:
             fields[name] = _read_text(data, member, name)
+            continue
+        if name in NAME_KEYS:
+            fields[name] = _read_names(data, member, name)
             continue
         if member.size > budget:
             fault = f"the member unpacks to {member.size} bytes"
@@ -96,6 +103,20 @@ def _read_text(data: bytes, member: _Member, key: str) -> str:
         return bytes(array.data).decode("utf-32-le").rstrip("\0")
     except UnicodeDecodeError:
         _refuse("it is not text", "one short text", key=key)
+
+
+def _read_names(data: bytes, member: _Member, key: str) -> RawArray:
+    """An array of names; where it is an object array, its pickle is walked and never run."""
+    if member.size > _NAMES_BYTES:
+        _refuse(f"the member unpacks to {member.size} bytes", "a list of joint names", key=key)
+    array = parse_npy(_unpack(data, member, key), key, objects=True)
+    if array.dtype == "|O" and array.data is not None:
+        try:
+            return read_pickled_array(bytes(array.data))
+        except MotionRefused as error:
+            error.key = key
+            raise
+    return array
 
 
 def _refuse(what: str, expected: str = "a whole .npz archive", *, key: str | None = None) -> NoReturn:
@@ -187,10 +208,13 @@ def _inflate(packed: memoryview, size: int, key: str) -> memoryview:
     return memoryview(out)
 
 
-def parse_npy(raw: bytes | memoryview, key: str) -> RawArray:
+def parse_npy(raw: bytes | memoryview, key: str, *, objects: bool = False) -> RawArray:
     """The header of an npy member, with the bytes behind it.
 
     The header is a Python literal; it is matched as text and never evaluated.
+
+    Args:
+      objects: whether an array of objects is permitted; its bytes are a pickle.
 
     Raises:
       MotionRefused: not an npy, or a header other than numpy's own for a plain array.
@@ -216,7 +240,7 @@ def parse_npy(raw: bytes | memoryview, key: str) -> RawArray:
     if len(sizes) > 8:
         _refuse(f"the array has {len(sizes)} dimensions", "2", key=key)
     array = RawArray(descr[1:-1].decode("latin-1"), sizes, order == b"True", view[begin + length :])
-    if "O" in array.dtype:
+    if "O" in array.dtype and not objects:
         # Its bytes are a pickle.
         _refuse(f"it is an object array ({describe(array)})", "plain numbers: np.asarray(..., dtype=np.float64)", key=key)
     return array

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from amp_core.errors import MotionRefused
+from amp_core.formats.joint_names import NAME_KEYS
 from amp_core.formats.pickle_source import MAX_TEXT_BYTES, PickleSource
 from amp_core.formats.values import KEYS, RawArray, describe, quote
 
-__all__ = ["read_pickle"]
+__all__ = ["read_pickle", "read_pickled_array"]
 
 # About a number each where a clip is pickled as lists. Walking this many takes seconds.
 MAX_OPCODES = 1_000_000
@@ -84,7 +85,7 @@ _STUBS: Final[dict[tuple[str, str], str]] = {
 
 
 def read_pickle(data: bytes) -> dict[str, Any]:
-    """The clip's keys of the pickled dictionary: numbers, lists and `RawArray`s. Other keys are dropped.
+    """The clip's keys and joint names of the pickled dictionary: numbers, lists and `RawArray`s. Other keys are dropped.
 
     Raises:
       MotionRefused: a name that is not one of the few known, an opcode that has no place in a clip, a damaged or
@@ -100,12 +101,28 @@ def read_pickle(data: bytes) -> dict[str, Any]:
     for key, value in top.pairs:
         if isinstance(key, bytes) and len(key) <= 32:
             key = key.decode("latin-1")
-        if not isinstance(key, str) or key not in KEYS:
+        if not isinstance(key, str) or key not in (*KEYS, *NAME_KEYS):
             continue
         if key in fields:
             raise MotionRefused("the key appears twice", key=key, expected="each key once", remedy=_REMEDY)
         fields[key] = value
     return fields
+
+
+def read_pickled_array(data: bytes) -> RawArray:
+    """The array of an object member of an npz, which numpy writes as a pickle.
+
+    Raises:
+      MotionRefused: as `read_pickle`, or something else than an array.
+    """
+    value = _Walker(data).walk()
+    if not isinstance(value, RawArray):
+        raise MotionRefused(
+            f"it holds {_describe_object(value)}",
+            expected="an array of text",
+            remedy="Save it with np.asarray(names, dtype=str)",
+        )
+    return value
 
 
 def _describe_object(value: Any) -> str:
@@ -337,7 +354,10 @@ class _Walker:
             shape, dtype, fortran, raw = state[-4:]
             if isinstance(dtype, _Dtype) and isinstance(fortran, bool | int):
                 target.dtype, target.shape, target.fortran = dtype.text(), self._shape(shape), bool(fortran)
-                target.data = self._bytes(raw)
+                if isinstance(raw, list):
+                    target.items = raw
+                else:
+                    target.data = self._bytes(raw)
                 return
         self.refuse(f"it sets the state of {_describe_object(target)}")
 

@@ -16,6 +16,7 @@ from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion, check_limits, check_values, clean_name
 from amp_core.formats.csv_rows import has_row, read_csv
+from amp_core.formats.joint_names import find_joint_names
 from amp_core.formats.json_clip import read_json_clip
 from amp_core.formats.npz import read_npz
 from amp_core.formats.pkl import read_pickle
@@ -204,7 +205,8 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
         root_rot = to_xyzw(root_rot)
     digest = digest_of(data)
     lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
-    return Motion(name, rate, root_pos, root_rot, dof_pos, source_digest=digest, source_format=kind, lineage=lineage)
+    joint_names = find_joint_names(fields, dof_pos.shape[1])
+    return Motion(name, rate, root_pos, root_rot, dof_pos, digest, kind, lineage, joint_names)
 
 
 def _missing_key(key: str, fields: Mapping[str, Any], remedy: str) -> MotionRefused:

@@ -37,12 +37,14 @@ class RawArray:
       shape: its sizes.
       fortran: column-major.
       data: the bytes, or None where the file has something else (an object array's list).
+      items: the list of an object array, from a pickle.
     """
 
     dtype: str = ""
     shape: tuple[int, ...] = ()
     fortran: bool = False
     data: bytes | bytearray | memoryview | None = None
+    items: list[Any] | None = None
 
     def build(self, key: str) -> NDArray[Any]:
         """A view of the bytes with a plain numeric type.

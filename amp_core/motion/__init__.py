@@ -10,6 +10,7 @@ Quaternions are xyzw and take body to world, as clips have them; only `initial_q
 from amp_core.formats.clip import Limits, Motion, clean_name
 from amp_core.motion.checks import check_motion
 from amp_core.motion.conditioning import Conditioned, condition
+from amp_core.motion.joint_order import JointOrder, reorder_joints
 from amp_core.motion.report import FirstFrame, IngestReport, JointClip, RootFrame
 from amp_core.motion.resampling import resampled_count
 
@@ -18,11 +19,13 @@ __all__ = [
     "FirstFrame",
     "IngestReport",
     "JointClip",
+    "JointOrder",
     "Limits",
     "Motion",
     "RootFrame",
     "check_motion",
     "clean_name",
     "condition",
+    "reorder_joints",
     "resampled_count",
 ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion, check_limits
+from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.resampling import FRAME_EPS
 
 if TYPE_CHECKING:
@@ -36,16 +37,12 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
     """Refuses what can be detected in a motion for a robot without simulating, in milliseconds.
 
     Raises:
-      MotionRefused: another joint count, a clip over the limits or shorter than one control step, quaternions far off unit
+      MotionRefused: another joint count or other joint names, a clip over the limits or shorter than one control step, quaternions far off unit
         norm or in wxyz order, a root over 1 m outside the robot's height range, that teleports or flips over, joints in
         degrees or beyond any hinge.
     """
     limits = limits or Limits()
-    joints = len(robot.joint_names)
-    if motion.dof_pos.shape[1] != joints:
-        problem = f"the clip has {motion.dof_pos.shape[1]} joints, the robot {robot.name!r} has {joints}"
-        expected = f"one column for each of {', '.join(robot.joint_names)}"
-        raise _refusal(motion, "dof_pos", problem, expected, "Choose the robot that the clip was retargeted to")
+    motion, _ = reorder_joints(motion, robot)
     check_limits(motion, limits)
     if motion.duration_sec + FRAME_EPS < robot.control_dt:
         expected = f"at least one control step of {robot.control_dt:g} s"

@@ -12,6 +12,7 @@ from amp_core import rotations
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion
 from amp_core.motion.checks import ABSURD_SHIFT_M, check_motion, forward_speed
+from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.report import FirstFrame, IngestReport, JointClip, RootFrame, write_notes
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
 
@@ -82,6 +83,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     """
     from amp_core.kinematics import sole_heights  # noqa: PLC0415 - reading a motion needs no MuJoCo
 
+    motion, joint_order = reorder_joints(motion, robot)
     check_motion(motion, robot, limits)
     # Rounded so that 1 / 0.02 and its like are the rates that people mean.
     fps_out = round(1.0 / robot.control_dt, 9)
@@ -145,7 +147,10 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         root_frame=RootFrame.of(motion),
         notes=(),
     )
-    report = replace(report, notes=write_notes(report, motion, robot))
+    notes = write_notes(report, motion, robot)
+    if joint_order is not None:
+        notes = (f"Joint order: {joint_order.message}.", *notes)
+    report = replace(report, notes=notes)
     # Integrating this velocity over one control step gives frame 1.
     qvel, velocity_adr = np.zeros(int(robot.model.nv)), robot.root_qvel_adr
     qvel[velocity_adr : velocity_adr + 3] = (position[1] - position[0]) / robot.control_dt
