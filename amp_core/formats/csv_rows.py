@@ -1,12 +1,16 @@
 """CSV clips: one row a frame, `x, y, z, four of a quaternion, joints…`, with an optional header.
 
-A CSV has neither its rate nor its quaternion order, so both come from the caller.
+Values are separated by commas, semicolons, tabs or spaces, and may be quoted; where commas do not separate them, they may be
+decimal commas. A CSV has neither its rate nor its quaternion order, so both come from the caller.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
@@ -14,104 +18,208 @@ from numpy.typing import NDArray
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
+from amp_core.formats.csv_header import ROOT_COLUMNS, Header, is_number, read_header
 from amp_core.formats.values import quote
 
 __all__ = ["has_row", "read_csv"]
 
 MAX_LINE_BYTES = 64 * 1024
 MAX_BLANK_LINES = 1000
-_NUMERIC = b"0123456789+-.eE, \t\r\n"
-_ROOT_COLUMNS = 7
+_NUMERIC = b"0123456789+-.eE \t\r\n"
+_BOM = b"\xef\xbb\xbf"
+# Quaternions written with four digits are this close to unit norm; positions and joint angles are not.
+_UNIT_NORM = 0.02
+_STEP_SPREAD = 0.05
+_RATE_TOLERANCE = 0.03
 
 
-def read_csv(data: bytes, limits: Limits, quat_order: str) -> dict[str, NDArray[np.float64]]:
-    """`root_pos (N,3)`, `root_rot (N,4)` in the file's own order, `dof_pos (N,n)`.
+@dataclass(frozen=True)
+class _Dialect:
+    """How a line is split: at `delimiter`, or at spaces; `decimal_comma` where 0,5 is a half."""
+
+    delimiter: bytes | None
+    decimal_comma: bool = False
+
+    def split(self, line: bytes) -> list[bytes]:
+        """The cells of a line, without quotes, with decimal points."""
+        line = line.strip(b"\r\n")
+        if b'"' in line:
+            delimiter = (self.delimiter or b" ").decode()
+            cells = [cell.encode("latin-1") for cell in next(csv.reader([line.decode("latin-1")], delimiter=delimiter))]
+        else:
+            cells = line.split(self.delimiter)
+        return [cell.replace(b",", b".") for cell in cells] if self.decimal_comma else cells
+
+
+_DIALECTS = (
+    _Dialect(b","),
+    _Dialect(b";"),
+    _Dialect(b";", decimal_comma=True),
+    _Dialect(b"\t"),
+    _Dialect(b"\t", decimal_comma=True),
+    _Dialect(None),
+    _Dialect(None, decimal_comma=True),
+    # Every cell in quotes.
+    _Dialect(b",", decimal_comma=True),
+)
+
+
+def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[str, NDArray[np.float64] | list[str]]:
+    """`root_pos (N,3)`, `root_rot (N,4)` in the file's own order, `dof_pos (N,n)`, and `joint_names` where a header has them.
 
     Args:
       quat_order: from the caller; a header with the four columns in another order is a refusal.
+      fps: from the caller; a time column that says another rate is a refusal.
 
     Raises:
       MotionRefused: names the line (as frame), the column and the text that is not a number.
     """
-    lines = io.BytesIO(data.removeprefix(b"\xef\xbb\xbf"))
+    lines = io.BytesIO(data.removeprefix(_BOM))
+    dialect = _find_dialect(data[: 2 * MAX_LINE_BYTES])
     values = array("d")
-    width = 0
-    frames = 0
-    blank = 0
+    header: Header | None = None
+    comment = b""
+    width = frames = blank = 0
+    ends_in_delimiter = False
     for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
             _refuse(frames, f"line {number} is longer than {MAX_LINE_BYTES} bytes", "one row of numbers a line")
         if not line.strip() or line.startswith(b"#"):
+            comment = line.lstrip(b"# ") if line.startswith(b"#") and not frames else comment
             blank += 1
             if blank > MAX_BLANK_LINES:
                 _refuse(frames, "the file is mostly empty lines or comments", "one row of numbers a line")
             continue
-        cells = line.rstrip(b"\r\n").split(b",")
-        if frames == 0 and width == 0 and not any(map(_parses, cells)):
-            _check_header(cells, quat_order)
-            width = len(cells)
+        try:
+            cells = dialect.split(line)
+        except csv.Error as error:
+            _refuse(frames, f"line {number} cannot be split ({error})", "one row of numbers a line")
+        if frames == 0 and header is None and (header := read_header(cells, quat_order)) is not None:
             continue
-        if width == 0:
-            width = len(cells)
-        if len(cells) != width or width <= _ROOT_COLUMNS:
+        if frames == 0:
+            ends_in_delimiter = len(cells) > 1 and not cells[-1].strip()
+            width = len(cells) - ends_in_delimiter
+            header = header or _read_comment(comment, dialect, width, quat_order)
+        if ends_in_delimiter and len(cells) == width + 1 and not cells[-1].strip():
+            cells.pop()
+        if len(cells) != width or width <= ROOT_COLUMNS:
             hint = "; are they separated by ';' or tabs?" if len(cells) == 1 else ""
-            expected = "position (3), quaternion (4) and at least one joint, separated by commas"
-            if width > _ROOT_COLUMNS:
+            expected = "position (3), quaternion (4) and at least one joint, separated by commas, semicolons, tabs or spaces"
+            if width > ROOT_COLUMNS:
                 expected = f"{width} columns, as in the first line"
             _refuse(frames, f"line {number} has {len(cells)} columns{hint}", expected)
-        if width - _ROOT_COLUMNS > limits.max_joints:
-            _refuse(frames, f"line {number} has {width - _ROOT_COLUMNS} joints", f"at most {limits.max_joints} joints")
+        if width - ROOT_COLUMNS > limits.max_joints + 1:
+            _refuse(frames, f"line {number} has {width - ROOT_COLUMNS} joints", f"at most {limits.max_joints} joints")
         if frames >= limits.max_frames or (frames + 1) * width > limits.max_values:
             _refuse(frames, "the clip is too long", f"at most {limits.max_frames} frames, {limits.max_values} values")
         try:
             # float() alone would take nan, inf and 1_000; the character check leaves only plain decimal numbers.
-            if line.translate(None, _NUMERIC):
+            if any(cell.translate(None, _NUMERIC) for cell in cells):
                 raise ValueError
             values.extend(map(float, cells))
         except ValueError:
-            column = next(i for i, cell in enumerate(cells) if cell.translate(None, _NUMERIC) or not _parses(cell))
-            cell = cells[column]
-            _refuse(frames, f"line {number}, column {column + 1} is {quote(cell.strip(), 24)}", "a finite number")
+            column = next(i for i, cell in enumerate(cells) if cell.translate(None, _NUMERIC) or not is_number(cell))
+            _refuse(frames, f"line {number}, column {column + 1} is {quote(cells[column].strip(), 24)}", "a finite number")
         frames += 1
     if frames == 0:
         _refuse(None, "the file has no rows of numbers", "one row a frame")
     table = np.frombuffer(values, dtype=np.float64).reshape(frames, width)
-    return {"root_pos": table[:, :3], "root_rot": table[:, 3:7], "dof_pos": table[:, 7:]}
+    table = _drop_index(table, header, fps)
+    fields: dict[str, NDArray[np.float64] | list[str]] = {
+        "root_pos": table[:, :3],
+        "root_rot": table[:, 3:ROOT_COLUMNS],
+        "dof_pos": table[:, ROOT_COLUMNS:],
+    }
+    if header is not None and header.joint_names is not None:
+        fields["joint_names"] = list(header.joint_names)
+    return fields
 
 
 def has_row(head: bytes) -> bool:
-    """Whether a text begins like a table: the first line, or the one after a header, is several numbers with commas between.
+    """Whether a text begins like a table: the first line, or the one after a header, is several numbers.
 
     Args:
       head: the beginning of the text; its last line may be cut off.
     """
-    lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
-    rows = [line.split(b",") for line in lines if line.strip() and not line.startswith(b"#")][:2]
-    return any(len(cells) > 1 and sum(map(_parses, cells)) > len(cells) // 2 for cells in rows)
+    rows = _first_rows(head)
+    by_comma = [row.split(b",") for row in rows]
+    if any(len(cells) > 1 and sum(map(is_number, cells)) > len(cells) // 2 for cells in by_comma):
+        return True
+    splits = (_split(dialect, row) for dialect in _DIALECTS for row in rows)
+    return any(len(cells) > ROOT_COLUMNS and sum(map(is_number, cells)) > len(cells) // 2 for cells in splits)
+
+
+def _first_rows(head: bytes) -> list[bytes]:
+    """The first two lines that are neither empty nor comments."""
+    lines = head.removeprefix(_BOM).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith(b"#")][:2]
+
+
+def _split(dialect: _Dialect, row: bytes) -> Sequence[bytes]:
+    """The cells of a line, without the empty one after a delimiter at its end; none where its quotes are damaged."""
+    try:
+        cells = dialect.split(row)
+    except (csv.Error, StopIteration):
+        return ()
+    return cells[:-1] if len(cells) > 1 and not cells[-1].strip() else cells
+
+
+def _find_dialect(head: bytes) -> _Dialect:
+    """The first dialect in which the second line (the first may be a header) is numbers; else the one of its delimiter."""
+    rows = _first_rows(head)
+    row = rows[-1] if rows else b""
+    for dialect in _DIALECTS:
+        cells = _split(dialect, row)
+        if len(cells) > ROOT_COLUMNS and all(map(is_number, cells)):
+            return dialect
+    delimiter = next((mark for mark in (b";", b"\t", b",") if mark in row), b"," if b" " not in row.strip() else None)
+    return _Dialect(delimiter, delimiter != b"," and b"," in row and b"." not in row)
+
+
+def _read_comment(comment: bytes, dialect: _Dialect, width: int, quat_order: str) -> Header | None:
+    """The last comment above the rows as their header (np.savetxt writes it so), where it names as many columns."""
+    for candidate in (dialect, *_DIALECTS):
+        cells = _split(candidate, comment)
+        if len(cells) == width:
+            return read_header(cells, quat_order)
+    return None
+
+
+def _drop_index(table: NDArray[np.float64], header: Header | None, fps: float) -> NDArray[np.float64]:
+    """The table without a first column that numbers the frames or gives their time.
+
+    A header names it, or has one name less than there are columns. Without a header it is one where the quaternion is found
+    a column later than it should be and the first column increases evenly.
+    """
+    frames, width = table.shape
+    has_index = has_time = False
+    if header is not None:
+        has_index, has_time = header.index or header.num_columns == width - 1, header.time
+        if header.num_columns not in (width, width - 1):
+            _refuse(0, f"the header names {header.num_columns} columns, the rows have {width}", "one name a column")
+    steps = np.diff(table[:, 0])
+    increases = frames > 1 and bool((steps > 0).all())
+    is_even = increases and float(np.ptp(steps)) <= _STEP_SPREAD * abs(float(steps.mean())) + 1e-9
+    if not has_index and width > ROOT_COLUMNS + 1 and is_even:
+        as_read, one_later = (np.abs(np.linalg.norm(table[:, i : i + 4], axis=1) - 1.0) for i in (3, 4))
+        has_index = bool((as_read > _UNIT_NORM).any() and (one_later <= _UNIT_NORM).all())
+    if not has_index:
+        return table
+    if width <= ROOT_COLUMNS + 1 or not increases:
+        _refuse(0, "the first column is named as an index or a time but does not increase", "rows in order, one a frame")
+    if has_time:
+        step = float(np.median(steps))
+        if all(abs(rate / fps - 1.0) > _RATE_TOLERANCE for rate in (1.0 / step, 1e3 / step, 1e6 / step, 1e9 / step)):
+            raise MotionRefused(
+                f"the time column says {1.0 / step:.4g} frames per second (steps of {step:.4g}), the caller {fps:g}",
+                key="fps",
+                expected="one rate",
+                remedy=f"Pass {1.0 / step:.4g} (--fps {1.0 / step:.4g}, or fps in Python and HTTP), or leave the time column out",
+            )
+    return table[:, 1:]
 
 
 def _refuse(frame: int | None, what: str, expected: str) -> NoReturn:
     raise MotionRefused(
         what, frame=frame, expected=expected, remedy="Write rows of x, y, z, quaternion, joints; see docs/motions.md"
     )
-
-
-def _parses(cell: bytes) -> bool:
-    """Whether Python takes it for a number, NaN and infinities included."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_header(cells: list[bytes], quat_order: str) -> None:
-    """Where a header names its quaternion columns (`qw, qx, …`), they must agree with the caller."""
-    letters = "".join(cell.strip(b" \"'").decode("latin-1").lower()[-1:] for cell in cells[3:7])
-    if letters in ("wxyz", "xyzw") and letters != quat_order:
-        raise MotionRefused(
-            f"the header names the quaternion's columns in the order {letters}, but {quat_order} was asked for",
-            key="root_rot",
-            expected="the same order in the header and in quat_order",
-            remedy=f"Pass {letters} (--quat-order {letters}, or quat_order in Python and HTTP)",
-        )

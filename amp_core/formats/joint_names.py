@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -123,10 +124,8 @@ def _text_of(item: object) -> str | None:
         return None
     if not item.isascii():
         # The JSON reader decodes as Latin-1 (`read_json_clip`); text that is no UTF-8 in Latin-1 is what it says.
-        try:
+        with contextlib.suppress(UnicodeError):
             item = item.encode("latin-1").decode("utf-8")
-        except UnicodeError:
-            pass
     return item
 
 
@@ -186,6 +185,6 @@ def _words(name: str) -> tuple[str, ...]:
 def _strip_common(names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The words of each name without those that all names begin or end with; a name keeps one word at least."""
     for end in (0, -1):
-        while all(len(words) > 1 for words in names) and len({words[end] for words in names}) == 1:
+        while len(names) > 1 and all(len(words) > 1 for words in names) and len({words[end] for words in names}) == 1:
             names = [words[1:] if end == 0 else words[:-1] for words in names]
     return names

@@ -232,7 +232,8 @@ def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | No
             remedy="Pass both, for example --fps 50 and --quat-order xyzw (fps and quat_order in Python and HTTP)",
         )
     assert quat_order is not None
-    return read_csv(data, limits, quat_order)
+    assert fps is not None
+    return read_csv(data, limits, quat_order, fps)
 
 
 def _read_rate(fields: Mapping[str, Any], fps: float | None) -> float:

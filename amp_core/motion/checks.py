@@ -37,9 +37,9 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
     """Refuses what can be detected in a motion for a robot without simulating, in milliseconds.
 
     Raises:
-      MotionRefused: another joint count or other joint names, a clip over the limits or shorter than one control step, quaternions far off unit
-        norm or in wxyz order, a root over 1 m outside the robot's height range, that teleports or flips over, joints in
-        degrees or beyond any hinge.
+      MotionRefused: another joint count or other joint names, a clip over the limits or shorter than one control step,
+        quaternions far off unit norm or in wxyz order, a root over 1 m outside the robot's height range, that teleports or
+        flips over, joints in degrees or beyond any hinge.
     """
     limits = limits or Limits()
     motion, _ = reorder_joints(motion, robot)
