@@ -77,6 +77,13 @@ def rotation_vector(start: Array, end: Array) -> Array:
     return vector * factor[..., None]
 
 
+def from_rotation_vector(vector: Array) -> Array:
+    """(…, 4) unit quaternions of (…, 3) rad, axis times angle: the exponential map."""
+    half = 0.5 * np.linalg.norm(vector, axis=-1, keepdims=True)
+    # sin(h) / (2 h), which np.sinc has at h = 0 too.
+    return np.concatenate([0.5 * np.sinc(half / np.pi) * vector, np.cos(half)], axis=-1)
+
+
 def angular_velocity(start: Array, end: Array, dt: float) -> Array:
     """(3,) rad/s in the body's frame, as MuJoCo's free joint has it, that takes `start` (4,) to `end` (4,) in `dt` seconds."""
     relative = relative_rotation(start, end)

@@ -15,6 +15,7 @@ from amp_core.lineage import Lineage
 __all__ = ["Limits", "Motion", "clean_name"]
 
 MAX_NAME_BYTES = 200
+_ZERO_NORM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Limits:
       max_speed: m/s, root displacement between two frames; above it the root teleports.
       max_turn_rate: rad/s, root rotation between two frames; above it the root flips over.
       max_distance: m from the origin, in each coordinate.
-      max_norm_error: how far a quaternion's norm may be from 1.
+      max_norm_error: how far a quaternion's norm may be from 1; what is off by less is normalized.
     """
 
     max_bytes: int = 64 * 1024 * 1024
@@ -43,7 +44,7 @@ class Limits:
     max_speed: float = 10.0
     max_turn_rate: float = 50.0
     max_distance: float = 10_000.0
-    max_norm_error: float = 1e-2
+    max_norm_error: float = 0.1
 
     @property
     def max_frames(self) -> int:
@@ -166,12 +167,13 @@ def check_values(
         finite = np.isfinite(array)
         if not finite.all():
             frame, column = (int(i) for i in np.argwhere(~finite)[0])
+            cut = suggest_cut(np.logical_not(finite.all(axis=1)))
             raise MotionRefused(
                 f"column {column} is {float(array[frame, column])}",
                 key=key,
                 frame=frame,
                 expected="finite numbers",
-                remedy="Fill or cut the frames that the retargeter could not solve",
+                remedy=f"Fill the frames that the retargeter could not solve, or cut them off: {cut}",
             )
 
 
@@ -221,6 +223,17 @@ def check_limits(motion: Motion, limits: Limits) -> None:
         )
     with np.errstate(over="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", motion.root_rot, motion.root_rot))
+    is_zero = norms < _ZERO_NORM
+    if is_zero[-1] and not is_zero.all() and not is_zero[: frames - int(is_zero.sum())].any():
+        frame = frames - int(is_zero.sum())
+        raise MotionRefused(
+            f"from frame {frame} to the end the quaternions are zero ({frames - frame} of {frames} frames): the clip is padded",
+            file=file,
+            key="root_rot",
+            frame=frame,
+            expected="unit quaternions xyzw in every frame",
+            remedy=f"Cut the padding off: {suggest_cut(is_zero)}",
+        )
     is_faulty = np.abs(norms - 1.0) > limits.max_norm_error
     if is_faulty.any():
         frame = int(np.argmax(is_faulty))
@@ -232,6 +245,16 @@ def check_limits(motion: Motion, limits: Limits) -> None:
             expected=f"unit quaternions xyzw, to {limits.max_norm_error:g}",
             remedy="Check that root_rot holds quaternions, not Euler angles or a rotation vector, and normalize them",
         )
+
+
+def suggest_cut(is_faulty: NDArray[np.bool_]) -> str:
+    """The command that leaves the longest run of good frames."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], is_faulty, [True]]).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return "no frame is left"
+    longest = int(np.argmax(ends - starts))
+    return f"ampref cut CLIP --frames {starts[longest]}:{ends[longest]}"
 
 
 def clean_name(name: str) -> str:

@@ -214,7 +214,7 @@ def _drop_index(table: NDArray[np.float64], header: Header | None, fps: float) -
                 f"the time column says {1.0 / step:.4g} frames per second (steps of {step:.4g}), the caller {fps:g}",
                 key="fps",
                 expected="one rate",
-                remedy=f"Pass {1.0 / step:.4g} (--fps {1.0 / step:.4g}, or fps in Python and HTTP), or leave the time column out",
+                remedy=f"Pass {1.0 / step:.4g} (--fps {1.0 / step:.4g}, or fps in Python and HTTP), or drop the column",
             )
     return table[:, 1:]
 

@@ -10,7 +10,7 @@ from typing import Any
 from amp_core.errors import MotionRefused
 from amp_core.formats.values import RawArray, describe, quote
 
-__all__ = ["NAME_KEYS", "find_joint_names", "join_names", "match_joint_names", "strip_generic_names"]
+__all__ = ["NAME_KEYS", "find_joint_names", "join_names", "match_joint_names", "parse_names", "strip_generic_names"]
 
 NAME_KEYS = ("joint_names", "dof_names", "joints_list", "joint_order")
 """The keys under which the field's tools write the order of the joint columns."""
@@ -40,7 +40,7 @@ def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, 
     """
     candidates: dict[str, tuple[str, ...]] = {}
     for key in NAME_KEYS:
-        names = _parse_names(key, fields.get(key))
+        names = parse_names(key, fields.get(key))
         if not names:
             continue
         if len(names) == num_columns + 1 and _FREE_JOINT.search(names[0]):
@@ -59,8 +59,9 @@ def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, 
     for key, names in matches.items():
         assert first_key is not None
         if names != matches[first_key]:
+            both = f"{join_names(matches[first_key])}, and {join_names(names)}"
             raise MotionRefused(
-                f"{first_key} and {key} name the columns differently: {join_names(matches[first_key])}, and {join_names(names)}",
+                f"{first_key} and {key} name the columns differently: {both}",
                 key=key,
                 expected="one order of the joint columns",
                 remedy="Leave out the list that is wrong",
@@ -81,7 +82,7 @@ def strip_generic_names(names: Sequence[str]) -> tuple[str, ...] | None:
     return None if all(_GENERIC.fullmatch(name.strip()) for name in names) else tuple(names)
 
 
-def _parse_names(key: str, value: object) -> tuple[str, ...]:
+def parse_names(key: str, value: object) -> tuple[str, ...]:
     """The texts of a list, a tuple, an array of text, or one text with commas or spaces between; empty for None."""
     if value is None:
         return ()

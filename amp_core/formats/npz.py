@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,7 +21,7 @@ from amp_core.formats.pkl import read_pickled_array
 from amp_core.formats.values import KEYS, RawArray, describe, quote
 from amp_core.lineage import LINEAGE_MEMBERS
 
-__all__ = ["parse_npy", "read_npz"]
+__all__ = ["NpzFields", "parse_npy", "read_directory"]
 
 MAX_MEMBERS = 512
 MAX_NAME_BYTES = 512
@@ -62,33 +63,49 @@ _NAMES_BYTES = 256 * 1024
 _TEXT_DTYPE = re.compile(r"<U(\d{1,3})")
 
 
-def read_npz(data: bytes, limits: Limits) -> dict[str, RawArray | str]:
-    """The clip's arrays as the archive describes them, and its lineage's texts; other members are empty and never unpacked.
+class NpzFields(Mapping[str, RawArray | str]):
+    """The members of an archive, by name without `.npy`: each is unpacked when it is asked for, and no other ever is.
+
+    Args:
+      limits: of all that is unpacked together.
 
     Raises:
-      MotionRefused: a damaged archive, one that unpacks to more than a clip can hold, or members that are no arrays.
+      MotionRefused: a damaged archive; and of a member, one that unpacks to more than a clip can hold, or that is no array.
     """
-    fields: dict[str, RawArray | str] = {}
-    budget = limits.max_values * 8 + len(KEYS) * (MAX_HEADER_BYTES + 16)
-    for member in _read_directory(data):
-        name = member.name.decode("latin-1").removesuffix(".npy")
-        if name not in KEYS and name not in NAME_KEYS and name not in LINEAGE_MEMBERS:
-            fields.setdefault(name, "")
-            continue
-        if name in fields:
-            _refuse(f"the member {quote(name)} appears twice", "each array once", key=name)
-        if name in LINEAGE_MEMBERS:
-            fields[name] = _read_text(data, member, name)
-            continue
-        if name in NAME_KEYS:
-            fields[name] = _read_names(data, member, name)
-            continue
-        if member.size > budget:
+
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        self._data = data
+        self._limits = limits
+        self._budget = limits.max_values * 8 + len(KEYS) * (MAX_HEADER_BYTES + 16)
+        self._fields: dict[str, RawArray | str] = {}
+        self._members: dict[str, list[_Member]] = {}
+        for member in read_directory(data):
+            self._members.setdefault(member.name.decode("latin-1").removesuffix(".npy"), []).append(member)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, key: str) -> RawArray | str:
+        if key not in self._fields:
+            self._fields[key] = self._read(key, self._members[key])
+        return self._fields[key]
+
+    def _read(self, key: str, members: list[_Member]) -> RawArray | str:
+        member = members[0]
+        if len(members) > 1:
+            _refuse(f"the member {quote(key)} appears twice", "each array once", key=key)
+        if key in LINEAGE_MEMBERS:
+            return _read_text(self._data, member, key)
+        if key in NAME_KEYS or key == "body_names":
+            return _read_names(self._data, member, key)
+        if member.size > self._budget:
             fault = f"the member unpacks to {member.size} bytes"
-            _refuse(fault, f"arrays of at most {limits.max_values} values", key=name)
-        budget -= member.size
-        fields[name] = parse_npy(_unpack(data, member, name), name)
-    return fields
+            _refuse(fault, f"arrays of at most {self._limits.max_values} values", key=key)
+        self._budget -= member.size
+        return parse_npy(_unpack(self._data, member, key), key)
 
 
 def _read_text(data: bytes, member: _Member, key: str) -> str:
@@ -123,7 +140,7 @@ def _refuse(what: str, expected: str = "a whole .npz archive", *, key: str | Non
     raise MotionRefused(what, key=key, expected=expected, remedy="Export it again with np.savez")
 
 
-def _read_directory(data: bytes) -> list[_Member]:
+def read_directory(data: bytes) -> list[_Member]:
     """The central directory, which is small and at the end, or a refusal."""
     end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
     if end < 0 or end + _END.size > len(data):

@@ -2,8 +2,10 @@
 
 A pickle is a program. This reader never runs it: it walks the opcodes that `pickletools.genops` lists, keeps a bounded stack
 of plain values, and stands an inert marker in for each of the few names that ordinary clips use (numpy's array and scalar
-constructors, `bytes` and a few containers). Any other name is refused. Nothing is imported, called, hashed,
-compared or printed; arrays are only described here (`RawArray`) and built later, from plain types and the bytes that are there.
+constructors, `bytes` and a few containers). What any other name would build is an `Opaque` place-holder, which does no harm
+under a key that a clip does not need; names of programs (`os.system`, `eval`) are refused wherever they are. Nothing is
+imported, called, hashed, compared or printed; arrays are only described here (`RawArray`) and built later, from plain types
+and the bytes that are there.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from amp_core.errors import MotionRefused
-from amp_core.formats.joint_names import NAME_KEYS
 from amp_core.formats.pickle_source import MAX_TEXT_BYTES, PickleSource
-from amp_core.formats.values import KEYS, RawArray, describe, quote
+from amp_core.formats.values import KEYS, Opaque, PickledDict, RawArray, describe, quote
 
 __all__ = ["read_pickle", "read_pickled_array"]
 
@@ -56,13 +57,6 @@ class _Dtype:
         return self.order + self.spec if self.simple else "V"
 
 
-@dataclass(slots=True)
-class _Dict:
-    """A dictionary as pairs: keys are never hashed, so they may be anything."""
-
-    pairs: list[tuple[Any, Any]]
-
-
 _MULTIARRAY = (
     "numpy.core.multiarray",
     "numpy._core.multiarray",
@@ -71,6 +65,19 @@ _MULTIARRAY = (
 )
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _BUILTINS = ("__builtin__", "builtins")
+
+# Whoever loads a file with one of these in it runs a program; no clip has them, not even under a key that nobody reads.
+_PROGRAM_MODULES = """
+os posix nt ntpath posixpath subprocess _posixsubprocess commands pty sys shutil socket importlib imp pkgutil runpy code codeop
+pdb bdb cProfile profile timeit trace doctest unittest pickle _pickle cPickle dill cloudpickle marshal shelve types operator
+_operator functools ctypes _ctypes multiprocessing concurrent threading _thread asyncio signal webbrowser platform tempfile io
+_io gc inspect ast atexit site venv ensurepip pip setuptools urllib urllib2 urllib3 http requests ftplib smtplib telnetlib
+"""
+_NUMPY_PROGRAMS = "load loads loadtxt genfromtxt fromfile memmap save savez runstring rundocs exec_command compile"
+_INERT_BUILTINS = """
+object complex range xrange slice list dict tuple int long float str unicode bool type memoryview buffer Ellipsis NotImplemented
+"""
+_PROGRAMS = frozenset(_PROGRAM_MODULES.split())
 
 _STUBS: Final[dict[tuple[str, str], str]] = {
     **{(module, "_reconstruct"): "reconstruct" for module in _MULTIARRAY},
@@ -84,29 +91,23 @@ _STUBS: Final[dict[tuple[str, str], str]] = {
 }
 
 
-def read_pickle(data: bytes) -> dict[str, Any]:
-    """The clip's keys and joint names of the pickled dictionary: numbers, lists and `RawArray`s. Other keys are dropped.
+def read_pickle(data: bytes, unique: frozenset[str]) -> dict[str, Any]:
+    """The values of the pickled dictionary whose keys are text: numbers, texts, lists, `RawArray`s, and `Opaque` for the rest.
+
+    Args:
+      unique: keys that may appear only once.
 
     Raises:
-      MotionRefused: a name that is not one of the few known, an opcode that has no place in a clip, a damaged or
+      MotionRefused: a name of something that could run a program, an opcode that has no place in a clip, a damaged or
         disproportionate file, or something else than a dictionary.
     """
     walker = _Walker(data)
     top = walker.walk()
-    if not isinstance(top, _Dict):
+    if not isinstance(top, PickledDict):
         raise MotionRefused(
-            f"the pickle holds {_describe_object(top)}", expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
+            f"the pickle holds {describe(top)}", expected="a dictionary with " + ", ".join(KEYS), remedy=_REMEDY
         )
-    fields: dict[str, Any] = {}
-    for key, value in top.pairs:
-        if isinstance(key, bytes) and len(key) <= 32:
-            key = key.decode("latin-1")
-        if not isinstance(key, str) or key not in (*KEYS, *NAME_KEYS):
-            continue
-        if key in fields:
-            raise MotionRefused("the key appears twice", key=key, expected="each key once", remedy=_REMEDY)
-        fields[key] = value
-    return fields
+    return top.fields(unique=unique)
 
 
 def read_pickled_array(data: bytes) -> RawArray:
@@ -118,17 +119,11 @@ def read_pickled_array(data: bytes) -> RawArray:
     value = _Walker(data).walk()
     if not isinstance(value, RawArray):
         raise MotionRefused(
-            f"it holds {_describe_object(value)}",
+            f"it holds {describe(value)}",
             expected="an array of text",
             remedy="Save it with np.asarray(names, dtype=str)",
         )
     return value
-
-
-def _describe_object(value: Any) -> str:
-    if isinstance(value, _Dict):
-        return "a dictionary"
-    return describe(value)
 
 
 class _Walker:
@@ -234,18 +229,22 @@ class _Walker:
 
     def append(self, items: list[Any]) -> None:
         target = self.top()
+        if isinstance(target, Opaque):
+            return
         if not isinstance(target, list):
-            self.refuse(f"it appends to {_describe_object(target)}")
+            self.refuse(f"it appends to {describe(target)}")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.top()
-        if not isinstance(target, _Dict) or len(items) % 2:
-            self.refuse(f"it sets items of {_describe_object(target)}")
+        if isinstance(target, Opaque):
+            return
+        if not isinstance(target, PickledDict) or len(items) % 2:
+            self.refuse(f"it sets items of {describe(target)}")
         target.pairs.extend(zip(items[::2], items[1::2], strict=True))
 
     def build_dict(self, items: list[Any]) -> None:
-        self.container(_Dict([]))
+        self.container(PickledDict([]))
         self.set_items(items)
 
     def build_set(self, items: list[Any]) -> None:
@@ -253,7 +252,7 @@ class _Walker:
 
     def add_items(self) -> None:
         self.pop_mark()
-        if not isinstance(self.top(), _Set):
+        if not isinstance(self.top(), _Set | Opaque):
             self.refuse("it adds to something that is no set")
 
     # --- Names and what they stand for
@@ -262,11 +261,10 @@ class _Walker:
         if not isinstance(module, str) or not isinstance(name, str):
             self.refuse("it names something by other means than text")
         kind = _STUBS.get((module, name))
-        if kind is None:
-            self.refuse_name(module, name)
-        self.push(_Global(kind))
+        self.push(_Global(kind) if kind is not None else self.stand_in(module, name))
 
-    def refuse_name(self, module: str, name: str) -> NoReturn:
+    def stand_in(self, module: str, name: str) -> Opaque:
+        """The place-holder of a name that is not read; a refusal for one that has no place in any clip."""
         quoted_name = quote(module[:61] + "." + name[:61], 120).strip("'")
         if module in ("posix", "nt"):
             quoted_name += f" (os.{quote(name).strip(chr(39))})"
@@ -276,15 +274,14 @@ class _Walker:
                 expected="a plain pickle, .npz, .json or .csv",
                 remedy="Load it with joblib where you trust it, and save the arrays with np.savez",
             )
-        if module.partition(".")[0] == "torch":
-            hint = "Convert the tensors with .numpy() and save them with np.savez"
-        else:
-            hint = _REMEDY
-        raise MotionRefused(
-            f"the pickle calls {quoted_name}; ampref never imports or calls anything that a file names",
-            expected="a pickled dictionary of numbers and numpy arrays",
-            remedy=hint,
-        )
+        is_program = name not in _INERT_BUILTINS.split() if module in _BUILTINS else module.partition(".")[0] in _PROGRAMS
+        if is_program or (module.partition(".")[0] == "numpy" and name in _NUMPY_PROGRAMS.split()):
+            raise MotionRefused(
+                f"the pickle calls {quoted_name}; ampref never imports or calls anything that a file names",
+                expected="a pickled dictionary of numbers and numpy arrays",
+                remedy=_REMEDY,
+            )
+        return Opaque(quoted_name)
 
     def global_line(self, arg: str) -> None:
         # genops joins the two lines of GLOBAL with a space.
@@ -296,22 +293,44 @@ class _Walker:
         module = self.pop()
         self.name(module, name)
 
-    def instance(self, arg: str) -> NoReturn:
+    def instance(self, arg: str) -> None:
+        self.pop_mark()
         module, _, name = arg.partition(" ")
-        self.refuse_name(module, name)
+        self.container(self.stand_in(module, name))
 
     def reduce(self) -> None:
         args = self.pop()
         callee = self.pop()
+        if isinstance(callee, Opaque):
+            # copyreg only rebuilds the class that is its first argument.
+            is_copy = callee.name.startswith(("copyreg.", "copy_reg.")) and isinstance(args, tuple) and args[:1]
+            self.container(args[0] if is_copy and isinstance(args[0], Opaque) else Opaque(callee.name))
+            return
         if not isinstance(callee, _Global) or not isinstance(args, tuple):
-            self.refuse(f"it calls {_describe_object(callee)}")
+            self.refuse(f"it calls {describe(callee)}")
         self.container(self._call(callee.kind, args))
 
-    def new_object(self) -> NoReturn:
-        self.refuse("it creates objects of a class (NEWOBJ)")
+    def new_object(self, arguments: int) -> None:
+        """NEWOBJ and its like, of a class that is not read."""
+        for _ in range(arguments):
+            self.pop()
+        callee = self.pop()
+        if not isinstance(callee, Opaque):
+            self.refuse("it creates objects of a class (NEWOBJ)")
+        self.container(Opaque(callee.name))
+
+    def object_of_group(self) -> None:
+        """OBJ: a class and its arguments since the MARK."""
+        items = self.pop_mark()
+        if not items or not isinstance(items[0], Opaque):
+            self.refuse("it creates objects of a class (OBJ)")
+        self.container(Opaque(items[0].name))
 
     def _call(self, kind: str, args: tuple[Any, ...]) -> Any:
         """What the known names would return, as a description."""
+        stand_in = next((arg for arg in args if isinstance(arg, Opaque)), None)
+        if stand_in is not None and kind not in ("set", "frozenset"):
+            return Opaque(stand_in.name)
         if kind == "reconstruct" and len(args) == 3 and isinstance(args[0], _Global) and args[0].kind == "ndarray":
             return RawArray()
         if kind == "dtype" and args and isinstance(args[0], str | bytes):
@@ -339,11 +358,13 @@ class _Walker:
             return _Set()
         if kind != "dict" or args:
             self.refuse(f"it calls numpy's or Python's {kind} in a way that no clip does")
-        return _Dict([])
+        return PickledDict([])
 
     def build(self) -> None:
         state = self.pop()
         target = self.top()
+        if isinstance(target, Opaque):
+            return
         if isinstance(target, _Dtype) and isinstance(state, tuple) and len(state) >= 8:
             if state[1] not in ("<", ">", "|", "="):
                 self.refuse("an array's type has an unusual byte order")
@@ -352,6 +373,9 @@ class _Walker:
             return
         if isinstance(target, RawArray) and not target.dtype and isinstance(state, tuple) and len(state) in (4, 5):
             shape, dtype, fortran, raw = state[-4:]
+            if isinstance(dtype, Opaque):
+                target.dtype = "V"
+                return
             if isinstance(dtype, _Dtype) and isinstance(fortran, bool | int):
                 target.dtype, target.shape, target.fortran = dtype.text(), self._shape(shape), bool(fortran)
                 if isinstance(raw, list):
@@ -359,7 +383,7 @@ class _Walker:
                 else:
                     target.data = self._bytes(raw)
                 return
-        self.refuse(f"it sets the state of {_describe_object(target)}")
+        self.refuse(f"it sets the state of {describe(target)}")
 
     def _bytes(self, raw: Any) -> bytes | bytearray | None:
         """An array's bytes, or None where there is something else (an object array has a list).
@@ -412,7 +436,7 @@ _HANDLERS: Final[dict[str, _Handler]] = {
     "MARK": _constant(_Mark),
     "EMPTY_LIST": lambda walker, _: walker.container([]),
     "EMPTY_TUPLE": _constant(()),
-    "EMPTY_DICT": lambda walker, _: walker.container(_Dict([])),
+    "EMPTY_DICT": lambda walker, _: walker.container(PickledDict([])),
     "EMPTY_SET": lambda walker, _: walker.container(_Set()),
     "LIST": lambda walker, _: walker.container(walker.pop_mark()),
     "TUPLE": lambda walker, _: walker.container(tuple(walker.pop_mark())),
@@ -439,9 +463,9 @@ _HANDLERS: Final[dict[str, _Handler]] = {
     "GLOBAL": lambda walker, arg: walker.global_line(arg),
     "STACK_GLOBAL": lambda walker, _: walker.stack_global(),
     "INST": lambda walker, arg: walker.instance(arg),
-    "OBJ": lambda walker, _: walker.new_object(),
-    "NEWOBJ": lambda walker, _: walker.new_object(),
-    "NEWOBJ_EX": lambda walker, _: walker.new_object(),
+    "OBJ": lambda walker, _: walker.object_of_group(),
+    "NEWOBJ": lambda walker, _: walker.new_object(1),
+    "NEWOBJ_EX": lambda walker, _: walker.new_object(2),
     "REDUCE": lambda walker, _: walker.reduce(),
     "BUILD": lambda walker, _: walker.build(),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
@@ -18,11 +19,12 @@ from amp_core.formats.clip import Limits, Motion, check_limits, check_values, cl
 from amp_core.formats.csv_rows import has_row, read_csv
 from amp_core.formats.joint_names import find_joint_names
 from amp_core.formats.json_clip import read_json_clip
-from amp_core.formats.npz import read_npz
+from amp_core.formats.layouts import FIELD_KEYS, find_layout, read_layout, unwrap_clip
+from amp_core.formats.npz import NpzFields, read_directory
 from amp_core.formats.pkl import read_pickle
 from amp_core.formats.values import KEYS, matrix, number, quote
 from amp_core.lineage import Lineage
-from amp_core.rotations import to_xyzw
+from amp_core.rotations import to_wxyz, to_xyzw
 
 __all__ = ["FORMATS", "QUAT_ORDERS", "read_motion", "sniff"]
 
@@ -34,8 +36,16 @@ MAX_LISTED_KEYS = 12
 """The keys of a file that an error lists."""
 
 _EXTENSIONS = {"pkl": "pkl", "pickle": "pkl", "npz": "npz", "json": "json", "csv": "csv"}
+_SAVE_TORCH = "Convert it where torch is: clip = torch.load('clip.pt', weights_only=True); "
+_SAVE_TORCH += "np.savez('clip.npz', **{key: np.asarray(value) for key, value in clip.items()})"
+_SAVE_NPY = (
+    "Where you trust a .npy that holds a dictionary: np.savez('clip.npz', **np.load('clip.npy', allow_pickle=True).item())"
+)
+_SAVE_JOBLIB = "Where you trust it: clip = joblib.load('clip.pkl'); np.savez('clip.npz', **clip)"
+_EXPORT = "Export the clip in one of these formats; see docs/motions.md"
 _NOT_READ = {
     b"\x93NUMPY": "a single .npy array",
+    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.": "a PyTorch file",
     b"\x1f\x8b": "gzip-compressed data",
     b"BZh": "bzip2-compressed data",
     b"\xfd7zXZ": "xz-compressed data",
@@ -55,6 +65,7 @@ def read_motion(
     fps: float | None = None,
     quat_order: str | None = None,
     limits: Limits | None = None,
+    frames: tuple[int, int | None] | None = None,
 ) -> Motion:
     """Read a motion clip. Nothing in the file is executed, and memory stays in proportion to its size.
 
@@ -67,6 +78,8 @@ def read_motion(
       fps: frames per second, for files without a rate (every CSV). A file with another rate is refused.
       quat_order: `xyzw` or `wxyz`. Needed for CSV; for the other formats it defaults to xyzw.
       limits: what a clip may cost; the defaults are `Limits()`.
+      frames: the first frame and the one after the last (None for the end), for a part of the file; the rest of it is not
+        checked. The digest and the lineage are still those of the file.
 
     Raises:
       MotionRefused: names file, key, frame, expectation and remedy.
@@ -100,7 +113,7 @@ def read_motion(
     try:
         data = _load(Path(source), limits) if isinstance(source, str | os.PathLike) else bytes(source)
         hint = format or _EXTENSIONS.get((path or Path(name)).suffix[1:].lower())
-        motion = _parse(data, name, hint, fps, quat_order, limits)
+        motion = _parse(data, name, hint, fps, quat_order, limits, frames)
         check_limits(motion, limits)
     except MotionRefused as error:
         error.file = file
@@ -145,13 +158,16 @@ def sniff(data: bytes, hint: str | None = None) -> str:
     """
     for magic, description in _NOT_READ.items():
         if data.startswith(magic):
-            raise _unknown(f"its content is {description}")
+            remedies = {"a single .npy array": _SAVE_NPY, "a PyTorch file": _SAVE_TORCH}
+            raise _unknown(f"its content is {description}", remedies.get(description, _EXPORT))
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        if any(member.name.rsplit(b"/", 1)[-1] == b"data.pkl" for member in read_directory(data)):
+            raise _unknown("its content is a PyTorch file", _SAVE_TORCH)
         return "npz"
     if data[:1] == b"\x80" and data[1:2] <= b"\x08":
         return "pkl"
     if data[:1] == b"\x78" and data[1:2] in (b"\x01", b"\x5e", b"\x9c", b"\xda"):
-        raise _unknown("its content is zlib-compressed data (a joblib pickle?)")
+        raise _unknown("its content is zlib-compressed data (a joblib pickle?)", _SAVE_JOBLIB)
     head = data[:4096]
     first_line = head.split(b"\n", 1)[0]
     # Pickles of protocol 0 and 1 have no magic. They begin by opening a container, or naming something, and end with a dot.
@@ -172,15 +188,23 @@ def _is_text(head: bytes) -> bool:
     return not head.translate(None, bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)) + b"\t\r\n")
 
 
-def _unknown(what: str) -> MotionRefused:
+def _unknown(what: str, remedy: str = _EXPORT) -> MotionRefused:
     return MotionRefused(
         f"this is no motion clip: {what}",
         expected="a GMR pickle (.pkl), .npz, .json or .csv",
-        remedy="Export the clip in one of these formats; see docs/motions.md",
+        remedy=remedy,
     )
 
 
-def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_order: str | None, limits: Limits) -> Motion:
+def _parse(
+    data: bytes,
+    name: str,
+    hint: str | None,
+    fps: float | None,
+    quat_order: str | None,
+    limits: Limits,
+    frames: tuple[int, int | None] | None,
+) -> Motion:
     _check_size(len(data), limits)
     if not data.strip(b" \t\r\n\0"):
         raise MotionRefused("the file is empty", expected="a motion clip", remedy="Copy or export it again")
@@ -192,6 +216,10 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
             remedy=f"Rename it to end in .{kind} if that is what it is meant to be (in Python format={kind!r} does as well)",
         )
     fields = _read_fields(data, kind, fps, quat_order, limits)
+    lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
+    layout = find_layout(fields)
+    if layout is not None:
+        fields = read_layout(layout, fields, quat_order, limits)
     rate = _read_rate(fields, fps)
     for key in KEYS[1:]:
         if key not in fields:
@@ -199,12 +227,14 @@ def _parse(data: bytes, name: str, hint: str | None, fps: float | None, quat_ord
     root_pos, root_rot, dof_pos = (
         value if isinstance(value := fields[key], np.ndarray) else matrix(key, value, limits) for key in KEYS[1:]
     )
+    if frames is not None:
+        root_pos, root_rot, dof_pos = (_cut(array, frames) for array in (root_pos, root_rot, dof_pos))
     # Before the order is changed: that there are four columns is checked here.
     check_values(rate, root_pos, root_rot, dof_pos)
-    if quat_order == "wxyz":
+    _check_root_columns(root_pos, root_rot, dof_pos)
+    if quat_order == "wxyz" and layout is None:
         root_rot = to_xyzw(root_rot)
     digest = digest_of(data)
-    lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
     joint_names = find_joint_names(fields, dof_pos.shape[1])
     return Motion(name, rate, root_pos, root_rot, dof_pos, digest, kind, lineage, joint_names)
 
@@ -216,13 +246,41 @@ def _missing_key(key: str, fields: Mapping[str, Any], remedy: str) -> MotionRefu
     return MotionRefused(problem, key=key, expected="the keys " + ", ".join(KEYS), remedy=remedy)
 
 
+def _cut(array: NDArray[np.float64], frames: tuple[int, int | None]) -> NDArray[np.float64]:
+    """The frames from the first up to, and without, the last; None for the end."""
+    start, end = frames
+    if not 0 <= start < len(array) or not (end is None or start < end <= len(array)):
+        raise MotionRefused(
+            f"there are no frames {start}:{'' if end is None else end}",
+            key="frames",
+            expected=f"frames within 0:{len(array)}",
+            remedy="The first frame is 0, and the end itself is left out",
+        )
+    return array[start:end]
+
+
+def _check_root_columns(root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], dof_pos: NDArray[np.float64]) -> None:
+    """A dof_pos that begins with the root's own pose, as MuJoCo's qpos does."""
+    if dof_pos.shape[1] <= 7:
+        return
+    for position, rotation in ((dof_pos[:, :3], dof_pos[:, 3:7]), (dof_pos[:, 4:7], dof_pos[:, :4])):
+        pairs = ((rotation, root_rot), (to_xyzw(rotation), root_rot), (to_wxyz(rotation), root_rot))
+        if np.allclose(position, root_pos, atol=1e-3) and any(np.allclose(np.abs(a), np.abs(b), atol=1e-3) for a, b in pairs):
+            raise MotionRefused(
+                "the first 7 columns of dof_pos look like the root: they repeat root_pos and root_rot",
+                key="dof_pos",
+                expected="the joints alone: (N, n)",
+                remedy="Write dof_pos = dof_pos[:, 7:]",
+            )
+
+
 def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | None, limits: Limits) -> Mapping[str, Any]:
     if kind == "npz":
-        return read_npz(data, limits)
+        return NpzFields(data, limits)
     if kind == "json":
-        return read_json_clip(data)
+        return unwrap_clip(read_json_clip(data))
     if kind == "pkl":
-        return read_pickle(data)
+        return unwrap_clip(read_pickle(data, FIELD_KEYS))
     missing = [key for key, value in (("fps", fps), ("quat_order", quat_order)) if value is None]
     if missing:
         raise MotionRefused(
@@ -237,10 +295,13 @@ def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | No
 
 
 def _read_rate(fields: Mapping[str, Any], fps: float | None) -> float:
-    if "fps" not in fields:
-        if fps is None:
-            raise _missing_key("fps", fields, "Export the clip with its rate, or pass it: --fps 50 (fps=50 in Python and HTTP)")
+    if fps is not None and fields.get("fps") is None:
         return float(fps)
+    if fields.get("fps") is None:
+        remedy = "Export the clip with its rate, or pass it: --fps 50 (fps=50 in Python and HTTP)"
+        if "fps" not in fields:
+            raise _missing_key("fps", fields, remedy)
+        raise MotionRefused("it is None", key="fps", expected="one number", remedy=remedy)
     rate = number("fps", fields["fps"])
     if fps is not None and not math.isclose(rate, fps, rel_tol=1e-6):
         raise MotionRefused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, shape_text
 
-__all__ = ["KEYS", "RawArray", "describe", "matrix", "number", "quote"]
+__all__ = ["KEYS", "Opaque", "PickledDict", "RawArray", "describe", "matrix", "number", "quote", "root_body"]
 
 KEYS = ("fps", "root_pos", "root_rot", "dof_pos")
 WIDTHS: Mapping[str, int | None] = {"root_pos": 3, "root_rot": 4, "dof_pos": None}
@@ -23,9 +23,46 @@ AXES = {"root_pos": "x, y, z in m", "root_rot": "quaternion xyzw", "dof_pos": "j
 _NUMBER_DTYPE = re.compile(r"[<>|=]?([fiu])([1248])")
 
 
+MAX_KEY_CHARACTERS = 200
 MAX_LIST_VALUES = 2_500_000
 # A numpy scalar in a list is an array of its own, and slower.
 MAX_LISTED_SCALARS = 400_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """What a pickle builds by a name that is not read: nothing was imported or called, and no value can be had from it."""
+
+    name: str
+
+
+@dataclass(slots=True, eq=False)
+class PickledDict:
+    """A pickled dictionary as pairs: keys are never hashed, so they may be anything."""
+
+    pairs: list[tuple[Any, Any]]
+
+    def fields(self, *, unique: frozenset[str]) -> dict[str, Any]:
+        """The values whose keys are text.
+
+        Args:
+          unique: keys that may appear only once.
+
+        Raises:
+          MotionRefused: such a key appears twice.
+        """
+        fields: dict[str, Any] = {}
+        for key, value in self.pairs:
+            if isinstance(key, bytes) and len(key) <= MAX_KEY_CHARACTERS:
+                key = key.decode("latin-1")
+            if not isinstance(key, str) or len(key) > MAX_KEY_CHARACTERS:
+                continue
+            if key in fields and key in unique:
+                raise MotionRefused(
+                    "the key appears twice", key=key, expected="each key once", remedy="Write each key of the dictionary once"
+                )
+            fields[key] = value
+        return fields
 
 
 @dataclass(slots=True, eq=False)
@@ -101,17 +138,21 @@ def describe(value: object) -> str:
         return f"an array of shape {shape_text(value.shape)}" if len(value.shape) <= 8 else "an array of many dimensions"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    if isinstance(value, dict):
+    if isinstance(value, dict | PickledDict):
         return "a dictionary"
+    if isinstance(value, Opaque):
+        return f"what the file calls {value.name} for, and ampref never imports or calls anything that a file names"
     return f"a {type(value).__name__.strip('_').lower()}"
 
 
 def number(key: str, value: object) -> float:
-    """One finite or infinite number from a number, a 0-d array or an array of one.
+    """One finite or infinite number from a number, a 0-d array, or an array or a list of one.
 
     Raises:
       MotionRefused: anything else, booleans included.
     """
+    if isinstance(value, list | tuple) and len(value) == 1 and not isinstance(value[0], list | tuple):
+        value = value[0]
     if isinstance(value, RawArray) and math.prod(value.shape) == 1 and len(value.shape) <= 2:
         return float(value.build(key).reshape(())[()])
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -125,32 +166,68 @@ def number(key: str, value: object) -> float:
 
 
 def matrix(key: str, value: object, limits: Limits) -> NDArray[np.float64]:
-    """The (N, w) float64 array of a key, from an array or from rows of numbers.
+    """The (N, w) float64 array of a key, from an array or from rows of numbers; a batch of one clip is that clip.
 
     Raises:
       MotionRefused: not numbers, not two-dimensional, the wrong width, or over the limits.
     """
-    width = WIDTHS[key]
+    width = WIDTHS.get(key)
     if isinstance(value, RawArray):
-        _check_shape(key, value.shape, width, limits)
+        shape = value.shape
+        if len(shape) == 3 and shape[0] == 1:
+            shape = shape[1:]
+        elif len(shape) == 3 and shape[2] == 1 and width is None:
+            shape = shape[:2]
+        value = replace(value, shape=shape)
+        _check_shape(key, shape, width, limits)
         return np.ascontiguousarray(value.build(key), dtype=np.float64)
     if isinstance(value, list | tuple):
-        return _stack_rows(key, value, width, limits)
+        is_batch = (
+            len(value) == 1 and isinstance(value[0], list | tuple) and _row_length(next(iter(value[0]), None)) is not None
+        )
+        return _stack_rows(key, value[0] if is_batch else value, width, limits)
+    is_tensor = isinstance(value, Opaque) and value.name.startswith("torch")
     raise MotionRefused(
         f"it is {describe(value)}",
         key=key,
-        expected=f"an array of shape (N, {width or 'n'}): {AXES[key]}",
-        remedy="Export the motion again",
+        expected=f"an array of shape (N, {width or 'n'}): {AXES.get(key, 'numbers')}",
+        remedy="Convert the tensor with .numpy() and save it with np.savez" if is_tensor else "Save it as a numpy array",
     )
+
+
+def root_body(key: str, value: object, body: int, limits: Limits) -> NDArray[np.float64]:
+    """The rows of one body, (N, w) float64, of an array (N, B, w) of all bodies.
+
+    Raises:
+      MotionRefused: not an array of numbers with three dimensions and such a body, or over the limits.
+    """
+    if not isinstance(value, RawArray) or len(value.shape) != 3 or not body < value.shape[1]:
+        raise MotionRefused(
+            f"it is {describe(value)}",
+            key=key,
+            expected="an array of shape (N, bodies, 3 or 4)",
+            remedy="Save it with np.savez, one row a frame",
+        )
+    frames, bodies, width = value.shape
+    _check_shape(key, (frames, width), None, limits)
+    if frames * bodies * width > limits.max_values:
+        raise MotionRefused(
+            f"it has {frames} × {bodies} × {width} values",
+            key=key,
+            expected=f"at most {limits.max_values}",
+            remedy="Save the root's alone as root_pos and root_rot",
+        )
+    return np.ascontiguousarray(value.build(key)[:, body], dtype=np.float64)
 
 
 def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Limits) -> None:
     if len(shape) != 2 or (width is not None and shape[1] != width) or shape[1] == 0:
+        what, remedy = _explain_shape(key, shape, width)
         raise MotionRefused(
-            f"its shape is {shape_text(shape[:8])}",
+            f"its shape is {shape_text(shape[:8])}{what}",
             key=key,
-            expected=f"(N, {width or 'n'}): one row a frame, {AXES[key]}",
-            remedy="Write one row per frame",
+            expected=f"(N, {width or 'n'}): one row a frame, {AXES.get(key, 'numbers')}",
+            remedy=remedy,
         )
     frames, columns = shape
     too_long, transposed = "Cut the clip into shorter ones", "Is it transposed? Write one row per frame"
@@ -164,6 +241,24 @@ def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Li
             raise MotionRefused(f"it has {size}", key=key, expected=f"at most {most}", remedy=remedy)
 
 
+def _explain_shape(key: str, shape: tuple[int, ...], width: int | None) -> tuple[str, str]:
+    """What an array of another shape probably is, and how it becomes what is expected."""
+    if key == "root_rot":
+        for tail, description, call in (
+            ((3,), "Euler angles or a rotation vector", "from_euler('xyz', …) or from_rotvec(…)"),
+            ((3, 3), "rotation matrices", "from_matrix(…)"),
+            ((9,), "flattened rotation matrices", "from_matrix(root_rot.reshape(-1, 3, 3))"),
+            ((6,), "a six-dimensional rotation", "from_matrix(…), after completing the matrices"),
+        ):
+            if shape[1:] == tail:
+                return f": {description}, not quaternions", f"Convert with scipy's Rotation.{call}.as_quat(), which is xyzw"
+    if len(shape) == 3:
+        return f": a batch of {shape[0]} clips?", f"Write one clip a file, without the batch dimension: {key}[i]"
+    if len(shape) == 2 and shape[0] == width:
+        return ": it is transposed", f"Write one row per frame: {key}.T"
+    return "", "Write one row per frame"
+
+
 def _stack_rows(key: str, rows: Sequence[object], width: int | None, limits: Limits) -> NDArray[np.float64]:
     """Rows of Python numbers, of numpy scalars, or one-dimensional arrays."""
     if not rows:
@@ -174,7 +269,7 @@ def _stack_rows(key: str, rows: Sequence[object], width: int | None, limits: Lim
             f"the first row is {describe(rows[0])}",
             key=key,
             frame=0,
-            expected=f"a row of {width or 'n'} numbers: {AXES[key]}",
+            expected=f"a row of {width or 'n'} numbers: {AXES.get(key, 'numbers')}",
             remedy="Write one row per frame",
         )
     # The size is known before any row is touched: a row that is shared by a million frames costs nothing until here.

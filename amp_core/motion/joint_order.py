@@ -75,7 +75,7 @@ def reorder_joints(motion: Motion, robot: Robot) -> tuple[Motion, JointOrder | N
             file=motion.name,
             key="joint_names",
             expected=f"the joints of the robot {robot.name!r}: {join_names(joints)}",
-            remedy="Choose the robot that the clip was retargeted to, write the robot's names, or leave the names out if the order is the robot's",
+            remedy="Choose the robot that the clip was retargeted to, or write the robot's names",
         )
     is_in_order = places == list(range(len(names)))
     report = None if is_in_order else JointOrder(names, joints, tuple(names[place] for place in extra))
