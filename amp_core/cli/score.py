@@ -18,6 +18,7 @@ from amp_core.cli.results import print_results
 from amp_core.cli.targets import made_folder, refuse_unwritable
 from amp_core.cpus import usable_cpus
 from amp_core.files import replace_file
+from amp_core.formats import name_clip
 from amp_core.tiers import Tier
 
 
@@ -65,8 +66,10 @@ def score(
                     # Another clip's export may be small enough for a disk that is nearly full.
                     with out.refusing(target), refuse_unwritable(target), replace_file(target) as partial:
                         result.export(partial)
-                    if name != path.stem:
-                        renamings.append(f"{path} was written as {target}, because another motion has the name {path.stem}")
+                    if name != name_clip(path.name):
+                        renamings.append(
+                            f"{path} was written as {target}, because another motion has the name {name_clip(path.name)}"
+                        )
                 documents.append(result.to_dict())
                 labels.append(result.name if len(recipes) == 1 and scale.is_identity else f"{result.name} [{scale.name}]")
     out.print_result(documents, (f"{document['name']}\t{document['tier']}" for document in documents))
@@ -85,16 +88,17 @@ def score(
 
 
 def export_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for each motion: its stem, and a number behind it where several have the same.
+    """A file name for each motion: the clip's name, and a number behind it where several have the same.
 
     Names that differ only in case count as the same, because some file systems cannot hold both.
     """
     names: dict[str, str] = {}  # By what they are on a file system that knows no case.
-    stems = {path.stem.casefold() for path in paths}
-    for path in paths:
-        name, count = path.stem, 1
-        while name.casefold() in names or (count > 1 and name.casefold() in stems):
+    stems = [name_clip(path.name) for path in paths]
+    clip_names = {stem.casefold() for stem in stems}
+    for stem in stems:
+        name, count = stem, 1
+        while name.casefold() in names or (count > 1 and name.casefold() in clip_names):
             count += 1
-            name = f"{path.stem}-{count}"
+            name = f"{stem}-{count}"
         names[name.casefold()] = name
     return list(names.values())

@@ -43,5 +43,8 @@ def time_left(seconds: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters: a file's name or a server's answer must not drive the terminal."""
-    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+    """The text without control characters: a file's name or a server's answer must not drive the terminal.
+
+    The joiners of scripts and emoji stay: names may hold them, and terminals show none.
+    """
+    return "".join(c if c.isprintable() or c in " \u200c\u200d" else repr(c)[1:-1] for c in text)

@@ -4,8 +4,21 @@
 `Motion` or a `MotionRefused`. Needs numpy alone.
 """
 
-from amp_core.formats.clip import Limits, Motion, clean_name
+from amp_core.formats.clip import Limits, Motion
+from amp_core.formats.names import EXTENSIONS, clean_name, label_file, name_clip
 from amp_core.formats.reader import FORMATS, QUAT_ORDERS, read_motion, sniff
 from amp_core.lineage import Lineage
 
-__all__ = ["FORMATS", "QUAT_ORDERS", "Limits", "Lineage", "Motion", "clean_name", "read_motion", "sniff"]
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "QUAT_ORDERS",
+    "Limits",
+    "Lineage",
+    "Motion",
+    "clean_name",
+    "label_file",
+    "name_clip",
+    "read_motion",
+    "sniff",
+]

@@ -1,20 +1,19 @@
-"""The motion clip as a value, the limits it must keep, and the names it may have."""
+"""The motion clip as a value, and the limits it must keep."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amp_core.errors import MotionRefused
+from amp_core.formats.names import clean_name
 from amp_core.lineage import Lineage
 
-__all__ = ["Limits", "Motion", "clean_name"]
+__all__ = ["Limits", "Motion"]
 
-MAX_NAME_BYTES = 200
 _ZERO_NORM = 1e-6
 
 
@@ -255,45 +254,6 @@ def suggest_cut(is_faulty: NDArray[np.bool_]) -> str:
         return "no frame is left"
     longest = int(np.argmax(ends - starts))
     return f"ampref cut CLIP --frames {starts[longest]}:{ends[longest]}"
-
-
-def clean_name(name: str) -> str:
-    """A clip's name, in Unicode's NFC form, or a refusal.
-
-    Names become file names, URL parts and table cells, so: 1 to 200 bytes of UTF-8, no path separators, no control,
-    formatting or unassigned characters, no space at either end, no leading dot.
-
-    Raises:
-      MotionRefused: the rule that it breaks.
-    """
-    problem = None
-    if not isinstance(name, str):
-        problem = "is not text"
-    elif not name:
-        problem = "is empty"
-    elif len(name) > MAX_NAME_BYTES:
-        problem = f"has {len(name)} characters"
-    elif any(unicodedata.category(c).startswith("C") for c in name):
-        problem = "holds a control or other invisible character"
-    elif "/" in name or "\\" in name:
-        problem = "holds a path separator"
-    elif name != name.strip():
-        problem = "begins or ends with a space"
-    elif name.startswith("."):
-        problem = "begins with a dot"
-    else:
-        name = unicodedata.normalize("NFC", name)
-        if len(name.encode("utf-8")) > MAX_NAME_BYTES:
-            problem = f"has {len(name.encode('utf-8'))} bytes of UTF-8"
-    if problem:
-        subject = f"the clip's name {name[:40]!a}" if isinstance(name, str) and name else "the clip's name"
-        raise MotionRefused(
-            f"{subject} {problem}",
-            key="name",
-            expected=f"1 to {MAX_NAME_BYTES} bytes of printable text without '/' or '\\'",
-            remedy="Give the clip a plain name such as walk_slow_01",
-        )
-    return name
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -93,8 +93,8 @@ def _read_qpos(fields: Fields, limits: Limits) -> dict[str, Any]:
         _refuse("qpos", f"it has {qpos.shape[1]} columns", "position (3), quaternion (4) and at least one joint", mapping)
     starts = [start for start in (3, 0) if _is_unit(qpos[:, start : start + 4])]
     if len(starts) != 1:
-        where = "no quaternion in columns 4 to 7" if not starts else "a quaternion in columns 1 to 4 and in columns 4 to 7"
-        _refuse("qpos", f"it has {where}", "MuJoCo's qpos: position, quaternion wxyz, joints", f"Write {mapping}")
+        place = "no quaternion in columns 4 to 7" if not starts else "a quaternion in columns 1 to 4 and in columns 4 to 7"
+        _refuse("qpos", f"it has {place}", "MuJoCo's qpos: position, quaternion wxyz, joints", f"Write {mapping}")
     start = starts[0]
     position = qpos[:, :3] if start == 3 else qpos[:, 4:_ROOT_COLUMNS]
     return {"root_pos": position, "root_rot": qpos[:, start : start + 4], "dof_pos": qpos[:, _ROOT_COLUMNS:]}

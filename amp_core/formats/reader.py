@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
-from amp_core.formats.clip import Limits, Motion, check_limits, check_values, clean_name
+from amp_core.formats.clip import Limits, Motion, check_limits, check_values
 from amp_core.formats.csv_rows import has_row, read_csv
 from amp_core.formats.joint_names import find_joint_names
 from amp_core.formats.json_clip import read_json_clip
 from amp_core.formats.layouts import FIELD_KEYS, find_layout, read_layout, unwrap_clip
+from amp_core.formats.names import EXTENSIONS, clean_name, name_clip
 from amp_core.formats.npz import NpzFields, read_directory
 from amp_core.formats.pkl import read_pickle
 from amp_core.formats.values import KEYS, matrix, number, quote
@@ -35,7 +36,6 @@ MAX_PATH_CHARACTERS = 200
 MAX_LISTED_KEYS = 12
 """The keys of a file that an error lists."""
 
-_EXTENSIONS = {"pkl": "pkl", "pickle": "pkl", "npz": "npz", "json": "json", "csv": "csv"}
 _SAVE_TORCH = "Convert it where torch is: clip = torch.load('clip.pt', weights_only=True); "
 _SAVE_TORCH += "np.savez('clip.npz', **{key: np.asarray(value) for key, value in clip.items()})"
 _SAVE_NPY = (
@@ -71,7 +71,7 @@ def read_motion(
 
     Args:
       source: a file's path, or a file's bytes.
-      name: the clip's name (`clean_name` gives the rule), by default the file's name without its extension. Bytes need one; it
+      name: the clip's name (`clean_name` gives the rule), by default the file's (`name_clip`). Bytes need one; it
         is also what errors call them.
       format: `pkl`, `npz`, `json` or `csv`, when it is known. The content decides; another `format`, or a file name that
         ends otherwise, is refused rather than guessed around.
@@ -90,7 +90,7 @@ def read_motion(
     if name is None:
         if path is None:
             raise TypeError("bytes have no file name: pass name=, the clip's name")
-        name = path.stem
+        name = name_clip(path.name)
     name = clean_name(name)
     if format is not None and format not in FORMATS:
         raise MotionRefused(f"there is no format {quote(format)}", key="format", expected="one of " + ", ".join(FORMATS))
@@ -112,7 +112,7 @@ def read_motion(
         file = quote(file, MAX_PATH_CHARACTERS + 1).strip("'")
     try:
         data = _load(Path(source), limits) if isinstance(source, str | os.PathLike) else bytes(source)
-        hint = format or _EXTENSIONS.get((path or Path(name)).suffix[1:].lower())
+        hint = format or EXTENSIONS.get((path or Path(name)).suffix.lower())
         motion = _parse(data, name, hint, fps, quat_order, limits, frames)
         check_limits(motion, limits)
     except MotionRefused as error:

@@ -222,9 +222,9 @@ def root_body(key: str, value: object, body: int, limits: Limits) -> NDArray[np.
 
 def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Limits) -> None:
     if len(shape) != 2 or (width is not None and shape[1] != width) or shape[1] == 0:
-        what, remedy = _explain_shape(key, shape, width)
+        cause, remedy = _explain_shape(key, shape, width)
         raise MotionRefused(
-            f"its shape is {shape_text(shape[:8])}{what}",
+            f"its shape is {shape_text(shape[:8])}{cause}",
             key=key,
             expected=f"(N, {width or 'n'}): one row a frame, {AXES.get(key, 'numbers')}",
             remedy=remedy,

@@ -7,7 +7,8 @@ one hemisphere, clips joints to their limits, fits the ground, and derives the i
 Quaternions are xyzw and take body to world, as clips have them; only `initial_qpos` is wxyz, as MuJoCo has it.
 """
 
-from amp_core.formats.clip import Limits, Motion, clean_name
+from amp_core.formats.clip import Limits, Motion
+from amp_core.formats.names import clean_name
 from amp_core.motion.checks import check_motion
 from amp_core.motion.conditioning import Conditioned, condition
 from amp_core.motion.joint_order import JointOrder, reorder_joints

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from amp_core.errors import TooLarge
-from amp_core.formats import Limits, Motion, clean_name, read_motion
+from amp_core.formats import EXTENSIONS, Limits, Motion, clean_name, label_file, name_clip, read_motion
 from amp_core.motion import check_motion
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -26,8 +25,6 @@ from ampref_service.services import Services
 from ampref_service.settings import MIB, Settings
 
 _LARGE_BYTES = 4 * MIB
-_MAX_LABEL_BYTES = 120
-_FORMATS = {".pkl": "pkl", ".pickle": "pkl", ".npz": "npz", ".json": "json", ".csv": "csv"}
 
 _one_large_file = threading.Lock()
 
@@ -85,8 +82,7 @@ def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe
             expected=f"at most {settings.max_upload_bytes / MIB:.6g} MiB ({settings.max_upload_bytes:,} bytes)",
             remedy="Cut the motion into shorter clips, or ask the operator to raise AMPREF_MAX_UPLOAD_BYTES",
         )
-    suffix = PurePosixPath(label).suffix
-    format_of_name = _FORMATS.get(suffix.lower())
+    format_of_name = EXTENSIONS.get(PurePosixPath(label).suffix.lower())
     options: dict[str, Any] = {key: value for key in ("fps", "quat_order") if (value := getattr(upload, key)) is not None}
     limits = upload_limits(settings)
     with reserve_memory(upload.size):
@@ -94,11 +90,10 @@ def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe
         # Errors name the uploaded file, not the clip.
         motion = read_motion(data, name=label, format=upload.format or format_of_name, limits=limits, **options)
         check_motion(motion, robot, limits)
-        name = upload.name or (label.removesuffix(suffix) if format_of_name else label)
         new = new_clip(
             motion,
             robot,
-            name=clean_name(name),
+            name=clean_name(upload.name or name_clip(label)),
             size=len(data),
             blob_digest=services.blobs.put_bytes(data),
             read_options=options,
@@ -129,13 +124,3 @@ def new_clip(motion: Motion, robot: Robot, *, name: str, size: int, **fields: An
 def split_tags(fields: Iterable[str]) -> tuple[str, ...]:
     """The tags of form fields, each of which may hold several, separated by commas. Raises `InputRefused`."""
     return clips.check_tags(tag.strip() for field in fields for tag in field.split(",") if tag.strip())
-
-
-def label_file(filename: str) -> str:
-    """What errors and clips may call a file whose name is not trusted: its last part, without what no name may hold."""
-    last = filename.replace("\\", "/").rsplit("/", 1)[-1]
-    label = "".join(char for char in last if not unicodedata.category(char).startswith("C")).strip().lstrip(".").strip()
-    if len(label.encode()) <= _MAX_LABEL_BYTES:
-        return label or "clip"
-    stem, suffix = label.encode()[:_MAX_LABEL_BYTES].decode(errors="ignore"), PurePosixPath(label).suffix.lower()
-    return stem.strip() + (suffix if suffix in _FORMATS else "")

@@ -124,7 +124,8 @@ class ClipQuery:
             if any(bound is not None and not math.isfinite(bound) for bound in bounds):
                 raise InputRefused("a bound of the range is not a number", key=name, expected="finite numbers")
         for text in (self.robot, self.mode, self.name, self.parent, *self.tags):
-            if text is not None and ("\0" in text or not text.isprintable() or len(text) > 400):
+            visible = (text or "").replace("\u200c", "").replace("\u200d", "")  # The joiners, which names may hold.
+            if text is not None and ("\0" in text or not visible.isprintable() or len(text) > 400):
                 raise InputRefused(
                     "a filter holds characters that no name has", expected="printable text of at most 400 characters"
                 )

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from amp_core.errors import MotionRefused
-from amp_core.formats import Limits, Motion, clean_name, read_motion
+from amp_core.formats import Limits, Motion, clean_name, label_file, name_clip, read_motion
 
 KEYS = ("root_pos", "root_rot", "dof_pos")
 REAL = Path(__file__).parents[4] / "shared/data/motions"
@@ -275,7 +275,34 @@ def test_quaternions_far_off_unit_norm(clip: dict[str, Any], as_npz: Callable[..
     refused(as_npz({**clip, "root_rot": values}), "norm is 1.2", "1 of 12", key="root_rot", frame=5)
     refused(as_npz({**clip, "root_rot": np.zeros((12, 4))}), "norm is 0", key="root_rot", frame=0)
     refused(as_npz({**clip, "root_rot": np.full((12, 4), 1e200)}), "norm is", key="root_rot", frame=0)
-    read_motion(as_npz({**clip, "root_rot": clip["root_rot"] * 1.005}), name="walk")
+    for norm in (1.005, 0.983, 0.91, 1.09):
+        read_motion(as_npz({**clip, "root_rot": clip["root_rot"] * norm}), name="walk")
+    for norm in (0.85, 1.15):
+        refused(as_npz({**clip, "root_rot": clip["root_rot"] * norm}), "12 of 12 are off", key="root_rot", frame=0)
+
+
+def test_a_padded_tail(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
+    padded = {key: np.vstack([clip[key], np.zeros((5, clip[key].shape[1]))]) for key in KEYS}
+    data = as_npz({**padded, "fps": 50.0})
+    refused(data, "from frame 12 to the end", "5 of 17", "padded", "ampref cut CLIP --frames 0:12", key="root_rot", frame=12)
+    same(read_motion(data, name="walk", frames=(0, 12)), clip)
+
+
+def test_a_part_of_a_file(clip: dict[str, Any], as_npz: Callable[..., bytes], as_csv: Callable[..., bytes]) -> None:
+    for values, part in (((0, 2), "2:12"), ((9, 12), "0:9"), ((4, 5), "5:12")):
+        broken = clip["dof_pos"].copy()
+        broken[slice(*values), 3] = np.nan
+        data = as_npz({**clip, "dof_pos": broken})
+        refused(data, "nan", f"ampref cut CLIP --frames {part}", key="dof_pos", frame=values[0])
+        start, end = map(int, part.split(":"))
+        motion = read_motion(data, name="walk", frames=(start, end))
+        same(motion, {"fps": 50.0, **{key: clip[key][start:end] for key in KEYS}})
+        assert motion.source_digest == "sha256:" + hashlib.sha256(data).hexdigest()
+    part_of_csv = read_motion(as_csv(clip), name="walk", fps=50.0, quat_order="xyzw", frames=(3, None))
+    same(part_of_csv, {"fps": 50.0, **{key: clip[key][3:] for key in KEYS}})
+    for frames in ((0, 13), (12, None), (5, 5), (7, 3), (-1, None)):
+        refused(as_npz(clip), "there are no frames", "0:12", key="frames", frames=frames)
+    refused(as_npz(clip), "1 frame", frames=(3, 4))
 
 
 def test_limits_on_time_and_place(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
@@ -437,7 +464,13 @@ def test_csv_needs_to_be_told(clip: dict[str, Any], as_csv: Callable[..., bytes]
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["walk", "walk 01", "spaziergang-ü", "歩く", "a" * 200, "w.a.l.k", "walk@2=x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("walk", "walk 01", "spaziergang-ü", "歩く", "a" * 200, "w.a.l.k", "walk@2=x", "-walk"),
+        *("راه\u200cرفتن", "क्\u200dष", "न्\u200cन", "walk👩\u200d🦰", "🏳\ufe0f\u200d🌈", "👩🏽\u200d💻", "👨\u200d👩\u200d👧"),
+    ],
+)
 def test_good_names(name: str) -> None:
     assert clean_name(name) == name
 
@@ -462,6 +495,14 @@ def test_names_are_normalized() -> None:
         "a\0b",
         "a\x1b[0m",
         "\u202egpj",
+        "wa\u200dlk",
+        "wa\u200clk",
+        "\u200dwalk",
+        "walk👩\u200d",
+        "راه\u200c",
+        "راه\u200c\u200cرفتن",
+        "راه\u200dرفتن",
+        "👩\u200c🦰",
         "a\ud800",
         "x" * 10**6,
     ],
@@ -474,6 +515,36 @@ def test_bad_names(name: str) -> None:
     assert str(caught.value).isprintable()
     with pytest.raises(MotionRefused):
         read_motion(b"", name=name)
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("walk.pkl", "walk"),
+        ("walk .pkl", "walk"),
+        (" walk.PKL", "walk"),
+        ("-walk.pkl", "-walk"),
+        ("a.b.json", "a.b"),
+        ("walk.v2", "walk.v2"),
+        (".json", "json"),
+        ("..", "clip"),
+        ("   .pkl", "pkl"),
+        ("C:\\motions\\walk.csv", "walk"),
+        ("../../etc/passwd.npz", "passwd"),
+        ("new\u202eline.json", "newline"),
+        ("wa\u200dlk.json", "walk"),
+        ("راه\u200cرفتن.pkl", "راه\u200cرفتن"),
+        ("walk👩\u200d🦰.pkl", "walk👩\u200d🦰"),
+        ("a👩\u200d\u202e.pkl", "a👩"),
+        ("u\u0308ber.pkl", "über"),
+        ("x" * 300 + ".json", "x" * 120),
+        ("步" * 100 + ".json", "步" * 40),
+    ],
+)
+def test_the_name_that_a_file_gives(filename: str, name: str) -> None:
+    assert name_clip(filename) == name
+    assert clean_name(name) == name
+    assert label_file(label_file(filename)) == label_file(filename)
 
 
 # --- The environment --------------------------------------------------------------------------------------------------
