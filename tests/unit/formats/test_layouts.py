@@ -156,7 +156,10 @@ def test_layouts_that_are_named(clip: dict[str, Any]) -> None:
     isaac = {**layouts(clip)["IsaacLab AMP"], "body_names": np.array(["left_foot", "pelvis"])}
     refused(npz(isaac), "left_foot, pelvis", "body_positions[:, i]", key="body_names")
     refused(
-        npz({"fps": 50.0, "positions": pos, "angles": dof}), "'root_pos' is missing", "fps, positions, angles", key="root_pos"
+        npz({"fps": 50.0, "positions": pos, "angles": dof}),
+        "'root_pos' is missing",
+        "'fps', 'positions', 'angles'",
+        key="root_pos",
     )
 
 

@@ -190,7 +190,7 @@ def test_a_missing_key_is_refused_with_those_that_the_file_has(clip: dict[str, A
     content = {"rate": 50.0, "root_pos": clip["root_pos"]} | {f"extra{number}": np.zeros(1) for number in range(20)}
     error = refused(as_npz(content), "'fps' is missing; the file has 'rate', 'root_pos', 'extra0'", " and 10 more", key="fps")
     assert "extra12" not in error.what
-    refused(json.dumps({"fps": 50, "qpos": []}).encode(), "'root_pos' is missing; the file has 'fps', 'qpos'", key="root_pos")
+    refused(json.dumps({"fps": 50, "poses": []}).encode(), "'root_pos' is missing; the file has 'fps', 'poses'", key="root_pos")
     with pytest.raises(MotionRefused, match=r"fps is -3; expected a positive .* for example --fps 50"):
         read_motion(as_npz(clip), name="walk", fps=-3)
 
