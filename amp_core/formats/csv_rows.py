@@ -26,6 +26,7 @@ __all__ = ["has_row", "read_csv"]
 MAX_LINE_BYTES = 64 * 1024
 MAX_BLANK_LINES = 1000
 _NUMERIC = b"0123456789+-.eE \t\r\n"
+_SEPARATORS = b',;"'
 _BOM = b"\xef\xbb\xbf"
 # Quaternions written with four digits are this close to unit norm; positions and joint angles are not.
 _UNIT_NORM = 0.02
@@ -114,7 +115,7 @@ def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[s
             _refuse(frames, "the clip is too long", f"at most {limits.max_frames} frames, {limits.max_values} values")
         try:
             # float() alone would take nan, inf and 1_000; the character check leaves only plain decimal numbers.
-            if any(cell.translate(None, _NUMERIC) for cell in cells):
+            if line.translate(None, _NUMERIC + _SEPARATORS):
                 raise ValueError
             values.extend(map(float, cells))
         except ValueError:

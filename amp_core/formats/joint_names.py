@@ -121,7 +121,7 @@ def _text_of(item: object) -> str | None:
     if isinstance(item, RawArray):
         texts = _split_text_array(item)
         return texts[0] if len(texts) == 1 and item.shape == () else None
-    if not isinstance(item, str):
+    if not isinstance(item, str) or len(item) > MAX_NAMES * MAX_NAME_CHARACTERS:
         return None
     if not item.isascii():
         # The JSON reader decodes as Latin-1 (`read_json_clip`); text that is no UTF-8 in Latin-1 is what it says.

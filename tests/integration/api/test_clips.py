@@ -165,12 +165,19 @@ def test_a_broken_doorbell_does_not_fail_the_upload(settings: Settings, motion: 
         ("a.b.json", "a.b"),
         ("x" * 300 + ".json", "x" * 120),
         ("new\u202eline.json", "newline"),
+        ("walk .json", "walk"),
+        ("-walk.json", "-walk"),
+        ("راه\u200cرفتن.json", "راه\u200cرفتن"),
+        ("walk👩\u200d🦰.json", "walk👩\u200d🦰"),
+        ("wa\u200dlk.json", "walk"),
     ],
 )
 def test_a_file_name_is_never_trusted(api: Any, motion: Any, filename: str, name: str) -> None:
     answer = api.http.post("/v1/clips", files={"file": (filename, motion(1))}, data={"format": "json"})
     assert answer.status_code == 202, answer.text
     assert answer.json()["clip"]["name"] == name
+    listed = api.http.get("/v1/clips", params={"name": name}).json()["items"]
+    assert answer.json()["clip"]["id"] in [clip["id"] for clip in listed]
 
 
 @pytest.mark.parametrize(

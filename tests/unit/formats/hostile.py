@@ -86,6 +86,16 @@ CASES: dict[str, Callable[[], bytes]] = {
         b"U\x08root_rot]sU\x07dof_pos]s."
     ),
     "pkl_int8": lambda: _int8_pickle(),
+    # Joint names: one long text, the same long text again and again, and more of them than a robot has.
+    "pkl_long_name": lambda: pickle.dumps({**_clip(), "joint_names": "a," * (11 << 20)}),
+    "pkl_shared_name": lambda: pickle.dumps({**_clip(), "joint_names": ["ä" * (11 << 20)] * 256}),
+    "pkl_many_names": lambda: pickle.dumps({**_clip(), "joint_names": ["a"] * 500_000}),
+    "pkl_shared_clips": lambda: pickle.dumps(
+        dict.fromkeys(map(str, range(150_000)), {"fps": 1} | {str(i): i for i in range(50_000)})
+    ),
+    "pkl_opaque_objects": lambda: _fill(PROTO + b"cmine\nThing\n(", b"cmine\nThing\n)R", b"u."),
+    "npz_names": lambda: _npz_of({**_clip(), "joint_names": np.array(["a" * 1000] * 15_000)}),
+    "npz_bodies": lambda: _npz_of(_bodies()),
     "pkl_most_that_is_allowed": lambda: PROTO + b"](" + b"}\x94" * 390_000 + b"e.",
     "pkl_widest_text_encoded": lambda: PROTO + b"c_codecs\nencode\n" + _text4("🦿".encode() + b"a" * (23 << 20)) + b"\x85R.",
     # npz
@@ -116,10 +126,26 @@ CASES: dict[str, Callable[[], bytes]] = {
     "csv_one_line": lambda: _fill(b"", b"1,"),
     "csv_blank": lambda: _fill(b"1,2\n", b"\n"),
     "csv_short_rows": lambda: _fill(b"", b"0,0,0,0,0,0,1,0\n"),
+    "csv_quoted": lambda: _fill(b"", b'"0","0","0","0","0","0","1","0"\n'),
+    "csv_semicolons": lambda: _fill(b"", b"0,1;0,2;0;0;0;0;1;0\n"),
+    "csv_header": lambda: _fill(b"", b"a;"),
+    "csv_comments": lambda: _fill(b"#", b" a,b,c,d,e,f,g,h\n#", b"\n"),
     "csv_wide_rows": lambda: _fill(b"", b"0,0,0,0,0,0,1" + b",0" * 120 + b"\n"),
     "zeros": lambda: bytes(SIZE),
     "spaces": lambda: b" " * SIZE,
 }
+
+
+def _npz_of(fields: dict[str, object]) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **fields)
+    return out.getvalue()
+
+
+def _bodies() -> dict[str, object]:
+    """Far more bodies than frames, in the smallest of numbers."""
+    arrays = {"body_positions": np.zeros((50, 150_000, 3), np.int8), "body_rotations": np.zeros((50, 150_000, 4), np.int8)}
+    return {"fps": 50.0, "body_names": np.array(["root"]), "dof_positions": np.zeros((50, 8)), **arrays}
 
 
 def _int8_pickle() -> bytes:
