@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from amp_core.errors import MotionRefused
-from amp_core.formats.joint_names import strip_generic_names
+from amp_core.formats.joint_names import ROOT_COLUMNS, strip_generic_names
 from amp_core.formats.values import KEYS, quote
 
-__all__ = ["ROOT_COLUMNS", "Header", "is_number", "read_header"]
-
-ROOT_COLUMNS = 7
+__all__ = ["Header", "is_number", "read_header"]
 
 _TIME = frozenset(["time", "t", "timestamp", "timestamps", "sec", "seconds", "time_s", "time_sec"])
 _INDEX = frozenset(["", "index", "idx", "id", "frame", "frames", "frame_id", "frame_idx", "frame_index", "frame_number", "row"])

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
-from amp_core.formats.csv_header import ROOT_COLUMNS, Header, is_number, read_header
+from amp_core.formats.csv_header import Header, is_number, read_header
+from amp_core.formats.joint_names import ROOT_COLUMNS
 from amp_core.formats.values import quote
 
 __all__ = ["has_row", "read_csv"]
@@ -85,7 +86,7 @@ def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[s
     for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
             _refuse(frames, f"line {number} is longer than {MAX_LINE_BYTES} bytes", "one row of numbers a line")
-        if not line.strip() or line.startswith(b"#"):
+        if _is_comment(line):
             comment = line.lstrip(b"# ") if line.startswith(b"#") and not frames else comment
             blank += 1
             if blank > MAX_BLANK_LINES:
@@ -153,7 +154,12 @@ def has_row(head: bytes) -> bool:
 def _first_rows(head: bytes) -> list[bytes]:
     """The first two lines that are neither empty nor comments."""
     lines = head.removeprefix(_BOM).splitlines()
-    return [line for line in lines if line.strip() and not line.startswith(b"#")][:2]
+    return [line for line in lines if not _is_comment(line)][:2]
+
+
+def _is_comment(line: bytes) -> bool:
+    """Nothing, a line that begins with #, or Excel's `sep=;`."""
+    return not line.strip() or line.startswith((b"#", b"sep="))
 
 
 def _split(dialect: _Dialect, row: bytes) -> Sequence[bytes]:

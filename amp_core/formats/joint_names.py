@@ -15,6 +15,8 @@ __all__ = ["NAME_KEYS", "find_joint_names", "join_names", "match_joint_names", "
 NAME_KEYS = ("joint_names", "dof_names", "joints_list", "joint_order")
 """The keys under which the field's tools write the order of the joint columns."""
 
+ROOT_COLUMNS = 7
+"""A position and a quaternion."""
 MAX_NAMES = 256
 MAX_NAME_CHARACTERS = 200
 _LISTED_NAMES = 40
@@ -49,11 +51,14 @@ def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, 
     matches = {key: names for key, names in candidates.items() if len(names) == num_columns}
     if candidates and not matches:
         key, names = next(iter(candidates.items()))
+        has_root = num_columns == len(names) + ROOT_COLUMNS
         raise MotionRefused(
             f"it has {len(names)} names, dof_pos has {num_columns} columns",
             key=key,
             expected="one name for each column of dof_pos",
-            remedy=f"Write the names of the columns, or leave {key} out",
+            remedy="Leave the root's pose out: dof_pos = dof_pos[:, 7:]"
+            if has_root
+            else f"Write the names of the columns, or leave {key} out",
         )
     first_key = next(iter(matches), None)
     for key, names in matches.items():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
-from amp_core.formats.joint_names import NAME_KEYS, join_names, parse_names
+from amp_core.formats.joint_names import NAME_KEYS, ROOT_COLUMNS, join_names, parse_names
 from amp_core.formats.values import KEYS, PickledDict, RawArray, matrix, root_body
 
 __all__ = ["FIELD_KEYS", "Layout", "find_layout", "read_layout", "unwrap_clip"]
@@ -26,7 +26,6 @@ Fields = Mapping[str, Any]
 Array = NDArray[np.float64]
 
 _UNIT_NORM = 0.05
-_ROOT_COLUMNS = 7
 _TILTED, _UPRIGHT = math.radians(45.0), math.radians(30.0)
 _ROOT_BODY = re.compile(r"pelvis|base|root|torso|trunk|waist|hips?$", re.IGNORECASE)
 
@@ -89,15 +88,15 @@ def _read_qpos(fields: Fields, limits: Limits) -> dict[str, Any]:
             "Write each trajectory to a file: qpos[split_points[i]:split_points[i + 1]]",
         )
     mapping = "root_pos = qpos[:, :3], root_rot = qpos[:, [4, 5, 6, 3]] (xyzw), dof_pos = qpos[:, 7:]"
-    if qpos.shape[1] <= _ROOT_COLUMNS:
+    if qpos.shape[1] <= ROOT_COLUMNS:
         _refuse("qpos", f"it has {qpos.shape[1]} columns", "position (3), quaternion (4) and at least one joint", mapping)
     starts = [start for start in (3, 0) if _is_unit(qpos[:, start : start + 4])]
     if len(starts) != 1:
         place = "no quaternion in columns 4 to 7" if not starts else "a quaternion in columns 1 to 4 and in columns 4 to 7"
         _refuse("qpos", f"it has {place}", "MuJoCo's qpos: position, quaternion wxyz, joints", f"Write {mapping}")
     start = starts[0]
-    position = qpos[:, :3] if start == 3 else qpos[:, 4:_ROOT_COLUMNS]
-    return {"root_pos": position, "root_rot": qpos[:, start : start + 4], "dof_pos": qpos[:, _ROOT_COLUMNS:]}
+    position = qpos[:, :3] if start == 3 else qpos[:, 4:ROOT_COLUMNS]
+    return {"root_pos": position, "root_rot": qpos[:, start : start + 4], "dof_pos": qpos[:, ROOT_COLUMNS:]}
 
 
 def _read_isaaclab(fields: Fields, limits: Limits) -> dict[str, Any]:
@@ -132,8 +131,8 @@ def _read_mjlab(fields: Fields, limits: Limits) -> dict[str, Any]:
             "Add the names: np.savez('clip.npz', joint_names=[…], **np.load('motion.npz'))",
         )
     counts = {len(parse_names(key, fields.get(key))) for key in NAME_KEYS}
-    if joints.shape[1] - _ROOT_COLUMNS in counts and _is_unit(joints[:, 3:_ROOT_COLUMNS]):
-        joints = joints[:, _ROOT_COLUMNS:]
+    if joints.shape[1] - ROOT_COLUMNS in counts and _is_unit(joints[:, 3:ROOT_COLUMNS]):
+        joints = joints[:, ROOT_COLUMNS:]
     return {
         "root_pos": root_body("body_pos_w", fields["body_pos_w"], 0, limits),
         "root_rot": root_body("body_quat_w", fields["body_quat_w"], 0, limits),

@@ -88,6 +88,7 @@ _STUBS: Final[dict[tuple[str, str], str]] = {
     ("_codecs", "encode"): "encode",
     **{(module, name): name for module in _BUILTINS for name in ("bytes", "bytearray", "set", "frozenset")},
     ("collections", "OrderedDict"): "dict",
+    ("collections", "defaultdict"): "defaultdict",
 }
 
 
@@ -328,6 +329,8 @@ class _Walker:
 
     def _call(self, kind: str, args: tuple[Any, ...]) -> Any:
         """What the known names would return, as a description."""
+        if kind == "defaultdict" and len(args) <= 1:
+            return PickledDict([])
         stand_in = next((arg for arg in args if isinstance(arg, Opaque)), None)
         if stand_in is not None and kind not in ("set", "frozenset"):
             return Opaque(stand_in.name)

@@ -176,6 +176,8 @@ def matrix(key: str, value: object, limits: Limits) -> NDArray[np.float64]:
         shape = value.shape
         if len(shape) == 3 and shape[0] == 1:
             shape = shape[1:]
+        elif len(shape) == 3 and shape[1] == 1:
+            shape = shape[0], shape[2]
         elif len(shape) == 3 and shape[2] == 1 and width is None:
             shape = shape[:2]
         value = replace(value, shape=shape)

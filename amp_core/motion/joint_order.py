@@ -9,14 +9,13 @@ import numpy as np
 
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Motion
-from amp_core.formats.joint_names import join_names, match_joint_names
+from amp_core.formats.joint_names import ROOT_COLUMNS, join_names, match_joint_names
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
 
 # A joint that the robot lacks may be in the file where it never leaves zero: that is how the robot holds it too.
 ZERO_RAD = 1e-6
-_ROOT_COLUMNS = 7
 _UNIT_NORM = 0.05
 
 
@@ -88,7 +87,7 @@ def _refuse_count(motion: Motion, robot: Robot) -> MotionRefused:
     count, joints = motion.dof_pos.shape[1], len(robot.joint_names)
     problem = f"the clip has {count} joints, the robot {robot.name!r} has {joints}"
     remedy = "Choose the robot that the clip was retargeted to"
-    if count == joints + _ROOT_COLUMNS:
+    if count == joints + ROOT_COLUMNS:
         for start, description, rest in (
             (3, "the first 7 columns look like the root's position and quaternion", "dof_pos[:, 7:]"),
             (0, "the first 7 columns look like the root's quaternion and position", "dof_pos[:, 7:]"),

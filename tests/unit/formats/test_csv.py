@@ -62,6 +62,7 @@ WRITERS: dict[str, Callable[[list[list[str]]], bytes]] = {
     "commas and spaces": lambda rows: join(rows, ", "),
     "a comma at the end": lambda rows: join(rows, ",", ",\n"),
     "a semicolon at the end": lambda rows: join(commas(rows), ";", ";\r\n"),
+    "Excel's line": lambda rows: b"sep=;\r\n" + join(commas(rows), ";"),
     "quotes": lambda rows: join(quoted(rows)),
     "quotes and decimal commas": lambda rows: join(quoted(commas(rows))),
     "quotes and semicolons": lambda rows: join(quoted(commas(rows)), ";"),

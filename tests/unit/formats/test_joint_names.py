@@ -150,6 +150,7 @@ def test_the_name_of_the_free_joint_is_left_out(clip: dict[str, Any]) -> None:
     ("names", "needle"),
     [
         (ORDERS["robot"][:7], "7 names"),
+        (ORDERS["robot"][:1], "dof_pos[:, 7:]"),
         ([*ORDERS["robot"], "waist"], "9 names"),
         ([*ORDERS["robot"][:7], ORDERS["robot"][0]], "appears twice"),
         (list(range(8)), "a list of 8"),

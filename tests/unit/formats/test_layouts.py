@@ -176,6 +176,8 @@ def test_pytorch_files() -> None:
 def test_a_batch_of_one(clip: dict[str, Any]) -> None:
     for write in (npz, pickle.dumps, as_json):
         same(read_motion(write({**clip, **{key: clip[key][None] for key in KEYS}}), name="walk"), clip)
+    middle = {key: clip[key][:, None] for key in KEYS}
+    same(read_motion(npz({**clip, **middle}), name="walk"), clip)
     fortran = {key: np.asfortranarray(clip[key][None]) for key in KEYS}
     same(read_motion(pickle.dumps({**clip, **fortran}), name="walk"), clip)
     batch = {key: np.repeat(clip[key][None], 3, axis=0) for key in KEYS}

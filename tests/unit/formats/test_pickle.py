@@ -102,6 +102,7 @@ def test_other_keys_do_not_matter(clip: dict[str, Any], protocol: int) -> None:
 
 def test_a_whole_ordered_dict(clip: dict[str, Any]) -> None:
     same(pickle.dumps(collections.OrderedDict(clip)), clip)
+    same(pickle.dumps(collections.defaultdict(list, clip)), clip)
 
 
 # --- Pickles of other numpys, written opcode by opcode ----------------------------------------------------------------
