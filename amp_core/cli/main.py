@@ -55,8 +55,11 @@ def _root(
     pass
 
 
-def _reword(error: typer.TyperException) -> None:
-    """Replace pydantic's message about a value, which does not repeat it."""
+def _reword(error: typer.TyperException, arguments: Sequence[str]) -> None:
+    """Replace pydantic's message about a value, which does not repeat it; explain a file that looks like an option."""
+    dashed = next((word for word in arguments if word.startswith("-") and os.path.isfile(word)), None)
+    if dashed is not None and getattr(error, "option_name", None):
+        error.message += f" (for the file: ./{dashed})"
     if list_errors := getattr(error.__cause__, "errors", None):
         details = list_errors()[0]
         text = _FAULTS.get(details["type"], details["msg"].removeprefix("Value error, ").replace("{", "{{").replace("}", "}}"))
@@ -85,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         show = getattr(error, "show", None)
         if show is None:
             raise
-        _reword(error)
+        _reword(error, sys.argv[1:] if arguments is None else arguments)
         show()
         return int(getattr(error, "exit_code", USAGE))
     except BrokenPipeError:

@@ -188,6 +188,17 @@ def test_wrong_usage_repeats_the_value(arguments: list[str], text: str, capsys: 
     assert f"Invalid value for '{arguments[-2]}': {text}" in capsys.readouterr().err
 
 
+def test_a_file_that_looks_like_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-walk.pkl").touch()
+    assert cli.run(["score", "-walk.pkl"]) == 2
+    assert "(for the file: ./-walk.pkl)" in capsys.readouterr().err
+    assert cli.run(["score", "-walk2.pkl"]) == 2
+    assert "for the file" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", [[], ["score"], ["dataset", "lock"]])
 def test_a_short_option_shows_the_help_too(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*verb, "--help"]) == 0
