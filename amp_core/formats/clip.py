@@ -166,7 +166,7 @@ def check_values(
         finite = np.isfinite(array)
         if not finite.all():
             frame, column = (int(i) for i in np.argwhere(~finite)[0])
-            cut = suggest_cut(np.logical_not(finite.all(axis=1)))
+            cut = suggest_cut(np.any([~np.isfinite(values).all(axis=1) for values in arrays.values()], axis=0))
             raise MotionRefused(
                 f"column {column} is {float(array[frame, column])}",
                 key=key,
@@ -223,10 +223,11 @@ def check_limits(motion: Motion, limits: Limits) -> None:
     with np.errstate(over="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", motion.root_rot, motion.root_rot))
     is_zero = norms < _ZERO_NORM
-    if is_zero[-1] and not is_zero.all() and not is_zero[: frames - int(is_zero.sum())].any():
-        frame = frames - int(is_zero.sum())
+    if is_zero.any() and not is_zero.all():
+        frame, count = int(np.argmax(is_zero)), int(is_zero.sum())
+        place = f"from frame {frame} to the end" if is_zero[frame:].all() else f"in {count} frames from {frame} on"
         raise MotionRefused(
-            f"from frame {frame} to the end the quaternions are zero ({frames - frame} of {frames} frames): the clip is padded",
+            f"{place} the quaternions are zero ({count} of {frames} frames): the clip is padded",
             file=file,
             key="root_rot",
             frame=frame,

@@ -286,6 +286,10 @@ def test_a_padded_tail(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> No
     data = as_npz({**padded, "fps": 50.0})
     refused(data, "from frame 12 to the end", "5 of 17", "padded", "ampref cut CLIP --frames 0:12", key="root_rot", frame=12)
     same(read_motion(data, name="walk", frames=(0, 12)), clip)
+    for start, end, part in ((0, 4, "4:12"), (7, 9, "0:7")):
+        values = clip["root_rot"].copy()
+        values[start:end] = 0.0
+        refused(as_npz({**clip, "root_rot": values}), f"from {start} on", "padded", f"--frames {part}", frame=start)
 
 
 def test_a_part_of_a_file(clip: dict[str, Any], as_npz: Callable[..., bytes], as_csv: Callable[..., bytes]) -> None:
@@ -298,6 +302,9 @@ def test_a_part_of_a_file(clip: dict[str, Any], as_npz: Callable[..., bytes], as
         motion = read_motion(data, name="walk", frames=(start, end))
         same(motion, {"fps": 50.0, **{key: clip[key][start:end] for key in KEYS}})
         assert motion.source_digest == "sha256:" + hashlib.sha256(data).hexdigest()
+    broken = {key: clip[key].copy() for key in KEYS}
+    broken["root_pos"][9:], broken["dof_pos"][7:] = np.nan, np.inf
+    refused(as_npz({"fps": 50.0, **broken}), "--frames 0:7", key="root_pos", frame=9)
     part_of_csv = read_motion(as_csv(clip), name="walk", fps=50.0, quat_order="xyzw", frames=(3, None))
     same(part_of_csv, {"fps": 50.0, **{key: clip[key][3:] for key in KEYS}})
     for frames in ((0, 13), (12, None), (5, 5), (7, 3), (-1, None)):
