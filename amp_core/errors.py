@@ -13,6 +13,7 @@ command line, the HTTP API and the job table show the same facts.
     ├── TooLarge                over a configured limit
     ├── IntegrityError          bytes that do not have the expected digest
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
+    ├── NotReady                a locked version that is not ready for training
     ├── Unavailable             a server, broker or blob store cannot be reached
     │   └── DiskFull            a folder has no room left
     ├── EngineRefused           the installed MuJoCo is mixed or not of a supported version
@@ -126,6 +127,12 @@ class IntegrityError(AmprefError):
 class FeatureCodeMismatch(AmprefError):
     slug = "feature-code-mismatch"
     title = "Other feature code than the version was locked with"
+    status = 409
+
+
+class NotReady(AmprefError):
+    slug = "not-ready"
+    title = "The version is not ready for training"
     status = 409
 
 

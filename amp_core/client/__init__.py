@@ -8,6 +8,7 @@ at the top of that file; the ones to expect here:
     ├── NotFound                no such dataset, version or alias
     ├── IntegrityError          bytes differ from a digest
     ├── FeatureCodeMismatch     this machine computes features with other code
+    ├── NotReady                a version that is not ready for training, without `allow_not_ready=True`
     └── Unavailable             no service and no complete cache, or no room for one
 
 `DatasetWarning`: a version is yanked or not ready for training, or an alias was resolved from memory.
@@ -17,6 +18,7 @@ from amp_core.client.api import ApiClient
 from amp_core.client.dataset import STD_FLOOR, Dataset, DatasetBucket, DatasetPart, load_dataset
 from amp_core.client.download import Progress
 from amp_core.client.http import DEFAULT_URL, Retry
+from amp_core.client.readiness import Readiness
 from amp_core.client.resolve import DatasetWarning
 from amp_core.client.spec import Spec, parse_spec
 from amp_core.client.versions import PulledVersion, pull
@@ -31,6 +33,7 @@ __all__ = [
     "DatasetWarning",
     "Progress",
     "PulledVersion",
+    "Readiness",
     "Retry",
     "Spec",
     "load_dataset",

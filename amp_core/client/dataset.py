@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from amp_core.client.download import Progress
 from amp_core.client.http import Retry
+from amp_core.client.readiness import Readiness
 from amp_core.client.sampling import Sampler, check_draw
 from amp_core.client.split import check_fractions, divide_lineages
-from amp_core.client.versions import PulledVersion, pull
+from amp_core.client.versions import PulledVersion, pull_ready
 from amp_core.dataset.manifest import read_json_object
 from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.errors import IntegrityError
@@ -39,6 +40,7 @@ def load_dataset(
     cache_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
     *,
+    allow_not_ready: bool = False,
     progress: Progress | None = None,
     retry: Retry | None = None,
     transport: httpx2.BaseTransport | None = None,
@@ -49,14 +51,19 @@ def load_dataset(
     downloaded is on the disk when it returns. Without `manifest_sha256` the service decides what the version is, and a log line
     gives the digest to pin.
 
-    Args and Raises: as for `pull`.
+    Args: as for `pull`, and
+      allow_not_ready: load a version that is not ready for training as well, with a `DatasetWarning`.
+    Raises: as `pull`, and
+      NotReady: the checklist of the version does not permit training; the message has the reasons.
     """
-    version = pull(
+    version = pull_ready(
         spec,
+        allow_not_ready=allow_not_ready,
         url=url,
         manifest_sha256=manifest_sha256,
         cache_dir=cache_dir,
         offline=offline,
+        to=None,
         progress=progress,
         retry=retry,
         transport=transport,
@@ -166,6 +173,11 @@ class Dataset(_RowSampler):
     def __repr__(self) -> str:
         rows, dim = self.features.shape
         return f"<Dataset {self._label}: {rows:,} frames of {dim} features, {self.manifest['num_clips']} clips>"
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether the version's checklist permits training, as of its lock, and what it lacks."""
+        return self.pulled.readiness
 
     @property
     def dim(self) -> int:

@@ -11,11 +11,12 @@ from typing import Any
 
 from amp_core.client.cache import Cache
 from amp_core.client.http import Connection, Retry
+from amp_core.client.readiness import Readiness
 from amp_core.client.spec import Spec, check_digest
 from amp_core.dataset.names import check_version
 from amp_core.errors import InputRefused, IntegrityError, NotFound, Unavailable
 
-__all__ = ["DatasetWarning", "Resolution", "Resolver"]
+__all__ = ["DatasetWarning", "Resolution", "Resolver", "warn"]
 
 log = logging.getLogger("amp_core.client")
 
@@ -29,7 +30,7 @@ class Resolution:
     """A version, by the digest of its manifest.
 
     Args:
-      ready: whether its readiness checklist permits training; None where it has none.
+      readiness: the outcome of its checklist; unknown where neither the service nor the cache has it.
       online: whether the service answered; otherwise the cache did.
     """
 
@@ -37,12 +38,12 @@ class Resolution:
     manifest: str
     yanked: bool
     yank_reason: str | None
-    ready: bool | None
+    readiness: Readiness
     online: bool
 
 
 class Resolver:
-    """Resolves a spec, and warns of a version that is yanked or not ready, and of an alias that no service was asked for.
+    """Resolves a spec, and warns of a version that is yanked, and of an alias that no service was asked for.
 
     Args:
       connection: None when no service may be asked.
@@ -66,13 +67,7 @@ class Resolver:
         resolution = self._find()
         if resolution.yanked:
             reason = f": {resolution.yank_reason}" if resolution.yank_reason else ""
-            _warn(f"{self._spec.name}=={resolution.version} was yanked{reason}. Move to another version.")
-        if resolution.ready is False:
-            name = self._spec.name
-            _warn(
-                f"{name}=={resolution.version} is not ready for training: "
-                f"'ampref dataset show {name} {resolution.version}' prints its checklist."
-            )
+            warn(f"{self._spec.name}=={resolution.version} was yanked{reason}. Move to another version.")
         return resolution
 
     def _find(self) -> Resolution:
@@ -97,7 +92,7 @@ class Resolver:
                 remedy=f"Run 'ampref pull {self._spec}' where the service can be reached, with the same cache, then try again.",
             )
         if self._spec.alias is not None:
-            _warn(
+            warn(
                 f"{self._spec} was not looked up: no service was asked. It last meant version {cached_resolution.version}; "
                 f"write {self._spec.name}=={cached_resolution.version} to pin it."
             )
@@ -182,14 +177,13 @@ class Resolver:
 
 
 def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: bool) -> Resolution:
-    reason, readiness = facts.get("yank_reason"), facts.get("readiness")
-    ready = readiness.get("ready") if isinstance(readiness, Mapping) else None
+    reason = facts.get("yank_reason")
     return Resolution(
         version,
         manifest,
         yanked=facts.get("yanked") is True,
         yank_reason=reason if isinstance(reason, str) else None,
-        ready=ready if isinstance(ready, bool) else None,
+        readiness=Readiness.from_dict(facts.get("readiness")),
         online=online,
     )
 
@@ -202,7 +196,8 @@ def _read_digest(facts: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Issue a `DatasetWarning`."""
     # Attributed to the first caller outside of this package, so that Python shows it once per place of use.
     frame, depth = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("amp_core.client"):

@@ -19,7 +19,8 @@ import httpx2
 from amp_core.client.cache import Cache, resolve_cache_dir
 from amp_core.client.download import Progress, RemoteFile, download, is_intact
 from amp_core.client.http import Connection, Retry, resolve_url
-from amp_core.client.resolve import Resolver
+from amp_core.client.readiness import Readiness
+from amp_core.client.resolve import Resolver, warn
 from amp_core.client.spec import check_digest, parse_spec
 from amp_core.dataset.blocks import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE
 from amp_core.dataset.manifest import read_manifest
@@ -28,7 +29,7 @@ from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, N
 from amp_core.features import feature_code_hash
 from amp_core.files import NO_ROOM, replace_file
 
-__all__ = ["PulledVersion", "pull"]
+__all__ = ["PulledVersion", "pull", "pull_ready"]
 
 log = logging.getLogger("amp_core.client")
 
@@ -40,6 +41,7 @@ class PulledVersion:
     Args:
       features, normalization_stats, manifest: paths of the three files.
       manifest_sha256: pins the version: the manifest names the digests of the other two.
+      readiness: whether its checklist permits training, and what it lacks.
       downloaded_bytes: what came over the network; 0 when the cache had everything.
       disk: done when the files are on the disk; see `wait_for_disk`.
     """
@@ -57,6 +59,7 @@ class PulledVersion:
     manifest: Path
     yanked: bool
     yank_reason: str | None
+    readiness: Readiness
     downloaded_bytes: int
     disk: Future[None] = field(repr=False, compare=False)
 
@@ -73,8 +76,11 @@ class PulledVersion:
 
     def training_config(self) -> str:
         """Lines to paste: the training config's YAML, and the Python that loads exactly these bytes."""
+        is_ready = self.readiness.ready is not False
+        comment = "" if is_ready else f"# {self.readiness.describe(f'{self.name}=={self.version}')}\n"
+        option = "" if is_ready else "    allow_not_ready=True,\n"
         return (
-            "# training config (YAML)\n"
+            f"{comment}# training config (YAML)\n"
             "amp:\n"
             f"  reference_data: {json.dumps(str(self.features), ensure_ascii=False)}\n"
             f"  normalization: {json.dumps(str(self.normalization_stats), ensure_ascii=False)}\n"
@@ -86,13 +92,13 @@ class PulledVersion:
             f'    "{self.name}=={self.version}",\n'
             f'    url="{self.url}",\n'
             f'    manifest_sha256="{self.manifest_sha256}",\n'
-            ")\n"
+            f"{option})\n"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready data."""
         facts = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items() if key != "disk"}
-        return facts | {"training_config": self.training_config()}
+        return facts | {"readiness": self.readiness.to_dict(), "training_config": self.training_config()}
 
 
 def pull(
@@ -108,6 +114,8 @@ def pull(
     transport: httpx2.BaseTransport | None = None,
 ) -> PulledVersion:
     """Bring a locked version to this machine, verified; files that are in the cache are not downloaded again.
+
+    A version that is not ready for training is pulled with a `DatasetWarning`, so that it can be looked at.
 
     Verified means: the manifest against its SHA-256, which pins the rest; the statistics against their SHA-256; the features
     block by block against the BLAKE3 digests that the manifest lists (their SHA-256 where it lists none). `load_dataset`
@@ -130,6 +138,34 @@ def pull(
       FeatureCodeMismatch: this machine computes features with other code.
       Unavailable: no service and no complete cache, or no room.
     """
+    return pull_ready(
+        spec,
+        allow_not_ready=True,
+        url=url,
+        manifest_sha256=manifest_sha256,
+        cache_dir=cache_dir,
+        offline=offline,
+        to=to,
+        progress=progress,
+        retry=retry,
+        transport=transport,
+    )
+
+
+def pull_ready(
+    spec: str,
+    *,
+    allow_not_ready: bool,
+    url: str | None,
+    manifest_sha256: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    offline: bool | None,
+    to: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    retry: Retry | None,
+    transport: httpx2.BaseTransport | None,
+) -> PulledVersion:
+    """`pull`, which raises `NotReady` for a version that is not ready for training, unless `allow_not_ready`."""
     version_spec = parse_spec(spec)
     pin = None if manifest_sha256 is None else check_digest(manifest_sha256, "manifest_sha256")
     address = resolve_url(url)
@@ -146,6 +182,13 @@ def pull(
         downloaded_bytes = obtain(RemoteFile(f"{base}/{names.manifest}", resolution.manifest))
         manifest = read_manifest(cache.blob(resolution.manifest), name, version)
         _check_feature_code(manifest)
+        readiness = resolution.readiness
+        if readiness.ready is None:
+            readiness = Readiness.from_manifest(manifest)
+        if not allow_not_ready:
+            readiness.check(name, version)  # Before its rows are downloaded.
+        elif readiness.ready is False:
+            warn(f"{readiness.describe(f'{name}=={version}')}. 'ampref dataset show {name} {version}' prints its checklist.")
         stats = _describe_file(manifest, "normalization_stats", f"{base}/{names.normalization_stats}")
         features = _describe_file(manifest, "features", f"{base}/{names.features}")
         downloaded_bytes += obtain(stats)
@@ -157,7 +200,7 @@ def pull(
         "manifest_sha256": resolution.manifest,
         "yanked": resolution.yanked,
         "yank_reason": resolution.yank_reason,
-        "readiness": {"ready": resolution.ready},
+        "readiness": readiness.to_dict(),
     }
     cache.write_ref(name, version, ref)
     digests = {
@@ -180,6 +223,7 @@ def pull(
         manifest=paths[names.manifest],
         yanked=resolution.yanked,
         yank_reason=resolution.yank_reason,
+        readiness=readiness,
         downloaded_bytes=downloaded_bytes,
         disk=cache.sync(),
     )

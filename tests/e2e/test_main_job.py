@@ -24,7 +24,7 @@ import pytest
 
 from amp_core.cli import main as cli
 from amp_core.client import load_dataset
-from amp_core.errors import NotFound
+from amp_core.errors import NotFound, NotReady
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.readiness import TEST_IDS
 
@@ -206,7 +206,10 @@ def test_the_pulled_bytes_are_the_servers(up: Up, locked: dict[str, Any], tmp_pa
         here = (target / file["name"]).read_bytes()
         assert here == httpx2.get(up.url + file["url"]).content
         assert f"sha256:{hashlib.sha256(here).hexdigest()}" == file["sha256"]
-    data = load_dataset("walk==0.11.0", url=up.url, cache_dir=tmp_path / "cache", manifest_sha256=locked["manifest_sha256"])
+    pin_options: dict[str, Any] = {"manifest_sha256": locked["manifest_sha256"], "cache_dir": tmp_path / "cache"}
+    with pytest.raises(NotReady, match="is not ready for training: "):
+        load_dataset("walk==0.11.0", url=up.url, **pin_options)
+    data = load_dataset("walk==0.11.0", url=up.url, **pin_options, allow_not_ready=True)
     assert data.features.shape == (locked["num_frames"], 27)
     assert data.features.dtype == np.float32
     assert f"sha256:{hashlib.sha256(data.features.tobytes()).hexdigest()}" == locked["dataset_hash"]

@@ -66,6 +66,7 @@ class Site:
     aliases: dict[str, str] = field(default_factory=dict)
     yanked: dict[str, str] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
     contents: dict[str, bytes] = field(default_factory=dict)
     before: Callable[[BaseHTTPRequestHandler], bool] | None = None
     break_after: list[int] = field(default_factory=list)
@@ -114,7 +115,7 @@ def serving(site: Site) -> Iterator[Site]:
                             "manifest_sha256": bundle.manifest.sha256,
                             "yanked": version in site.yanked,
                             "yank_reason": site.yanked.get(version),
-                            "readiness": {"ready": site.ready.get(version, True), "groups": []},
+                            "readiness": {"ready": site.ready.get(version, True), "groups": site.groups},
                         },
                     )
                 case ["v1", "datasets", "walk", "versions", version, "files", file] if f"{version}/{file}" in site.contents:

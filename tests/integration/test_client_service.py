@@ -123,17 +123,17 @@ def test_versions_differ_by_their_clips(service: ApiClient) -> None:
 def test_an_alias_leads_to_a_version_until_it_is_forgotten(service: ApiClient, tmp_path: Path) -> None:
     assert service.set_alias("still", "production", "0.1.0")["version"] == "0.1.0"
     assert service.get_dataset("still")["aliases"]["production"] == "0.1.0"
-    data = load_dataset("still@production", url=service.url, cache_dir=tmp_path, retry=QUICK)
+    data = load_dataset("still@production", url=service.url, cache_dir=tmp_path, retry=QUICK, allow_not_ready=True)
     assert (data.version, data.manifest["num_clips"]) == ("0.1.0", 1)
     assert [segment["tier"] for segment in data.manifest["clips"][0]["segments"]] == [data.manifest["clips"][0]["tier"]]
     service.delete_alias("still", "production")
     with pytest.raises(NotFound, match="production"):
-        load_dataset("still@production", url=service.url, cache_dir=tmp_path, retry=QUICK)
+        load_dataset("still@production", url=service.url, cache_dir=tmp_path, retry=QUICK, allow_not_ready=True)
 
 
 def test_a_yanked_version_warns_until_it_is_taken_back(service: ApiClient, tmp_path: Path) -> None:
     def load(spec: str) -> Any:
-        return load_dataset(spec, url=service.url, cache_dir=tmp_path, retry=QUICK)
+        return load_dataset(spec, url=service.url, cache_dir=tmp_path, retry=QUICK, allow_not_ready=True)
 
     assert service.yank_version("still", "0.2.0", "march_in_place leans")["yanked"]
     assert load("still").version == "0.1.0", "latest passes a yanked version by"

@@ -16,8 +16,8 @@ import pytest
 from clientkit import files_in, partials, same_files
 from datasetkit import LAYOUT, Site, make_bundle
 
-from amp_core.client import DatasetWarning
-from amp_core.errors import FeatureCodeMismatch, IntegrityError, NotFound, Unavailable
+from amp_core.client import DatasetWarning, Readiness
+from amp_core.errors import FeatureCodeMismatch, IntegrityError, NotFound, NotReady, Unavailable
 from amp_core.strict_json import canonical_json
 
 # The main line
@@ -231,5 +231,61 @@ def test_a_version_that_is_not_ready_is_pulled_with_a_warning_online_and_offline
     site.add(small)
     site.ready["0.11.0"] = False
     for offline in (False, True):
-        with pytest.warns(DatasetWarning, match=r"walk==0\.11\.0 is not ready for training: 'ampref dataset show walk"):
+        with pytest.warns(DatasetWarning, match=r"walk==0\.11\.0 is not ready for training\. 'ampref dataset show walk"):
             assert same_files(get(offline=offline), small)
+
+
+OPEN = {"name": "Micro-train smoke test", "status": "SKIP", "evidence": "test smoke was not run: no JAX"}
+FAILED = {"name": "Distribution sanity", "status": "FAIL", "evidence": "walk leans"}
+GROUPS = [{"name": "Determinism & sanity", "status": "FAIL", "criteria": [OPEN, FAILED, OPEN | {"status": "PASS"}]}]
+REASONS = ("Micro-train smoke test: open, test smoke was not run: no JAX", "Distribution sanity: failed, walk leans")
+
+
+def test_a_version_that_is_not_ready_is_loaded_only_by_those_who_ask_for_it(site: Site, small: Any, load: Any) -> None:
+    site.add(small)
+    site.ready["0.11.0"], site.groups = False, GROUPS
+    with pytest.raises(NotReady, match=r"Distribution sanity: failed, walk leans.*allow_not_ready=True"):
+        load()
+    assert [name for name, _ in site.file_requests] == [small.manifest.name], "its rows are not downloaded"
+    for offline in (False, True):  # Offline, the cache remembers the reasons.
+        with pytest.warns(DatasetWarning, match="not ready for training: Micro-train smoke test: open"):
+            data = load(offline=offline, allow_not_ready=True)
+        assert (data.readiness.ready, data.readiness.reasons) == (False, REASONS)
+        with pytest.raises(NotReady, match="Distribution sanity: failed"):
+            load(offline=offline)
+
+
+def test_a_version_that_is_ready_or_has_no_checklist_is_loaded(site: Site, small: Any, load: Any, tmp_path: Path) -> None:
+    site.add(small)
+    data = load()
+    assert (data.readiness.ready, data.readiness.reasons) == (True, ())
+    pinned = load(offline=True, manifest_sha256=small.manifest.sha256)
+    assert pinned.readiness.ready
+    for ref in (tmp_path / "cache" / "refs").rglob("*.json"):
+        ref.unlink()
+    assert load(offline=True, manifest_sha256=small.manifest.sha256).readiness.ready is None
+
+
+def test_a_manifest_tells_which_tests_were_not_run_where_nobody_else_does() -> None:
+    tests = [{"id": "7", "name": "7 tiers", "status": "FAIL"}, {"id": "smoke", "name": "smoke test", "status": "SKIP"}]
+    clips = [{"name": "squat", "tier": 1, "segments": [{"tier": 1}]}, {"name": "walk", "tier": -1, "segments": [{"tier": 0}]}]
+    manifest = {"verification": {"tests": tests}, "clips": clips, "waivers": []}
+    assert Readiness.from_manifest(manifest).reasons == (
+        "7 tiers: failed",
+        "smoke test: was not run",
+        "Tier 0 clips identified: not Tier 0 are squat",
+    )
+    waived = Readiness.from_manifest(manifest | {"waivers": [{"test": "7", "reason": "a curriculum"}]})
+    assert (waived.ready, waived.reasons) == (False, ("smoke test: was not run",))
+    assert waived.waivers == ("7: a curriculum",)
+    assert Readiness.from_manifest(manifest | {"verification": None}).ready is None
+
+
+def test_the_lines_to_paste_say_that_a_version_is_not_ready(site: Site, small: Any, get: Any) -> None:
+    site.add(small)
+    assert "not ready" not in get().training_config()
+    site.ready["0.11.0"] = False
+    with pytest.warns(DatasetWarning):
+        text = get().training_config()
+    assert text.startswith("# walk==0.11.0 is not ready for training\n")
+    assert "allow_not_ready=True," in text
