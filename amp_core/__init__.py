@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from amp_core.lazy import is_installed, lazy_exports
 
 if TYPE_CHECKING:
-    from amp_core.client import load_dataset, pull
+    from amp_core.client import load_clips, load_dataset, pull
     from amp_core.formats import read_motion
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
@@ -24,7 +24,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "amp_core.client": ("load_dataset", "pull"),
+            "amp_core.client": ("load_clips", "load_dataset", "pull"),
             "amp_core.formats": ("read_motion",),
             "amp_core.recipe": ("Recipe",),
             "amp_core.robot": ("Robot",),
@@ -33,6 +33,6 @@ else:
         },
     )
 
-__all__ = ["Recipe", "__version__", "load_dataset", "pull", "read_motion"]
+__all__ = ["Recipe", "__version__", "load_clips", "load_dataset", "pull", "read_motion"]
 if TYPE_CHECKING or is_installed("mujoco"):  # Else `help` and `import *` would fail.
     __all__ += ["Robot", "score"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
@@ -11,12 +13,13 @@ from typer import Argument, BadParameter, Option
 from amp_core.cli.jobs import job_message
 from amp_core.cli.options import Json, Quiet, Url, mode_option, rollout_mode_option
 from amp_core.cli.output import Output
-from amp_core.cli.remote import connect
+from amp_core.cli.remote import connect, note_retries
 from amp_core.cli.results import RESULT_COLUMNS
-from amp_core.cli.text import counted, number
-from amp_core.client import ApiClient
+from amp_core.cli.text import counted, number, size
+from amp_core.client import ApiClient, load_clips
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
+from amp_core.tiers import Tier
 
 PAGE = 200
 CLIP_KEYS = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
@@ -40,16 +43,45 @@ def clips(
         Option("--max", metavar="METRIC=NUMBER", help="At most this value of a metric; may be repeated."),
     ] = None,
     sort: Annotated[str | None, Option(help="created_at, duration_sec or a metric; with - before it descending.")] = None,
-    limit: Annotated[int, Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[
+        int | None, Option(min=1, help="At most so many; default 50, with --fetch or --pin every one.", show_default=False)
+    ] = None,
     unlimited: Annotated[bool, Option("--all", help="Every one, however many.")] = False,
+    fetch: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Fetch their arrays, verified, as DIR/NAME.npz; what is cached is not sent again."),
+    ] = None,
+    pin: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Write the list with the arrays' digests into FILE, for --from on another node."),
+    ] = None,
+    pinned: Annotated[
+        Path | None, Option("--from", metavar="FILE", help="The clips of a list that --pin wrote, instead of a query.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, Option(help="Where arrays are kept; overrides AMPREF_CACHE, default ~/.cache/ampref.")
+    ] = None,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric."""
+    """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric; fetch and pin their arrays."""
     bounds = _parse_bounds(minimum or (), "min") | _parse_bounds(maximum or (), "max")
     filters = {"tier": tier, "robot": robot, "mode": mode, "tag": tag or None, "name": name, "parent": parent, "sort": sort}
     out = Output(json_out, quiet=quiet)
+    if fetch is not None or pin is not None or pinned is not None:
+        query: dict[str, Any] = {
+            **filters,
+            "min_duration_sec": min_duration_sec,
+            "limit": None if unlimited else limit,
+            **bounds,
+        }
+        query["tags"] = query.pop("tag") or ()
+        if pinned is not None and (extra := [key for key, value in query.items() if value]):
+            raise BadParameter(f"a pinned list takes no filters such as {extra[0]}", param_hint="--from")
+        _fetch_clips(out, query | {"pinned": pinned, "url": url, "cache_dir": cache_dir}, fetch, pin)
+        return
+    limit = limit or 50
     with connect(url, out) as api:
         # One more than is shown tells whether there are more.
         count = None if unlimited else limit + 1
@@ -70,6 +102,45 @@ def clips(
     out.print_table(("Clip", "Motion", "Mode", *RESULT_COLUMNS, ">source s"), rows)
     out.print(f"\n{counted(len(page), 'clip')}{', and there are more: --limit N or --all' if has_more else ''}")
     out.print("next: ampref clip ID")
+
+
+def _fetch_clips(out: Output, options: Mapping[str, Any], folder: Path | None, pin: Path | None) -> None:
+    """Bring the arrays of a query's or a list's clips to this machine; copy them into a folder and pin them if asked to."""
+    with (
+        note_retries(out),
+        out.progress("fetching arrays") as progress,
+        warnings.catch_warnings(record=True, action="always") as caught,
+    ):
+        clips = load_clips(**options, progress=lambda amount, total: progress.update(amount, total=total))
+    for warning in caught:
+        out.warn(str(warning.message))
+    paths = [clip.path for clip in clips] if folder is None else clips.save(folder)
+    if pin is not None:
+        clips.pin(pin)
+    items = [clip.to_dict() | {"file": str(path)} for clip, path in zip(clips, paths, strict=True)]
+    document: dict[str, Any] = {
+        "digest": clips.digest,
+        "query": clips.query,
+        "robots": clips.robots,
+        "gate_profiles": clips.gate_profiles,
+    }
+    document |= {"downloaded_bytes": clips.downloaded_bytes, "pin": None if pin is None else str(pin), "clips": items}
+    out.print_result(document, map(str, paths))
+    if not clips:
+        out.print("no scored clip matches\nnext: ampref submit MOTION... --wait, or fewer filters")
+        return
+    rows = [
+        (clip.name, clip.robot, clip.mode, Tier(clip.tier).label, str(clip.frames), clip.arrays_digest[7:19]) for clip in clips
+    ]
+    out.print_table(("Motion", "Robot", "Mode", "Tier", ">frames", "SHA-256"), rows)
+    source = f"{size(clips.downloaded_bytes)} downloaded" if clips.downloaded_bytes else "the cache had everything"
+    out.print(f"\n{counted(len(clips), 'clip')}; {source}, verified against the digests of the list {clips.digest}")
+    if folder is not None:
+        out.print(f"arrays: {folder}")
+    if pin is not None:
+        out.print(
+            f"pinned: {pin}\nnext, on any node: ampref clips --from {pin} --fetch DIR, or load_clips(pinned={str(pin)!r})"
+        )
 
 
 def _parse_bounds(texts: Sequence[str], side: str) -> dict[str, float]:

@@ -19,7 +19,9 @@ _PREPARING = {
 }
 _CATALOG = {
     "amp_core.cli.submit:submit": "Upload motions and have them scored.",
-    "amp_core.cli.clips:clips": "Query the curriculum: clips by tier, robot, mode, tags, duration and any metric.",
+    "amp_core.cli.clips:clips": (
+        "Query the curriculum: clips by tier, robot, mode, tags, duration and any metric; fetch and pin their arrays."
+    ),
     "amp_core.cli.clips:clip": "Show one clip with its rollouts and jobs; have it scored in another mode, or delete it.",
     "amp_core.cli.jobs:jobs": "List jobs; --state quarantined shows those that need somebody to look.",
     "amp_core.cli.jobs:job": "Show one job; wait for it, cancel it or try it again.",

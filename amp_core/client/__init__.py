@@ -1,4 +1,4 @@
-"""The client for training nodes: `load_dataset`, `pull`, `ApiClient`.
+"""The client for training nodes: `load_dataset`, `load_clips`, `pull`, `ApiClient`.
 
 It needs numpy and an HTTP library: no MuJoCo, no JAX, no web stack. Errors are those of `amp_core.errors`, whose tree is drawn
 at the top of that file; the ones to expect here:
@@ -15,6 +15,7 @@ at the top of that file; the ones to expect here:
 """
 
 from amp_core.client.api import ApiClient
+from amp_core.client.clips import ClipSet, ReferenceClip, load_clips
 from amp_core.client.dataset import STD_FLOOR, Dataset, DatasetBucket, DatasetPart, load_dataset
 from amp_core.client.download import Progress
 from amp_core.client.http import DEFAULT_URL, Retry
@@ -27,6 +28,7 @@ __all__ = [
     "DEFAULT_URL",
     "STD_FLOOR",
     "ApiClient",
+    "ClipSet",
     "Dataset",
     "DatasetBucket",
     "DatasetPart",
@@ -34,8 +36,10 @@ __all__ = [
     "Progress",
     "PulledVersion",
     "Readiness",
+    "ReferenceClip",
     "Retry",
     "Spec",
+    "load_clips",
     "load_dataset",
     "parse_spec",
     "pull",

@@ -24,7 +24,7 @@ from amp_core.cpus import usable_cpus
 from amp_core.dataset.blocks import BLOCK_SIZE, block_digest, block_hasher
 from amp_core.errors import IntegrityError, Unavailable
 
-__all__ = ["Progress", "RemoteFile", "download", "is_intact"]
+__all__ = ["FileWriter", "Progress", "RemoteFile", "download", "is_intact"]
 
 log = logging.getLogger("amp_core.client")
 
@@ -104,7 +104,7 @@ def download(
     try:
         with cache.partials.create(remote.digest) as (partial, descriptor):
             cache.partials.sweep(partial)
-            writer = _Writer(descriptor, remote, progress)
+            writer = FileWriter(descriptor, remote, progress)
             if adopt and remote.size is not None:
                 num_adopted = _adopt(cache, remote, partial, writer)
             _receive(connection, remote, writer)
@@ -119,7 +119,7 @@ def download(
     return download(connection, cache, remote, progress, adopt=False)
 
 
-class _Writer:
+class FileWriter:
     """Writes what arrives and checks it: each block when it is complete, or the whole file at its end.
 
     Args:
@@ -137,7 +137,7 @@ class _Writer:
         self._limit = remote.size if remote.size is not None else _UNKNOWN_LIMIT
         self._hasher = hashlib.sha256() if remote.blocks is None else block_hasher()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Add the next bytes.
 
         Raises:
@@ -198,7 +198,7 @@ class _Writer:
             self._progress(self.position, self._remote.size or 0)
 
 
-def _adopt(cache: Cache, remote: RemoteFile, partial: Path, writer: _Writer) -> int:
+def _adopt(cache: Cache, remote: RemoteFile, partial: Path, writer: FileWriter) -> int:
     """Copy the intact beginning of what an interrupted download of the same file has left behind; how many bytes it has."""
     partial_path = cache.partials.claim(remote.digest, partial)
     if partial_path is None or remote.size is None:
@@ -216,7 +216,7 @@ def _adopt(cache: Cache, remote: RemoteFile, partial: Path, writer: _Writer) -> 
     return writer.position
 
 
-def _receive(connection: Connection, remote: RemoteFile, writer: _Writer) -> None:
+def _receive(connection: Connection, remote: RemoteFile, writer: FileWriter) -> None:
     """Bring the writer to the end of the file, over as many connections as it takes while each of them moves forward."""
     while True:
         start = writer.position
@@ -228,7 +228,7 @@ def _receive(connection: Connection, remote: RemoteFile, writer: _Writer) -> Non
                 raise
 
 
-def _receive_once(connection: Connection, remote: RemoteFile, writer: _Writer, retry: Retry) -> None:
+def _receive_once(connection: Connection, remote: RemoteFile, writer: FileWriter, retry: Retry) -> None:
     """One request for the missing bytes."""
     if remote.size is not None and writer.position >= remote.size:
         return

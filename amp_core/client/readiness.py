@@ -60,7 +60,7 @@ class Readiness:
         lower = [str(clip["name"]) for clip in manifest["clips"] if any(segment["tier"] != 0 for segment in clip["segments"])]
         if lower and "7" not in waivers:
             reasons.append(f"Tier 0 clips identified: not Tier 0 are {', '.join(lower[:5])}{' and more' * (len(lower) > 5)}")
-        return cls(not reasons, tuple(reasons[:_MAX_REASONS]), tuple(f"{test}: {why}" for test, why in waivers.items()))
+        return cls(not reasons, tuple(reasons[:_MAX_REASONS]), tuple(f"{test}: {reason}" for test, reason in waivers.items()))
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-ready data."""

@@ -15,8 +15,8 @@ import uvicorn
 from workerkit import settings_for
 
 import amp_core.motions
-from amp_core.client import ApiClient, DatasetWarning, Retry, load_dataset
-from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.client import ApiClient, DatasetWarning, Retry, load_clips, load_dataset
+from amp_core.errors import Conflict, InputRefused, NotFound, NotReady
 from ampref_service.app import create_app
 from ampref_service.catalog import schema
 from ampref_service.server import listen, make_server
@@ -93,6 +93,32 @@ def test_a_clip_its_rollout_and_its_arrays(service: ApiClient, tmp_path: Path) -
     # It never lifts a foot, which the specification's checks of the contacts find suspicious. Nothing was planned.
     assert rollout["contact_warnings"]
     assert rollout["attempts"] == []
+
+
+def test_clips_of_a_query_are_fetched_and_pinned(service: ApiClient, tmp_path: Path) -> None:
+    clips = load_clips(tags=["upright"], min_duration_sec=5.0, sort="created_at", url=service.url, cache_dir=tmp_path / "a")
+    assert [clip.name for clip in clips] == ["squat", "march_in_place", "side_step"]
+    for clip in clips:
+        exported = service.download_arrays(clip.rollout_id, tmp_path / "arrays.npz").read_bytes()
+        assert clip.path.read_bytes() == exported
+        assert clip.features.shape == (clip.frames, 27)
+        assert clip.arrays["qpos"].shape == (clip.frames, 15)
+    pin = clips.pin(tmp_path / "pin.json")
+    again = load_clips(pinned=pin, url=service.url, cache_dir=tmp_path / "b")
+    assert [clip.path.read_bytes() for clip in again] == [clip.path.read_bytes() for clip in clips]
+
+
+def test_a_version_without_all_tests_is_not_ready(service: ApiClient, tmp_path: Path) -> None:
+    with pytest.raises(NotReady, match=r"still==0\.1\.0 is not ready for training: .* was not run"):
+        load_dataset("still==0.1.0", url=service.url, cache_dir=tmp_path, retry=QUICK)
+    data = load_dataset("still==0.1.0", url=service.url, cache_dir=tmp_path, retry=QUICK, allow_not_ready=True)
+    assert data.readiness.ready is False
+    assert any("Micro-train smoke test: open" in reason for reason in data.readiness.reasons)
+    # Where nobody says so, the manifest does.
+    for ref in (tmp_path / "refs").rglob("*.json"):
+        ref.unlink()
+    with pytest.raises(NotReady, match="was not run"):
+        load_dataset("still==0.1.0", manifest_sha256=data.manifest_sha256, cache_dir=tmp_path, offline=True)
 
 
 def test_the_same_bytes_are_known(service: ApiClient) -> None:

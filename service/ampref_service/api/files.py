@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
+import tarfile
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,13 +21,16 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from amp_core.errors import IntegrityError, NotFound
-from ampref_service.api.problems import problem, responses
+from ampref_service.api.problems import BODY_STATUSES, problem, responses
 from ampref_service.blobs import BlobStore
 from ampref_service.errors import PreconditionFailed, RangeNotSatisfiable
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "public, no-cache"
 BINARY = "application/octet-stream"
+TAR = "application/x-tar"
+
+_TAR_BLOCK = tarfile.BLOCKSIZE
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 
@@ -82,6 +86,29 @@ def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_heade
     _check_blob(blobs, file)
     chunks = _read_chunks(blobs, file.digest, start, end) if request.method != "HEAD" else iter(())
     return _BlobResponse(chunks, 206 if span else 200, headers, file.media_type)
+
+
+def serve_archive(blobs: BlobStore, files: Sequence[StoredFile]) -> Response:
+    """The answer with several files in one tar archive, under their names and in this order.
+
+    Raises:
+      IntegrityError: a blob is missing, cannot be read or is of another size; nothing is sent then.
+    """
+    for file in files:
+        _check_blob(blobs, file)
+    size = sum(_TAR_BLOCK + file.size + -file.size % _TAR_BLOCK for file in files) + 2 * _TAR_BLOCK
+    headers = {"content-length": str(size), "cache-control": "no-store"}
+    return _BlobResponse(_read_archive(blobs, files), 200, headers, TAR)
+
+
+def _read_archive(blobs: BlobStore, files: Sequence[StoredFile]) -> Iterator[bytes]:
+    for file in files:
+        header = tarfile.TarInfo(file.filename)
+        header.size = file.size
+        yield header.tobuf(tarfile.USTAR_FORMAT)
+        yield from blobs.iter_range(file.digest)
+        yield bytes(-file.size % _TAR_BLOCK)
+    yield bytes(2 * _TAR_BLOCK)
 
 
 def _check_blob(blobs: BlobStore, file: StoredFile) -> None:
@@ -166,3 +193,9 @@ def file_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
         304: {"description": "The client's copy is current", "headers": headers},
         **responses(404, 412, 416),
     }
+
+
+ARCHIVE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The files", "content": {TAR: {"schema": {"type": "string", "format": "binary"}}}},
+    **responses(404, *BODY_STATUSES),
+}

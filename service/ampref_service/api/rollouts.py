@@ -26,6 +26,10 @@ class RolloutSummaryView(View):
     tier: Tier = Field(description="0, 1, or -1 for Rejected.")
     tier_reason: str
     frames: int
+    gate_profile: str
+    feature_code_hash: str
+    arrays_digest: str = Field(description="SHA-256 of its export, which `POST /v1/arrays` takes.")
+    arrays_size: int = Field(description="bytes")
     quality_metrics: Metrics = Field(validation_alias=AliasChoices("quality_metrics", "metrics"))
     created_at: Time
 
@@ -44,7 +48,6 @@ class RolloutView(ClipRolloutView):
     robot: str
     source_digest: str
     duration_sec: float
-    gate_profile: str
     gates: list[dict[str, Any]] = Field(description="`{name, value, threshold, passed, …}` of every gate.")
     segments: list[dict[str, Any]] = Field(description="`{start, end, tier, score, quality_metrics}`, frames half-open.")
     failure: dict[str, Any] | None = Field(
@@ -63,10 +66,7 @@ class RolloutView(ClipRolloutView):
     ingest: dict[str, Any] = Field(description="What conditioning changed in the clip.")
     provenance: dict[str, Any]
     recipe: dict[str, Any]
-    feature_code_hash: str
     mujoco_version: str
-    arrays_digest: str = Field(description="SHA-256 of the npz at `/v1/rollouts/{id}/arrays`.")
-    arrays_size: int = Field(description="bytes")
     arrays_url: str
 
 

@@ -171,6 +171,10 @@ class RolloutSummary:
     tier: int
     tier_reason: str
     frames: int
+    gate_profile: str
+    feature_code_hash: str
+    arrays_digest: str
+    arrays_size: int
     created_at: float
     metrics: Mapping[str, float | int | None]
 

@@ -6,7 +6,7 @@ curriculum and in a version, unless the caller names a mode (then the best in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -128,6 +128,12 @@ def get(session: Session, rollout_id: str) -> Rollout:
     if row is None:
         raise NotFound(f"no rollout {rollout_id[:80]!r}", remedy="`ampref clip ID` lists a clip's rollouts")
     return _to_rollouts(session, [row])[0]
+
+
+def array_sizes(session: Session, digests: Collection[str]) -> dict[str, int]:
+    """The sizes in bytes of the exports with these digests, of those that any rollout has."""
+    query = select(rollouts.c.arrays_digest, rollouts.c.arrays_size).where(rollouts.c.arrays_digest.in_(digests))
+    return {digest: size for digest, size in session.execute(query)}
 
 
 def find(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None:
