@@ -23,6 +23,17 @@ SATURATED_FROM = 0.99
 FALLEN_TILT_DEG = 60.0
 """A root that leans further than this has fallen."""
 
+FALLEN_EXCESS_DEG = 30.0
+"""By a profile that is relative to the clip: … than this beyond the clip's own tilt in the same frame."""
+
+FALLEN_DEPTH = 0.25
+"""By a profile that is relative to the clip: a root lower than the clip's by this share of the robot's height has fallen."""
+
+CHORD_SEC = 0.5
+"""s; `speed_ratio` compares the distances between places this far apart, so that swaying and trembling are no travel."""
+
+TRAVELLING_SPEED = 0.05
+"""m/s; a clip that travels more slowly has no `speed_ratio`."""
 
 SLIP_RATE_GOAL = 0.10
 """The greatest `slip_rate` of a good clip: a plan's goal and the bound of a sampling weight. amp-0.11 has no gate for it."""
@@ -75,12 +86,40 @@ METRICS: tuple[Metric, ...] = (
         f"Share of (actuator, frame) pairs at {100 * SATURATED_FROM:g} % or more of the force range.",
     ),
     Metric("joint_rmse_rad", "rad", "Root mean square difference from the clip's joint angles, over joints and frames."),
+    Metric("joint_rmse_raw_rad", "rad", "The same from the clip's joint angles before they were clipped to their limits."),
+    Metric("mpjpe_m", "m", "Mean distance of the bodies' origins from the unclipped clip's, each in its own root's frame."),
+    Metric("mpjpe_global_m", "m", "The same in the world's frame."),
+    Metric("heading_error_deg", "deg", "95th percentile of the absolute difference from the clip's heading."),
+    Metric("tilt_error_deg", "deg", "95th percentile of the angle between the two roots' up axes, seen from the body."),
+    Metric("height_error_m", "m", "95th percentile of the absolute difference from the height of the clip's root."),
     Metric("root_drift_m", "m", "Greatest horizontal distance of the root from the clip's root."),
+    Metric(
+        "speed_ratio",
+        "1",
+        f"Travelled path over the clip's, in chords of {CHORD_SEC:g} s; null where the clip travels under "
+        f"{100 * TRAVELLING_SPEED:g} cm/s.",
+    ),
     Metric(
         "contact_agreement",
         "1",
-        "Share of (foot, frame) pairs in which the foot touches the ground exactly when the clip means it to; `tracked` only.",
+        "Share of (foot, frame) pairs in which the foot touches the ground exactly when the clip means it to.",
     ),
+    Metric("contact_rate_error", "1", "Greatest difference of a foot's contact rate from the rate that the clip means."),
+    Metric("unloaded_excess", "1", "`unloaded_frame_rate` less `clip_flight_rate`."),
+    Metric("pitch_excess_deg", "deg", "`p95_pitch_deg` less the clip's own."),
+    Metric("roll_excess_deg", "deg", "`p95_roll_deg` less the clip's own."),
+    Metric(
+        "tilt_excess_deg", "deg", "Greatest tilt of the root beyond the clip's in the same frame; negative if it leans less."
+    ),
+    Metric("nonfoot_excess", "1", "Share of frames with a contact of anything but a foot where the clip has none."),
+    Metric(
+        "clip_foot_slide",
+        "m/s",
+        "Of the clip: median horizontal speed of its slowest low foot, over the steps with a foot on the ground.",
+    ),
+    Metric("clip_flight_rate", "1", "Of the clip: share of the frames with no foot on the ground."),
+    Metric("clip_max_tilt_deg", "deg", "Of the clip: greatest tilt of the root."),
+    Metric("clip_ground_range_m", "m", "Of the clip: how far the ground under its standing feet rises or falls."),
     Metric("finite_frame_rate", "1", "Share of the clip's frames that were simulated, finite and without a warning."),
     Metric("solver_warnings", "1", "Number of warnings that the physics engine raised."),
     Metric(

@@ -14,19 +14,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.metrics import CHANNEL_RATE, FALLEN_TILT_DEG, LOADED_ABOVE, METRICS, SLIP_SPEED, UNLOADED_BELOW
+from amp_core.errors import IntegrityError
+from amp_core.footing import Footing, body_places, standing_height, touches_ground
+from amp_core.metrics import (
+    CHANNEL_RATE,
+    CHORD_SEC,
+    FALLEN_DEPTH,
+    FALLEN_EXCESS_DEG,
+    FALLEN_TILT_DEG,
+    LOADED_ABOVE,
+    METRICS,
+    SLIP_SPEED,
+    TRAVELLING_SPEED,
+    UNLOADED_BELOW,
+)
+from amp_core.recipe import Recipe
 from amp_core.robot import Robot
-from amp_core.rollout import Rollout
-from amp_core.rotations import pitch_roll_tilt
+from amp_core.rollout import Rollout, saturated_actuators
+from amp_core.rotations import pitch_roll_tilt, up_in_body, world_to_body, yaw
 from amp_core.tiers import Tier, gate_profile
 
 Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Metrics = Mapping[str, float | int | None]
+
+EXPORT_ARRAYS = (
+    "foot_contacts", "dof_pos", "root_pos", "qpos", "stab_force", "sum_fn_per_frame", "channel_loads", "reference_root_pos",
+    "reference_root_rot", "reference_dof_pos", "reference_dof_pos_raw", "reference_contacts", "nonfoot_contact",
+    "actuator_force", "foot_speed", "clip_frames", "solver_warnings",
+)  # fmt: skip
+"""The members of an export from which the metrics are measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameSeries:
-    """The inputs of the metrics: N simulated rows, F feet.
+    """The inputs of the metrics: N simulated rows, F feet. All of them follow from an export (`from_export`).
 
     Args:
       load: (N,) normal force on all channels, mean over the frame's substeps, over the weight.
@@ -36,16 +58,27 @@ class FrameSeries:
       tilt: (N,) deg.
       feet: (N, F) bool, foot on the ground at the end of the frame.
       nonfoot: (N,) bool, anything else touched the ground during the frame.
+      nonfoot_excess: (N,) bool, … and nothing of the clip's body does.
       standing: (N,) number of feet under load.
       slipping: (N,) number of the standing feet that slide.
       saturation: (N,) share of actuators at their limit.
-      joint_error: (N,) rad², mean over the joints.
+      joint_error, joint_error_raw: (N,) rad², mean over the joints, from the clip's and from the unclipped clip's.
+      body_error, body_error_global: (N,) m, mean over the bodies, from the unclipped clip's, in the root's frame and the world's.
+      heading_error, tilt_error: (N,) deg, from the clip's.
+      height_error: (N,) m, absolute.
       drift: (N,) m, horizontal distance of the root from the clip's root.
+      travel, clip_travel: (N,) m, of the root and of the clip's, from `chord` frames before; 0 where there are fewer.
+      chord: frames.
+      clip_feet: (N, F) bool, feet that stand in the clip.
+      clip_pitch, clip_roll, clip_tilt: (N,) deg, of the clip's root; the first two absolute.
+      clip_height: (N,) m, of the clip's root.
+      clip_slide, clip_flight, clip_ground: (N,) of the clip's `Footing`: m/s, bool, m.
       left, right: indices of the left and the right feet, as `sides` gives them.
       height_range: (low, high) m, the robot's.
+      dt: s, a frame.
       clip_frames: more than N when the simulation failed.
       contact_middle: the middle of the gate profile's range of a foot's contact rate.
-      agreeing: (N,) number of feet that touch the ground exactly when they stand in the clip; None unless in mode `tracked`.
+      relative: whether the gate profile judges a fall by the clip's own posture.
     """
 
     load: Array
@@ -54,30 +87,63 @@ class FrameSeries:
     pitch: Array
     roll: Array
     tilt: Array
-    feet: npt.NDArray[np.bool_]
-    nonfoot: npt.NDArray[np.bool_]
+    feet: Bools
+    nonfoot: Bools
+    nonfoot_excess: Bools
     standing: npt.NDArray[np.int64]
     slipping: npt.NDArray[np.int64]
     saturation: Array
     joint_error: Array
+    joint_error_raw: Array
+    body_error: Array
+    body_error_global: Array
+    heading_error: Array
+    tilt_error: Array
+    height_error: Array
     drift: Array
+    travel: Array
+    clip_travel: Array
+    chord: int
+    clip_feet: Bools
+    clip_pitch: Array
+    clip_roll: Array
+    clip_tilt: Array
+    clip_height: Array
+    clip_slide: Array
+    clip_flight: Bools
+    clip_ground: Array
     left: tuple[int, ...]
     right: tuple[int, ...]
     height_range: tuple[float, float]
+    dt: float
     clip_frames: int
     solver_warnings: int
     contact_middle: float
-    agreeing: npt.NDArray[np.int64] | None = None
+    relative: bool = False
 
     def __len__(self) -> int:
         return len(self.height)
 
     @cached_property
-    def fallen(self) -> npt.NDArray[np.bool_]:
-        """(N,) the root leans over 60° or is below the robot's height range."""
+    def fallen(self) -> Bools:
+        """(N,) the root leans over 60° or is below the robot's height range; by a profile that is relative to the clip, it
+        leans over 30° more than the clip's or is lower by over a quarter of the robot's height."""
+        if self.relative:
+            depth = FALLEN_DEPTH * standing_height(self.height_range)
+            return (self.tilt_excess > FALLEN_EXCESS_DEG) | (self.clip_height - self.height > depth)
         return (self.tilt > FALLEN_TILT_DEG) | (self.height < self.height_range[0])
 
-    def falling(self, margin: int) -> npt.NDArray[np.bool_]:
+    @cached_property
+    def tilt_excess(self) -> Array:
+        """(N,) deg, the tilt beyond the clip's."""
+        return self.tilt - self.clip_tilt
+
+    @cached_property
+    def agreeing(self) -> npt.NDArray[np.int64]:
+        """(N,) number of feet that touch the ground exactly when they stand in the clip."""
+        return np.asarray((self.feet == self.clip_feet).sum(axis=1))
+
+    def falling(self, margin: int) -> Bools:
         """(N,) the frames of a fall: those past a threshold, and the `margin` frames before them.
 
         A window that ends where the robot passes 60° would hold the whole beginning of the fall, and could still pass gates
@@ -98,47 +164,116 @@ class FrameSeries:
         Raises:
           RecipeRefused: an unknown gate profile.
         """
-        mg = robot.mg_for(rollout.recipe.physics)
-        pitch, roll, tilt = pitch_roll_tilt(robot.root_rotation(rollout.qpos))
-        feet = np.stack([(rollout.foot_contacts[:, foot.channels] > 0).any(axis=1) for foot in robot.feet], axis=1)
-        standing = foot_loads(rollout, robot) > LOADED_ABOVE * mg
-        slipping = standing & (rollout.foot_speed > SLIP_SPEED)
+        return cls.from_export(rollout.arrays(), rollout.recipe, robot)
+
+    @classmethod
+    def from_export(cls, arrays: Mapping[str, npt.NDArray[Any]], recipe: Recipe, robot: Robot) -> FrameSeries:
+        """The series of an export, the same to the last bit as those of the rollout that it was written from.
+
+        Args:
+          arrays: of `Rollout.arrays`; read once each.
+          recipe: of the rollout, for its physics scale and its gate profile.
+          robot: of the rollout.
+
+        Raises:
+          IntegrityError: an array is missing, as in an export of a release before 0.12.
+          RecipeRefused: an unknown gate profile.
+        """
+        missing = [name for name in EXPORT_ARRAYS if name not in arrays]
+        if missing:
+            raise IntegrityError(
+                f"the export lacks {', '.join(missing)}",
+                key=missing[0],
+                expected=f"the arrays {', '.join(EXPORT_ARRAYS)}",
+                remedy="Score the clip again with this release",
+            )
+        profile, mg, dt = gate_profile(recipe.gate_profile), robot.mg_for(recipe.physics), robot.control_dt
+        contact = profile.for_tier(Tier.TIER_0).get("contact_rate")
+        touching, channel_loads = arrays["foot_contacts"], arrays["channel_loads"]
+        feet = np.stack([(touching[:, foot.channels] > 0).any(axis=1) for foot in robot.feet], axis=1)
+        standing = foot_loads(channel_loads, robot) > LOADED_ABOVE * mg
+        slipping = standing & (arrays["foot_speed"] > SLIP_SPEED)
         left, right = sides(robot)
-        reference = rollout.reference_contacts
-        contact = gate_profile(rollout.recipe.gate_profile).for_tier(Tier.TIER_0).get("contact_rate")
+        qpos, root, joints = arrays["qpos"], arrays["root_pos"], arrays["dof_pos"]
+        clip_root, clip_rotation = arrays["reference_root_pos"], arrays["reference_root_rot"]
+        clip_joints, raw_joints = arrays["reference_dof_pos"], arrays["reference_dof_pos_raw"]
+        rotation = robot.root_rotation(qpos)
+        pitch, roll, tilt = np.degrees(pitch_roll_tilt(rotation))
+        clip_pitch, clip_roll, clip_tilt = np.degrees(pitch_roll_tilt(clip_rotation))
+        bodies = body_places(robot, qpos)
+        clip_qpos = robot.poses(clip_root, clip_rotation, clip_joints)
+        clip_bodies = body_places(robot, robot.poses(clip_root, clip_rotation, raw_joints))
+        local, clip_local = (
+            world_to_body(quat, places - place[:, None])
+            for quat, places, place in ((rotation, bodies, root), (clip_rotation, clip_bodies, clip_root))
+        )
+        turn = yaw(rotation) - yaw(clip_rotation)
+        up = (up_in_body(rotation) * up_in_body(clip_rotation)).sum(axis=1)
+        footing = Footing.of(robot, clip_qpos)
+        nonfoot = arrays["nonfoot_contact"]
+        nonfoot_excess = nonfoot.copy()
+        # Only where the robot touches the ground does it matter whether the clip does.
+        nonfoot_excess[nonfoot] = ~touches_ground(robot, clip_qpos[nonfoot])
+        chord = max(1, round(CHORD_SEC / dt))
         return cls(
-            load=rollout.sum_fn_per_frame / mg,
-            stab=np.abs(rollout.stab_force) / mg,
-            height=np.ascontiguousarray(rollout.root_pos[:, 2]),
-            pitch=np.degrees(np.abs(pitch)),
-            roll=np.degrees(np.abs(roll)),
-            tilt=np.degrees(tilt),
+            load=arrays["sum_fn_per_frame"] / mg,
+            stab=np.abs(arrays["stab_force"]) / mg,
+            height=np.ascontiguousarray(root[:, 2]),
+            pitch=np.abs(pitch),
+            roll=np.abs(roll),
+            tilt=tilt,
             feet=feet,
-            nonfoot=rollout.nonfoot_contact,
+            nonfoot=nonfoot,
+            nonfoot_excess=nonfoot_excess,
             standing=standing.sum(axis=1),
             slipping=slipping.sum(axis=1),
-            saturation=rollout.saturation,
-            joint_error=((rollout.dof_pos - rollout.reference_dof_pos) ** 2).mean(axis=1),
-            drift=np.hypot(*(rollout.root_pos[:, :2] - rollout.reference_root_pos[:, :2]).T),
+            saturation=saturated_actuators(robot.model, arrays["actuator_force"]).mean(axis=1),
+            joint_error=((joints - clip_joints) ** 2).mean(axis=1),
+            joint_error_raw=((joints - raw_joints) ** 2).mean(axis=1),
+            body_error=np.linalg.norm(local - clip_local, axis=2).mean(axis=1),
+            body_error_global=np.linalg.norm(bodies - clip_bodies, axis=2).mean(axis=1),
+            heading_error=np.degrees(np.abs((turn + np.pi) % (2 * np.pi) - np.pi)),
+            tilt_error=np.degrees(np.arccos(np.clip(up, -1.0, 1.0))),
+            height_error=np.abs(root[:, 2] - clip_root[:, 2]),
+            drift=np.hypot(*(root[:, :2] - clip_root[:, :2]).T),
+            travel=_chords(root, chord),
+            clip_travel=_chords(clip_root, chord),
+            chord=chord,
+            clip_feet=arrays["reference_contacts"],
+            clip_pitch=np.abs(clip_pitch),
+            clip_roll=np.abs(clip_roll),
+            clip_tilt=clip_tilt,
+            clip_height=np.ascontiguousarray(clip_root[:, 2]),
+            clip_slide=footing.slide,
+            clip_flight=footing.in_flight,
+            clip_ground=footing.ground,
             left=left,
             right=right,
             height_range=robot.height_range,
-            clip_frames=rollout.clip_frames,
-            solver_warnings=rollout.solver_warnings,
+            dt=dt,
+            clip_frames=int(arrays["clip_frames"]),
+            solver_warnings=int(arrays["solver_warnings"]),
             contact_middle=sum(contact.threshold) / 2 if contact and isinstance(contact.threshold, tuple) else 0.5,
-            agreeing=None if reference is None else (feet == reference).sum(axis=1),
+            relative=profile.is_relative,
         )
 
 
-def find_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _chords(root: Array, frames: int) -> Array:
+    """(N,) m, horizontal distance from the place `frames` before; 0 in the first ones."""
+    chords = np.zeros(len(root))
+    chords[frames:] = np.hypot(*(root[frames:, :2] - root[:-frames, :2]).T)
+    return chords
+
+
+def find_runs(mask: Bools) -> list[tuple[int, int]]:
     """Half-open (start, stop) of the runs of True in (N,), in order."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def foot_loads(rollout: Rollout, robot: Robot) -> Array:
-    """(N, F) N, the normal force on each foot, mean over the frame's substeps."""
-    return np.stack([rollout.channel_loads[:, foot.channels].sum(axis=1) for foot in robot.feet], axis=1)
+def foot_loads(channel_loads: Array, robot: Robot) -> Array:
+    """(N, F) N, the normal force on each foot, from that on each channel (N, C)."""
+    return np.stack([channel_loads[:, foot.channels].sum(axis=1) for foot in robot.feet], axis=1)
 
 
 def sides(robot: Robot) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -174,14 +309,18 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         empty: dict[str, float | int | None] = {metric.name: None for metric in METRICS}
         return empty | {"finite_frame_rate": 0.0, "solver_warnings": float(series.solver_warnings)}
     load, tilt, feet = series.load[rows], series.tilt[rows], series.feet[rows]
-    rates = [count / n for count in feet.sum(axis=0).tolist()]
-    standing = int(series.standing[rows].sum())
+    clip_feet, in_flight = series.clip_feet[rows], series.clip_flight[rows]
+    counts, clip_counts = feet.sum(axis=0).tolist(), clip_feet.sum(axis=0).tolist()
+    rates = [count / n for count in counts]
+    standing, light = int(series.standing[rows].sum()), int((load < UNLOADED_BELOW).sum())
     fallen = np.flatnonzero(series.fallen[rows])
+    pitch, roll = (percentile(getattr(series, axis)[rows], 95) for axis in ("pitch", "roll"))
+    slide, ground = (values[~np.isnan(values)] for values in (series.clip_slide[rows], series.clip_ground[rows]))
     return {
         "mean_sum_fn_over_mg": float(load.mean()),
         "p10_sum_fn_over_mg": percentile(load, 10),
         "p90_stab_force_over_mg": percentile(series.stab[rows], 90),
-        "unloaded_frame_rate": int((load < UNLOADED_BELOW).sum()) / n,
+        "unloaded_frame_rate": light / n,
         # One rate for all feet: it is in the gate's range if and only if every foot's is.
         "contact_rate": max(rates, key=lambda rate: abs(rate - series.contact_middle), default=None),
         "left_foot_contact_rate": int(feet[:, series.left].any(axis=1).sum()) / n if series.left else None,
@@ -193,19 +332,45 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "height_min": float(height.min()),
         "height_max": float(height.max()),
         "height_variance": float(height.var()),
-        "p95_pitch_deg": percentile(series.pitch[rows], 95),
-        "p95_roll_deg": percentile(series.roll[rows], 95),
+        "p95_pitch_deg": pitch,
+        "p95_roll_deg": roll,
         "max_tilt_deg": float(tilt.max()),
         "nonfoot_contact_rate": int(series.nonfoot[rows].sum()) / n,
         "slip_rate": int(series.slipping[rows].sum()) / standing if standing else None,
         "actuator_saturation_rate": float(series.saturation[rows].mean()),
         "joint_rmse_rad": float(np.sqrt(series.joint_error[rows].mean())),
+        "joint_rmse_raw_rad": float(np.sqrt(series.joint_error_raw[rows].mean())),
+        "mpjpe_m": float(series.body_error[rows].mean()),
+        "mpjpe_global_m": float(series.body_error_global[rows].mean()),
+        "heading_error_deg": percentile(series.heading_error[rows], 95),
+        "tilt_error_deg": percentile(series.tilt_error[rows], 95),
+        "height_error_m": percentile(series.height_error[rows], 95),
         "root_drift_m": float(series.drift[rows].max()),
-        "contact_agreement": None if series.agreeing is None else int(series.agreeing[rows].sum()) / feet.size,
+        "speed_ratio": _speed_ratio(series, rows.start, rows.stop),
+        "contact_agreement": int(series.agreeing[rows].sum()) / feet.size,
+        "contact_rate_error": max(abs(count - clip) for count, clip in zip(counts, clip_counts, strict=True)) / n,
+        "unloaded_excess": (light - int(in_flight.sum())) / n,
+        "pitch_excess_deg": pitch - percentile(series.clip_pitch[rows], 95),
+        "roll_excess_deg": roll - percentile(series.clip_roll[rows], 95),
+        "tilt_excess_deg": float(series.tilt_excess[rows].max()),
+        "nonfoot_excess": int(series.nonfoot_excess[rows].sum()) / n,
+        "clip_foot_slide": percentile(slide, 50) if len(slide) else None,
+        "clip_flight_rate": int(in_flight.sum()) / n,
+        "clip_max_tilt_deg": float(series.clip_tilt[rows].max()),
+        "clip_ground_range_m": float(ground.max() - ground.min()) if len(ground) else None,
         "finite_frame_rate": n / series.clip_frames if is_clip else 1.0,
         "solver_warnings": float(series.solver_warnings) if is_clip else 0.0,
         "fell_at_frame": start + int(fallen[0]) if len(fallen) else None,
     }
+
+
+def _speed_ratio(series: FrameSeries, start: int, stop: int) -> float | None:
+    """The mean of the chords that lie in the rows, over that of the clip's."""
+    rows = slice(start + series.chord, stop)
+    clip, count = float(series.clip_travel[rows].sum()), max(0, stop - rows.start)
+    if clip < TRAVELLING_SPEED * series.chord * series.dt * count or clip == 0.0:
+        return None
+    return float(series.travel[rows].sum()) / clip
 
 
 def percentile(values: Array, q: float) -> float:

@@ -15,7 +15,7 @@ from amp_core.errors import RecipeRefused
 from amp_core.strict_json import json_data, json_digest
 from amp_core.version import GENERATOR_VERSION
 
-GATE_PROFILE = "amp-0.11"
+GATE_PROFILE = "amp-0.12"
 """The gate profile that new recipes use."""
 
 MODES = ("rollout", "teacher_forced", "tracked", "auto")

@@ -138,6 +138,13 @@ def up_in_body(quat: Array) -> Array:
     return np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
 
 
+def world_to_body(quat: Array, vectors: Array) -> Array:
+    """(N, B, 3) vectors of the world in the body's frame, of unit quaternions (N, 4)."""
+    axis, real = quat[:, None, :3], quat[:, None, 3:]
+    turn = 2.0 * np.cross(vectors, axis)
+    return np.asarray(vectors + real * turn + np.cross(turn, axis))
+
+
 def yaw(quat: Array) -> Array:
     """(…,) rad in (−π, π]: the direction of the body's x axis on the ground, of unit quaternions (…, 4)."""
     x, y, z, w = np.moveaxis(quat, -1, 0)

@@ -189,6 +189,7 @@ def _score_auto(
             rollout.tier,
             robot.control_dt,
             gate_profile(recipe.gate_profile),
+            rollout.gates,
         )
         for clip, rollout in zip(clips, rollouts, strict=True)
     ]

@@ -11,6 +11,7 @@ passing window fails; the few remaining windows are measured in full, by the sam
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.metrics import UNLOADED_BELOW
+from amp_core.metrics import TRAVELLING_SPEED, UNLOADED_BELOW
 from amp_core.quality import FrameSeries, find_runs, measure, percentile
 from amp_core.tiers import FORCED_MODES, MODE_GATE, GateProfile, GateSpec, Tier, classify, holds
 
@@ -38,7 +39,10 @@ MIN_DURATION = 0.5
 FALL_MARGIN = 0.5
 """s before a fall that no segment contains: the robot is already falling, though it is not past a threshold yet."""
 
-_ORDER = ("contact_rate", "unloaded_frame_rate", "mean_sum_fn_over_mg", "height_std")
+_ORDER = (
+    "clip_ground_range_m", "clip_foot_slide", "clip_flight_rate", "speed_ratio", "contact_rate", "unloaded_frame_rate",
+    "mean_sum_fn_over_mg", "height_std",
+)  # fmt: skip
 """The gates that rule out most windows are tested first; the order changes no result."""
 
 _FRAME_GATES = {
@@ -46,11 +50,26 @@ _FRAME_GATES = {
     ("height_min", ">="): "height",
     ("height_max", "<="): "height",
     ("root_drift_m", "<="): "drift",
+    ("tilt_excess_deg", "<="): "tilt_excess",
+    ("clip_max_tilt_deg", "<="): "clip_tilt",
 }
 """Gates that a window passes if and only if each of its frames does: the series that they bound."""
 
-_PERCENTILES = {"p95_pitch_deg": ("pitch", 95), "p95_roll_deg": ("roll", 95), "p90_stab_force_over_mg": ("stab", 90)}
+_NO_FRAME_GATES = {"nonfoot_contact_rate": "nonfoot", "nonfoot_excess": "nonfoot_excess"}
+"""Rates of frames that a gate allows none of: the series."""
+
+_PERCENTILES = {
+    "p95_pitch_deg": ("pitch", 95),
+    "p95_roll_deg": ("roll", 95),
+    "p90_stab_force_over_mg": ("stab", 90),
+    "heading_error_deg": ("heading_error", 95),
+    "tilt_error_deg": ("tilt_error", 95),
+    "height_error_m": ("height_error", 95),
+}
 """Metrics that are a percentile of one series: the series and the percentile."""
+
+_EXCESSES = {"pitch_excess_deg": "pitch", "roll_excess_deg": "roll"}
+"""Metrics that are the 95th percentile of one series less that of the clip's."""
 
 _SLACK = 1e-9  # relative; prefix sums round differently from a window's own sum
 
@@ -135,8 +154,8 @@ class _WindowGates:
             if series_name := _FRAME_GATES.get((gate.name, gate.op)):
                 values = getattr(series, series_name)
                 self.usable &= values <= threshold if gate.op == "<=" else values >= threshold
-            elif (gate.name, gate.op, threshold) == ("nonfoot_contact_rate", "==", 0.0):
-                self.usable &= ~series.nonfoot
+            elif gate.name in _NO_FRAME_GATES and (gate.op, threshold) == ("==", 0.0):
+                self.usable &= ~getattr(series, _NO_FRAME_GATES[gate.name])
             else:
                 if gate.name in _PERCENTILES and gate.op == "<=":
                     self._percentiles.append((*_PERCENTILES[gate.name], threshold))
@@ -196,7 +215,94 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
             return [partial(_std_bound, _prefix(deviation), _prefix(deviation**2), threshold)], []
         case "joint_rmse_rad", "<=":
             return [partial(_mean_bound, _prefix(-series.joint_error), -(threshold**2))], []
+        case "joint_rmse_raw_rad", "<=":
+            return [partial(_mean_bound, _prefix(-series.joint_error_raw), -(threshold**2))], []
+        case "mpjpe_m", "<=":
+            return [partial(_mean_bound, _prefix(-series.body_error), -threshold)], []
+        case "speed_ratio", "in" if gate.optional:
+            slowest = TRAVELLING_SPEED * series.chord * series.dt
+            sums = _prefix(series.travel), _prefix(series.clip_travel)
+            return [partial(_speed_bound, sums, series.chord, slowest, threshold)], []
+        case "contact_agreement", ">=":
+            return [partial(_rate_bound, _prefix(series.agreeing), threshold * series.feet.shape[1] * (1 - _SLACK), np.inf)], []
+        case "contact_rate_error", "<=":
+            extra = series.feet.astype(np.int64) - series.clip_feet
+            return [partial(_rate_bound, _prefix(foot), -threshold, threshold) for foot in extra.T], []
+        case "unloaded_excess", "<=":
+            excess = (series.load < UNLOADED_BELOW).astype(np.int64) - series.clip_flight
+            return [partial(_rate_bound, _prefix(excess), -np.inf, threshold)], []
+        case name, "<=" if name in _EXCESSES:
+            field = _EXCESSES[name]
+            most = threshold + float(getattr(series, f"clip_{field}").max())
+            return [partial(_percentile_bound, _prefix(getattr(series, field) <= most), 0.95)], []
+        case "clip_foot_slide", "<=" if gate.optional:
+            grounded = _prefix(~np.isnan(series.clip_slide))
+            return [partial(_median_bound, _prefix(series.clip_slide <= threshold), grounded)], []  # NaN is not slow
+        case "clip_flight_rate", "<=":
+            return (
+                [partial(_rate_bound, _prefix(series.clip_flight), -np.inf, threshold)],
+                [partial(_cap, _prefix(~series.clip_flight), 1 - threshold)],
+            )
+        case "clip_ground_range_m", "<=" if gate.optional:
+            ends = _range_ends(series.clip_ground, threshold)
+            return [partial(_range_bound, ends)], [partial(_range_cap, ends)]
     return [], []
+
+
+def _range_ends(values: Array, threshold: float) -> npt.NDArray[np.int64]:
+    """(N,) for each start the last stop of a window whose values, NaN left out, differ by at most `threshold`."""
+    ends = np.empty(len(values), dtype=np.int64)
+    greatest: deque[int] = deque()
+    least: deque[int] = deque()
+    stop = 0
+    for start in range(len(values)):
+        for queue in (greatest, least):
+            while queue and queue[0] < start:
+                queue.popleft()
+        while stop < len(values):
+            value = values[stop]
+            if not np.isnan(value):
+                high = max(value, values[greatest[0]]) if greatest else value
+                low = min(value, values[least[0]]) if least else value
+                if high - low > threshold:
+                    break
+                while greatest and values[greatest[-1]] <= value:
+                    greatest.pop()
+                while least and values[least[-1]] >= value:
+                    least.pop()
+                greatest.append(stop)
+                least.append(stop)
+            stop += 1
+        ends[start] = stop
+    return ends
+
+
+def _range_bound(ends: npt.NDArray[np.int64], start: int, stop: int, length: int) -> Bools:
+    starts = np.arange(start, stop - length + 1)
+    return np.asarray(ends[starts] >= starts + length)
+
+
+def _range_cap(ends: npt.NDArray[np.int64], start: int, stop: int) -> float:
+    return float((np.minimum(ends[start:stop], stop) - np.arange(start, stop)).max())
+
+
+def _speed_bound(
+    sums: tuple[Array, Array], chord: int, slowest: float, bounds: tuple[float, float], start: int, stop: int, length: int
+) -> Bools:
+    """The chords that begin in a window end in it, but for those of its first `chord` frames."""
+    count = length - chord
+    if count <= 0:
+        return np.ones(stop - start - length + 1, dtype=bool)
+    robot, clip = (_sums(prefix, start + chord, stop, count) for prefix in sums)
+    slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
+    stands = clip < slowest * count + slack
+    return np.asarray(stands | ((robot >= bounds[0] * clip - slack) & (robot <= bounds[1] * clip + slack)))
+
+
+def _median_bound(slow: Array, grounded: Array, start: int, stop: int, length: int) -> Bools:
+    """The lower of the two order statistics in the middle of the values there are must be at or under the threshold."""
+    counts = _sums(grounded, start, stop, length)
+    return np.asarray((_sums(slow, start, stop, length) >= np.floor((counts - 1) / 2) + 1) | (counts == 0))
 
 
 def _cap(prefix: Array, share: float, start: int, stop: int) -> float:

@@ -2,8 +2,8 @@
 
 It considers the conditioning and one rollout of the clip's own joint angles, driven open loop. Mode `auto` plans for a clip
 that lacks balance, a foothold or a little torque. It does not plan where the root is in another frame, because the plan would
-follow another motion than the clip's, nor where no foot is ever lifted, because such a clip is no walking reference however
-well it is followed.
+follow another motion than the clip's, nor where the clip itself fails a gate of the profile or no foot is ever lifted, because
+such a clip is no reference by this profile however well it is followed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from amp_core.motion import IngestReport
 from amp_core.motion.report import DEEP_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
-from amp_core.tiers import GateProfile, Tier, holds
+from amp_core.tiers import CLIP_CODES, CLIP_PREFIX, Gate, GateProfile, Tier, holds
 
 SATURATED_SHARE = 0.05
 """Share of (actuator, frame) pairs at their limit above which the actuators are too weak."""
@@ -27,7 +27,8 @@ class Lack:
     """One thing that a clip lacks.
 
     Args:
-      what: `root_frame`, `ground_fit`, `reachable_joints`, `footwork`, `actuator_limits` or `balance`.
+      what: `root_frame`, one of `tiers.CLIP_CODES`, `ground_fit`, `reachable_joints`, `footwork`, `actuator_limits` or
+        `balance`.
       detail: in words, with the measured values.
     """
 
@@ -57,6 +58,7 @@ def triage(
     tier: int,
     dt: float,
     profile: GateProfile,
+    gates: Sequence[Gate] = (),
 ) -> Triage:
     """Judge a clip by its conditioning and by its rollout in mode `rollout`.
 
@@ -66,10 +68,13 @@ def triage(
       metrics, tier: of the rollout.
       dt: s, a frame.
       profile: of the rollout's gates.
+      gates: their outcomes for the rollout.
     """
     lacks: list[Lack] = []
     if report.root_frame.suspect:
         lacks.append(Lack("root_frame", report.root_frame.detail))
+    clip_gates = [gate for gate in gates if gate.name.startswith(CLIP_PREFIX) and not gate.passed]
+    lacks.extend(Lack(CLIP_CODES.get(gate.name, gate.name), gate.explain()) for gate in clip_gates)
     ground = []
     if abs(report.ground_shift_m) > SHIFT_NOTE_M:
         ground.append(f"it was moved by {report.ground_shift_m:+.3f} m to the floor")
@@ -93,6 +98,9 @@ def triage(
         lacks.append(Lack("balance", f"driven open loop the robot falls at {(fell + 1) * dt:.2f} s"))
     if report.root_frame.suspect:
         reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
+    elif clip_gates:
+        explanations = "; ".join(gate.explain() for gate in clip_gates)
+        reason = f"by {profile.name} this clip cannot be Tier 0, and no plan can mend a clip: {explanations}"
     elif tier == Tier.TIER_0:
         reason = "the plain rollout is Tier 0"
     elif tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):

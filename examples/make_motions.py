@@ -205,7 +205,8 @@ def stepping(legs: Legs, name: str, gait: Gait, duration: float, fps: float) -> 
         (feet_x[0], feet_x[1]),
         (heights[0], heights[1]),
         (rolls[0], rolls[1]),
-        (gait.stride * distance, gait.sidestep * distance),
+        # The trunk sways over feet that stay where they are.
+        (gait.stride * distance, gait.sidestep * distance + LEG * sway),
         np.full_like(t, gait.lean),
         gait.toe_down,
     )

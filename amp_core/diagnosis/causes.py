@@ -10,6 +10,7 @@ from amp_core.diagnosis.evidence import Evidence, find_span, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.metrics import SLIP_SPEED
 from amp_core.quality import find_runs
+from amp_core.tiers import CLIP_CODES
 
 OFF_GROUND_M = 0.02
 """m; a standing foot of the clip further from the ground than this is a finding."""
@@ -24,6 +25,34 @@ _EXCESS_SHARE = 0.05
 _STANCE_SEC = 0.1
 _SLIPPING_SHARE = 0.15
 _SLIP_SEC = 0.5  # a share of less stance than this is a frame or two
+
+
+def describe_clip_gates(evidence: Evidence) -> Iterator[Finding]:
+    """The gates that the clip itself fails, which no controller and no plan can change."""
+    series = evidence.series
+    tilted = find_span(series.clip_tilt > evidence.threshold("clip_max_tilt_deg"))
+    over = f" from {evidence.time(tilted[0])} to {evidence.time(tilted[1] - 1)}" if tilted else ""
+    texts: dict[str, tuple[str, str, tuple[int, int] | None]] = {
+        "clip_max_tilt_deg": (f"the clip itself leans up to {{:.0f}}°{over}", "deg", tilted),
+        "clip_flight_rate": (
+            "no foot of the clip is on the ground in {:.0%} of the frames: it runs or jumps",
+            "1",
+            find_span(series.clip_flight),
+        ),
+        "clip_ground_range_m": (
+            "the ground under the clip's feet is not flat: it rises or falls by {:.2f} m (a slope, stairs, or drift)",
+            "m",
+            None,
+        ),
+        "clip_foot_slide": ("the clip's own standing foot slides at {:.2f} m/s (median)", "m/s", None),
+    }
+    for name, (text, unit, frames) in texts.items():
+        gate = evidence.failed_gates.get(name)
+        if gate is None or gate.value is None:
+            continue
+        assert not isinstance(gate.threshold, tuple)
+        message = f"{text.format(gate.value)}; {evidence.rollout.recipe.gate_profile} excludes it"
+        yield Finding(CLIP_CODES[name], "fatal", message, None, None, frames, gate.value, gate.threshold, unit)
 
 
 def describe_clip(evidence: Evidence) -> Iterator[Finding]:

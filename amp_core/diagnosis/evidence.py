@@ -58,7 +58,7 @@ class Evidence:
         self.upright = slice(0, self.onset)
         self.stride = max(1, round(_SAMPLED_SEC / self.dt))
         weight = robot.mg_for(rollout.recipe.physics)
-        self.loads = foot_loads(rollout, robot)
+        self.loads = foot_loads(rollout.channel_loads, robot)
         self.least_load = LOADED_ABOVE * weight
         self.loaded: Bools = self.loads > self.least_load
         # The harness force over the weight, on average; positive is up.
@@ -109,6 +109,12 @@ class Evidence:
     def standing(self) -> Bools:
         """(K, F) which feet stand in the clip: `kinematics.kinematic_contacts` of the sampled poses."""
         return (self.clip_feet.heights < KINEMATIC_HEIGHT) & (self._clip_foot_speeds[0] < KINEMATIC_SPEED)
+
+    def threshold(self, gate: str) -> float:
+        """The threshold of a gate of Tier 0; infinite where the profile has no such gate."""
+        threshold = self.gates[gate].threshold if gate in self.gates else math.inf
+        assert not isinstance(threshold, tuple)
+        return threshold
 
     def time(self, frame: int) -> str:
         """When a frame's state is reached: row k of a rollout is the state at the end of control step k."""

@@ -10,7 +10,7 @@ from amp_core.diagnosis.evidence import Evidence, FootPath, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.engine import mujoco
 from amp_core.kinematics import FootTracker, iterate_poses
-from amp_core.metrics import FALLEN_TILT_DEG
+from amp_core.metrics import FALLEN_EXCESS_DEG, FALLEN_TILT_DEG
 from amp_core.quality import find_runs
 from amp_core.rotations import world_to_heading, yaw, z_axis
 
@@ -24,11 +24,12 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
     """The fall at frame `fell`."""
     series, dt, onset = evidence.series, evidence.dt, evidence.onset
     # A robot that tips over is below its height range before it leans by 60°: the frames after it tell the two apart.
-    tipped_rows = np.flatnonzero(series.tilt[fell : fell + round(2 * _LAST_SEC / dt)] > FALLEN_TILT_DEG)
+    tilt, limit = (series.tilt_excess, FALLEN_EXCESS_DEG) if series.relative else (series.tilt, FALLEN_TILT_DEG)
+    tipped_rows = np.flatnonzero(tilt[fell : fell + round(2 * _LAST_SEC / dt)] > limit)
     cause = (
         f"falls {_describe_direction(evidence, fell + int(tipped_rows[0]))}"
         if len(tipped_rows)
-        else "sinks below its height range"
+        else f"sinks below {'the clip' if series.relative else 'its height range'}"
     )
     balance_end = _find_balance_end(evidence, fell)
     turning_point = onset if balance_end is None else balance_end
@@ -62,14 +63,15 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
     elif last.stop > last.start and evidence.robot.model.actuator_forcelimited.any():
         details.append("no servo was at its force limit")
 
-    has_tilted = bool(series.tilt[fell] > FALLEN_TILT_DEG)
+    has_tilted = bool(tilt[fell] > limit)
+    lowest = float(series.clip_height[fell]) if series.relative else evidence.robot.height_range[0]
     return Finding(
         "fell",
         "failed",
         f"{cause} at {evidence.time(fell)}: " + "; ".join(details),
         frames=(min(onset, fell), fell + 1),
-        value=float(series.tilt[fell] if has_tilted else series.height[fell]),
-        limit=FALLEN_TILT_DEG if has_tilted else evidence.robot.height_range[0],
+        value=float(tilt[fell] if has_tilted else series.height[fell]),
+        limit=limit if has_tilted else lowest,
         unit="deg" if has_tilted else "m",
     )
 

@@ -10,6 +10,10 @@ Severity = Literal["fatal", "failed", "cause", "note"]
 
 CODES: Mapping[str, str] = {
     "root_frame": "The clip's root is in another frame: it leans in a way that no upright motion does.",
+    "clip_not_upright": "The clip itself lies, crawls or turns over.",
+    "flight": "In the clip itself no foot is on the ground for a large part of the time.",
+    "ground_not_flat": "The ground under the clip's standing feet rises or falls: a slope, stairs, or a height that drifts.",
+    "clip_feet_slide": "The clip's own standing feet slide: its root travels further or another way than its steps.",
     "simulation_failed": "The physics engine had to stop.",
     "pose_overwritten": "The mode writes the clip's poses into the simulation.",
     "fell": "The robot fell.",
@@ -22,7 +26,13 @@ CODES: Mapping[str, str] = {
     "rarely_stands": "A foot hardly ever touches the ground.",
     "stands_still": "The root's height is all but constant.",
     "joints_off": "The joints are far from the clip's.",
+    "bodies_off": "The limbs are far from the clip's.",
+    "heading_off": "The robot faces another way than the clip.",
+    "tilt_off": "The robot leans otherwise than the clip.",
+    "height_off": "The root is higher or lower than the clip's.",
     "drifts": "The root is far from the clip's.",
+    "speed_off": "The robot travels further or less far than the clip.",
+    "contacts_off": "The feet are not on the ground when the clip's are.",
     "torque_saturated": "A joint's actuator is at its force limit.",
     "joint_speed": "The clip moves a joint faster than its servo follows.",
     "joint_limit": "The clip leaves a joint's limits.",
@@ -42,6 +52,9 @@ SUGGESTIONS: Mapping[str, str] = {
     "mend_joints": "Retarget the clip inside the joints' limits.",
     "other_seed": "Plan with another seed.",
     "lift_feet": "Use a clip that lifts its feet.",
+    "dynamic_profile": "Score it by the gate profile for running, jumping and dancing.",
+    "level_clip": "Take the rise of the ground out of the clip.",
+    "match_steps": "Make the root travel as far as the steps.",
 }
 """Every code of a suggestion, with its meaning."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import get_args
 
-from amp_core.diagnosis.causes import describe_clip, describe_slip, describe_strain
+from amp_core.diagnosis.causes import describe_clip, describe_clip_gates, describe_slip, describe_strain
 from amp_core.diagnosis.evidence import Evidence
 from amp_core.diagnosis.fall import describe_fall
 from amp_core.diagnosis.findings import Diagnosis, Finding, Severity
@@ -48,6 +48,7 @@ def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: 
         message = "every frame starts from the clip's own pose, so the feet prove nothing: Tier 1 at best"
         findings.append(Finding("pose_overwritten", "note" if findings else "fatal", message))
     if not root.suspect:  # Otherwise everything else that this clip shows is misleading.
+        findings.extend(describe_clip_gates(evidence))
         findings.extend(describe_clip(evidence))
         if not is_forced:
             findings.extend(describe_strain(evidence))

@@ -9,14 +9,22 @@ import numpy as np
 from amp_core.diagnosis.causes import OFF_GROUND_M
 from amp_core.diagnosis.evidence import Evidence, readable
 from amp_core.diagnosis.findings import Finding, Suggestion
+from amp_core.tiers import DYNAMIC_PROFILES
 
 SLOWER = 0.9
 """The speed factor that is suggested: the slowest that `ampref augment` makes."""
 
 _MOVING = 0.5  # rad/s; a saturated joint that moves at this speed is busy with inertia and not only with weight
 _FALL_CODES = ("fell", "leans", "unloaded", "harness_carries", "pose_overwritten")
-_OFF_PLAN = ("fell", "leans", "body_touches", "unloaded", "joints_off", "drifts", "too_high")
+_FAR = (
+    "joints_off", "bodies_off", "heading_off", "tilt_off", "height_off", "drifts", "speed_off", "contacts_off",
+)  # fmt: skip
+_OFF_PLAN = ("fell", "leans", "body_touches", "unloaded", "too_high", *_FAR)
 _OFF_GROUND = ("feet_above_ground", "feet_below_ground")
+
+
+def _codes(codes: Sequence[str], *answered: str) -> tuple[str, ...]:
+    return tuple(code for code in codes if code in answered)
 
 
 def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggestion]:
@@ -27,7 +35,8 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         message = f"export the clip again with its root upright (it leans {tilt:.0f}°); nothing else can be judged before that"
         yield Suggestion("fix_root_frame", message, ("root_frame",), tilt)
         return
-    fall_codes = tuple(code for code in codes if code in _FALL_CODES)
+    fatal = any(finding.severity == "fatal" and finding.code != "pose_overwritten" for finding in findings)
+    fall_codes = () if fatal else _codes(codes, *_FALL_CODES, *_FAR)
     if fall_codes and evidence.mode in ("rollout", "teacher_forced"):
         reason = (
             "nothing balances the robot in this mode"
@@ -36,7 +45,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         )
         yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", fall_codes)
     yield from _suggest_slower(evidence, findings)
-    off_ground = tuple(code for code in codes if code in _OFF_GROUND)
+    off_ground = _codes(codes, *_OFF_GROUND)
     if off_ground:
         lowest = evidence.clip_feet.heights.min(axis=1)
         standing = lowest[evidence.is_still.any(axis=1)]
@@ -58,7 +67,21 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
             f"use a clip that lifts its feet higher or longer: Tier 0 needs each in the air for {airborne:.0%} of the time"
         )
         yield Suggestion("lift_feet", message, ("never_lifts",), airborne)
-    off_plan = tuple(code for code in codes if code in _OFF_PLAN)
+    if evidence.rollout.recipe.gate_profile in DYNAMIC_PROFILES and (
+        codes_of_motion := _codes(codes, "clip_not_upright", "flight")
+    ):
+        profile = DYNAMIC_PROFILES[evidence.rollout.recipe.gate_profile]
+        message = f"score it with --profile {profile}, which compares with the clip's own flight and posture"
+        yield Suggestion("dynamic_profile", message, codes_of_motion)
+    if "ground_not_flat" in codes:
+        message = "take the rise of the ground out of the clip, or leave it out: the simulated floor is flat"
+        yield Suggestion("level_clip", message, ("ground_not_flat",))
+    if "clip_feet_slide" in codes:
+        message = (
+            "make the root travel as its feet step: check the frame rate, the heading, the joint order and the root's scale"
+        )
+        yield Suggestion("match_steps", message, ("clip_feet_slide",))
+    off_plan = () if fatal else _codes(codes, *_OFF_PLAN)
     if evidence.mode == "tracked" and off_plan:
         yield Suggestion("other_seed", f"plan with another --seed than {evidence.rollout.recipe.seed}", off_plan)
 

@@ -38,6 +38,7 @@ class Conditioned:
       root_pos: (M, 3) m world.
       root_rot: (M, 4) unit xyzw, neighbours on one hemisphere.
       dof_pos: (M, n) rad.
+      dof_pos_raw: (M, n) rad, before they were clipped to the joint limits.
       initial_qpos: (nq,) the model's `qpos0` with the root and the listed joints of frame 0.
       initial_qvel: (nv,) MuJoCo's convention: linear velocity in the world frame, angular velocity in the body frame, joint
         rates. Integrating it over `dt` takes frame 0 to frame 1.
@@ -51,12 +52,13 @@ class Conditioned:
     root_pos: Array
     root_rot: Array
     dof_pos: Array
+    dof_pos_raw: Array
     initial_qpos: Array
     initial_qvel: Array
     report: IngestReport
 
     def __post_init__(self) -> None:
-        for key in ("root_pos", "root_rot", "dof_pos", "initial_qpos", "initial_qvel"):
+        for key in ("root_pos", "root_rot", "dof_pos", "dof_pos_raw", "initial_qpos", "initial_qvel"):
             array = np.ascontiguousarray(getattr(self, key), dtype=np.float64)
             array.flags.writeable = False
             object.__setattr__(self, key, array)
@@ -97,10 +99,10 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     if first.glitch and resampled_count(motion.num_frames - 1, motion.fps, fps_out) >= 2:
         first = replace(first, trimmed=True)
         position, rotation, joints = position[1:], rotation[1:], joints[1:]
-    joints, clipped_joints = _clip_joints(joints, robot)
+    raw_joints, (joints, clipped_joints) = joints, _clip_joints(joints, robot)
 
     times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
-    position, joints = interpolate(position, times), interpolate(joints, times)
+    position, joints, raw_joints = (interpolate(values, times) for values in (position, joints, raw_joints))
     rotation = interpolate_rotations(rotation, times)
 
     sole_height = sole_heights(robot, robot.poses(position, rotation, joints)).min(axis=1)
@@ -164,6 +166,7 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         root_pos=position,
         root_rot=rotation,
         dof_pos=joints,
+        dof_pos_raw=raw_joints,
         initial_qpos=robot.poses(position[:1], rotation[:1], joints[:1])[0],
         initial_qvel=qvel,
         report=report,

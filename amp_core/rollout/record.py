@@ -56,13 +56,12 @@ class Rollout:
       initial_qpos, initial_qvel: (nq,), (nv,) the state before the first control step.
       forced_qpos: (N, nq) the pose written into `qpos` before each control step; None unless the mode is `teacher_forced`.
       reference_root_pos, reference_root_rot (xyzw), reference_dof_pos: (N, …) the clip's frames.
-      reference_contacts: (N, F) bool, the feet that stand in the clip (`kinematics.kinematic_contacts`); None unless the mode
-        is `tracked`.
-      plan: the planned controls; None unless the mode is `tracked`.
+      reference_dof_pos_raw: (N, n) rad, the clip's joints before they were clipped to their limits.
+      reference_contacts: (N, F) bool, the feet that stand in the clip (`kinematics.kinematic_contacts`).
       nonfoot_contact: (N,) bool, anything but a foot touched the ground in any substep.
       actuator_force: (N, nu) N·m (N for a slide), of each actuator in the last substep.
-      saturation: (N,) share of the actuators at their force limit in the last substep.
       foot_speed: (N, F) m/s, of `kinematics.FootTracker.speeds`.
+      plan: the planned controls; None unless the mode is `tracked`.
       dt: s, a frame.
     """
 
@@ -92,14 +91,14 @@ class Rollout:
     reference_root_pos: Array
     reference_root_rot: Array
     reference_dof_pos: Array
-    # The rest is not exported, but for `forced_qpos` in the mode that has it.
-    forced_qpos: Array | None
-    reference_contacts: npt.NDArray[np.bool_] | None
-    plan: Plan | None
+    reference_dof_pos_raw: Array
+    reference_contacts: npt.NDArray[np.bool_]
     nonfoot_contact: npt.NDArray[np.bool_]
     actuator_force: Array
-    saturation: Array
     foot_speed: Array
+    # The rest is not exported, but for `forced_qpos` in the mode that has it.
+    forced_qpos: Array | None
+    plan: Plan | None
     dt: float
 
     def __post_init__(self) -> None:
@@ -114,12 +113,16 @@ class Rollout:
         return sum(self.failure.warnings.values()) if self.failure else 0
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The export, in its order. `forced_qpos` is part of it in mode `teacher_forced` only."""
+        """The export, in its order: all that the metrics are measured from (`quality.FrameSeries.from_export`).
+
+        `clip_frames` and `solver_warnings` are numbers, of shape (). `forced_qpos` is there in mode `teacher_forced` only.
+        """
         names = [entry.name for entry in fields(self)]
         export = names[names.index("features") : names.index("forced_qpos")]
         arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in export}
         # The specification's name for the series, beside this project's.
         arrays["stab_force_per_frame"] = np.abs(self.stab_force)
+        arrays |= {name: np.array(getattr(self, name), dtype=np.int64) for name in ("clip_frames", "solver_warnings")}
         if self.forced_qpos is not None:
             arrays["forced_qpos"] = self.forced_qpos
         return arrays

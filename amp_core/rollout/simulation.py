@@ -13,7 +13,7 @@ from amp_core.kinematics import FootTracker, kinematic_contacts
 from amp_core.motion import Conditioned
 from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
-from amp_core.rollout.record import Failure, Rollout, saturated_actuators
+from amp_core.rollout.record import Failure, Rollout
 from amp_core.rotations import pitch_roll_of_frame
 from amp_core.tracking import Plan
 
@@ -223,15 +223,15 @@ class Simulation:
             stab_force=self.stab[i, :rows].copy(),
             initial_qpos=self.initial_qpos[i].copy(),
             initial_qvel=self.initial_qvel[i].copy(),
-            forced_qpos=None if forced_qpos is None else forced_qpos[:rows].copy(),
             reference_root_pos=clip.root_pos[:rows].copy(),
             reference_root_rot=clip.root_rot[:rows].copy(),
             reference_dof_pos=clip.dof_pos[:rows].copy(),
-            reference_contacts=None if self.plans[i] is None else kinematic_contacts(robot, clip.qpos(robot))[:rows].copy(),
-            plan=self.plans[i],
+            reference_dof_pos_raw=clip.dof_pos_raw[:rows].copy(),
+            reference_contacts=kinematic_contacts(robot, clip.qpos(robot))[:rows].copy(),
             nonfoot_contact=self.nonfoot[i, :rows].copy(),
             actuator_force=forces,
-            saturation=saturated_actuators(self.probes[i].model, forces).mean(axis=1),
             foot_speed=self.tracker.speeds(starts, qpos),
+            forced_qpos=None if forced_qpos is None else forced_qpos[:rows].copy(),
+            plan=self.plans[i],
             dt=robot.control_dt,
         )

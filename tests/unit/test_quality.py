@@ -24,14 +24,38 @@ def series(n: int = 10, **changed: Any) -> FrameSeries:
         "tilt": np.zeros(n),
         "feet": np.ones((n, 2), dtype=bool),
         "nonfoot": np.zeros(n, dtype=bool),
+        "nonfoot_excess": np.zeros(n, dtype=bool),
         "standing": np.full(n, 2),
         "slipping": np.zeros(n, dtype=int),
         "saturation": np.zeros(n),
-        "joint_error": np.zeros(n),
-        "drift": np.zeros(n),
+        **{
+            name: np.zeros(n)
+            for name in (
+                "joint_error",
+                "joint_error_raw",
+                "body_error",
+                "body_error_global",
+                "heading_error",
+                "tilt_error",
+                "height_error",
+                "drift",
+                "travel",
+                "clip_travel",
+                "clip_pitch",
+                "clip_roll",
+                "clip_tilt",
+                "clip_slide",
+                "clip_ground",
+            )
+        },
+        "chord": 5,
+        "clip_feet": np.ones((n, 2), dtype=bool),
+        "clip_height": np.full(n, 0.45),
+        "clip_flight": np.zeros(n, dtype=bool),
         "left": (0,),
         "right": (1,),
         "height_range": (0.35, 0.55),
+        "dt": 0.1,
         "clip_frames": n,
         "solver_warnings": 0,
         "contact_middle": 0.625,
@@ -76,7 +100,7 @@ def test_four_feet_have_no_left_and_right() -> None:
     four = np.zeros((10, 4), dtype=bool)
     four[:5] = True
     four[5:, 0] = True
-    found = measure(series(feet=four, left=(), right=()))
+    found = measure(series(feet=four, clip_feet=four, left=(), right=()))
     assert found["left_foot_contact_rate"] is None
     assert found["right_foot_contact_rate"] is None
     assert found["both_feet_contact_rate"] == 0.5
@@ -194,10 +218,13 @@ def test_the_seeds_contact_warnings() -> None:
     assert contact_warnings(contacts[:0], robot) == []
 
 
-def test_contact_agreement_counts_pairs_and_has_no_value_where_the_clip_means_nothing() -> None:
-    assert measure(series())["contact_agreement"] is None
-    agreeing = np.array([2] * 5 + [1] * 4 + [0])
-    found = series(agreeing=agreeing)
+def test_contact_agreement_counts_pairs() -> None:
+    assert measure(series())["contact_agreement"] == 1.0
+    clip_feet = np.ones((10, 2), dtype=bool)
+    clip_feet[5:9, 0] = False
+    clip_feet[9] = False
+    found = series(clip_feet=clip_feet)
     assert measure(found)["contact_agreement"] == 14 / 20
     assert measure(found, 5, 10)["contact_agreement"] == 4 / 10
-    assert measure(series(0, agreeing=np.zeros(0, dtype=int)))["contact_agreement"] is None
+    assert measure(found)["contact_rate_error"] == 0.5
+    assert measure(series(0))["contact_agreement"] is None

@@ -16,6 +16,7 @@ from amp_core.segments import find_segments
 from amp_core.tiers import GATE_PROFILES, GateProfile, GateSpec, classify
 
 PROFILE = GATE_PROFILES["amp-0.11"]
+PROFILES = [*GATE_PROFILES]
 DT = 0.1  # five frames are half a second
 
 
@@ -27,7 +28,12 @@ def series(n: int, rng: np.random.Generator, noise: float) -> FrameSeries:
         wrong = np.repeat(rng.random(n) < noise, rng.integers(1, 4, n))[:n]
         return np.where(wrong, bad, good)
 
-    feet = np.stack([np.repeat(rng.random(n) < 0.7, rng.integers(1, 5, n))[:n] for _ in range(2)], axis=1)
+    def steps() -> np.ndarray:
+        return np.stack([np.repeat(rng.random(n) < 0.7, rng.integers(1, 5, n))[:n] for _ in range(2)], axis=1)
+
+    feet = steps()
+    nonfoot = some(False, rng.random() < 0.3).astype(bool)
+    in_flight = some(False, rng.random() < 0.5).astype(bool)
     return FrameSeries(
         load=some(rng.uniform(0.7, 1.3, n), rng.uniform(0.0, 0.7, n)),
         stab=some(rng.uniform(0, 0.14, n), rng.uniform(0.1, 0.3, n)),
@@ -36,55 +42,90 @@ def series(n: int, rng: np.random.Generator, noise: float) -> FrameSeries:
         roll=some(rng.uniform(0, 29, n), rng.uniform(25, 60, n)),
         tilt=some(rng.uniform(0, 50, n), 70.0 if rng.random() < 0.3 else 50.0),
         feet=feet,
-        nonfoot=some(False, rng.random() < 0.3).astype(bool),
+        nonfoot=nonfoot,
+        nonfoot_excess=nonfoot & (rng.random(n) < 0.5),
         standing=np.ones(n, dtype=int),
         slipping=np.zeros(n, dtype=int),
         saturation=np.zeros(n),
         joint_error=some(rng.uniform(0, 0.08, n), 0.2),
+        joint_error_raw=some(rng.uniform(0, 0.04, n), 0.1),
+        body_error=some(rng.uniform(0, 0.03, n), 0.05),
+        body_error_global=np.zeros(n),
+        heading_error=some(rng.uniform(0, 19, n), rng.uniform(15, 60, n)),
+        tilt_error=some(rng.uniform(0, 14, n), rng.uniform(10, 60, n)),
+        height_error=some(rng.uniform(0, 0.02, n), rng.uniform(0, 0.06, n)),
         drift=some(rng.uniform(0, 0.25, n), 0.3 if rng.random() < 0.3 else 0.2),
+        travel=some(rng.uniform(0.08, 0.12, n), rng.uniform(0.0, 0.2, n)),
+        clip_travel=some(np.full(n, 0.1), 0.0),
+        chord=2,
+        clip_feet=np.where(rng.random((n, 2)) < 0.85, feet, steps()),
+        clip_pitch=rng.uniform(0, 20, n),
+        clip_roll=rng.uniform(0, 20, n),
+        clip_tilt=some(rng.uniform(10, 50, n), 61.0 if rng.random() < 0.3 else 50.0),
+        clip_height=np.full(n, 0.45),
+        clip_slide=np.where(in_flight, np.nan, some(rng.uniform(0, 0.2, n), rng.uniform(0, 0.4, n))),
+        clip_flight=in_flight,
+        clip_ground=np.where(in_flight, np.nan, some(rng.uniform(0, 0.03, n), rng.uniform(0, 0.08, n))),
         left=(0,),
         right=(1,),
         height_range=(0.35, 0.55),
+        dt=DT,
         clip_frames=n,
         solver_warnings=0,
         contact_middle=0.625,
     )
 
 
-def passes(rows: FrameSeries, start: int, stop: int, mode: str) -> bool:
-    return classify(measure(rows, start, stop), PROFILE, mode, height_range=rows.height_range).tier == 0
+def passes(rows: FrameSeries, start: int, stop: int, mode: str, profile: GateProfile = PROFILE) -> bool:
+    return classify(measure(rows, start, stop), profile, mode, height_range=rows.height_range).tier == 0
 
 
-def plain_search(rows: FrameSeries, mode: str, shortest: int) -> list[tuple[int, int]]:
+def plain_search(rows: FrameSeries, mode: str, shortest: int, profile: GateProfile) -> list[tuple[int, int]]:
     """The definition, word for word, with every window measured in full."""
 
     def falls_soon(frame: int) -> bool:
         ahead = slice(frame, frame + shortest + 1)
         fallen = (rows.tilt[ahead] > 60).any() or (rows.height[ahead] < rows.height_range[0]).any()
+        if rows.relative:
+            fallen = (rows.tilt - rows.clip_tilt > 30)[ahead].any() or (rows.clip_height - rows.height > 0.1125)[ahead].any()
         return bool(fallen) or (rows.clip_frames > len(rows) and frame + shortest >= len(rows))
 
     def within(start: int, stop: int) -> list[tuple[int, int]]:
         for length in range(stop - start, shortest - 1, -1):
             for begin in range(start, stop - length + 1):
                 falling = any(falls_soon(frame) for frame in range(begin, begin + length))
-                if not falling and passes(rows, begin, begin + length, mode):
+                if not falling and passes(rows, begin, begin + length, mode, profile):
                     return [*within(start, begin), (begin, begin + length), *within(begin + length, stop)]
         return []
 
     return within(0, len(rows))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 26),
     st.sampled_from([0.0, 0.03, 0.1, 0.3]),
     st.sampled_from(["rollout", "tracked"]),
+    st.sampled_from(PROFILES),
 )
-def test_the_fast_search_finds_what_the_definition_says(seed: int, n: int, noise: float, mode: str) -> None:
-    rows = series(n, np.random.default_rng(seed), noise)
-    found = find_segments(rows, PROFILE, mode, DT)
-    assert [(s.start, s.stop) for s in found] == plain_search(rows, mode, 5)
+def test_the_fast_search_finds_what_the_definition_says(seed: int, n: int, noise: float, mode: str, profile: str) -> None:
+    gates = GATE_PROFILES[profile]
+    rows = dataclasses.replace(series(n, np.random.default_rng(seed), noise), relative=gates.is_relative)
+    found = find_segments(rows, gates, mode, DT)
+    assert [(s.start, s.stop) for s in found] == plain_search(rows, mode, 5, gates)
+
+
+@pytest.mark.parametrize(
+    "name", [gate.name for gate in GATE_PROFILES["amp-0.12"].gates + GATE_PROFILES["amp-0.12-dynamic"].gates]
+)
+def test_each_gates_cheap_form_rules_out_no_window_that_passes(name: str) -> None:
+    for gate in (gate for profile in GATE_PROFILES.values() for gate in profile.gates if gate.name == name and gate.tier != 1):
+        alone = GateProfile("alone", (gate,))
+        for seed in range(6):
+            rows = series(24, np.random.default_rng(seed), 0.1)
+            found = find_segments(rows, alone, "rollout", DT)
+            assert [(s.start, s.stop) for s in found] == plain_search(rows, "rollout", 5, alone), gate
 
 
 def test_the_beginning_of_a_fall_is_in_no_segment() -> None:
@@ -104,8 +145,10 @@ def longer_case(seed: int = 5) -> FrameSeries:
     return series(400, np.random.default_rng(seed), 0.08)
 
 
-def test_the_examples_above_are_not_all_empty() -> None:
-    counts = [len(find_segments(series(26, np.random.default_rng(seed), 0.03), PROFILE, "rollout", DT)) for seed in range(40)]
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_examples_above_are_not_all_empty(profile: str) -> None:
+    gates = GATE_PROFILES[profile]
+    counts = [len(find_segments(series(26, np.random.default_rng(seed), 0.03), gates, "rollout", DT)) for seed in range(40)]
     assert min(counts) == 0
     assert max(counts) >= 2
 

@@ -1,0 +1,122 @@
+"""The footing of a clip: where its feet stand, how far they slide while they stand, and when no foot is on the ground.
+
+It is read off the clip's poses alone, without simulating. No floor is assumed: a foot counts as being on the ground by what it
+does and not by its height over z = 0, so that a slope, stairs, or a clip whose height drifts is measured as what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.engine import mujoco
+from amp_core.kinematics import FootTracker, geom_poses, support
+from amp_core.robot import Robot
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+# Lengths are shares of the robot's height h (`standing_height`), speeds are shares of √(g·h): the same for every size of robot.
+_LEVEL = 0.045  # a foot at most this much higher than the lowest one is as low
+_HIGH = 0.10  # a lowest foot this much higher than at any time within `_GROUND_SEC` is in the air
+_FAST = 0.30  # a foot whose slowest corner moves faster does not stand
+_NEAR = 0.05  # a part of the clip's body as close to the floor may touch it
+_GROUND_SEC = 0.5
+_SMOOTH_SEC = 0.5  # of the moving median of the ground's height
+_GRAVITY = 9.81  # m/s²
+
+
+def standing_height(height_range: tuple[float, float]) -> float:
+    """m: the middle of a robot's height range, the length that shares of its height refer to."""
+    return (height_range[0] + height_range[1]) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Footing:
+    """The footing of N consecutive poses. A step is that from the pose before; the first pose has that of the second.
+
+    Args:
+      slide: (N,) m/s, horizontal speed of the slowest of the lowest feet during the step, by the slowest corner of each; NaN
+        where no foot is on the ground.
+      in_flight: (N,) bool, no foot is on the ground: the lowest is far above where it was or will be within half a second, or
+        all low feet move faster than a foot that stands.
+      ground: (N,) m, height of the lowest foot, smoothed by a median over half a second of the frames with a foot on the
+        ground; NaN where there is none.
+    """
+
+    slide: Array
+    in_flight: Bools
+    ground: Array
+
+    @classmethod
+    def of(cls, robot: Robot, qpos: Array) -> Footing:
+        """The footing of the poses (N, nq), a control step apart."""
+        count, dt, height = len(qpos), robot.control_dt, standing_height(robot.height_range)
+        if count == 0:
+            return cls(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0))
+        corners = FootTracker(robot, size=count).corners(qpos)
+        heights = np.stack([foot[:, :, 2].min(axis=1) for foot in corners], axis=1)
+        lowest = heights.min(axis=1)
+        along, fastest = np.zeros((2, count))
+        if count > 1:
+            rise = np.maximum(heights[:-1], heights[1:]) - np.maximum(lowest[:-1], lowest[1:])[:, None]
+            moves = [np.diff(foot, axis=0) ** 2 for foot in corners]
+            speeds = np.stack(
+                [[np.sqrt(move[:, :, :axes].sum(axis=2).min(axis=1)) / dt for move in moves] for axes in (2, 3)]
+            ).swapaxes(1, 2)
+            along[1:], fastest[1:] = np.where(rise < _LEVEL * height, speeds, np.inf).min(axis=2)
+            along[0], fastest[0] = along[1], fastest[1]
+        floor = _windows(lowest, round(_GROUND_SEC / dt), np.inf).min(axis=1)
+        in_flight = (lowest - floor > _HIGH * height) | (fastest > _FAST * math.sqrt(_GRAVITY * height))
+        ground = _moving_median(np.where(in_flight, np.nan, lowest), round(_SMOOTH_SEC / 2 / dt))
+        return cls(np.where(in_flight, np.nan, along), in_flight, ground)
+
+
+def touches_ground(robot: Robot, qpos: Array) -> Bools:
+    """(N,) whether anything but a foot is at the floor z = 0, or close to it, in the poses (N, nq)."""
+    model, feet = robot.model, {foot.body for foot in robot.feet}
+    types, affinities, ground = model.geom_contype, model.geom_conaffinity, robot.ground_geom
+    collides = (types & affinities[ground]) | (types[ground] & affinities)
+    root = model.body_rootid[robot.root_body]
+    geoms = [
+        geom
+        for geom, body in enumerate(model.geom_bodyid.tolist())
+        if collides[geom] and body not in feet and model.body_rootid[body] == root
+    ]
+    if not geoms or len(qpos) == 0:
+        return np.zeros(len(qpos), dtype=bool)
+    centres, ups = geom_poses(model, geoms, qpos)
+    reach = np.stack([support(model, geom, ups[:, i]) for i, geom in enumerate(geoms)], axis=1)
+    near: Bools = (centres[:, :, 2] - reach).min(axis=1) < _NEAR * standing_height(robot.height_range)
+    return near
+
+
+def body_places(robot: Robot, qpos: Array) -> Array:
+    """(N, B, 3) m: the origins of the robot's bodies, the root's among them, in the poses (N, nq)."""
+    model = robot.kinematic_model
+    bodies = np.flatnonzero(model.body_rootid == model.body_rootid[robot.root_body])
+    places = np.empty((len(qpos), len(bodies), 3))
+    data = mujoco.MjData(model)
+    state, place, kinematics = data.qpos, data.xpos, mujoco.mj_kinematics
+    for k, row in enumerate(qpos):
+        state[:] = row
+        kinematics(model, data)
+        places[k] = place[bodies]
+    return places
+
+
+def _windows(values: Array, reach: int, fill: float) -> Array:
+    """(N, 2·reach + 1): each value with its neighbours on either side, `fill` beyond the ends."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, constant_values=fill), 2 * reach + 1)
+
+
+def _moving_median(values: Array, reach: int) -> Array:
+    """(N,) the median of the neighbours that are not NaN, and NaN where all of them are."""
+    windows = np.sort(_windows(values, reach, np.nan), axis=1)  # NaN goes to the end
+    counts = np.count_nonzero(~np.isnan(windows), axis=1)
+    # The two order statistics in the middle; the first of no value at all is NaN.
+    middle = np.stack([np.maximum(counts - 1, 0) // 2, counts // 2], axis=1)
+    return np.asarray(np.take_along_axis(windows, np.where(counts > 0, middle.T, 0).T, axis=1).mean(axis=1))
