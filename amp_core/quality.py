@@ -63,7 +63,7 @@ class FrameSeries:
       slipping: (N,) number of the standing feet that slide.
       saturation: (N,) share of actuators at their limit.
       joint_error, joint_error_raw: (N,) rad², mean over the joints, from the clip's and from the unclipped clip's.
-      body_error, body_error_global: (N,) m, mean over the bodies, from the unclipped clip's, in the root's frame and the world's.
+      body_error, body_error_global: (N,) m, mean over bodies, from the unclipped clip's, in the root's and the world's frame.
       heading_error, tilt_error: (N,) deg, from the clip's.
       height_error: (N,) m, absolute.
       drift: (N,) m, horizontal distance of the root from the clip's root.

@@ -11,7 +11,7 @@ from typer import Argument, BadParameter, Option
 
 from amp_core.augment import Augmentation
 from amp_core.cli.clips import find_clip
-from amp_core.cli.options import Fps, Json, QuatOrder, Quiet, Url, mode_option, refuse_usage
+from amp_core.cli.options import Fps, Json, Profile, QuatOrder, Quiet, Url, mode_option, refuse_usage
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions, read_motions, reading_options
 from amp_core.cli.remote import connect
@@ -41,6 +41,7 @@ def augment(
     ] = None,
     mode: Annotated[str | None, mode_option(help="For clips: the mode to score the variants in.")] = None,
     seed: Annotated[int | None, Option(help="For clips: the recipe's seed.")] = None,
+    profile: Profile = None,
     tag: Annotated[list[str] | None, Option(help="For clips: a tag besides those of the parent.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
@@ -75,12 +76,14 @@ def augment(
         options = reading_options(motions, fps, quat_order, out)
         variants = _augment_files(out, motions, options, augmentations, robot, out_dir)
     else:
-        variants = []
+        variants, recipe = [], {"gate_profile": profile} if profile else None
         with connect(url, out) as api:
             for name in clip or ():
                 with out.refusing():
                     canonical = [augmentation.text for augmentation in augmentations]
-                    answer = api.augment_clip(find_clip(api, name), canonical, mode=mode, seed=seed, tags=tag or ())
+                    answer = api.augment_clip(
+                        find_clip(api, name), canonical, mode=mode, seed=seed, tags=tag or (), recipe=recipe
+                    )
                     for variant in answer["variants"]:
                         variants.append(variant | {key: variant["clip"][key] for key in ("name", "duration_sec")})
     ids = [variant.get("file") or variant["clip"]["id"] for variant in variants]

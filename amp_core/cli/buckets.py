@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
-from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, QuatOrder, Quiet, RobotName, Seed, Threads
+from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, Profile, QuatOrder, Quiet, RobotName, Seed, Threads
 from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import build_recipe
@@ -41,6 +41,7 @@ def buckets(
         Path | None, Option(metavar="FILE", help="A recipe as JSON; each bucket differs from it in its physics alone.")
     ] = None,
     seed: Seed = None,
+    profile: Profile = None,
     json_out: JsonOut = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
@@ -66,7 +67,7 @@ def buckets(
         scales = randomization.buckets(**factors, grid=grid)
     except RecipeRefused as error:
         raise BadParameter(str(error), param_hint=f"--{str(error.key).removeprefix('physics.')}") from error
-    base_recipe = build_recipe(recipe, mode, seed)
+    base_recipe = build_recipe(recipe, mode, seed, profile=profile)
     out = Output(json_out, quiet=quiet)
     loaded_robot, nthread = Robot.load(robot), threads or usable_cpus()
 

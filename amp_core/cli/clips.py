@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from amp_core.cli.jobs import job_message
-from amp_core.cli.options import Json, Quiet, Url, mode_option, rollout_mode_option
+from amp_core.cli.options import Json, Profile, Quiet, Url, mode_option, rollout_mode_option
 from amp_core.cli.output import Output
 from amp_core.cli.remote import connect, note_retries
 from amp_core.cli.results import RESULT_COLUMNS
@@ -199,6 +199,7 @@ def clip(
         str, Argument(metavar="ID", help="The clip's id, as ampref clips shows it, or its name if no other has it.")
     ],
     mode: Annotated[str | None, mode_option("--score", help="Have it scored in this mode, too.")] = None,
+    profile: Profile = None,
     delete: Annotated[bool, Option("--delete", help="Delete it; refused while a locked version holds it.")] = False,
     url: Url = None,
     json_out: Json = None,
@@ -207,6 +208,8 @@ def clip(
     """Show one clip with its rollouts and jobs; have it scored in another mode, or delete it."""
     if delete and mode is not None:
         raise BadParameter("a clip is either scored or deleted", param_hint="--delete")
+    if profile is not None and mode is None:
+        raise BadParameter("a profile is for scoring; give --score MODE, too", param_hint="--profile")
     if not clip_id.strip():
         raise BadParameter("give a clip's id or name", param_hint="ID")
     out = Output(json_out, quiet=quiet)
@@ -217,7 +220,7 @@ def clip(
             out.print_result({"id": clip_id, "deleted": True})
             out.print(f"clip {clip_id} is deleted")
         elif mode is not None:
-            answer = api.add_rollout(clip_id, mode=mode)
+            answer = api.add_rollout(clip_id, mode=mode, recipe={"gate_profile": profile} if profile else None)
             job = answer["job"]
             out.print_result(answer, [job["id"]] if job else [])
             if answer["rollout"]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option, Typer
 
 from amp_core.cli.group import SummaryGroup
-from amp_core.cli.options import Json, Quiet, Timeout, Url, refuse_usage, rollout_mode_option
+from amp_core.cli.options import Json, Quiet, Timeout, Url, parse_profile, refuse_usage, rollout_mode_option
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
 from amp_core.cli.version_text import print_version, version_state
@@ -35,6 +35,9 @@ def lock(
     robot: Annotated[str | None, Option(help="For this robot; default wildrobot.")] = None,
     mode: Annotated[str | None, rollout_mode_option(help="Take each clip's best rollout in this mode.")] = None,
     recipe: Annotated[str | None, Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
+    profile: Annotated[
+        str | None, Option(parser=parse_profile, metavar="NAME", help="Take the rollouts that this gate profile judged, alone.")
+    ] = None,
     tag: Annotated[list[str] | None, Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
     clip: Annotated[list[str] | None, Option(help="This clip, by id or name; may be repeated; default all.")] = None,
     segments: Annotated[
@@ -80,7 +83,15 @@ def lock(
             buckets = [asdict(scale) for scale in dict.fromkeys(map(PhysicsScale.parse, bucket or ()))]
     elif len(set(bucket or ())) > 1:
         raise BadParameter("all are all; drop the others", param_hint="--bucket")
-    optional = {"robot": robot, "mode": mode, "recipe": recipe, "tags": tag, "clips": clip, "buckets": buckets}
+    optional = {
+        "robot": robot,
+        "mode": mode,
+        "recipe": recipe,
+        "gate_profile": profile,
+        "tags": tag,
+        "clips": clip,
+        "buckets": buckets,
+    }
     select = {"tier": tier or [0], "segments": segments} | {key: value for key, value in optional.items() if value}
     spec = f"{name}=={version}"
     out = Output(json_out, quiet=quiet)

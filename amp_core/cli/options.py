@@ -12,6 +12,7 @@ from typer import Argument, BadParameter, Option
 
 from amp_core.errors import InputRefused
 from amp_core.recipe import GENERATED_MODES, MODES, PhysicsScale
+from amp_core.tiers import GATE_PROFILES
 
 
 @contextmanager
@@ -40,12 +41,27 @@ def parse_bucket(text: str) -> PhysicsScale:
         return PhysicsScale.parse(text)
 
 
+def parse_profile(text: str) -> str:
+    """The name of a gate profile that this release has."""
+    if text not in GATE_PROFILES:
+        raise BadParameter(f"{text!r} is no gate profile; choose {' or '.join(GATE_PROFILES)}")
+    return text
+
+
 MotionFiles = Annotated[list[Path], Argument(metavar="MOTION", help="Motion files: .pkl, .npz, .json or .csv.")]
 RobotName = Annotated[str, Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
 mode_option = partial(Option, metavar="MODE", parser=mode_parser(MODES))
 rollout_mode_option = partial(Option, metavar="MODE", parser=mode_parser(GENERATED_MODES))
 Mode = Annotated[str | None, mode_option(help="auto, rollout, tracked or teacher_forced; the default is auto.")]
 Seed = Annotated[int | None, Option(help="The recipe's seed.")]
+Profile = Annotated[
+    str | None,
+    Option(
+        parser=parse_profile,
+        metavar="NAME",
+        help="The gate profile that decides the tier: amp-0.12 (default), or amp-0.12-dynamic for running and jumping.",
+    ),
+]
 Physics = Annotated[
     list[PhysicsScale] | None,
     Option(

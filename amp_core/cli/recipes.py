@@ -1,8 +1,9 @@
-"""Recipe files, as `--recipe FILE` takes them, and what `--mode`, `--seed` and `--physics` change of them."""
+"""Recipe files, as `--recipe FILE` takes them, and what `--mode`, `--seed`, `--physics` and `--profile` change of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from amp_core.tiers import check_recipe
 MAX_BYTES = 1 << 20
 
 
-def build_recipe(path: Path | None, mode: str | None, seed: int | None, scales: Sequence[PhysicsScale] = ()) -> Recipe:
-    """The recipe of a file with mode and seed replaced, or that of a mode.
+def build_recipe(
+    path: Path | None, mode: str | None, seed: int | None, scales: Sequence[PhysicsScale] = (), profile: str | None = None
+) -> Recipe:
+    """The recipe of a file with mode, seed and gate profile replaced, or that of a mode.
 
     Args:
       scales: the buckets that `--physics` names; they must not contradict the file.
@@ -29,8 +32,9 @@ def build_recipe(path: Path | None, mode: str | None, seed: int | None, scales: 
     """
     if path is None:
         with refuse_usage("--seed"):
-            return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
-    fields = read_recipe(path, scales)
+            recipe = Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
+        return recipe if profile is None else replace(recipe, gate_profile=profile)
+    fields = read_recipe(path, scales, profile)
     if mode is not None and fields.setdefault("mode", mode) != mode:
         raise BadParameter(f"the recipe in {path} has mode {fields['mode']!r}; drop one of the two", param_hint="--mode")
     try:
@@ -42,14 +46,15 @@ def build_recipe(path: Path | None, mode: str | None, seed: int | None, scales: 
     return recipe
 
 
-def read_recipe(path: Path, scales: Sequence[PhysicsScale]) -> dict[str, Any]:
+def read_recipe(path: Path, scales: Sequence[PhysicsScale], profile: str | None = None) -> dict[str, Any]:
     """The object in a recipe file; its fields are checked where they are used.
 
     Args:
       scales: the buckets that `--physics` names.
+      profile: the gate profile that `--profile` names; it becomes the recipe's.
 
     Raises:
-      typer.BadParameter: the recipe has physics of its own, which are not those of the buckets.
+      typer.BadParameter: the recipe has physics of its own, which are not those of the buckets, or another gate profile.
       InputRefused: the file cannot be read.
       RecipeRefused: it is not one JSON object.
     """
@@ -74,4 +79,7 @@ def read_recipe(path: Path, scales: Sequence[PhysicsScale]) -> dict[str, Any]:
     factors = physics if isinstance(physics, dict) and any(factor != 1 for factor in physics.values()) else {}
     if factors and scales and (len(scales) > 1 or any(getattr(scales[0], name, None) != factors[name] for name in factors)):
         raise BadParameter(f"the recipe in {path} has physics of its own; drop one of the two", param_hint="--physics")
+    if profile is not None and fields.setdefault("gate_profile", profile) != profile:
+        problem = f"the recipe in {path} has the gate profile {fields['gate_profile']!r}; drop one of the two"
+        raise BadParameter(problem, param_hint="--profile")
     return fields

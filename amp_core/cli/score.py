@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, Physics, QuatOrder, Quiet, RobotName, Seed, Threads
+from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, Physics, Profile, QuatOrder, Quiet, RobotName, Seed, Threads
 from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import build_recipe
@@ -29,6 +29,7 @@ def score(
     recipe: Annotated[Path | None, Option(metavar="FILE", help="A recipe as JSON, as a result's provenance has it.")] = None,
     seed: Seed = None,
     physics: Physics = None,
+    profile: Profile = None,
     json_out: JsonOut = None,
     export: Annotated[Path | None, Option(metavar="DIR", help="Write NAME.npz per motion into this folder.")] = None,
     fps: Fps = None,
@@ -44,7 +45,7 @@ def score(
     scored), with 2 for wrong usage.
     """
     scales = list(dict.fromkeys(physics or ()))
-    base_recipe = build_recipe(recipe, mode, seed, scales)
+    base_recipe = build_recipe(recipe, mode, seed, scales, profile)
     recipes = [replace(base_recipe, physics=scale) for scale in scales] or [base_recipe]
     out = Output(json_out, quiet=quiet)
     from amp_core.cli.batch import process_files, score_run  # noqa: PLC0415 - --help needs no MuJoCo

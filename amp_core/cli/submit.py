@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from amp_core.cli.options import Fps, Json, Mode, Physics, QuatOrder, Quiet, Seed, Timeout, Url
+from amp_core.cli.options import Fps, Json, Mode, Physics, Profile, QuatOrder, Quiet, Seed, Timeout, Url
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import read_recipe
@@ -26,6 +26,7 @@ def submit(
     mode: Mode = None,
     seed: Seed = None,
     physics: Physics = None,
+    profile: Profile = None,
     recipe: Annotated[Path | None, Option(metavar="FILE", help="A whole recipe as JSON, instead of --mode and --seed.")] = None,
     tag: Annotated[list[str] | None, Option(help="A tag for the clips; may be repeated.")] = None,
     name: Annotated[str | None, Option(help="The clip's name; default: the file name without its ending.")] = None,
@@ -47,7 +48,9 @@ def submit(
         raise BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
     scales = list(dict.fromkeys(physics or ()))
     out = Output(json_out, quiet=quiet)
-    fields = None if recipe is None else read_recipe(recipe, scales)
+    fields = None if recipe is None else read_recipe(recipe, scales, profile)
+    if recipe is None and profile is not None:
+        fields = {"gate_profile": profile}
     # By the bucket's name; None where the recipe alone decides.
     recipes: dict[str | None, dict[str, Any] | None] = {
         scale.name: (fields or {}) | {"physics": asdict(scale)} for scale in scales

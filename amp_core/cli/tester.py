@@ -44,9 +44,11 @@ class Tester:
         self._out, self._only, self._nthread, self._seed = out, only, nthread, seed
         self.documents: list[dict[str, Any]] = []
 
-    def test_motions(self, paths: Sequence[Path], options: ReadOptions, robot_name: str | None, mode: str | None) -> None:
+    def test_motions(
+        self, paths: Sequence[Path], options: ReadOptions, robot_name: str | None, mode: str | None, profile: str | None = None
+    ) -> None:
         """Score motions, and test them as one set."""
-        recipe = build_recipe(None, mode, self._seed)
+        recipe = build_recipe(None, mode, self._seed, profile=profile)
         robot = Robot.load(robot_name or DEFAULT_ROBOT)
         with self._out.progress("scoring", total=len(paths)) as progress:
             runs = [score_run(robot, recipe, self._nthread)]

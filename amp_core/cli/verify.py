@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, BadParameter, Option
 
 from amp_core import motions as bundled
-from amp_core.cli.options import Fps, JsonOut, QuatOrder, Quiet, Url, mode_option
+from amp_core.cli.options import Fps, JsonOut, Profile, QuatOrder, Quiet, Url, mode_option
 from amp_core.cli.output import Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.remote import connect
@@ -33,6 +33,7 @@ def verify(
     mode: Annotated[
         str | None, mode_option(help="Score motions in this mode: auto (default), rollout, tracked or teacher_forced.")
     ] = None,
+    profile: Profile = None,
     seed: Annotated[int | None, Option(min=0, help="Of the recipe, and of what the tests draw. Default: 0.")] = None,
     only: Annotated[list[str] | None, Option(metavar="ID", help="Run this test alone: 1A … 7, smoke; repeatable.")] = None,
     json_out: JsonOut = None,
@@ -65,7 +66,7 @@ def verify(
     if len(versions) > 1:
         raise BadParameter("one version at a time, or --all", param_hint="NAME==VERSION")
     if is_remote:
-        for option, value in {"--mode": mode, "--fps": fps, "--quat-order": quat_order}.items():
+        for option, value in {"--mode": mode, "--profile": profile, "--fps": fps, "--quat-order": quat_order}.items():
             if value is not None:
                 raise BadParameter("it is for motions; a version is as it was locked", param_hint=option)
     elif url is not None:
@@ -83,7 +84,7 @@ def verify(
             else:
                 tester.test_all_versions(api, robot)
     elif all_subjects:
-        tester.test_motions(bundled.bundled_motions(), bundled.reading_options, robot, mode)
+        tester.test_motions(bundled.bundled_motions(), bundled.reading_options, robot, mode, profile)
     else:
-        tester.test_motions(motions, reading_options(motions, fps, quat_order, out), robot, mode)
+        tester.test_motions(motions, reading_options(motions, fps, quat_order, out), robot, mode, profile)
     tester.print_outcome(html_out)

@@ -115,7 +115,7 @@ def lock_bundle(
     check_dataset_name(name)
     names = file_names(version)
     folder = Path(out_dir)
-    rows = _Rows(sort_members(members), robot)
+    rows = _Rows(sort_members(members), robot, gate_profile)
     with _staging(folder, names) as partial:
         rows.write(partial[names.features], progress)
         blocks = block_digests(partial[names.features])
@@ -178,8 +178,8 @@ class _Rows:
       count: rows written so far.
     """
 
-    def __init__(self, members: Sequence[Member], robot: RobotLike) -> None:
-        self.members = members
+    def __init__(self, members: Sequence[Member], robot: RobotLike, gate_profile: str) -> None:
+        self.members, self.gate_profile = members, gate_profile
         self.layout = robot.layout
         self.buckets = make_buckets(members, robot.layout.dim)
         self.coverage = Coverage(robot.layout, robot.control_dt, robot.feet)
@@ -251,7 +251,7 @@ class _Rows:
                 bucket.add(self.count, rows)
                 self.coverage.add(rows)
                 self.count += len(rows)
-        self.clips.append(_describe_clip(member, index, segments))
+        self.clips.append(_describe_clip(member, index, segments) | {"gate_profile": self.gate_profile})
 
 
 def _check_finite(rows: NDArray[np.float32], first: int, member: Member, layout: FeatureLayout) -> None:

@@ -383,7 +383,6 @@ def test_tracking_that_is_off_the_clip(robot: Robot) -> None:
     assert one(found, "drifts").frames == (0, 100)
     assert {"joints_off", "drifts"} <= set(suggested(found)["other_seed"].because)
     assert judge(changed, robot).quality_metrics["contact_agreement"] == 1.0
-    assert judge(rollout, robot).quality_metrics["contact_agreement"] is None
 
 
 STRICT = {

@@ -38,7 +38,7 @@ CHECKS: Mapping[str, Check] = {
     "one_origin": Check(
         Conflict,
         expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
-        remedy="Score the odd ones again, or leave them out with select.clips.",
+        remedy="Score the odd ones again, or leave them out with select.clips or select.gate_profile.",
     ),
     "feature_code_hash": Check(
         FeatureCodeMismatch,

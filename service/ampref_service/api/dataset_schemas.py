@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from amp_core.readiness import MAX_REASON, TEST_IDS
 from amp_core.recipe import SCALE_RANGE, PhysicsScale
+from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import PageView
 from ampref_service.api.params import (
@@ -146,6 +147,11 @@ class SelectBody(Body):
         ),
     ] = None
 
+    gate_profile: Annotated[
+        Literal[tuple(GATE_PROFILES)] | None,  # type: ignore[valid-type]
+        Field(description="Leave out clips whose rollout another profile judged; a version has members of one profile."),
+    ] = None
+
     def to_select(self) -> Select:
         """The selection for the catalog, where each tier and each bucket is there once."""
         buckets: Literal["all"] | tuple[PhysicsScale, ...] | None
@@ -154,7 +160,7 @@ class SelectBody(Body):
         else:
             buckets = self.buckets
         return Select(
-            **self.model_dump(include={"robot", "mode", "recipe", "segments"}),
+            **self.model_dump(include={"robot", "mode", "recipe", "segments", "gate_profile"}),
             tiers=tuple(dict.fromkeys(self.tier if isinstance(self.tier, list) else [self.tier])),
             tags=tuple(self.tags),
             clips=tuple(self.clips),

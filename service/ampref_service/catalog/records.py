@@ -284,6 +284,8 @@ class Select:
       segments: see above.
       buckets: the physics to take each clip in, `PhysicsScale()` for the robot's own; `all` means whatever it was scored in;
         None means the robot's own alone.
+      gate_profile: leaves out clips whose rollout another profile judged. Without it a version whose members were judged by
+        several is refused.
     """
 
     robot: str
@@ -294,6 +296,7 @@ class Select:
     clips: tuple[str, ...] = ()
     segments: bool = False
     buckets: Literal["all"] | tuple[PhysicsScale, ...] | None = None
+    gate_profile: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, the way the version stores it."""

@@ -139,6 +139,8 @@ def _select_rollouts(session: Session, criteria: Select) -> Query[Any]:
     if criteria.segments:
         windows = exists().where(segments.c.rollout_id == rollouts.c.id, segments.c.tier.in_(criteria.tiers))
         passes = or_(passes, windows)
+    if criteria.gate_profile is not None:
+        query = query.where(rollouts.c.gate_profile == criteria.gate_profile)
     return _filter_clips(query.where(passes), criteria)
 
 
