@@ -6,7 +6,8 @@ Nothing here knows about balance or about the simulator's reply. A clip says whe
 the joint angles, and the lowest sole gives the root's height. What the robot makes of it is the job of `ampref score`.
 
 The gaits' numbers (period, lift, lean, sway …) were found by random search: each candidate was rolled out open loop, three
-times with disturbed friction, mass and push, and kept when it stood and travelled. docs/robots.md says how robust they are.
+times with disturbed friction, mass and push, and kept when it stood and travelled as far as its steps. docs/robots.md says how
+robust they are.
 
 The output is the same on every run: no clock, no random numbers, and values rounded to a micrometre or microradian.
 """
@@ -90,28 +91,28 @@ WALK = Gait(
     sway_phase=-0.432,
 )
 WALK_BACKWARD = Gait(
-    period=0.51,
-    duty=0.5,
-    lift=0.024,
-    hip_height=0.323,
-    stride=-0.054,
-    lean=0.089,
-    toe_down=0.044,
-    foot_x=0.009,
-    sway=0.079,
-    sway_phase=-2.05,
+    period=0.595,
+    duty=0.533,
+    lift=0.025,
+    hip_height=0.311,
+    stride=-0.0364,
+    lean=0.072,
+    toe_down=0.053,
+    foot_x=-0.006,
+    sway=0.1175,
+    sway_phase=-1.447,
 )
 SIDE_STEP = Gait(
-    period=0.518,
-    duty=0.648,
-    lift=0.044,
-    hip_height=0.339,
-    sidestep=0.084,
-    lean=0.019,
-    toe_down=-0.016,
-    foot_x=0.017,
-    sway=0.08,
-    sway_phase=-1.25,
+    period=0.521,
+    duty=0.71,
+    lift=0.057,
+    hip_height=0.333,
+    sidestep=0.0747,
+    lean=-0.031,
+    toe_down=0.032,
+    foot_x=0.01,
+    sway=0.105,
+    sway_phase=-1.155,
 )
 # Over twice the stride and no lean: a gait that looks right and falls without feedback.
 LONG_STRIDE = Gait(period=0.7, duty=0.6, lift=0.04, stride=0.18)

@@ -294,7 +294,7 @@ def test_the_bundled_clips_stand_on_level_ground_and_do_not_slide(stem: str, rob
     clip = condition(read_motion(path, name=stem, **kwargs), robot)
     footing = Footing.of(robot, clip.qpos(robot))
     assert not footing.in_flight.any()
-    assert np.median(footing.slide) < 0.03
+    assert np.median(footing.slide) < 0.05
     assert np.ptp(footing.ground) < 0.001
 
 

@@ -44,7 +44,7 @@ def test_every_setting_changes_the_digest() -> None:
         dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, force_cap=None)),
         dataclasses.replace(usual, harness=dataclasses.replace(usual.harness, orient_gate=0.4)),
         dataclasses.replace(usual, gate_profile="other"),
-        dataclasses.replace(usual, generator_version="0.12.0"),
+        dataclasses.replace(usual, generator_version="0.11.0"),
         dataclasses.replace(usual, force_threshold=2),
         dataclasses.replace(usual, initial_velocity="zero"),
         Recipe.for_mode("tracked"),

@@ -121,7 +121,7 @@ def test_the_object_is_json_and_complete(robot: Robot) -> None:
     assert Recipe.from_dict(provenance["recipe"]) == ROLLOUT
     assert provenance["robot_digest"] == robot.digest
     assert provenance["feature_code_hash"] == feature_code_hash()
-    assert provenance["gate_profile"] == "amp-0.11"
+    assert provenance["gate_profile"] == "amp-0.12"
     assert provenance["harness_params"]["force_cap"] == 4.0
     assert {warning["kind"] for warning in facts["contact_warnings"]} >= {"always_on", "all_feet_grounded"}
 
