@@ -35,6 +35,9 @@ CHORD_SEC = 0.5
 TRAVELLING_SPEED = 0.05
 """m/s; a clip that travels more slowly has no `speed_ratio`."""
 
+TRAVELLED_SHARE = 0.5
+"""Of the robot's height; a clip or window that travels less far has no `speed_ratio`: a step says little of a pace."""
+
 SLIP_RATE_GOAL = 0.10
 """The greatest `slip_rate` of a good clip: a plan's goal and the bound of a sampling weight. amp-0.11 has no gate for it."""
 
@@ -97,7 +100,7 @@ METRICS: tuple[Metric, ...] = (
         "speed_ratio",
         "1",
         f"Travelled path over the clip's, in chords of {CHORD_SEC:g} s; null where the clip travels under "
-        f"{100 * TRAVELLING_SPEED:g} cm/s.",
+        f"{100 * TRAVELLING_SPEED:g} cm/s, or under {TRAVELLED_SHARE:g} of the robot's height in all.",
     ),
     Metric(
         "contact_agreement",

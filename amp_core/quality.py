@@ -25,6 +25,7 @@ from amp_core.metrics import (
     LOADED_ABOVE,
     METRICS,
     SLIP_SPEED,
+    TRAVELLED_SHARE,
     TRAVELLING_SPEED,
     UNLOADED_BELOW,
 )
@@ -137,6 +138,16 @@ class FrameSeries:
     def tilt_excess(self) -> Array:
         """(N,) deg, the tilt beyond the clip's."""
         return self.tilt - self.clip_tilt
+
+    @property
+    def slowest_chord(self) -> float:
+        """m, the chord of a clip that just travels."""
+        return TRAVELLING_SPEED * self.chord * self.dt
+
+    @property
+    def least_travel(self) -> float:
+        """m, the sum of the chords of a clip that has just travelled far enough for a `speed_ratio`."""
+        return TRAVELLED_SHARE * standing_height(self.height_range) * self.chord
 
     @cached_property
     def agreeing(self) -> npt.NDArray[np.int64]:
@@ -368,7 +379,7 @@ def _speed_ratio(series: FrameSeries, start: int, stop: int) -> float | None:
     """The mean of the chords that lie in the rows, over that of the clip's."""
     rows = slice(start + series.chord, stop)
     clip, count = float(series.clip_travel[rows].sum()), max(0, stop - rows.start)
-    if clip < TRAVELLING_SPEED * series.chord * series.dt * count or clip == 0.0:
+    if clip == 0.0 or clip < max(series.slowest_chord * count, series.least_travel):
         return None
     return float(series.travel[rows].sum()) / clip
 

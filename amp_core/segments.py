@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.metrics import TRAVELLING_SPEED, UNLOADED_BELOW
+from amp_core.metrics import UNLOADED_BELOW
 from amp_core.quality import FrameSeries, find_runs, measure, percentile
 from amp_core.tiers import FORCED_MODES, MODE_GATE, GateProfile, GateSpec, Tier, classify, holds
 
@@ -220,9 +220,8 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
         case "mpjpe_m", "<=":
             return [partial(_mean_bound, _prefix(-series.body_error), -threshold)], []
         case "speed_ratio", "in" if gate.optional:
-            slowest = TRAVELLING_SPEED * series.chord * series.dt
-            sums = _prefix(series.travel), _prefix(series.clip_travel)
-            return [partial(_speed_bound, sums, series.chord, slowest, threshold)], []
+            sums, least = (_prefix(series.travel), _prefix(series.clip_travel)), (series.slowest_chord, series.least_travel)
+            return [partial(_speed_bound, sums, series.chord, least, threshold)], []
         case "contact_agreement", ">=":
             return [partial(_rate_bound, _prefix(series.agreeing), threshold * series.feet.shape[1] * (1 - _SLACK), np.inf)], []
         case "contact_rate_error", "<=":
@@ -287,7 +286,13 @@ def _range_cap(ends: npt.NDArray[np.int64], start: int, stop: int) -> float:
 
 
 def _speed_bound(
-    sums: tuple[Array, Array], chord: int, slowest: float, bounds: tuple[float, float], start: int, stop: int, length: int
+    sums: tuple[Array, Array],
+    chord: int,
+    least: tuple[float, float],
+    bounds: tuple[float, float],
+    start: int,
+    stop: int,
+    length: int,
 ) -> Bools:
     """The chords that begin in a window end in it, but for those of its first `chord` frames."""
     count = length - chord
@@ -295,7 +300,7 @@ def _speed_bound(
         return np.ones(stop - start - length + 1, dtype=bool)
     robot, clip = (_sums(prefix, start + chord, stop, count) for prefix in sums)
     slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
-    stands = clip < slowest * count + slack
+    stands = clip < max(least[0] * count, least[1]) + slack
     return np.asarray(stands | ((robot >= bounds[0] * clip - slack) & (robot <= bounds[1] * clip + slack)))
 
 

@@ -211,7 +211,7 @@ _FAITHFUL = (
     GateSpec("mpjpe_m", "<=", HeightShare(0.06), Tier.TIER_0),
     GateSpec("root_drift_m", "<=", 0.25, Tier.TIER_0, modes=_PLANNED_MODES),
     GateSpec("root_drift_m", "<=", 0.60, Tier.TIER_0, modes=("rollout", "teacher_forced")),
-    GateSpec("speed_ratio", "in", (0.7, 1.3), Tier.TIER_0, optional=True),
+    GateSpec("speed_ratio", "in", (0.7, 2.0), Tier.TIER_0, optional=True),
     GateSpec("clip_foot_slide", "<=", 0.15, Tier.TIER_0, optional=True),
 )
 
