@@ -276,16 +276,16 @@ def _generate_best(
     return [best[i] for i in range(len(clips))], attempts
 
 
-def check_scorable(motion: Motion, robot: Robot, recipe: Recipe) -> None:
+def check_scorable(motion: Motion, robot: Robot, recipe: Recipe, limits: Limits | None = None) -> None:
     """Refuse, without simulating, a motion that `score` would refuse under this recipe and with it the batch that it is in.
 
     Raises:
       MotionRefused: it does not fit the robot, or it is to be tracked with its root in another frame.
     """
     if recipe.mode == "tracked":
-        _refuse_foreign_frames([condition(motion, robot)])
+        _refuse_foreign_frames([condition(motion, robot, limits)])
     else:
-        check_motion(motion, robot)
+        check_motion(motion, robot, limits)
 
 
 def _refuse_foreign_frames(clips: Sequence[Conditioned]) -> None:

@@ -55,8 +55,8 @@ def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Va
     if augmentation.time_warp != 1.0 or augmentation.loop > 1:
         # Interpolation would spread a glitched first frame over its neighbours, where conditioning no longer sees it.
         poses = poses._replace(root_rot=rotations.align_signs(poses.root_rot)[0])
-        if poses.num_frames > 2 and FirstFrame.of(motion, poses.root_rot).glitch:
-            poses = poses.frames(1)
+        if poses.num_frames > (leading := FirstFrame.of(motion, poses.root_rot).frames) + 1:
+            poses = poses.frames(leading)
     if augmentation.mirror:
         poses = mirror(poses, robot)
     if augmentation.time_warp != 1.0:

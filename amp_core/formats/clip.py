@@ -198,7 +198,10 @@ def check_limits(motion: Motion, limits: Limits) -> None:
             file=file,
             key="root_pos",
             expected=f"at most {limits.max_duration_sec:g} s",
-            remedy="Cut it into shorter clips, or raise the limit",
+            remedy=(
+                "Cut it into shorter clips (ampref cut CLIP --every 20s), or raise the limit (--max-duration; on a service "
+                "AMPREF_MAX_DURATION_SEC)"
+            ),
         )
     num_joints = motion.dof_pos.shape[1]
     if num_joints > limits.max_joints:

@@ -1,8 +1,14 @@
-"""What can be refused about a motion and a robot without simulating."""
+"""What can be told about a motion and a robot without simulating: the checks in their order.
+
+First what makes the file unusable for this robot at all, then whether it is read as it is meant (`readings`), then faults in
+its numbers (`continuity`), then what kind of motion it is (`gait`). The command, the HTTP API and the workers run the same
+checks, so that a clip is refused everywhere with the same words.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,139 +17,267 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion, check_limits
+from amp_core.motion.continuity import Frames, find_discontinuities, find_jitter, shift_frames
+from amp_core.motion.findings import SEVERITIES, ClipCheck, Finding, rounded
+from amp_core.motion.gait import Course, describe_motion, measure_course
 from amp_core.motion.joint_order import reorder_joints
-from amp_core.motion.resampling import FRAME_EPS
+from amp_core.motion.plausibility import FootMeasure, Plausibility, Poses
+from amp_core.motion.readings import place_elsewhere, try_readings
+from amp_core.motion.report import FirstFrame
+from amp_core.motion.resampling import FRAME_EPS, interpolate, interpolate_rotations, resampled_count
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
 
 Array = NDArray[np.float64]
 
-WXYZ_READ_TILT = math.radians(45.0)
-WXYZ_OTHER_TILT = math.radians(30.0)
-WALKING_SPEED = 0.05
-SLIDE_SAMPLES = 64
+SAMPLED_STEPS = 64
+NORM_REPORTED = 1e-3
+"""A norm this close to 1 was rounded in float16 at worst, and is not worth a finding."""
 
 # No hinge of a legged robot is two turns away from its zero.
 ABSURD_ANGLE = 4.0 * math.pi
-DEGREES_BEYOND_RANGE = 1.0
-DEGREES_SLACK = 0.35
+BEYOND_RAD, BEYOND_SHARE = 0.2, 0.5
 
 ABSURD_SHIFT_M = 1.0
 """No floor is this far from where a clip has it, for robots from knee-high to grown: the unit or the axis is wrong."""
 
+LEAST_AGREEMENT = 0.6
+
 
 def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> None:
-    """Refuses what can be detected in a motion for a robot without simulating, in milliseconds.
+    """Refuse what can be detected in a motion for a robot without simulating, in milliseconds.
 
     Raises:
-      MotionRefused: another joint count or other joint names, a clip over the limits or shorter than one control step,
-        quaternions far off unit norm or in wxyz order, a root over 1 m outside the robot's height range, that teleports or
-        flips over, joints in degrees or beyond any hinge.
+      MotionRefused: the first finding of `check_clip` that refuses.
+    """
+    refusal = check_clip(motion, robot, limits).refusal
+    if refusal is not None:
+        raise refusal.to_error(motion.name)
+
+
+def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> ClipCheck:
+    """Everything that can be told about a motion for a robot without simulating it.
+
+    The work is bounded by the clip's length at the control rate and by a fixed number of poses for the readings that are tried.
+
+    Args:
+      limits: of duration, rate and plausibility; the default ones where None.
     """
     limits = limits or Limits()
-    motion, _ = reorder_joints(motion, robot)
-    check_limits(motion, limits)
+    findings: list[Finding] = []
+    try:
+        motion, order = reorder_joints(motion, robot)
+    except MotionRefused as error:
+        code = "joint_names_differ" if error.key == "joint_names" else "joint_count"
+        return ClipCheck((Finding.of_error(error, code),), {})
+    if order is not None:
+        findings.append(
+            Finding("joints_reordered", "notes", order.message, key="joint_names", expected="columns in the robot's order")
+        )
+    try:
+        check_limits(motion, limits)
+    except MotionRefused as error:
+        return ClipCheck((Finding.of_error(error, "over_limits"),), {})
     if motion.duration_sec + FRAME_EPS < robot.control_dt:
-        expected = f"at least one control step of {robot.control_dt:g} s"
-        problem = f"the clip lasts {motion.duration_sec:.4g} s"
-        raise _refusal(motion, "root_pos", problem, expected, "Export the whole clip, or check fps")
-    # wxyz read as xyzw, where the up axis shows it: tilted as read, upright in the other order.
-    tilt = rotations.tilt(motion.root_rot)
-    as_read, as_wxyz = float(tilt.mean()), float(rotations.tilt(rotations.to_xyzw(motion.root_rot)).mean())
-    if as_read > WXYZ_READ_TILT and as_wxyz < WXYZ_OTHER_TILT:
-        degrees = f"{math.degrees(as_read):.0f} degrees on average, read as wxyz by {math.degrees(as_wxyz):.0f}"
-        problem = f"read as xyzw the root is tilted by {degrees}"
-        raise _wxyz_refusal(motion, int(np.argmax(tilt > WXYZ_READ_TILT)), problem)
-    _check_height(motion, robot)
-    speed = np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1) * motion.fps
-    _check_rate(motion, speed, limits.max_speed, "m/s", "root_pos", "moves", "the root teleports; positions are in metres")
+        finding = Finding(
+            "too_short",
+            "refuses",
+            f"the clip lasts {motion.duration_sec:.4g} s",
+            key="root_pos",
+            value=rounded(motion.duration_sec),
+            limit=robot.control_dt,
+            unit="s",
+            expected=f"at least one control step of {robot.control_dt:g} s",
+            remedy="Export the whole clip, or check fps",
+        )
+        return ClipCheck((finding,), {})
+    norms = np.linalg.norm(motion.root_rot, axis=1)
     rotation = rotations.normalize(motion.root_rot)
-    turn_rate = rotations.angle_between(rotation[:-1], rotation[1:]) * motion.fps
-    _check_rate(motion, turn_rate, limits.max_turn_rate, "rad/s", "root_rot", "turns", "the root flips over within a frame")
-    _check_radians(motion, robot)
-    _check_order_by_feet(motion, robot)
+    findings += _find_norms(norms)
+    first = find_leading(motion, rotation, robot)
+    lead = first.frames if first.trimmed else 0
+    if lead:
+        findings.append(_describe_leading(first))
+    poses = Poses(motion.root_pos[lead:], rotation[lead:], motion.dof_pos[lead:])
+
+    feet = FootMeasure(robot, size=4 * SAMPLED_STEPS)
+    starts = np.unique(np.linspace(0, len(poses.root_pos) - 2, SAMPLED_STEPS).astype(np.int64))
+    start, end = poses.take(starts), poses.take(starts + 1)
+    as_read = feet.measure(start, end, motion.fps)
+    figures: dict[str, float | None] = {
+        "implausibility": rounded(as_read.score),
+        "mean_foot_slide": rounded(as_read.slide),
+        "foot_height_spread_m": rounded(as_read.spread),
+        "beyond_limits_rad": rounded(as_read.excess),
+        "mean_tilt_deg": rounded(as_read.tilt),
+        "root_above_feet_m": rounded(as_read.height),
+        "path_over_steps": rounded(as_read.scale) if as_read.agreement > LEAST_AGREEMENT else None,
+    }
+    frames = Frames(*poses, motion.fps, robot.joint_names)
+    # Of trembling joints no reading can be told from another, and no gait.
+    trembles = bool(find_jitter(frames))
+    mended = None if trembles else try_readings(start, end, motion.fps, feet, as_read, motion.duration_sec)
+    if mended is not None and not mended.is_path:
+        misread: Finding | None = mended.to_finding(motion.num_frames)
+    else:
+        misread = _find_misplaced(poses, start, end, motion.fps, feet, as_read)
+    if misread is not None:
+        findings.append(misread)
+    else:
+        findings += _find_unreachable(poses, robot, lead)
+        findings += shift_frames(find_discontinuities(frames, limits.max_speed, limits.max_turn_rate), lead)
+        course = _follow(poses, motion.fps, lead, feet)
+        figures |= measure_course(course)
+        if not trembles:
+            findings += describe_motion(course, robot, figures, is_path_wrong=mended is not None)
+    ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    return ClipCheck(tuple(ordered), figures)
 
 
-def _check_order_by_feet(motion: Motion, robot: Robot) -> None:
-    """wxyz read as xyzw by a clip that faces -x, where both readings are upright and differ by half a turn.
+def find_leading(motion: Motion, rotation: Array, robot: Robot) -> FirstFrame:
+    """The leading frames that the retargeter had not solved, and whether enough is left without them.
 
-    Only a clip that walks backwards as read and forwards in the other order gets here. On its true heading the lowest foot
-    stands still; on the reversed one it slides at twice the walking speed. A few frames are enough to tell.
+    Args:
+      rotation: (N, 4) the motion's quaternions at unit length.
     """
-    wxyz_rotation = rotations.to_xyzw(motion.root_rot)
-    if float(rotations.tilt(wxyz_rotation).mean()) >= WXYZ_OTHER_TILT:
-        return
-    if forward_speed(motion.root_pos, rotations.normalize(motion.root_rot), motion.fps) > -WALKING_SPEED:
-        return
-    if forward_speed(motion.root_pos, rotations.normalize(wxyz_rotation), motion.fps) < WALKING_SPEED:
-        return
-    as_read, as_wxyz = (_measure_foot_slide(motion, rotation, robot) for rotation in (motion.root_rot, wxyz_rotation))
-    if as_read > 2.0 * as_wxyz:
-        problem = f"read as xyzw the root moves backwards and the standing foot slides at {as_read:.2f} m/s (median), read as "
-        raise _wxyz_refusal(motion, 0, f"{problem}wxyz it moves forwards and the foot slides at {as_wxyz:.2f} m/s")
+    first = FirstFrame.of(motion, rotation)
+    remaining = resampled_count(motion.num_frames - first.frames, motion.fps, round(1.0 / robot.control_dt, 9))
+    return replace(first, trimmed=first.glitch and remaining >= 2)
 
 
-def _wxyz_refusal(motion: Motion, frame: int, problem: str) -> MotionRefused:
-    problem = f"the quaternions look like wxyz: {problem}"
-    remedy = "Read it with quat_order=wxyz (--quat-order wxyz), or export xyzw"
-    return _refusal(motion, "root_rot", problem, "quaternions xyzw", remedy, frame)
-
-
-def _refusal(motion: Motion, key: str, problem: str, expected: str, remedy: str, frame: int | None = None) -> MotionRefused:
-    return MotionRefused(problem, file=motion.name, key=key, frame=frame, expected=expected, remedy=remedy)
-
-
-def _check_height(motion: Motion, robot: Robot) -> None:
-    """A root that is on average so far above or below where this robot can be that no shift of the floor explains it."""
-    low, high = robot.height_range
-    mean = float(motion.root_pos[:, 2].mean())
-    if low - ABSURD_SHIFT_M <= mean <= high + ABSURD_SHIFT_M:
-        return
-    units = (("centimetres", 0.01), ("millimetres", 0.001), ("inches", 0.0254), ("feet", 0.3048))
-    guesses = [f", which would be right in {unit}" for unit, metres in units if low <= mean * metres <= high]
-    problem = f"the root is {mean:.4g} m high on average{''.join(guesses[:1])}"
-    expected = f"metres with z up, so about {low:g} to {high:g} m for {robot.name}"
-    remedy = "Is it in metres, and is z up? Convert root_pos, or put the floor at z = 0, and export again"
-    raise _refusal(motion, "root_pos", problem, expected, remedy, 0)
-
-
-def _check_rate(motion: Motion, rate: Array, limit: float, unit: str, key: str, verb: str, reason: str) -> None:
-    over = rate > limit
-    if not over.any():
-        return
-    frame = int(np.argmax(over)) + 1
-    is_first_alone = frame == 1 and not over[1:].any()
-    remedy = (
-        "Only the first frame stands apart: drop it" if is_first_alone else "Cut the clip there, or check fps and the units"
+def _describe_leading(first: FirstFrame) -> Finding:
+    return Finding(
+        "leading_frames_dropped",
+        "notes",
+        f"{first.detail}; dropped",
+        key="root_pos",
+        frames=(0, first.frames - 1),
+        value=float(first.frames),
+        unit="frames",
+        expected="a first frame that the retargeter has solved",
+        remedy="Nothing to do here; let the retargeter's solver converge on the first frame before it goes on",
     )
-    problem = f"the root {verb} at {float(rate[frame - 1]):.4g} {unit} between frames {frame - 1} and {frame} ({reason})"
-    raise _refusal(motion, key, problem, f"at most {limit:g} {unit}", remedy, frame)
 
 
-def _check_radians(motion: Motion, robot: Robot) -> None:
-    """Degrees given as radians, where they can be told apart: far outside the limits as read, inside them as degrees."""
-    low, high = robot.joint_range[:, 0], robot.joint_range[:, 1]
-    excess = np.maximum(low - motion.dof_pos, motion.dof_pos - high)
-    # Joints without limits have an excess of -inf; two turns are too many for them as well.
-    absurd = np.abs(motion.dof_pos) > ABSURD_ANGLE
-    far = (excess > DEGREES_BEYOND_RANGE) | absurd
-    as_degrees = np.radians(motion.dof_pos)
-    is_plausible = ((as_degrees >= low - DEGREES_SLACK) & (as_degrees <= high + DEGREES_SLACK)).all()
+def _find_norms(norms: Array) -> list[Finding]:
+    error = np.abs(norms - 1.0)
+    worst = int(error.argmax())
+    if error[worst] <= NORM_REPORTED:
+        return []
+    finding = Finding(
+        "quaternions_normalized",
+        "notes",
+        f"{int((error > NORM_REPORTED).sum())} of {len(norms)} quaternions are not of norm 1, as after filtering or averaging "
+        f"({norms[worst]:.4g} at frame {worst}); they were normalized",
+        key="root_rot",
+        frames=(worst, worst),
+        value=rounded(norms[worst]),
+        limit=1.0,
+        expected="unit quaternions",
+        remedy="Nothing to do here; normalize them where they are filtered",
+    )
+    return [finding]
 
-    def refusal(outside: NDArray[np.bool_], problem: str, remedy: str) -> MotionRefused:
-        frame, joint = (int(i) for i in np.argwhere(outside)[0])
-        name = robot.joint_names[joint]
-        text = problem.format(joint=name, value=float(motion.dof_pos[frame, joint]))
-        expected = f"{name} in rad, within [{low[joint]:.3g}, {high[joint]:.3g}]"
-        return _refusal(motion, "dof_pos", text, expected, remedy, frame)
 
-    if is_plausible and far.any(axis=1).mean() >= 0.1:
-        problem = "the joint angles look like degrees: {joint} is {value:.4g}, outside its limits as radians and "
-        raise refusal(far, problem + "plausible as degrees", "Convert with np.radians and export again")
+def _find_misplaced(
+    poses: Poses, start: Poses, end: Poses, fps: float, feet: FootMeasure, as_read: Plausibility
+) -> Finding | None:
+    """A root that is so far from where this robot can be that no shift of the floor explains it."""
+    reading = place_elsewhere(start, end, fps, feet, as_read)
+    if reading is not None:
+        y, z = (float(start.root_pos[:, axis].mean()) for axis in (1, 2))
+        return Finding(
+            reading.kind,
+            "refuses",
+            f"{reading.words}: on average the root is at {z:.4g} along z and {y:.4g} along y",
+            key="root_pos",
+            frames=(0, 0),
+            expected="metres with z up",
+            remedy=reading.remedy,
+        )
+    low, high = feet.robot.height_range
+    mean = float(poses.root_pos[:, 2].mean())
+    if low - ABSURD_SHIFT_M <= mean <= high + ABSURD_SHIFT_M and abs(as_read.floor) <= ABSURD_SHIFT_M:
+        return None
+    return Finding(
+        "off_the_floor",
+        "refuses",
+        f"the root is {mean:.4g} m high on average, the lowest foot point {as_read.floor:.4g} m above the floor (median)",
+        key="root_pos",
+        frames=(0, 0),
+        value=rounded(mean),
+        limit=rounded(high + ABSURD_SHIFT_M),
+        unit="m",
+        expected=f"metres with z up, so about {low:g} to {high:g} m for {feet.robot.name}, with feet near z = 0",
+        remedy="Is it in metres, and is z up? Convert root_pos, or put the floor at z = 0, and export again",
+    )
+
+
+def _find_unreachable(poses: Poses, robot: Robot, lead: int) -> list[Finding]:
+    """Angles that no joint of the robot reaches."""
+    limits = robot.joint_range
+    absurd = np.abs(poses.dof_pos) > ABSURD_ANGLE
+    excess = np.maximum(limits[:, 0] - poses.dof_pos, poses.dof_pos - limits[:, 1])
+    share = (excess > BEYOND_RAD).mean(axis=0)
+    joint = int(share.argmax())
     if absurd.any():
-        problem = "{joint} is {value:.4g} rad, more than two turns"
-        raise refusal(absurd, problem, "Check the unit, the joint order and the frame")
+        frame, joint = (int(i) for i in np.argwhere(absurd)[0])
+        value = float(poses.dof_pos[frame, joint])
+        code, problem = "joint_absurd", f"{robot.joint_names[joint]} is {value:.4g} rad, more than two turns"
+    elif share[joint] > BEYOND_SHARE:
+        frame, value = int(excess[:, joint].argmax()), float(excess[:, joint].max())
+        code = "joints_beyond_limits"
+        others = int((share > BEYOND_SHARE).sum()) - 1
+        problem = (
+            f"{robot.joint_names[joint]} is beyond its limits by over {BEYOND_RAD:g} rad in {share[joint]:.0%} of the frames, "
+            f"by up to {value:.3g} rad{f', as are {others} other joints' if others else ''}"
+        )
+    else:
+        return []
+    name = robot.joint_names[joint]
+    return [
+        Finding(
+            code,
+            "refuses",
+            problem,
+            key="dof_pos",
+            joint=name,
+            frames=(lead + frame, lead + frame),
+            value=rounded(value),
+            limit=ABSURD_ANGLE if absurd.any() else BEYOND_RAD,
+            unit="rad",
+            expected=f"{name} in rad, within [{limits[joint, 0]:.3g}, {limits[joint, 1]:.3g}]",
+            remedy="Check robot, joint order, unit and the joints' zeros; no order, sign or unit that was tried mends it",
+        )
+    ]
+
+
+def _follow(poses: Poses, fps: float, lead: int, feet: FootMeasure) -> Course:
+    """The clip at the control rate, with its footing."""
+    from amp_core.footing import Footing  # noqa: PLC0415 - reading a motion needs no MuJoCo
+    from amp_core.kinematics import FootTracker  # noqa: PLC0415
+
+    robot = feet.robot
+    fps_out = round(1.0 / robot.control_dt, 9)
+    times = np.arange(resampled_count(len(poses.root_pos), fps, fps_out), dtype=np.float64) * (fps / fps_out)
+    position, joints = interpolate(poses.root_pos, times), interpolate(poses.dof_pos, times)
+    rotation = interpolate_rotations(rotations.align_signs(poses.root_rot)[0], times)
+    qpos = robot.poses(position, rotation, joints)
+    footing = Footing.of(robot, qpos)
+    heights = FootTracker(robot, size=len(qpos)).heights(qpos)
+    return Course(
+        lead + times,
+        fps_out,
+        position,
+        rotation,
+        joints,
+        footing.slide,
+        footing.in_flight,
+        footing.ground,
+        heights,
+        feet.height,
+    )
 
 
 def forward_speed(position: Array, rotation: Array, fps: float) -> float:
@@ -152,13 +286,4 @@ def forward_speed(position: Array, rotation: Array, fps: float) -> float:
     return float(np.einsum("ij,ij->i", np.diff(position[:, :2], axis=0), heading).mean() * fps)
 
 
-def _measure_foot_slide(motion: Motion, rotation: Array, robot: Robot) -> float:
-    """m/s: median, over at most 64 steps spread over the clip, of the horizontal speed of the lowest contact geom."""
-    from amp_core.kinematics import geom_poses  # noqa: PLC0415 - reading a motion needs no MuJoCo
-
-    geoms = sorted({geom for channel in robot.channel_geoms for geom in channel})
-    starts = np.unique(np.linspace(0, motion.num_frames - 2, SLIDE_SAMPLES).astype(np.int64))
-    poses = robot.poses(motion.root_pos, rotation, motion.dof_pos)
-    start, end = (geom_poses(robot.model, geoms, poses[frames])[0] for frames in (starts, starts + 1))
-    lowest = np.arange(len(starts)), start[:, :, 2].argmin(axis=1)
-    return float(np.median(np.linalg.norm((end[lowest] - start[lowest])[:, :2], axis=1) * motion.fps))
+__all__ = ["ABSURD_SHIFT_M", "check_clip", "check_motion", "find_leading", "forward_speed"]

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amp_core import rotations
-from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion
-from amp_core.motion.checks import ABSURD_SHIFT_M, check_motion, forward_speed
+from amp_core.motion.checks import check_clip, find_leading, forward_speed
 from amp_core.motion.joint_order import reorder_joints
-from amp_core.motion.report import FirstFrame, IngestReport, JointClip, RootFrame, write_notes
+from amp_core.motion.report import IngestReport, JointClip, RootFrame, write_notes
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
 
 if TYPE_CHECKING:
@@ -75,18 +74,21 @@ class Conditioned:
 def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Conditioned:
     """A motion at the robot's control rate, ready to drive it, with the account of what was changed.
 
-    In this order: a glitched first frame is dropped; quaternions are normalized and put on one hemisphere; joints are clipped
-    to their limits; everything is resampled to `1 / control_dt` (slerp for the rotation, linear for the rest); the clip is
-    shifted vertically so that the median over frames of the lowest foot point is at the floor; the initial state is read off
-    the first two frames. Everything is float64 and sequential: the same motion gives the same bytes.
+    In this order: columns are put into the robot's order; leading frames that stand apart are dropped; quaternions are
+    normalized and put on one hemisphere; joints are clipped to their limits; everything is resampled to `1 / control_dt` (slerp
+    for the rotation, linear for the rest); the clip is shifted vertically so that the median over frames of the lowest foot
+    point is at the floor; the initial state is read off the first two frames. Everything is float64 and sequential: the same
+    motion gives the same bytes.
 
     Raises:
-      MotionRefused: as `check_motion`; feet over 1 m off the floor.
+      MotionRefused: as `check_motion`.
     """
     from amp_core.kinematics import sole_heights  # noqa: PLC0415 - reading a motion needs no MuJoCo
 
-    motion, joint_order = reorder_joints(motion, robot)
-    check_motion(motion, robot, limits)
+    check = check_clip(motion, robot, limits)
+    if check.refusal is not None:
+        raise check.refusal.to_error(motion.name)
+    motion, _ = reorder_joints(motion, robot)
     # Rounded so that 1 / 0.02 and its like are the rates that people mean.
     fps_out = round(1.0 / robot.control_dt, 9)
 
@@ -95,10 +97,9 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     rotation, num_flipped = rotations.align_signs(unit_rotation)
     position, joints = motion.root_pos, motion.dof_pos
 
-    first = FirstFrame.of(motion, rotation)
-    if first.glitch and resampled_count(motion.num_frames - 1, motion.fps, fps_out) >= 2:
-        first = replace(first, trimmed=True)
-        position, rotation, joints = position[1:], rotation[1:], joints[1:]
+    first = find_leading(motion, rotation, robot)
+    if first.trimmed:
+        position, rotation, joints = (values[first.frames :] for values in (position, rotation, joints))
     raw_joints, (joints, clipped_joints) = joints, _clip_joints(joints, robot)
 
     times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
@@ -108,14 +109,6 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     sole_height = sole_heights(robot, robot.poses(position, rotation, joints)).min(axis=1)
     lower, median, upper = (float(height) for height in np.percentile(sole_height, (25, 50, 75)))
     shift = -median
-    if abs(shift) > ABSURD_SHIFT_M:
-        raise MotionRefused(
-            f"the lowest foot point is {median:.4g} m above the floor (median over the frames)",
-            file=motion.name,
-            key="root_pos",
-            expected=f"feet within {ABSURD_SHIFT_M:g} m of the floor z = 0",
-            remedy="Is root_pos in metres, and is z up? Convert it, or put the floor at z = 0, and export again",
-        )
     position = position + np.array([0.0, 0.0, shift])
     clearance = sole_height + shift
 
@@ -148,11 +141,9 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         first_frame=first,
         root_frame=RootFrame.of(motion),
         notes=(),
+        findings=check.findings,
     )
-    notes = write_notes(report, motion, robot)
-    if joint_order is not None:
-        notes = (f"Joint order: {joint_order.message}.", *notes)
-    report = replace(report, notes=notes)
+    report = replace(report, notes=write_notes(report, robot))
     # Integrating this velocity over one control step gives frame 1.
     qvel, velocity_adr = np.zeros(int(robot.model.nv)), robot.root_qvel_adr
     qvel[velocity_adr : velocity_adr + 3] = (position[1] - position[0]) / robot.control_dt

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from amp_core import rotations
 from amp_core.formats.clip import Motion
+from amp_core.motion.findings import Finding
 from amp_core.strict_json import json_data
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ SUSPECT_TILT = math.radians(30.0)
 
 GLITCH_RATIO = 5.0
 GLITCH_WINDOW = 15
+MOST_LEADING = 3
+"""A retargeter's solver converges within so many frames; more are no solver's."""
+
 GLITCH_FLOOR = {"root_pos": (0.02, "m"), "root_rot": (0.1, "rad"), "dof_pos": (0.1, "rad")}
 
 CLIPPED_NOTE_RAD = 0.2
@@ -50,14 +54,15 @@ class JointClip:
 
 @dataclass(frozen=True)
 class FirstFrame:
-    """The step from frame 0 to frame 1, compared with the steps that follow.
+    """The first steps, compared with the steps that follow.
 
     Args:
-      glitch: the first frame stands far off: in some array its step is over 5 times the largest of the next 15 and above
-        2 cm or 0.1 rad.
-      trimmed: the frame was dropped; true exactly where `glitch` is, unless only one frame would be left.
-      root_pos_ratio, root_rot_ratio, dof_pos_ratio: first step over the largest of the next ones (0 where nothing moves).
+      glitch: the first frames stand far off: in some array the step out of them is over 5 times the largest of the next 15 and
+        above 2 cm or 0.1 rad.
+      trimmed: the frames were dropped; true exactly where `glitch` is, unless only one frame would be left.
+      root_pos_ratio, root_rot_ratio, dof_pos_ratio: the step over the largest of the next ones (0 where nothing moves).
       detail: the same in words; empty without a finding.
+      frames: how many frames stand apart, at most `MOST_LEADING`.
     """
 
     glitch: bool
@@ -66,32 +71,48 @@ class FirstFrame:
     root_rot_ratio: float
     dof_pos_ratio: float
     detail: str
+    frames: int = 0
 
     @classmethod
     def of(cls, motion: Motion, rotation: Array) -> FirstFrame:
-        """The first step of a motion and those that follow; a solver that starts from a rest pose leaves a glitch there.
+        """The first steps of a motion and those that follow; a solver that starts from a rest pose leaves a glitch there.
 
         Args:
           rotation: (N, 4) the motion's quaternions at unit length.
         """
+        end = MOST_LEADING + GLITCH_WINDOW + 1
+        rotation = rotation[:end]
         steps = {
-            "root_pos": np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1),
+            "root_pos": np.linalg.norm(np.diff(motion.root_pos[:end], axis=0), axis=1),
             "root_rot": rotations.angle_between(rotation[:-1], rotation[1:]),
-            "dof_pos": np.abs(np.diff(motion.dof_pos, axis=0)).max(axis=1),
+            "dof_pos": np.abs(np.diff(motion.dof_pos[:end], axis=0)).max(axis=1),
         }
-        ratios = dict.fromkeys(steps, 0.0)
-        jumps = []
-        for key, step in steps.items():
-            if len(step) < 3:
-                continue
-            floor, unit = GLITCH_FLOOR[key]
-            first, largest = float(step[0]), float(step[1 : 1 + GLITCH_WINDOW].max())
-            # In a clip that stands still any step is infinitely larger; a tenth of the floor stands in for its noise.
-            ratios[key] = first / max(largest, 0.1 * floor)
-            if first > floor and ratios[key] > GLITCH_RATIO:
-                jumps.append(f"{key} by {first:.3g} {unit}, {ratios[key]:.1f} times the largest of the next steps")
-        detail = f"the first frame stands apart from the second: {'; '.join(jumps)}" if jumps else ""
-        return cls(bool(jumps), False, ratios["root_pos"], ratios["root_rot"], ratios["dof_pos"], detail)
+        first = cls(False, False, 0.0, 0.0, 0.0, "")
+        # The last step that stands apart counts: all frames before it are as little solved.
+        for count in range(1, MOST_LEADING + 1):
+            ratios, jumps = _compare_step(steps, count - 1)
+            text = "the first frame stands" if count == 1 else f"the first {count} frames stand"
+            detail = f"{text} apart from the next: {'; '.join(jumps)}" if jumps else ""
+            if count == 1 or jumps:
+                first = cls(bool(jumps), False, *ratios, detail=detail, frames=count if jumps else 0)
+        return first
+
+
+def _compare_step(steps: dict[str, Array], index: int) -> tuple[tuple[float, float, float], list[str]]:
+    """For each array how a step compares with the largest of the next ones, and in words those that stand apart."""
+    ratios: dict[str, float] = {}
+    jumps = []
+    for key, step in steps.items():
+        floor, unit = GLITCH_FLOOR[key]
+        if len(step) < index + 3:
+            ratios[key] = 0.0
+            continue
+        size, largest = float(step[index]), float(step[index + 1 : index + 1 + GLITCH_WINDOW].max())
+        # In a clip that stands still any step is infinitely larger; a tenth of the floor stands in for its noise.
+        ratios[key] = size / max(largest, 0.1 * floor)
+        if size > floor and ratios[key] > GLITCH_RATIO:
+            jumps.append(f"{key} by {size:.3g} {unit}, {ratios[key]:.1f} times the largest of the next steps")
+    return (ratios["root_pos"], ratios["root_rot"], ratios["dof_pos"]), jumps
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class IngestReport:
       root_speed_max, root_speed_mean, root_turn_rate_max, joint_speed_max: m/s and rad/s of the source, over its steps.
       forward_speed_mean: m/s along the heading; negative for a clip that walks backwards.
       notes: what a person should look at, one sentence each (`write_notes`).
+      findings: what `checks.check_clip` found; none of them refuses.
     """
 
     fps_in: float
@@ -174,6 +196,7 @@ class IngestReport:
     first_frame: FirstFrame
     root_frame: RootFrame
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def unreachable_joints(self) -> list[JointClip]:
@@ -183,30 +206,46 @@ class IngestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The `ingest` object of a result: the fields above, JSON-ready, with `root_frame_suspect` at the top as well."""
-        return {**json_data(self), "root_frame_suspect": self.root_frame.suspect}
+        findings = [finding.to_dict() for finding in self.findings]
+        return {**json_data(self), "findings": findings, "root_frame_suspect": self.root_frame.suspect}
 
 
-def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str, ...]:
+_NOTED = {
+    "joints_reordered": "Joint order",
+    "quaternions_normalized": "Quaternions",
+    "duplicate_frames": "Frames",
+    "clip_feet_slide": "Feet",
+    "clip_not_upright": "Upright",
+    "flight": "Flight",
+    "ground_not_flat": "Ground",
+    "starts_in_air": "Start",
+    "rate": "Rate",
+    "one_leg": "Stance",
+    "stands_still": "Movement",
+}
+"""The findings that no other note says, and what their notes begin with."""
+
+
+def write_notes(report: IngestReport, robot: Robot) -> tuple[str, ...]:
     """What a person should look at, one sentence each; empty for a clip without findings."""
-    notes = []
+    messages = {finding.code: finding.message for finding in report.findings}
+    notes = [f"{opening}: {messages[code]}." for code, opening in _NOTED.items() if code in messages]
     if report.root_frame.suspect:
         notes.append(f"Root frame: {report.root_frame.detail}.")
     if report.first_frame.glitch:
-        action = "it was dropped" if report.first_frame.trimmed else "it was kept, since too little would be left"
-        notes.append(f"First frame: {report.first_frame.detail}; {action}.")
+        action = "dropped" if report.first_frame.trimmed else "kept, since too little would be left"
+        were = "it was" if report.first_frame.frames == 1 else "they were"
+        notes.append(f"First frame: {report.first_frame.detail}; {were} {action}.")
     joints = report.unreachable_joints
     if joints:
         listing = ", ".join(f"{clip.joint} in {clip.frames} frames by up to {clip.max_excess_rad:.3g} rad" for clip in joints)
         notes.append(f"Joint limits: clipped {listing}; check the joint order and the retargeting.")
     low, high = robot.height_range
     if abs(report.ground_shift_m) > SHIFT_NOTE_M:
-        y, z = motion.root_pos[:, 1], motion.root_pos[:, 2]
-        looks_y_up = ((y >= low) & (y <= high)).all() and not ((z >= low) & (z <= high)).all()
-        hint = "; the root's y stays where its height should be, so y and z may be swapped" if looks_y_up else ""
         notes.append(
             f"Ground: the whole clip was {'raised' if report.ground_shift_m > 0 else 'lowered'} by "
             f"{abs(report.ground_shift_m):.3g} m to bring its feet to the floor; "
-            f"check that root_pos is in metres with z up and the floor at z = 0{hint}."
+            "check that root_pos is in metres with z up and the floor at z = 0."
         )
     if report.foot_height_spread_m > SPREAD_NOTE_M:
         notes.append(
@@ -226,6 +265,6 @@ def write_notes(report: IngestReport, motion: Motion, robot: Robot) -> tuple[str
     if report.forward_speed_mean < -0.05:
         notes.append(
             f"Direction: the root moves backwards at {-report.forward_speed_mean:.2f} m/s on average; if the clip should walk "
-            "forward, its quaternions may be wxyz or its heading reversed."
+            "forward, its heading may be reversed."
         )
     return tuple(notes)

@@ -208,16 +208,15 @@ def test_small_norm_errors_are_mended_and_counted() -> None:
 def test_joints_are_clipped_and_named(robot: Any) -> None:
     motion = make()
     dof = motion.dof_pos.copy()
-    dof[10:15, 1] = 1.25
-    dof[12, 1] = 1.5
-    dof[30, 1] = -1.1
+    dof[:, 1] = 1.5 * np.sin(np.arange(60) / 6)
     out = condition(make(dof_pos=dof), robot)
     (found,) = out.report.joints_clipped
-    assert (found.joint, found.frames, found.side) == ("ankle", 6, "both")
-    assert found.max_excess_rad == pytest.approx(0.5)
+    frames = int((np.abs(dof[:, 1]) > 1.0).sum())
+    assert (found.joint, found.frames, found.side) == ("ankle", frames, "both")
+    assert found.max_excess_rad == pytest.approx(0.5, abs=0.01)
     assert out.dof_pos[:, 1].max() == 1.0
     assert out.dof_pos[:, 1].min() == -1.0
-    assert any("ankle in 6 frames by up to 0.5 rad" in note for note in out.report.notes)
+    assert any(f"ankle in {frames} frames by up to 0.5" in note for note in out.report.notes)
     assert condition(motion, robot).report.joints_clipped == ()
 
 
@@ -257,11 +256,11 @@ def test_lowest_point_of_a_turned_foot(foot: str) -> None:
 def test_a_glitch_does_not_move_the_floor(robot: Any) -> None:
     motion = make()
     sunk = motion.root_pos.copy()
-    sunk[31, 2] -= 0.15
+    sunk[:, 2] -= 0.15 * np.exp(-(((np.arange(60) - 31) / 6) ** 2))
     a, b = condition(motion, robot).report, condition(make(root_pos=sunk), robot).report
-    assert b.ground_shift_m == pytest.approx(a.ground_shift_m, abs=1e-3)
+    assert b.ground_shift_m == pytest.approx(a.ground_shift_m, abs=2e-3)
     assert b.deepest_penetration_m > 0.14
-    assert 0 < b.deep_penetration_rate < 0.03
+    assert 0 < b.deep_penetration_rate < 0.4
 
 
 def test_feet_without_a_floor_are_noted(robot: Any) -> None:
@@ -270,7 +269,7 @@ def test_feet_without_a_floor_are_noted(robot: Any) -> None:
     notes = condition(make(root_pos=rising), robot).report.notes
     assert any("no vertical shift" in note for note in notes)
     assert any("below the floor" in note for note in notes)
-    assert condition(motion, robot).report.notes == ()
+    assert not any("floor" in note for note in condition(motion, robot).report.notes)
 
 
 # --- The initial state ------------------------------------------------------------------------------------------------
@@ -403,7 +402,7 @@ def raised(height: float) -> np.ndarray[Any, Any]:
 def test_another_unit_of_length(robot: Any, factor: float, unit: str) -> None:
     given = make()
     wrong = make(root_pos=given.root_pos * factor)
-    refused(wrong, robot, f"right in {unit}", "metres with z up", "Is it in metres", key="root_pos", frame=0)
+    refused(wrong, robot, f"right in {unit}", "metres with z up", f"by {1 / factor:g}", key="root_pos", frame=0)
 
 
 @pytest.mark.parametrize("offset", [2.0, -2.0])
@@ -414,10 +413,7 @@ def test_a_root_far_off_the_floor(robot: Any, offset: float) -> None:
 def test_feet_far_off_the_floor(robot: Any) -> None:
     """Where the root's height alone does not tell."""
     wide = replace(robot, height_range=(0.0, 9.0))
-    lifted = make(root_pos=raised(2.0))
-    check_motion(lifted, wide)
-    with pytest.raises(MotionRefused, match=r"lowest foot point is 2.* m above the floor.*is z up"):
-        condition(lifted, wide)
+    refused(make(root_pos=raised(2.0)), wide, "lowest foot point 2", "m above the floor", "is z up", key="root_pos")
 
 
 @pytest.mark.parametrize(("offset", "word"), [(0.3, "lowered by 0.3"), (-0.3, "raised by 0.3")])
@@ -430,9 +426,9 @@ def test_a_large_shift_of_the_ground_is_noted(robot: Any, offset: float, word: s
     assert "swapped" not in note
 
 
-def test_y_up_is_noted(robot: Any) -> None:
-    swapped = condition(make(root_pos=make().root_pos[:, [0, 2, 1]]), robot)
-    assert any("y and z may be swapped" in note for note in swapped.report.notes)
+def test_y_up(robot: Any) -> None:
+    swapped = make(root_pos=make().root_pos[:, [0, 2, 1]], root_rot=quat(2, np.zeros(60)))
+    refused(swapped, robot, "y looks like the vertical", "(x, -z, y)", key="root_pos", frame=0)
 
 
 def test_wrong_robot(robot: Any) -> None:
@@ -465,7 +461,7 @@ def test_wxyz_of_a_clip_that_faces_backwards(robot: Any, heading: float) -> None
     straight = condition(make(**stride), robot).report
     assert straight.forward_speed_mean > 0.2
     wrong = make(**{**stride, "root_rot": stride["root_rot"][:, [3, 0, 1, 2]]})
-    refused(wrong, robot, "look like wxyz", "slides at", key="root_rot")
+    refused(wrong, robot, "look like wxyz", "feet slide at", key="root_rot")
 
 
 @pytest.mark.parametrize("heading", [0.0, np.pi])
@@ -479,15 +475,14 @@ def test_teleports(robot: Any) -> None:
     motion = make()
     jumped = motion.root_pos.copy()
     jumped[40:] += [1.0, 0, 0]
-    refused(make(root_pos=jumped), robot, "teleports", "frames 39 and 40", "at most 10 m/s", key="root_pos", frame=40)
+    refused(make(root_pos=jumped), robot, "jumps 1.0", "frames 39 and 40", "--frames 0:40", key="root_pos", frame=40)
     jumped = motion.root_pos.copy()
     jumped[0] += [1.0, 0, 0]
-    refused(make(root_pos=jumped), robot, "drop it", key="root_pos", frame=1)
+    assert condition(make(root_pos=jumped), robot).report.first_frame.trimmed
     refused(make(root_pos=motion.root_pos * 1000), robot, "metres", key="root_pos")
     flipped = motion.root_rot.copy()
     flipped[33] = quat(0, np.pi)[0]
-    refused(make(root_rot=flipped), robot, "flips over", key="root_rot", frame=33)
-    check_motion(make(root_rot=flipped), robot, Limits(max_turn_rate=1e3))
+    refused(make(root_rot=flipped), robot, "turns by 180 degrees", "frames 32 and 33", key="root_rot", frame=33)
 
 
 def test_degrees(robot: Any) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
+from amp_core import Robot, read_motion
+from amp_core.motion import check_clip
+from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from ampref_service.app import create_app
 from ampref_service.catalog import schema
@@ -83,6 +88,20 @@ def test_a_motion_in_centimetres_is_refused_at_once(api: Any, motion: Any) -> No
     body = _problem(api.post(data=motion(0, root_pos=[[0.0, 0.0, 45.0]] * 51)), 422, "motion-refused")
     assert (body["key"], body["file"]) == ("root_pos", "walk.json")
     assert "right in centimetres" in body["detail"]
+
+
+def test_what_the_checks_refuse_is_refused_with_their_words(api: Any) -> None:
+    walk = read_motion(next(path for path in bundled_motions() if path.stem == "walk_long_stride"))
+    joints = np.array(walk.dof_pos)
+    joints[:, 2] *= -1  # The left knee.
+    clip = replace(walk, dof_pos=joints)
+    finding = check_clip(clip, Robot.load("wildrobot")).refusal
+    assert finding is not None
+    arrays = {key: getattr(clip, key).tolist() for key in ("root_pos", "root_rot", "dof_pos")}
+    body = _problem(api.post(data=json.dumps({"fps": 50.0, **arrays}).encode()), 422, "motion-refused")
+    assert finding.code == "joint_sign"
+    assert (body["what"], body["remedy"], body["key"]) == (finding.message, finding.remedy, "dof_pos")
+    assert "left_knee_pitch" in body["what"]
 
 
 def test_a_robot_that_only_the_catalog_knows_can_be_asked_for(api: Any) -> None:

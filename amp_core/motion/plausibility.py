@@ -1,0 +1,168 @@
+"""Where a clip's feet are, as its own kinematics have it: heights, sliding and flight, and how plausible that is.
+
+Nothing is simulated. Lengths are compared with the robot's root height h, speeds with √(g·h), so that one set of figures serves
+robots from knee-high to grown.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amp_core import rotations
+
+if TYPE_CHECKING:
+    from amp_core.robot import Robot
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+GRAVITY = 9.81
+NEAR_SHARE = 0.05
+"""Of h: a foot that is no higher above the lowest one than this may carry weight too."""
+
+GROUND_SHARE = 0.07
+"""Of h: above the floor by more than this no foot is on the ground."""
+
+KEPT_SHARE = 0.95
+OFF_RANGE = 0.3
+"""What a root at no height of the robot adds to the score: of two readings the one with the floor at z = 0 is likelier."""
+
+
+class Poses(NamedTuple):
+    """Frames of a clip: `root_pos` (N, 3) m, `root_rot` (N, 4) xyzw of any length, `dof_pos` (N, n) rad."""
+
+    root_pos: Array
+    root_rot: Array
+    dof_pos: Array
+
+    def take(self, frames: NDArray[np.int64]) -> Poses:
+        return Poses(*(values[frames] for values in self))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """S steps of a clip, each from one frame to the next, as F feet make them.
+
+    Args:
+      low: (S, F) m, the lowest point of each foot, the higher one of the step's two frames.
+      speed: (S, F) m/s, horizontal, of each foot's slowest corner.
+      root_velocity: (S, 2) m/s.
+      pushed: (S, 2) m/s: how the lowest foot would move the root if it stood still.
+    """
+
+    low: Array
+    speed: Array
+    root_velocity: Array
+    pushed: Array
+
+    @property
+    def lowest(self) -> Array:
+        """(S,) m, the lowest point of all feet."""
+        return np.asarray(self.low.min(axis=1))
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """How far a clip is from what sound clips have; see docs/check.md.
+
+    Args:
+      slide: m/s, mean over the steps on the ground, but for the worst twentieth, of the slowest low foot's speed.
+      spread: m, 10th to 90th percentile of the lowest foot point's height.
+      excess: rad, mean over frames of the farthest joint beyond its limits.
+      tilt: deg, mean of the root.
+      height: m, of the root above the median of the lowest foot point.
+      floor: m, that median.
+      footing: the first three in units of what a sound clip has, added up: what feet and joints say.
+      score: all five so, and a little for a root at no height of the robot.
+      heading, scale: deg and factor by which the root's path differs from the path that the standing feet make.
+      agreement: correlation, 0 to 1, of the two paths once they are turned and scaled so.
+    """
+
+    slide: float
+    spread: float
+    excess: float
+    tilt: float
+    height: float
+    floor: float
+    footing: float
+    score: float
+    heading: float
+    scale: float
+    agreement: float
+
+
+class FootMeasure:
+    """A robot's measure of poses."""
+
+    def __init__(self, robot: Robot, size: int = 1024) -> None:
+        from amp_core.kinematics import FootTracker  # noqa: PLC0415 - reading a motion needs no MuJoCo
+
+        self.robot = robot
+        low, high = robot.height_range
+        self.height = 0.5 * (low + high)
+        self.speed_unit = math.sqrt(GRAVITY * self.height)
+        self._tracker = FootTracker(robot, size=size)
+
+    def steps(self, start: Poses, end: Poses, fps: float) -> Steps:
+        """The feet in steps that begin at the poses `start` and end at the poses `end`, 1 / fps later."""
+        count = len(start.root_pos)
+        both = Poses(*(np.concatenate(pair) for pair in zip(start, end, strict=True)))
+        corners = self._tracker.corners(self.robot.poses(both.root_pos, rotations.normalize(both.root_rot), both.dof_pos))
+        heights = [foot[:, :, 2].min(axis=1) for foot in corners]
+        low = np.stack([np.maximum(height[:count], height[count:]) for height in heights], axis=1)
+        path = [(foot[count:] - foot[:count])[:, :, :2] * fps for foot in corners]
+        speed = np.stack([np.sqrt((velocity**2).sum(axis=2).min(axis=1)) for velocity in path], axis=1)
+        root_velocity = (end.root_pos - start.root_pos)[:, :2] * fps
+        # The lowest corner of the lowest foot stands, if any does.
+        rows, foot = np.arange(count), low.argmin(axis=1)
+        lowest = [(places[:count, :, 2] + places[count:, :, 2]).argmin(axis=1) for places in corners]
+        standing = np.stack([velocity[rows, corner] for velocity, corner in zip(path, lowest, strict=True)], axis=1)[rows, foot]
+        return Steps(low, speed, root_velocity, root_velocity - standing)
+
+    def slide(self, steps: Steps) -> Array:
+        """(S,) m/s: the speed of the slowest foot of those that may carry weight."""
+        near = steps.low - steps.lowest[:, None] < NEAR_SHARE * self.height
+        return np.asarray(np.where(near, steps.speed, np.inf).min(axis=1))
+
+    def measure(self, start: Poses, end: Poses, fps: float) -> Plausibility:
+        """How plausible the steps are from the poses `start` to the poses `end`."""
+        return self.judge(self.steps(start, end, fps), start)
+
+    def judge(self, steps: Steps, poses: Poses) -> Plausibility:
+        """How plausible the steps are that begin at the poses."""
+        lowest = steps.lowest
+        floor = float(np.median(lowest))
+        on_ground = lowest < floor + GROUND_SHARE * self.height
+        # The few worst steps are left out: a jump of one frame is for `continuity`, and says nothing about the reading.
+        ranked = np.sort(self.slide(steps)[on_ground])
+        slide = float(ranked[: max(1, math.ceil(KEPT_SHARE * len(ranked)))].mean())
+        spread = float(np.subtract(*np.percentile(lowest, [90, 10])))
+        limits, (low, high) = self.robot.joint_range, self.robot.height_range
+        beyond = np.maximum(limits[:, 0] - poses.dof_pos, poses.dof_pos - limits[:, 1]).max(axis=1)
+        excess = float(np.maximum(beyond, 0.0).mean())
+        tilt = math.degrees(float(rotations.tilt(poses.root_rot).mean()))
+        height = float(poses.root_pos[:, 2].mean()) - floor
+        footing = slide / (0.05 * self.speed_unit) + spread / (0.08 * self.height) + excess / 0.1
+        score = (
+            footing
+            + max(0.0, tilt - 15.0) / 15.0
+            + abs(height - self.height) / (0.25 * self.height)
+            + (0.0 if low <= float(poses.root_pos[:, 2].mean()) <= high else OFF_RANGE)
+        )
+        heading, scale, agreement = _compare_paths(steps.pushed[on_ground], steps.root_velocity[on_ground])
+        return Plausibility(slide, spread, excess, tilt, height, floor, footing, score, heading, scale, agreement)
+
+
+def _compare_paths(pushed: Array, travelled: Array) -> tuple[float, float, float]:
+    """The turn [deg] and the factor that take the velocities `pushed` to `travelled` (S, 2), and their correlation."""
+    u, v = pushed[:, 0] + 1j * pushed[:, 1], travelled[:, 0] + 1j * travelled[:, 1]
+    power_u, power_v = float((np.abs(u) ** 2).sum()), float((np.abs(v) ** 2).sum())
+    if min(power_u, power_v) < 1e-12:
+        return 0.0, 1.0, 0.0
+    product = complex((np.conj(u) * v).sum())
+    return math.degrees(np.angle(product)), math.sqrt(power_v / power_u), abs(product) / math.sqrt(power_u * power_v)
