@@ -15,7 +15,7 @@ from amp_core.cli.output import Output
 from amp_core.cli.progress import Progress
 from amp_core.cli.reading import ReadOptions, read_motions
 from amp_core.errors import AmprefError
-from amp_core.formats import Motion
+from amp_core.formats import Limits, Motion
 from amp_core.progress import Progress as Report
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
@@ -40,6 +40,7 @@ def process_files(
     runs: Sequence[Run[T]],
     out: Output,
     progress: Progress,
+    limits: Limits | None = None,
 ) -> Iterator[tuple[Motion | None, list[T | None]]]:
     """Read motion files and work on the motions in every run.
 
@@ -47,6 +48,7 @@ def process_files(
       robot, recipe: a motion that cannot be scored with them is refused before any run.
       recipe, nthread: decide how large a batch is.
       runs: the work on each batch.
+      limits: of the motions; the default ones where None.
       progress: counts a motion once for each run; its description names the work.
 
     Yields:
@@ -54,7 +56,9 @@ def process_files(
       the motion. The first refusal of a file is printed.
     """
     batch_size = nthread * (BATCH_PER_THREAD if recipe.planner is None else PLANNED_PER_THREAD)
-    readings = zip(paths, read_motions(paths, options, partial(check_scorable, robot=robot, recipe=recipe)), strict=True)
+    readings = zip(
+        paths, read_motions(paths, options, partial(check_scorable, robot=robot, recipe=recipe, limits=limits)), strict=True
+    )
     end = 0
     while batch := list(islice(readings, batch_size)):
         readable = [(path, motion) for path, motion in batch if isinstance(motion, Motion)]
@@ -69,9 +73,9 @@ def process_files(
         progress.update(end)
 
 
-def score_run(robot: Robot, recipe: Recipe, nthread: int) -> Run[Score]:
+def score_run(robot: Robot, recipe: Recipe, nthread: int, limits: Limits | None = None) -> Run[Score]:
     """The run that scores motions under a recipe."""
-    return lambda motions, report: score(motions, robot, recipe, nthread=nthread, progress=report)
+    return lambda motions, report: score(motions, robot, recipe, nthread=nthread, progress=report, limits=limits)
 
 
 def _run_batch(motions: Sequence[tuple[Path, Motion]], run: Run[T], progress: Progress) -> list[T | AmprefError]:

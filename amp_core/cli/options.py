@@ -72,6 +72,13 @@ Physics = Annotated[
 ]
 Fps = Annotated[float | None, Option(help="Frames per second, for .csv files and others that do not hold it.")]
 QuatOrder = Annotated[Literal["xyzw", "wxyz"] | None, Option(help="Quaternion order; must be given for .csv.")]
+MAX_SECONDS = 1e6
+"""More than a clip lasts that anybody records; bounds a number of frames."""
+
+MaxDuration = Annotated[
+    float | None,
+    Option(min=0, max=MAX_SECONDS, metavar="SECONDS", help="How long a clip may last at most; the default is 120 s."),
+]
 Threads = Annotated[int | None, Option(min=1, help="Simulation threads; the results do not depend on it.")]
 
 Url = Annotated[str | None, Option("--url", help="The service's address; overrides AMPREF_URL, default http://127.0.0.1:8000.")]

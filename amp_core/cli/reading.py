@@ -8,13 +8,20 @@ from typing import Any
 
 from amp_core.cli.output import Output
 from amp_core.errors import AmprefError, InputRefused
-from amp_core.formats import Motion, read_motion
+from amp_core.formats import Limits, Motion, read_motion
 
 ReadOptions = Callable[[Path], dict[str, Any]]
 """The keyword arguments of `read_motion` for a file."""
 
 
-def reading_options(paths: Sequence[Path], fps: float | None, quat_order: str | None, out: Output) -> ReadOptions:
+def limits_of(max_duration: float | None) -> Limits:
+    """The default limits, with `--max-duration` seconds where it was given."""
+    return Limits() if max_duration is None else Limits(max_duration_sec=max_duration)
+
+
+def reading_options(
+    paths: Sequence[Path], fps: float | None, quat_order: str | None, out: Output, limits: Limits | None = None
+) -> ReadOptions:
     """Which files `--fps` and `--quat-order` are for.
 
     A .csv holds neither its frame rate nor its quaternion order, so where there are .csv files the options are for them, and a
@@ -22,12 +29,13 @@ def reading_options(paths: Sequence[Path], fps: float | None, quat_order: str | 
     contradicts the file's own.
     """
     options = {"fps": fps, "quat_order": quat_order}
+    bounds = {} if limits is None else {"limits": limits}
     is_csv = {path: path.suffix.lower() == ".csv" for path in paths}
     if not any(is_csv.values()):
-        return lambda path: options
+        return lambda path: options | bounds
     if not all(is_csv.values()) and any(value is not None for value in options.values()):
         out.note("--fps and --quat-order are taken for the .csv files; the others say their own")
-    return lambda path: options if is_csv[path] else {}
+    return lambda path: (options if is_csv[path] else {}) | bounds
 
 
 def read_motions(

@@ -10,9 +10,22 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from amp_core.cli.options import Fps, JsonOut, Mode, MotionFiles, Physics, Profile, QuatOrder, Quiet, RobotName, Seed, Threads
+from amp_core.cli.options import (
+    Fps,
+    JsonOut,
+    MaxDuration,
+    Mode,
+    MotionFiles,
+    Physics,
+    Profile,
+    QuatOrder,
+    Quiet,
+    RobotName,
+    Seed,
+    Threads,
+)
 from amp_core.cli.output import Output
-from amp_core.cli.reading import reading_options
+from amp_core.cli.reading import limits_of, reading_options
 from amp_core.cli.recipes import build_recipe
 from amp_core.cli.results import print_results
 from amp_core.cli.targets import made_folder, refuse_unwritable
@@ -34,6 +47,7 @@ def score(
     export: Annotated[Path | None, Option(metavar="DIR", help="Write NAME.npz per motion into this folder.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
+    max_duration: MaxDuration = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -55,9 +69,10 @@ def score(
     documents: list[dict[str, Any]] = []
     labels, renamings = [], []
     with made_folder(export), out.progress("scoring", total=len(motions) * len(recipes)) as progress:
-        options = reading_options(motions, fps, quat_order, out)
-        runs = [score_run(loaded_robot, variant, nthread) for variant in recipes]
-        files = process_files(motions, options, loaded_robot, base_recipe, nthread, runs, out, progress)
+        limits = limits_of(max_duration)
+        options = reading_options(motions, fps, quat_order, out, limits)
+        runs = [score_run(loaded_robot, variant, nthread, limits) for variant in recipes]
+        files = process_files(motions, options, loaded_robot, base_recipe, nthread, runs, out, progress, limits)
         for path, name, (_, results) in zip(motions, export_names(motions), files, strict=True):
             for scale, result in zip((variant.physics for variant in recipes), results, strict=True):
                 if result is None:

@@ -6,6 +6,7 @@ from amp_core.cli.group import CATALOG, MOTIONS, TRAINING, list_verbs
 
 _SIMULATING = {
     "amp_core.cli.score:score": "Roll motions out in MuJoCo and say which tier each reaches.",
+    "amp_core.cli.check:check": "Say what is wrong with motions, and what would mend them, without simulating.",
     "amp_core.cli.verify:verify": "Run the ten parity and readiness tests, and say whether this is fit to train on.",
     "amp_core.cli.buckets:buckets": (
         "Score motions in several physics side by side: what share of each stays Tier 0 when the friction is 0.7?"
@@ -15,6 +16,7 @@ _PREPARING = {
     "amp_core.cli.augment:augment": (
         "Make variants of clips for coverage: each option makes one variant of each clip, --apply combines."
     ),
+    "amp_core.cli.cut:cut": "Write parts of motions as clips of their own: some frames, or a long clip in parts.",
     "amp_core.cli.robots:robots": "List the bundled robots; any other is given as a path to its robot.yaml.",
 }
 _CATALOG = {

@@ -69,6 +69,8 @@ SHAPES = {
     "score": (LIST, ["MOTION", "--mode", "rollout"]),
     "verify": (OBJECT, ["MOTION", "--mode", "rollout", "--only", "7"]),
     "buckets": (OBJECT, ["MOTION", "--mode", "rollout", "--friction", "0.7"]),
+    "check": (LIST, ["MOTION"]),
+    "cut": (LIST, ["MOTION", "--frames", "0:10"]),
     "augment": (LIST, ["MOTION", "--mirror", "--out", "FOLDER"]),
     "robots": (LIST, []),
     "submit": (LIST, ["MOTION", "--wait"]),
@@ -198,13 +200,15 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
         raise NotFound("it is not there")
 
     more = {
-        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "augment")},
+        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "check", "augment")},
         "submit": ["--recipe", str(tmp_path / "none.json")],
         "migrate": ["--to", "nonsense"],
         "up": ["--data-dir", str(tmp_path / "file" / "data")],
     }
     if verb == "robots":
         monkeypatch.setattr("amp_core.cli.robots.bundled_robots", refuse)
+    elif verb == "cut":
+        monkeypatch.setattr("amp_core.cli.cut.limits_of", refuse)
     elif verb == "pull":
         monkeypatch.setattr("amp_core.cli.pull.pull_version", refuse)
     elif verb == "migrate":
