@@ -56,8 +56,8 @@ def cut(
     frames: Annotated[
         list[FrameRange] | None, Option(metavar="A:B", parser=parse_frames, help="The frames A to B − 1, from 0; repeatable.")
     ] = None,
-    every: Annotated[
-        float | None, Option(metavar="SECONDS", parser=parse_seconds, help="Parts of this length, such as 20s.")
+    length: Annotated[
+        float | None, Option("--every", metavar="SECONDS", parser=parse_seconds, help="Parts of this length, such as 20s.")
     ] = None,
     out_dir: Annotated[
         Path | None, Option("--out", metavar="DIR", help="Write NAME_FIRST-LAST.npz into this folder; default: the clip's own.")
@@ -73,7 +73,7 @@ def cut(
     too, if it lasts a second. Only the frames that are kept are checked, so that a damaged or padded end can be cut off.
     Exits with 1 when a file was refused.
     """
-    if bool(frames) == (every is not None):
+    if bool(frames) == (length is not None):
         raise BadParameter("give either --frames A:B or --every SECONDS", param_hint="--frames")
     out = Output(json_out, quiet=quiet)
     options = reading_options(motions, fps, quat_order, out, limits_of(MAX_SECONDS))
@@ -82,7 +82,7 @@ def cut(
     with out.progress("cutting", total=len(motions)) as progress:
         for index, path in enumerate(motions):
             with out.refusing(path):
-                for part in _cut_file(path, frames or [], every, options(path)):
+                for part in _cut_file(path, frames or [], length, options(path)):
                     target = (out_dir or path.parent) / f"{part.motion.name}.npz"
                     if target in sources:
                         raise InputRefused(
@@ -108,18 +108,18 @@ def cut(
     out.exit()
 
 
-def _cut_file(path: Path, ranges: Sequence[FrameRange], every: float | None, options: dict[str, Any]) -> list[Part]:
-    if every is None:
+def _cut_file(path: Path, ranges: Sequence[FrameRange], length: float | None, options: dict[str, Any]) -> list[Part]:
+    if length is None:
         # Each part is read for itself: what is outside of it may be damaged.
         return [cut_motion(read_motion(path, frames=(part.start, part.stop), **options), part.start) for part in ranges]
-    whole = read_motion(path, **options)
-    parts = split_evenly(whole.num_frames, whole.fps, every)
+    clip = read_motion(path, **options)
+    parts = split_evenly(clip.num_frames, clip.fps, length)
     if len(parts) < 2:
         raise MotionRefused(
-            f"the clip lasts {whole.duration_sec:.1f} s, which is one part",
+            f"the clip lasts {clip.duration_sec:.1f} s, which is one part",
             key="root_pos",
-            expected=f"a clip that is longer than {every:g} s",
+            expected=f"a clip that is longer than {length:g} s",
             remedy="Use it as it is, or give --every a shorter length",
         )
-    digits = max(DIGITS, len(str(whole.num_frames - 1)))
-    return [cut_motion(whole, start, stop, digits=digits) for start, stop in parts]
+    digits = max(DIGITS, len(str(clip.num_frames - 1)))
+    return [cut_motion(clip, start, stop, digits=digits) for start, stop in parts]

@@ -105,7 +105,7 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
     starts = np.unique(np.linspace(0, len(poses.root_pos) - 2, SAMPLED_STEPS).astype(np.int64))
     start, end = poses.take(starts), poses.take(starts + 1)
     as_read = feet.measure(start, end, motion.fps)
-    figures: dict[str, float | None] = {
+    measures: dict[str, float | None] = {
         "implausibility": rounded(as_read.score),
         "mean_foot_slide": rounded(as_read.slide),
         "foot_height_spread_m": rounded(as_read.spread),
@@ -128,11 +128,11 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
         findings += _find_unreachable(poses, robot, lead)
         findings += shift_frames(find_discontinuities(frames, limits.max_speed, limits.max_turn_rate), lead)
         course = _follow(poses, motion.fps, lead, feet)
-        figures |= measure_course(course)
+        measures |= measure_course(course)
         if not trembles:
-            findings += describe_motion(course, robot, figures, is_path_wrong=mended is not None)
+            findings += describe_motion(course, robot, measures, is_path_wrong=mended is not None)
     ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-    return ClipCheck(tuple(ordered), figures)
+    return ClipCheck(tuple(ordered), measures)
 
 
 def find_leading(motion: Motion, rotation: Array, robot: Robot) -> FirstFrame:
@@ -228,10 +228,10 @@ def _find_unreachable(poses: Poses, robot: Robot, lead: int) -> list[Finding]:
     elif share[joint] > BEYOND_SHARE:
         frame, value = int(excess[:, joint].argmax()), float(excess[:, joint].max())
         code = "joints_beyond_limits"
-        others = int((share > BEYOND_SHARE).sum()) - 1
+        more = int((share > BEYOND_SHARE).sum()) - 1
         problem = (
             f"{robot.joint_names[joint]} is beyond its limits by over {BEYOND_RAD:g} rad in {share[joint]:.0%} of the frames, "
-            f"by up to {value:.3g} rad{f', as are {others} other joints' if others else ''}"
+            f"by up to {value:.3g} rad{f', as are {more} other joints' if more else ''}"
         )
     else:
         return []

@@ -94,9 +94,9 @@ def local_ratio(steps: Array, floor: float, fps: float) -> Array:
     window = max(WINDOW, round(WINDOW_SEC * fps))
     width = window - EXCLUDED
     rest = [(0, 0)] * (steps.ndim - 1)
-    after = _sliding_maximum(np.pad(steps, [(0, window + width), *rest]), width)
-    before = _sliding_maximum(np.pad(steps, [(window, width), *rest]), width)
-    around = np.maximum(before[: len(steps)], after[EXCLUDED + 1 : EXCLUDED + 1 + len(steps)])
+    later = _sliding_maximum(np.pad(steps, [(0, window + width), *rest]), width)
+    earlier = _sliding_maximum(np.pad(steps, [(window, width), *rest]), width)
+    around = np.maximum(earlier[: len(steps)], later[EXCLUDED + 1 : EXCLUDED + 1 + len(steps)])
     return np.asarray(steps / np.maximum(around, floor))
 
 
@@ -139,10 +139,10 @@ def _find_jumps(
     longest = int(np.argmax(np.diff(edges)))
     start, stop = int(edges[longest]), int(edges[longest + 1])
     finding = describe(worst, float(steps[worst]), float(steps[worst] / max(ratio[worst], 1e-9)))
-    others = int(is_fault.sum()) - 1
+    more = int(is_fault.sum()) - 1
     yield replace(
         finding,
-        message=finding.message + (f"; {others} more such step{'s' if others > 1 else ''}" if others else ""),
+        message=finding.message + (f"; {more} more such step{'s' if more > 1 else ''}" if more else ""),
         frames=(worst + 1, worst + 1),
         value=rounded(steps[worst]),
         remedy=f"{finding.remedy}; {_cut_remedy(start, stop)}",

@@ -77,7 +77,7 @@ class Course:
 
 
 def measure_course(course: Course) -> dict[str, float | None]:
-    """The figures of a clip, by name; None where it has none."""
+    """The measures of a clip, by name; None where it has none."""
     h = course.height
     path = np.diff(course.root_pos[:, :2], axis=0)
     # Chords of a quarter of a second, so that the sway of the hips is no path.
@@ -87,7 +87,7 @@ def measure_course(course: Course) -> dict[str, float | None]:
     forward = float((path * rotations.heading_direction(course.root_rot[:-1])).sum()) / max(course.duration_sec, 1e-9)
     steps = _count_steps(course.heights, 0.02 * h)
     step_rate = steps / course.duration_sec if steps >= LEAST_STEPS else None
-    grounded = course.slide[np.isfinite(course.slide)]
+    standing_rows = course.slide[np.isfinite(course.slide)]
     ground = course.ground[np.isfinite(course.ground)]
     joint_speed = np.diff(course.dof_pos, axis=0) * course.fps
     return {
@@ -100,7 +100,7 @@ def measure_course(course: Course) -> dict[str, float | None]:
         "joint_speed_rms": rounded(math.sqrt(float((joint_speed**2).mean()))),
         "joint_speed_max": rounded(float(np.abs(joint_speed).max())),
         "clip_max_tilt_deg": rounded(math.degrees(float(rotations.tilt(course.root_rot).max()))),
-        "clip_foot_slide": rounded(float(np.median(grounded))) if len(grounded) else None,
+        "clip_foot_slide": rounded(float(np.median(standing_rows))) if len(standing_rows) else None,
         "clip_flight_rate": rounded(float(course.in_flight.mean())),
         "clip_ground_range_m": rounded(float(np.ptp(ground))) if len(ground) else None,
         "fall_acceleration": _fall_acceleration(course, h),
@@ -113,7 +113,7 @@ def _thresholds(robot: Robot) -> dict[str, float]:
     return {name: threshold for name, threshold in gates.items() if isinstance(threshold, float)}
 
 
-def describe_motion(course: Course, robot: Robot, figures: dict[str, float | None], *, is_path_wrong: bool) -> list[Finding]:
+def describe_motion(course: Course, robot: Robot, measures: dict[str, float | None], *, is_path_wrong: bool) -> list[Finding]:
     """The findings about a clip's kind.
 
     Args:
@@ -121,17 +121,17 @@ def describe_motion(course: Course, robot: Robot, figures: dict[str, float | Non
     """
     h, limits = course.height, _thresholds(robot)
     return [
-        *_find_tilt(course, figures, limits["clip_max_tilt_deg"]),
-        *_find_slide(course, figures, limits["clip_foot_slide"], is_path_wrong),
-        *_find_flight(course, figures, limits["clip_flight_rate"]),
+        *_find_tilt(course, measures, limits["clip_max_tilt_deg"]),
+        *_find_slide(course, measures, limits["clip_foot_slide"], is_path_wrong),
+        *_find_flight(course, measures, limits["clip_flight_rate"]),
         *_find_start(course, h),
-        *_find_ground(course, figures, limits["clip_ground_range_m"]),
-        *_find_rate(course, figures, h),
-        *_find_manner(course, figures, h),
+        *_find_ground(course, measures, limits["clip_ground_range_m"]),
+        *_find_rate(course, measures, h),
+        *_find_manner(course, measures, h),
     ]
 
 
-def _find_tilt(course: Course, figures: dict[str, float | None], limit: float) -> Iterator[Finding]:
+def _find_tilt(course: Course, measures: dict[str, float | None], limit: float) -> Iterator[Finding]:
     tilt = np.degrees(rotations.tilt(course.root_rot))
     over = tilt > limit
     if not over.any():
@@ -150,18 +150,18 @@ def _find_tilt(course: Course, figures: dict[str, float | None], limit: float) -
         "clip_not_upright", "excludes",
         f"the clip itself is not upright between frames {first} and {last} ({share:.0%} of its frames, up to "
         f"{tilt.max():.0f} degrees): {kind}, or its root has another frame",
-        key="root_rot", frames=(first, last), value=figures["clip_max_tilt_deg"], limit=limit, unit="deg",
+        key="root_rot", frames=(first, last), value=measures["clip_max_tilt_deg"], limit=limit, unit="deg",
         expected=f"a root that leans by at most {limit:g} degrees (gate clip_max_tilt_deg)",
         remedy="Cut the part that is upright, or score it with a profile for such motion",
     )  # fmt: skip
 
 
-def _find_slide(course: Course, figures: dict[str, float | None], limit: float, is_path_wrong: bool) -> Iterator[Finding]:
-    slide, ratio = figures["clip_foot_slide"], figures["path_over_steps"]
+def _find_slide(course: Course, measures: dict[str, float | None], limit: float, is_path_wrong: bool) -> Iterator[Finding]:
+    slide, ratio = measures["clip_foot_slide"], measures["path_over_steps"]
     if slide is None or (slide <= limit and not is_path_wrong):
         return
-    travelled = float(np.linalg.norm(np.diff(course.root_pos[:, :2], axis=0), axis=1).sum())
-    comparison = "" if ratio is None else f": the root travels {travelled:.2f} m where the steps make {travelled / ratio:.2f} m"
+    distance = float(np.linalg.norm(np.diff(course.root_pos[:, :2], axis=0), axis=1).sum())
+    comparison = "" if ratio is None else f": the root travels {distance:.2f} m where the steps make {distance / ratio:.2f} m"
     remedy = "Retarget it with a foot-contact constraint, and check fps, the heading and the unit of root_pos"
     if is_path_wrong and ratio is not None:
         remedy = (
@@ -176,8 +176,8 @@ def _find_slide(course: Course, figures: dict[str, float | None], limit: float, 
     )  # fmt: skip
 
 
-def _find_flight(course: Course, figures: dict[str, float | None], limit: float) -> Iterator[Finding]:
-    rate = figures["clip_flight_rate"] or 0.0
+def _find_flight(course: Course, measures: dict[str, float | None], limit: float) -> Iterator[Finding]:
+    rate = measures["clip_flight_rate"] or 0.0
     if rate <= limit:
         return
     yield Finding(
@@ -191,10 +191,10 @@ def _find_flight(course: Course, figures: dict[str, float | None], limit: float)
 def _find_start(course: Course, height: float) -> Iterator[Finding]:
     """A clip that begins with all feet in the air: the robot would be dropped."""
     count = max(1, round(START_SEC * course.fps))
-    grounded = np.flatnonzero(~course.in_flight)
-    if not len(grounded):
+    standing_rows = np.flatnonzero(~course.in_flight)
+    if not len(standing_rows):
         return
-    floor = float(np.median(course.heights.min(axis=1)[grounded]))
+    floor = float(np.median(course.heights.min(axis=1)[standing_rows]))
     is_high = course.heights.min(axis=1) > floor + START_SHARE * height
     if not is_high[0]:
         return
@@ -211,32 +211,32 @@ def _find_start(course: Course, height: float) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _find_ground(course: Course, figures: dict[str, float | None], limit: float) -> Iterator[Finding]:
-    value = figures["clip_ground_range_m"]
+def _find_ground(course: Course, measures: dict[str, float | None], limit: float) -> Iterator[Finding]:
+    value = measures["clip_ground_range_m"]
     if value is None or value <= limit:
         return
     ground = course.ground
-    known = np.flatnonzero(np.isfinite(ground))
-    quarter = max(1, len(known) // 8)
-    rise = float(np.median(ground[known[-quarter:]]) - np.median(ground[known[:quarter]]))
-    travelled = float(np.linalg.norm(course.root_pos[known[-1], :2] - course.root_pos[known[0], :2]))
-    kind = f"they {'rise' if rise > 0 else 'sink'} by {abs(rise):.2f} m over {travelled:.2f} m of path"
+    rows = np.flatnonzero(np.isfinite(ground))
+    quarter = max(1, len(rows) // 8)
+    rise = float(np.median(ground[rows[-quarter:]]) - np.median(ground[rows[:quarter]]))
+    distance = float(np.linalg.norm(course.root_pos[rows[-1], :2] - course.root_pos[rows[0], :2]))
+    kind = f"they {'rise' if rise > 0 else 'sink'} by {abs(rise):.2f} m over {distance:.2f} m of path"
     if abs(rise) < 0.5 * value:
         kind = "they are on several levels"
     yield Finding(
         "ground_not_flat", "excludes",
         f"the ground of this clip is not flat: its standing feet are on heights that differ by {value:.2f} m; {kind} (a slope, "
         "stairs, a box, or a drift of the recording)",
-        key="root_pos", frames=(math.floor(course.times[known[0]]), math.ceil(course.times[known[-1]])),
+        key="root_pos", frames=(math.floor(course.times[rows[0]]), math.ceil(course.times[rows[-1]])),
         value=value, limit=rounded(limit), unit="m",
         expected=f"standing feet on one height (gate clip_ground_range_m, {limit:.3g} m)",
         remedy="Of a drift: subtract the line through the standing feet from root_pos; slopes and stairs have no flat floor",
     )  # fmt: skip
 
 
-def _find_rate(course: Course, figures: dict[str, float | None], height: float) -> Iterator[Finding]:
+def _find_rate(course: Course, measures: dict[str, float | None], height: float) -> Iterator[Finding]:
     """A frame rate that gravity contradicts, or a cadence that no leg has."""
-    fall = figures["fall_acceleration"]
+    fall = measures["fall_acceleration"]
     if fall is not None and not 1.0 / FALL_TOLERANCE < fall / GRAVITY < FALL_TOLERANCE:
         rate = math.sqrt(GRAVITY / fall)
         yield Finding(
@@ -247,28 +247,28 @@ def _find_rate(course: Course, figures: dict[str, float | None], height: float) 
             remedy=f"Check fps: gravity would agree with {rate:.2g} times the rate that the file says",
         )  # fmt: skip
         return
-    relative = figures["relative_step_rate"]
+    relative = measures["relative_step_rate"]
     if relative is not None and relative > FASTEST_STEPS:
         yield Finding(
             "rate", "warns",
-            f"{figures['step_rate']:.3g} steps a second at {figures['speed']:.2g} m/s: {relative:.2g} of what a leg of this "
+            f"{measures['step_rate']:.3g} steps a second at {measures['speed']:.2g} m/s: {relative:.2g} of what a leg of this "
             "length swings by itself, where people walk at 0.6 and sprint at 1; joints move at up to "
-            f"{figures['joint_speed_max']:.3g} rad/s",
+            f"{measures['joint_speed_max']:.3g} rad/s",
             key="fps", value=relative, limit=FASTEST_STEPS, unit="√(h/g) · steps/s", expected="the rate of the recording",
             remedy="Check whether fps is that of the recording (30, 50, 60, 120 are easily confused)",
         )  # fmt: skip
 
 
-def _find_manner(course: Course, figures: dict[str, float | None], height: float) -> Iterator[Finding]:
-    forward, speed = figures["forward_speed"] or 0.0, figures["speed"] or 0.0
+def _find_manner(course: Course, measures: dict[str, float | None], height: float) -> Iterator[Finding]:
+    forward, speed = measures["forward_speed"] or 0.0, measures["speed"] or 0.0
     unit = math.sqrt(GRAVITY * height)
     if forward < -BACKWARD_SHARE * unit and -forward > 0.7 * speed:
         yield Finding("walks_backward", "notes", f"the root moves backwards at {-forward:.2f} m/s on average", key="root_pos",
                       value=rounded(forward), unit="m/s")  # fmt: skip
     root_speed = np.linalg.norm(np.diff(course.root_pos, axis=0), axis=1).mean() * course.fps
-    if (figures["joint_speed_rms"] or 0.0) < STILL_SPEED and root_speed < STILL_SHARE * unit:
+    if (measures["joint_speed_rms"] or 0.0) < STILL_SPEED and root_speed < STILL_SHARE * unit:
         yield Finding("stands_still", "notes", "nothing moves: the clip is one pose", key="dof_pos",
-                      value=figures["joint_speed_rms"], limit=STILL_SPEED, unit="rad/s")  # fmt: skip
+                      value=measures["joint_speed_rms"], limit=STILL_SPEED, unit="rad/s")  # fmt: skip
     elif course.heights.shape[1] == 2:
         lifted = course.heights - course.heights.min(axis=1, keepdims=True) > 0.05 * height
         share = lifted.mean(axis=0)

@@ -143,8 +143,8 @@ class FootMeasure:
         slide = float(ranked[: max(1, math.ceil(KEPT_SHARE * len(ranked)))].mean())
         spread = float(np.subtract(*np.percentile(lowest, [90, 10])))
         limits, (low, high) = self.robot.joint_range, self.robot.height_range
-        beyond = np.maximum(limits[:, 0] - poses.dof_pos, poses.dof_pos - limits[:, 1]).max(axis=1)
-        excess = float(np.maximum(beyond, 0.0).mean())
+        overshoot = np.maximum(limits[:, 0] - poses.dof_pos, poses.dof_pos - limits[:, 1]).max(axis=1)
+        excess = float(np.maximum(overshoot, 0.0).mean())
         tilt = math.degrees(float(rotations.tilt(poses.root_rot).mean()))
         height = float(poses.root_pos[:, 2].mean()) - floor
         footing = slide / (0.05 * self.speed_unit) + spread / (0.08 * self.height) + excess / 0.1
@@ -158,9 +158,9 @@ class FootMeasure:
         return Plausibility(slide, spread, excess, tilt, height, floor, footing, score, heading, scale, agreement)
 
 
-def _compare_paths(pushed: Array, travelled: Array) -> tuple[float, float, float]:
-    """The turn [deg] and the factor that take the velocities `pushed` to `travelled` (S, 2), and their correlation."""
-    u, v = pushed[:, 0] + 1j * pushed[:, 1], travelled[:, 0] + 1j * travelled[:, 1]
+def _compare_paths(pushed: Array, actual: Array) -> tuple[float, float, float]:
+    """The turn [deg] and the factor that take the velocities `pushed` to `actual` (S, 2), and their correlation."""
+    u, v = pushed[:, 0] + 1j * pushed[:, 1], actual[:, 0] + 1j * actual[:, 1]
     power_u, power_v = float((np.abs(u) ** 2).sum()), float((np.abs(v) ** 2).sum())
     if min(power_u, power_v) < 1e-12:
         return 0.0, 1.0, 0.0

@@ -101,28 +101,28 @@ class Mended:
 
     def to_finding(self, frames: int) -> Finding:
         """The refusal of a clip of so many frames."""
-        first, before, after = self.readings[0], self.before, self.after
-        figures = [
-            f"{name} {new:.3g} {unit} instead of {old:.3g}"
-            for name, old, new, unit in (
-                ("the feet slide at", before.slide, after.slide, "m/s"),
-                ("the lowest foot point varies by", before.spread, after.spread, "m"),
-                ("joints are beyond their limits by", before.excess, after.excess, "rad"),
-                ("the root leans by", before.tilt, after.tilt, "deg"),
-                ("it is above the feet by", before.height, after.height, "m"),
+        first, old, new = self.readings[0], self.before, self.after
+        changes = [
+            f"{name} {value:.3g} {unit} instead of {value_as_read:.3g}"
+            for name, value_as_read, value, unit in (
+                ("the feet slide at", old.slide, new.slide, "m/s"),
+                ("the lowest foot point varies by", old.spread, new.spread, "m"),
+                ("joints are beyond their limits by", old.excess, new.excess, "rad"),
+                ("the root leans by", old.tilt, new.tilt, "deg"),
+                ("it is above the feet by", old.height, new.height, "m"),
             )
-            if abs(old - new) > 0.05 * max(abs(old), abs(new), 0.01)
+            if abs(value_as_read - value) > 0.05 * max(abs(value_as_read), abs(value), 0.01)
         ]
         alternatives = "".join(f"; or {reading.words}, which fits as well" for reading in self.alternatives)
         return Finding(
             first.kind,
             "refuses",
-            f"{' and '.join(reading.words for reading in self.readings)}: so read, {', '.join(figures)}{alternatives}",
+            f"{' and '.join(reading.words for reading in self.readings)}: so read, {', '.join(changes)}{alternatives}",
             key=first.key,
             joint=first.joint,
             frames=(0, frames - 1),
-            value=rounded(before.score),
-            limit=rounded(after.score),
+            value=rounded(old.score),
+            limit=rounded(new.score),
             unit="implausibility, as it is and as it would be",
             expected="quaternions xyzw from body to world, metres with z up, radians in the robot's joint order",
             remedy="; ".join(dict.fromkeys(reading.remedy for reading in self.readings)),
@@ -145,25 +145,25 @@ def try_readings(
     both = Poses(*(np.concatenate(pair) for pair in zip(start, end, strict=True)))
     legs = _leg_joints(robot)
 
-    def measure(reading: Reading, every: int = 1) -> tuple[Reading, Plausibility, Poses]:
+    def measure(reading: Reading, stride: int = 1) -> tuple[Reading, Plausibility, Poses]:
         changed = reading.apply(poses)
-        begin, stop = Poses(*(v[:count:every] for v in changed)), Poses(*(v[count::every] for v in changed))
+        begin, stop = Poses(*(v[:count:stride] for v in changed)), Poses(*(v[count::stride] for v in changed))
         return reading, feet.measure(begin, stop, fps), changed
 
-    chosen: list[Reading] = []
+    steps: list[Reading] = []
     alternatives: list[Reading] = []
     best, poses = as_read, both
     for _ in range(ROUNDS):
         readings = [*_whole_readings(poses, best, feet), *_joint_readings(poses, best, robot, legs)]
-        if chosen:
-            readings = [reading for reading in readings if _go_together([*chosen, reading])]
+        if steps:
+            readings = [reading for reading in readings if _go_together([*steps, reading])]
         if not readings:
             break
         # A few steps tell most readings off; the best are measured with all of them.
         rough = [measure(reading, SCREENED) for reading in readings]
         bound = sorted(plausibility.score for _, plausibility, _ in rough)[:MOST_MEASURED][-1]
         candidates = [measure(reading) for reading, plausibility, _ in rough if plausibility.score <= bound]
-        if not chosen:
+        if not steps:
             # The coarse turns say about where the heading is, the feet then say exactly.
             coarse = min((c for c in rough if c[0].kind == "heading"), key=lambda c: c[1].score)
             candidates.append(measure(_heading_reading(round(coarse[0].turn + coarse[1].heading), about_body=True)))
@@ -172,33 +172,35 @@ def try_readings(
         if plausibility.score > IMPROVEMENT * best.score:
             break
         kinds = {reading.kind}
-        for other, score in ((c[0], c[1].score) for c in candidates if not chosen):
-            if score <= CLEARLY * lowest + 0.02 and other.kind not in kinds and len(kinds) <= MOST_ALTERNATIVES:
-                kinds.add(other.kind)
-                alternatives.append(other)
-        chosen.append(reading)
+        for candidate, score in ((c[0], c[1].score) for c in candidates if not steps):
+            if score <= CLEARLY * lowest + 0.02 and candidate.kind not in kinds and len(kinds) <= MOST_ALTERNATIVES:
+                kinds.add(candidate.kind)
+                alternatives.append(candidate)
+        steps.append(reading)
         best, poses = plausibility, changed
         if best.score < FIT_SCORE:
             break
-    if not chosen:
+    if not steps or not _is_mended(steps, as_read, best, duration_sec):
         return None
-    if duration_sec < LEAST_SEC and not {reading.kind for reading in chosen} <= {"quaternion_order", "y_up", "unit", "degrees"}:
-        return None
+    return Mended(tuple(steps), as_read, best, tuple(alternatives) if len(steps) == 1 else ())
+
+
+def _is_mended(readings: list[Reading], as_read: Plausibility, mended: Plausibility, duration_sec: float) -> bool:
+    """Whether the readings mend the clip beyond doubt."""
+    kinds = {reading.kind for reading in readings}
+    if duration_sec < LEAST_SEC and not kinds <= {"quaternion_order", "y_up", "unit", "degrees"}:
+        return False
     # Each further reading has to be earned: of many combinations some one fits any motion.
-    ratio = JOINT_RATIO if chosen[0].kind in ("sides", "joint_sign") else MENDING_RATIO
-    most = min(ratio ** len(chosen) * as_read.score, MENDED_SCORE if len(chosen) == 1 else SUSPECT_SCORE)
-    if any(reading.key == "root_rot" for reading in chosen):
-        stands_up = chosen[0].kind == "quaternion_order" and as_read.tilt > LYING_DEG and best.tilt < UPRIGHT_DEG
+    ratio = JOINT_RATIO if readings[0].kind in ("sides", "joint_sign") else MENDING_RATIO
+    most = min(ratio ** len(readings) * as_read.score, MENDED_SCORE if len(readings) == 1 else SUSPECT_SCORE)
+    stands_up = readings[0].kind == "quaternion_order" and as_read.tilt > LYING_DEG and mended.tilt < UPRIGHT_DEG
+    if any(reading.key == "root_rot" for reading in readings) and not stands_up:
         # A rotation that only leans is no evidence: some other one always leans less. The feet must say so.
-        is_evident = as_read.footing > FIT_SCORE and best.footing < MENDING_RATIO * as_read.footing
-        if not stands_up and not is_evident:
-            return None
-        is_upright = best.tilt < UPRIGHT_DEG and best.footing < CLEAR_RATIO * as_read.footing
-        if not stands_up and not is_upright:
+        if as_read.footing <= FIT_SCORE or mended.footing >= MENDING_RATIO * as_read.footing:
+            return False
+        if mended.tilt >= UPRIGHT_DEG or mended.footing >= CLEAR_RATIO * as_read.footing:
             most = min(most, MENDED_ROTATION_SCORE)
-    if best.score > most:
-        return None
-    return Mended(tuple(chosen), as_read, best, tuple(alternatives) if len(chosen) == 1 else ())
+    return mended.score <= most
 
 
 def _go_together(readings: list[Reading]) -> bool:
@@ -296,8 +298,8 @@ def _y_up_readings(height: float) -> Iterator[Reading]:
                 rotation = _product(rotation, quat * np.array([-1.0, -1.0, -1.0, 1.0]))
             return Poses(poses.root_pos[:, [0, 2, 1]] * axes, rotation, poses.dof_pos)
 
-        turned = f"turned by {90 * sign:+.0f} degrees about x{' on both sides' if on_both_sides else ''}"
-        remedy = f"Convert to z up: root_pos = {text}, and root_rot {turned}"
+        turn = f"turned by {90 * sign:+.0f} degrees about x{' on both sides' if on_both_sides else ''}"
+        remedy = f"Convert to z up: root_pos = {text}, and root_rot {turn}"
         yield Reading("y_up", f"{'y' if sign > 0 else '−y'} looks like the vertical", remedy, "root_pos", apply)
 
 
@@ -312,8 +314,8 @@ def place_elsewhere(start: Poses, end: Poses, fps: float, feet: FootMeasure, as_
     if ((np.abs(y) >= low) & (np.abs(y) <= high)).all() and ((z < low) | (z > high)).all():
         readings += _y_up_readings(float(y.mean()))
     readings += _unit_readings(float(z.mean()), feet)
-    tried = [(feet.measure(r.apply(start), r.apply(end), fps).score, r) for r in readings]
-    return next((r for score, r in sorted(tried, key=lambda entry: entry[0]) if score <= as_read.score), None)
+    scores = [(feet.measure(r.apply(start), r.apply(end), fps).score, r) for r in readings]
+    return next((r for score, r in sorted(scores, key=lambda entry: entry[0]) if score <= as_read.score), None)
 
 
 def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot, legs: set[int]) -> Iterator[Reading]:
@@ -335,8 +337,8 @@ def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot, legs: set
             partial(_take_columns, columns=order),
         )  # fmt: skip
     # An arm changes no foot: only its limits can tell, so that it need not be tried where all joints are inside them.
-    tried = set(range(len(names))) if as_read.excess > 0.0 else legs
-    pairs = [(i, j) for i, j in find_pairs(names) if i in tried]
+    columns_to_try = set(range(len(names))) if as_read.excess > 0.0 else legs
+    pairs = [(i, j) for i, j in find_pairs(names) if i in columns_to_try]
     for i, j in pairs:
         order = list(range(len(names)))
         order[i], order[j] = j, i
@@ -345,7 +347,7 @@ def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot, legs: set
             f"Exchange the columns {i} and {j} of dof_pos, or write joint_names into the file", "dof_pos",
             partial(_take_columns, columns=order), names[i],
         )  # fmt: skip
-    flips = [(i, j) for i, j in pairs] + [(i,) for i in sorted(tried)]
+    flips = [(i, j) for i, j in pairs] + [(i,) for i in sorted(columns_to_try)]
     for columns in flips:
         signs = np.ones(len(names))
         signs[list(columns)] = -1.0
@@ -392,12 +394,12 @@ def _joint_orders(robot: Robot) -> Iterator[tuple[str, list[int]]]:
         "alphabetical": sorted(range(n), key=lambda i: names[i]),
         "reversed": list(range(n))[::-1],
     }
-    known = {tuple(range(n))}
+    orders = {tuple(range(n))}
     for words, columns in files.items():
         # The file's column k holds joint columns[k]; or, the other way round, somebody applied that order twice.
         for text, order in ((words, [int(i) for i in np.argsort(columns)]), (f"{words} (inverse)", list(columns))):
-            if tuple(order) not in known:
-                known.add(tuple(order))
+            if tuple(order) not in orders:
+                orders.add(tuple(order))
                 yield text, order
 
 
