@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from amp_core.client import load_clips, load_dataset, pull
     from amp_core.formats import read_motion
     from amp_core.recipe import Recipe
+    from amp_core.reference import read_reference
     from amp_core.robot import Robot
     from amp_core.scoring import score
     from amp_core.version import __version__
@@ -27,12 +28,13 @@ else:
             "amp_core.client": ("load_clips", "load_dataset", "pull"),
             "amp_core.formats": ("read_motion",),
             "amp_core.recipe": ("Recipe",),
+            "amp_core.reference": ("read_reference",),
             "amp_core.robot": ("Robot",),
             "amp_core.scoring": ("score",),
             "amp_core.version": ("__version__",),
         },
     )
 
-__all__ = ["Recipe", "__version__", "load_clips", "load_dataset", "pull", "read_motion"]
+__all__ = ["Recipe", "__version__", "load_clips", "load_dataset", "pull", "read_motion", "read_reference"]
 if TYPE_CHECKING or is_installed("mujoco"):  # Else `help` and `import *` would fail.
     __all__ += ["Robot", "score"]

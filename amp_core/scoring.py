@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from amp_core import features
 from amp_core.attempts import Attempt, best_attempt
@@ -20,10 +23,12 @@ from amp_core.engine import mujoco
 from amp_core.errors import MotionRefused
 from amp_core.formats import Limits, Motion
 from amp_core.kinematics import kinematic_contacts
+from amp_core.lineage import Lineage, lineage_columns
 from amp_core.motion import Conditioned, check_motion, condition
 from amp_core.npz import write_npz
 from amp_core.progress import Progress, scale_progress
 from amp_core.recipe import Recipe
+from amp_core.reference import META, encode_meta
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.strict_json import json_data
@@ -81,6 +86,8 @@ class Score(Verdict):
       attempts: of a tracked clip, every plan that was made; `provenance["attempt"]` is the number of the best.
       auto: how mode `auto` scored the clip; None for another mode.
       diagnosis: why it is not Tier 0, in physical words; None where it is.
+      source_file: the clip's name with the ending of its format.
+      lineage: of a variant.
     """
 
     name: str
@@ -92,6 +99,8 @@ class Score(Verdict):
     attempts: tuple[Attempt, ...] = ()
     auto: Auto | None = None
     diagnosis: Diagnosis | None = None
+    source_file: str = ""
+    lineage: Lineage | None = None
 
     @property
     def merit_order(self) -> tuple[int, ...]:
@@ -136,8 +145,30 @@ class Score(Verdict):
         }
 
     def export(self, target: str | os.PathLike[str] | BinaryIO) -> None:
-        """Write the export npz: the same bytes every time, readable with `allow_pickle=False`."""
-        write_npz(target, self.rollout.arrays())
+        """Write the export npz: the same bytes every time, readable with `allow_pickle=False`.
+
+        The last member is `meta` (`reference.read_reference` reads it).
+        """
+        arrays = self.rollout.arrays()
+        write_npz(target, arrays | {META: self._encode_meta(arrays)})
+
+    def _encode_meta(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+        recipe, provenance = self.rollout.recipe, self.provenance
+        identity = {"name": self.name, "source_digest": self.source_digest} | lineage_columns(self.lineage)
+        return encode_meta(
+            arrays,
+            dt=self.rollout.dt,
+            tier=self.tier,
+            tier_reason=self.tier_reason,
+            quality_metrics=self.quality_metrics,
+            generation_mode=recipe.mode,
+            harness_params=provenance["harness_params"],
+            source_file=self.source_file or self.name,
+            robot=provenance["robot"],
+            joint_names=tuple(provenance["joint_names"]),
+            generator_version=recipe.generator_version,
+            provenance=provenance | identity,
+        )
 
 
 def score(
@@ -240,6 +271,8 @@ def _score_mode(
                 wall_sec=wall_sec * rollout.clip_frames / frames,
                 attempts=tuple(plans),
                 diagnosis=diagnose(rollout, clip, robot, classification),
+                source_file=f"{clip.name}.{clip.source_format}" if clip.source_format else clip.name,
+                lineage=clip.lineage,
             )
         )
     return scores

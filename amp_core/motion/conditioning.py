@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from amp_core import rotations
 from amp_core.formats.clip import Limits, Motion
+from amp_core.lineage import Lineage
 from amp_core.motion.checks import check_clip, find_leading, forward_speed
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.report import IngestReport, JointClip, RootFrame, write_notes
@@ -42,6 +43,7 @@ class Conditioned:
       initial_qvel: (nv,) MuJoCo's convention: linear velocity in the world frame, angular velocity in the body frame, joint
         rates. Integrating it over `dt` takes frame 0 to frame 1.
       report: what was measured and changed.
+      source_format, lineage: as in the `Motion`.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Conditioned:
     initial_qpos: Array
     initial_qvel: Array
     report: IngestReport
+    source_format: str = ""
+    lineage: Lineage | None = None
 
     def __post_init__(self) -> None:
         for key in ("root_pos", "root_rot", "dof_pos", "dof_pos_raw", "initial_qpos", "initial_qvel"):
@@ -161,6 +165,8 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         initial_qpos=robot.poses(position[:1], rotation[:1], joints[:1])[0],
         initial_qvel=qvel,
         report=report,
+        source_format=motion.source_format,
+        lineage=motion.lineage,
     )
 
 
