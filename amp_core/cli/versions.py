@@ -119,6 +119,7 @@ def _fetch_clips(
             source_digest=clip["source_digest"],
             reading={"format": clip["source_format"], "fps": options.get("fps"), "quat_order": options.get("quat_order")},
             limits=LIMITS,
+            metrics=entry["quality_metrics"],
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from amp_core.errors import IntegrityError
 from amp_core.motion import condition
+from amp_core.quality import FrameSeries, measure
+from amp_core.reference import META, decode_meta
 from amp_core.rollout.simulation import start_velocity
 from amp_core.tracking import Plan
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
@@ -20,9 +23,11 @@ from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
 if TYPE_CHECKING:
     from amp_core.formats import Motion
     from amp_core.motion import Conditioned
+    from amp_core.robot import Robot
     from amp_core.verify.subject import Clip
 
 Array = npt.NDArray[np.float64]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 PLANNED_SEC = 12.0
 """s of tracked clips that are planned again, in all; plans with more samples count for more."""
@@ -41,8 +46,11 @@ def generator_determinism(context: Context) -> TestReport:
     sources = [clip for clip in clips if clip.motion is not None]
     pairs = sample(sources, REPLAYED_FRAMES)
     motions = [(clip, clip.motion()) for clip, frames in pairs if clip.motion is not None and frames == clip.frames]
+    results: dict[Clip, Arrays] = {}
     if motions:
-        sentences.insert(0, check_generation(findings, context, motions))
+        sentence, results = check_generation(findings, context, motions)
+        sentences.insert(0, sentence)
+    sentences.append(check_metrics(findings, context.subject.robot, clips, results))
     missing = len(clips) - len(sources)
     if missing:
         if motions:
@@ -84,8 +92,48 @@ def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) ->
     return f"the controls of {describe_sample(pairs, clips)} replayed without overwrites, against the recorded velocities"
 
 
-def check_generation(findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]) -> str:
-    """The clips generated again from their motions, every exported array against the recorded one."""
+def check_metrics(findings: Findings, robot: Robot, clips: Sequence[Clip], results: Mapping[Clip, Arrays]) -> str:
+    """The recorded quality metrics, and those in an export's `meta`, against what the arrays give; equal to the last bit.
+
+    Args:
+      results: the arrays of the clips that were generated again; of the others the recorded ones are measured.
+    """
+    differing, old, count = "", 0, 0
+    for clip in clips:
+        recorded = [] if clip.metrics is None else [("recorded", clip.metrics)]
+        if META in clip.arrays:
+            recorded.append(("exported", decode_meta(clip.arrays[META], clip.name)["quality_metrics"]))
+        if not recorded:
+            continue
+        try:
+            measured = measure(FrameSeries.from_export(results.get(clip, clip.arrays), clip.recipe, robot))
+        except IntegrityError:
+            old += 1
+            continue
+        count += 1
+        for kind, metrics in recorded:
+            names = [name for name, value in measured.items() if metrics.get(name) != value]
+            if names:
+                differing = differing or f"clip {clip.name}"
+                values = ", ".join(f"{name} {metrics.get(name)} for {measured[name]}" for name in names[:3])
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                findings.add_reason(
+                    f"clip {clip.name}: the {kind} quality metrics are not what its arrays give ({values}{more}): they were "
+                    "changed after they were measured, or measured by other code; score the clip again"
+                )
+    wrong = sum("quality metrics are not" in reason for reason in findings.reasons)
+    note = f"of {count} clips whose quality metrics were measured again, to the last bit"
+    findings.check("metrics.differing", wrong, "==", 0, where=differing, note=note)
+    if old:
+        note = "exports of an older release, which lack arrays that the metrics are measured from"
+        findings.add(Row("metrics.old", old, SKIP, note=note))
+    return f"the quality metrics of {count} clips measured again"
+
+
+def check_generation(
+    findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]
+) -> tuple[str, dict[Clip, Arrays]]:
+    """The clips generated again from their motions, every exported array against the recorded one; and the new arrays."""
     clips = [clip for clip, _ in motions]
     conditioned_motions = [condition(motion, context.subject.robot) for _, motion in motions]
     results = _generate(context, clips, conditioned_motions, range(len(clips)))
@@ -95,7 +143,12 @@ def check_generation(findings: Findings, context: Context, motions: Sequence[tup
 
     differing: dict[int, list[str]] = {}
     for i, arrays in results.items():
-        keys = [key for key, recorded_array in clips[i].arrays.items() if to_bytes(arrays.get(key)) != to_bytes(recorded_array)]
+        keys = [
+            key
+            for key, recorded_array in clips[i].arrays.items()
+            # `check_metrics` compares what is in `meta`.
+            if key != META and to_bytes(arrays.get(key)) != to_bytes(recorded_array)
+        ]
         if keys:
             differing[i] = keys
     place = f"clip {clips[next(iter(differing))].name}" if differing else ""
@@ -119,10 +172,11 @@ def check_generation(findings: Findings, context: Context, motions: Sequence[tup
             )
             findings.add_reason(f"clip {clips[i].name}: {', '.join(keys)} differ from the recorded bytes; {cause}")
     plan_text = check_plans(findings, context, clips, conditioned_motions)
-    return (
+    sentence = (
         f"{len(results)} of {len(context.subject.clips)} clips generated again from their motions, every exported array byte "
         f"for byte{plan_text}"
     )
+    return sentence, {clips[i]: arrays for i, arrays in results.items()}
 
 
 def _generate(

@@ -68,6 +68,7 @@ def stored_clip(
     source_digest: str,
     reading: Mapping[str, Any],
     limits: Limits | None = None,
+    metrics: Mapping[str, float | int | None] | None = None,
 ) -> Clip:
     """A clip under test from its stored files.
 
@@ -82,6 +83,7 @@ def stored_clip(
         IntegrityError when it is read.
       reading: further arguments of `read_motion`: `format`, `fps`, `quat_order`.
       limits: of reading.
+      metrics: of the whole rollout, as they were recorded.
     """
 
     def read_source() -> Motion:
@@ -100,4 +102,5 @@ def stored_clip(
         load=partial(StoredArrays, arrays),
         ranges=tuple((start, end) for start, end, _ in ranges),
         motion=None if source is None else read_source,
+        metrics=metrics,
     )

@@ -37,6 +37,7 @@ class Clip:
         `sum_fn_per_frame`, …), read-only; called once.
       ranges: half-open frame ranges that go into the version; empty for the whole clip.
       motion: returns the motion as it was read, or None where its bytes are not available.
+      metrics: the recorded quality metrics of the whole rollout, or None where none are at hand.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Clip:
     attempt: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
     motion: Callable[[], Motion] | None = None
+    metrics: Mapping[str, float | int | None] | None = None
 
     @cached_property
     def arrays(self) -> Arrays:
@@ -136,6 +138,7 @@ class Subject:
                 attempt=int(score.provenance.get("attempt", 0)),
                 load=score.rollout.arrays,
                 motion=lambda motion=motion: motion,  # type: ignore[misc]
+                metrics=score.quality_metrics,
             )
             for score, motion in zip(scores, motions, strict=True)
         )

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
 from amp_core.readiness import TEST_IDS
 from amp_core.recipe import Recipe
 from ampref_service.catalog import audit, datasets, locking, selection
 from ampref_service.catalog.records import Job, Select, Version
+from ampref_service.catalog.tables import rollouts
 from ampref_service.jobs import JobQueue
 from ampref_workers.runner import Runner
 
@@ -211,4 +213,20 @@ def test_the_real_tests_run_on_what_is_stored(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in found["tests"][2]["rows"]}
     assert rows["generated.differing"]["status"] == "PASS"
     assert rows["generated.differing"]["value"] == 0
+    bench.close()
+
+
+def test_a_metric_that_was_changed_in_the_catalog_is_not_locked(tmp_path: Path) -> None:
+    """It passes every gate and stood in the manifest before a lock measured it again."""
+    bench = Bench(settings_for(tmp_path, lock_tests="none", job_memory_mb=2048, job_timeout_sec=120.0))
+    bench.submit_motion("walk", Recipe.for_mode("rollout"), 60)
+    assert runner(bench).run_once() == "succeeded"
+    with bench.catalog.begin() as session:
+        session.execute(update(rollouts).values(slip_rate=rollouts.c.slip_rate / 2 + 0.001))
+        _, job = locking.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot", tiers=(0, 1)))
+    assert runner(bench).run_once() == "failed"
+    error = bench.job(job.id).error
+    assert error is not None
+    assert (error["type"], error["key"]) == ("integrity", "metrics")
+    assert "clip 'walk' has other metrics than its arrays give (slip_rate" in error["detail"]
     bench.close()

@@ -43,6 +43,7 @@ STANDING = dict.fromkeys(METRIC_COLUMNS, 0.0) | {
     "height_variance": 0.0001,
     "height_min": 0.44,
     "height_max": 0.46,
+    "speed_ratio": 1.0,
     "finite_frame_rate": 1.0,
     "fell_at_frame": None,
 }

@@ -6,20 +6,18 @@ the version: all of them in a report of its own, the statuses in the manifest, t
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from amp_core import dataset
+from amp_core.admission import admit
 from amp_core.digests import digest_of
 from amp_core.errors import IntegrityError, PhysicsFailed
-from amp_core.npz import mmap_member
 from amp_core.progress import Progress
 from amp_core.readiness import TEST_IDS, skip_report
-from amp_core.robot import Robot
 from amp_core.strict_json import format_json, read_json
 from amp_core.verify.checklist import document, outcome
-from ampref_workers.members import classify_member, load_and_check
+from ampref_workers.members import load_and_check
 from ampref_workers.protocol import (
     TESTS_OFF,
     VERIFICATION,
@@ -27,7 +25,6 @@ from ampref_workers.protocol import (
     LockedFile,
     LockReport,
     LockRequest,
-    Member,
 )
 
 __all__ = ["handle"]
@@ -48,7 +45,7 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
     folder.mkdir()
     try:
         bundle = dataset.lock_bundle(
-            (_dataset_member(member, robot) for member in request.members),
+            (admit(member, robot) for member in request.members),
             folder,
             name=request.name,
             version=request.version,
@@ -83,26 +80,6 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
         num_frames=bundle.num_frames,
         readiness=checks | checklist | {"tests": outcome(verification)},
         coverage=bundle.coverage,
-    )
-
-
-def _dataset_member(member: Member, robot: Robot) -> dataset.Member:
-    return dataset.Member(
-        name=member.name,
-        digest=member.source_digest,
-        tier=member.tier,
-        mode=member.mode,
-        recipe_digest=member.recipe_digest,
-        ranges=[(start, end) for start, end, _ in member.ranges],
-        range_tiers=[tier for _, _, tier in member.ranges],
-        range_metrics=member.range_metrics,
-        quality_metrics=member.metrics,
-        load=partial(mmap_member, member.path, "features"),
-        gates=[gate.to_dict() for gate in classify_member(member, robot).gates],
-        parent=member.parent_digest,
-        lineage=member.ancestor_digest or "",
-        augmentation=member.augmentation,
-        physics=member.physics,
     )
 
 

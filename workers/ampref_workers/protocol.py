@@ -16,6 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from amp_core.dataset.candidate import Candidate
 from amp_core.formats import Limits
 from amp_core.strict_json import format_json, read_json
 
@@ -225,36 +226,9 @@ class MemberSource:
 
 
 @dataclass(frozen=True)
-class Member:
-    """A rollout of a version, as the catalog remembers it.
+class Member(Candidate):
+    """A rollout of a version, as the catalog remembers it; `source` is None where no test needs it."""
 
-    Args:
-      path: the export with its arrays.
-      ranges: the frames `(start, end, tier)` that it gives.
-      range_metrics: of each range the metrics that its sampling weight is made of.
-      physics: factors on friction, mass and damping; None for the robot's own.
-      source: None where no test needs it.
-    """
-
-    name: str
-    path: str
-    source_digest: str
-    arrays_digest: str
-    robot_digest: str
-    recipe_digest: str
-    feature_code_hash: str
-    mujoco_version: str
-    generator_version: str | None
-    gate_profile: str
-    mode: str
-    tier: int
-    metrics: Mapping[str, float | int | None]
-    ranges: tuple[tuple[int, int, int], ...] = ()
-    range_metrics: tuple[Mapping[str, float | int | None], ...] = ()
-    parent_digest: str | None = None
-    ancestor_digest: str | None = None
-    augmentation: str | None = None
-    physics: Mapping[str, float] | None = None
     source: MemberSource | None = None
 
 

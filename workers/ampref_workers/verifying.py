@@ -36,6 +36,7 @@ def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyRep
                 source_digest=member.source_digest,
                 reading={key: getattr(source.reading, key) for key in ("format", "fps", "quat_order")},
                 limits=source.reading.limits,
+                metrics=member.metrics,
             )
         )
     verification = verify(

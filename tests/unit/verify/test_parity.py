@@ -89,6 +89,20 @@ def test_without_sources_the_replay_still_counts(sound: Subject, run: Run, chang
     assert [row.name for row in found["3"].rows if row.status == SKIP] == ["conditioning"]
 
 
+@pytest.mark.parametrize("sources", [True, False])
+def test_a_quality_metric_is_compared_to_the_last_bit(sound: Subject, run: Run, changed: Changed, sources: bool) -> None:
+    subject = changed(sound, lambda arrays: None, sources=sources)
+    clip = subject.clips[0]
+    assert clip.metrics is not None
+    slip = clip.metrics["mean_sum_fn_over_mg"]
+    assert slip is not None
+    falsified = replace(clip, metrics={**clip.metrics, "mean_sum_fn_over_mg": np.nextafter(slip, 2.0)})
+    found = run(replace(subject, clips=(falsified, *subject.clips[1:])), "1C")["1C"]
+    assert found.status == FAIL
+    assert f"clip {clip.name}: the recorded quality metrics are not what its arrays give" in found.reason
+    assert [row.value for row in found.rows if row.name == "metrics.differing"] == [1]
+
+
 def test_a_teacher_forced_clip_is_replayed_with_its_overwrites(robot: Robot, sound: Subject, run: Run) -> None:
     motions = [clip.motion() for clip in sound.clips[:2] if clip.motion is not None]
     scores = score(motions, robot, Recipe.for_mode("teacher_forced"))

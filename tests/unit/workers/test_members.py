@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amp_core.admission import CHECKS, check_candidates
+from amp_core.dataset.candidate import Candidate
+from amp_core.digests import digest_of_file
 from amp_core.errors import Conflict, FeatureCodeMismatch, IntegrityError
 from amp_core.features import feature_code_hash
-from amp_core.metrics import METRICS
+from amp_core.formats import read_motion
+from amp_core.motions import bundled_motions, reading_options
+from amp_core.recipe import Recipe
 from amp_core.robot import Robot
+from amp_core.scoring import Score, score
 from amp_core.version import GENERATOR_VERSION
-from ampref_workers.members import CHECKS, check_members
-from ampref_workers.protocol import Member
+
+
+Make = Callable[..., Candidate]
 
 
 @pytest.fixture(scope="module")
@@ -22,33 +29,44 @@ def robot() -> Robot:
     return Robot.load("wildrobot")
 
 
-def member(folder: Path, name: str, **changes: Any) -> Member:
-    path = folder / name
-    path.write_bytes(name.encode())
-    metrics: dict[str, Any] = dict.fromkeys((metric.name for metric in METRICS), 0.0)
-    metrics |= {"mean_sum_fn_over_mg": 1.0, "contact_rate": 0.6, "height_std": 0.01, "height_min": 0.44, "height_max": 0.46}
-    values = {
-        "name": name,
-        "path": str(path),
-        "arrays_digest": "sha256:" + hashlib.sha256(name.encode()).hexdigest(),
-        "robot_digest": "sha256:r",
-        "mujoco_version": "4.0.1",
-        "gate_profile": "amp-0.11",
-        "generator_version": GENERATOR_VERSION,
-        "feature_code_hash": feature_code_hash(),
-        "mode": "rollout",
-        "tier": 0,
-        "metrics": metrics | {"finite_frame_rate": 1.0},
-        "source_digest": "sha256:s",
-        "recipe_digest": "sha256:c",
-    }
-    return Member(**(values | changes))
+@pytest.fixture(scope="module")
+def stand(robot: Robot) -> Score:
+    path = next(path for path in bundled_motions() if path.stem == "walk")
+    motion = read_motion(path, name="walk", **reading_options(path))
+    return score([motion], robot, Recipe.for_mode("rollout"))[0]
 
 
-def test_good_members_pass_every_check(tmp_path: Path, robot: Robot) -> None:
+@pytest.fixture
+def member(tmp_path: Path, stand: Score) -> Make:
+    def make(name: str, **changes: Any) -> Candidate:
+        path = tmp_path / f"{name}.npz"
+        stand.export(path)
+        values = {
+            "name": name,
+            "path": str(path),
+            "arrays_digest": digest_of_file(path),
+            "robot_digest": "sha256:r",
+            "mujoco_version": "4.0.1",
+            "gate_profile": stand.rollout.recipe.gate_profile,
+            "generator_version": GENERATOR_VERSION,
+            "feature_code_hash": feature_code_hash(),
+            "mode": "rollout",
+            "tier": int(stand.tier),
+            "metrics": stand.quality_metrics,
+            "ranges": ((0, stand.frames, changes.get("tier", int(stand.tier))),),
+            "range_metrics": (stand.quality_metrics,),
+            "source_digest": "sha256:s",
+            "recipe_digest": "sha256:c",
+        }
+        return Candidate(**(values | changes))
+
+    return make
+
+
+def test_good_members_pass_every_check(member: Make, robot: Robot) -> None:
     told: list[float] = []
-    report = check_members([member(tmp_path, "a"), member(tmp_path, "b")], robot, told.append)
-    assert [check["name"] for check in report["checks"]] == ["one_origin", "feature_code_hash", "tier", "arrays"]
+    report = check_candidates([member("a"), member("b")], robot, told.append)
+    assert [check["name"] for check in report["checks"]] == ["one_origin", "feature_code_hash", "tier", "arrays", "metrics"]
     assert all(check["passed"] and check["members"] == 2 for check in report["checks"])
     assert len(report["checks"]) == len(CHECKS)
     assert told == sorted(told)
@@ -68,14 +86,41 @@ def test_good_members_pass_every_check(tmp_path: Path, robot: Robot) -> None:
     ],
 )
 def test_a_member_that_is_not_as_it_was_scored_is_named(
-    tmp_path: Path, robot: Robot, change: dict[str, Any], error: type[Exception], said: str
+    member: Make, robot: Robot, change: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match="the gate before the lock found 1 problem: ") as caught:
-        check_members([member(tmp_path, "a"), member(tmp_path, "b", **change)], robot)
+        check_candidates([member("a"), member("b", **change)], robot)
     assert said in str(caught.value)
 
 
-def test_every_problem_is_counted_and_the_first_are_named(tmp_path: Path, robot: Robot) -> None:
-    members = [member(tmp_path, f"m{number}", tier=1) for number in range(8)]
+def test_every_problem_is_counted_and_the_first_are_named(member: Make, robot: Robot) -> None:
+    members = [member(f"m{number}", tier=1) for number in range(8)]
     with pytest.raises(Conflict, match=r"found 8 problems: .*'m4'.*; and 3 more"):
-        check_members(members, robot)
+        check_candidates(members, robot)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("slip_rate", 0.0), ("mean_sum_fn_over_mg", 1.01), ("fell_at_frame", 3), ("joint_rmse_rad", None)]
+)
+def test_a_metric_that_was_changed_after_it_was_measured_is_named(
+    member: Make, robot: Robot, stand: Score, metric: str, value: float | None
+) -> None:
+    """Each of these values passes every gate, so that no check but the measurement notices it."""
+    falsified = member("b", metrics={**stand.quality_metrics, metric: value})
+    with pytest.raises(IntegrityError, match=f"clip 'b' has other metrics than its arrays give .{metric} {value}") as refused:
+        check_candidates([member("a"), falsified], robot)
+    assert refused.value.key == "metrics"
+
+
+def test_the_metrics_of_a_sampling_weight_are_measured_again(member: Make, robot: Robot, stand: Score) -> None:
+    falsified = member("b", range_metrics=({**stand.quality_metrics, "slip_rate": 0.0},))
+    with pytest.raises(IntegrityError, match=r"slip_rate 0.0 for .* of frames 0 to 400"):
+        check_candidates([falsified], robot)
+
+
+def test_a_window_must_have_earned_its_tier(member: Make, robot: Robot) -> None:
+    """Ten frames of a walk in which one foot never leaves the ground."""
+    with pytest.raises(IntegrityError, match="frames 0 to 10 are stored as tier 0 and give"):
+        check_candidates([member("b", ranges=((0, 10, 0),), range_metrics=())], robot)
+    with pytest.raises(IntegrityError, match="frames 0 to 900 are taken of 400"):
+        check_candidates([member("b", ranges=((0, 900, 0),), range_metrics=())], robot)

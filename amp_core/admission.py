@@ -1,0 +1,218 @@
+"""The checks of a version's candidates, before the readiness tests and again before their frames are written.
+
+What is remembered of a rollout is compared with its arrays, its gate profile and this machine's feature code, so that a rotten
+disk or a hand-edited row cannot get into a version. Every metric that a version states is measured again from the arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from amp_core.dataset import Member
+from amp_core.dataset.candidate import Candidate
+from amp_core.dataset.weights import WEIGHT_METRICS
+from amp_core.digests import digest_of_file
+from amp_core.errors import AmprefError, Conflict, FeatureCodeMismatch, IntegrityError
+from amp_core.features import feature_code_hash
+from amp_core.npz import mmap_member, read_npz
+from amp_core.quality import EXPORT_ARRAYS, FrameSeries, measure
+from amp_core.recipe import PhysicsScale, Recipe
+from amp_core.robot import Robot
+from amp_core.tiers import Classification, Tier, classify, gate_profile
+from amp_core.version import GENERATOR_VERSION
+
+__all__ = ["CHECKS", "admit", "check_candidates", "classify_candidate"]
+
+_MOST_PROBLEMS = 5  # Quoted in an error.
+
+
+@dataclass(frozen=True)
+class Check:
+    """The error that members which do not pass a check raise."""
+
+    error: type[AmprefError]
+    expected: str
+    remedy: str
+
+
+CHECKS: Mapping[str, Check] = {
+    "one_origin": Check(
+        Conflict,
+        expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
+        remedy="Score the odd ones again, or leave them out with select.clips or select.gate_profile.",
+    ),
+    "feature_code_hash": Check(
+        FeatureCodeMismatch,
+        expected=feature_code_hash(),
+        remedy="Score these clips again with this version (ampref clip ID --score MODE), then lock.",
+    ),
+    "tier": Check(
+        Conflict, expected="the tier that its metrics give", remedy="Score the clip again, or leave it out with select.clips."
+    ),
+    "arrays": Check(
+        IntegrityError, expected="the bytes that were scored", remedy="Score the clip again, or restore the blob store."
+    ),
+    "metrics": Check(
+        IntegrityError,
+        expected="the metrics and tiers that the clip's arrays give",
+        remedy="Score the clip again, or leave it out with select.clips.",
+    ),
+}
+"""In the order in which a failure is reported; the names stand in the manifest."""
+
+
+def check_candidates(
+    members: Sequence[Candidate], robot: Robot, report: Callable[[float], None] = lambda fraction: None
+) -> dict[str, Any]:
+    """Make every check in `CHECKS` and return their outcomes, which the version keeps.
+
+    Args:
+      report: called with the fraction of the members that was looked at.
+
+    Raises:
+      AmprefError: of the first failed check, with the problems that any check found.
+    """
+    problems = {
+        "one_origin": _find_odd_origins(members),
+        "feature_code_hash": [
+            f"clip {member.name!r} has features of other code ({member.feature_code_hash})"
+            for member in members
+            if member.feature_code_hash != feature_code_hash()
+        ],
+        "tier": [
+            f"clip {member.name!r} is stored as tier {member.tier}, but its metrics give {tier}"
+            for member in members
+            if (tier := classify_candidate(member, robot).tier) != member.tier
+        ],
+        "arrays": _find_changed_arrays(members, lambda fraction: report(0.2 * fraction)),
+        "metrics": [],
+    }
+    if not problems["arrays"]:
+        problems["metrics"] = find_changed_metrics(members, robot, lambda fraction: report(0.2 + 0.8 * fraction))
+    failed_checks = [name for name in CHECKS if problems[name]]
+    if failed_checks:
+        check = CHECKS[failed_checks[0]]
+        texts = [problem for name in failed_checks for problem in problems[name]]
+        more = f"; and {len(texts) - _MOST_PROBLEMS} more" if len(texts) > _MOST_PROBLEMS else ""
+        count = f"{len(texts)} problem{'s' * (len(texts) > 1)}"
+        raise check.error(
+            f"the gate before the lock found {count}: {'; '.join(texts[:_MOST_PROBLEMS])}{more}",
+            key=failed_checks[0],
+            expected=check.expected,
+            remedy=check.remedy,
+        )
+    return {"checks": [{"name": name, "passed": True, "members": len(members)} for name in CHECKS]}
+
+
+def classify_candidate(member: Candidate, robot: Robot) -> Classification:
+    """The tier and gates that a member's stored metrics give under its gate profile."""
+    return classify(member.metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
+
+
+def _find_odd_origins(members: Sequence[Candidate]) -> list[str]:
+    """Members with another robot model, MuJoCo or gate profile than the others, or of another generator than this one.
+
+    The manifest has one line on the origin of all members.
+    """
+    problems = []
+    for key in ("robot_digest", "mujoco_version", "gate_profile"):
+        values = sorted({str(getattr(member, key)) for member in members})
+        if len(values) > 1:
+            odd = next(member.name for member in members if str(getattr(member, key)) != values[0])
+            problems.append(f"{key} is not the same for all ({', '.join(values)}; the second with clip {odd!r})")
+    for member in members:
+        if member.generator_version != GENERATOR_VERSION:
+            problems.append(
+                f"clip {member.name!r} was made by generator {member.generator_version}; this one is {GENERATOR_VERSION}"
+            )
+    return problems
+
+
+def _find_changed_arrays(members: Sequence[Candidate], report: Callable[[float], None]) -> list[str]:
+    """Members whose arrays' bytes are not the ones that were scored."""
+    problems = []
+    for number, member in enumerate(members):
+        try:
+            digest = digest_of_file(member.path)
+        except OSError as error:
+            problems.append(f"the arrays of clip {member.name!r} cannot be read ({error.strerror})")
+            continue
+        if digest != member.arrays_digest:
+            problems.append(f"the arrays of clip {member.name!r} have another digest than when they were scored")
+        report(number / len(members))
+    return problems
+
+
+def find_changed_metrics(members: Sequence[Candidate], robot: Robot, report: Callable[[float], None]) -> list[str]:
+    """Members whose stored metrics, or the tiers of whose windows, are not what their arrays give."""
+    problems = []
+    for number, member in enumerate(members):
+        report(number / len(members))
+        recipe = Recipe.for_mode(member.mode, physics=PhysicsScale(**(member.physics or {})))
+        try:
+            series = FrameSeries.from_export(
+                read_npz(member.path, EXPORT_ARRAYS), replace(recipe, gate_profile=member.gate_profile), robot
+            )
+        except AmprefError as error:
+            problems.append(f"the arrays of clip {member.name!r} cannot be measured ({error.what})")
+            continue
+        text = _compare_metrics(measure(series), member.metrics)
+        for i, (start, end, tier) in enumerate(member.ranges):
+            is_whole = (start, end) == (0, series.clip_frames)
+            metrics = measure(series) if is_whole else measure(series, start, min(end, len(series)))
+            gates = classify(metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
+            expected = member.tier if is_whole else gates.tier  # That of the whole clip is a check of its own.
+            window = f"frames {start} to {end}"
+            if end > len(series):
+                text = text or f"{window} are taken of {len(series)}"
+            elif expected != tier and Tier.worst((expected, tier)) != tier:
+                text = text or f"{window} are stored as tier {tier} and give {expected}"
+            elif i < len(member.range_metrics):
+                weights = {name: metrics[name] for name in WEIGHT_METRICS if name in member.range_metrics[i]}
+                change = _compare_metrics(weights, member.range_metrics[i])
+                text = text or (f"{change} of {window}" if change else "")
+        if text:
+            problems.append(f"clip {member.name!r} has other metrics than its arrays give ({text})")
+    return problems
+
+
+_ROUNDING = 1e-9
+"""Relative: the most by which a metric may differ between two processors, which round sums in their own ways."""
+
+
+def _compare_metrics(measured: Mapping[str, float | int | None], stored: Mapping[str, Any]) -> str:
+    """The first stored metrics that are not the measured ones, in words; empty where all are."""
+    texts = []
+    for name, value in measured.items():
+        other = stored.get(name)
+        is_same = value is other or (
+            None not in (value, other) and math.isclose(float(value), float(other), rel_tol=_ROUNDING, abs_tol=_ROUNDING)  # type: ignore[arg-type]
+        )
+        if not is_same:
+            texts.append(f"{name} {other} for {value}")
+    return ", ".join(texts[:2]) + (f" and {len(texts) - 2} more" if len(texts) > 2 else "")
+
+
+def admit(member: Candidate, robot: Robot) -> Member:
+    """A candidate that passed the checks as a member of a version."""
+    return Member(
+        name=member.name,
+        digest=member.source_digest,
+        tier=member.tier,
+        mode=member.mode,
+        recipe_digest=member.recipe_digest,
+        ranges=[(start, end) for start, end, _ in member.ranges],
+        range_tiers=[tier for _, _, tier in member.ranges],
+        range_metrics=member.range_metrics,
+        quality_metrics=member.metrics,
+        load=partial(mmap_member, member.path, "features"),
+        gates=[gate.to_dict() for gate in classify_candidate(member, robot).gates],
+        parent=member.parent_digest,
+        lineage=member.ancestor_digest or "",
+        augmentation=member.augmentation,
+        physics=member.physics,
+    )
