@@ -33,13 +33,14 @@ RESULT_COLUMNS: dict[str, Callable[[Rollout], Any]] = {
 
 
 def print_results(out: Output, rollouts: Sequence[Rollout]) -> None:
-    """Print rollouts as a table; below it why those that are not Tier 0 are not, and what reading the motions brought up."""
+    """Print rollouts as a table; below it why those that are not Tier 0 are not, and what a person should look at."""
     rows = [{"mode": None, **rollout, "name": rollout.get("clip_name") or rollout.get("name")} for rollout in rollouts]
     lines = []
     for rollout in rows:
         name = rollout["name"]
         if rollout["tier"] != 0:
             lines += [f"{name}: {rollout['tier_reason']}", *(f"  {line}" for line in diagnosis_lines(rollout))]
+        lines += [f"{name}: contacts: {warning['message']}" for warning in rollout.get("contact_warnings") or ()]
         notes = (rollout.get("ingest") or {}).get("notes", ())
         # A note that is a reason of the verdict is in the line before.
         lines += [f"{name}: {note}" for note in notes if note.partition(": ")[2].rstrip(".") not in rollout["tier_reason"]]

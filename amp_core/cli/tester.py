@@ -36,12 +36,15 @@ STATUS_WORDS = {"FAIL": "failed", "WARN": "with a warning", "SKIP": "not run", "
 class Tester:
     """Runs the tests on one subject after the other.
 
+    Args:
+      limits: `frames` and `iterations` of a verification's `Context`.
+
     Attributes:
       documents: the JSON objects of the subjects that were tested.
     """
 
-    def __init__(self, out: Output, only: Sequence[str] | None, nthread: int, seed: int) -> None:
-        self._out, self._only, self._nthread, self._seed = out, only, nthread, seed
+    def __init__(self, out: Output, only: Sequence[str] | None, nthread: int, seed: int, **limits: int | None) -> None:
+        self._out, self._only, self._nthread, self._seed, self._limits = out, only, nthread, seed, limits
         self.documents: list[dict[str, Any]] = []
 
     def test_motions(
@@ -86,7 +89,7 @@ class Tester:
         """Run the tests and print a line for each, and below them why those that did not pass did not."""
         with self._out.progress(f"testing {label}", total=1.0) as progress:
             verification = readiness.verify(
-                subject, only=self._only, nthread=self._nthread, seed=self._seed, progress=progress.update
+                subject, only=self._only, nthread=self._nthread, seed=self._seed, progress=progress.update, **self._limits
             )
         document = checklist.document(verification, waivers, locked)
         self.documents.append(document)

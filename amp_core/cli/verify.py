@@ -36,6 +36,10 @@ def verify(
     profile: Profile = None,
     seed: Annotated[int | None, Option(min=0, help="Of the recipe, and of what the tests draw. Default: 0.")] = None,
     only: Annotated[list[str] | None, Option(metavar="ID", help="Run this test alone: 1A … 7, smoke; repeatable.")] = None,
+    frames: Annotated[
+        int | None, Option(min=1, help="Simulate at most so many frames again in each test; default: 60000, or fewer.")
+    ] = None,
+    iterations: Annotated[int | None, Option(min=1, help="Iterations of the micro-training; default: 100.")] = None,
     json_out: JsonOut = None,
     html_out: Annotated[Path | None, Option("--html", metavar="OUT", help="Write the report as one page here.")] = None,
     fps: Fps = None,
@@ -76,7 +80,7 @@ def verify(
         check_file(html_out)
     from amp_core.cli.tester import Tester  # noqa: PLC0415 - --help needs no MuJoCo
 
-    tester = Tester(out, only, threads or usable_cpus(), seed or 0)
+    tester = Tester(out, only, threads or usable_cpus(), seed or 0, frames=frames, iterations=iterations)
     if is_remote:
         with connect(url, out) as api:
             if versions:

@@ -120,6 +120,8 @@ def _print_readiness(out: Output, readiness: Mapping[str, Any]) -> None:
     else:
         text = "see --json"
     out.print(f"\nchecks of every clip: {text}")
+    for entry in readiness.get("duplicates") or ():
+        out.print(f"left out: {entry['name']} has the same frames as {entry['of']['name']}, which count once")
     if "groups" not in readiness:
         out.print("readiness: locked before there were readiness tests; ampref verify NAME==VERSION runs them")
         return

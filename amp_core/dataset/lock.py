@@ -10,6 +10,7 @@ import errno
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,7 +61,10 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The three files of a version, complete on disk."""
+    """The three files of a version, complete on disk.
+
+    `duplicates` are the members that were left out, as the manifest has them: their frames are those of another one.
+    """
 
     features: BundleFile
     normalization_stats: BundleFile
@@ -71,6 +75,7 @@ class Bundle:
     num_frames: int
     num_segments: int
     coverage: Mapping[str, Any]
+    duplicates: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def files(self) -> tuple[BundleFile, BundleFile, BundleFile]:
@@ -115,7 +120,8 @@ def lock_bundle(
     check_dataset_name(name)
     names = file_names(version)
     folder = Path(out_dir)
-    rows = _Rows(sort_members(members), robot, gate_profile)
+    distinct, duplicates = split_duplicates(sort_members(members))
+    rows = _Rows(distinct, robot, gate_profile)
     with _staging(folder, names) as partial:
         rows.write(partial[names.features], progress)
         blocks = block_digests(partial[names.features])
@@ -162,11 +168,46 @@ def lock_bundle(
                 "normalization_stats": normalization.to_dict(),
             },
             "clips": rows.clips,
+            "duplicates": duplicates,
         }
         partial[names.manifest].write_bytes(canonical_json(manifest))
         manifest_file = _publish(partial[names.manifest], folder / names.manifest)
     counts = len(rows.members), rows.count, len(rows.lengths)
-    return Bundle(features, normalization, manifest_file, dataset_hash, code_hash, *counts, coverage)
+    return Bundle(features, normalization, manifest_file, dataset_hash, code_hash, *counts, coverage, tuple(duplicates))
+
+
+def split_duplicates(members: Sequence[Member]) -> tuple[list[Member], list[dict[str, Any]]]:
+    """The members with frames of their own, and the others, each with the first member of the same physics and features.
+
+    A motion that is in the catalog twice (as two formats, or under two names) would weigh twice in the statistics and be drawn
+    twice as often.
+
+    Args:
+      members: in the order of the version.
+
+    Returns:
+      The first of each set of equal members, and the manifest's `duplicates`: `{name, digest, recipe_digest, of}`.
+    """
+
+    def identify(member: Member) -> dict[str, Any]:
+        return {"name": member.name, "digest": member.digest, "recipe_digest": member.recipe_digest}
+
+    lengths = Counter((member.scale, member.frames) for member in members)
+    originals: dict[tuple[Any, ...], Member] = {}
+    distinct, duplicates = [], []
+    for member in members:
+        original = member
+        # A member of a length of its own need not be read.
+        if lengths[member.scale, member.frames] > 1:
+            features, sha = member.load(), hashlib.sha256()
+            for start, end in member.ranges:
+                sha.update(np.ascontiguousarray(features[start:end]).data)
+            original = originals.setdefault((member.scale, member.frames, sha.digest()), member)
+        if original is member:
+            distinct.append(member)
+        else:
+            duplicates.append(identify(member) | {"of": identify(original)})
+    return distinct, duplicates
 
 
 class _Rows:

@@ -65,7 +65,8 @@ class Member:
       recipe_digest: `sha256:` of the recipe.
       ranges: half-open frame ranges `(start, end)` in ascending order that do not overlap; each becomes one segment.
       quality_metrics: of the whole rollout; numbers or None.
-      load: returns the whole rollout's features, (N, F) float32; called once, when the member is written.
+      load: returns the whole rollout's features, (N, F) float32; called when the member is written, and before that where
+        another one has as many frames.
       gates: outcome of every gate, `{name, value, threshold, passed}`; of the whole rollout.
       range_tiers: of each range on its own, where the ranges are windows of a clip; `tier` for each when empty.
       range_metrics: of each range on its own, for its weight; `quality_metrics` for each when empty. `WEIGHT_METRICS` are

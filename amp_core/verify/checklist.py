@@ -123,7 +123,8 @@ _GROUPS: Mapping[str, tuple[Criterion, ...]] = {
         Criterion.of_gate("Harness contribution <= {:g} % at p90", "p90_stab_force_over_mg"),
         Criterion.of_gate("Load support >= {:g} % mean", "mean_sum_fn_over_mg"),
         Criterion.of_gate("Unloaded frames <= {:g} %", "unloaded_frame_rate"),
-        Criterion("Contact sanity verified", "6", ("contact_rate.",)),
+        Criterion("Contact sanity verified", "6", ("contact_rate.", "contact_sanity.")),
+        Criterion("Clips are what their profile asks for", "7", ("gates.",)),
     ),
     "Determinism & sanity": (
         Criterion("Generator determinism", "1C"),

@@ -30,6 +30,8 @@ class Context:
       subject: the data under test.
       nthread: threads that may be used; no outcome depends on it.
       seed: of a test's random numbers.
+      frames: the most frames that a test simulates again or computes one by one; None for each test's own number.
+      iterations: of the micro-training; None for the usual number.
       progress: called with the finished share of this test, in [0, 1], and a few words; an exception from it ends the test.
       policy: makes the policy side for a robot; raises ImportError where there is no JAX.
       generate, plan: the generator and the planner.
@@ -39,6 +41,8 @@ class Context:
     subject: Subject
     nthread: int = 1
     seed: int = 0
+    frames: int | None = None
+    iterations: int | None = None
     progress: Callable[[float, str], None] = lambda share, text: None
     policy: Callable[[Robot], PolicySide] = PolicySide.of
     generate: Callable[..., Any] = generate
@@ -52,6 +56,10 @@ class Context:
             return self.policy(self.subject.robot)
         except ImportError:
             return None
+
+    def sample(self, clips: Sequence[Clip], budget: int) -> list[tuple[Clip, int]]:
+        """`sample`, within the frames that the caller allows."""
+        return sample(clips, budget if self.frames is None else min(budget, self.frames))
 
 
 def sample(clips: Sequence[Clip], budget: int) -> list[tuple[Clip, int]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from amp_core.dataset.statistics import ColumnStats
 from amp_core.digests import digest_of
 from amp_core.features import feature_code_hash
-from amp_core.verify.context import Context, sample
+from amp_core.verify.context import Context
 from amp_core.verify.faults import name_swapped_channels
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs, root_heights
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Peak, Row, TestReport
@@ -92,6 +92,16 @@ def check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
     counts = Counter((clip.name, clip.recipe.digest) for clip in subject.clips)
     duplicates = sorted({name for (name, _), count in counts.items() if count > 1})
     findings.check("repeated", len(duplicates), "==", 0, warn=True, where=", ".join(duplicates[:5]), note="clips there twice")
+    features: dict[str, list[str]] = {}
+    for clip in subject.clips:
+        if len(clip.version_features):
+            digest = digest_of(np.ascontiguousarray(clip.version_features).tobytes())
+            features.setdefault(digest, []).append(clip.name)
+    same = [" = ".join(names) for names in features.values() if len(names) > 1]
+    count = sum(len(names) - 1 for names in features.values())
+    place, note = "; ".join(same[:5]), "clips with the features of another one, which a lock takes once"
+    reason = f"clips with identical features: {place}"
+    findings.check("identical", count, "==", 0, warn=True, where=place, note=note, reason=reason)
     return total, not shapes
 
 
@@ -100,7 +110,7 @@ def check_single_rows(findings: Findings, context: Context, clips: Sequence[Clip
     if not clips:
         return
     robot, side = context.subject.robot, context.policy_side
-    frame_counts = {id(clip): frames for clip, frames in sample(clips, SINGLE_ROWS)}
+    frame_counts = {id(clip): frames for clip, frames in context.sample(clips, SINGLE_ROWS)}
     peaks = {"numpy": Peak(), "numpy.chunks": Peak()}
 
     def compare(path: str, rows: Floats, batch: Floats, clip: Clip) -> None:

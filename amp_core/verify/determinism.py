@@ -16,7 +16,7 @@ from amp_core.quality import FrameSeries, measure
 from amp_core.reference import META, decode_meta
 from amp_core.rollout.simulation import start_velocity
 from amp_core.tracking import Plan
-from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
+from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
 from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Peak, Row, TestReport
 from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
 
@@ -44,7 +44,7 @@ def generator_determinism(context: Context) -> TestReport:
         return findings.skip("no clip has a frame")
     sentences = [check_replay(findings, context, clips)]
     sources = [clip for clip in clips if clip.motion is not None]
-    pairs = sample(sources, REPLAYED_FRAMES)
+    pairs = context.sample(sources, REPLAYED_FRAMES)
     motions = [(clip, clip.motion()) for clip, frames in pairs if clip.motion is not None and frames == clip.frames]
     results: dict[Clip, Arrays] = {}
     if motions:
@@ -66,7 +66,7 @@ def generator_determinism(context: Context) -> TestReport:
 def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
     """The recorded controls without any overwrite of the pose, through the same physics."""
     robot = context.subject.robot
-    pairs = sample(clips, REPLAYED_FRAMES)
+    pairs = context.sample(clips, REPLAYED_FRAMES)
     peaks: dict[str, Peak] = {}
     for number, (clip, frames) in enumerate(pairs):
         context.progress(0.5 + 0.5 * number / len(pairs), f"replaying {clip.name}")

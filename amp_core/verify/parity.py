@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
+from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
 from amp_core.verify.faults import DIFFERENCES, name_faults, name_velocity_fault
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
 from amp_core.verify.report import PASS, WARN, Findings, Peak, Row, TestReport, check
@@ -142,7 +142,7 @@ def physics_integration(context: Context) -> TestReport:
     """1B: the recorded controls through a plain `mj_step` loop give the recorded states, contacts and features."""
     findings = Findings("1B")
     robot = context.subject.robot
-    pairs = sample(context.subject.nonempty_clips, REPLAYED_FRAMES)
+    pairs = context.sample(context.subject.nonempty_clips, REPLAYED_FRAMES)
     if not pairs:
         return findings.skip("no clip has a frame")
     layout = robot.layout

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
+from amp_core.errors import IntegrityError
 from amp_core.metrics import CHANNEL_RATE, UNLOADED_BELOW
+from amp_core.quality import FrameSeries, contact_warnings, measure
+from amp_core.recipe import GATE_PROFILE
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.tiers import Tier, gate_profile, holds
+from amp_core.tiers import Tier, classify, gate_profile, holds
 from amp_core.verify.context import Context
-from amp_core.verify.report import FAIL, PASS, WARN, Findings, Row, TestReport
+from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Row, TestReport
 
 if TYPE_CHECKING:
     from amp_core.recipe import PhysicsScale
@@ -70,6 +74,7 @@ def distribution_sanity(context: Context) -> TestReport:
         return findings.report(extent)
     reference = rows.astype(np.float64)
     check_values(findings, robot, reference)
+    check_contact_patterns(findings, robot, clips)
     check_speeds(findings, robot, reference, clips)
     check_limits(findings, robot, reference)
     context.progress(0.2, "a random policy")
@@ -113,6 +118,16 @@ def check_values(findings: Findings, robot: Robot, rows: Array) -> None:
     findings.check("height.p99", float(p99), "<=", high, unit="m", reason=reason)
     findings.check("height.min", float(height.min()), ">=", low, unit="m", warn=True, note="single frames")
     findings.check("height.max", float(height.max()), "<=", high, unit="m", warn=True, note="single frames")
+
+
+def check_contact_patterns(findings: Findings, robot: Robot, clips: Sequence[Clip]) -> None:
+    """The seed's contact-sanity warnings, clip by clip."""
+    for clip in clips:
+        for warning in contact_warnings(clip.version_rows("foot_contacts"), robot):
+            name, place = f"contact_sanity.{warning['kind']}", f"clip {clip.name}"
+            op = "<=" if warning["rate"] > warning["threshold"] else ">="
+            findings.check(name, warning["rate"], op, warning["threshold"], warn=True, where=place, note=warning["message"])
+            findings.add_reason(f"{place}: {warning['message']}")
 
 
 def check_speeds(findings: Findings, robot: Robot, rows: Array, clips: Sequence[Clip]) -> None:
@@ -287,12 +302,45 @@ def harness_contribution(context: Context) -> TestReport:
                     "Tier 0: a policy would learn to lie down"
                 )
                 findings.check("max_tilt_deg", worst, "<=", limit, unit="deg", where=span, reason=reason)
+        if tier is Tier.TIER_0:
+            check_profile(findings, robot, clip)
     findings.figures["clips"] = evidence
     clips = f"{len(context.subject.clips)} clips" + (f", {tier_1_count} of them Tier 1" if tier_1_count else "")
     return findings.report(
         f"mean ΣF_n/mg, p90 |F_stab|/mg and the share of unloaded frames (below {UNLOADED_BELOW:g} mg), from "
         f"`sum_fn_per_frame` and `stab_force` of {clips}, by the thresholds of each clip's gate profile"
     )
+
+
+def check_profile(findings: Findings, robot: Robot, clip: Clip) -> None:
+    """Every gate of this release's profile, on what the version takes of a Tier 0 clip.
+
+    An older profile did not ask whether the clip is upright and on flat ground, and whether the robot does what it shows. A
+    profile that is relative to the clip keeps its own gates.
+    """
+    place, own = f"clip {clip.name}", gate_profile(clip.recipe.gate_profile)
+    profile = own if own.is_relative else gate_profile(GATE_PROFILE)
+    try:
+        series = FrameSeries.from_export(clip.arrays, replace(clip.recipe, gate_profile=profile.name), robot)
+    except IntegrityError as error:
+        note = f"not measured: {error.what}; the export is of an older release"
+        findings.add(Row("gates.failed", None, SKIP, where=place, note=note))
+        return
+    failed = 0
+    for start, stop in clip.windows:
+        span = f"{place}, frames {start} … {stop}" if clip.ranges else place
+        metrics = measure(series, start, stop) if clip.ranges else measure(series)
+        gates = classify(metrics, profile, clip.recipe.mode, height_range=robot.height_range).gates
+        for gate in gates:
+            if gate.passed or gate.tier == Tier.TIER_1:
+                continue
+            failed += 1
+            threshold = gate.threshold if isinstance(gate.threshold, float) else None
+            note = f"gate of {profile.name}"
+            op = gate.op if threshold is not None else None
+            findings.add(Row(f"gates.{gate.name}", gate.value, FAIL, op, threshold, where=span, note=note))
+            findings.add_reason(f"{span} is taken as Tier 0, but by {profile.name} {gate.explain()}")
+    findings.check("gates.failed", failed, "==", 0, where=place, note=f"gates of {profile.name}, measured from the arrays")
 
 
 def check_load_gates(

@@ -40,7 +40,7 @@ LAST = 0.1
 
 def run(context: Context, settings: SmokeSettings | None = None) -> TestReport:
     """The micro-training on the subject's Tier 0 frames."""
-    settings = settings or SmokeSettings()
+    settings = settings or (SmokeSettings() if context.iterations is None else SmokeSettings(iterations=context.iterations))
     findings = Findings("smoke")
     # JAX reads it when it first looks for devices. A run on the CPU must not take a GPU's memory from a training beside it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -72,7 +72,8 @@ def verify(
       nthread: threads that may be used; no outcome depends on it.
       seed: of the tests' random numbers.
       progress: called with the finished share, in [0, 1], and a few words; an exception from it ends the work and is passed on.
-      **seams: other fields of `Context`: another policy or generator in the place of the product's own.
+      **seams: other fields of `Context`: `frames`, `iterations`, or another policy or generator in the place of the product's
+        own.
 
     Raises:
       InputRefused: `only` names an unknown test.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.motion import condition
-from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample, sample
+from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
 from amp_core.verify.report import PASS, SKIP, Findings, Peak, Row, TestReport
 from amp_core.verify.states import (
@@ -111,7 +111,7 @@ def yaw_invariance(context: Context) -> TestReport:
 def check_rotated_simulations(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
     """Every clip simulated in every heading, beside the original; the sentence for the report."""
     robot = context.subject.robot
-    pairs = sample(clips, TURNED_FRAMES)
+    pairs = context.sample(clips, TURNED_FRAMES)
     pyramidal = has_pyramidal_cone(robot.model)
     # (friction cone, heading in °, whether agreement is required)
     plans: list[tuple[str, float, bool]] = [("own", angle, True) for angle in (HALF_TURN, *QUARTER_TURNS)]
@@ -314,7 +314,7 @@ def quaternion_sign(context: Context) -> TestReport:
         estimate, of_flipped = (side.contacts(obs, inputs.height) for obs in observations["observe_host"])
         check_equal("estimate_contacts", estimate, of_flipped)
     check_flipped_motions(findings, context, clips)
-    pairs = sample(clips, TURNED_FRAMES)
+    pairs = context.sample(clips, TURNED_FRAMES)
     peak = Peak()
     for number, (clip, frames) in enumerate(pairs):
         context.progress(number / len(pairs), f"simulating {clip.name} from −q")
@@ -339,7 +339,7 @@ def quaternion_sign(context: Context) -> TestReport:
 def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[Clip]) -> None:
     """The motions with the signs of some or all of their quaternions reversed, conditioned again."""
     robot = context.subject.robot
-    motions = [(clip, clip.motion()) for clip, _ in sample(clips, REPLAYED_FRAMES) if clip.motion is not None]
+    motions = [(clip, clip.motion()) for clip, _ in context.sample(clips, REPLAYED_FRAMES) if clip.motion is not None]
     if not motions:
         findings.add(Row("conditioning", None, SKIP, note="no clip's source is at hand"))
         return

@@ -43,7 +43,7 @@ ROBOT = RobotFacts("stick", "sha256:" + "0" * 64, JOINTS, 0.02, LAYOUT)
 
 
 def member(name: str, frames: int = 30, ranges: Any = None, **changes: Any) -> Member:
-    rows = np.random.default_rng(len(name) + frames).normal(size=(frames, LAYOUT.dim)).astype(np.float32)
+    rows = np.random.default_rng([*name.encode(), frames]).normal(size=(frames, LAYOUT.dim)).astype(np.float32)
     facts: dict[str, Any] = {
         "name": name,
         "digest": "sha256:" + hashlib.sha256(name.encode()).hexdigest(),
@@ -276,13 +276,13 @@ def test_members_are_loaded_one_at_a_time(tmp_path: Path) -> None:
 
     def load() -> np.ndarray:
         nonlocal most
-        rows = np.zeros((10, LAYOUT.dim), np.float32)
+        rows = np.full((10, LAYOUT.dim), len(alive), np.float32)
         alive.append(weakref.ref(rows))
         most = max(most, sum(ref() is not None for ref in alive))
         return rows
 
     lock([member(f"clip{i}", 10, load=load) for i in range(20)], tmp_path / "out")
-    assert len(alive) == 20
+    assert len(alive) == 40  # They are as long as each other, so that they are compared first.
     assert most <= 2
 
 
@@ -394,3 +394,30 @@ def test_blocks_cover_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"x" * (BLOCK_SIZE + 1))
     expected = [blake3(part).hexdigest() for part in (b"x" * BLOCK_SIZE, b"x")]
     assert block_digests(path) == expected
+
+
+# --- Identical members ----------------------------------------------------------------------------------------------------
+
+
+def test_members_with_identical_features_count_once(tmp_path: Path) -> None:
+    """A motion that was uploaded as two formats, or under two names, is one motion."""
+    first = member("a", ranges=((0, 10), (12, 30)))
+    copy = member("b", ranges=((0, 10), (12, 30)), load=first.load)
+    other = member("c", ranges=((0, 10), (12, 30)))
+    bundle = lock([copy, other, first], tmp_path)
+    manifest = json.loads(bundle.manifest.path.read_bytes())
+    entry = {"name": "b", "digest": copy.digest, "recipe_digest": copy.recipe_digest}
+    original = {"name": "a", "digest": first.digest, "recipe_digest": first.recipe_digest}
+    assert manifest["duplicates"] == list(bundle.duplicates) == [entry | {"of": original}]
+    assert [clip["name"] for clip in manifest["clips"]] == ["a", "c"]
+    assert (bundle.num_clips, bundle.num_frames, bundle.num_segments) == (2, 56, 4)
+    (tmp_path / "alone").mkdir()
+    alone = lock([first, other], tmp_path / "alone")
+    assert (alone.dataset_hash, alone.normalization_stats.sha256) == (bundle.dataset_hash, bundle.normalization_stats.sha256)
+    assert alone.features.sha256 == bundle.features.sha256
+    assert alone.duplicates == ()
+
+
+def test_other_frames_of_the_same_features_are_no_duplicate(tmp_path: Path) -> None:
+    first = member("a", ranges=((0, 10),))
+    assert lock([first, member("b", ranges=((10, 20),), load=first.load)], tmp_path).duplicates == ()

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,10 +216,10 @@ def test_the_manifest_is_the_same_on_one_thread_and_on_many(tmp_path: Path) -> N
 
 
 def test_a_variant_is_of_its_originals_source(tmp_path: Path) -> None:
-    made = rows(50)
     members = [
-        Member(name, f"sha256:{name}", 0, "rollout", "sha256:b", ((0, 50),), {}, lambda: made, lineage=lineage)
+        Member(name, f"sha256:{name}", 0, "rollout", "sha256:b", ((0, 50),), {}, load, lineage=lineage)
         for name, lineage in (("a-mirrored", "sha256:walk"), ("walk", ""), ("z-lone-variant", "sha256:gone"))
+        for load in [partial(rows, 50, c0=len(name))]
     ]
     robot = RobotFacts("stick", "sha256:c", JOINTS, DT, LAYOUT, FEET)
     bundle = lock_bundle(members, tmp_path, name="a", version="1.0.0", robot=robot, mujoco_version="4", gate_profile="p")

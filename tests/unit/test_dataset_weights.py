@@ -57,7 +57,7 @@ def lock(folder: Path, members: list[tuple[str, int, dict[str, Any]]], **changes
             recipe_digest="sha256:" + "1" * 64,
             ranges=((0, frames),),
             quality_metrics=metrics,
-            load=partial(np.zeros, (frames, LAYOUT.dim), np.float32),
+            load=partial(np.full, (frames, LAYOUT.dim), ord(name[0]), np.float32),
             **changes,
         )
         for name, frames, metrics in members

@@ -145,9 +145,11 @@ def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollo
             raise Unavailable(f"{file.name} changed between being written and being stored", remedy="Check the disk")
         media_type = "application/json" if file.name.endswith(".json") else "application/octet-stream"
         files.append(VersionFile(file.name, digest, file.size, media_type))
+    duplicates = {(entry["name"], entry["digest"], entry["recipe_digest"]) for entry in report.duplicates}
     ranges = [
         VersionMember(rollout.clip_id, rollout.rollout_id, rollout.name, start, end, tier)
         for rollout in rollouts
+        if (rollout.name, rollout.source_digest, rollout.recipe_digest) not in duplicates
         for start, end, tier in rollout.ranges
     ]
 

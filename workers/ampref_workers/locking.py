@@ -78,8 +78,9 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
         feature_code_hash=bundle.feature_code_hash,
         num_clips=bundle.num_clips,
         num_frames=bundle.num_frames,
-        readiness=checks | checklist | {"tests": outcome(verification)},
+        readiness=checks | checklist | {"tests": outcome(verification), "duplicates": list(bundle.duplicates)},
         coverage=bundle.coverage,
+        duplicates=bundle.duplicates,
     )
 
 

@@ -303,6 +303,7 @@ class LockReport(Message):
       verification: the tests' report, which is kept beside them.
       readiness: the outcome of the checks and tests, and the checklist.
       coverage: what the frames cover.
+      duplicates: the members that were left out, as the manifest has them.
     """
 
     files: tuple[LockedFile, ...]
@@ -314,3 +315,4 @@ class LockReport(Message):
     num_frames: int
     readiness: Mapping[str, Any]
     coverage: Mapping[str, Any]
+    duplicates: tuple[Mapping[str, Any], ...] = ()

@@ -20,7 +20,6 @@ from amp_core.robot import Robot
 from amp_core.scoring import Score, score
 from amp_core.version import GENERATOR_VERSION
 
-
 Make = Callable[..., Candidate]
 
 
