@@ -10,22 +10,25 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from amp_core.dataset import Member
+from amp_core.dataset import Bundle, Member, lock_bundle
 from amp_core.dataset.candidate import Candidate
 from amp_core.dataset.weights import WEIGHT_METRICS
 from amp_core.digests import digest_of_file
-from amp_core.errors import AmprefError, Conflict, FeatureCodeMismatch, IntegrityError
+from amp_core.errors import AmprefError, Conflict, FeatureCodeMismatch, IntegrityError, PhysicsFailed
 from amp_core.features import feature_code_hash
 from amp_core.npz import mmap_member, read_npz
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries, measure
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
+from amp_core.strict_json import format_json
 from amp_core.tiers import Classification, Tier, classify, gate_profile
+from amp_core.verify.checklist import document
 from amp_core.version import GENERATOR_VERSION
 
-__all__ = ["CHECKS", "admit", "check_candidates", "classify_candidate"]
+__all__ = ["CHECKS", "admit", "assemble", "check_candidates", "classify_candidate"]
 
 _MOST_PROBLEMS = 5  # Quoted in an error.
 
@@ -184,16 +187,16 @@ _ROUNDING = 1e-9
 """Relative: the most by which a metric may differ between two processors, which round sums in their own ways."""
 
 
-def _compare_metrics(measured: Mapping[str, float | int | None], stored: Mapping[str, Any]) -> str:
+def _compare_metrics(measured: Mapping[str, float | int | None], claims: Mapping[str, Any]) -> str:
     """The first stored metrics that are not the measured ones, in words; empty where all are."""
     texts = []
     for name, value in measured.items():
-        other = stored.get(name)
-        is_same = value is other or (
-            None not in (value, other) and math.isclose(float(value), float(other), rel_tol=_ROUNDING, abs_tol=_ROUNDING)  # type: ignore[arg-type]
+        claim = claims.get(name)
+        is_same = value is claim or (
+            None not in (value, claim) and math.isclose(float(value), float(claim), rel_tol=_ROUNDING, abs_tol=_ROUNDING)  # type: ignore[arg-type]
         )
         if not is_same:
-            texts.append(f"{name} {other} for {value}")
+            texts.append(f"{name} {claim} for {value}")
     return ", ".join(texts[:2]) + (f" and {len(texts) - 2} more" if len(texts) > 2 else "")
 
 
@@ -216,3 +219,58 @@ def admit(member: Candidate, robot: Robot) -> Member:
         augmentation=member.augmentation,
         physics=member.physics,
     )
+
+
+def assemble(
+    members: Sequence[Candidate],
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    robot: Robot,
+    select: Mapping[str, Any],
+    waivers: Sequence[Mapping[str, str]],
+    checks: Mapping[str, Any],
+    verification: Mapping[str, Any],
+    report_name: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Bundle, dict[str, Any]]:
+    """Write a version's three files and the report of its tests into `folder`; returns both, the report as a document.
+
+    Args:
+      select: what the members were selected by, for the manifest.
+      checks: of `check_candidates`.
+      verification: the tests' report, as `Verification.to_dict` gives it.
+      report_name: the file for it, with its checklist.
+      progress: called with frames done and frames in total.
+
+    Raises:
+      IntegrityError: a feature is not finite, or a member is not as it was scored.
+    """
+    # No figure that was measured: the last bit of one may differ between two machines, and the manifest's bytes may not.
+    statuses = [{key: test[key] for key in ("id", "name", "status")} for test in verification["tests"]]
+    try:
+        bundle = lock_bundle(
+            (admit(member, robot) for member in members),
+            folder,
+            name=name,
+            version=version,
+            robot=robot,
+            mujoco_version=members[0].mujoco_version,
+            gate_profile=members[0].gate_profile,
+            select=select,
+            waivers=waivers,
+            verification={**checks, "tests": statuses},
+            progress=progress,
+        )
+    except PhysicsFailed as error:
+        # The bytes are what they are: another attempt would find the same.
+        raise IntegrityError(**vars(error)) from error
+    locked_values = {
+        "normalization_stats": f"{bundle.normalization_stats.name} {bundle.normalization_stats.sha256}",
+        "manifest": f"{bundle.manifest.name} {bundle.manifest.sha256}",
+        "feature_code_hash": bundle.feature_code_hash,
+    }
+    report = document(verification, waivers, locked_values)
+    (folder / report_name).write_bytes(format_json(report).encode())
+    return bundle, report

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
 from amp_core.cli.group import SummaryGroup
-from amp_core.cli.options import Json, Quiet, Timeout, Url, parse_profile, refuse_usage, rollout_mode_option
+from amp_core.cli.options import (
+    Fps,
+    Json,
+    QuatOrder,
+    Quiet,
+    Threads,
+    Timeout,
+    Url,
+    parse_profile,
+    refuse_usage,
+    rollout_mode_option,
+)
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
-from amp_core.cli.version_text import print_version, version_state
+from amp_core.cli.targets import made_folder
+from amp_core.cli.text import counted
+from amp_core.cli.version_text import print_readiness, print_version, version_state
+from amp_core.cpus import usable_cpus
 from amp_core.dataset.names import check_alias, check_dataset_name, check_version
-from amp_core.errors import AmprefError
+from amp_core.errors import AmprefError, InputRefused
 from amp_core.readiness import check_waivers
 from amp_core.recipe import PhysicsScale
 
@@ -121,6 +137,88 @@ def lock(
     is_ready = (document["readiness"] or {}).get("ready", True)
     step = "next, on a training node" if is_ready else "it is not ready for training, see above; to use it all the same"
     out.print(f"\n{step}: ampref pull {spec}")
+
+
+@dataset.command("build")
+def build(
+    folder: Annotated[Path, Argument(metavar="DIR", help="The folder of exports: ampref score MOTION... --export DIR.")],
+    target: Annotated[Path, Option("--out", metavar="DIR", help="Write the version's files into this folder.")],
+    tier: Annotated[
+        list[int] | None, Option(min=0, max=1, help="Take this tier, 0 or 1; may be repeated; default 0 alone.")
+    ] = None,
+    name: Annotated[str | None, Option("--name", help="The dataset's name; default: the folder's.")] = None,
+    version: Annotated[str, Option("--version", help="The version.")] = "1.0.0",
+    robot: Annotated[str | None, Option(help="A path to a robot.yaml, where the exports' robot is not bundled.")] = None,
+    profile: Annotated[
+        str | None, Option(parser=parse_profile, metavar="NAME", help="Take the exports that this gate profile judged, alone.")
+    ] = None,
+    segments: Annotated[
+        bool, Option("--segments", help="Also take the passing windows of clips that fail as a whole.")
+    ] = False,
+    motions: Annotated[
+        list[Path] | None,
+        Option(metavar="DIR", help="Where the exports' motions are, for test 1C; repeatable; default: DIR."),
+    ] = None,
+    waive: Annotated[
+        list[str] | None,
+        Option(metavar='ID="REASON"', help="Write it although this test fails, and keep the reason; may be repeated."),
+    ] = None,
+    fps: Fps = None,
+    quat_order: QuatOrder = None,
+    threads: Threads = None,
+    json_out: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a version's files from exports, without a service: the same bytes as a service's lock of the same rollouts.
+
+    The ten tests of ampref verify run first. One that fails stops it, unless it is waived by name with a reason.
+    """
+    with refuse_usage("--waive"):
+        parts = [text.partition("=") for text in waive or ()]
+        waivers = list(check_waivers({"test": test.strip(), "reason": reason} for test, _, reason in parts))
+    out = Output(json_out, quiet=quiet)
+    if not folder.is_dir():
+        raise InputRefused("there is no such folder", file=str(folder), expected="a folder of exports")
+    from amp_core.cli.build import Selection, build_version, read_exports  # noqa: PLC0415 - --help needs no MuJoCo
+    from amp_core.reference import read_meta  # noqa: PLC0415 - --help needs no MuJoCo
+    from amp_core.robot import Robot  # noqa: PLC0415 - --help needs no MuJoCo
+
+    check_version(version)
+    dataset_name = check_dataset_name(name or folder.resolve().name.lower())
+    robots = set()
+    for path in () if robot else sorted(folder.glob("*.npz")):
+        with suppress(AmprefError):
+            robots.add(str(read_meta(path)["robot"]))
+    if len(robots) > 1:
+        raise InputRefused(f"the exports are of {', '.join(sorted(robots))}", key="robot", expected="one robot in a version")
+    loaded_robot = Robot.load(robot or next(iter(robots), "wildrobot"))
+    selection = Selection(loaded_robot.name, tuple(dict.fromkeys(tier or [0])), segments, profile)
+    with made_folder(target), out.progress(f"building {dataset_name}=={version}", total=1.0) as progress:
+        bundle, report = build_version(
+            list(read_exports(folder, loaded_robot, out)), loaded_robot, selection, target, out,
+            name=dataset_name, version=version, waivers=waivers, folders=motions or [folder],
+            reading=lambda path: {"fps": fps, "quat_order": quat_order} if path.suffix.lower() == ".csv" else {},
+            nthread=threads or usable_cpus(), progress=progress.update,
+        )  # fmt: skip
+    document = {
+        "dataset": dataset_name,
+        "version": version,
+        "ready": report["ready"],
+        "num_clips": bundle.num_clips,
+        "num_frames": bundle.num_frames,
+        "dataset_hash": bundle.dataset_hash,
+        "manifest_sha256": bundle.manifest.sha256,
+        "duplicates": list(bundle.duplicates),
+        "files": [file.to_dict() for file in bundle.files],
+        "groups": report["groups"],
+        "waivers": report["waivers"],
+    }
+    out.print_result(document, [bundle.manifest.sha256])
+    out.print(f"{dataset_name}=={version}: {counted(bundle.num_clips, 'clip')}, {bundle.num_frames} frames")
+    for file in bundle.files:
+        out.print(f"  {file.path}  {file.sha256}")
+    print_readiness(out, {"checks": None} | document)
+    out.exit()
 
 
 @dataset.command("list")

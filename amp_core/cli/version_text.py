@@ -54,7 +54,7 @@ def print_version(out: Output, api: ApiClient, dataset: str, version_or_alias: s
     for file in version["files"]:
         out.print(f"  {file['name']:<36} {size(file['size']):>9}  {file['sha256']}")
     if version["readiness"]:
-        _print_readiness(out, version["readiness"])
+        print_readiness(out, version["readiness"])
     # By the frames that are taken: the Tier 0 windows of a Rejected clip are training data.
     if any(count for tier, count in frames_by_tier.items() if tier != "0"):
         frames = ", ".join(f"{count} frames of {Tier(int(tier)).label}" for tier, count in sorted(frames_by_tier.items()))
@@ -109,7 +109,7 @@ def _coverage_lines(coverage: Mapping[str, Any] | None, weighting: Mapping[str, 
     return lines
 
 
-def _print_readiness(out: Output, readiness: Mapping[str, Any]) -> None:
+def print_readiness(out: Output, readiness: Mapping[str, Any]) -> None:
     """Print the training-readiness checklist of the lock, criterion by criterion."""
     checks = readiness.get("checks")
     if isinstance(checks, list):

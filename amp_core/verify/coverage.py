@@ -92,14 +92,14 @@ def check_clips(findings: Findings, subject: Subject) -> tuple[int, bool]:
     counts = Counter((clip.name, clip.recipe.digest) for clip in subject.clips)
     duplicates = sorted({name for (name, _), count in counts.items() if count > 1})
     findings.check("repeated", len(duplicates), "==", 0, warn=True, where=", ".join(duplicates[:5]), note="clips there twice")
-    features: dict[str, list[str]] = {}
+    digests: dict[str, list[str]] = {}
     for clip in subject.clips:
         if len(clip.version_features):
             digest = digest_of(np.ascontiguousarray(clip.version_features).tobytes())
-            features.setdefault(digest, []).append(clip.name)
-    same = [" = ".join(names) for names in features.values() if len(names) > 1]
-    count = sum(len(names) - 1 for names in features.values())
-    place, note = "; ".join(same[:5]), "clips with the features of another one, which a lock takes once"
+            digests.setdefault(digest, []).append(clip.name)
+    identical_clips = [" = ".join(names) for names in digests.values() if len(names) > 1]
+    count = sum(len(names) - 1 for names in digests.values())
+    place, note = "; ".join(identical_clips[:5]), "clips with the features of another one, which a lock takes once"
     reason = f"clips with identical features: {place}"
     findings.check("identical", count, "==", 0, warn=True, where=place, note=note, reason=reason)
     return total, not shapes

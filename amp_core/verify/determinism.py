@@ -100,25 +100,25 @@ def check_metrics(findings: Findings, robot: Robot, clips: Sequence[Clip], resul
     """
     differing, old, count = "", 0, 0
     for clip in clips:
-        recorded = [] if clip.metrics is None else [("recorded", clip.metrics)]
+        records = [] if clip.metrics is None else [("recorded", clip.metrics)]
         if META in clip.arrays:
-            recorded.append(("exported", decode_meta(clip.arrays[META], clip.name)["quality_metrics"]))
-        if not recorded:
+            records.append(("exported", decode_meta(clip.arrays[META], clip.name)["quality_metrics"]))
+        if not records:
             continue
         try:
-            measured = measure(FrameSeries.from_export(results.get(clip, clip.arrays), clip.recipe, robot))
+            values = measure(FrameSeries.from_export(results.get(clip, clip.arrays), clip.recipe, robot))
         except IntegrityError:
             old += 1
             continue
         count += 1
-        for kind, metrics in recorded:
-            names = [name for name, value in measured.items() if metrics.get(name) != value]
+        for kind, metrics in records:
+            names = [name for name, value in values.items() if metrics.get(name) != value]
             if names:
                 differing = differing or f"clip {clip.name}"
-                values = ", ".join(f"{name} {metrics.get(name)} for {measured[name]}" for name in names[:3])
+                texts = ", ".join(f"{name} {metrics.get(name)} for {values[name]}" for name in names[:3])
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 findings.add_reason(
-                    f"clip {clip.name}: the {kind} quality metrics are not what its arrays give ({values}{more}): they were "
+                    f"clip {clip.name}: the {kind} quality metrics are not what its arrays give ({texts}{more}): they were "
                     "changed after they were measured, or measured by other code; score the clip again"
                 )
     wrong = sum("quality metrics are not" in reason for reason in findings.reasons)

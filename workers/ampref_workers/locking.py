@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from amp_core import dataset
-from amp_core.admission import admit
+from amp_core.admission import assemble
 from amp_core.digests import digest_of
-from amp_core.errors import IntegrityError, PhysicsFailed
 from amp_core.progress import Progress
 from amp_core.readiness import TEST_IDS, skip_report
-from amp_core.strict_json import format_json, read_json
-from amp_core.verify.checklist import document, outcome
+from amp_core.strict_json import read_json
+from amp_core.verify.checklist import outcome
 from ampref_workers.members import load_and_check
 from ampref_workers.protocol import (
     TESTS_OFF,
@@ -39,35 +37,22 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
     """
     robot, checks = load_and_check(request.robot, request.members, lambda share, text: report(0.5 * share, text))
     verification = _read_verification(job_dir, request)
-    # No figure that was measured: the last bit of one may differ between two machines, and the manifest's bytes may not.
-    statuses = [{key: test[key] for key in ("id", "name", "status")} for test in verification["tests"]]
     folder = job_dir / VERSION_FOLDER
     folder.mkdir()
-    try:
-        bundle = dataset.lock_bundle(
-            (admit(member, robot) for member in request.members),
-            folder,
-            name=request.name,
-            version=request.version,
-            robot=robot,
-            mujoco_version=request.members[0].mujoco_version,
-            gate_profile=request.members[0].gate_profile,
-            select=request.select,
-            waivers=request.waivers,
-            verification=checks | {"tests": statuses},
-            progress=lambda frames, total: report(0.5 + 0.5 * frames / max(total, 1), "writing the frames"),
-        )
-    except PhysicsFailed as error:
-        # The bytes are what they are: another attempt would find the same.
-        raise IntegrityError(**vars(error)) from error
-    locked_values = {
-        "normalization_stats": f"{bundle.normalization_stats.name} {bundle.normalization_stats.sha256}",
-        "manifest": f"{bundle.manifest.name} {bundle.manifest.sha256}",
-        "feature_code_hash": bundle.feature_code_hash,
-    }
-    full_report = document(verification, request.waivers, locked_values)
-    data = format_json(full_report).encode()
-    (folder / request.report_name).write_bytes(data)
+    bundle, full_report = assemble(
+        request.members,
+        folder,
+        name=request.name,
+        version=request.version,
+        robot=robot,
+        select=request.select,
+        waivers=request.waivers,
+        checks=checks,
+        verification=verification,
+        report_name=request.report_name,
+        progress=lambda frames, total: report(0.5 + 0.5 * frames / max(total, 1), "writing the frames"),
+    )
+    data = (folder / request.report_name).read_bytes()
     # The catalog keeps it without the figures, which fill megabytes.
     checklist = {key: full_report[key] for key in ("ready", "groups", "waivers")}
     return LockReport(

@@ -293,7 +293,7 @@ DATA_FAULTS = [
     (features_read_body_as_world, {"1A", "1B", "1C"}, faults.BODY_AS_WORLD),
     (features_in_degrees, {"1A", "1B", "1C", "6"}, faults.DEGREES),
     (knees_swapped, {"1A", "1B", "1C"}, "left_knee_pitch and right_knee_pitch look swapped"),
-    (contacts_swapped, {"1B", "1C", "5"}, "left_toe and right_toe look swapped"),
+    (contacts_swapped, {"1B", "1C", "5", "7"}, "left_toe and right_toe look swapped"),
     (contacts_swapped_in_features, {"1A", "1B", "1C", "5"}, "left_heel and right_heel look swapped"),
     (another_control, {"1B", "1C"}, "from frame 20 on"),
     (a_hidden_push, {"1B", "1C"}, "not what its controls do"),
@@ -447,14 +447,15 @@ def test_windows_must_lie_within_their_clip(sound: Subject, run: Run) -> None:
     frames = sound.clips[0].frames
     wrong = replace(sound.clips[0], ranges=((5, 30), (25, frames + 1)))
     found = run(replace(sound, clips=(wrong, *sound.clips[1:])))
-    assert failing(found) == {"4"}, reasons(found)
+    # No window was asked for by its gates.
+    assert failing(found) - {"7"} == {"4"}, reasons(found)
     assert f"the range 25 … {frames + 1}" in found["4"].reason
 
 
 def test_a_clip_without_rows_is_named(sound: Subject, run: Run, changed: Changed) -> None:
     def empty(arrays: Arrays) -> None:
         for key in arrays:
-            if not key.startswith("initial"):
+            if not key.startswith("initial") and arrays[key].ndim:
                 arrays[key] = arrays[key][:0]
 
     found = run(changed(sound, empty, "walk", sources=False))

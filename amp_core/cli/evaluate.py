@@ -1,0 +1,54 @@
+"""`ampref evaluate`: what an existing reference proves, without generating it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from amp_core.cli.options import JsonOut, Profile, Quiet
+from amp_core.cli.output import Output
+from amp_core.cli.results import RESULT_COLUMNS
+from amp_core.errors import AmprefError
+
+
+def evaluate(
+    references: Annotated[list[Path], Argument(metavar="REF...", help="Exports, or .npz files by the seed's schema.")],
+    robot: Annotated[str | None, Option(help="A bundled robot's name, or a path to a robot.yaml. Default: the file's.")] = None,
+    profile: Profile = None,
+    json_out: JsonOut = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure existing references, replay their controls, and say what could not be verified.
+
+    Exits with 0 when every file was evaluated, whatever its tier; with 1 when one was refused or is not what it says of
+    itself; with 2 for wrong usage.
+    """
+    out = Output(json_out, quiet=quiet)
+    from amp_core import evaluation  # noqa: PLC0415 - --help needs no MuJoCo
+    from amp_core.robot import Robot  # noqa: PLC0415 - --help needs no MuJoCo
+
+    loaded_robot = Robot.load(robot) if robot else None
+    documents: list[dict[str, Any]] = []
+    for path in references:
+        try:
+            documents.append(evaluation.evaluate(path, loaded_robot, profile).to_dict())
+        except AmprefError as error:
+            error.file = error.file or str(path)
+            out.refuse(error)
+    out.print_result(documents, (f"{document['name']}\t{document['tier']}" for document in documents))
+    out.print_table({"Reference": "name", "Mode": "mode", **RESULT_COLUMNS}, documents)
+    has_failed = False
+    for document in documents:
+        out.print(f"\n{document['name']}: {document['tier_reason']}")
+        if document["declared_tier"] is not None and document["declared_tier"] != document["tier"]:
+            out.print(f"  says of itself: tier {document['declared_tier']}")
+        for check in document["checks"]:
+            has_failed |= not check["passed"]
+            out.print(f"  {'ok' if check['passed'] else 'WRONG'}  {check['name']}: {check['detail']}")
+        for entry in document["unverified"]:
+            out.print(f"  not verified  {entry['what']}: {entry['reason']}")
+        for warning in document["contact_warnings"]:
+            out.print(f"  contacts: {warning['message']}")
+    out.exit(failed=has_failed)

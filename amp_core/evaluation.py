@@ -1,0 +1,475 @@
+"""Evaluation of an existing reference: what its own arrays prove, without generating it anew.
+
+A reference is an export of this project, or any `.npz` by the specification's schema (`amp_core.reference`). An export proves
+all: its metrics are measured from its arrays, and its controls, simulated again, must give its states. A file without controls,
+loads or the clip's frames proves less; then the tier is the best that it can have by what was measured, and `unverified` names
+the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core import features
+from amp_core.errors import AmprefError, InputRefused, IntegrityError, PhysicsFailed, RecipeRefused
+from amp_core.footing import touches_ground
+from amp_core.kinematics import FootTracker
+from amp_core.npz import read_npz
+from amp_core.quality import EXPORT_ARRAYS, FrameSeries, contact_warnings, measure
+from amp_core.recipe import MODES, Recipe
+from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, decode_meta
+from amp_core.robot import Robot
+from amp_core.segments import find_segments
+from amp_core.strict_json import json_data
+from amp_core.tiers import MODE_GATE, Gate, Tier, classify, gate_profile
+from amp_core.verify.states import ROUNDING, Drive, relative_error, simulate
+from amp_core.verify.stored import StoredArrays
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_CLIP_METRICS = frozenset(
+    {
+        "joint_rmse_rad", "joint_rmse_raw_rad", "mpjpe_m", "mpjpe_global_m", "heading_error_deg", "tilt_error_deg",
+        "height_error_m", "root_drift_m", "speed_ratio", "contact_agreement", "contact_rate_error", "unloaded_excess",
+        "pitch_excess_deg", "roll_excess_deg", "tilt_excess_deg", "nonfoot_excess", "clip_foot_slide", "clip_flight_rate",
+        "clip_max_tilt_deg", "clip_ground_range_m",
+    }
+)  # fmt: skip
+"""The metrics that need the clip's frames."""
+
+_NEEDS: Mapping[str, frozenset[str]] = {
+    "sum_fn_per_frame": frozenset({"mean_sum_fn_over_mg", "p10_sum_fn_over_mg", "unloaded_frame_rate", "unloaded_excess"}),
+    "stab_force": frozenset({"p90_stab_force_over_mg"}),
+    "foot_contacts": frozenset(
+        {
+            "contact_rate", "left_foot_contact_rate", "right_foot_contact_rate", "both_feet_contact_rate",
+            "no_feet_contact_rate", "contact_agreement", "contact_rate_error",
+        }
+    ),
+    "channel_loads": frozenset({"slip_rate"}),
+    "actuator_force": frozenset({"actuator_saturation_rate"}),
+    "reference_root_pos": _CLIP_METRICS,
+    "reference_root_rot": _CLIP_METRICS,
+    "reference_dof_pos": _CLIP_METRICS,
+    "reference_dof_pos_raw": frozenset({"joint_rmse_raw_rad", "mpjpe_m", "mpjpe_global_m"}),
+    "reference_contacts": frozenset({"contact_agreement", "contact_rate_error"}),
+    "solver_warnings": frozenset({"solver_warnings"}),
+}  # fmt: skip
+"""The metrics that have no value where an array is missing."""
+
+_STATEMENTS = ("quality_metrics", "tier")
+_REQUIRED = ("root_pos", "root_rot", "dof_pos")
+_RATE_TOLERANCE = 0.01
+_ROUNDED = 1e-6
+"""A file may state its metrics in float32."""
+
+
+@dataclass(frozen=True)
+class CheckedClaim:
+    """A statement of the file that was put to the test.
+
+    Args:
+      name: `replay`, `loads`, `features`, `quality_metrics` or `tier`.
+      passed: whether it holds.
+      detail: the figure, or what differs.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Unverified:
+    """Something that the file does not prove.
+
+    Args:
+      what: a gate, an array or a claim.
+      reason: what is missing.
+    """
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The outcome for one reference.
+
+    Args:
+      tier: Rejected where a check fails; otherwise the best tier that the measured gates permit.
+      is_proven: every gate was measured, and nothing that a gate rests on is unverified.
+      gates: the measured ones.
+      quality_metrics: None where a metric could not be measured.
+      declared_tier, declared_metrics: the file's own, where it has them.
+      checks: what the file states and what was found.
+    """
+
+    file: str
+    name: str
+    generation_mode: str | None
+    gate_profile: str
+    frames: int
+    duration_sec: float
+    tier: Tier
+    tier_reason: str
+    is_proven: bool
+    gates: tuple[Gate, ...]
+    quality_metrics: Mapping[str, float | int | None]
+    segments: tuple[dict[str, Any], ...]
+    contact_warnings: tuple[dict[str, Any], ...]
+    declared_tier: int | None
+    declared_metrics: Mapping[str, Any]
+    checks: tuple[CheckedClaim, ...]
+    unverified: tuple[Unverified, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` object."""
+        return {
+            "file": self.file,
+            "name": self.name,
+            "frames": self.frames,
+            "duration_sec": self.duration_sec,
+            "mode": self.generation_mode,
+            "gate_profile": self.gate_profile,
+            "tier": int(self.tier),
+            "tier_reason": self.tier_reason,
+            "proven": self.is_proven,
+            "declared_tier": self.declared_tier,
+            "gates": [gate.to_dict() for gate in self.gates],
+            "quality_metrics": dict(self.quality_metrics),
+            "segments": list(self.segments),
+            "contact_warnings": list(self.contact_warnings),
+            "checks": json_data(self.checks),
+            "unverified": json_data(self.unverified),
+        }
+
+
+def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: str | None = None) -> Evaluation:
+    """Evaluate a reference without generating it anew.
+
+    Args:
+      path: an `.npz`: an export, or one with the arrays of the specification's schema, at least `root_pos`, `root_rot` (xyzw)
+        and `dof_pos` at the robot's control rate.
+      robot: of the reference; None for the bundled one of the name that the file has, or `wildrobot`.
+      profile: the gate profile; None for the file's own, or the usual one.
+
+    Raises:
+      InputRefused: arrays are missing or do not fit the robot.
+      IntegrityError: no archive.
+      RobotRefused: the file names a robot that is not bundled.
+      RecipeRefused: an unknown gate profile.
+    """
+    reader = _Reader(Path(path), robot)
+    recipe = reader.recipe if profile is None else replace(reader.recipe, gate_profile=profile)
+    gates_of = gate_profile(recipe.gate_profile)
+    arrays, robot, gaps = reader.arrays, reader.robot, reader.gaps
+    frames = len(arrays["dof_pos"])
+    checks = [*_check_replay(reader, gaps), *_check_features(reader, gaps)]
+    missing = reader.fill()
+    series = FrameSeries.from_export(arrays, recipe, robot)
+    no_value = frozenset().union(*(_NEEDS[name] for name in missing))
+    metrics = {name: None if name in no_value else value for name, value in measure(series).items()}
+    verdict = classify(metrics, gates_of, recipe.mode, height_range=robot.height_range)
+    open_names = {name for name in no_value if name in {gate.name for gate in verdict.gates}}
+    if reader.mode is None:
+        open_names.add(MODE_GATE)
+    gates = tuple(gate for gate in verdict.gates if gate.name not in open_names)
+    for gate_name in sorted(open_names):
+        lacks = ", ".join(name for name in missing if gate_name in _NEEDS[name]) or "generation_mode"
+        gaps.append(Unverified(gate_name, f"the file lacks {lacks}"))
+    checks += _check_claims(reader.claims, metrics)
+    failures = [gate for gate in gates if not gate.passed]
+    levels = {gate.tier for gate in failures}
+    tier = (
+        Tier.TIER_0 if levels <= {Tier.TIER_1} else
+        Tier.TIER_1 if levels <= {Tier.TIER_0} else Tier.REJECTED
+    )  # fmt: skip
+    # What a file states of its quality may be wrong; the measurement decides.
+    causes = [f"{check.name}: {check.detail}" for check in checks if not check.passed and check.name not in _STATEMENTS]
+    reason = "; ".join([*causes, *(gate.explain() for gate in failures)])
+    if causes:
+        tier = Tier.REJECTED
+    if reader.declared_tier is not None:
+        # A file that lacks something may deserve a worse tier than the best possible one, and never a better one.
+        claim = Tier(reader.declared_tier)
+        is_possible = Tier.worst((tier, claim)) == claim if open_names else tier == claim
+        checks.append(CheckedClaim("tier", is_possible, f"{claim.label} is stated, {tier.label} is measured"))
+    is_proven = not open_names and not any(entry.what in ("replay", "loads", "features") for entry in gaps)
+    if tier is Tier.REJECTED:
+        text = f"Rejected: {reason}"
+    else:
+        scope = "" if is_proven else f", at best: {len(gaps)} things could not be verified"
+        text = f"{tier.label}{scope}" + (f"; not Tier 0: {reason}" if reason else "")
+    segments = () if open_names or causes else tuple(
+        segment.to_dict() for segment in find_segments(series, gates_of, recipe.mode, robot.control_dt)
+    )  # fmt: skip
+    return Evaluation(
+        file=str(path),
+        name=reader.name,
+        generation_mode=reader.mode,
+        gate_profile=recipe.gate_profile,
+        frames=frames,
+        duration_sec=frames * robot.control_dt,
+        tier=tier,
+        tier_reason=text,
+        is_proven=is_proven,
+        gates=gates,
+        quality_metrics=metrics,
+        segments=segments,
+        contact_warnings=() if "foot_contacts" in missing else tuple(contact_warnings(arrays["foot_contacts"], robot)),
+        declared_tier=reader.declared_tier,
+        declared_metrics=reader.claims,
+        checks=tuple(checks),
+        unverified=tuple(gaps),
+    )
+
+
+class _Reader:
+    """A reference as its file has it.
+
+    Attributes:
+      arrays: by the names of an export.
+      claims: the file's own quality metrics.
+      mode: None where the file does not say how it was generated.
+    """
+
+    def __init__(self, path: Path, robot: Robot | None) -> None:
+        self.path, self.gaps = path, list[Unverified]()
+        self.arrays = self._read_members()
+        meta = decode_meta(self.arrays.pop(META), str(path)) if META in self.arrays else {}
+        self.meta = {name: value for name, value in meta.items() if name not in REFERENCE_ARRAYS}
+        for name, member in list(self.arrays.items()):
+            # A number or a text of a file without `meta`.
+            if member.size == 1 and name not in EXPORT_ARRAYS and name not in REFERENCE_ARRAYS:
+                self.meta.setdefault(name, member.reshape(-1)[0].item())
+        metrics = self.meta.get("quality_metrics")
+        self.claims: dict[str, Any] = dict(metrics) if isinstance(metrics, Mapping) else {}
+        self.declared_tier = next(
+            (
+                int(tier)
+                for tier in (self.meta.get("tier"), self.claims.get("tier"))
+                if isinstance(tier, int) and tier in set(Tier)
+            ),
+            None,
+        )
+        provenance = self.meta.get(PROVENANCE)
+        self.provenance: Mapping[str, Any] = provenance if isinstance(provenance, Mapping) else {}
+        name = self.meta.get("robot")
+        self.robot = robot or Robot.load(str(name) if name else "wildrobot")
+        self.name = str(self.provenance.get("name") or path.stem)
+        mode = self.meta.get("generation_mode")
+        self.mode: str | None = mode if mode in MODES and mode != "auto" else None
+        self.recipe = Recipe.for_mode(self.mode or "rollout")
+        if "recipe" in self.provenance:
+            try:
+                self.recipe = Recipe.from_dict(self.provenance["recipe"])
+                gate_profile(self.recipe.gate_profile)
+            except RecipeRefused as error:
+                self.recipe = Recipe.for_mode(self.mode or "rollout")
+                self.gaps.append(Unverified("recipe", error.what))
+        self._check_shapes()
+        if (digest := self.provenance.get("robot_digest")) and digest != self.robot.digest:
+            self.gaps.append(Unverified("robot", "the file was made with another model of the robot than this one"))
+
+    def _read_members(self) -> Arrays:
+        names = [META, *REFERENCE_ARRAYS, *FORCE_ARRAYS, *EXPORT_ARRAYS]
+        names += ["qvel", "ctrl", "initial_qpos", "initial_qvel", "forced_qpos", "sum_fn_last_substep"]
+        names += ["fps", "dt", "tier", "generation_mode", "robot", "joint_names", "source_file", "generator_version"]
+        names += ["feature_dim", "num_frames", "duration_sec", "generation_timestamp"]
+        if self.path.suffix != ".npz":
+            raise InputRefused(
+                "it is no .npz",
+                file=str(self.path),
+                expected="an export, or an .npz with the arrays of the specification's schema",
+                remedy="Where you trust a .pkl, write its arrays and fps with numpy.savez",
+            )
+        stored = set(StoredArrays(self.path))
+        members = [name for name in dict.fromkeys(names) if name in stored]
+        arrays: Arrays = {}
+        for name in members:
+            try:
+                arrays[name] = read_npz(self.path, [name])[name]
+            except IntegrityError as error:
+                self.gaps.append(Unverified(name, f"the member cannot be read ({error.what})"))
+        if "quality_metrics" in stored:
+            self.gaps.append(Unverified("quality_metrics", "an object that only pickle reads; write it as JSON in meta"))
+        if "stab_force" not in arrays and "stab_force_per_frame" in arrays:
+            arrays["stab_force"] = arrays["stab_force_per_frame"]  # Without its sign, which no metric needs.
+        return arrays
+
+    def _check_shapes(self) -> None:
+        """Refuse arrays that are not (N, …) of this robot at its control rate."""
+        robot, arrays = self.robot, self.arrays
+        missing = [name for name in _REQUIRED if name not in arrays]
+        if missing:
+            raise InputRefused(
+                f"the file lacks {', '.join(missing)}",
+                file=str(self.path),
+                key=missing[0],
+                expected=f"at least {', '.join(_REQUIRED)}",
+                remedy="A motion that was not simulated is for: ampref score MOTION",
+            )
+        joints, channels, frames = len(robot.joint_names), len(robot.channels), len(arrays["dof_pos"])
+        widths = {
+            "dof_pos": joints, "dof_vel": joints, "root_pos": 3, "root_rot": 4, "root_lin_vel": 3, "root_ang_vel": 3,
+            "features": robot.layout.dim, "foot_contacts": channels, "channel_loads": channels, "qpos": robot.model.nq,
+            "qvel": robot.model.nv, "ctrl": robot.model.nu, "forced_qpos": robot.model.nq, "actuator_force": robot.model.nu,
+            "reference_root_pos": 3, "reference_root_rot": 4, "reference_dof_pos": joints, "reference_dof_pos_raw": joints,
+            "reference_contacts": len(robot.feet), "foot_speed": len(robot.feet), "sum_fn_per_frame": 0, "stab_force": 0,
+            "stab_force_per_frame": 0, "nonfoot_contact": 0,
+        }  # fmt: skip
+        for name, width in widths.items():
+            array = arrays.get(name)
+            shape = (frames, width) if width else (frames,)
+            if array is not None and (array.shape != shape or array.dtype.kind not in "bfiu" or frames == 0):
+                raise InputRefused(
+                    f"the array is {array.dtype.name} of shape {array.shape}",
+                    file=str(self.path),
+                    key=name,
+                    expected=f"numbers of shape {shape} for the robot {robot.name}",
+                    remedy="Name the reference's robot with --robot",
+                )
+            if array is not None and not np.isfinite(array).all():
+                frame = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise InputRefused("it holds a value that is not finite", file=str(self.path), key=name, frame=frame)
+        fps = self.meta.get("fps") or (1.0 / self.meta["dt"] if self.meta.get("dt") else None)
+        if fps is None:
+            self.gaps.append(Unverified("fps", f"the file has none; {1.0 / robot.control_dt:g} was taken"))
+        elif not math.isclose(float(fps), 1.0 / robot.control_dt, rel_tol=_RATE_TOLERANCE):
+            raise InputRefused(
+                f"the reference has {float(fps):g} frames per second",
+                file=str(self.path),
+                key="fps",
+                expected=f"{1.0 / robot.control_dt:g}, the robot's control rate",
+                remedy="Generate it at the control rate: ampref score MOTION --export DIR",
+            )
+        names = self.meta.get("joint_names", self.arrays.get("joint_names"))
+        names = names.tolist() if isinstance(names, np.ndarray) else names
+        if names is not None and list(names) != list(robot.joint_names):
+            self.gaps.append(Unverified("joint_names", f"they are {', '.join(map(str, names))}; the robot's order was taken"))
+
+    def fill(self) -> list[str]:
+        """Put in what follows from the poses, and stand-ins for the rest; returns the names of the latter."""
+        robot, arrays = self.robot, self.arrays
+        frames = len(arrays["dof_pos"])
+        if "qpos" not in arrays:
+            arrays["qpos"] = robot.poses(*(np.asarray(arrays[name], np.float64) for name in _REQUIRED))
+        qpos = arrays["qpos"]
+        if "foot_speed" not in arrays:
+            arrays["foot_speed"] = FootTracker(robot, size=frames + 1).speeds(np.concatenate([qpos[:1], qpos[:-1]]), qpos)
+        if "nonfoot_contact" not in arrays:
+            arrays["nonfoot_contact"] = touches_ground(robot, qpos)
+            reason = "read off the poses at the ends of the frames; contacts within a frame are not seen"
+            self.gaps.append(Unverified("nonfoot_contact", reason))
+        arrays.setdefault("clip_frames", np.array(frames))
+        stand_ins: dict[str, npt.NDArray[Any]] = {
+            "sum_fn_per_frame": np.zeros(frames),
+            "stab_force": np.zeros(frames),
+            "foot_contacts": np.zeros((frames, len(robot.channels))),
+            "channel_loads": np.zeros((frames, len(robot.channels))),
+            "actuator_force": np.zeros((frames, robot.model.nu)),
+            "reference_root_pos": arrays["root_pos"],
+            "reference_root_rot": arrays["root_rot"],
+            "reference_dof_pos": arrays["dof_pos"],
+            "reference_dof_pos_raw": arrays["dof_pos"],
+            "reference_contacts": np.zeros((frames, len(robot.feet)), bool),
+            "solver_warnings": np.array(0),
+        }
+        missing = [name for name in stand_ins if name not in arrays]
+        for name in missing:
+            arrays[name] = np.asarray(stand_ins[name])
+        for name in (*_REQUIRED, "reference_root_pos", "reference_root_rot", "reference_dof_pos", "reference_dof_pos_raw"):
+            arrays[name] = np.asarray(arrays[name], np.float64)
+        return missing
+
+
+def _check_replay(reader: _Reader, gaps: list[Unverified]) -> list[CheckedClaim]:
+    """The recorded controls, simulated again: states bit for bit, and the loads that they give."""
+    arrays, robot = reader.arrays, reader.robot
+    needs = ["ctrl", "initial_qpos", "initial_qvel", "stab_force", "qpos", "qvel"]
+    needs += ["forced_qpos"] if reader.mode == "teacher_forced" else []
+    missing = [name for name in needs if name not in arrays]
+    if missing:
+        gaps += [Unverified(subject, f"the file lacks {', '.join(missing)}") for subject in ("replay", "loads")]
+        return []
+    forced = arrays["forced_qpos"] if reader.mode == "teacher_forced" else None
+    drive = Drive(arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"], arrays["stab_force"], forced)
+    try:
+        states = simulate(robot, robot.scaled_model(reader.recipe.physics), drive)
+    except (AmprefError, ValueError) as error:
+        raise PhysicsFailed(f"the controls cannot be simulated ({error})", file=str(reader.path), key="ctrl") from error
+    differs = (states.qpos != arrays["qpos"]).any(axis=1) | (states.qvel != arrays["qvel"]).any(axis=1)
+    detail = "the controls give the states bit for bit"
+    if differs.any():
+        detail = f"the controls do not give the recorded states, from frame {int(np.argmax(differs))} on"
+    checks = [CheckedClaim("replay", not differs.any(), detail)]
+    if differs.any():
+        gaps.append(Unverified("loads", "the states are not those of the controls"))
+        return checks
+    series = [(name, loads) for name, loads in (
+        ("sum_fn_per_frame", states.loads.sum(axis=1)), ("channel_loads", states.loads),
+        ("foot_contacts", states.contacts(reader.recipe.force_threshold)),
+    ) if name in arrays]  # fmt: skip
+    for name, values in series:
+        difference = float(np.abs(arrays[name] - values).max())
+        is_same = difference <= ROUNDING
+        detail = (
+            f"as simulated again, within {difference:.1g}" if is_same else f"up to {difference:.3g} from what the controls give"
+        )
+        checks.append(CheckedClaim(name, is_same, detail))
+    if not series:
+        gaps.append(Unverified("loads", "the file has none"))
+    return checks
+
+
+def _check_features(reader: _Reader, gaps: list[Unverified]) -> list[CheckedClaim]:
+    """The features computed again from the file's own states."""
+    arrays = reader.arrays
+    names = ("features", "dof_pos", "dof_vel", "root_rot", "root_lin_vel", "root_ang_vel", "root_pos", "foot_contacts")
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        gaps.append(Unverified("features", f"the file lacks {', '.join(missing)}"))
+        return []
+    expected = features.extract(
+        joint_pos=arrays["dof_pos"],
+        joint_vel=arrays["dof_vel"],
+        root_rot=arrays["root_rot"],
+        root_lin_vel=arrays["root_lin_vel"],
+        root_ang_vel=arrays["root_ang_vel"],
+        root_height=arrays["root_pos"][:, 2],
+        foot_contacts=arrays["foot_contacts"],
+    )
+    errors = relative_error(arrays["features"], expected)
+    worst = errors.max(axis=0)
+    if worst.max() <= ROUNDING:
+        return [CheckedClaim("features", True, "as its states give them")]
+    column, layout = int(np.argmax(worst)), reader.robot.layout
+    frame = int(np.argmax(errors[:, column]))
+    detail = f"{layout.names[column]} is not what the states give, by {worst[column]:.3g} at frame {frame}"
+    return [CheckedClaim("features", False, detail)]
+
+
+def _check_claims(claims: Mapping[str, Any], metrics: Mapping[str, float | int | None]) -> list[CheckedClaim]:
+    """The file's own metrics against the measured ones."""
+    names = [name for name, value in metrics.items() if name in claims and value is not None]
+    if not names:
+        return []
+    differing = []
+    for name in names:
+        value, claim = metrics[name], claims[name]
+        assert value is not None
+        is_same = isinstance(claim, int | float) and math.isclose(value, claim, rel_tol=_ROUNDED, abs_tol=_ROUNDED)
+        if not is_same:
+            differing.append(f"{name} {claim} for {value}")
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    detail = f"stated are {', '.join(differing[:3])}{more}" if differing else f"{len(names)} as its arrays give them"
+    return [CheckedClaim("quality_metrics", not differing, detail)]

@@ -1,0 +1,121 @@
+"""Versions from a folder of exports: the files of a service's lock, without a service."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workerkit import CHILD, Bench, settings_for
+
+from amp_core.cli.build import Selection
+from amp_core.cli.main import run
+from amp_core.formats import read_motion
+from amp_core.motions import bundled_motions, reading_options
+from amp_core.npz import read_npz, write_npz
+from amp_core.recipe import Recipe
+from amp_core.reference import META
+from amp_core.robot import Robot
+from amp_core.scoring import score
+from ampref_service.catalog import datasets, locking
+from ampref_service.catalog.records import Select
+from ampref_workers.runner import Runner
+
+WAIVERS = [{"test": test, "reason": "too few frames"} for test in ("6", "smoke")]
+WAIVE = [word for waiver in WAIVERS for word in ("--waive", f"{waiver['test']}={waiver['reason']}")]
+
+
+def export(folder: Path, *stems: str, **changes: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    paths = [path for path in bundled_motions() if path.stem in stems]
+    motions = [read_motion(path, name=path.stem, **reading_options(path)) for path in paths]
+    for result in score(motions, Robot.load("wildrobot"), replace(Recipe.for_mode("rollout"), **changes)):
+        result.export(folder / f"{result.name}.npz")
+
+
+def test_the_selection_has_the_services_names() -> None:
+    assert Selection("wildrobot", (0,)).to_dict() == Select(robot="wildrobot").to_dict()
+    profile = {"segments": True, "gate_profile": "amp-0.12"}
+    assert Selection("w", (0, 1), True, "amp-0.12").to_dict() == Select(robot="w", tiers=(0, 1), **profile).to_dict()
+
+
+def test_a_build_has_the_bytes_of_a_services_lock(tmp_path: Path) -> None:
+    bench = Bench(settings_for(tmp_path, lock_tests="1A,3,7", job_memory_mb=2048, job_timeout_sec=300.0))
+    runner = Runner(bench.settings, bench.catalog, bench.blobs, command=CHILD)
+    folder, out = tmp_path / "exports", tmp_path / "out"
+    folder.mkdir()
+    for stem in ("walk", "walk_backward"):
+        job = bench.submit_motion(stem, Recipe.for_mode("rollout"), 150)
+        assert runner.run_once() == "succeeded"
+        (rollout,) = bench.rollouts(job.clip_id)
+        assert rollout.arrays_digest is not None
+        with bench.blobs.open(rollout.arrays_digest) as file:
+            (folder / f"{stem}.npz").write_bytes(file.read())
+    with bench.catalog.begin() as session:
+        _, job = locking.begin_version(session, "walk", "1.0.0", Select(robot="wildrobot"))
+    assert runner.run_once() == "succeeded", bench.job(job.id).error
+    assert run(["dataset", "build", str(folder), "--out", str(out), "--name", "walk", *WAIVE, "--quiet"]) == 0
+    with bench.catalog.session() as session:
+        version = datasets.get_version(session, "walk", "1.0.0")
+    for file in version.files:
+        with bench.blobs.open(file.digest) as stored:
+            expected, built = stored.read(), (out / file.name).read_bytes()
+        if not file.name.startswith("dataset_manifest"):
+            assert built == expected, file.name
+            continue
+        # The operator of this service has turned some of the tests off.
+        documents = [json.loads(data) for data in (expected, built)]
+        assert [document["verification"].pop("tests") is None for document in documents] == [False, False]
+        assert documents[1].pop("waivers") == WAIVERS
+        assert documents[0].pop("waivers") == []
+        assert documents[0] == documents[1]
+    bench.close()
+
+
+def test_tier_1_is_left_out_and_a_failed_test_stops_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "walks", tmp_path / "out"
+    export(folder, "walk", "squat")
+    assert run(["dataset", "build", str(folder), "--out", str(out), *WAIVE]) == 0
+    text = capsys.readouterr()
+    assert "walks==1.0.0: 1 clip, 400 frames" in text.out
+    assert "ready for training: yes" in text.out
+    assert "the motions of 1 clips are not at hand (walk)" in text.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "dataset_manifest_v1.0.0.json", "features_v1.0.0.npz", "normalization_stats_v1.0.0.json", "verification_v1.0.0.json",
+    ]  # fmt: skip
+    assert run(["dataset", "build", str(folder), "--out", str(out), "--tier", "1", "--version", "2.0.0"]) == 1
+    assert "walks==2.0.0 was not written, because" in capsys.readouterr().err
+    assert not (out / "dataset_manifest_v2.0.0.json").exists()
+
+
+def test_a_falsified_export_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "walks"
+    export(folder, "walk")
+    arrays = read_npz(folder / "walk.npz")
+    meta = json.loads(arrays[META].tobytes())
+    meta["quality_metrics"]["slip_rate"] = 0.0
+    arrays[META] = json.dumps(meta).encode()
+    write_npz(folder / "walk.npz", arrays | {META: __import__("numpy").frombuffer(arrays[META], "u1")})
+    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert "clip 'walk' has other metrics than its arrays give (slip_rate 0.0" in capsys.readouterr().err
+
+
+def test_clips_of_an_older_profile_are_asked_by_this_releases_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A root that travels twice as far as the legs step is Tier 0 by amp-0.11, and no version is made of it."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    path = next(path for path in bundled_motions() if path.stem == "walk")
+    walk = read_motion(path, name="walk", **reading_options(path))
+    twice = replace(walk, root_pos=walk.root_pos * [2.0, 1.0, 1.0])
+    (result,) = score([twice], Robot.load("wildrobot"), replace(Recipe.for_mode("rollout"), gate_profile="amp-0.11"))
+    assert result.tier == 0
+    result.export(folder / "walk.npz")
+    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]) == 1
+    assert "clip walk is taken as Tier 0, but by amp-0.12 clip_foot_slide" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dataset", "build", str(tmp_path), "--out", str(tmp_path / "out"), "--name", "a"]) == 1
+    assert "holds no export" in capsys.readouterr().err

@@ -1,0 +1,187 @@
+"""Existing references: what they prove, and what they do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from amp_core.cli.main import run
+from amp_core.errors import InputRefused, IntegrityError
+from amp_core.evaluation import evaluate
+from amp_core.formats import read_motion
+from amp_core.motions import bundled_motions, reading_options
+from amp_core.npz import read_npz, write_npz
+from amp_core.recipe import Recipe
+from amp_core.reference import META, REFERENCE_ARRAYS
+from amp_core.robot import Robot
+from amp_core.scoring import Score, score
+
+Arrays = dict[str, np.ndarray]
+Change = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def scores() -> Mapping[str, Score]:
+    paths = [path for path in bundled_motions() if path.stem in ("walk", "walk_long_stride")]
+    motions = [read_motion(path, name=path.stem, **reading_options(path)) for path in paths]
+    return {found.name: found for found in score(motions, Robot.load("wildrobot"), Recipe.for_mode("rollout"))}
+
+
+@pytest.fixture
+def changed(scores: Mapping[str, Score], tmp_path: Path) -> Change:
+    def changed(change: Callable[[Arrays], Any] = lambda arrays: None, name: str = "walk") -> Path:
+        scores[name].export(tmp_path / "whole.npz")
+        arrays = read_npz(tmp_path / "whole.npz")
+        write_npz(tmp_path / f"{name}.npz", change(arrays) or arrays)
+        return tmp_path / f"{name}.npz"
+
+    return changed
+
+
+@pytest.mark.parametrize("name", ["walk", "walk_long_stride"])
+def test_an_export_proves_its_score(scores: Mapping[str, Score], changed: Change, name: str) -> None:
+    found, expected = evaluate(changed(name=name)), scores[name]
+    assert found.is_proven
+    assert found.unverified == ()
+    assert all(check.passed for check in found.checks), found.checks
+    assert {check.name for check in found.checks} >= {"replay", "sum_fn_per_frame", "features", "quality_metrics", "tier"}
+    assert dict(found.quality_metrics) == expected.quality_metrics
+    assert found.tier == expected.tier
+    assert found.gates == expected.gates
+    assert [segment["start"] for segment in found.segments] == [segment.start for segment in expected.segments]
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def schema_alone(arrays: Arrays) -> Arrays:
+    """What the specification's generator writes, in an .npz."""
+    loads = {"sum_fn_per_frame": arrays["sum_fn_per_frame"], "stab_force_per_frame": np.abs(arrays["stab_force"])}
+    scalars = {
+        "fps": np.array(50.0),
+        "generation_mode": np.array("rollout"),
+        "robot": np.array("wildrobot"),
+        "tier": np.array(0),
+    }
+    return {name: arrays[name] for name in REFERENCE_ARRAYS} | loads | scalars
+
+
+def test_a_foreign_file_by_the_schema_is_measured_as_far_as_it_goes(changed: Change, scores: Mapping[str, Score]) -> None:
+    found, expected = evaluate(changed(schema_alone)), scores["walk"].quality_metrics
+    assert found.tier == 0
+    assert not found.is_proven
+    assert "at best" in found.tier_reason
+    for name in (
+        "mean_sum_fn_over_mg",
+        "p90_stab_force_over_mg",
+        "unloaded_frame_rate",
+        "contact_rate",
+        "height_std",
+        "max_tilt_deg",
+    ):
+        assert found.quality_metrics[name] == pytest.approx(expected[name])
+    open_things = {entry.what: entry.reason for entry in found.unverified}
+    assert open_things["replay"] == "the file lacks ctrl, initial_qpos, initial_qvel, qpos, qvel"
+    assert "reference_root_pos" in open_things["heading_error_deg"]
+    assert {"loads", "solver_warnings", "nonfoot_contact", "mpjpe_m", "clip_flight_rate"} <= set(open_things)
+    assert not {gate.name for gate in found.gates} & set(open_things)
+    assert found.quality_metrics["mpjpe_m"] is None
+    assert [check.name for check in found.checks] == ["features", "tier"]
+
+
+def test_a_foreign_file_that_has_fallen_is_rejected_whatever_it_says(changed: Change) -> None:
+    found = evaluate(changed(schema_alone, "walk_long_stride"))
+    assert found.tier == -1
+    assert "max_tilt_deg" in found.tier_reason
+    assert ("tier", False) in [(check.name, check.passed) for check in found.checks]
+
+
+def test_poses_alone_give_little(changed: Change) -> None:
+    keys = ("root_pos", "root_rot", "dof_pos")
+    found = evaluate(changed(lambda arrays: {key: arrays[key] for key in keys}))
+    open_things = {entry.what for entry in found.unverified}
+    assert {"fps", "features", "mean_sum_fn_over_mg", "contact_rate", "mode", "replay"} <= open_things
+    assert found.quality_metrics["mean_sum_fn_over_mg"] is None
+    assert found.contact_warnings == ()
+
+
+def shift_control(arrays: Arrays) -> None:
+    arrays["ctrl"] = arrays["ctrl"].copy()
+    arrays["ctrl"][20] += 1e-3
+
+
+def lie_about_loads(arrays: Arrays) -> None:
+    arrays["sum_fn_per_frame"] = arrays["sum_fn_per_frame"] * 1.1
+
+
+def turn_features(arrays: Arrays) -> None:
+    arrays["features"] = arrays["features"].copy()
+    arrays["features"][7, 16] += 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "words"),
+    [
+        (shift_control, "replay", "from frame 20 on"),
+        (lie_about_loads, "sum_fn_per_frame", "from what the controls give"),
+        (turn_features, "features", "at frame 7"),
+    ],
+)
+def test_what_the_arrays_contradict_is_rejected(changed: Change, change: Any, check: str, words: str) -> None:
+    found = evaluate(changed(change))
+    assert found.tier == -1
+    assert words in found.tier_reason
+    assert [entry.passed for entry in found.checks if entry.name == check] == [False]
+
+
+def falsify_meta(arrays: Arrays) -> None:
+    meta = json.loads(arrays[META].tobytes())
+    meta["quality_metrics"]["slip_rate"] = 0.0
+    meta["tier"] = 1
+    arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+
+
+def test_what_it_states_of_itself_is_compared(changed: Change) -> None:
+    found = evaluate(changed(falsify_meta))
+    assert found.tier == 0
+    wrong = {check.name: check.detail for check in found.checks if not check.passed}
+    assert wrong.keys() == {"quality_metrics", "tier"}
+    assert wrong["quality_metrics"].startswith("stated are slip_rate 0.0 for")
+    assert wrong["tier"] == "Tier 1 is stated, Tier 0 is measured"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda arrays: {"root_pos": arrays["root_pos"]}, InputRefused, "lacks root_rot, dof_pos"),
+        (lambda arrays: arrays | {"dof_pos": arrays["dof_pos"][:, :5]}, InputRefused, "dof_pos"),
+        (lambda arrays: schema_alone(arrays) | {"fps": np.array(30.0)}, InputRefused, "30 frames per second"),
+        (lambda arrays: arrays | {"root_pos": arrays["root_pos"] * np.nan}, InputRefused, "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changed: Change, change: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        evaluate(changed(change))
+
+
+def test_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(IntegrityError):
+        evaluate(tmp_path / "a.npz")
+    (tmp_path / "a.pkl").write_bytes(b"nothing")
+    with pytest.raises(InputRefused, match="no .npz"):
+        evaluate(tmp_path / "a.pkl")
+
+
+def test_the_verb_says_what_it_could_not_verify(changed: Change, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["evaluate", str(changed(schema_alone)), "--json", str(tmp_path / "out.json")]) == 0
+    text = capsys.readouterr().out
+    assert "Tier 0, at best" in text
+    assert "not verified  replay: the file lacks ctrl" in text
+    (document,) = json.loads((tmp_path / "out.json").read_text())
+    assert (document["tier"], document["proven"]) == (0, False)
+    assert run(["evaluate", str(changed(shift_control))]) == 1
+    assert "WRONG  replay" in capsys.readouterr().out
