@@ -19,9 +19,10 @@ from amp_core.dataset.weights import WEIGHT_METRICS
 from amp_core.digests import digest_of_file
 from amp_core.errors import AmprefError, Conflict, FeatureCodeMismatch, IntegrityError, PhysicsFailed
 from amp_core.features import feature_code_hash
-from amp_core.npz import mmap_member, read_npz
+from amp_core.npz import mmap_member
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries, measure
 from amp_core.recipe import PhysicsScale, Recipe
+from amp_core.reference import read_members
 from amp_core.robot import Robot
 from amp_core.strict_json import format_json
 from amp_core.tiers import Classification, Tier, classify, gate_profile
@@ -158,7 +159,7 @@ def find_changed_metrics(members: Sequence[Candidate], robot: Robot, report: Cal
         recipe = Recipe.for_mode(member.mode, physics=PhysicsScale(**(member.physics or {})))
         try:
             series = FrameSeries.from_export(
-                read_npz(member.path, EXPORT_ARRAYS), replace(recipe, gate_profile=member.gate_profile), robot
+                read_members(member.path, EXPORT_ARRAYS), replace(recipe, gate_profile=member.gate_profile), robot
             )
         except AmprefError as error:
             problems.append(f"the arrays of clip {member.name!r} cannot be measured ({error.what})")

@@ -22,10 +22,9 @@ from amp_core import features
 from amp_core.errors import AmprefError, InputRefused, IntegrityError, PhysicsFailed, RecipeRefused
 from amp_core.footing import touches_ground
 from amp_core.kinematics import FootTracker
-from amp_core.npz import read_npz
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries, contact_warnings, measure
 from amp_core.recipe import MODES, Recipe
-from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, decode_meta
+from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, decode_meta, read_members
 from amp_core.robot import Robot
 from amp_core.segments import find_segments
 from amp_core.strict_json import json_data
@@ -263,9 +262,8 @@ class _Reader:
         )
         provenance = self.meta.get(PROVENANCE)
         self.provenance: Mapping[str, Any] = provenance if isinstance(provenance, Mapping) else {}
-        name = self.meta.get("robot")
-        self.robot = robot or Robot.load(str(name) if name else "wildrobot")
-        self.name = str(self.provenance.get("name") or path.stem)
+        self.robot = robot or Robot.load(str(self.meta.get("robot") or "wildrobot"))
+        self.name: str = str(self.provenance.get("name") or path.stem)
         mode = self.meta.get("generation_mode")
         self.mode: str | None = mode if mode in MODES and mode != "auto" else None
         self.recipe = Recipe.for_mode(self.mode or "rollout")
@@ -297,7 +295,7 @@ class _Reader:
         arrays: Arrays = {}
         for name in members:
             try:
-                arrays[name] = read_npz(self.path, [name])[name]
+                arrays[name] = read_members(self.path, [name])[name]
             except IntegrityError as error:
                 self.gaps.append(Unverified(name, f"the member cannot be read ({error.what})"))
         if "quality_metrics" in stored:

@@ -11,21 +11,22 @@ Nothing in `meta` depends on the day or the machine: `generation_timestamp` is t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amp_core.errors import IntegrityError
-from amp_core.npz import read_npz
+from amp_core.errors import IntegrityError, NotFound
+from amp_core.npz import ARCHIVE_FAULTS
 from amp_core.strict_json import canonical_json, read_json
 from amp_core.version import GENERATOR_RELEASE_DATE
 
 __all__ = [
-    "FORCE_ARRAYS", "META", "PROVENANCE", "REFERENCE_ARRAYS", "REFERENCE_KEYS", "decode_meta", "encode_meta", "read_meta",
-    "read_reference",
+    "FORCE_ARRAYS", "META", "PROVENANCE", "REFERENCE_ARRAYS", "REFERENCE_KEYS", "decode_meta", "encode_meta", "read_members",
+    "read_meta", "read_reference",
 ]  # fmt: skip
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -130,6 +131,32 @@ def _meta_error(problem: str, file: str | None) -> IntegrityError:
     return IntegrityError(f"the member {problem}", file=file, key=META, expected="one JSON object in UTF-8", remedy=remedy)
 
 
+def read_members(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Some members of an archive, read as a whole.
+
+    Raises:
+      NotFound: there is no member of one of these names.
+      IntegrityError: no archive, or a member that only pickle reads.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no zip archive")
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive.files]
+            if missing:
+                raise NotFound(
+                    "there is no such array", file=str(path), key=missing[0], expected=f"one of {', '.join(archive.files)}"
+                )
+            return {name: archive[name] for name in names}
+    except (*ARCHIVE_FAULTS, OSError, ValueError) as error:
+        raise IntegrityError(
+            f"the archive cannot be read ({error})",
+            file=str(path),
+            expected="an .npz of plain arrays",
+            remedy="Make or download it again",
+        ) from error
+
+
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `meta` of an export: the schema's names and `provenance`.
 
@@ -137,7 +164,7 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
       NotFound: an export of a release before 0.12, which has none.
       IntegrityError: no archive, or `meta` is not a JSON object.
     """
-    return decode_meta(read_npz(path, [META])[META], str(path))
+    return decode_meta(read_members(path, [META])[META], str(path))
 
 
 def read_reference(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -163,7 +190,7 @@ def read_reference(path: str | os.PathLike[str]) -> dict[str, Any]:
             expected=f"the names {', '.join(REFERENCE_KEYS)}",
             remedy="Score the clip again",
         )
-    arrays = read_npz(path, (*REFERENCE_ARRAYS, *FORCE_ARRAYS))
+    arrays = read_members(path, (*REFERENCE_ARRAYS, *FORCE_ARRAYS))
 
     def resolve(value: Any) -> Any:
         if not (isinstance(value, Mapping) and _MEMBER in value):

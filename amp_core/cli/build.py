@@ -15,11 +15,10 @@ from amp_core.dataset.weights import WEIGHT_METRICS
 from amp_core.digests import digest_of_file
 from amp_core.errors import AmprefError, Conflict, InputRefused, NotFound
 from amp_core.metrics import METRICS
-from amp_core.npz import read_npz
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries
 from amp_core.readiness import TEST_IDS
 from amp_core.recipe import Recipe
-from amp_core.reference import PROVENANCE, read_meta
+from amp_core.reference import PROVENANCE, read_members, read_meta
 from amp_core.robot import Robot
 from amp_core.segments import find_segments
 from amp_core.tiers import Tier, gate_profile, merit_order
@@ -115,7 +114,7 @@ def read_exports(folder: Path, robot: Robot, out: Output) -> Iterator[Export]:
             continue
         segments = []
         if meta["tier"] != Tier.TIER_0:
-            series = FrameSeries.from_export(read_npz(path, EXPORT_ARRAYS), recipe, robot)
+            series = FrameSeries.from_export(read_members(path, EXPORT_ARRAYS), recipe, robot)
             segments = find_segments(series, gate_profile(recipe.gate_profile), recipe.mode, robot.control_dt)
         yield Export(
             path=path,
