@@ -7,7 +7,7 @@ from amp_core.cli.group import CATALOG, MOTIONS, TRAINING, list_verbs
 _SIMULATING = {
     "amp_core.cli.score:score": "Roll motions out in MuJoCo and say which tier each reaches.",
     "amp_core.cli.check:check": "Say what is wrong with motions, and what would mend them, without simulating.",
-    "amp_core.cli.evaluate:evaluate": "Measure existing references without generating them anew, and say what they prove.",
+    "amp_core.cli.evaluate:evaluate": "Measure existing references, replay their controls, and say what could not be verified.",
     "amp_core.cli.verify:verify": "Run the ten parity and readiness tests, and say whether this is fit to train on.",
     "amp_core.cli.buckets:buckets": (
         "Score motions in several physics side by side: what share of each stays Tier 0 when the friction is 0.7?"

@@ -59,7 +59,7 @@ def test_help_and_a_star_import_work_without_mujoco() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     first, second = done.stdout.splitlines()[:2]
-    assert first.split() == ["Recipe", "__version__", "load_clips", "load_dataset", "pull", "read_motion"]
+    assert first.split() == ["Recipe", "__version__", "load_clips", "load_dataset", "pull", "read_motion", "read_reference"]
     assert second == "Python Library Documentation: package amp_core in amp_core"[: len(second)]
     assert "install ampref with the extra [physics]" in done.stderr
 
