@@ -71,7 +71,7 @@ def test_a_table_that_cannot_be_loaded_costs_its_own_verbs_alone(
     assert capsys.readouterr().out == "hello\n"
     assert cli.run(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert "Mine:\n  hello    Say hello.\n" in listed
+    assert "Mine:\n  hello     Say hello.\n" in listed
     assert "Roll motions out in MuJoCo" in listed, "the product's own verb comes before a plug-in's"
 
 
