@@ -65,9 +65,9 @@ _NEEDS: Mapping[str, frozenset[str]] = {
 """The metrics that have no value where an array is missing."""
 
 _STATEMENTS = ("quality_metrics", "tier")
-_REQUIRED = ("root_pos", "root_rot", "dof_pos")
+_POSE_ARRAYS = ("root_pos", "root_rot", "dof_pos")
 _RATE_TOLERANCE = 0.01
-_ROUNDED = 1e-6
+_FLOAT32_ROUNDING = 1e-6
 """A file may state its metrics in float32."""
 
 
@@ -87,7 +87,7 @@ class CheckedClaim:
 
 
 @dataclass(frozen=True)
-class Unverified:
+class Gap:
     """Something that the file does not prove.
 
     Args:
@@ -128,7 +128,7 @@ class Evaluation:
     declared_tier: int | None
     declared_metrics: Mapping[str, Any]
     checks: tuple[CheckedClaim, ...]
-    unverified: tuple[Unverified, ...]
+    unverified: tuple[Gap, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` object."""
@@ -184,7 +184,7 @@ def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: 
     gates = tuple(gate for gate in verdict.gates if gate.name not in open_names)
     for gate_name in sorted(open_names):
         lacks = ", ".join(name for name in missing if gate_name in _NEEDS[name]) or "generation_mode"
-        gaps.append(Unverified(gate_name, f"the file lacks {lacks}"))
+        gaps.append(Gap(gate_name, f"the file lacks {lacks}"))
     checks += _check_claims(reader.claims, metrics)
     failures = [gate for gate in gates if not gate.passed]
     levels = {gate.tier for gate in failures}
@@ -242,7 +242,7 @@ class _Reader:
     """
 
     def __init__(self, path: Path, robot: Robot | None) -> None:
-        self.path, self.gaps = path, list[Unverified]()
+        self.path, self.gaps = path, list[Gap]()
         self.arrays = self._read_members()
         meta = decode_meta(self.arrays.pop(META), str(path)) if META in self.arrays else {}
         self.meta = {name: value for name, value in meta.items() if name not in REFERENCE_ARRAYS}
@@ -273,10 +273,10 @@ class _Reader:
                 gate_profile(self.recipe.gate_profile)
             except RecipeRefused as error:
                 self.recipe = Recipe.for_mode(self.mode or "rollout")
-                self.gaps.append(Unverified("recipe", error.what))
+                self.gaps.append(Gap("recipe", error.what))
         self._check_shapes()
         if (digest := self.provenance.get("robot_digest")) and digest != self.robot.digest:
-            self.gaps.append(Unverified("robot", "the file was made with another model of the robot than this one"))
+            self.gaps.append(Gap("robot", "the file was made with another model of the robot than this one"))
 
     def _read_members(self) -> Arrays:
         names = [META, *REFERENCE_ARRAYS, *FORCE_ARRAYS, *EXPORT_ARRAYS]
@@ -290,16 +290,16 @@ class _Reader:
                 expected="an export, or an .npz with the arrays of the specification's schema",
                 remedy="Where you trust a .pkl, write its arrays and fps with numpy.savez",
             )
-        stored = set(StoredArrays(self.path))
-        members = [name for name in dict.fromkeys(names) if name in stored]
+        file_members = set(StoredArrays(self.path))
+        members = [name for name in dict.fromkeys(names) if name in file_members]
         arrays: Arrays = {}
         for name in members:
             try:
                 arrays[name] = read_members(self.path, [name])[name]
             except IntegrityError as error:
-                self.gaps.append(Unverified(name, f"the member cannot be read ({error.what})"))
-        if "quality_metrics" in stored:
-            self.gaps.append(Unverified("quality_metrics", "an object that only pickle reads; write it as JSON in meta"))
+                self.gaps.append(Gap(name, f"the member cannot be read ({error.what})"))
+        if "quality_metrics" in file_members:
+            self.gaps.append(Gap("quality_metrics", "an object that only pickle reads; write it as JSON in meta"))
         if "stab_force" not in arrays and "stab_force_per_frame" in arrays:
             arrays["stab_force"] = arrays["stab_force_per_frame"]  # Without its sign, which no metric needs.
         return arrays
@@ -307,13 +307,13 @@ class _Reader:
     def _check_shapes(self) -> None:
         """Refuse arrays that are not (N, …) of this robot at its control rate."""
         robot, arrays = self.robot, self.arrays
-        missing = [name for name in _REQUIRED if name not in arrays]
+        missing = [name for name in _POSE_ARRAYS if name not in arrays]
         if missing:
             raise InputRefused(
                 f"the file lacks {', '.join(missing)}",
                 file=str(self.path),
                 key=missing[0],
-                expected=f"at least {', '.join(_REQUIRED)}",
+                expected=f"at least {', '.join(_POSE_ARRAYS)}",
                 remedy="A motion that was not simulated is for: ampref score MOTION",
             )
         joints, channels, frames = len(robot.joint_names), len(robot.channels), len(arrays["dof_pos"])
@@ -341,7 +341,7 @@ class _Reader:
                 raise InputRefused("it holds a value that is not finite", file=str(self.path), key=name, frame=frame)
         fps = self.meta.get("fps") or (1.0 / self.meta["dt"] if self.meta.get("dt") else None)
         if fps is None:
-            self.gaps.append(Unverified("fps", f"the file has none; {1.0 / robot.control_dt:g} was taken"))
+            self.gaps.append(Gap("fps", f"the file has none; {1.0 / robot.control_dt:g} was taken"))
         elif not math.isclose(float(fps), 1.0 / robot.control_dt, rel_tol=_RATE_TOLERANCE):
             raise InputRefused(
                 f"the reference has {float(fps):g} frames per second",
@@ -353,21 +353,21 @@ class _Reader:
         names = self.meta.get("joint_names", self.arrays.get("joint_names"))
         names = names.tolist() if isinstance(names, np.ndarray) else names
         if names is not None and list(names) != list(robot.joint_names):
-            self.gaps.append(Unverified("joint_names", f"they are {', '.join(map(str, names))}; the robot's order was taken"))
+            self.gaps.append(Gap("joint_names", f"they are {', '.join(map(str, names))}; the robot's order was taken"))
 
     def fill(self) -> list[str]:
         """Put in what follows from the poses, and stand-ins for the rest; returns the names of the latter."""
         robot, arrays = self.robot, self.arrays
         frames = len(arrays["dof_pos"])
         if "qpos" not in arrays:
-            arrays["qpos"] = robot.poses(*(np.asarray(arrays[name], np.float64) for name in _REQUIRED))
+            arrays["qpos"] = robot.poses(*(np.asarray(arrays[name], np.float64) for name in _POSE_ARRAYS))
         qpos = arrays["qpos"]
         if "foot_speed" not in arrays:
             arrays["foot_speed"] = FootTracker(robot, size=frames + 1).speeds(np.concatenate([qpos[:1], qpos[:-1]]), qpos)
         if "nonfoot_contact" not in arrays:
             arrays["nonfoot_contact"] = touches_ground(robot, qpos)
             reason = "read off the poses at the ends of the frames; contacts within a frame are not seen"
-            self.gaps.append(Unverified("nonfoot_contact", reason))
+            self.gaps.append(Gap("nonfoot_contact", reason))
         arrays.setdefault("clip_frames", np.array(frames))
         stand_ins: dict[str, npt.NDArray[Any]] = {
             "sum_fn_per_frame": np.zeros(frames),
@@ -385,22 +385,22 @@ class _Reader:
         missing = [name for name in stand_ins if name not in arrays]
         for name in missing:
             arrays[name] = np.asarray(stand_ins[name])
-        for name in (*_REQUIRED, "reference_root_pos", "reference_root_rot", "reference_dof_pos", "reference_dof_pos_raw"):
+        for name in (*_POSE_ARRAYS, "reference_root_pos", "reference_root_rot", "reference_dof_pos", "reference_dof_pos_raw"):
             arrays[name] = np.asarray(arrays[name], np.float64)
         return missing
 
 
-def _check_replay(reader: _Reader, gaps: list[Unverified]) -> list[CheckedClaim]:
+def _check_replay(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
     """The recorded controls, simulated again: states bit for bit, and the loads that they give."""
     arrays, robot = reader.arrays, reader.robot
     needs = ["ctrl", "initial_qpos", "initial_qvel", "stab_force", "qpos", "qvel"]
     needs += ["forced_qpos"] if reader.mode == "teacher_forced" else []
     missing = [name for name in needs if name not in arrays]
     if missing:
-        gaps += [Unverified(subject, f"the file lacks {', '.join(missing)}") for subject in ("replay", "loads")]
+        gaps += [Gap(subject, f"the file lacks {', '.join(missing)}") for subject in ("replay", "loads")]
         return []
-    forced = arrays["forced_qpos"] if reader.mode == "teacher_forced" else None
-    drive = Drive(arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"], arrays["stab_force"], forced)
+    forced_qpos = arrays["forced_qpos"] if reader.mode == "teacher_forced" else None
+    drive = Drive(arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"], arrays["stab_force"], forced_qpos)
     try:
         states = simulate(robot, robot.scaled_model(reader.recipe.physics), drive)
     except (AmprefError, ValueError) as error:
@@ -411,7 +411,7 @@ def _check_replay(reader: _Reader, gaps: list[Unverified]) -> list[CheckedClaim]
         detail = f"the controls do not give the recorded states, from frame {int(np.argmax(differs))} on"
     checks = [CheckedClaim("replay", not differs.any(), detail)]
     if differs.any():
-        gaps.append(Unverified("loads", "the states are not those of the controls"))
+        gaps.append(Gap("loads", "the states are not those of the controls"))
         return checks
     series = [(name, loads) for name, loads in (
         ("sum_fn_per_frame", states.loads.sum(axis=1)), ("channel_loads", states.loads),
@@ -425,17 +425,17 @@ def _check_replay(reader: _Reader, gaps: list[Unverified]) -> list[CheckedClaim]
         )
         checks.append(CheckedClaim(name, is_same, detail))
     if not series:
-        gaps.append(Unverified("loads", "the file has none"))
+        gaps.append(Gap("loads", "the file has none"))
     return checks
 
 
-def _check_features(reader: _Reader, gaps: list[Unverified]) -> list[CheckedClaim]:
+def _check_features(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
     """The features computed again from the file's own states."""
     arrays = reader.arrays
     names = ("features", "dof_pos", "dof_vel", "root_rot", "root_lin_vel", "root_ang_vel", "root_pos", "foot_contacts")
     missing = [name for name in names if name not in arrays]
     if missing:
-        gaps.append(Unverified("features", f"the file lacks {', '.join(missing)}"))
+        gaps.append(Gap("features", f"the file lacks {', '.join(missing)}"))
         return []
     expected = features.extract(
         joint_pos=arrays["dof_pos"],
@@ -465,7 +465,9 @@ def _check_claims(claims: Mapping[str, Any], metrics: Mapping[str, float | int |
     for name in names:
         value, claim = metrics[name], claims[name]
         assert value is not None
-        is_same = isinstance(claim, int | float) and math.isclose(value, claim, rel_tol=_ROUNDED, abs_tol=_ROUNDED)
+        is_same = isinstance(claim, int | float) and math.isclose(
+            value, claim, rel_tol=_FLOAT32_ROUNDING, abs_tol=_FLOAT32_ROUNDING
+        )
         if not is_same:
             differing.append(f"{name} {claim} for {value}")
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

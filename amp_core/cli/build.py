@@ -67,8 +67,8 @@ class Export:
     @property
     def merit_order(self) -> tuple[int, ...]:
         frames = sum(end - start for start, end, _ in self.windows)
-        scaled = not self.recipe.physics.is_identity
-        return merit_order(int(self.meta["tier"]), self.recipe.mode, frames, scaled=scaled)
+        is_scaled = not self.recipe.physics.is_identity
+        return merit_order(int(self.meta["tier"]), self.recipe.mode, frames, scaled=is_scaled)
 
     def candidate(self, selection: Selection) -> Candidate | None:
         """What the version takes of it; None where that is nothing."""
