@@ -208,7 +208,7 @@ def build_version(
     """Select, check, test and write a version, with the bytes that a service's lock of the same rollouts gives.
 
     Returns:
-      The files, and the report of the tests with its checklist.
+      The files, and the report of the tests with its checklist and the checks.
 
     Raises:
       Conflict: a test failed that is not waived.
@@ -242,7 +242,8 @@ def build_version(
             expected="no test that fails, or a waiver for each that does",
             remedy=f"Mend what they name, or leave the clips out; or build it with {options}",
         )
-    return assemble(
+    bundle, report = assemble(
         candidates, target, name=name, version=version, robot=robot, select=selection.to_dict(), waivers=waivers,
         checks=checks, verification=verification.to_dict(), report_name=f"verification_v{version}.json",
     )  # fmt: skip
+    return bundle, report | checks

@@ -210,6 +210,7 @@ def build(
         "manifest_sha256": bundle.manifest.sha256,
         "duplicates": list(bundle.duplicates),
         "files": [file.to_dict() for file in bundle.files],
+        "checks": report["checks"],
         "groups": report["groups"],
         "waivers": report["waivers"],
     }
@@ -217,7 +218,7 @@ def build(
     out.print(f"{dataset_name}=={version}: {counted(bundle.num_clips, 'clip')}, {bundle.num_frames} frames")
     for file in bundle.files:
         out.print(f"  {file.path}  {file.sha256}")
-    print_readiness(out, {"checks": None} | document)
+    print_readiness(out, document)
     out.exit()
 
 

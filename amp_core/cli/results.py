@@ -40,7 +40,8 @@ def print_results(out: Output, rollouts: Sequence[Rollout]) -> None:
         name = rollout["name"]
         if rollout["tier"] != 0:
             lines += [f"{name}: {rollout['tier_reason']}", *(f"  {line}" for line in diagnosis_lines(rollout))]
-        lines += [f"{name}: contacts: {warning['message']}" for warning in rollout.get("contact_warnings") or ()]
+        if warnings := rollout.get("contact_warnings"):
+            lines.append(f"{name}: suspicious contacts: {'; '.join(warning['message'] for warning in warnings)}")
         notes = (rollout.get("ingest") or {}).get("notes", ())
         # A note that is a reason of the verdict is in the line before.
         lines += [f"{name}: {note}" for note in notes if note.partition(": ")[2].rstrip(".") not in rollout["tier_reason"]]

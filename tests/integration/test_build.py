@@ -89,6 +89,7 @@ def test_tier_1_is_left_out_and_a_failed_test_stops_it(tmp_path: Path, capsys: p
     assert run(["dataset", "build", str(folder), "--out", str(out), *WAIVE]) == 0
     text = capsys.readouterr()
     assert "walks==1.0.0: 1 clip, 400 frames" in text.out
+    assert "checks of every clip: 5 of 5 checks passed" in text.out
     assert "ready for training: yes" in text.out
     assert "the motions of 1 clips are not at hand (walk)" in text.err
     assert sorted(path.name for path in out.iterdir()) == [

@@ -14,7 +14,7 @@ from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
 from amp_core.readiness import TEST_IDS
 from amp_core.recipe import Recipe
-from ampref_service.catalog import audit, datasets, locking, selection
+from ampref_service.catalog import audit, datasets, locking, members, selection
 from ampref_service.catalog.records import Job, Select, Version
 from ampref_service.catalog.tables import rollouts
 from ampref_service.jobs import JobQueue
@@ -67,6 +67,20 @@ def report(bench: Bench) -> Any:
 
 def criteria(readiness: Any) -> dict[str, Any]:
     return {one["name"]: one for group in readiness["groups"] for one in group["criteria"]}
+
+
+def test_clips_with_identical_features_count_once(bench: Bench) -> None:
+    """The made-up rows of two names of one length are the same."""
+    assert lock(bench, "passes", "passer").state == "succeeded"
+    version, document = locked(bench), manifest(bench)
+    assert version.readiness is not None
+    (entry,) = version.readiness["duplicates"]
+    assert (entry["name"], entry["of"]["name"]) == ("passes", "passer")
+    assert document["duplicates"] == [entry]
+    assert (version.num_clips, version.num_frames) == (1, 60)
+    with bench.catalog.session() as session:
+        rows = members.list_members(session, version.id)
+    assert [row.name for row in rows] == [clip["name"] for clip in document["clips"]] == ["passer"]
 
 
 def test_what_passes_is_locked_with_its_checklist_and_its_report(bench: Bench) -> None:

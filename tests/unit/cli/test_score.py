@@ -262,3 +262,12 @@ def test_ctrl_c_while_it_plans_ends_it_and_leaves_nothing(motions: dict[str, Pat
     assert "Traceback" not in said + rest
     assert not out.exists()
     assert not exports.exists()
+
+
+def test_suspicious_contacts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A squat never lifts a foot."""
+    squat = next(path for path in bundled_motions() if path.stem == "squat")
+    assert cli.run(["score", str(squat), "--mode", "rollout"]) == 0
+    text = capsys.readouterr().out
+    assert "squat: suspicious contacts: left_toe touches in 100.0% of the frames; " in text
+    assert "; all feet are on the ground in 100.0% of the frames\n" in text

@@ -26,10 +26,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     seen: Asked = {"found": ()}
 
     def verify(
-        subject: Subject, only: Sequence[str] | None, nthread: int, seed: int, progress: Callable[..., None]
+        subject: Subject,
+        only: Sequence[str] | None,
+        nthread: int,
+        seed: int,
+        progress: Callable[..., None],
+        **limits: int | None,
     ) -> Verification:
         progress(0.5, "6: half")
-        seen.update(subject=subject, only=only, nthread=nthread, seed=seed)
+        seen.update(subject=subject, only=only, nthread=nthread, seed=seed, **limits)
         left_out = [report(test, SKIP, "not asked for") for test in TEST_IDS if only and test not in only]
         found: tuple[TestReport, ...] = seen["found"]
         return verification(*left_out, *found, clips=len(subject.clips), **subject.facts)
@@ -126,6 +131,14 @@ def test_some_tests_alone_can_be_asked_for(asked: Asked, motion: Path, capsys: p
     assert "smoke" not in said
     assert cli.run(["verify", str(motion), "--mode", "rollout", "--only", "6", "--quiet"]) == 0
     assert capsys.readouterr().out.splitlines()[7] == "6\tPASS"
+
+
+def test_the_sample_and_the_training_can_be_shortened(asked: Asked, motion: Path) -> None:
+    assert cli.run(["verify", str(motion), "--mode", "rollout", "--frames", "300", "--iterations", "7"]) == 0
+    assert (asked["frames"], asked["iterations"]) == (300, 7)
+    assert cli.run(["verify", str(motion), "--mode", "rollout"]) == 0
+    assert (asked["frames"], asked["iterations"]) == (None, None)
+    assert cli.run(["verify", str(motion), "--iterations", "0"]) == 2
 
 
 def test_all_are_the_bundled_motions(asked: Asked) -> None:
