@@ -37,6 +37,7 @@ NORM_REPORTED = 1e-3
 
 # No hinge of a legged robot is two turns away from its zero.
 ABSURD_ANGLE = 4.0 * math.pi
+LARGEST_ANGLE = 1e5
 BEYOND_RAD, BEYOND_SHARE = 0.2, 0.5
 
 ABSURD_SHIFT_M = 1.0
@@ -92,6 +93,9 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
             remedy="Export the whole clip, or check fps",
         )
         return ClipCheck((finding,), {})
+    if float(np.abs(motion.dof_pos).max()) > LARGEST_ANGLE:
+        # Degrees are below; from so far on the sums overflow.
+        return ClipCheck(tuple(_find_unreachable(Poses(motion.root_pos, motion.root_rot, motion.dof_pos), robot, 0)), {})
     norms = np.linalg.norm(motion.root_rot, axis=1)
     rotation = rotations.normalize(motion.root_rot)
     findings += _find_norms(norms)

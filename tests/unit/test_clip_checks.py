@@ -218,6 +218,17 @@ def test_the_work_is_bounded(wildrobot: Robot) -> None:
     assert time.perf_counter() - start < 5.0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [1e5, -1e6, 1e200, 1e308])
+@pytest.mark.parametrize("frame", [0, 40])
+def test_huge_angles_are_refused_without_overflow(wildrobot: Robot, walk: Motion, value: float, frame: int) -> None:
+    joints = np.array(walk.dof_pos)
+    joints[frame : frame + 2, 3] = value, -value
+    result = check_clip(replace(walk, dof_pos=joints), wildrobot)
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert result.refusal is not None or frame == 0
+
+
 @pytest.mark.parametrize("frames", [2, 3, 4, 7, 15, 17])
 def test_short_clips_are_checked_without_a_crash(wildrobot: Robot, walk: Motion, frames: int) -> None:
     part = {key: getattr(walk, key)[40 : 40 + frames] for key in ("root_pos", "root_rot", "dof_pos")}
