@@ -32,7 +32,7 @@ TURN_FLOOR, TURN_RATIO = 1.0, 8.0  # rad/s
 JOINT_SPEED_FLOOR, JOINT_SPEED_RATIO = 2.0, 4.0  # rad/s
 JOINT_RESIDUAL_FLOOR, JOINT_RESIDUAL_RATIO, ONE_JOINT_RATIO = 0.02, 8.0, 11.0  # rad
 
-JITTER_RATIO = 1.2
+JITTER_RATIO, JITTER_FPS = 1.2, 30.0
 """Second differences over first, each as the third quartile over the frames: √3 for white noise."""
 JITTER_SPEED = 1.0  # rad/s
 JITTER_LEAST_FPS, SPIKE_LEAST_FPS = 24.0, 18.0
@@ -44,6 +44,7 @@ FROZEN_SEC = 0.15
 FROZEN_SPEED, MOVING_SPEED = 1.0, 0.3  # rad/s
 REPEATED_SHARE = 0.1
 LONGEST_PERIOD = 5  # frames
+GOING_ON = 0.3
 
 
 class Frames(NamedTuple):
@@ -252,7 +253,9 @@ def find_jitter(frames: Frames) -> list[Finding]:
     changes = np.diff(steps, axis=0)
     # By the third quartile of the frames: a few spikes are no jitter.
     first, second = (float(np.percentile(np.sqrt((values**2).mean(axis=1)), 75)) for values in (steps, changes))
-    if first * frames.fps < JITTER_SPEED or second <= JITTER_RATIO * first:
+    # A quick step changes more from frame to frame where there are fewer frames.
+    limit = JITTER_RATIO * max(1.0, JITTER_FPS / frames.fps)
+    if first * frames.fps < JITTER_SPEED or second <= limit * first:
         return []
     joint = int(np.argmax((steps**2).mean(axis=0)))
     amplitude = float(np.sqrt((changes[:, joint] ** 2).mean() / 6.0))
@@ -270,7 +273,7 @@ def find_jitter(frames: Frames) -> list[Finding]:
             joint=name,
             frames=(0, len(steps)),
             value=rounded(second / first),
-            limit=JITTER_RATIO,
+            limit=rounded(limit),
             unit="times",
             expected="a ratio of at most 0.7, as good clips have; white noise has 1.73",
             remedy="Smooth dof_pos over 3 to 7 frames (scipy.signal.savgol_filter), or retarget with a smoothness cost",
@@ -340,6 +343,13 @@ def _find_repeated(frames: Frames) -> list[Finding]:
         if max(classes) > 0.9 and min(classes) < 0.3 and count >= REPEATED_SHARE * len(is_equal):
             break
     else:
+        return []
+    # A movement that turns round rests for a frame as well, but comes back; one that is repeated goes on.
+    path = np.diff(frames.dof_pos[begin : stop + 1], axis=0)
+    runs = [(start, end) for start, end in _runs(is_equal) if start and end < len(path)]
+    earlier, later = path[[start - 1 for start, _ in runs]], path[[end for _, end in runs]]
+    lengths = np.linalg.norm(earlier, axis=1) * np.linalg.norm(later, axis=1)
+    if not runs or float((earlier * later).sum()) < GOING_ON * float(lengths.sum()):
         return []
     first = begin + int(np.argmax(is_equal))
     share = count / len(is_equal)
