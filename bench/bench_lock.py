@@ -110,6 +110,7 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     standing = {metric.name: 0.0 for metric in METRICS} | {
         **{"mean_sum_fn_over_mg": 1.0, "p10_sum_fn_over_mg": 0.9, "contact_rate": 0.6, "finite_frame_rate": 1.0},
         **{"height_mean": 0.45, "height_std": 0.01, "height_variance": 1e-4, "height_min": 0.44, "height_max": 0.46},
+        "speed_ratio": 1.0,
     }
     rng = np.random.default_rng(0)
     export = data_dir / "export.npz"

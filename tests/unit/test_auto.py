@@ -201,6 +201,20 @@ def test_a_clip_that_lifts_no_foot_is_not_planned_for(robot: Robot) -> None:
     assert len(found.auto.tried) == 1
 
 
+def test_a_clip_that_excludes_itself_is_not_planned_for(robot: Robot) -> None:
+    motion = bundled("walk", 100)
+    path = np.array(motion.root_pos)
+    path[:, :2] *= 3.0
+    found = score([dataclasses.replace(motion, root_pos=path)], robot, AUTO)[0]
+    assert found.tier == Tier.TIER_1
+    assert found.auto is not None
+    assert len(found.auto.tried) == 1
+    assert "clip_feet_slide" in [lack.what for lack in found.auto.triage.lacks]
+    assert "no plan can mend a clip: clip_foot_slide" in found.auto.triage.reason
+    assert found.diagnosis is not None
+    assert "clip_feet_slide" in [finding.code for finding in found.diagnosis.findings if finding.severity == "fatal"]
+
+
 def test_triage_asks_for_footwork_only_where_the_profile_does(robot: Robot) -> None:
     report = condition(bundled("walk"), robot).report
     standing = GateProfile("standing-1", (GateSpec("contact_rate", "in", (0.3, 1.0), Tier.TIER_0),))

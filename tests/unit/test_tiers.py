@@ -16,6 +16,7 @@ from amp_core.tiers import (
     Classification,
     GateProfile,
     GateSpec,
+    HeightShare,
     Tier,
     classify,
     gate_profile,
@@ -217,3 +218,49 @@ def test_profiles_are_data_over_known_metrics() -> None:
         json.dumps(json_data(profile), allow_nan=False)
     with pytest.raises(RecipeRefused, match=r"amp-0\.11"):
         gate_profile("amp-9")
+
+
+def test_the_gates_of_amp_0_11_are_for_good() -> None:
+    gates = [(gate.name, gate.op, gate.threshold, str(gate.tier), gate.modes) for gate in GATE_PROFILES["amp-0.11"].gates]
+    validity, tracked = "validity", ("tracked",)
+    assert gates == [
+        ("finite_frame_rate", ">=", 1.0, validity, None),
+        ("solver_warnings", "==", 0.0, validity, None),
+        ("max_tilt_deg", "<=", 60.0, validity, None),
+        ("p95_pitch_deg", "<=", 30.0, validity, None),
+        ("p95_roll_deg", "<=", 30.0, validity, None),
+        ("height_min", ">=", "robot.height_low", validity, None),
+        ("height_max", "<=", "robot.height_high", validity, None),
+        ("nonfoot_contact_rate", "==", 0.0, validity, None),
+        ("mean_sum_fn_over_mg", ">=", 0.85, "0", None),
+        ("p90_stab_force_over_mg", "<=", 0.15, "0", None),
+        ("unloaded_frame_rate", "<=", 0.10, "0", None),
+        ("contact_rate", "in", (0.3, 0.95), "0", None),
+        ("height_std", ">", 0.001, "0", None),
+        ("joint_rmse_rad", "<=", 0.25, "0", tracked),
+        ("root_drift_m", "<=", 0.25, "0", tracked),
+        ("mode", "==", 0.0, "0", None),
+        ("mean_sum_fn_over_mg", ">=", 0.60, "1", None),
+        ("p90_stab_force_over_mg", "<=", 0.40, "1", None),
+        ("unloaded_frame_rate", "<=", 0.30, "1", None),
+    ]
+
+
+def test_a_threshold_may_be_a_share_of_the_robots_height_and_a_gate_optional() -> None:
+    height = GateSpec("height_error_m", "<=", HeightShare(0.07), Tier.TIER_0)
+    assert height.resolve((0.35, 0.55)) == pytest.approx(0.0315)
+    assert height.resolve((0.6, 0.9)) == pytest.approx(0.0525)
+    assert json.loads(json.dumps(json_data(height)))["threshold"] == {"height_share": 0.07}
+    travel = GateSpec("speed_ratio", "in", (0.7, 2.0), Tier.TIER_0, optional=True)
+    outcomes = [travel.evaluate({"speed_ratio": value}, "rollout", (0.35, 0.55)).passed for value in (None, 1.0, 0.6)]
+    assert outcomes == [True, True, False]
+
+
+def test_a_clip_that_excludes_itself_is_told_apart_from_a_robot_that_is_off() -> None:
+    profile = GATE_PROFILES["amp-0.12"]
+    good = GOOD | {"speed_ratio": 1.0}
+    assert classify(good, profile, "rollout", height_range=(0.35, 0.55)).tier == Tier.TIER_0
+    off = classify(good | {"heading_error_deg": 43.0}, profile, "rollout", height_range=(0.35, 0.55))
+    assert off.tier_reason == "Tier 1, not Tier 0: stands, but is not the clip's motion: heading_error_deg 43 is over 20"
+    runs = classify(good | {"clip_flight_rate": 0.36}, profile, "rollout", height_range=(0.35, 0.55))
+    assert runs.tier_reason == "Tier 1, not Tier 0: by amp-0.12 this clip cannot be Tier 0: clip_flight_rate 0.36 is over 0.15"
