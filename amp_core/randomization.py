@@ -260,6 +260,7 @@ def compare(
             [replace(clip.rollout.recipe, physics=scale) for scale in sorted_scales for clip in canonical],
             nthread=nthread,
             plans=[clip.rollout.plan for clip in canonical] * len(sorted_scales),
+            attempt=[clip.provenance["attempt"] for clip in canonical] * len(sorted_scales),
         )
         replays = [
             [

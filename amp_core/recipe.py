@@ -18,13 +18,19 @@ from amp_core.version import GENERATOR_VERSION
 GATE_PROFILE = "amp-0.12"
 """The gate profile that new recipes use."""
 
-MODES = ("rollout", "teacher_forced", "tracked", "auto")
+MODES = ("rollout", "teacher_forced", "tracked", "assisted", "auto")
 """Every mode that a recipe may name."""
 
-GENERATED_MODES = ("rollout", "teacher_forced", "tracked")
+GENERATED_MODES = ("rollout", "teacher_forced", "tracked", "assisted")
 """The modes that a rollout can be in: `auto` picks one of them."""
 
+PLANNED_MODES = ("tracked", "assisted")
+"""The modes whose controls are planned."""
+
 DEFAULT_MODE = "auto"
+
+ASSISTED_CAP = 0.40
+"""The greatest harness force of mode `assisted`, over the robot's weight: the gate of Tier 1."""
 
 INITIAL_VELOCITIES = ("from_clip", "zero")
 
@@ -85,6 +91,9 @@ def _check_ranges(settings: Any, key: str) -> None:
         value, (low, high) = getattr(settings, setting.name), setting.metadata.get("range", (0.0, math.inf))
         if isinstance(setting.default, TrackingCost) or (value is None and "None" in setting.type):
             continue
+        if setting.type == "bool":
+            _check_type(value, f"{key}.{setting.name}", bool)
+            continue
         path = f"{key}.{setting.name}"
         if isinstance(setting.default, int):
             value = _integer(value, path, low, high)
@@ -118,12 +127,14 @@ class Harness:
       height_kd: N·s/m.
       force_cap: N, the greatest force either way; `None` is uncapped, 0 switches the harness off.
       orient_gate: rad; the harness acts only while |pitch| and |roll| are both below it.
+      relative: whether the first three are shares of the robot's weight: 1/m, s/m and a number.
     """
 
     height_kp: float
     height_kd: float
     force_cap: float | None
     orient_gate: float = field(metadata={"range": (0.0, math.pi)})
+    relative: bool = False
 
     def __post_init__(self) -> None:
         _check_ranges(self, "harness")
@@ -137,6 +148,19 @@ class Harness:
     def strong(cls) -> Harness:
         """The specification's stabilizer of teacher-forced mode. The specification gives no cap for it, so it has none."""
         return cls(height_kp=500.0, height_kd=50.0, force_cap=None, orient_gate=0.436)
+
+    @classmethod
+    def support(cls) -> Harness:
+        """The support of mode `assisted` at its strongest, 38 % of the robot's weight: below the 40 % that Tier 1 allows."""
+        return cls(height_kp=10.0, height_kd=0.6, force_cap=0.38, orient_gate=0.436, relative=True)
+
+    def scale(self, weight: float, share: float = 1.0) -> Harness:
+        """The harness in N for a robot of this weight [N], with a share of its cap; the gains stay, and 0 switches it off."""
+        if share == 0.0:
+            return Harness.none()
+        unit = weight if self.relative else 1.0
+        cap = None if self.force_cap is None else self.force_cap * unit * share
+        return Harness(self.height_kp * unit, self.height_kd * unit, cap, self.orient_gate)
 
     @classmethod
     def none(cls) -> Harness:
@@ -320,8 +344,8 @@ class Planner:
         return plan * sum(self.samples_of(attempt) for attempt in range(self.attempts)) / default.samples
 
     @classmethod
-    def from_dict(cls, document: object) -> Planner:
-        """The planner that `document` describes. A key that is left out has its default.
+    def from_dict(cls, document: object, default: Planner | None = None) -> Planner:
+        """The planner that `document` describes. A key that is left out has the value of `default`.
 
         Raises:
           RecipeRefused: an unknown key, a value of the wrong type or out of range.
@@ -329,10 +353,17 @@ class Planner:
         settings = _fields(cls, document, "planner")
         if "cost" in settings:
             settings["cost"] = TrackingCost(**_fields(TrackingCost, settings["cost"], "planner.cost"))
-        return cls(**settings)
+        return replace(default or cls(), **settings)
 
 
 _DEFAULT_PLANNER = Planner()
+
+_PLANNERS: Mapping[str, Planner] = {
+    "tracked": _DEFAULT_PLANNER,
+    "auto": _DEFAULT_PLANNER,
+    # As many simulations in each attempt: it is the harness that grows.
+    "assisted": Planner(samples=128, attempts=4, attempt_growth=1.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,12 +372,12 @@ class Recipe:
 
     Args:
       mode: `rollout` (start once, drive the controls, weak harness), `teacher_forced` (the pose is overwritten before every
-        control step, strong harness; Tier 1 at best), `tracked` (planned controls, no harness), or `auto` (the cheapest of
-        `rollout` and `tracked` that gives Tier 0; `stage` gives their recipes).
+        control step, strong harness; Tier 1 at best), `tracked` (planned controls, no harness), `assisted` (planned controls,
+        the least harness that keeps it up; Tier 1 at best), or `auto` (the cheapest that gives Tier 0; `stage` gives theirs).
       harness: the vertical assist; in mode `auto` that of its rollout.
       seed: of the planner's noise. The other modes draw no random numbers, so there it only changes the digest.
       physics: factors on friction, mass and damping.
-      planner: settings of the planner of modes `tracked` and `auto`; `None` for the modes that do not plan.
+      planner: settings of the planner of modes `tracked`, `assisted` and `auto`; `None` for the modes that do not plan.
       gate_profile: the name of the gate profile that decides the tier.
       generator_version: of the code that generates.
       force_threshold: N; a contact channel counts as touching above this normal force.
@@ -371,7 +402,7 @@ class Recipe:
         _check_type(self.harness, "harness", Harness)
         _check_type(self.physics, "physics", PhysicsScale)
         _integer(self.seed, "seed", 0, _MAX_SEED)
-        plans = self.mode in ("tracked", "auto")
+        plans = self.mode in (*PLANNED_MODES, "auto")
         if not plans and self.planner is not None:
             raise RecipeRefused(f"mode {self.mode!r} does not plan", key="planner", expected="null")
         if plans and not isinstance(self.planner, Planner):
@@ -379,6 +410,13 @@ class Recipe:
         if self.mode == "tracked" and not self.harness.is_off:
             reason = "mode 'tracked' has no harness: its promise is that the feet alone carry the robot"
             raise RecipeRefused(reason, key="harness.force_cap", expected="0")
+        cap = self.harness.force_cap
+        if self.mode == "assisted" and (not self.harness.relative or cap is None or cap > ASSISTED_CAP):
+            raise RecipeRefused(
+                "mode 'assisted' has a harness that is a share of the robot's weight",
+                key="harness.force_cap",
+                expected=f"at most {ASSISTED_CAP:g}, with relative true",
+            )
         # Whether they exist is for `tiers.check_recipe`: a recipe of another release can still be read.
         for key in ("gate_profile", "generator_version"):
             value = getattr(self, key)
@@ -395,8 +433,9 @@ class Recipe:
           RecipeRefused: an unknown mode.
         """
         _choice(mode, "mode", MODES)
-        harness = {"teacher_forced": Harness.strong(), "tracked": Harness.none()}.get(mode, Harness.assist())
-        planner = Planner() if mode in ("tracked", "auto") else None
+        harnesses = {"teacher_forced": Harness.strong(), "tracked": Harness.none(), "assisted": Harness.support()}
+        harness = harnesses.get(mode, Harness.assist())
+        planner = _PLANNERS.get(mode)
         return cls(mode=mode, harness=harness, seed=seed, physics=physics or PhysicsScale(), planner=planner)
 
     @classmethod
@@ -418,22 +457,41 @@ class Recipe:
         if "physics" in settings:
             settings["physics"] = PhysicsScale(**_fields(PhysicsScale, settings["physics"], "physics"))
         if settings.get("planner") is not None:
-            settings["planner"] = Planner.from_dict(settings["planner"])
+            settings["planner"] = Planner.from_dict(settings["planner"], default.planner or _DEFAULT_PLANNER)
         elif default.planner is not None:
             settings.pop("planner", None)
         return replace(default, **settings)
 
     def stage(self, mode: str) -> Recipe:
-        """The recipe under which mode `auto` scores a clip in `mode`, `rollout` or `tracked`.
+        """The recipe under which mode `auto` scores a clip in `mode`: `rollout`, `tracked` or `assisted`.
 
         It has those settings of this recipe that the mode has. The default recipe of `auto` gives the default one of `mode`.
         """
-        harness = self.harness if mode == "rollout" else Harness.none()
-        return replace(self, mode=mode, harness=harness, planner=self.planner if mode == "tracked" else None)
+        usual = Recipe.for_mode(mode)
+        harness, planner = (self.harness if mode == "rollout" else usual.harness), usual.planner
+        if planner is not None and self.planner is not None:
+            planner = self.planner
+            if mode == "assisted":
+                ladder = {key: getattr(_PLANNERS[mode], key) for key in ("attempts", "attempt_growth")}
+                planner = replace(planner, samples=max(planner.samples, _PLANNERS[mode].samples), **ladder)
+        return replace(self, mode=mode, harness=harness, planner=planner)
+
+    def harness_of(self, attempt: int, weight: float) -> Harness:
+        """The harness of an attempt for a robot of this weight [N], in N.
+
+        In mode `assisted` the first attempt has none, and the cap grows in equal steps to the recipe's in the last one.
+        """
+        if self.mode != "assisted" or self.planner is None:
+            return self.harness.scale(weight)
+        last = self.planner.attempts - 1
+        return self.harness.scale(weight, min(1.0, attempt / last) if last else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data; `from_dict` reads it back to an equal recipe."""
         document: dict[str, Any] = json_data(self)
+        if not self.harness.relative:
+            # Recipes from before there were relative harnesses keep their digests.
+            del document["harness"]["relative"]
         return document
 
     @property

@@ -1,8 +1,9 @@
 """Scoring: from a motion as its file has it to a tier, with everything that proves it.
 
 Mode `tracked` plans, and a plan may miss its goals; then another attempt is made with other noise, and the best one counts.
+In mode `assisted` each further attempt has a stronger harness, until the robot stays up.
 Mode `auto` scores a clip in the cheapest mode that gives Tier 0: in `rollout` and, where triage finds it worth planning, in
-`tracked`.
+`tracked`; where that is Rejected, too, in `assisted`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from amp_core.lineage import Lineage, lineage_columns
 from amp_core.motion import Conditioned, check_motion, condition
 from amp_core.npz import write_npz
 from amp_core.progress import Progress, scale_progress
-from amp_core.recipe import Recipe
+from amp_core.recipe import PLANNED_MODES, Recipe
 from amp_core.reference import META, encode_meta
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
@@ -37,6 +38,7 @@ from amp_core.triage import Triage, triage
 from amp_core.verdict import Verdict, judge
 
 _FIRST_ATTEMPT = 0.7  # of the progress, and of the rest for each further attempt: how many there will be is not known
+_TRACKED_SHARE = 0.6  # of the planning in mode `auto`: few clips need to be planned with a harness as well
 _ROLLOUT_SHARE = 0.01  # of the progress in mode `auto`: simulating takes next to nothing beside planning
 
 
@@ -225,19 +227,26 @@ def _score_auto(
         for clip, rollout in zip(clips, rollouts, strict=True)
     ]
     worth_planning = [i for i, result in enumerate(triages) if result.worth_planning]
-    tracked_scores: dict[int, Score] = {}
-    if worth_planning:
-        planned_scores = _score_mode([clips[i] for i in worth_planning], robot, recipe.stage("tracked"), nthread, planning, 0.0)
-        tracked_scores = dict(zip(worth_planning, planned_scores, strict=True))
+    planned_scores: dict[int, list[Score]] = {i: [] for i in range(len(clips))}
+    remaining, begin = worth_planning, 0.0
+    for mode in PLANNED_MODES:
+        if not remaining:
+            break
+        end = _TRACKED_SHARE if mode == "tracked" else 1.0
+        part, begin = scale_progress(planning, begin, end, "" if mode == "tracked" else f"{mode}: "), end
+        # The first attempt of mode `assisted` has no harness; mode `tracked` has made such ones, with more simulations.
+        first = 0 if mode == "tracked" else 1
+        results = _score_mode([clips[i] for i in remaining], robot, recipe.stage(mode), nthread, part, 0.0, first=first)
+        for i, result in zip(remaining, results, strict=True):
+            planned_scores[i].append(result)
+        # What is Tier 1 on its own feet needs no harness.
+        remaining = [i for i in remaining if Tier.best((rollouts[i].tier, planned_scores[i][-1].tier)) == Tier.REJECTED]
     scores = []
     for i, rollout in enumerate(rollouts):
-        modes = [rollout]
-        if i in tracked_scores:
+        modes = [rollout, *planned_scores[i]]
+        if planned_scores[i]:
             # The suggestion to plan has been followed.
-            modes = [
-                replace(mode, diagnosis=mode.diagnosis and mode.diagnosis.without("use_tracked"))
-                for mode in (rollout, tracked_scores[i])
-            ]
+            modes = [replace(mode, diagnosis=mode.diagnosis and mode.diagnosis.without("use_tracked")) for mode in modes]
         best = min(range(len(modes)), key=lambda k: (modes[k].merit_order, -k))
         auto = Auto(recipe, triages[i], tuple(modes), best)
         scores.append(replace(modes[best], auto=auto, wall_sec=sum(mode.wall_sec for mode in modes)))
@@ -245,13 +254,24 @@ def _score_auto(
 
 
 def _score_mode(
-    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None, conditioning_sec: float
+    clips: Sequence[Conditioned],
+    robot: Robot,
+    recipe: Recipe,
+    nthread: int,
+    progress: Progress | None,
+    conditioning_sec: float,
+    *,
+    first: int = 0,
 ) -> list[Score]:
-    """Score clips in the one mode that the recipe names; conditioning them took `conditioning_sec`."""
+    """Score clips in the one mode that the recipe names; conditioning them took `conditioning_sec`.
+
+    Args:
+      first: the number of the first attempt, unless the recipe has fewer.
+    """
     start = time.perf_counter()
-    if recipe.mode == "tracked":
+    if recipe.mode in PLANNED_MODES:
         _refuse_foreign_frames(clips)
-    results, attempts = _generate_best(clips, robot, recipe, nthread, progress)
+    results, attempts = _generate_best(clips, robot, recipe, nthread, progress, first)
     wall_sec = conditioning_sec + time.perf_counter() - start
     frames = sum(rollout.clip_frames for rollout, _ in results)
     provenance = _provenance(robot, recipe)
@@ -279,9 +299,11 @@ def _score_mode(
 
 
 def _generate_best(
-    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None
+    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None, first: int
 ) -> tuple[list[tuple[Rollout, Verdict]], list[list[Attempt]]]:
     """The best rollout of each clip with its verdict, and every attempt; no attempts where the mode does not plan.
+
+    An assisted clip has enough harness with the first attempt that is Tier 1.
 
     Each clip's attempts are its own: which others are in the batch changes nothing.
     """
@@ -292,17 +314,21 @@ def _generate_best(
     attempts: list[list[Attempt]] = [[] for _ in clips]
     remaining = list(range(len(clips)))
     begin = 0.0
-    for number in range(recipe.planner.attempts):
+    first = min(first, recipe.planner.attempts - 1)
+    for number in range(first, recipe.planner.attempts):
         is_last = number == recipe.planner.attempts - 1
         end = 1.0 if is_last else begin + (1.0 - begin) * _FIRST_ATTEMPT
-        part = scale_progress(progress, begin, end, f"attempt {number + 1}: " if number else "")
+        part = scale_progress(progress, begin, end, f"attempt {number + 1}: " if number > first else "")
         rollouts = generate(robot, [clips[i] for i in remaining], recipe, nthread=nthread, progress=part, attempt=number)
         for i, rollout in zip(remaining, rollouts, strict=True):
             verdict = judge(rollout, robot)
             attempts[i].append(Attempt.of(number, verdict))
             if best_attempt(attempts[i]) == number:
                 best[i] = (rollout, verdict)
-        remaining = [i for i in remaining if not attempts[i][-1].meets_goals]
+        if recipe.mode == "assisted":
+            remaining = [i for i in remaining if attempts[i][-1].tier == Tier.REJECTED]
+        else:
+            remaining = [i for i in remaining if not attempts[i][-1].meets_goals]
         if not remaining:
             break
         begin = end
@@ -315,7 +341,7 @@ def check_scorable(motion: Motion, robot: Robot, recipe: Recipe, limits: Limits 
     Raises:
       MotionRefused: it does not fit the robot, or it is to be tracked with its root in another frame.
     """
-    if recipe.mode == "tracked":
+    if recipe.mode in PLANNED_MODES:
         _refuse_foreign_frames([condition(motion, robot, limits)])
     else:
         check_motion(motion, robot, limits)

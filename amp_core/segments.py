@@ -149,7 +149,7 @@ class _WindowGates:
             threshold: Any = gate.resolve(series.height_range)
             if gate.name == MODE_GATE:
                 # A window has the mode of its clip.
-                self.possible &= holds(float(mode in FORCED_MODES), gate.op, threshold)
+                self.possible &= holds(float(FORCED_MODES.get(mode, 0)), gate.op, threshold)
                 continue
             if series_name := _FRAME_GATES.get((gate.name, gate.op)):
                 values = getattr(series, series_name)

@@ -62,9 +62,12 @@ _COMPARISONS: Mapping[Op, Callable[[float, float], bool]] = {
 }
 
 MODE_GATE = "mode"
-"""The gate whose value is not a metric but the share of frames whose pose the mode overwrites."""
+"""The gate whose value is not a metric but how the mode forces the robot: 0, or that of `FORCED_MODES`."""
 
-FORCED_MODES = frozenset({"teacher_forced"})
+FORCED_MODES: Mapping[str, int] = {"assisted": 1, "teacher_forced": 2}
+"""The modes that are Tier 1 at best, with the value of their `mode` gate: 1 holds the robot up, 2 overwrites its pose.
+
+Between rollouts of one tier the smaller is the better."""
 
 CLIP_PREFIX = "clip_"
 """Metrics with this prefix are the clip's own: no controller and no plan can change them."""
@@ -104,7 +107,7 @@ def merit_order(tier: int, mode: str, tier_0_frames: int, *, scaled: bool = Fals
       tier_0_frames: frames in Tier 0 segments; of no weight where the whole rollout is Tier 0.
       scaled: whether the recipe scales the robot's physics.
     """
-    return scaled, Tier(tier).rank, mode in FORCED_MODES, 0 if tier == Tier.TIER_0 else -tier_0_frames
+    return scaled, Tier(tier).rank, FORCED_MODES.get(mode, 0), 0 if tier == Tier.TIER_0 else -tier_0_frames
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class GateSpec:
 
     def evaluate(self, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:
         """The gate's outcome for one clip. The arguments are those of `classify`."""
-        metric = mode in FORCED_MODES if self.name == MODE_GATE else metrics[self.name]
+        metric = FORCED_MODES.get(mode, 0) if self.name == MODE_GATE else metrics[self.name]
         value = None if metric is None else float(metric)
         threshold = self.resolve(height_range)
         bounds = threshold if isinstance(threshold, tuple) else height_range
@@ -175,8 +178,6 @@ class GateProfile:
         return "tilt_excess_deg" in self.for_tier(Tier.TIER_0)
 
 
-_PLANNED_MODES = ("tracked", "assisted")
-
 _SOUND = (GateSpec("finite_frame_rate", ">=", 1.0, "validity"), GateSpec("solver_warnings", "==", 0.0, "validity"))
 
 _UPRIGHT = (
@@ -209,7 +210,7 @@ _TIER_1 = (
 _FAITHFUL = (
     GateSpec("joint_rmse_raw_rad", "<=", 0.18, Tier.TIER_0),
     GateSpec("mpjpe_m", "<=", HeightShare(0.06), Tier.TIER_0),
-    GateSpec("root_drift_m", "<=", 0.25, Tier.TIER_0, modes=_PLANNED_MODES),
+    GateSpec("root_drift_m", "<=", 0.25, Tier.TIER_0, modes=("tracked", "assisted")),
     GateSpec("root_drift_m", "<=", 0.60, Tier.TIER_0, modes=("rollout", "teacher_forced")),
     GateSpec("speed_ratio", "in", (0.7, 2.0), Tier.TIER_0, optional=True),
     GateSpec("clip_foot_slide", "<=", 0.15, Tier.TIER_0, optional=True),
@@ -326,7 +327,8 @@ class Gate:
     def explain(self) -> str:
         """What is wrong, for a gate that failed: `max_tilt_deg 92.3 is over 60`."""
         if self.name == MODE_GATE:
-            return "mode teacher_forced overwrites the pose, so it is Tier 1 at best"
+            action = "assisted may hold the robot up" if self.value == 1.0 else "teacher_forced overwrites the pose"
+            return f"mode {action}, so it is Tier 1 at best"
         if self.value is None:
             return f"{self.name} has no value"
         if isinstance(self.threshold, tuple):

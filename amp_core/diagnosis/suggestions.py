@@ -9,6 +9,7 @@ import numpy as np
 from amp_core.diagnosis.causes import OFF_GROUND_M
 from amp_core.diagnosis.evidence import Evidence, readable
 from amp_core.diagnosis.findings import Finding, Suggestion
+from amp_core.recipe import PLANNED_MODES
 from amp_core.tiers import DYNAMIC_PROFILES
 
 SLOWER = 0.9
@@ -82,7 +83,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         )
         yield Suggestion("match_steps", message, ("clip_feet_slide",))
     off_plan = () if fatal else _codes(codes, *_OFF_PLAN)
-    if evidence.mode == "tracked" and off_plan:
+    if evidence.mode in PLANNED_MODES and off_plan:
         yield Suggestion("other_seed", f"plan with another --seed than {evidence.rollout.recipe.seed}", off_plan)
 
 

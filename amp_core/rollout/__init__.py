@@ -12,6 +12,6 @@ and on any number of threads.
 
 from amp_core.rollout.batches import generate
 from amp_core.rollout.record import Failure, Rollout, replay, saturated_actuators
-from amp_core.rollout.simulation import harness_force
+from amp_core.tracking import harness_force
 
 __all__ = ["Failure", "Rollout", "generate", "harness_force", "replay", "saturated_actuators"]

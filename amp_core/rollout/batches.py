@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from amp_core.motion import Conditioned
 from amp_core.progress import Progress
-from amp_core.recipe import GENERATED_MODES, Recipe
+from amp_core.recipe import GENERATED_MODES, PLANNED_MODES, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout.record import Rollout
 from amp_core.rollout.simulation import Simulation, start_velocity
@@ -31,17 +31,18 @@ def generate(
     *,
     nthread: int = 1,
     progress: Progress | None = None,
-    attempt: int = 0,
+    attempt: int | Sequence[int] = 0,
     plans: Sequence[Plan | None] | None = None,
 ) -> list[Rollout]:
-    """Simulate every clip, in batches; in mode `tracked`, plan its controls first.
+    """Simulate every clip, in batches; in modes `tracked` and `assisted`, plan its controls first.
 
     Args:
       clips: conditioned for this robot.
       recipes: one for each clip, or one for all.
       nthread: threads that step the physics; the result does not depend on it.
       progress: called now and then; what it raises stops the work and is passed on.
-      attempt: another number plans with other noise.
+      attempt: one for all clips, or one for each; another number plans with other noise and, in mode `assisted`, with another
+        harness.
       plans: one for each clip, made earlier and perhaps for other physics: they are simulated, and nothing is planned.
 
     Returns:
@@ -51,12 +52,13 @@ def generate(
       ValueError: recipes that are not as many as the clips, or one of mode `auto`.
     """
     recipes = [recipes] * len(clips) if isinstance(recipes, Recipe) else list(recipes)
+    attempts = [attempt] * len(clips) if isinstance(attempt, int) else list(attempt)
     if len(recipes) != len(clips):
         raise ValueError(f"{len(clips)} motions but {len(recipes)} recipes")
     if any(recipe.mode not in GENERATED_MODES for recipe in recipes):
         raise ValueError(f"a rollout's mode is one of {', '.join(GENERATED_MODES)}; `amp_core.score` chooses for mode auto")
     if plans is None:
-        plans = _plan_clips(robot, clips, recipes, attempt, nthread, progress)
+        plans = _plan_clips(robot, clips, recipes, attempts, nthread, progress)
         if progress is not None and any(plan is not None for plan in plans):
             progress(1.0, "planned")
             progress = None  # Simulating is quick beside planning.
@@ -73,7 +75,12 @@ def generate(
     for first in range(0, len(order), BATCH_SIZE):
         batch = order[first : first + BATCH_SIZE]
         simulation = Simulation(
-            robot, [clips[i] for i in batch], [recipes[i] for i in batch], [plans[i] for i in batch], nthread
+            robot,
+            [clips[i] for i in batch],
+            [recipes[i] for i in batch],
+            [plans[i] for i in batch],
+            nthread,
+            [attempts[i] for i in batch],
         )
         simulation.run(report)
         rollouts |= {i: simulation.rollout(slot) for slot, i in enumerate(batch)}
@@ -82,10 +89,15 @@ def generate(
 
 
 def _plan_clips(
-    robot: Robot, clips: Sequence[Conditioned], recipes: Sequence[Recipe], attempt: int, nthread: int, progress: Progress | None
+    robot: Robot,
+    clips: Sequence[Conditioned],
+    recipes: Sequence[Recipe],
+    attempts: Sequence[int],
+    nthread: int,
+    progress: Progress | None,
 ) -> list[Plan | None]:
-    """A plan for each clip of mode `tracked`, None for the others."""
-    tracked_clips = [i for i, recipe in enumerate(recipes) if recipe.mode == "tracked"]
+    """A plan for each clip of a mode that plans, None for the others."""
+    tracked_clips = [i for i, recipe in enumerate(recipes) if recipe.mode in PLANNED_MODES]
     if not tracked_clips:
         return [None] * len(clips)
     total = sum(clips[i].num_frames for i in tracked_clips)
@@ -102,7 +114,7 @@ def _plan_clips(
             planned_frames[i] = frames
 
         velocity = start_velocity(clips[i], recipes[i])
-        result = plan(robot, clips[i], recipes[i], velocity, attempt=attempt, nthread=threads, progress=advance)
+        result = plan(robot, clips[i], recipes[i], velocity, attempt=attempts[i], nthread=threads, progress=advance)
         planned_frames[i] = clips[i].num_frames  # Also where the robot fell earlier.
         return result
 

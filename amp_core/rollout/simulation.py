@@ -11,11 +11,10 @@ from amp_core import contacts, features
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.kinematics import FootTracker, kinematic_contacts
 from amp_core.motion import Conditioned
-from amp_core.recipe import Harness, Recipe
+from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout.record import Failure, Rollout
-from amp_core.rotations import pitch_roll_of_frame
-from amp_core.tracking import Plan
+from amp_core.tracking import Plan, harness_force, harness_targets
 
 Array = npt.NDArray[np.float64]
 
@@ -23,25 +22,6 @@ _BLOCK = 2048  # rows (clips times frames) of sensor data, about, that are kept 
 _REPORT_EVERY = 50  # frames
 
 _SLEEP = int(mujoco.mjtEnableBit.mjENBL_SLEEP)
-
-
-def harness_force(harness: Harness, target: float, height: float, velocity: float, quat_wxyz: Sequence[float]) -> float:
-    """N, the vertical force on the root for one control step; positive is up.
-
-    `clip(kp·(target − height) − kd·velocity, ±cap)`, and 0 while |pitch| or |roll| is at the gate or beyond. Plain floats and
-    libm on purpose: numpy's vector kernels may round differently in batches of another size.
-
-    Args:
-      target, height: m. velocity: m/s, vertical.
-    """
-    if harness.is_off:
-        return 0.0
-    gate, cap = harness.orient_gate, harness.force_cap
-    pitch, roll = pitch_roll_of_frame(quat_wxyz)
-    if not (-gate < pitch < gate and -gate < roll < gate):
-        return 0.0
-    force = harness.height_kp * (target - height) - harness.height_kd * velocity
-    return force if cap is None else min(max(force, -cap), cap)
 
 
 def start_velocity(clip: Conditioned, recipe: Recipe) -> Array:
@@ -54,10 +34,17 @@ class Simulation:
 
     Args:
       plans: of each clip, the planned controls, or None to drive it by its own joint angles.
+      attempts: of each clip's plan; in mode `assisted` it decides how strong the harness is.
     """
 
     def __init__(
-        self, robot: Robot, clips: Sequence[Conditioned], recipes: Sequence[Recipe], plans: Sequence[Plan | None], nthread: int
+        self,
+        robot: Robot,
+        clips: Sequence[Conditioned],
+        recipes: Sequence[Recipe],
+        plans: Sequence[Plan | None],
+        nthread: int,
+        attempts: Sequence[int],
     ) -> None:
         self.robot, self.clips, self.recipes, self.plans = robot, clips, recipes, plans
         self.lengths = [clip.num_frames for clip in clips]
@@ -91,7 +78,10 @@ class Simulation:
             else:
                 self.controls[i, : self.lengths[i]] = plan.ctrl
         np.clip(self.controls, *robot.ctrl_range, out=self.controls)
-        self.targets = [float(clip.root_pos[:, 2].mean()) for clip in clips]
+        self.harnesses = [
+            recipe.harness_of(attempt, robot.mg_for(recipe.physics)) for recipe, attempt in zip(recipes, attempts, strict=True)
+        ]
+        self.targets = [harness_targets(clip, recipe).tolist() for clip, recipe in zip(clips, recipes, strict=True)]
         self.forced = [
             clip.qpos(robot) if recipe.mode == "teacher_forced" else None for clip, recipe in zip(clips, recipes, strict=True)
         ]
@@ -113,7 +103,7 @@ class Simulation:
         model, substeps, nsensor = self.batch.model, self.robot.substeps, self.probes[0].model.nsensordata
         # The harness's inputs in one view: height, quaternion, …, vertical velocity.
         root = self.moving[:, self.robot.root_qpos_adr + 2 : model.nq + self.robot.root_qvel_adr + 3]
-        harnesses = [recipe.harness for recipe in self.recipes]
+        harnesses = self.harnesses
         step, fields, warnings = self.batch.rollout, ("sensordata",), self.batch.warning
         frame, total, num_warnings = 0, 0, 0
         while active := [i for i, length in enumerate(self.lengths) if frame < length and self.failures[i] is None]:
@@ -127,7 +117,7 @@ class Simulation:
                 for i, poses in forcing:
                     self.qpos[i] = poses[frame]
                 self.stab[rows, frame] = [
-                    harness_force(harnesses[i], self.targets[i], state[0], state[-1], state[1:5])
+                    harness_force(harnesses[i], self.targets[i][frame], state[0], state[-1], state[1:5])
                     for i, state in zip(active, root[rows].tolist(), strict=True)
                 ]
                 self.driven[rows] = self.inputs[rows, frame]

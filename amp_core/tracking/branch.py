@@ -12,6 +12,7 @@ from amp_core.motion import Conditioned
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rotations import z_axis
+from amp_core.tracking.harness import harness_force, harness_targets
 from amp_core.tracking.sampler import FAILED_COST, Sampler, Samples, State, Trajectory
 
 Array = npt.NDArray[np.float64]
@@ -31,7 +32,9 @@ class Branch:
     ) -> None:
         assert recipe.planner is not None
         self.settings = recipe.planner
-        self.sampler = Sampler(robot, clip, recipe, self.settings.samples_of(stream[1]), nthread)
+        self.harness = recipe.harness_of(stream[1], robot.mg_for(recipe.physics))
+        self.targets = harness_targets(clip, recipe).tolist()
+        self.sampler = Sampler(robot, clip, recipe, self.settings.samples_of(stream[1]), nthread, self.harness)
         self.replan = max(1, min(self.sampler.horizon, round(self.settings.replan_sec / robot.control_dt)))
         self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream[0], spawn_key=stream[1:])))
         self.model = robot.scaled_model(recipe.physics)
@@ -62,6 +65,7 @@ class Branch:
                 offset = sampler.difference(data.qpos, data.qvel, trajectory.qpos[step], trajectory.qvel[step])
                 ctrl = trajectory.ctrl[step] + trajectory.gains[step] @ offset
                 self.executed[self.frame] = data.ctrl[:] = np.clip(ctrl, *sampler.ctrl_range)
+                self._apply_harness()
                 mujoco.mj_step(self.model, data, nstep=sampler.robot.substeps)
                 self.frame += 1
             finite = np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()
@@ -69,6 +73,16 @@ class Branch:
             frames = np.arange(self.frame + sampler.horizon - self.replan - 1, self.frame + sampler.horizon)
             self.trajectory = trajectory.shift(sampler.reference_ctrl[np.minimum(frames, len(self.executed) - 1)])
             progress(steps)
+
+    def _apply_harness(self) -> None:
+        """Apply the force that the rollout will apply in this frame, by the same plain floats."""
+        if self.harness.is_off:
+            return
+        robot, data = self.sampler.robot, self.data
+        q, v = robot.root_qpos_adr, robot.root_qvel_adr + 2
+        height, *quat = data.qpos[q + 2 : q + 7].tolist()
+        velocity = float(data.qvel[v])
+        data.qfrc_applied[v] = harness_force(self.harness, self.targets[self.frame], height, velocity, quat)
 
     @property
     def score(self) -> float:

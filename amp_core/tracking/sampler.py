@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.motion import Conditioned
-from amp_core.recipe import Recipe
+from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.rotations import rotation_vector, x_axis, z_axis
 from amp_core.tracking.gauss_newton import fit_models, solve_riccati
+from amp_core.tracking.harness import harness_forces, harness_targets
 from amp_core.tracking.model import planning_model
 from amp_core.tracking.reference import Reference
 
@@ -98,9 +99,13 @@ class State:
 
 
 class Sampler:
-    """Simulates a clip's planning model, at most `samples` simulations side by side."""
+    """Simulates a clip's planning model, at most `samples` simulations side by side.
 
-    def __init__(self, robot: Robot, clip: Conditioned, recipe: Recipe, samples: int, nthread: int) -> None:
+    Args:
+      harness: what carries a part of the robot, in N.
+    """
+
+    def __init__(self, robot: Robot, clip: Conditioned, recipe: Recipe, samples: int, nthread: int, harness: Harness) -> None:
         assert recipe.planner is not None
         self.robot, self.settings = robot, recipe.planner
         self.planning = planning_model(robot, recipe.physics, self.settings)
@@ -127,6 +132,11 @@ class Sampler:
         self.first_share = max(1, self.planning.substeps - 1) / self.planning.substeps
         self.gravity = -float(model.opt.gravity[2])
         self.weight = robot.mg_for(recipe.physics)
+        self.harness = harness
+        self.harness_targets = harness_targets(clip, recipe)
+        # Of each simulation, the harness's force in this step, over the weight.
+        self.lift = np.zeros(samples)
+        self.applied = self.batch.bind("qfrc_applied")
         self.simulated_sec = 0.0
 
     def clip_controls(self, frame: int) -> Array:
@@ -178,6 +188,8 @@ class Sampler:
                 else:
                     ctrl = ctrl + (about.gains[:, step] @ offset[:, :, None])[:, :, 0]
             all_ctrl[:, step] = self.ctrl[:count] = np.clip(ctrl, *self.ctrl_range)
+            if not self.harness.is_off:
+                self._apply_harness(min(frame + step, self.reference.frames - 1), qpos, qvel)
             try:
                 self.batch.step(nstep=self.planning.substeps, ids=ids)
             except SimulationError as error:
@@ -199,6 +211,21 @@ class Sampler:
         cost[has_diverged] = FAILED_COST
         deviations[has_diverged] = 0.0
         return Samples(all_qpos, all_qvel, all_ctrl, deviations, cost)
+
+    def _apply_harness(self, frame: int, qpos: Array, qvel: Array) -> None:
+        """Let the harness act on the first S simulations in their next step; not on one that has left the finite numbers."""
+        robot = self.robot
+        v = robot.root_qvel_adr + 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            force = harness_forces(
+                self.harness,
+                self.harness_targets[frame],
+                qpos[:, robot.root_qpos_adr + 2],
+                qvel[:, v],
+                robot.root_rotation(qpos),
+            )
+        self.applied[: len(qpos), v] = np.where(np.isfinite(force), force, 0.0)
+        self.lift[: len(qpos)] = self.applied[: len(qpos), v] / self.weight
 
     def residuals(
         self, frame: int, ctrl: Array, soles: Array, com_velocity: Array, elapsed_sec: float
@@ -227,7 +254,7 @@ class Sampler:
         standing = reference.standing[frame]
         # A foot that is as low as this may be carrying weight, also where it does not stand in the clip.
         low = np.clip((_LOW - lowest) / _LOW, 0.0, 1.0)
-        load = 1.0 + (com_now - com_velocity) / elapsed_sec / self.gravity
+        load = 1.0 + (com_now - com_velocity) / elapsed_sec / self.gravity - self.lift[:count]
         pressure = np.clip(sensors[:, self.planning.loads] / (_STANDING * self.weight), 0.0, 1.0)
         joints = qpos[:, robot.qpos_adr] - reference.dof_pos[frame]
         parts: list[tuple[float, Array]] = [

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from amp_core.errors import IntegrityError
 from amp_core.motion import condition
 from amp_core.quality import FrameSeries, measure
+from amp_core.recipe import PLANNED_MODES
 from amp_core.reference import META, decode_meta
 from amp_core.rollout.simulation import start_velocity
 from amp_core.tracking import Plan
@@ -187,7 +188,7 @@ def _generate(
     plans: dict[int, dict[int, Plan | None]] = {}
     for i in indices:
         clip = clips[i]
-        if clip.recipe.mode != "tracked":
+        if clip.recipe.mode not in PLANNED_MODES:
             plans.setdefault(clip.attempt, {})[i] = None
         elif clip.frames == len(motions[i].dof_pos):
             plans.setdefault(clip.attempt, {})[i] = Plan(np.asarray(clip.arrays["ctrl"]), None, 0.0)
@@ -209,7 +210,7 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], mot
     costs: dict[int, float] = {}
     for i, clip in enumerate(clips):
         planner = clip.recipe.planner
-        if clip.recipe.mode == "tracked" and planner is not None:
+        if clip.recipe.mode in PLANNED_MODES and planner is not None:
             branch = max(1, round(planner.branch_sec / control_dt))
             frames = max(1, round(PLANNED_PREFIX_SEC / control_dt / branch)) * branch
             lengths[i] = min(frames, clip.frames)

@@ -172,9 +172,11 @@ def test_planning_has_time_by_the_length_of_the_clip_and_the_plans(tmp_path: Pat
     planner = Recipe.for_mode("auto").planner
     assert planner is not None
     assert planner.effort == 1 + 2 + 4  # its attempts grow
-    assert limits.timeout_sec == 100.0 + 7.0 * 10.0 * planner.effort
+    assisted_effort = 4 * 2  # Attempts of mode assisted, each with twice the simulations.
+    assert limits.timeout_sec == 100.0 + 7.0 * 10.0 * (planner.effort + assisted_effort)
     twice = Recipe.from_dict({"mode": "auto", "planner": {"samples": 2 * planner.samples}})
-    assert plan_effort(twice.to_dict()) == 2 * planner.effort
+    assert plan_effort(twice.to_dict()) == 2 * planner.effort + assisted_effort
+    assert plan_effort(Recipe.for_mode("tracked").to_dict()) == planner.effort
     endless = Recipe.from_dict({"mode": "auto", "planner": {"samples": 4096, "rounds": 64, "attempts": 16}})
     assert bench.settings.longest_job_sec >= limits_of(endless, 1.0).timeout_sec
     assert limits.cpu_sec is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amp_core.recipe import Planner
+from amp_core.recipe import Planner, Recipe
 from ampref_service.catalog import clips, recipes, rollouts
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
 from ampref_workers.attempt import Attempt, child_limits, reading
@@ -54,7 +54,13 @@ def run(attempt: Attempt) -> NoReport | None:
 
 def plan_effort(recipe: Mapping[str, Any]) -> float:
     """How many plans of the usual size a job under a recipe may make: `Planner.effort`, 0 for a recipe that plans nothing."""
-    return Planner.from_dict(recipe["planner"]).effort if recipe.get("planner") else 0.0
+    if not recipe.get("planner"):
+        return 0.0
+    effort = Planner.from_dict(recipe["planner"]).effort
+    if recipe.get("mode") == "auto":
+        assisted = Recipe.from_dict(recipe).stage("assisted").planner
+        effort += assisted.effort if assisted is not None else 0.0
+    return effort
 
 
 def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) -> NewRollout:

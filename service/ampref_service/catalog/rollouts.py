@@ -30,7 +30,7 @@ _TIER_0_FRAMES = func.coalesce(
 _BEST_FIRST: tuple[ColumnElement[Any], ...] = (
     recipes.c.scaled,
     case({int(tier): tier.rank for tier in Tier}, value=rollouts.c.tier),
-    case((rollouts.c.mode.in_(FORCED_MODES), 1), else_=0),
+    case(dict(FORCED_MODES), value=rollouts.c.mode, else_=0),
     case((rollouts.c.tier == int(Tier.TIER_0), 0), else_=-_TIER_0_FRAMES),
     rollouts.c.created_at.desc(),
     rollouts.c.id.desc(),
