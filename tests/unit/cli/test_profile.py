@@ -22,10 +22,10 @@ def test_a_profile_that_contradicts_the_recipe_is_wrong_usage(tmp_path: Path) ->
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"mode": "rollout", "gate_profile": "amp-0.11"}))
     assert build_recipe(path, None, None, profile="amp-0.11").gate_profile == "amp-0.11"
-    with pytest.raises(BadParameter, match="has the gate profile 'amp-0.11'"):
+    with pytest.raises(BadParameter, match=r"has the gate profile 'amp-0\.11'"):
         build_recipe(path, None, None, profile="amp-0.12")
 
 
 def test_an_unknown_profile_is_wrong_usage() -> None:
-    with pytest.raises(BadParameter, match="no gate profile; choose amp-0.11 or amp-0.12"):
+    with pytest.raises(BadParameter, match=r"no gate profile; choose amp-0\.11 or"):
         parse_profile("amp-9")
