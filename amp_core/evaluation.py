@@ -105,7 +105,7 @@ class Evaluation:
 
     Args:
       tier: Rejected where a check fails; otherwise the best tier that the measured gates permit.
-      is_proven: every gate was measured, and nothing that a gate rests on is unverified.
+      is_proven: every gate was measured, and the replay, its loads and the features were verified.
       gates: the measured ones.
       quality_metrics: None where a metric could not be measured.
       declared_tier, declared_metrics: the file's own, where it has them.
@@ -173,6 +173,10 @@ def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: 
     arrays, robot, gaps = reader.arrays, reader.robot, reader.gaps
     frames = len(arrays["dof_pos"])
     checks = [*_check_replay(reader, gaps), *_check_features(reader, gaps)]
+    if "reference_root_pos" in arrays:
+        gaps.append(Gap("reference", "the clip's frames are the file's own; the motion that they come from was not read"))
+    if "nonfoot_contact" in arrays:
+        gaps.append(Gap("nonfoot_contact", "as recorded; contacts of other bodies were not simulated again"))
     missing = reader.fill()
     series = FrameSeries.from_export(arrays, recipe, robot)
     no_value = frozenset().union(*(_NEEDS[name] for name in missing))
