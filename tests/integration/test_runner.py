@@ -384,7 +384,8 @@ def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
     ranges = [(member.name, member.start, member.end) for member in members]
     assert ranges == [("clip0", 0, 40), ("clip1", 0, 41), ("clip2", 0, 42)]
     assert version.readiness is not None
-    assert {check["name"] for check in version.readiness["checks"]} == {"one_origin", "feature_code_hash", "tier", "arrays"}
+    checks = {check["name"] for check in version.readiness["checks"]}
+    assert checks == {"one_origin", "feature_code_hash", "tier", "arrays", "metrics"}
     assert bench.job(job_id).result == {"dataset": "walk", "version": "1.0.0", "dataset_hash": version.dataset_hash}
     assert leftovers(bench) == []
     with bench.catalog.session() as session:
@@ -399,7 +400,8 @@ def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
 
 
 def test_a_version_keeps_a_clip_and_its_variants_together(bench: Bench) -> None:
-    jobs = [bench.submit_score(name, frames=40) for name in ("clip0", "clip1")]
+    # Members with the same features would count once.
+    jobs = [bench.submit_score(name, frames=frames) for name, frames in (("clip0", 40), ("clip1", 41))]
     assert [runner(bench).run_once() for _ in jobs] == ["succeeded", "succeeded"]
     with bench.catalog.session() as session:
         origin = {clip.name: clip.source_digest for job in jobs if (clip := clips.get(session, str(job.clip_id)))}
