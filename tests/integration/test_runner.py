@@ -127,9 +127,9 @@ def test_auto_stores_what_it_tried_under_the_recipes_that_made_it(tmp_path: Path
     assert done.result is not None
     found = {one.mode: one for one in bench.rollouts(job.clip_id)}
     assert {mode: one.recipe_digest for mode, one in found.items()} == {
-        mode: QUICK_AUTO.stage(mode).digest for mode in ("rollout", "tracked")
+        mode: QUICK_AUTO.stage(mode).digest for mode in ("rollout", "tracked", "assisted")
     }
-    assert [one["mode"] for one in done.result["tried"]] == ["rollout", "tracked"]
+    assert [one["mode"] for one in done.result["tried"]] == ["rollout", "tracked", "assisted"]
     assert done.result["triage"]["worth_planning"]
     assert bench.rollouts(job.clip_id)[0].id == done.result["rollout_id"], "what the job shows speaks for the clip"
     for one in found.values():
