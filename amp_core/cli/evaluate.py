@@ -14,7 +14,7 @@ from amp_core.errors import AmprefError
 
 
 def evaluate(
-    references: Annotated[list[Path], Argument(metavar="REF...", help="Exports, or .npz files by the seed's schema.")],
+    references: Annotated[list[Path], Argument(metavar="REF", help="Exports, or .npz files by the specification's schema.")],
     robot: Annotated[str | None, Option(help="A bundled robot's name, or a path to a robot.yaml. Default: the file's.")] = None,
     profile: Profile = None,
     json_out: JsonOut = None,

@@ -121,7 +121,7 @@ def check_values(findings: Findings, robot: Robot, rows: Array) -> None:
 
 
 def check_contact_patterns(findings: Findings, robot: Robot, clips: Sequence[Clip]) -> None:
-    """The seed's contact-sanity warnings, clip by clip."""
+    """The specification's contact-sanity warnings, clip by clip."""
     for clip in clips:
         for warning in contact_warnings(clip.version_rows("foot_contacts"), robot):
             name, place = f"contact_sanity.{warning['kind']}", f"clip {clip.name}"

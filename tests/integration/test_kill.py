@@ -88,7 +88,7 @@ def test_a_worker_killed_with_one_of_two_results_stored_stores_both_or_none(tmp_
     assert bench.rollouts(job.clip_id) == []
     with bench.worker():
         assert bench.wait(job).state == "succeeded"
-    assert sorted(one.mode for one in bench.rollouts(job.clip_id)) == ["rollout", "tracked"]
+    assert sorted(one.mode for one in bench.rollouts(job.clip_id)) == ["assisted", "rollout", "tracked"]
     wait_until(lambda: alive(work_folder(bench)) == [], "no child is left")
     bench.close()
 
@@ -128,7 +128,7 @@ def test_a_worker_killed_in_the_transaction_of_a_lock_on_either_database(on_both
 
 def kill_and_lock_again(bench: Bench, at: str) -> None:
     with bench.worker():
-        for job in [bench.submit_score(f"clip{number}") for number in range(2)]:
+        for job in [bench.submit_score(f"clip{number}", frames=60 + number) for number in range(2)]:
             bench.wait(job)
     job = begin_lock(bench)
     with script(WORKER, bench.settings, at) as process:

@@ -141,14 +141,14 @@ def test_the_unclipped_clip_is_what_counts(robot: Robot) -> None:
     motion = bundled("squat")
     joints = np.array(motion.dof_pos)
     high = float(robot.joint_range[0, 1])
-    joints[:, 0] = high + 0.4
+    joints[:, 0] = high + 0.19  # From 0.2 rad on the clip is refused.
     clip = condition(dataclasses.replace(motion, dof_pos=joints), robot)
     np.testing.assert_allclose(clip.dof_pos[:, 0], high)
-    np.testing.assert_allclose(clip.dof_pos_raw[:, 0], high + 0.4)
+    np.testing.assert_allclose(clip.dof_pos_raw[:, 0], high + 0.19)
     rollout = generate(robot, [clip], ROLLOUT)[0]
     np.testing.assert_array_equal(rollout.reference_dof_pos_raw, clip.dof_pos_raw[: len(rollout.qpos)])
     found = measure(FrameSeries.of(rollout, robot))
-    assert found["joint_rmse_raw_rad"] > found["joint_rmse_rad"] + 0.05  # type: ignore[operator]
+    assert found["joint_rmse_raw_rad"] > found["joint_rmse_rad"] + 0.03  # type: ignore[operator]
 
 
 # --- What is not the clip's motion is not Tier 0 -----------------------------------------------------------------------------

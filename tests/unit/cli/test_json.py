@@ -71,6 +71,7 @@ SHAPES = {
     "buckets": (OBJECT, ["MOTION", "--mode", "rollout", "--friction", "0.7"]),
     "check": (LIST, ["MOTION"]),
     "cut": (LIST, ["MOTION", "--frames", "0:10"]),
+    "evaluate": (LIST, ["EXPORTS/walk.npz"]),
     "augment": (LIST, ["MOTION", "--mirror", "--out", "FOLDER"]),
     "robots": (LIST, []),
     "submit": (LIST, ["MOTION", "--wait"]),
@@ -79,6 +80,7 @@ SHAPES = {
     "jobs": (LIST, []),
     "job": (OBJECT, ["job_1", "--wait"]),
     "dataset lock": (OBJECT, ["walk", "1.0.0"]),
+    "dataset build": (OBJECT, ["EXPORTS", "--out", "FOLDER"]),
     "dataset list": (LIST, []),
     "dataset show": (OBJECT, ["walk==1.0.0"]),
     "dataset diff": (OBJECT, ["walk", "1.0.0", "1.0.0"]),
@@ -111,8 +113,16 @@ def motion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory, motion: Path) -> Path:
+    """A folder with the export of that motion."""
+    folder = tmp_path_factory.mktemp("exports")
+    assert cli.run(["score", str(motion), "--mode", "rollout", "--export", str(folder), "-q"]) == 0
+    return folder
+
+
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path) -> Callable[..., int]:
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports: Path) -> Callable[..., int]:
     """Run a verb with its arguments from `SHAPES` and more, in a world in which it succeeds."""
     monkeypatch.setenv("AMPREF_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("AMPREF_URL", raising=False)
@@ -135,6 +145,13 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path) -> Calla
         },
     )
     monkeypatch.setattr("amp_core.cli.pull.pull_version", lambda *_, **__: pulled)
+    file = SimpleNamespace(path=motion, sha256="sha256:2", to_dict=dict)
+    bundle = SimpleNamespace(
+        **{"num_clips": 1, "num_frames": 20, "dataset_hash": "sha256:1", "manifest": file, "duplicates": (), "files": [file]},
+        features=motion,
+    )
+    report = {"ready": True, "checks": [], "groups": [], "waivers": []}
+    monkeypatch.setattr("amp_core.cli.build.build_version", lambda *_, **__: (bundle, report))
     demo = "ampref_workers.cli.demo"
     monkeypatch.setattr(f"{demo}._run_service", lambda *_: nullcontext("http://service"))
     monkeypatch.setattr(f"{demo}._score_motions", lambda *_: [ROLLOUT])
@@ -142,7 +159,8 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path) -> Calla
     monkeypatch.setattr(f"{demo}._pull_version", lambda *_: {"manifest_sha256": "sha256:2"})
 
     def run(verb: str, *more: str) -> int:
-        words = {"MOTION": str(motion), "FOLDER": str(tmp_path / "variants")}
+        words = {"MOTION": str(motion), "FOLDER": str(tmp_path / "variants"), "EXPORTS": str(exports)}
+        words["EXPORTS/walk.npz"] = str(exports / "walk.npz")
         return cli.run([*verb.split(), *(words.get(word, word) for word in SHAPES[verb][1]), *more])
 
     return run
@@ -200,7 +218,8 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
         raise NotFound("it is not there")
 
     more = {
-        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "check", "augment")},
+        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "check", "augment", "evaluate")},
+        "dataset build": ["--robot", "nobody"],
         "submit": ["--recipe", str(tmp_path / "none.json")],
         "migrate": ["--to", "nonsense"],
         "up": ["--data-dir", str(tmp_path / "file" / "data")],
