@@ -45,19 +45,29 @@ def align_signs(quat: Array) -> tuple[Array, int]:
     return quat * signs[:, None], int((signs < 0.0).sum())
 
 
-def relative_rotation(start: Array, end: Array) -> Array:
-    """(…, 4) conj(start) ⊗ end: the rotation from `start` to `end` in the frame of `start`."""
-    ax, ay, az, aw = np.moveaxis(start, -1, 0)
-    bx, by, bz, bw = np.moveaxis(end, -1, 0)
+def multiply(left: Array, right: Array) -> Array:
+    """(…, 4) left ⊗ right, of quaternions that broadcast against each other: first `right`, then `left`."""
+    ax, ay, az, aw = np.moveaxis(left, -1, 0)
+    bx, by, bz, bw = np.moveaxis(right, -1, 0)
     return np.stack(
         [
-            aw * bx - ax * bw - ay * bz + az * by,
-            aw * by + ax * bz - ay * bw - az * bx,
-            aw * bz - ax * by + ay * bx - az * bw,
-            aw * bw + ax * bx + ay * by + az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+            aw * bw - ax * bx - ay * by - az * bz,
         ],
         axis=-1,
     )
+
+
+def conjugate(quat: Array) -> Array:
+    """(…, 4) the inverse rotations of unit quaternions (…, 4)."""
+    return np.asarray(quat * np.array([-1.0, -1.0, -1.0, 1.0]))
+
+
+def relative_rotation(start: Array, end: Array) -> Array:
+    """(…, 4) conj(start) ⊗ end: the rotation from `start` to `end` in the frame of `start`."""
+    return multiply(conjugate(start), end)
 
 
 def angle_between(start: Array, end: Array) -> Array:

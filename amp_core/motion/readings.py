@@ -219,7 +219,7 @@ def _heading_reading(turn: float, *, about_body: bool) -> Reading:
     )
 
     def apply(poses: Poses) -> Poses:
-        rotation = _product(poses.root_rot, quat) if about_body else _product(quat, poses.root_rot)
+        rotation = rotations.multiply(poses.root_rot, quat) if about_body else rotations.multiply(quat, poses.root_rot)
         return poses._replace(root_rot=rotation)
 
     return Reading("heading", f"the heading looks off by {abs(turn):.0f} degrees", remedy, "root_rot", apply, turn=turn)
@@ -230,7 +230,7 @@ def _whole_readings(poses: Poses, as_read: Plausibility, feet: FootMeasure) -> I
     yield Reading(
         "inverse_rotation", "the rotations look inverted, from world to body",
         "Invert the rotations: root_rot[:, :3] *= -1", "root_rot",
-        lambda p: p._replace(root_rot=p.root_rot * np.array([-1.0, -1.0, -1.0, 1.0])),
+        lambda p: p._replace(root_rot=rotations.conjugate(p.root_rot)),
     )  # fmt: skip
     yield Reading(
         "quaternion_order", "the quaternions look like wxyz",
@@ -293,9 +293,9 @@ def _y_up_readings(height: float) -> Iterator[Reading]:
     for on_both_sides in (False, True):
 
         def apply(poses: Poses, quat: Array = quat, axes: Array = axes, on_both_sides: bool = on_both_sides) -> Poses:
-            rotation = _product(quat, poses.root_rot)
+            rotation = rotations.multiply(quat, poses.root_rot)
             if on_both_sides:
-                rotation = _product(rotation, quat * np.array([-1.0, -1.0, -1.0, 1.0]))
+                rotation = rotations.multiply(rotation, rotations.conjugate(quat))
             return Poses(poses.root_pos[:, [0, 2, 1]] * axes, rotation, poses.dof_pos)
 
         turn = f"turned by {90 * sign:+.0f} degrees about x{' on both sides' if on_both_sides else ''}"
@@ -430,18 +430,3 @@ def _leg_joints(robot: Robot) -> set[int]:
             bodies.add(body)
             body = int(model.body_parentid[body])
     return {i for i, name in enumerate(robot.joint_names) if int(model.joint(name).bodyid[0]) in bodies}
-
-
-def _product(left: Array, right: Array) -> Array:
-    """(…, 4) left ⊗ right, of quaternions xyzw that broadcast against each other."""
-    ax, ay, az, aw = np.moveaxis(left, -1, 0)
-    bx, by, bz, bw = np.moveaxis(right, -1, 0)
-    return np.stack(
-        [
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-            aw * bw - ax * bx - ay * by - az * bz,
-        ],
-        axis=-1,
-    )

@@ -34,20 +34,6 @@ class Fault:
     spoil: Callable[[Motion, Robot], Motion | None]
 
 
-def product(left: Array, right: Array) -> Array:
-    ax, ay, az, aw = np.moveaxis(left, -1, 0)
-    bx, by, bz, bw = np.moveaxis(right, -1, 0)
-    return np.stack(
-        [
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-            aw * bw - ax * bx - ay * by - az * bz,
-        ],
-        axis=-1,
-    )
-
-
 def speed(motion: Motion) -> float:
     return float(np.linalg.norm(np.diff(motion.root_pos[:, :2], axis=0), axis=1).mean() * motion.fps)
 
@@ -77,7 +63,7 @@ def turned(motion: Motion, degrees: float) -> Motion:
 def heading(degrees: float) -> Callable[[Motion, Robot], Motion | None]:
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
         quat = np.array([0.0, 0.0, np.sin(np.radians(degrees) / 2), np.cos(np.radians(degrees) / 2)])
-        return replace(motion, root_rot=product(motion.root_rot, quat)) if speed(motion) > 0.15 else None
+        return replace(motion, root_rot=rotations.multiply(motion.root_rot, quat)) if speed(motion) > 0.15 else None
 
     return spoil
 
@@ -149,9 +135,9 @@ def exchanged(words: str) -> Callable[[Motion, Robot], Motion | None]:
 def y_up(*, both: bool) -> Callable[[Motion, Robot], Motion | None]:
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
         quat = np.array([-HALF, 0.0, 0.0, HALF])
-        rotation = product(quat, motion.root_rot)
+        rotation = rotations.multiply(quat, motion.root_rot)
         if both:
-            rotation = product(rotation, quat * [-1, -1, -1, 1])
+            rotation = rotations.multiply(rotation, quat * [-1, -1, -1, 1])
         return replace(motion, root_pos=motion.root_pos[:, [0, 2, 1]] * [1, 1, -1], root_rot=rotation)
 
     return spoil
@@ -181,7 +167,9 @@ def root_flip(degrees: float) -> Callable[[Motion, Robot], Motion | None]:
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
         angle = np.radians(degrees)
         rotation = np.array(motion.root_rot)
-        rotation[inside(motion)] = product(rotation[inside(motion)], np.array([np.sin(angle / 2), 0, 0, np.cos(angle / 2)]))
+        rotation[inside(motion)] = rotations.multiply(
+            rotation[inside(motion)], np.array([np.sin(angle / 2), 0, 0, np.cos(angle / 2)])
+        )
         return replace(motion, root_rot=rotation)
 
     return spoil
@@ -277,7 +265,7 @@ def rising(metres: float) -> Callable[[Motion, Robot], Motion | None]:
 
 def lies(motion: Motion, robot: Robot) -> Motion | None:
     """The robot lies on its front throughout."""
-    return replace(motion, root_rot=product(motion.root_rot, np.array([0.0, HALF, 0.0, HALF])))
+    return replace(motion, root_rot=rotations.multiply(motion.root_rot, np.array([0.0, HALF, 0.0, HALF])))
 
 
 def backflip(motion: Motion, robot: Robot) -> Motion | None:
@@ -289,7 +277,7 @@ def backflip(motion: Motion, robot: Robot) -> Motion | None:
     angle = -2.0 * np.pi * np.arange(count) / count
     quat = np.stack([np.zeros(count), np.sin(angle / 2), np.zeros(count), np.cos(angle / 2)], axis=1)
     rotation, position = np.array(motion.root_rot), np.array(motion.root_pos)
-    rotation[start : start + count] = product(rotation[start : start + count], quat)
+    rotation[start : start + count] = rotations.multiply(rotation[start : start + count], quat)
     position[start : start + count, 2] += 4.905 * seconds * (seconds[-1] - seconds)
     return replace(motion, root_pos=position, root_rot=rotation)
 
