@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.errors import IntegrityError
+from amp_core.formats import Motion
 from amp_core.metrics import CHANNEL_RATE, UNLOADED_BELOW
+from amp_core.motion import check_clip
 from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import GATE_PROFILE
 from amp_core.rotations import pitch_roll_tilt
@@ -313,10 +315,11 @@ def harness_contribution(context: Context) -> TestReport:
 
 
 def check_profile(findings: Findings, robot: Robot, clip: Clip) -> None:
-    """Every gate of this release's profile, on what the version takes of a Tier 0 clip.
+    """Every gate of this release's profile and every check of the clip, on what the version takes of a Tier 0 clip.
 
     An older profile did not ask whether the clip is upright and on flat ground, and whether the robot does what it shows. A
-    profile that is relative to the clip keeps its own gates.
+    profile that is relative to the clip keeps its own gates. A clip that `check_clip` refuses teaches its fault even where the
+    robot follows it: a frozen tail, a spike.
     """
     place, profile = f"clip {clip.name}", gate_profile(clip.recipe.gate_profile)
     profile = profile if profile.is_relative else gate_profile(GATE_PROFILE)
@@ -326,6 +329,17 @@ def check_profile(findings: Findings, robot: Robot, clip: Clip) -> None:
         note = f"not measured: {error.what}; the export is of an older release"
         findings.add(Row("gates.failed", None, SKIP, where=place, note=note))
         return
+    reference = Motion(
+        clip.name,
+        1.0 / robot.control_dt,
+        *(clip.arrays[f"reference_{key}"] for key in ("root_pos", "root_rot", "dof_pos_raw")),
+        source_digest="",
+        source_format="npz",
+    )
+    refusal = check_clip(reference, robot).refusal
+    if refusal is not None:
+        findings.add(Row(f"clip.{refusal.code}", refusal.value, FAIL, where=place, note=refusal.message))
+        findings.add_reason(f"{place} is taken as Tier 0, but ampref check refuses it: {refusal.message}")
     num_failures = 0
     for start, stop in clip.windows:
         if start >= min(stop, clip.frames):

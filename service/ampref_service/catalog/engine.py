@@ -94,7 +94,16 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # Transactions are begun by `_begin_sqlite`, not by the driver, which would begin them late and deferred.
     connection.isolation_level = None
     with contextlib.closing(connection.cursor()) as cursor:
-        cursor.execute("PRAGMA journal_mode=WAL")
+        # Where two processes switch a new file at once, SQLite answers one of them without its busy timeout.
+        deadline = time.monotonic() + _BUSY_TIMEOUT_SEC
+        while True:
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         # Read through the page cache of the system, which every connection shares, instead of through one of its own that each

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import FAULTS, spoiled
 
 from amp_core.errors import InputRefused
 from amp_core.formats import Motion
 from amp_core.motion import condition
+from amp_core.motion.findings import ClipCheck
 from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.scoring import score
@@ -362,6 +364,34 @@ def test_a_clip_that_an_older_profile_took_is_asked_again(robot: Robot, run: Run
     assert report.status == FAIL
     assert "clip walk is taken as Tier 0, but by amp-0.12 clip_foot_slide" in report.reason
     assert {row.name for row in report.rows if row.status == FAIL} >= {"gates.clip_foot_slide", "gates.failed"}
+
+
+FAULTY = (
+    "backflip", "breadth first", "right side first", "heading 90", "path twice as long", "knee spike 1 rad", "frozen tail",
+    "root jump 25 cm", "one knee's sign", "drifts down",
+)  # fmt: skip
+
+
+def test_ten_faulty_clips_that_were_taken_as_tier_0_are_refused_together(
+    robot: Robot, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a release would have stored them that had neither the checks of a clip nor the gates of its fidelity."""
+    walk = whole("walk_long_stride")
+    spoiled_clips = [spoiled(name, walk, robot) for name in FAULTY]
+    clips = [replace(clip, name=f"clip {name}") for name, clip in zip(FAULTY, spoiled_clips, strict=True) if clip is not None]
+    with monkeypatch.context() as patch:
+        patch.setattr("amp_core.motion.conditioning.check_clip", lambda *_: ClipCheck((), {}))
+        patch.setattr("amp_core.scoring.check_motion", lambda *_: None)
+        subject = of(clips, robot, replace(Recipe.for_mode("rollout"), gate_profile="amp-0.11"), tier=0)
+    report = run(subject, "7")["7"]
+    assert report.status == FAIL
+    for name in FAULTY:
+        rows = {row.name for row in report.rows if row.status == FAIL and row.where.startswith(f"clip clip {name}")}
+        codes = {row.removeprefix("clip.") for row in rows if row.startswith("clip.")}
+        if FAULTS[name].codes[0] in ("clip_not_upright", "clip_feet_slide", "ground_not_flat"):
+            assert {"gates.clip_max_tilt_deg", "gates.clip_foot_slide", "gates.clip_ground_range_m"} & rows, name
+        else:
+            assert codes & set(FAULTS[name].codes), (name, rows)
 
 
 def test_contact_warnings_are_shown_clip_by_clip(sound: Subject, run: Run) -> None:
