@@ -23,6 +23,7 @@ Bools = npt.NDArray[np.bool_]
 _LEVEL = 0.045  # a foot at most this much higher than the lowest one is as low
 _HIGH = 0.10  # a lowest foot this much higher than at any time within `_GROUND_SEC` is in the air
 _FAST = 0.30  # a foot whose slowest corner moves faster does not stand
+_SLIDE_SEC = 0.1  # over which a slide is taken: between two frames, noise of 2 mm is as fast as a sliding foot
 _NEAR = 0.05  # a part of the clip's body as close to the floor may touch it
 _GROUND_SEC = 0.5
 _SMOOTH_SEC = 0.5  # of the moving median of the ground's height
@@ -39,7 +40,7 @@ class Footing:
     """The footing of N consecutive poses. A step is that from the pose before; the first pose has that of the second.
 
     Args:
-      slide: (N,) m/s, horizontal speed of the slowest of the lowest feet during the step, by the slowest corner of each; NaN
+      slide: (N,) m/s, horizontal speed of the slowest of the lowest feet about the step, by the slowest corner of each; NaN
         where no foot is on the ground.
       in_flight: (N,) bool, no foot is on the ground: the lowest is far above where it was or will be within half a second, or
         all low feet move faster than a foot that stands.
@@ -63,10 +64,11 @@ class Footing:
         along, fastest = np.zeros((2, count))
         if count > 1:
             rise = np.maximum(heights[:-1], heights[1:]) - np.maximum(lowest[:-1], lowest[1:])[:, None]
-            moves = [np.diff(foot, axis=0) ** 2 for foot in corners]
-            speeds = np.stack(
-                [[np.sqrt(move[:, :, :axes].sum(axis=2).min(axis=1)) / dt for move in moves] for axes in (2, 3)]
-            ).swapaxes(1, 2)
+            step, reach = np.arange(count - 1), max(0, round((_SLIDE_SEC / dt - 1) / 2))
+            start, stop = np.maximum(step - reach, 0), np.minimum(step + 1 + reach, count - 1)
+            slide = [np.linalg.norm((foot[stop] - foot[start])[:, :, :2], axis=2).min(axis=1) for foot in corners]
+            speed = [np.linalg.norm(np.diff(foot, axis=0), axis=2).min(axis=1) / dt for foot in corners]
+            speeds = np.stack([np.divide(slide, (stop - start) * dt), speed]).swapaxes(1, 2)
             along[1:], fastest[1:] = np.where(rise < _LEVEL * height, speeds, np.inf).min(axis=2)
             along[0], fastest[0] = along[1], fastest[1]
         floor = _windows(lowest, round(_GROUND_SEC / dt), np.inf).min(axis=1)

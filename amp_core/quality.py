@@ -22,6 +22,7 @@ from amp_core.metrics import (
     FALLEN_DEPTH,
     FALLEN_EXCESS_DEG,
     FALLEN_TILT_DEG,
+    GROUND_REACH_SEC,
     LOADED_ABOVE,
     METRICS,
     SLIP_SPEED,
@@ -138,6 +139,11 @@ class FrameSeries:
     def tilt_excess(self) -> Array:
         """(N,) deg, the tilt beyond the clip's."""
         return self.tilt - self.clip_tilt
+
+    @property
+    def ground_reach(self) -> int:
+        """Frames on either side of a window in which its ground must be level, too: a second of a slope is nearly level."""
+        return round(GROUND_REACH_SEC / self.dt)
 
     @property
     def slowest_chord(self) -> float:
@@ -306,8 +312,9 @@ def sides(robot: Robot) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dict[str, float | int | None]:
     """The metrics of the rows `start … stop`, in the order of `METRICS`.
 
-    A window is measured by its own frames alone: a failure later in the clip counts against the clip, not against a window
-    before it. `root_drift_m` is the distance as recorded, from the clip's root, also for a window. Percentiles are linear.
+    A window is measured by its own frames: a failure later in the clip counts against the clip, not against a window before
+    it. Only the clip's ground is also that of `GROUND_REACH_SEC` on either side. `root_drift_m` is the distance as recorded,
+    from the clip's root, also for a window. Percentiles are linear.
 
     Args:
       stop: None measures the whole clip.
@@ -326,7 +333,8 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
     standing, light = int(series.standing[rows].sum()), int((load < UNLOADED_BELOW).sum())
     fallen = np.flatnonzero(series.fallen[rows])
     pitch, roll = (percentile(getattr(series, axis)[rows], 95) for axis in ("pitch", "roll"))
-    slide, ground = (values[~np.isnan(values)] for values in (series.clip_slide[rows], series.clip_ground[rows]))
+    around = slice(max(0, rows.start - series.ground_reach), rows.stop + series.ground_reach)
+    slide, ground = (values[~np.isnan(values)] for values in (series.clip_slide[rows], series.clip_ground[around]))
     return {
         "mean_sum_fn_over_mg": float(load.mean()),
         "p10_sum_fn_over_mg": percentile(load, 10),

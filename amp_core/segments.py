@@ -243,7 +243,8 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
                 [partial(_cap, _prefix(~series.clip_flight), 1 - threshold)],
             )
         case "clip_ground_range_m", "<=" if gate.optional:
-            ends = _range_ends(series.clip_ground, threshold)
+            ends = _range_ends(series.clip_ground, threshold)[np.maximum(np.arange(len(series)) - series.ground_reach, 0)]
+            ends = np.where(ends < len(series), ends - series.ground_reach, ends)
             return [partial(_range_bound, ends)], [partial(_range_cap, ends)]
     return [], []
 

@@ -237,6 +237,7 @@ GATE_PROFILES: Mapping[str, GateProfile] = {
             GateSpec("heading_error_deg", "<=", 20.0, Tier.TIER_0),
             GateSpec("tilt_error_deg", "<=", 15.0, Tier.TIER_0),
             GateSpec("height_error_m", "<=", HeightShare(0.07), Tier.TIER_0),
+            GateSpec("contact_rate_error", "<=", 0.25, Tier.TIER_0),
             GateSpec("clip_flight_rate", "<=", 0.15, Tier.TIER_0),
             GateSpec("clip_ground_range_m", "<=", HeightShare(0.10), Tier.TIER_0, optional=True),
             *_TIER_1,

@@ -116,6 +116,17 @@ def test_clips_of_a_g1_are_not_refused(model: str) -> None:
         assert found <= expected, path.stem
 
 
+@pytest.mark.parametrize("path", bundled_motions(), ids=lambda path: path.stem)
+def test_noise_of_the_retargeter_is_no_sliding_foot(wildrobot: Robot, path: Path) -> None:
+    """2 mm and 4 mrad from frame to frame."""
+    motion, rng = load(path, **CSV), np.random.default_rng(3)
+    joints = motion.dof_pos + rng.normal(0.0, 0.004, motion.dof_pos.shape)
+    noisy = replace(motion, root_pos=motion.root_pos + rng.normal(0.0, 0.002, motion.root_pos.shape), dof_pos=joints)
+    result = check_clip(noisy, wildrobot)
+    assert result.figures["clip_foot_slide"] < 0.1
+    assert [finding.code for finding in result.findings if finding.severity in ("refuses", "excludes")] == []
+
+
 def test_what_the_clips_of_the_tests_are_is_good(trileg: Robot) -> None:
     assert codes(stepping(trileg), trileg, "refuses", "excludes") == []
 
