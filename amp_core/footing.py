@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.engine import mujoco
-from amp_core.kinematics import FootTracker, geom_poses, support
+from amp_core.kinematics import BodyPoses, FootTracker, geom_poses, support
 from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
@@ -53,12 +52,16 @@ class Footing:
     ground: Array
 
     @classmethod
-    def of(cls, robot: Robot, qpos: Array) -> Footing:
-        """The footing of the poses (N, nq), a control step apart."""
+    def of(cls, robot: Robot, qpos: Array, poses: BodyPoses | None = None) -> Footing:
+        """The footing of the poses (N, nq), a control step apart.
+
+        Args:
+          poses: the `body_poses` of these poses, where they are known.
+        """
         count, dt, height = len(qpos), robot.control_dt, standing_height(robot.height_range)
         if count == 0:
             return cls(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0))
-        corners = FootTracker(robot, size=count).corners(qpos)
+        corners = FootTracker(robot, size=count).corners(qpos, poses)
         heights = np.stack([foot[:, :, 2].min(axis=1) for foot in corners], axis=1)
         lowest = heights.min(axis=1)
         along, fastest = np.zeros((2, count))
@@ -96,18 +99,10 @@ def touches_ground(robot: Robot, qpos: Array) -> Bools:
     return near
 
 
-def body_places(robot: Robot, qpos: Array) -> Array:
-    """(N, B, 3) m: the origins of the robot's bodies, the root's among them, in the poses (N, nq)."""
+def robot_bodies(robot: Robot) -> npt.NDArray[np.int64]:
+    """The ids of the robot's bodies, the root's among them."""
     model = robot.kinematic_model
-    bodies = np.flatnonzero(model.body_rootid == model.body_rootid[robot.root_body])
-    places = np.empty((len(qpos), len(bodies), 3))
-    data = mujoco.MjData(model)
-    state, place, kinematics = data.qpos, data.xpos, mujoco.mj_kinematics
-    for k, row in enumerate(qpos):
-        state[:] = row
-        kinematics(model, data)
-        places[k] = place[bodies]
-    return places
+    return np.flatnonzero(model.body_rootid == model.body_rootid[robot.root_body])
 
 
 def _windows(values: Array, reach: int, fill: float) -> Array:

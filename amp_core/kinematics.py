@@ -8,7 +8,7 @@ those of the slip metrics, of `kinematic_contacts` and of the diagnosis. The flo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from amp_core.engine import Batch, mujoco
 from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
+BodyPoses: TypeAlias = tuple[Array, Array]
 
 KINEMATIC_HEIGHT = 0.015
 """m; a foot of a clip can only be in contact with its lowest corner below this height above the ground."""
@@ -35,6 +36,19 @@ def iterate_poses(model: Any, qpos: Array) -> Iterator[Any]:
         data.qpos[:] = row
         mujoco.mj_kinematics(model, data)
         yield data
+
+
+def body_poses(robot: Robot, qpos: Array) -> BodyPoses:
+    """(N, nbody, 3) m and (N, nbody, 9): the places of the bodies' origins and their rotation matrices in the poses (N, nq)."""
+    model = robot.kinematic_model
+    data = mujoco.MjData(model)
+    xpos, xmat = np.empty((len(qpos), model.nbody, 3)), np.empty((len(qpos), model.nbody, 9))
+    state, place, axes, kinematics = data.qpos, data.xpos, data.xmat, mujoco.mj_kinematics
+    for k, row in enumerate(qpos):
+        state[:] = row
+        kinematics(model, data)
+        xpos[k], xmat[k] = place, axes
+    return xpos, xmat
 
 
 def geom_poses(model: Any, geoms: Sequence[int] | npt.NDArray[np.int64], qpos: Array) -> tuple[Array, Array]:
@@ -126,7 +140,6 @@ class FootTracker:
         self._robot = robot
         self._size = min(size, _POSES_AT_ONCE)
         self._corners = [box_corners(robot.model, foot.geoms) for foot in robot.feet]
-        self._data = mujoco.MjData(robot.kinematic_model)
         self._batch = None if nthread == 1 else Batch(robot.kinematic_model, self._size, nthread=nthread)
 
     def speeds(self, start: Array, end: Array) -> Array:
@@ -154,16 +167,20 @@ class FootTracker:
         """(N, F) m: the height of the lowest corner of each foot in the states (N, nq)."""
         return np.stack([foot[0].min(axis=-1) for foot in self._coordinates(qpos, axes=(2,))], axis=1)
 
-    def corners(self, qpos: Array) -> tuple[Array, ...]:
-        """For each foot the (N, corners, 3) m places of its corners in the states (N, nq)."""
-        return tuple(np.moveaxis(foot, 0, -1) for foot in self._coordinates(qpos, axes=(0, 1, 2)))
+    def corners(self, qpos: Array, poses: BodyPoses | None = None) -> tuple[Array, ...]:
+        """For each foot the (N, corners, 3) m places of its corners in the states (N, nq).
 
-    def _coordinates(self, qpos: Array, axes: tuple[int, ...]) -> list[Array]:
+        Args:
+          poses: the `body_poses` of these states, where they are known.
+        """
+        return tuple(np.moveaxis(foot, 0, -1) for foot in self._coordinates(qpos, (0, 1, 2), poses))
+
+    def _coordinates(self, qpos: Array, axes: tuple[int, ...], poses: BodyPoses | None = None) -> list[Array]:
         """For each foot the (axes, N, corners) m coordinates of its corners along some of the world's axes."""
         feet = [np.empty((len(axes), len(qpos), len(corners))) for corners in self._corners]
         for first in range(0, len(qpos), self._size):
-            xpos, xmat = self._body_poses(qpos[first : first + self._size])
-            rows = slice(first, first + len(xpos))
+            rows = slice(first, first + self._size)
+            xpos, xmat = self._body_poses(qpos[rows]) if poses is None else (poses[0][rows], poses[1][rows])
             for foot, corners, coordinates in zip(self._robot.feet, self._corners, feet, strict=True):
                 # Written out: quicker than a matrix product of this shape, and no BLAS that may add in another order elsewhere.
                 for i, axis in enumerate(axes):
@@ -172,18 +189,11 @@ class FootTracker:
                     coordinates[i, rows] = offsets + xpos[:, foot.body, axis, None]
         return feet
 
-    def _body_poses(self, qpos: Array) -> tuple[Array, Array]:
+    def _body_poses(self, qpos: Array) -> BodyPoses:
         """(N, nbody, 3) and (N, nbody, 9): the bodies' places and axes in at most `size` states; possibly views."""
         if self._batch is None:
             # The one function that is needed costs half of what a batch's position stage does, which also factors the inertia.
-            data, model = self._data, self._robot.kinematic_model
-            xpos, xmat = np.empty((len(qpos), model.nbody, 3)), np.empty((len(qpos), model.nbody, 9))
-            state, place, axes, kinematics = data.qpos, data.xpos, data.xmat, mujoco.mj_kinematics
-            for k, row in enumerate(qpos):
-                state[:] = row
-                kinematics(model, data)
-                xpos[k], xmat[k] = place, axes
-            return xpos, xmat
+            return body_poses(self._robot, qpos)
         batch, count = self._batch, len(qpos)
         batch.bind("qpos")[:count] = qpos
         xpos, xmat = batch.bind("xpos"), batch.bind("xmat")

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
-from amp_core.footing import Footing, body_places, standing_height, touches_ground
+from amp_core.footing import Footing, robot_bodies, standing_height, touches_ground
+from amp_core.kinematics import body_poses
 from amp_core.metrics import (
     CHANNEL_RATE,
     CHORD_SEC,
@@ -217,16 +218,19 @@ class FrameSeries:
         rotation = robot.root_rotation(qpos)
         pitch, roll, tilt = np.degrees(pitch_roll_tilt(rotation))
         clip_pitch, clip_roll, clip_tilt = np.degrees(pitch_roll_tilt(clip_rotation))
-        bodies = body_places(robot, qpos)
+        ids = robot_bodies(robot)
         clip_qpos = robot.poses(clip_root, clip_rotation, clip_joints)
-        clip_bodies = body_places(robot, robot.poses(clip_root, clip_rotation, raw_joints))
+        clip_poses = raw_poses = body_poses(robot, clip_qpos)
+        if not np.array_equal(clip_joints, raw_joints):
+            raw_poses = body_poses(robot, robot.poses(clip_root, clip_rotation, raw_joints))
+        bodies, clip_bodies = body_poses(robot, qpos)[0][:, ids], raw_poses[0][:, ids]
         local, clip_local = (
             world_to_body(quat, places - place[:, None])
             for quat, places, place in ((rotation, bodies, root), (clip_rotation, clip_bodies, clip_root))
         )
         turn = yaw(rotation) - yaw(clip_rotation)
         up = (up_in_body(rotation) * up_in_body(clip_rotation)).sum(axis=1)
-        footing = Footing.of(robot, clip_qpos)
+        footing = Footing.of(robot, clip_qpos, clip_poses)
         nonfoot = arrays["nonfoot_contact"]
         nonfoot_excess = nonfoot.copy()
         # Only where the robot touches the ground does it matter whether the clip does.

@@ -6,10 +6,12 @@ The job is what `POST /v1/datasets/{name}/versions` leaves to a worker, in a new
 `Runner.run_once` claims it, selects the members, starts its sandboxed child, which checks every member and writes the three
 files, stores their blobs and publishes the version. The time runs from the beginning of the version to its end, with the
 child's start and every sync. Peak memory is the larger `ru_maxrss` of worker and child. The 1,000 scored clips (one in ten
-takes part by two windows) are put into the catalog and the blob store beforehand, which is not measured: no physics is in it.
+falls in the end and takes part by its windows) are put into the catalog and the blob store beforehand, which is not measured:
+no physics is in it. Each has the arrays of the bundled walk, from which the lock measures its metrics, and random features, so
+that none is a duplicate.
 
-The readiness tests are turned off (`lock_tests=none`): what is measured is the checking and writing of a version, and the clips
-are random numbers, which no such test would let pass. `ampref verify` has the tests' own times.
+The readiness tests are turned off (`lock_tests=none`): what is measured is the checking and writing of a version, and no such
+test would let random features pass. `ampref verify` has the tests' own times.
 
 `lock_bundle` alone, in another new process, takes the same number of members from archives in a folder.
 """
@@ -75,10 +77,10 @@ def lock(folder: Path, out: Path, clips: int, frames: int) -> dict[str, float]:
         members(folder, clips, frames),
         out,
         name="walk",
-        version="0.11.0",
+        version="0.12.0",
         robot=ROBOT,
         mujoco_version="4.0.1",
-        gate_profile="amp-0.11",
+        gate_profile="amp-0.12",
     )
     return {
         "seconds": time.perf_counter() - start,
@@ -93,9 +95,13 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     from sqlalchemy import update
 
     from amp_core.features import feature_code_hash
-    from amp_core.metrics import METRICS
+    from amp_core.formats import read_motion
+    from amp_core.motions import bundled_motions
+    from amp_core.quality import EXPORT_ARRAYS, FrameSeries, measure
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
+    from amp_core.scoring import score
+    from amp_core.segments import find_segments
     from amp_core.tiers import classify, gate_profile
     from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog, rollouts, schema, tables
@@ -107,16 +113,29 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     schema.upgrade(settings.database_url)
     catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
     robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
-    standing = {metric.name: 0.0 for metric in METRICS} | {
-        **{"mean_sum_fn_over_mg": 1.0, "p10_sum_fn_over_mg": 0.9, "contact_rate": 0.6, "finite_frame_rate": 1.0},
-        **{"height_mean": 0.45, "height_std": 0.01, "height_variance": 1e-4, "height_min": 0.44, "height_max": 0.46},
-        "speed_ratio": 1.0,
+    motion = read_motion(next(path for path in bundled_motions() if path.stem == "walk"), name="walk")
+    result = score([motion], robot, recipe)[0]
+    result.export(export := data_dir / "export.npz")
+    with np.load(export) as archive:
+        count = len(archive["qpos"])
+        # The walk as often as it fits, and the same with a fall in the end.
+        walk = {key: np.resize(v, (frames, *v.shape[1:])) if v.shape[:1] == (count,) else v for key, v in archive.items()}
+    walk["clip_frames"] = np.array(frames)
+    lying = {
+        key: np.where(np.arange(frames)[:, None] < frames - 25, walk[key], [0.0, 0.0, 0.1, *[0.0] * (walk[key].shape[1] - 3)])
+        for key in ("qpos", "root_pos")
     }
+    versions = []
+    for arrays in (walk, walk | lying):
+        series = FrameSeries.from_export({key: arrays[key] for key in EXPORT_ARRAYS}, recipe, robot)
+        metrics, profile = measure(series), gate_profile(recipe.gate_profile)
+        verdict = classify(metrics, profile, recipe.mode, height_range=robot.height_range)
+        versions.append((arrays, metrics, verdict, find_segments(series, profile, recipe.mode, robot.control_dt)))
     rng = np.random.default_rng(0)
-    export = data_dir / "export.npz"
     with catalog.begin() as session:
         for index in range(clips):
-            write_npz(export, {"features": rng.normal(size=(frames, robot.layout.dim)).astype(np.float32)})
+            arrays, metrics, verdict, windows = versions[index % 10 == 9]
+            write_npz(export, arrays | {"features": rng.normal(size=(frames, robot.layout.dim)).astype(np.float32)})
             source = "sha256:" + hashlib.sha256(f"motion {index}".encode()).hexdigest()
             clip = NewClip(
                 name=f"clip_{index:06d}",
@@ -131,10 +150,6 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
                 duration_sec=frames / 50.0,
             )
             submission = submit(session, clip, RecipeRow(recipe.digest, recipe.mode, recipe.to_dict()))
-            falls = index % 10 == 9
-            metrics: dict[str, float | int | None] = standing | {"fell_at_frame": frames - 1 if falls else None}
-            verdict = classify(metrics, gate_profile(recipe.gate_profile), recipe.mode, height_range=robot.height_range)
-            windows = [Segment(0, frames // 2, 0, 0.9), Segment(frames // 2 + 1, frames - 1, 0, 0.8)] if falls else []
             rollout = NewRollout(
                 mode=recipe.mode,
                 tier=verdict.tier,
@@ -149,9 +164,9 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
                 mujoco_version="4.0.1",
                 result={
                     "gates": [gate.to_dict() for gate in verdict.gates],
-                    "segments": [{"start": w.start, "end": w.end, "quality_metrics": metrics} for w in windows],
+                    "segments": [window.to_dict() for window in windows],
                 },
-                segments=windows,
+                segments=[Segment(window.start, window.stop, window.tier, window.score) for window in windows],
             )
             rollouts.add(session, submission.clip.id, recipe.digest, rollout)
         # No worker scored the clips: their jobs count as done, so that the lock is the only job left.
@@ -176,11 +191,11 @@ def lock_job(data_dir: Path) -> dict[str, float]:
     runner = Runner(settings, catalog, blobs)
     start = time.perf_counter()
     with catalog.begin() as session:
-        begin_version(session, "walk", "0.11.0", Select(robot="wildrobot", tiers=(0,), segments=True))
+        begin_version(session, "walk", "0.12.0", Select(robot="wildrobot", tiers=(0,), segments=True))
     state = runner.run_once()
     seconds = time.perf_counter() - start
     with catalog.session() as session:
-        version = get_version(session, "walk", "0.11.0")
+        version = get_version(session, "walk", "0.12.0")
     if state != "succeeded" or version.num_clips is None or version.num_frames is None:
         raise RuntimeError(f"the lock job ended as {state}")
     worker, child = (

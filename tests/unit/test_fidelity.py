@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from amp_core.errors import IntegrityError
-from amp_core.footing import Footing, body_places, touches_ground
+from amp_core.footing import Footing, robot_bodies, touches_ground
 from amp_core.formats import Motion, read_motion
+from amp_core.kinematics import body_poses
 from amp_core.motion import condition
 from amp_core.motions import bundled_motions
 from amp_core.npz import mmap_member
@@ -132,7 +133,7 @@ def test_the_bodies_are_compared_in_the_roots_frame_and_in_the_worlds(walk: Roll
     assert found["heading_error_deg"] == pytest.approx(math.degrees(1.0))
     assert found["tilt_error_deg"] == pytest.approx(0.0, abs=1e-4)
     assert found["root_drift_m"] == pytest.approx(0.5)
-    bodies = body_places(robot, walk.qpos)
+    bodies = body_poses(robot, walk.qpos)[0][:, robot_bodies(robot)]
     assert bodies.shape == (len(walk.qpos), robot.model.nbody - 1, 3)
     np.testing.assert_array_equal(bodies[:, 0], walk.root_pos)
 
