@@ -164,11 +164,11 @@ def find_changed_metrics(members: Sequence[Candidate], robot: Robot, report: Cal
         except AmprefError as error:
             problems.append(f"the arrays of clip {member.name!r} cannot be measured ({error.what})")
             continue
-        whole = measure(series)
-        text = _compare_metrics(whole, member.metrics)
+        clip_metrics = measure(series)
+        text = _compare_metrics(clip_metrics, member.metrics)
         for i, (start, end, tier) in enumerate(member.ranges):
             is_whole = (start, end) == (0, series.clip_frames)
-            metrics = whole if is_whole else measure(series, start, min(end, len(series)))
+            metrics = clip_metrics if is_whole else measure(series, start, min(end, len(series)))
             gates = classify(metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
             expected = member.tier if is_whole else gates.tier  # That of the whole clip is a check of its own.
             window = f"frames {start} to {end}"
