@@ -9,6 +9,7 @@ from typing import Any
 
 from amp_core.admission import assemble, check_candidates
 from amp_core.cli.output import Output
+from amp_core.cli.reading import find_sources
 from amp_core.dataset import Bundle, file_names
 from amp_core.dataset.candidate import Candidate
 from amp_core.dataset.weights import WEIGHT_METRICS
@@ -56,7 +57,12 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A scored clip in a folder of exports; `score_frames` are the frames of its Tier 0 windows."""
+    """A scored clip in a folder of exports.
+
+    Args:
+      windows: `(start, end, tier)` of the parts that pass on their own, of a clip that is not Tier 0.
+      window_metrics: of each of them.
+    """
 
     path: Path
     meta: Mapping[str, Any]
@@ -147,18 +153,6 @@ def select_candidates(exports: Sequence[Export], selection: Selection, out: Outp
     return sorted(pairs, key=lambda pair: (pair[0].name, pair[0].source_digest, pair[0].recipe_digest))
 
 
-def find_sources(folders: Sequence[Path], digests: set[str]) -> dict[str, Path]:
-    """The motion files in some folders that the exports were made from, by digest."""
-    sources: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
-            if path.suffix.lower() in (".pkl", ".pickle", ".npz", ".json", ".csv") and path.is_file():
-                digest = digest_of_file(path)
-                if digest in digests:
-                    sources.setdefault(digest, path)
-    return sources
-
-
 def test_candidates(
     pairs: Sequence[tuple[Candidate, Export]],
     robot: Robot,
@@ -224,8 +218,8 @@ def build_version(
     if missing:
         listing = ", ".join(missing[:3]) + ", …" * (len(missing) > 3)
         out.note(
-            f"note: the motions of {len(missing)} clips are not at hand ({listing}), so "
-            "that test 1C replays them and does not generate them again; --motions names their folder"
+            f"note: the motions of {len(missing)} clips are not at hand ({listing}), so that test 1C replays them and cannot "
+            "generate them again: the version will not be ready for training; --motions names their folder"
         )
     verification = test_candidates(
         pairs, robot, sources, reading, name=name, version=version, nthread=nthread,

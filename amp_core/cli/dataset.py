@@ -157,7 +157,10 @@ def build(
     ] = False,
     motions: Annotated[
         list[Path] | None,
-        Option(metavar="DIR", help="Where the exports' motions are, for test 1C; repeatable; default: DIR."),
+        Option(
+            metavar="PATH",
+            help="The exports' motions (files, folders), without which it is not ready for training; repeatable. Default: DIR.",
+        ),
     ] = None,
     waive: Annotated[
         list[str] | None,

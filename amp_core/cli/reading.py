@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.cli.output import Output
+from amp_core.digests import digest_of_file
 from amp_core.errors import AmprefError, InputRefused
-from amp_core.formats import Limits, Motion, read_motion
+from amp_core.formats import EXTENSIONS, Limits, Motion, read_motion
 
 ReadOptions = Callable[[Path], dict[str, Any]]
 """The keyword arguments of `read_motion` for a file."""
@@ -67,3 +68,15 @@ def read_motions(
                 expected="a readable file",
                 remedy=f"Check: ls -l {path}",
             )
+
+
+def find_sources(folders: Sequence[Path], digests: set[str]) -> dict[str, Path]:
+    """The motion files of these digests among some files and folders, by digest."""
+    sources: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+            if path.suffix.lower() in EXTENSIONS and path.is_file():
+                digest = digest_of_file(path)
+                if digest in digests:
+                    sources.setdefault(digest, path)
+    return sources

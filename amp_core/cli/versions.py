@@ -14,16 +14,12 @@ from typing import Any
 from amp_core.client import ApiClient, DatasetWarning, PulledVersion, pull
 from amp_core.digests import digest_of_file
 from amp_core.errors import IntegrityError, RobotRefused
-from amp_core.formats import Limits
 from amp_core.npz import mmap_member
 from amp_core.progress import Progress
 from amp_core.robot import Robot, bundled_robots
 from amp_core.strict_json import read_json
 from amp_core.verify import Artifacts, Clip, Subject
 from amp_core.verify.stored import stored_clip
-
-# The service's operator has decided how long a motion may be; here it is only read again.
-LIMITS = Limits(max_bytes=1 << 32, max_duration_sec=1e6, max_fps=1e6)
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,6 @@ def _fetch_clips(
             source=source,
             source_digest=clip["source_digest"],
             reading={"format": clip["source_format"], "fps": options.get("fps"), "quat_order": options.get("quat_order")},
-            limits=LIMITS,
             metrics=entry["quality_metrics"],
         )
 

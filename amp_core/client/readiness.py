@@ -20,7 +20,7 @@ class Readiness:
 
     Args:
       ready: whether it permits training; None for a version that was locked without a checklist.
-      reasons: what it lacks, one criterion each: failed, or open because its test was not run.
+      reasons: what it lacks, one criterion each: failed, or open because its test was not run on every clip.
       waivers: accepted failures, as `test: reason`.
     """
 
@@ -45,7 +45,7 @@ class Readiness:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Readiness:
-        """What the manifest alone tells, where no service was asked: tests that were not run, and frames below Tier 0."""
+        """What the manifest alone tells, where no service was asked: tests that are open or failed, and frames below Tier 0."""
         verification = manifest.get("verification")
         tests = _mappings_or_texts(verification.get("tests")) if isinstance(verification, Mapping) else []
         states = [test for test in tests if isinstance(test, Mapping)]
@@ -53,7 +53,7 @@ class Readiness:
             return cls()
         waivers = {str(waiver.get("test")): str(waiver.get("reason")) for waiver in manifest.get("waivers") or ()}
         reasons = [
-            f"{test.get('name')}: {'was not run' if test.get('status') == 'SKIP' else 'failed'}"
+            f"{test.get('name')}: {'was not run, or not on every clip' if test.get('status') == 'SKIP' else 'failed'}"
             for test in states
             if test.get("status") == "SKIP" or (test.get("status") == "FAIL" and str(test.get("id")) not in waivers)
         ]

@@ -4,7 +4,7 @@
 `Motion` or a `MotionRefused`. Needs numpy alone.
 """
 
-from amp_core.formats.clip import Limits, Motion
+from amp_core.formats.clip import WIDE_LIMITS, Limits, Motion
 from amp_core.formats.names import EXTENSIONS, clean_name, label_file, name_clip
 from amp_core.formats.reader import FORMATS, QUAT_ORDERS, read_motion, sniff
 from amp_core.lineage import Lineage
@@ -13,6 +13,7 @@ __all__ = [
     "EXTENSIONS",
     "FORMATS",
     "QUAT_ORDERS",
+    "WIDE_LIMITS",
     "Limits",
     "Lineage",
     "Motion",

@@ -12,9 +12,11 @@ from amp_core.errors import MotionRefused
 from amp_core.formats.names import clean_name
 from amp_core.lineage import Lineage
 
-__all__ = ["Limits", "Motion"]
+__all__ = ["WIDE_LIMITS", "Limits", "Motion"]
 
 _ZERO_NORM = 1e-6
+_NORM_ROUNDING = 1e-6
+"""A quaternion of a norm at the limit, rounded to float32."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Limits:
     def max_frames(self) -> int:
         """The most frames that both limits on time allow."""
         return int(self.max_duration_sec * self.max_fps) + 1
+
+
+WIDE_LIMITS = Limits(max_bytes=1 << 32, max_duration_sec=1e6, max_fps=1e6)
+"""For a motion that was scored before: whoever let it in has decided how long it may be, and here it is read again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +243,7 @@ def check_limits(motion: Motion, limits: Limits) -> None:
             expected="unit quaternions xyzw in every frame",
             remedy=f"Cut the padding off: {suggest_cut(is_zero)}",
         )
-    is_faulty = np.abs(norms - 1.0) > limits.max_norm_error
+    is_faulty = np.abs(norms - 1.0) > limits.max_norm_error + _NORM_ROUNDING
     if is_faulty.any():
         frame = int(np.argmax(is_faulty))
         raise MotionRefused(

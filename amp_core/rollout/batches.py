@@ -33,6 +33,7 @@ def generate(
     progress: Progress | None = None,
     attempt: int | Sequence[int] = 0,
     plans: Sequence[Plan | None] | None = None,
+    frames: Sequence[int | None] | None = None,
 ) -> list[Rollout]:
     """Simulate every clip, in batches; in modes `tracked` and `assisted`, plan its controls first.
 
@@ -44,6 +45,7 @@ def generate(
       attempt: one for all clips, or one for each; another number plans with other noise and, in mode `assisted`, with another
         harness.
       plans: one for each clip, made earlier and perhaps for other physics: they are simulated, and nothing is planned.
+      frames: of each clip, simulate so many from its first, or None for all. They are the first rows of the whole rollout.
 
     Returns:
       One rollout a clip, in order. A simulation that fails gives a rollout with its `failure`, not an exception.
@@ -62,15 +64,19 @@ def generate(
         if progress is not None and any(plan is not None for plan in plans):
             progress(1.0, "planned")
             progress = None  # Simulating is quick beside planning.
-    total = sum(clip.num_frames for clip in clips)
+    lengths = [
+        clip.num_frames if limit is None else min(limit, clip.num_frames)
+        for clip, limit in zip(clips, frames or [None] * len(clips), strict=True)
+    ]
+    total = sum(lengths)
     finished_frames = 0
 
-    def report(frames: int) -> None:
+    def report(count: int) -> None:
         if progress is not None:
-            progress(min(1.0, (finished_frames + frames) / total), f"{finished_frames + frames} of {total} frames")
+            progress(min(1.0, (finished_frames + count) / total), f"{finished_frames + count} of {total} frames")
 
     # Clips of like length side by side: a batch is only full until its shortest clip ends.
-    order = sorted(range(len(clips)), key=lambda i: -clips[i].num_frames)
+    order = sorted(range(len(clips)), key=lambda i: -lengths[i])
     rollouts: dict[int, Rollout] = {}
     for first in range(0, len(order), BATCH_SIZE):
         batch = order[first : first + BATCH_SIZE]
@@ -79,12 +85,13 @@ def generate(
             [clips[i] for i in batch],
             [recipes[i] for i in batch],
             [plans[i] for i in batch],
+            [lengths[i] for i in batch],
             nthread,
             [attempts[i] for i in batch],
         )
         simulation.run(report)
         rollouts |= {i: simulation.rollout(slot) for slot, i in enumerate(batch)}
-        finished_frames += sum(clips[i].num_frames for i in batch)
+        finished_frames += sum(lengths[i] for i in batch)
     return [rollouts[i] for i in range(len(clips))]
 
 

@@ -34,6 +34,7 @@ class Simulation:
 
     Args:
       plans: of each clip, the planned controls, or None to drive it by its own joint angles.
+      lengths: the frames to simulate of each clip, from its first.
       attempts: of each clip's plan; in mode `assisted` it decides how strong the harness is.
     """
 
@@ -43,11 +44,11 @@ class Simulation:
         clips: Sequence[Conditioned],
         recipes: Sequence[Recipe],
         plans: Sequence[Plan | None],
+        lengths: Sequence[int],
         nthread: int,
         attempts: Sequence[int],
     ) -> None:
-        self.robot, self.clips, self.recipes, self.plans = robot, clips, recipes, plans
-        self.lengths = [clip.num_frames for clip in clips]
+        self.robot, self.clips, self.recipes, self.plans, self.lengths = robot, clips, recipes, plans, lengths
         self.tracker = FootTracker(robot, nthread=nthread, size=max(self.lengths) + 1)
         self.probes = [contacts.instrument(robot, recipe.physics) for recipe in recipes]
         model = self.probes[0].model
@@ -74,9 +75,9 @@ class Simulation:
         self.controls, self.stab = self.inputs[:, :, : model.nu], self.inputs[:, :, -1]
         for i, (clip, plan) in enumerate(zip(clips, plans, strict=True)):
             if plan is None:
-                self.controls[i, : self.lengths[i], robot.ctrl_adr] = clip.dof_pos.T
+                self.controls[i, : lengths[i], robot.ctrl_adr] = clip.dof_pos[: lengths[i]].T
             else:
-                self.controls[i, : self.lengths[i]] = plan.ctrl
+                self.controls[i, : lengths[i]] = plan.ctrl[: lengths[i]]
         np.clip(self.controls, *robot.ctrl_range, out=self.controls)
         self.harnesses = [
             recipe.harness_of(attempt, robot.mg_for(recipe.physics)) for recipe, attempt in zip(recipes, attempts, strict=True)
@@ -186,7 +187,7 @@ class Simulation:
             name=clip.name,
             source_digest=clip.source_digest,
             recipe=recipe,
-            clip_frames=self.lengths[i],
+            clip_frames=clip.num_frames,
             failure=failure,
             features=features.extract(
                 joint_pos=dof_pos,

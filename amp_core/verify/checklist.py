@@ -4,7 +4,7 @@
     is_ready(groups)
 
 Each criterion rests on one test, on all of its rows or on those with certain names, and quotes the figure that decides it. A
-criterion whose test was not run is open (`SKIP`); one whose test failed and was waived is `WAIVED`.
+criterion whose test was not run, or not on every clip, is open (`SKIP`); one whose test failed and was waived is `WAIVED`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class Criterion:
         """The criterion's line for a verification; `waivers` are reasons by test."""
         test = next((test for test in report["tests"] if test["id"] == self.test), None)
         if test is None or test["status"] == SKIP:
-            problem = "is not in the report" if test is None else f"was not run: {test['reason']}"
+            if test is None:
+                problem = "is not in the report"
+            else:
+                # A test with figures could run on some clips.
+                problem = f"{'is open' if test['rows'] else 'was not run'}: {test['reason']}"
             return _line(self.name, SKIP, f"test {self.test} {problem}", self.test)
         status, evidence = self._judge_tiers(report, test) if self.name == _TIER_0 else self._judge_rows(test)
         waiver = waivers.get(self.test) if status == FAIL else None

@@ -82,5 +82,7 @@ def sample(clips: Sequence[Clip], budget: int) -> list[tuple[Clip, int]]:
 
 
 def describe_sample(pairs: Sequence[tuple[Clip, int]], clips: Sequence[Clip]) -> str:
-    """How many clips were sampled, for a sentence."""
-    return f"all {len(pairs)} clips" if len(pairs) == len(clips) else f"{len(pairs)} of {len(clips)} clips, evenly chosen"
+    """How many clips and frames were sampled, for a sentence."""
+    count, total = sum(frames for _, frames in pairs), sum(clip.frames for clip in clips)
+    names = f"all {len(pairs)} clips" if len(pairs) == len(clips) else f"{len(pairs)} of {len(clips)} clips, evenly chosen"
+    return f"{names} ({count:,} frames)" if count == total else f"{names} ({count:,} of {total:,} frames)"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from amp_core.errors import IntegrityError
+from amp_core.formats import WIDE_LIMITS
 from amp_core.motion import condition
 from amp_core.quality import FrameSeries, measure
 from amp_core.recipe import PLANNED_MODES
@@ -18,11 +19,10 @@ from amp_core.reference import META, decode_meta
 from amp_core.rollout.simulation import start_velocity
 from amp_core.tracking import Plan
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
-from amp_core.verify.report import FAIL, SKIP, WARN, Findings, Peak, Row, TestReport
+from amp_core.verify.report import FAIL, SKIP, Findings, Peak, Row, TestReport
 from amp_core.verify.states import VELOCITIES, Drive, compute_features, simulate
 
 if TYPE_CHECKING:
-    from amp_core.formats import Motion
     from amp_core.motion import Conditioned
     from amp_core.robot import Robot
     from amp_core.verify.subject import Clip
@@ -37,6 +37,32 @@ PLANNED_PREFIX_SEC = 1.0
 """s of each of them, rounded to the planner's branches."""
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A clip under test and the motion that it is generated again from.
+
+    Args:
+      motion: conditioned.
+      frames: to generate again, from the first.
+    """
+
+    clip: Clip
+    motion: Conditioned
+    frames: int
+
+    @property
+    def is_planned(self) -> bool:
+        return self.clip.recipe.mode in PLANNED_MODES
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the simulation runs to its end, be that its failure.
+
+        The plan of a simulation that failed midway is recorded up to there alone.
+        """
+        return self.frames == self.clip.frames and not (self.is_planned and self.frames < self.motion.num_frames)
+
+
 def generator_determinism(context: Context) -> TestReport:
     """1C: generating a clip again gives the same bytes, and replaying its controls without overwrites the same velocities."""
     findings = Findings("1C")
@@ -44,24 +70,27 @@ def generator_determinism(context: Context) -> TestReport:
     if not clips:
         return findings.skip("no clip has a frame")
     sentences = [check_replay(findings, context, clips)]
-    sources = [clip for clip in clips if clip.motion is not None]
-    pairs = context.sample(sources, REPLAYED_FRAMES)
-    motions = [(clip, clip.motion()) for clip, frames in pairs if clip.motion is not None and frames == clip.frames]
+    sources = [
+        Source(clip, condition(clip.motion(), context.subject.robot, WIDE_LIMITS), frames)
+        for clip, frames in context.sample([clip for clip in clips if clip.motion is not None], REPLAYED_FRAMES)
+        if clip.motion is not None
+    ]
     results: dict[Clip, Arrays] = {}
-    if motions:
-        sentence, results = check_generation(findings, context, motions)
+    if sources:
+        sentence, results = check_generation(findings, context, sources)
         sentences.insert(0, sentence)
     sentences.append(check_metrics(findings, context.subject.robot, clips, results))
-    missing = len(clips) - len(sources)
+    missing = [clip.name for clip in clips if clip.motion is None]
     if missing:
-        if motions:
-            note = f"the source of {missing} of {len(clips)} clips is not at hand: generated again were the others"
-        else:
-            note = "no clip's source is at hand: nothing was generated again"
-        findings.add(Row("generated.source", len(motions), SKIP, note=note))
+        names = ", ".join(missing[:5]) + f" and {len(missing) - 5} more" * (len(missing) > 5)
+        note = f"the motions of {len(missing)} of {len(clips)} clips are not at hand ({names})"
+        findings.add(Row("generated.source", len(clips) - len(missing), SKIP, note=note))
         if all(row.status != FAIL for row in findings.rows):
-            findings.add_reason(note)
-    return findings.report("; ".join(sentences))
+            findings.add_reason(
+                f"{note}: their controls were replayed, but nothing says that they come of these motions; give their folder "
+                "with --motions (ampref dataset build)"
+            )
+    return findings.report("; ".join(sentences), is_open=bool(missing))
 
 
 def check_replay(findings: Findings, context: Context, clips: Sequence[Clip]) -> str:
@@ -131,90 +160,88 @@ def check_metrics(findings: Findings, robot: Robot, clips: Sequence[Clip], resul
     return f"the quality metrics of {count} clips measured again"
 
 
-def check_generation(
-    findings: Findings, context: Context, motions: Sequence[tuple[Clip, Motion]]
-) -> tuple[str, dict[Clip, Arrays]]:
-    """The clips generated again from their motions, every exported array against the recorded one; and the new arrays."""
-    clips = [clip for clip, _ in motions]
-    conditioned_motions = [condition(motion, context.subject.robot) for _, motion in motions]
-    results = _generate(context, clips, conditioned_motions, range(len(clips)))
+def check_generation(findings: Findings, context: Context, sources: Sequence[Source]) -> tuple[str, dict[Clip, Arrays]]:
+    """The clips generated again from their motions, every exported array against the recorded one.
+
+    Returns:
+      A sentence, and the new arrays of the clips that were generated as a whole.
+    """
+    results = _generate(context, sources)
+    differing = {
+        i: keys
+        for i, (source, arrays) in enumerate(zip(sources, results, strict=True))
+        if (keys := find_differing(source.clip.arrays, arrays, None if source.is_whole else source.frames))
+    }
+    place = f"clip {sources[next(iter(differing))].clip.name}" if differing else ""
+    note = "clips with an exported array that differs in any byte"
+    findings.check("generated.differing", len(differing), "==", 0, where=place, note=note)
+    for i, keys in list(differing.items())[:3]:
+        repetition = _generate(context, [sources[i]])[0]
+        is_deterministic = all(np.array_equal(array, repetition[key]) for key, array in results[i].items())
+        cause = (
+            "this machine makes the same bytes twice, so they were recorded by other code, from another motion or recipe, "
+            "or on a processor that rounds otherwise: generate the clip again with the code that is installed"
+            if is_deterministic
+            else "two generations on this machine differ, too: the generator is not deterministic (a seed that is not "
+            "fixed, or state that is kept from one clip to the next)"
+        )
+        findings.add_reason(f"clip {sources[i].clip.name}: {', '.join(keys)} differ from the recorded bytes; {cause}")
+    plan_text = check_plans(findings, context, sources)
+    sample_text = describe_sample([(source.clip, source.frames) for source in sources], context.subject.nonempty_clips)
+    sentence = f"{sample_text} generated again from their motions, every exported array byte for byte{plan_text}"
+    whole_results = {source.clip: arrays for source, arrays in zip(sources, results, strict=True) if source.is_whole}
+    return sentence, whole_results
+
+
+def find_differing(recorded: Arrays, arrays: Arrays, frames: int | None = None) -> list[str]:
+    """The names of recorded arrays that differ in any byte from those of another generation.
+
+    Args:
+      frames: the other generation stopped after so many, which are compared; None if it did not.
+    """
 
     def to_bytes(array: npt.NDArray[Any] | None) -> tuple[Any, ...] | None:
         return None if array is None else (array.dtype, array.shape, np.ascontiguousarray(array).tobytes())
 
-    differing: dict[int, list[str]] = {}
-    for i, arrays in results.items():
-        keys = [
-            key
-            for key, recorded_array in clips[i].arrays.items()
-            # `check_metrics` compares what is in `meta`.
-            if key != META and to_bytes(arrays.get(key)) != to_bytes(recorded_array)
-        ]
-        if keys:
-            differing[i] = keys
-    place = f"clip {clips[next(iter(differing))].name}" if differing else ""
-    note = "clips with an exported array that differs in any byte"
-    findings.check("generated.differing", len(differing), "==", 0, where=place, note=note)
-    incomplete = [clip.name for i, clip in enumerate(clips) if i not in results]
-    if incomplete:
-        names = ", ".join(incomplete[:5])
-        note = f"tracked clips whose simulation failed midway, so that their whole plan is not recorded: {names}"
-        findings.add(Row("generated.left_out", len(incomplete), WARN, note=note))
-    if differing:
-        repetition = _generate(context, clips, conditioned_motions, differing)
-        for i, keys in list(differing.items())[:3]:
-            is_deterministic = all(np.array_equal(results[i][key], repetition[i][key]) for key in results[i])
-            cause = (
-                "this machine makes the same bytes twice, so they were recorded by other code, from another motion or recipe, "
-                "or on a processor that rounds otherwise: generate the clip again with the code that is installed"
-                if is_deterministic
-                else "two generations on this machine differ, too: the generator is not deterministic (a seed that is not "
-                "fixed, or state that is kept from one clip to the next)"
-            )
-            findings.add_reason(f"clip {clips[i].name}: {', '.join(keys)} differ from the recorded bytes; {cause}")
-    plan_text = check_plans(findings, context, clips, conditioned_motions)
-    sentence = (
-        f"{len(results)} of {len(context.subject.clips)} clips generated again from their motions, every exported array byte "
-        f"for byte{plan_text}"
+    differing = []
+    for key, recorded_array in recorded.items():
+        # `check_metrics` compares what is in `meta`; the engine may have warned after the frames that are compared.
+        if key == META or (frames is not None and key == "solver_warnings"):
+            continue
+        is_series = recorded_array.ndim > 0 and not key.startswith("initial_")
+        if to_bytes(recorded_array[:frames] if is_series else recorded_array) != to_bytes(arrays.get(key)):
+            differing.append(key)
+    return differing
+
+
+def _generate(context: Context, sources: Sequence[Source]) -> list[Arrays]:
+    """The exported arrays of each source."""
+    # Planned clips follow the recorded controls; `check_plans` runs the planner.
+    rollouts = context.generate(
+        context.subject.robot,
+        [source.motion for source in sources],
+        [source.clip.recipe for source in sources],
+        nthread=context.nthread,
+        attempt=[source.clip.attempt for source in sources],
+        plans=[Plan(np.asarray(source.clip.arrays["ctrl"]), None, 0.0) if source.is_planned else None for source in sources],
+        frames=[None if source.is_whole else source.frames for source in sources],
     )
-    return sentence, {clips[i]: arrays for i, arrays in results.items()}
+    return [rollout.arrays() for rollout in rollouts]
 
 
-def _generate(
-    context: Context, clips: Sequence[Clip], motions: Sequence[Conditioned], indices: Iterable[int]
-) -> dict[int, dict[str, npt.NDArray[Any]]]:
-    """The exported arrays by index; tracked clips without a whole recorded plan are left out."""
-    # Tracked clips follow the recorded plan; `check_plans` runs the planner. Clips of one attempt are generated together.
-    plans: dict[int, dict[int, Plan | None]] = {}
-    for i in indices:
-        clip = clips[i]
-        if clip.recipe.mode not in PLANNED_MODES:
-            plans.setdefault(clip.attempt, {})[i] = None
-        elif clip.frames == len(motions[i].dof_pos):
-            plans.setdefault(clip.attempt, {})[i] = Plan(np.asarray(clip.arrays["ctrl"]), None, 0.0)
-    arrays: dict[int, dict[str, npt.NDArray[Any]]] = {}
-    for attempt, batch in sorted(plans.items()):
-        rollouts = context.generate(
-            context.subject.robot, [motions[i] for i in batch], [clips[i].recipe for i in batch],
-            nthread=context.nthread, attempt=attempt, plans=list(batch.values()),
-        )  # fmt: skip
-        arrays.update({i: rollout.arrays() for i, rollout in zip(batch, rollouts, strict=True)})
-    return arrays
-
-
-def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], motions: Sequence[Conditioned]) -> str:
+def check_plans(findings: Findings, context: Context, sources: Sequence[Source]) -> str:
     """The beginnings of some tracked clips planned again; their controls bit for bit."""
     control_dt = context.subject.robot.control_dt
     tracked_clips: list[int] = []
     lengths: dict[int, int] = {}
     costs: dict[int, float] = {}
-    for i, clip in enumerate(clips):
-        planner = clip.recipe.planner
-        if clip.recipe.mode in PLANNED_MODES and planner is not None:
+    for i, source in enumerate(sources):
+        planner = source.clip.recipe.planner
+        if source.is_planned and planner is not None:
             branch = max(1, round(planner.branch_sec / control_dt))
             frames = max(1, round(PLANNED_PREFIX_SEC / control_dt / branch)) * branch
-            lengths[i] = min(frames, clip.frames)
-            costs[i] = lengths[i] * control_dt * planner.samples_of(clip.attempt) / planner.samples
+            lengths[i] = min(frames, source.frames)
+            costs[i] = lengths[i] * control_dt * planner.samples_of(source.clip.attempt) / planner.samples
             tracked_clips.append(i)
     if not tracked_clips:
         return ""
@@ -226,10 +253,10 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], mot
         selection = [tracked_clips[int(n * len(tracked_clips) / count)] for n in range(count)]
     differing: list[str] = []
     for number, i in enumerate(selection):
-        clip = clips[i]
+        source, clip = sources[i], sources[i].clip
         context.progress(0.5 * number / len(selection), f"planning {clip.name} again")
         recorded_ctrl = clip.arrays["ctrl"][: lengths[i]]
-        planned_ctrl = _plan_beginning(context, clip, motions[i], lengths[i])
+        planned_ctrl = _plan_beginning(context, source, lengths[i])
         if np.array_equal(planned_ctrl, recorded_ctrl):
             continue
         differing.append(clip.name)
@@ -239,7 +266,7 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], mot
         cause = (
             "this machine plans the same twice, so the recording comes of another seed, attempt or recipe than it names, of "
             "other code, or of a processor whose linear algebra rounds otherwise: score the clip again here"
-            if np.array_equal(planned_ctrl, _plan_beginning(context, clip, motions[i], lengths[i]))
+            if np.array_equal(planned_ctrl, _plan_beginning(context, source, lengths[i]))
             else "two plans on this machine differ, too: the planner is not deterministic (a seed that is not fixed)"
         )
         findings.add_reason(f"clip {clip.name}: its controls are planned otherwise from frame {frame} on; {cause}")
@@ -253,8 +280,9 @@ def check_plans(findings: Findings, context: Context, clips: Sequence[Clip], mot
     )
 
 
-def _plan_beginning(context: Context, clip: Clip, motion: Conditioned, frames: int) -> Array:
+def _plan_beginning(context: Context, source: Source, frames: int) -> Array:
     """(frames, nu) the first controls of a clip, planned again."""
+    clip, motion = source.clip, source.motion
     start = start_velocity(motion, clip.recipe)
     # As in the generator: linear algebra on several threads adds in another order.
     with threadpool_limits(1, user_api="blas"):

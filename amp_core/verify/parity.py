@@ -205,9 +205,8 @@ def physics_integration(context: Context) -> TestReport:
         if name in peaks:
             value, place = peaks[name].value, peaks[name].place
             findings.check(f"loads.{name}", value, "<=", 1e-6, unit="N", where=place, note="mean over the substeps")
-    frames = sum(count for _, count in pairs)
     return findings.report(
-        f"{describe_sample(pairs, context.subject.clips)}, {frames:,} frames, simulated again from the recorded start and "
+        f"{describe_sample(pairs, context.subject.clips)} simulated again from the recorded start and "
         "controls by `mujoco.mj_step` on the robot's own model, contacts by `mj_contactForce`; against the recorded states and "
         "features"
     )

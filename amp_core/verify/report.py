@@ -59,7 +59,7 @@ class TestReport:
     Args:
       id: as in the specification: `1A`, `1B`, `1C`, `2` … `7`, `smoke`.
       title: in words; `name` is both.
-      status: the worst of its rows, unless it was skipped.
+      status: the worst of its rows, unless the test or a part of it was skipped.
       reason: of a FAIL the fault, where it is and what to do; of a SKIP what is missing.
       measured: in a sentence, what was compared with what.
       rows: the figures beside their thresholds.
@@ -161,9 +161,15 @@ class Findings:
         if reason and reason not in self.reasons:
             self.reasons.append(reason)
 
-    def report(self, measured: str) -> TestReport:
-        """The report. Without any reason, the first rows that failed or warned are named in its place."""
+    def report(self, measured: str, *, is_open: bool = False) -> TestReport:
+        """The report. Without any reason, the first rows that failed or warned are named in its place.
+
+        Args:
+          is_open: a part of the test could not run, so that it is a SKIP unless it failed.
+        """
         status = worst([row.status for row in self.rows])
+        if is_open and status != FAIL:
+            status = SKIP
         if not self.reasons and status in (FAIL, WARN):
             rows = [row for row in self.rows if row.status == status]
             self.reasons += [row.to_sentence() for row in rows[:3]]

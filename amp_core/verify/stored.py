@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
-from amp_core.formats import Limits, Motion, read_motion
+from amp_core.formats import WIDE_LIMITS, Limits, Motion, read_motion
 from amp_core.npz import ARCHIVE_FAULTS, mmap_member
 from amp_core.recipe import Recipe
 from amp_core.tiers import Tier
@@ -67,7 +67,7 @@ def stored_clip(
     source: str | Path | None,
     source_digest: str,
     reading: Mapping[str, Any],
-    limits: Limits | None = None,
+    limits: Limits = WIDE_LIMITS,
     metrics: Mapping[str, float | int | None] | None = None,
 ) -> Clip:
     """A clip under test from its stored files.
@@ -88,7 +88,7 @@ def stored_clip(
 
     def read_source() -> Motion:
         assert source is not None
-        motion = read_motion(Path(source), name=name, limits=limits or Limits(), **reading)
+        motion = read_motion(Path(source), name=name, limits=limits, **reading)
         if motion.source_digest != source_digest:
             fault, remedy = "the stored bytes are not the ones that were uploaded", "Upload the clip again."
             raise IntegrityError(fault, file=name, expected=source_digest, remedy=remedy)

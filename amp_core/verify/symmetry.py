@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.formats import WIDE_LIMITS
 from amp_core.motion import condition
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
@@ -346,10 +347,10 @@ def check_flipped_motions(findings: Findings, context: Context, clips: Sequence[
     peak = Peak()
     q = slice(robot.root_qpos_adr + 3, robot.root_qpos_adr + 7)
     for clip, motion in motions:
-        expected = condition(motion, robot)
+        expected = condition(motion, robot, WIDE_LIMITS)
         every_third = np.where(np.arange(motion.num_frames) % 3 == 1, -1.0, 1.0)
         for signs in (-np.ones_like(every_third), every_third):
-            flipped_clip = condition(replace(motion, root_rot=motion.root_rot * signs[:, None]), robot)
+            flipped_clip = condition(replace(motion, root_rot=motion.root_rot * signs[:, None]), robot, WIDE_LIMITS)
             rotation = flipped_clip.root_rot * np.sign((flipped_clip.root_rot * expected.root_rot).sum(axis=1, keepdims=True))
             start = flipped_clip.initial_qpos.copy()
             start[q] *= np.sign(start[q] @ expected.initial_qpos[q])

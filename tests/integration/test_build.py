@@ -14,13 +14,16 @@ from workerkit import CHILD, Bench, settings_for
 
 from amp_core.cli.build import Selection
 from amp_core.cli.main import run
+from amp_core.client.readiness import Readiness
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.npz import write_npz
+from amp_core.quality import FrameSeries, measure
 from amp_core.recipe import Recipe
 from amp_core.reference import META
 from amp_core.robot import Robot
 from amp_core.scoring import score
+from amp_core.tiers import classify, gate_profile
 from amp_core.verify import verify
 from ampref_service.catalog import datasets, locking
 from ampref_service.catalog.records import Select
@@ -86,12 +89,13 @@ def test_a_build_has_the_bytes_of_a_services_lock(tmp_path: Path) -> None:
 def test_tier_1_is_left_out_unless_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = tmp_path / "walks", tmp_path / "out"
     export(folder, "walk", "squat")
-    assert run(["dataset", "build", str(folder), "--out", str(out), *WAIVE]) == 0
+    motion = next(path for path in bundled_motions() if path.stem == "walk")
+    assert run(["dataset", "build", str(folder), "--out", str(out), *WAIVE, "--motions", str(motion.parent)]) == 0
     text = capsys.readouterr()
     assert "walks==1.0.0: 1 clip, 400 frames" in text.out
     assert "checks of every clip: 5 of 5 checks passed" in text.out
     assert "ready for training: yes" in text.out
-    assert "the motions of 1 clips are not at hand (walk)" in text.err
+    assert "not at hand" not in text.err
     assert sorted(path.name for path in out.iterdir()) == [
         "dataset_manifest_v1.0.0.json", "features_v1.0.0.npz", "normalization_stats_v1.0.0.json", "verification_v1.0.0.json",
     ]  # fmt: skip
@@ -127,6 +131,52 @@ def test_clips_of_an_older_profile_are_asked_by_this_releases_gates(tmp_path: Pa
     assert "clip walk, frames 0 … 400 is taken as Tier 0, but by amp-0.12" in error
     assert "clip_foot_slide" in error
     assert not (tmp_path / "out").exists()
+
+
+def forge(path: Path) -> None:
+    """Put the robot's own poses in the place of the clip's into an export, and measure and judge it anew."""
+    arrays, robot = dict(np.load(path)), Robot.load("wildrobot")
+    arrays |= {f"reference_{name}": arrays[name] for name in ("root_pos", "root_rot", "dof_pos")}
+    arrays["reference_dof_pos_raw"] = arrays["dof_pos"]
+    meta = json.loads(arrays[META].tobytes())
+    recipe = Recipe.from_dict(meta["provenance"]["recipe"])
+    metrics = measure(FrameSeries.from_export(arrays, recipe, robot))
+    verdict = classify(metrics, gate_profile(recipe.gate_profile), recipe.mode, height_range=robot.height_range)
+    assert (meta["tier"], verdict.tier) == (1, 0), verdict.tier_reason
+    meta["tier"] = 0
+    meta["quality_metrics"] |= metrics | {"tier": 0, "tier_reason": verdict.tier_reason}
+    arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    write_npz(path, arrays)
+
+
+def test_a_forged_reference_is_never_ready_for_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every number in the export agrees with every other; that it is this clip's motion can be told from the motion alone."""
+    folder, out, file = tmp_path / "forged", tmp_path / "out", tmp_path / "back.npz"
+    folder.mkdir()
+    path = next(path for path in bundled_motions() if path.stem == "walk_backward")
+    walk = read_motion(path, **reading_options(path))
+    keys = ("root_pos", "root_rot", "dof_pos")
+    # At twice the speed the robot stands, and does not travel as the clip does.
+    write_npz(file, {"fps": np.array(walk.fps)} | {key: np.asarray(getattr(walk, key))[::2][:120] for key in keys})
+    (result,) = score([read_motion(file)], Robot.load("wildrobot"), Recipe.for_mode("rollout"))
+    result.export(folder / "back.npz")
+    forge(folder / "back.npz")
+    build = ["dataset", "build", str(folder), *WAIVE, "--out"]
+    assert run([*build, str(out), "--json", str(tmp_path / "out.json")]) == 0
+    text = capsys.readouterr()
+    assert "the motions of 1 clips are not at hand (back)" in text.err
+    assert "--motions names their folder" in text.err
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["ready"] is False
+    (line,) = (entry for group in document["groups"] for entry in group["criteria"] if entry["test"] == "1C")
+    assert line["status"] == "SKIP"
+    assert "test 1C is open: the motions of 1 of 1 clips are not at hand (back)" in line["evidence"]
+    readiness = Readiness.from_manifest(json.loads((out / "dataset_manifest_v1.0.0.json").read_text()))
+    assert (readiness.ready, readiness.reasons) == (
+        False, ("1C generator determinism: was not run, or not on every clip",),
+    )  # fmt: skip
+    assert run([*build, str(tmp_path / "never"), "--motions", str(file)]) == 1
+    assert "1C generator determinism: clip back: reference_root_pos" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

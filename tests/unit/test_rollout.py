@@ -111,6 +111,18 @@ def test_the_recorded_force_is_the_harness_at_the_start_of_the_frame(robot: Robo
     assert not off.stab_force.any()
 
 
+def test_the_first_frames_alone_are_those_of_the_whole_rollout(robot: Robot) -> None:
+    """The harness holds the mean height of the whole clip, and a foot stands by the frames around it."""
+    motions = [clip(robot, 60), clip(robot, 90, seed=3)]
+    whole = generate(robot, motions, ROLLOUT)
+    first, second = generate(robot, motions, ROLLOUT, frames=[20, None])
+    assert (first.clip_frames, len(first.qpos)) == (60, 20)
+    for name, array in first.arrays().items():
+        rows = slice(20) if array.ndim and not name.startswith("initial_") else ...
+        np.testing.assert_array_equal(array, whole[0].arrays()[name][rows], err_msg=name)
+    same(second, whole[1])
+
+
 # --- Timing and content ---------------------------------------------------------------------------------------------------
 
 

@@ -15,13 +15,14 @@ import pytest
 
 from amp_core import features, policy
 from amp_core.dataset import ColumnStats
+from amp_core.formats import WIDE_LIMITS
 from amp_core.motion import condition
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import generate
 from amp_core.scoring import score
 from amp_core.tracking import plan
-from amp_core.verify import FAIL, PASS, SKIP, WARN, Artifacts, PolicySide, Subject, TestReport, faults, states
+from amp_core.verify import FAIL, PASS, SKIP, WARN, Artifacts, Clip, PolicySide, Subject, TestReport, faults, states
 from amp_core.verify.context import sample
 from amp_core.verify.report import Findings, Peak, check
 
@@ -81,12 +82,93 @@ def test_without_jax_the_numpy_path_alone_is_tested_and_says_so(sound: Subject, 
     assert all("ampref[train]" in found[test].reason for test in ("3", "4", "5"))
 
 
-def test_without_sources_the_replay_still_counts(sound: Subject, run: Run, changed: Changed) -> None:
+def test_without_sources_the_replay_still_counts_and_the_generator_is_open(sound: Subject, run: Run, changed: Changed) -> None:
     found = run(changed(sound, lambda arrays: None, sources=False), "1C", "3")
-    assert found["1C"].status == found["3"].status == PASS
-    assert "nothing was generated again" in found["1C"].reason
+    assert (found["1C"].status, found["3"].status) == (SKIP, PASS)
+    assert "the motions of 4 of 4 clips are not at hand (walk, side_step, walk_backward, tracked_step)" in found["1C"].reason
+    assert "--motions" in found["1C"].reason
     assert {row.status for row in found["1C"].rows} == {PASS, SKIP}
     assert [row.name for row in found["3"].rows if row.status == SKIP] == ["conditioning"]
+
+
+def forge_reference(arrays: Arrays) -> None:
+    """The robot's own poses in the place of the clip's, so that every distance to the clip is 0."""
+    for name in ("root_pos", "root_rot", "dof_pos"):
+        arrays[f"reference_{name}"] = arrays[name].copy()
+
+
+def test_one_missing_source_leaves_the_generator_open(sound: Subject, run: Run, changed: Changed) -> None:
+    forged = changed(sound, forge_reference, "walk", sources=False)
+    clips = [replace(clip, metrics=None) for clip in forged.clips]
+    found = run(replace(forged, clips=tuple(clips)), "1C")["1C"]
+    assert found.status == SKIP
+    assert "the motions of 1 of 4 clips are not at hand (walk): their controls were replayed" in found.reason
+    assert "3 of 4 clips" in found.measured
+    # The others were generated, and none differs.
+    assert [(row.value, row.status) for row in found.rows if row.name == "generated.differing"] == [(0, PASS)]
+
+
+def test_a_forged_reference_is_found_where_its_motion_is_at_hand(sound: Subject, run: Run, changed: Changed) -> None:
+    found = run(changed(sound, forge_reference, "walk"), "1C")["1C"]
+    assert found.status == FAIL
+    assert "clip walk: reference_root_pos, reference_root_rot, reference_dof_pos differ from the recorded bytes" in found.reason
+
+
+def test_few_frames_are_generated_as_well_as_replayed(sound: Subject, run: Run, changed: Changed) -> None:
+    total = sum(clip.frames for clip in sound.clips)
+    found = run(sound, "1C", frames=20)["1C"]
+    assert found.status == PASS
+    assert found.measured.startswith(f"1 of 4 clips, evenly chosen (20 of {total} frames) generated again")
+    assert f"1 of 4 clips, evenly chosen (20 of {total} frames) replayed" in found.measured
+    found = run(changed(sound, forge_reference, "walk"), "1C", frames=20)["1C"]
+    assert found.status == FAIL
+    assert [row.value for row in found.rows if row.name == "generated.differing"] == [1]
+
+
+def test_a_planned_clip_is_generated_as_far_as_its_plan_is_recorded(sound: Subject, run: Run, changed: Changed) -> None:
+    """As of a simulation that failed midway."""
+
+    def cut(arrays: Arrays) -> None:
+        for key, array in arrays.items():
+            if array.ndim and not key.startswith("initial_"):
+                arrays[key] = array[:20]
+
+    tracked = replace(changed(sound, cut, "tracked_step").clips[-1], metrics=None)
+    found = run(replace(sound, clips=(tracked,)), "1C")["1C"]
+    assert found.status == PASS, found.reason
+    assert "all 1 clips (20 frames) generated again" in found.measured
+    forged = changed(replace(sound, clips=(tracked,)), forge_reference)
+    assert run(forged, "1C")["1C"].status == FAIL
+
+
+def test_a_clip_that_a_raised_limit_let_in_is_generated_again(robot: Robot, sound: Subject, run: Run) -> None:
+    motion = sound.clips[0].motion
+    assert motion is not None
+    walk = motion()
+    rows = np.tile(np.r_[: walk.num_frames, walk.num_frames - 2 : 0 : -1], 100)[:6300]
+    poses = {key: np.asarray(getattr(walk, key))[rows] for key in ("root_pos", "root_rot", "dof_pos")}
+    long = replace(walk, name="long", **poses)
+    assert long.duration_sec > 120.0
+    (rollout,) = generate(robot, [condition(long, robot, WIDE_LIMITS)], Recipe.for_mode("rollout"), frames=[60])
+    clip = Clip("long", 0, rollout.recipe, rollout.arrays, motion=lambda: long)
+    found = run(Subject(robot, (clip,)), "1C", frames=40)["1C"]
+    assert found.status == PASS, found.reason
+
+
+def test_an_assisted_clip_is_generated_again_bit_for_bit(
+    robot: Robot, tracked_recipe: Recipe, run: Run, sound: Subject
+) -> None:
+    assert tracked_recipe.planner is not None
+    usual = Recipe.for_mode("assisted")
+    recipe = replace(usual, planner=replace(tracked_recipe.planner, branches=1))
+    motion = sound.clips[-1].motion
+    assert motion is not None
+    (assisted,) = score([motion()], robot, recipe)
+    assert np.abs(assisted.rollout.stab_force).max() > 0.0
+    subject = Subject.of_scores([assisted], [motion()], robot)
+    found = run(subject, "1C")["1C"]
+    assert found.status == PASS, found.reason
+    assert "the beginnings of 1 of 1 tracked clips" in found.measured
 
 
 @pytest.mark.parametrize("sources", [True, False])
