@@ -41,6 +41,8 @@ class Footing:
     Args:
       slide: (N,) m/s, horizontal speed of the slowest of the lowest feet about the step, by the slowest corner of each; NaN
         where no foot is on the ground.
+      push: (N, 2) m, how the root would move in the step if that foot stood still, which is how the legs say that it moves;
+        as the root does where no foot is on the ground.
       in_flight: (N,) bool, no foot is on the ground: the lowest is far above where it was or will be within half a second, or
         all low feet move faster than a foot that stands.
       ground: (N,) m, height of the lowest foot, smoothed by a median over half a second of the frames with a foot on the
@@ -48,6 +50,7 @@ class Footing:
     """
 
     slide: Array
+    push: Array
     in_flight: Bools
     ground: Array
 
@@ -60,24 +63,50 @@ class Footing:
         """
         count, dt, height = len(qpos), robot.control_dt, standing_height(robot.height_range)
         if count == 0:
-            return cls(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0))
+            return cls(np.zeros(0), np.zeros((0, 2)), np.zeros(0, dtype=bool), np.zeros(0))
         corners = FootTracker(robot, size=count).corners(qpos, poses)
         heights = np.stack([foot[:, :, 2].min(axis=1) for foot in corners], axis=1)
         lowest = heights.min(axis=1)
-        along, fastest = np.zeros((2, count))
+        along, fastest, drag = np.zeros(count), np.zeros(count), np.zeros((count, 2))
         if count > 1:
             rise = np.maximum(heights[:-1], heights[1:]) - np.maximum(lowest[:-1], lowest[1:])[:, None]
             step, reach = np.arange(count - 1), max(0, round((_SLIDE_SEC / dt - 1) / 2))
-            start, stop = np.maximum(step - reach, 0), np.minimum(step + 1 + reach, count - 1)
-            slide = [np.linalg.norm((foot[stop] - foot[start])[:, :, :2], axis=2).min(axis=1) for foot in corners]
-            speed = [np.linalg.norm(np.diff(foot, axis=0), axis=2).min(axis=1) / dt for foot in corners]
-            speeds = np.stack([np.divide(slide, (stop - start) * dt), speed]).swapaxes(1, 2)
-            along[1:], fastest[1:] = np.where(rise < _LEVEL * height, speeds, np.inf).min(axis=2)
+            first, last = np.maximum(step - reach, 0), np.minimum(step + 1 + reach, count - 1)
+            # (S, F, 2) m/s, of the slowest corner of each foot; infinite for a foot that is not low.
+            slides = np.empty((count - 1, len(corners), 2))
+            speeds = np.empty((count - 1, len(corners)))
+            for i, foot in enumerate(corners):
+                velocity = (foot[last] - foot[first])[:, :, :2] / ((last - first) * dt)[:, None, None]
+                slides[:, i] = velocity[step, np.linalg.norm(velocity, axis=2).argmin(axis=1)]
+                speeds[:, i] = np.linalg.norm(np.diff(foot, axis=0), axis=2).min(axis=1) / dt
+            is_low = rise < _LEVEL * height
+            slide = np.where(is_low, np.linalg.norm(slides, axis=2), np.inf)
+            along[1:], fastest[1:] = slide.min(axis=1), np.where(is_low, speeds, np.inf).min(axis=1)
             along[0], fastest[0] = along[1], fastest[1]
+            drag[1:] = dt * slides[step, slide.argmin(axis=1)]
         floor = _windows(lowest, round(_GROUND_SEC / dt), np.inf).min(axis=1)
         in_flight = (lowest - floor > _HIGH * height) | (fastest > _FAST * math.sqrt(_GRAVITY * height))
         ground = _moving_median(np.where(in_flight, np.nan, lowest), round(_SMOOTH_SEC / 2 / dt))
-        return cls(np.where(in_flight, np.nan, along), in_flight, ground)
+        root = qpos[:, robot.root_qpos_adr : robot.root_qpos_adr + 2]
+        steps = np.diff(root, axis=0, prepend=root[:1])
+        push = steps - np.where(in_flight[:, None], 0.0, drag)
+        return cls(np.where(in_flight, np.nan, along), push, in_flight, ground)
+
+
+def chord_lengths(path: Array, frames: int) -> Array:
+    """(N,) m, horizontal distance of each place in (N, 2 or 3) from that so many frames before; 0 in the first ones."""
+    chords = np.zeros(len(path))
+    chords[frames:] = np.hypot(*(path[frames:, :2] - path[:-frames, :2]).T)
+    return chords
+
+
+def path_ratio(root: float, feet: float, least: float) -> float | None:
+    """Travelled path over the path that the standing feet make, 100 at most; None where both are shorter than the least.
+
+    Args:
+      root, feet: m, sums of the chords of `root_pos` and of the sums of `Footing.push`.
+    """
+    return None if max(root, feet) < least else root / max(feet, 0.01 * root)
 
 
 def touches_ground(robot: Robot, qpos: Array) -> Bools:

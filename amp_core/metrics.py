@@ -95,9 +95,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("joint_rmse_raw_rad", "rad", "The same from the clip's joint angles before they were clipped to their limits."),
     Metric("mpjpe_m", "m", "Mean distance of the bodies' origins from the unclipped clip's, each in its own root's frame."),
     Metric("mpjpe_global_m", "m", "The same in the world's frame."),
+    Metric("worst_second_mpjpe_m", "m", "`mpjpe_m` of the second in which it is greatest."),
     Metric("heading_error_deg", "deg", "95th percentile of the absolute difference from the clip's heading."),
     Metric("tilt_error_deg", "deg", "95th percentile of the angle between the two roots' up axes, seen from the body."),
-    Metric("height_error_m", "m", "95th percentile of the absolute difference from the height of the clip's root."),
+    Metric("height_error_m", "m", "Greatest absolute difference from the height of the clip's root."),
     Metric("root_drift_m", "m", "Greatest horizontal distance of the root from the clip's root."),
     Metric(
         "speed_ratio",
@@ -121,7 +122,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "clip_foot_slide",
         "m/s",
-        "Of the clip: median horizontal speed of its slowest low foot, over the steps with a foot on the ground.",
+        "Of the clip: median horizontal speed of its slowest low foot over 0.1 s, while a foot is on the ground.",
+    ),
+    Metric(
+        "clip_path_ratio",
+        "1",
+        f"Of the clip: travelled path over that which its standing feet make, in chords of {CHORD_SEC:g} s; null as "
+        "`speed_ratio`, where neither travels.",
     ),
     Metric("clip_flight_rate", "1", "Of the clip: share of the frames with no foot on the ground."),
     Metric("clip_max_tilt_deg", "deg", "Of the clip: greatest tilt of the root."),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
-from amp_core.footing import Footing, robot_bodies, standing_height, touches_ground
+from amp_core.footing import Footing, chord_lengths, path_ratio, robot_bodies, standing_height, touches_ground
 from amp_core.kinematics import body_poses
 from amp_core.metrics import (
     CHANNEL_RATE,
@@ -71,6 +71,7 @@ class FrameSeries:
       height_error: (N,) m, absolute.
       drift: (N,) m, horizontal distance of the root from the clip's root.
       travel, clip_travel: (N,) m, of the root and of the clip's, from `chord` frames before; 0 where there are fewer.
+      clip_push: (N,) m, the same of a root that the clip's standing feet move.
       chord: frames.
       clip_feet: (N, F) bool, feet that stand in the clip.
       clip_pitch, clip_roll, clip_tilt: (N,) deg, of the clip's root; the first two absolute.
@@ -106,6 +107,7 @@ class FrameSeries:
     drift: Array
     travel: Array
     clip_travel: Array
+    clip_push: Array
     chord: int
     clip_feet: Bools
     clip_pitch: Array
@@ -155,6 +157,19 @@ class FrameSeries:
     def least_travel(self) -> float:
         """m, the sum of the chords of a clip that has just travelled far enough for a `speed_ratio`."""
         return TRAVELLED_SHARE * standing_height(self.height_range) * self.chord
+
+    def least_chords(self, rows: slice) -> float:
+        """m, the least sum of the chords of these rows by which a path travels."""
+        return float(max(self.slowest_chord * max(0, rows.stop - rows.start), self.least_travel))
+
+    @property
+    def second(self) -> int:
+        """Frames in a second."""
+        return max(1, round(1.0 / self.dt))
+
+    def second_means(self, values: Array) -> Array:
+        """The means over every second of (N,) values; over all of them where there are fewer."""
+        return np.asarray(np.lib.stride_tricks.sliding_window_view(values, min(self.second, len(values))).mean(axis=1))
 
     @cached_property
     def agreeing(self) -> npt.NDArray[np.int64]:
@@ -257,8 +272,9 @@ class FrameSeries:
             tilt_error=np.degrees(np.arccos(np.clip(up, -1.0, 1.0))),
             height_error=np.abs(root[:, 2] - clip_root[:, 2]),
             drift=np.hypot(*(root[:, :2] - clip_root[:, :2]).T),
-            travel=_chords(root, chord),
-            clip_travel=_chords(clip_root, chord),
+            travel=chord_lengths(root, chord),
+            clip_travel=chord_lengths(clip_root, chord),
+            clip_push=chord_lengths(np.cumsum(footing.push, axis=0), chord),
             chord=chord,
             clip_feet=arrays["reference_contacts"],
             clip_pitch=np.abs(clip_pitch),
@@ -277,13 +293,6 @@ class FrameSeries:
             contact_middle=sum(contact.threshold) / 2 if contact and isinstance(contact.threshold, tuple) else 0.5,
             relative=profile.is_relative,
         )
-
-
-def _chords(root: Array, frames: int) -> Array:
-    """(N,) m, horizontal distance from the place `frames` before; 0 in the first ones."""
-    chords = np.zeros(len(root))
-    chords[frames:] = np.hypot(*(root[frames:, :2] - root[:-frames, :2]).T)
-    return chords
 
 
 def find_runs(mask: Bools) -> list[tuple[int, int]]:
@@ -337,6 +346,7 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
     standing, light = int(series.standing[rows].sum()), int((load < UNLOADED_BELOW).sum())
     fallen = np.flatnonzero(series.fallen[rows])
     pitch, roll = (percentile(getattr(series, axis)[rows], 95) for axis in ("pitch", "roll"))
+    chords = slice(rows.start + series.chord, rows.stop)  # Those that lie in the rows.
     around = slice(max(0, rows.start - series.ground_reach), rows.stop + series.ground_reach)
     slide, ground = (values[~np.isnan(values)] for values in (series.clip_slide[rows], series.clip_ground[around]))
     return {
@@ -365,11 +375,12 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "joint_rmse_raw_rad": float(np.sqrt(series.joint_error_raw[rows].mean())),
         "mpjpe_m": float(series.body_error[rows].mean()),
         "mpjpe_global_m": float(series.body_error_global[rows].mean()),
+        "worst_second_mpjpe_m": float(series.second_means(series.body_error[rows]).max()),
         "heading_error_deg": percentile(series.heading_error[rows], 95),
         "tilt_error_deg": percentile(series.tilt_error[rows], 95),
-        "height_error_m": percentile(series.height_error[rows], 95),
+        "height_error_m": float(series.height_error[rows].max()),
         "root_drift_m": float(series.drift[rows].max()),
-        "speed_ratio": _speed_ratio(series, rows.start, rows.stop),
+        "speed_ratio": _speed_ratio(series, chords),
         "contact_agreement": int(series.agreeing[rows].sum()) / feet.size,
         "contact_rate_error": max(abs(count - clip) for count, clip in zip(counts, clip_counts, strict=True)) / n,
         "unloaded_excess": (light - int(in_flight.sum())) / n,
@@ -378,6 +389,9 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "tilt_excess_deg": float(series.tilt_excess[rows].max()),
         "nonfoot_excess": int(series.nonfoot_excess[rows].sum()) / n,
         "clip_foot_slide": percentile(slide, 50) if len(slide) else None,
+        "clip_path_ratio": path_ratio(
+            float(series.clip_travel[chords].sum()), float(series.clip_push[chords].sum()), series.least_chords(chords)
+        ),
         "clip_flight_rate": int(in_flight.sum()) / n,
         "clip_max_tilt_deg": float(series.clip_tilt[rows].max()),
         "clip_ground_range_m": float(ground.max() - ground.min()) if len(ground) else None,
@@ -387,11 +401,10 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
     }
 
 
-def _speed_ratio(series: FrameSeries, start: int, stop: int) -> float | None:
-    """The mean of the chords that lie in the rows, over that of the clip's."""
-    rows = slice(start + series.chord, stop)
-    clip, count = float(series.clip_travel[rows].sum()), max(0, stop - rows.start)
-    if clip == 0.0 or clip < max(series.slowest_chord * count, series.least_travel):
+def _speed_ratio(series: FrameSeries, rows: slice) -> float | None:
+    """The mean of the chords in the rows, over that of the clip's."""
+    clip = float(series.clip_travel[rows].sum())
+    if clip == 0.0 or clip < series.least_chords(rows):
         return None
     return float(series.travel[rows].sum()) / clip
 

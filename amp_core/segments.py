@@ -40,8 +40,8 @@ FALL_MARGIN = 0.5
 """s before a fall that no segment contains: the robot is already falling, though it is not past a threshold yet."""
 
 _ORDER = (
-    "clip_ground_range_m", "clip_foot_slide", "clip_flight_rate", "speed_ratio", "contact_rate", "unloaded_frame_rate",
-    "mean_sum_fn_over_mg", "height_std",
+    "clip_ground_range_m", "clip_foot_slide", "clip_path_ratio", "clip_flight_rate", "speed_ratio", "contact_rate",
+    "unloaded_frame_rate", "mean_sum_fn_over_mg", "height_std",
 )  # fmt: skip
 """The gates that rule out most windows are tested first; the order changes no result."""
 
@@ -50,6 +50,7 @@ _FRAME_GATES = {
     ("height_min", ">="): "height",
     ("height_max", "<="): "height",
     ("root_drift_m", "<="): "drift",
+    ("height_error_m", "<="): "height_error",
     ("tilt_excess_deg", "<="): "tilt_excess",
     ("clip_max_tilt_deg", "<="): "clip_tilt",
 }
@@ -64,7 +65,6 @@ _PERCENTILES = {
     "p90_stab_force_over_mg": ("stab", 90),
     "heading_error_deg": ("heading_error", 95),
     "tilt_error_deg": ("tilt_error", 95),
-    "height_error_m": ("height_error", 95),
 }
 """Metrics that are a percentile of one series: the series and the percentile."""
 
@@ -219,6 +219,15 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
             return [partial(_mean_bound, _prefix(-series.joint_error_raw), -(threshold**2))], []
         case "mpjpe_m", "<=":
             return [partial(_mean_bound, _prefix(-series.body_error), -threshold)], []
+        case "worst_second_mpjpe_m", "<=":
+            too_far = _prefix(series.second_means(series.body_error) > threshold * (1 + _SLACK))
+            return [partial(_seconds_bound, _prefix(-series.body_error), too_far, series.second, -threshold)], []
+        case "clip_path_ratio", "in" if gate.optional:
+            sums, least = (
+                (_prefix(series.clip_travel), _prefix(series.clip_push)),
+                (series.slowest_chord, series.least_travel),
+            )
+            return [partial(_path_bound, sums, series.chord, least, threshold)], []
         case "speed_ratio", "in" if gate.optional:
             sums, least = (_prefix(series.travel), _prefix(series.clip_travel)), (series.slowest_chord, series.least_travel)
             return [partial(_speed_bound, sums, series.chord, least, threshold)], []
@@ -303,6 +312,33 @@ def _speed_bound(
     slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
     stands = clip < max(least[0] * count, least[1]) + slack
     return np.asarray(stands | ((robot >= bounds[0] * clip - slack) & (robot <= bounds[1] * clip + slack)))
+
+
+def _path_bound(
+    sums: tuple[Array, Array],
+    chord: int,
+    least: tuple[float, float],
+    bounds: tuple[float, float],
+    start: int,
+    stop: int,
+    length: int,
+) -> Bools:
+    """As `_speed_bound`, but a clip stands only where its feet make no path either."""
+    count = length - chord
+    if count <= 0:
+        return np.ones(stop - start - length + 1, dtype=bool)
+    root, feet = (_sums(prefix, start + chord, stop, count) for prefix in sums)
+    slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
+    stands = np.maximum(root, feet) < max(least[0] * count, least[1]) + slack
+    return np.asarray(stands | ((root >= bounds[0] * feet - slack) & (root <= bounds[1] * feet + slack)))
+
+
+def _seconds_bound(sums: Array, too_far: Array, second: int, threshold: float, start: int, stop: int, length: int) -> Bools:
+    """No second of a window exceeds the threshold; a window that is shorter does not as a whole."""
+    if length < second:
+        return _mean_bound(sums, threshold, start, stop, length)
+    first = np.arange(start, stop - length + 1)
+    return np.asarray(too_far[first + length - second + 1] == too_far[first])
 
 
 def _median_bound(slow: Array, grounded: Array, start: int, stop: int, length: int) -> Bools:

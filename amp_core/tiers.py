@@ -77,13 +77,14 @@ CLIP_CODES: Mapping[str, str] = {
     "clip_flight_rate": "flight",
     "clip_ground_range_m": "ground_not_flat",
     "clip_foot_slide": "clip_feet_slide",
+    "clip_path_ratio": "clip_feet_slide",
 }
 """What a clip is that fails a gate of its own, by the gate's name."""
 
 FIDELITY_METRICS = frozenset(
     {
-        "joint_rmse_rad", "joint_rmse_raw_rad", "mpjpe_m", "heading_error_deg", "tilt_error_deg", "height_error_m",
-        "root_drift_m", "speed_ratio", "contact_agreement", "contact_rate_error",
+        "joint_rmse_rad", "joint_rmse_raw_rad", "mpjpe_m", "worst_second_mpjpe_m", "heading_error_deg", "tilt_error_deg",
+        "height_error_m", "root_drift_m", "speed_ratio", "contact_agreement", "contact_rate_error",
     }
 )  # fmt: skip
 """The metrics that say how far the robot's motion is from the clip's."""
@@ -210,10 +211,12 @@ _TIER_1 = (
 _FAITHFUL = (
     GateSpec("joint_rmse_raw_rad", "<=", 0.18, Tier.TIER_0),
     GateSpec("mpjpe_m", "<=", HeightShare(0.06), Tier.TIER_0),
+    GateSpec("worst_second_mpjpe_m", "<=", HeightShare(0.10), Tier.TIER_0),
     GateSpec("root_drift_m", "<=", 0.25, Tier.TIER_0, modes=("tracked", "assisted")),
     GateSpec("root_drift_m", "<=", 0.60, Tier.TIER_0, modes=("rollout", "teacher_forced")),
     GateSpec("speed_ratio", "in", (0.7, 2.0), Tier.TIER_0, optional=True),
     GateSpec("clip_foot_slide", "<=", 0.15, Tier.TIER_0, optional=True),
+    GateSpec("clip_path_ratio", "in", (0.8, 1.3), Tier.TIER_0, optional=True),
 )
 
 GATE_PROFILES: Mapping[str, GateProfile] = {
@@ -258,7 +261,7 @@ GATE_PROFILES: Mapping[str, GateProfile] = {
             *_FAITHFUL,
             GateSpec("heading_error_deg", "<=", 30.0, Tier.TIER_0),
             GateSpec("tilt_error_deg", "<=", 30.0, Tier.TIER_0),
-            GateSpec("height_error_m", "<=", HeightShare(0.05), Tier.TIER_0),
+            GateSpec("height_error_m", "<=", HeightShare(0.07), Tier.TIER_0),
             GateSpec(MODE_GATE, "==", 0.0, Tier.TIER_0),
             GateSpec("p90_stab_force_over_mg", "<=", 0.40, Tier.TIER_1),
             GateSpec("unloaded_excess", "<=", 0.30, Tier.TIER_1),

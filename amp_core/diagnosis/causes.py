@@ -45,14 +45,15 @@ def describe_clip_gates(evidence: Evidence) -> Iterator[Finding]:
             None,
         ),
         "clip_foot_slide": ("the clip's own standing foot slides at {:.2f} m/s (median)", "m/s", None),
+        "clip_path_ratio": ("the clip's root travels {:.2f} times as far as its standing feet take it", "1", None),
     }
     for name, (text, unit, frames) in texts.items():
         gate = evidence.failed_gates.get(name)
         if gate is None or gate.value is None:
             continue
-        assert not isinstance(gate.threshold, tuple)
         message = f"{text.format(gate.value)}; {evidence.rollout.recipe.gate_profile} excludes it"
-        yield Finding(CLIP_CODES[name], "fatal", message, None, None, frames, gate.value, gate.threshold, unit)
+        limit = gate.threshold[gate.value > gate.threshold[1]] if isinstance(gate.threshold, tuple) else gate.threshold
+        yield Finding(CLIP_CODES[name], "fatal", message, None, None, frames, gate.value, limit, unit)
 
 
 def describe_clip(evidence: Evidence) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ _ERRORS = (
     ("tilt_error_deg", "tilt_off", "tilt_error", "the robot leans otherwise than the clip", "°", 1),
     ("height_error_m", "height_off", "height_error", "the root's height is off the clip's", " mm", 1000),
 )
-"""Gates on the percentile of an error: metric, code, series, what is wrong, the unit in words and what takes it there."""
+"""Gates on an error: metric, code, series, what is wrong, the unit in words and what takes it there."""
 
 
 def describe_gates(evidence: Evidence) -> Iterator[Finding]:
@@ -153,10 +153,17 @@ def _describe_fidelity(evidence: Evidence) -> Iterator[Finding]:
     if gate := failed_gates.get("mpjpe_m"):
         message = f"the bodies are {1e3 * series.body_error.mean():.0f} mm from the clip's on average, seen from the root"
         yield _finding("bodies_off", gate, message, "m", series.body_error)
+    elif gate := failed_gates.get("worst_second_mpjpe_m"):
+        assert gate.value is not None
+        second = int(series.second_means(series.body_error).argmax())
+        message = f"the bodies are {1e3 * gate.value:.0f} mm from the clip's, seen from the root, in the second from "
+        message += f"{evidence.time(second)} on"
+        yield _finding("bodies_off", gate, message, "m", series.body_error)
     for name, code, field, subject, unit, scale in _ERRORS:
         if gate := failed_gates.get(name):
             assert gate.value is not None
-            message = f"{subject} by {scale * gate.value:.0f}{unit} (95th percentile), most of all at "
+            extent = "at most" if name == "height_error_m" else "95th percentile"
+            message = f"{subject} by {scale * gate.value:.0f}{unit} ({extent}), most of all at "
             message += evidence.time(int(np.argmax(getattr(series, field))))
             yield _finding(code, gate, message, "m" if scale > 1 else "deg", getattr(series, field))
     if gate := failed_gates.get("root_drift_m"):

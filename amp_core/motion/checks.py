@@ -43,8 +43,6 @@ BEYOND_RAD, BEYOND_SHARE = 0.2, 0.5
 ABSURD_SHIFT_M = 1.0
 """No floor is this far from where a clip has it, for robots from knee-high to grown: the unit or the axis is wrong."""
 
-LEAST_AGREEMENT = 0.6
-
 
 def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> None:
     """Refuse what can be detected in a motion for a robot without simulating, in milliseconds.
@@ -116,7 +114,6 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
         "beyond_limits_rad": rounded(as_read.excess),
         "mean_tilt_deg": rounded(as_read.tilt),
         "root_above_feet_m": rounded(as_read.height),
-        "path_over_steps": rounded(as_read.scale) if as_read.agreement > LEAST_AGREEMENT else None,
     }
     frames = Frames(*poses, motion.fps, robot.joint_names)
     # Of trembling joints no reading can be told from another, and no gait.
@@ -134,7 +131,7 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
         course = _follow(poses, motion.fps, lead, feet)
         measures |= measure_course(course)
         if not trembles:
-            findings += describe_motion(course, robot, measures, is_path_wrong=mended is not None)
+            findings += describe_motion(course, robot, measures)
     ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     return ClipCheck(tuple(ordered), measures)
 
@@ -277,6 +274,7 @@ def _follow(poses: Poses, fps: float, lead: int, feet: FootMeasure) -> Course:
         rotation,
         joints,
         footing.slide,
+        footing.push,
         footing.in_flight,
         footing.ground,
         heights,

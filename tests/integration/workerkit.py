@@ -44,6 +44,7 @@ STANDING = dict.fromkeys(METRIC_COLUMNS, 0.0) | {
     "height_min": 0.44,
     "height_max": 0.46,
     "speed_ratio": 1.0,
+    "clip_path_ratio": 1.0,
     "finite_frame_rate": 1.0,
     "fell_at_frame": None,
 }

@@ -181,6 +181,7 @@ def test_a_root_that_travels_further_or_less_than_the_steps(factor: float, walk:
     path = walk.reference_root_pos * np.array([factor, factor, 1.0])
     found = verdict(walk, robot, reference_root_pos=path)
     assert found.tier == Tier.TIER_1
+    assert {"clip_path_ratio"} <= failed(found)
     assert failed(found) & {"speed_ratio", "clip_foot_slide"}
 
 
@@ -200,6 +201,24 @@ def test_stairs(walk: Rollout, robot: Robot) -> None:
     path = walk.reference_root_pos.copy()
     path[:, 2] += 0.03 * np.floor(np.arange(len(path)) / 40)
     assert "clip_ground_range_m" in failed(verdict(walk, robot, reference_root_pos=path))
+
+
+def test_a_jump_that_the_robot_leaves_out(walk: Rollout, robot: Robot) -> None:
+    """A quarter of a second of five: no percentile and no mean of the clip sees it."""
+    rise = np.zeros((len(walk.qpos), 3))
+    t = np.arange(13) * 0.02
+    rise[100:113, 2] = 4.905 * t * (t[-1] - t)
+    found = verdict(walk, robot, reference_root_pos=walk.reference_root_pos + rise)
+    assert found.tier == Tier.TIER_1
+    assert failed(found) == {"height_error_m"}
+
+
+def test_a_gesture_that_the_robot_leaves_out(walk: Rollout, robot: Robot) -> None:
+    joints = np.array(walk.reference_dof_pos)
+    joints[100:150, 0] += 0.7 * np.sin(np.linspace(0.0, np.pi, 50))
+    found = verdict(walk, robot, reference_dof_pos=joints, reference_dof_pos_raw=joints)
+    assert found.tier == Tier.TIER_1
+    assert failed(found) == {"worst_second_mpjpe_m"}
 
 
 def test_other_joints(walk: Rollout, robot: Robot) -> None:

@@ -41,6 +41,7 @@ def series(n: int = 10, **changed: Any) -> FrameSeries:
                 "drift",
                 "travel",
                 "clip_travel",
+                "clip_push",
                 "clip_pitch",
                 "clip_roll",
                 "clip_tilt",

@@ -258,7 +258,7 @@ def test_a_threshold_may_be_a_share_of_the_robots_height_and_a_gate_optional() -
 
 def test_a_clip_that_excludes_itself_is_told_apart_from_a_robot_that_is_off() -> None:
     profile = GATE_PROFILES["amp-0.12"]
-    good = GOOD | {"speed_ratio": 1.0}
+    good = GOOD | {"speed_ratio": 1.0, "clip_path_ratio": 1.0}
     assert classify(good, profile, "rollout", height_range=(0.35, 0.55)).tier == Tier.TIER_0
     off = classify(good | {"heading_error_deg": 43.0}, profile, "rollout", height_range=(0.35, 0.55))
     assert off.tier_reason == "Tier 1, not Tier 0: stands, but is not the clip's motion: heading_error_deg 43 is over 20"
