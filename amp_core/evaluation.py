@@ -1,9 +1,10 @@
 """Evaluation of an existing reference: what its own arrays prove, without generating it anew.
 
-A reference is an export of this project, or any `.npz` by the specification's schema (`amp_core.reference`). An export proves
-all: its metrics are measured from its arrays, and its controls, simulated again, must give its states. A file without controls,
-loads or the clip's frames proves less; then the tier is the best that it can have by what was measured, and `unverified` names
-the rest.
+A reference is an export of this project, or any `.npz` by the specification's schema (`amp_core.reference`). Its metrics are
+measured from its arrays, and its controls, simulated again, must give its states. Whether the clip's frames in it are those of
+the clip can be told from the motion alone: with it the export is generated again, and all of it is proven. A file without
+controls, loads or the clip's frames proves less. Where something is open the tier is the best that the file can have by what
+was measured, and `unverified` names the rest.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ import numpy.typing as npt
 from amp_core import features
 from amp_core.errors import AmprefError, InputRefused, IntegrityError, PhysicsFailed, RecipeRefused
 from amp_core.footing import touches_ground
+from amp_core.formats import WIDE_LIMITS, Motion
 from amp_core.kinematics import FootTracker
+from amp_core.motion import condition
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries, contact_warnings, measure
 from amp_core.recipe import MODES, Recipe
-from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, decode_meta, read_members
+from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, decode_meta, read_members, read_meta
 from amp_core.robot import Robot
 from amp_core.segments import find_segments
 from amp_core.strict_json import json_data
 from amp_core.tiers import MODE_GATE, Gate, Tier, classify, gate_profile
+from amp_core.verify import Clip, Context, Subject
+from amp_core.verify.determinism import Source, find_differing, generate_again
 from amp_core.verify.states import ROUNDING, Drive, relative_error, simulate
 from amp_core.verify.stored import StoredArrays
 
@@ -66,6 +71,7 @@ _NEEDS: Mapping[str, frozenset[str]] = {
 
 _STATEMENTS = ("quality_metrics", "tier")
 _POSE_ARRAYS = ("root_pos", "root_rot", "dof_pos")
+_MAX_NAMES = 3
 _RATE_TOLERANCE = 0.01
 _FLOAT32_ROUNDING = 1e-6
 """A file may state its metrics in float32."""
@@ -76,7 +82,7 @@ class CheckedClaim:
     """A statement of the file that was put to the test.
 
     Args:
-      name: `replay`, `loads`, `features`, `quality_metrics` or `tier`.
+      name: `replay`, `features`, `generation`, `quality_metrics`, `tier` or the name of an array of loads.
       passed: whether it holds.
       detail: the figure, or what differs.
     """
@@ -105,7 +111,7 @@ class Evaluation:
 
     Args:
       tier: Rejected where a check fails; otherwise the best tier that the measured gates permit.
-      is_proven: every gate was measured, and the replay, its loads and the features were verified.
+      is_proven: every gate was measured, and nothing that the tier rests on is the file's word alone.
       gates: the measured ones.
       quality_metrics: None where a metric could not be measured.
       declared_tier, declared_metrics: the file's own, where it has them.
@@ -152,17 +158,21 @@ class Evaluation:
         }
 
 
-def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: str | None = None) -> Evaluation:
-    """Evaluate a reference without generating it anew.
+def evaluate(
+    path: str | os.PathLike[str], robot: Robot | None = None, profile: str | None = None, motion: Motion | None = None
+) -> Evaluation:
+    """Evaluate a reference: measure it, and compare it with what it states, with its controls and with its motion.
 
     Args:
       path: an `.npz`: an export, or one with the arrays of the specification's schema, at least `root_pos`, `root_rot` (xyzw)
         and `dof_pos` at the robot's control rate.
       robot: of the reference; None for the bundled one of the name that the file has, or `wildrobot`.
       profile: the gate profile; None for the file's own, or the usual one.
+      motion: the one that the reference was made from, which its provenance names by digest. Without it the reference is not
+        proven.
 
     Raises:
-      InputRefused: arrays are missing or do not fit the robot.
+      InputRefused: arrays are missing or do not fit the robot; the motion is another one than the file names.
       IntegrityError: no archive.
       RobotRefused: the file names a robot that is not bundled.
       RecipeRefused: an unknown gate profile.
@@ -172,11 +182,7 @@ def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: 
     gates_of = gate_profile(recipe.gate_profile)
     arrays, robot, gaps = reader.arrays, reader.robot, reader.gaps
     frames = len(arrays["dof_pos"])
-    checks = [*_check_replay(reader, gaps), *_check_features(reader, gaps)]
-    if "reference_root_pos" in arrays:
-        gaps.append(Gap("reference", "the clip's frames are the file's own; the motion that they come from was not read"))
-    if "nonfoot_contact" in arrays:
-        gaps.append(Gap("nonfoot_contact", "as recorded; contacts of other bodies were not simulated again"))
+    checks = [*_check_replay(reader, gaps), *_check_features(reader, gaps), *_check_generation(reader, motion, gaps)]
     missing = reader.fill()
     series = FrameSeries.from_export(arrays, recipe, robot)
     no_value = frozenset().union(*(_NEEDS[name] for name in missing))
@@ -189,7 +195,7 @@ def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: 
     for gate_name in sorted(open_names):
         lacks = ", ".join(name for name in missing if gate_name in _NEEDS[name]) or "generation_mode"
         gaps.append(Gap(gate_name, f"the file lacks {lacks}"))
-    checks += _check_claims(reader.claims, metrics)
+    checks += _check_claims(reader.claims, {name: value for name, value in metrics.items() if name not in no_value})
     failures = [gate for gate in gates if not gate.passed]
     levels = {gate.tier for gate in failures}
     tier = (
@@ -206,11 +212,13 @@ def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: 
         claim = Tier(reader.declared_tier)
         is_possible = Tier.worst((tier, claim)) == claim if open_names else tier == claim
         checks.append(CheckedClaim("tier", is_possible, f"{claim.label} is stated, {tier.label} is measured"))
-    is_proven = not open_names and not any(entry.what in ("replay", "loads", "features") for entry in gaps)
+    is_proven = not gaps and not causes
     if tier is Tier.REJECTED:
         text = f"Rejected: {reason}"
     else:
-        scope = "" if is_proven else f", at best: {len(gaps)} things could not be verified"
+        names = ", ".join(gap.what for gap in gaps[:_MAX_NAMES])
+        names += f" and {len(gaps) - _MAX_NAMES} more" * (len(gaps) > _MAX_NAMES)
+        scope = "" if is_proven else f", at best: not verified are {names}"
         text = f"{tier.label}{scope}" + (f"; not Tier 0: {reason}" if reason else "")
     segments = () if open_names or causes else tuple(
         segment.to_dict() for segment in find_segments(series, gates_of, recipe.mode, robot.control_dt)
@@ -234,6 +242,15 @@ def evaluate(path: str | os.PathLike[str], robot: Robot | None = None, profile: 
         checks=tuple(checks),
         unverified=tuple(gaps),
     )
+
+
+def source_digest(path: str | os.PathLike[str]) -> str | None:
+    """The digest of the motion that an export was made from, as it says; None where it says nothing."""
+    try:
+        provenance = read_meta(path).get(PROVENANCE)
+    except AmprefError:
+        return None  # `evaluate` says what is wrong.
+    return str(provenance.get("source_digest")) if isinstance(provenance, Mapping) else None
 
 
 class _Reader:
@@ -460,17 +477,54 @@ def _check_features(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
     return [CheckedClaim("features", False, detail)]
 
 
+def _check_generation(reader: _Reader, motion: Motion | None, gaps: list[Gap]) -> list[CheckedClaim]:
+    """The export generated again from its motion, every array bit for bit: the clip's frames among them."""
+    arrays = reader.arrays
+    digest = reader.provenance.get("source_digest")
+    if motion is not None and motion.source_digest != digest:
+        raise InputRefused(
+            f"the motion {motion.name!r} has the digest {motion.source_digest}",
+            file=str(reader.path),
+            key="source_digest",
+            expected=f"the motion that the file names, of the digest {digest}",
+            remedy="Give the bytes that were scored; ampref evaluate REF --motions PATH finds them by their digest",
+        )
+    lacks = [name for name in ("features", "ctrl") if name not in arrays]
+    lacks += ["recipe"] if "recipe" not in reader.provenance or any(gap.what == "recipe" for gap in gaps) else []
+    if motion is None or lacks:
+        cause = (
+            f"the file lacks {', '.join(lacks)}" if lacks else f"its motion ({digest}) is not at hand; --motions PATH names it"
+        )
+        if "reference_root_pos" in arrays:  # Otherwise each gate that needs the clip is open.
+            gaps.append(Gap("reference", f"the clip's frames are the file's own claim, not compared with the clip: {cause}"))
+        if "nonfoot_contact" in arrays:
+            gaps.append(Gap("nonfoot_contact", "as recorded; contacts of other bodies were not simulated again"))
+        return []
+    attempt = int(reader.provenance.get("attempt") or 0)
+    clip = Clip(reader.name, Tier.REJECTED, reader.recipe, lambda: arrays, attempt=attempt)
+    source = Source(clip, condition(motion, reader.robot, WIDE_LIMITS), clip.frames)
+    (result,) = generate_again(Context(Subject(reader.robot, (clip,))), [source])
+    file_arrays = {name: arrays[name] for name in result if name in arrays}
+    differing = find_differing(file_arrays, result, None if source.is_whole else source.frames)
+    detail = f"{len(file_arrays)} arrays as they are generated from the motion again, bit for bit"
+    if differing:
+        more = f" and {len(differing) - _MAX_NAMES} more" * (len(differing) > _MAX_NAMES)
+        detail = f"{', '.join(differing[:_MAX_NAMES])}{more} are not what the motion gives ({motion.name}, generated again)"
+    return [CheckedClaim("generation", not differing, detail)]
+
+
 def _check_claims(claims: Mapping[str, Any], metrics: Mapping[str, float | int | None]) -> list[CheckedClaim]:
-    """The file's own metrics against the measured ones."""
-    names = [name for name, value in metrics.items() if name in claims and value is not None]
+    """The file's own metrics against those that could be measured."""
+    names = [name for name in metrics if name in claims]
     if not names:
         return []
     differing = []
     for name in names:
         value, claim = metrics[name], claims[name]
-        assert value is not None
-        is_same = isinstance(claim, int | float) and math.isclose(
-            value, claim, rel_tol=_FLOAT32_ROUNDING, abs_tol=_FLOAT32_ROUNDING
+        is_same = value is claim or (
+            value is not None
+            and isinstance(claim, int | float)
+            and math.isclose(value, claim, rel_tol=_FLOAT32_ROUNDING, abs_tol=_FLOAT32_ROUNDING)
         )
         if not is_same:
             differing.append(f"{name} {claim} for {value}")

@@ -7,20 +7,30 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from amp_core.cli.options import JsonOut, Profile, Quiet
+from amp_core.cli.options import Fps, JsonOut, Profile, QuatOrder, Quiet
 from amp_core.cli.output import Output
+from amp_core.cli.reading import find_sources, reading_options
 from amp_core.cli.results import RESULT_COLUMNS
 from amp_core.errors import AmprefError
+from amp_core.formats import WIDE_LIMITS, read_motion
 
 
 def evaluate(
     references: Annotated[list[Path], Argument(metavar="REF", help="Exports, or .npz files by the specification's schema.")],
     robot: Annotated[str | None, Option(help="A bundled robot's name, or a path to a robot.yaml. Default: the file's.")] = None,
     profile: Profile = None,
+    motions: Annotated[
+        list[Path] | None,
+        Option(metavar="PATH", help="The references' motions, files or folders, to generate them again; repeatable."),
+    ] = None,
+    fps: Fps = None,
+    quat_order: QuatOrder = None,
     json_out: JsonOut = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure existing references, replay their controls, and say what could not be verified.
+
+    That a reference is its clip's motion is proven with the clip alone: --motions.
 
     Exits with 0 when every file was evaluated, whatever its tier; with 1 when one was refused or is not what it says of
     itself; with 2 for wrong usage.
@@ -31,9 +41,14 @@ def evaluate(
 
     loaded_robot = Robot.load(robot) if robot else None
     documents: list[dict[str, Any]] = []
+    digests = {path: digest for path in references if (digest := evaluation.source_digest(path))}
+    sources = find_sources(motions or (), set(digests.values()))
+    options = reading_options(list(sources.values()), fps, quat_order, out, WIDE_LIMITS)
     for path in references:
         try:
-            documents.append(evaluation.evaluate(path, loaded_robot, profile).to_dict())
+            source = sources.get(digests.get(path, ""))
+            motion = None if source is None else read_motion(source, **options(source))
+            documents.append(evaluation.evaluate(path, loaded_robot, profile, motion).to_dict())
         except AmprefError as error:
             error.file = error.file or str(path)
             out.refuse(error)

@@ -71,9 +71,15 @@ def read_motions(
 
 
 def find_sources(folders: Sequence[Path], digests: set[str]) -> dict[str, Path]:
-    """The motion files of these digests among some files and folders, by digest."""
+    """The motion files of these digests among some files and folders, by digest.
+
+    Raises:
+      InputRefused: there is no such file or folder.
+    """
     sources: dict[str, Path] = {}
     for folder in folders:
+        if not folder.exists():
+            raise InputRefused("there is no such file or folder", file=str(folder), expected="motions, or folders of them")
         for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
             if path.suffix.lower() in EXTENSIONS and path.is_file():
                 digest = digest_of_file(path)

@@ -166,7 +166,7 @@ def check_generation(findings: Findings, context: Context, sources: Sequence[Sou
     Returns:
       A sentence, and the new arrays of the clips that were generated as a whole.
     """
-    results = _generate(context, sources)
+    results = generate_again(context, sources)
     differing = {
         i: keys
         for i, (source, arrays) in enumerate(zip(sources, results, strict=True))
@@ -176,7 +176,7 @@ def check_generation(findings: Findings, context: Context, sources: Sequence[Sou
     note = "clips with an exported array that differs in any byte"
     findings.check("generated.differing", len(differing), "==", 0, where=place, note=note)
     for i, keys in list(differing.items())[:3]:
-        repetition = _generate(context, [sources[i]])[0]
+        repetition = generate_again(context, [sources[i]])[0]
         is_deterministic = all(np.array_equal(array, repetition[key]) for key, array in results[i].items())
         cause = (
             "this machine makes the same bytes twice, so they were recorded by other code, from another motion or recipe, "
@@ -193,7 +193,7 @@ def check_generation(findings: Findings, context: Context, sources: Sequence[Sou
     return sentence, whole_results
 
 
-def find_differing(recorded: Arrays, arrays: Arrays, frames: int | None = None) -> list[str]:
+def find_differing(recorded_arrays: Arrays, arrays: Arrays, frames: int | None = None) -> list[str]:
     """The names of recorded arrays that differ in any byte from those of another generation.
 
     Args:
@@ -204,7 +204,7 @@ def find_differing(recorded: Arrays, arrays: Arrays, frames: int | None = None) 
         return None if array is None else (array.dtype, array.shape, np.ascontiguousarray(array).tobytes())
 
     differing = []
-    for key, recorded_array in recorded.items():
+    for key, recorded_array in recorded_arrays.items():
         # `check_metrics` compares what is in `meta`; the engine may have warned after the frames that are compared.
         if key == META or (frames is not None and key == "solver_warnings"):
             continue
@@ -214,7 +214,7 @@ def find_differing(recorded: Arrays, arrays: Arrays, frames: int | None = None) 
     return differing
 
 
-def _generate(context: Context, sources: Sequence[Source]) -> list[Arrays]:
+def generate_again(context: Context, sources: Sequence[Source]) -> list[Arrays]:
     """The exported arrays of each source."""
     # Planned clips follow the recorded controls; `check_plans` runs the planner.
     rollouts = context.generate(

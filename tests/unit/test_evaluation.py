@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from amp_core.cli.main import run
 from amp_core.errors import InputRefused, IntegrityError
 from amp_core.evaluation import evaluate
-from amp_core.formats import read_motion
+from amp_core.formats import Motion, read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.npz import write_npz
 from amp_core.recipe import Recipe
@@ -25,11 +26,18 @@ Arrays = dict[str, np.ndarray]
 Change = Callable[..., Path]
 
 
+PATHS = {path.stem: path for path in bundled_motions() if path.stem in ("walk", "walk_long_stride")}
+
+
 @pytest.fixture(scope="module")
-def scores() -> Mapping[str, Score]:
-    paths = [path for path in bundled_motions() if path.stem in ("walk", "walk_long_stride")]
-    motions = [read_motion(path, name=path.stem, **reading_options(path)) for path in paths]
-    return {found.name: found for found in score(motions, Robot.load("wildrobot"), Recipe.for_mode("rollout"))}
+def motions() -> Mapping[str, Motion]:
+    return {name: read_motion(path, name=name, **reading_options(path)) for name, path in PATHS.items()}
+
+
+@pytest.fixture(scope="module")
+def scores(motions: Mapping[str, Motion]) -> Mapping[str, Score]:
+    results = score(list(motions.values()), Robot.load("wildrobot"), Recipe.for_mode("rollout"))
+    return {result.name: result for result in results}
 
 
 @pytest.fixture
@@ -44,17 +52,63 @@ def changed(scores: Mapping[str, Score], tmp_path: Path) -> Change:
 
 
 @pytest.mark.parametrize("name", ["walk", "walk_long_stride"])
-def test_an_export_proves_its_score(scores: Mapping[str, Score], changed: Change, name: str) -> None:
-    found, expected = evaluate(changed(name=name)), scores[name]
+def test_an_export_and_its_motion_prove_its_score(
+    scores: Mapping[str, Score], motions: Mapping[str, Motion], changed: Change, name: str
+) -> None:
+    found, expected = evaluate(changed(name=name), motion=motions[name]), scores[name]
     assert found.is_proven
-    assert [entry.what for entry in found.unverified] == ["reference", "nonfoot_contact"]
+    assert found.unverified == ()
     assert all(check.passed for check in found.checks), found.checks
-    assert {check.name for check in found.checks} >= {"replay", "sum_fn_per_frame", "features", "quality_metrics", "tier"}
+    assert {check.name for check in found.checks} >= {
+        "replay", "sum_fn_per_frame", "features", "generation", "quality_metrics", "tier",
+    }  # fmt: skip
     assert dict(found.quality_metrics) == expected.quality_metrics
     assert found.tier == expected.tier
     assert found.gates == expected.gates
     assert [segment["start"] for segment in found.segments] == [segment.start for segment in expected.segments]
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def forge_reference(arrays: Arrays) -> None:
+    """The robot's own poses in the place of the clip's, and nothing stated that they would contradict."""
+    for name in ("root_pos", "root_rot", "dof_pos"):
+        arrays[f"reference_{name}"] = arrays[name]
+    meta = json.loads(arrays[META].tobytes())
+    del meta["quality_metrics"]
+    arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+
+
+def test_what_an_export_says_of_its_clip_is_not_proven_without_the_clip(changed: Change, motions: Mapping[str, Motion]) -> None:
+    path = changed(forge_reference)
+    alone = evaluate(path)
+    assert (alone.tier, alone.is_proven) == (0, False)
+    assert alone.tier_reason == "Tier 0, at best: not verified are reference, nonfoot_contact"
+    assert "not compared with the clip" in alone.unverified[0].reason
+    together = evaluate(path, motion=motions["walk"])
+    assert (together.tier, together.is_proven) == (-1, False)
+    assert (
+        "generation: reference_root_pos, reference_root_rot, reference_dof_pos are not what the motion" in together.tier_reason
+    )
+    with pytest.raises(InputRefused, match="the motion that the file names"):
+        evaluate(path, motion=motions["walk_long_stride"])
+
+
+def hide_a_contact(arrays: Arrays) -> None:
+    arrays["nonfoot_contact"] = ~arrays["nonfoot_contact"]
+
+
+def test_contacts_of_other_bodies_are_generated_again(changed: Change, motions: Mapping[str, Motion]) -> None:
+    found = evaluate(changed(hide_a_contact), motion=motions["walk"])
+    assert "generation: nonfoot_contact are not what the motion gives" in found.tier_reason
+
+
+def test_a_tracked_export_is_simulated_with_its_plan(changed: Change, tmp_path: Path, motions: Mapping[str, Motion]) -> None:
+    walk = motions["walk"]
+    part = replace(walk, root_pos=walk.root_pos[:30], root_rot=walk.root_rot[:30], dof_pos=walk.dof_pos[:30])
+    planner = {"samples": 24, "first_rounds": 1, "horizon_sec": 0.2, "attempts": 1, "branches": 1}
+    (result,) = score([part], Robot.load("wildrobot"), Recipe.from_dict({"mode": "tracked", "planner": planner}))
+    result.export(tmp_path / "walk.npz")
+    assert evaluate(tmp_path / "walk.npz", motion=part).is_proven
 
 
 def schema_alone(arrays: Arrays) -> Arrays:
@@ -140,6 +194,7 @@ def test_what_the_arrays_contradict_is_rejected(changed: Change, change: Any, ch
 def falsify_meta(arrays: Arrays) -> None:
     meta = json.loads(arrays[META].tobytes())
     meta["quality_metrics"]["slip_rate"] = 0.0
+    meta["quality_metrics"]["fell_at_frame"] = 17
     meta["tier"] = 1
     arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
 
@@ -150,6 +205,7 @@ def test_what_it_states_of_itself_is_compared(changed: Change) -> None:
     wrong = {check.name: check.detail for check in found.checks if not check.passed}
     assert wrong.keys() == {"quality_metrics", "tier"}
     assert wrong["quality_metrics"].startswith("stated are slip_rate 0.0 for")
+    assert wrong["quality_metrics"].endswith("fell_at_frame 17 for None")
     assert wrong["tier"] == "Tier 1 is stated, Tier 0 is measured"
 
 
@@ -185,3 +241,18 @@ def test_the_verb_says_what_it_could_not_verify(changed: Change, capsys: pytest.
     assert (document["tier"], document["proven"]) == (0, False)
     assert run(["evaluate", str(changed(shift_control))]) == 1
     assert "WRONG  replay" in capsys.readouterr().out
+
+
+def test_the_verb_finds_the_motion_by_its_digest(changed: Change, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    references = [str(changed()), str(changed(name="walk_long_stride"))]
+    assert run(["evaluate", *references]) == 0
+    text = capsys.readouterr().out
+    assert "walk: Tier 0, at best: not verified are reference, nonfoot_contact" in text
+    assert "is not at hand; --motions PATH names it" in text
+    assert run(["evaluate", *references, "--motions", str(PATHS["walk"].parent), "--json", str(tmp_path / "o.json")]) == 0
+    text = capsys.readouterr().out
+    assert "walk: Tier 0\n" in text
+    assert "not verified" not in text
+    assert [document["proven"] for document in json.loads((tmp_path / "o.json").read_text())] == [True, True]
+    assert run(["evaluate", *references, "--motions", str(tmp_path / "nowhere")]) == 1
+    assert "there is no such file or folder" in capsys.readouterr().err
