@@ -41,6 +41,9 @@ must make sense in every other respect as well."""
 LEAST_SEC = 0.5
 """A shorter clip has no step in it, by which its feet could tell a reading from another."""
 
+LEAST_EVIDENCE_SEC = 4.0
+"""Score times duration that it takes to doubt a joint or the heading: a second of a good walk has a score of up to 3."""
+
 LYING_DEG, UPRIGHT_DEG = 45.0, 30.0
 CLEAR_RATIO = 0.45
 IMPROVEMENT = 0.8
@@ -189,6 +192,8 @@ def _is_mended(readings: list[Reading], as_read: Plausibility, mended: Plausibil
     """Whether the readings mend the clip beyond doubt."""
     kinds = {reading.kind for reading in readings}
     if duration_sec < LEAST_SEC and not kinds <= {"quaternion_order", "y_up", "unit", "degrees"}:
+        return False
+    if readings[0].kind in ("sides", "joint_sign", "heading") and as_read.score * duration_sec < LEAST_EVIDENCE_SEC:
         return False
     # Each further reading has to be earned: of many combinations some one fits any motion.
     ratio = JOINT_RATIO if readings[0].kind in ("sides", "joint_sign") else MENDING_RATIO
