@@ -40,41 +40,28 @@ class Check:
 
     error: type[AmprefError]
     expected: str
-    remedy: str
 
 
 CHECKS: Mapping[str, Check] = {
     "one_origin": Check(
         Conflict,
         expected="one robot model, one MuJoCo version, one gate profile and this release's generator in a version",
-        remedy="Score the odd ones again, or leave them out with select.clips or select.gate_profile.",
     ),
-    "feature_code_hash": Check(
-        FeatureCodeMismatch,
-        expected=feature_code_hash(),
-        remedy="Score these clips again with this version (ampref clip ID --score MODE), then lock.",
-    ),
-    "tier": Check(
-        Conflict, expected="the tier that its metrics give", remedy="Score the clip again, or leave it out with select.clips."
-    ),
-    "arrays": Check(
-        IntegrityError, expected="the bytes that were scored", remedy="Score the clip again, or restore the blob store."
-    ),
-    "metrics": Check(
-        IntegrityError,
-        expected="the metrics and tiers that the clip's arrays give",
-        remedy="Score the clip again, or leave it out with select.clips.",
-    ),
+    "feature_code_hash": Check(FeatureCodeMismatch, expected=feature_code_hash()),
+    "tier": Check(Conflict, expected="the tier that its metrics give"),
+    "arrays": Check(IntegrityError, expected="the bytes that were scored"),
+    "metrics": Check(IntegrityError, expected="the metrics and tiers that the clip's arrays give"),
 }
 """In the order in which a failure is reported; the names stand in the manifest."""
 
 
 def check_candidates(
-    members: Sequence[Candidate], robot: Robot, report: Callable[[float], None] = lambda fraction: None
+    members: Sequence[Candidate], robot: Robot, report: Callable[[float], None] = lambda fraction: None, *, remedy: str
 ) -> dict[str, Any]:
     """Make every check in `CHECKS` and return their outcomes, which the version keeps.
 
     Args:
+      remedy: how the caller's user scores a clip again, or leaves it out.
       report: called with the fraction of the members that was looked at.
 
     Raises:
@@ -107,7 +94,7 @@ def check_candidates(
             f"the gate before the lock found {count}: {'; '.join(texts[:_MOST_PROBLEMS])}{more}",
             key=failed_checks[0],
             expected=check.expected,
-            remedy=check.remedy,
+            remedy=remedy,
         )
     return {"checks": [{"name": name, "passed": True, "members": len(members)} for name in CHECKS]}
 

@@ -109,7 +109,8 @@ class Score(Verdict):
         """A sort key for the scores of one clip, the best first: `tiers.merit_order`."""
         recipe = self.rollout.recipe
         frames = sum(segment.stop - segment.start for segment in self.segments)
-        return merit_order(self.tier, recipe.mode, frames, scaled=not recipe.physics.is_identity)
+        is_scaled = not recipe.physics.is_identity
+        return merit_order(self.tier, recipe.mode, frames, profile=recipe.gate_profile, scaled=is_scaled)
 
     @property
     def frames(self) -> int:

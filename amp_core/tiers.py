@@ -11,14 +11,12 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from amp_core.errors import RecipeRefused
+from amp_core.recipe import GATE_PROFILE, Recipe
 from amp_core.strict_json import json_data
 from amp_core.version import GENERATOR_VERSION
-
-if TYPE_CHECKING:
-    from amp_core.recipe import Recipe
 
 
 class Tier(IntEnum):
@@ -97,18 +95,23 @@ class HeightShare:
     height_share: float
 
 
-def merit_order(tier: int, mode: str, tier_0_frames: int, *, scaled: bool = False) -> tuple[int, ...]:
+def merit_order(
+    tier: int, mode: str, tier_0_frames: int, *, profile: str = GATE_PROFILE, scaled: bool = False
+) -> tuple[int, ...]:
     """A sort key for the rollouts of one clip, the best first. Of equals, the newest is the best.
 
     A rollout in the robot's own physics comes before any in scaled physics, because a domain-randomization bucket tells how
-    robust a clip is and not what it is. Then the better tier, then a free simulation before one whose poses were forced, then,
-    below Tier 0, more frames in windows that are Tier 0 on their own.
+    robust a clip is and not what it is. Then a verdict by a current profile before any by a superseded one, then the better
+    tier, then a free simulation before one whose poses were forced, then, below Tier 0, more frames in windows that are Tier 0
+    on their own.
 
     Args:
       tier_0_frames: frames in Tier 0 segments; of no weight where the whole rollout is Tier 0.
+      profile: the gate profile that gave the tier.
       scaled: whether the recipe scales the robot's physics.
     """
-    return scaled, Tier(tier).rank, FORCED_MODES.get(mode, 0), 0 if tier == Tier.TIER_0 else -tier_0_frames
+    frames = 0 if tier == Tier.TIER_0 else -tier_0_frames
+    return scaled, profile in SUPERSEDED_PROFILES, Tier(tier).rank, FORCED_MODES.get(mode, 0), frames
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,13 @@ GATE_PROFILES: Mapping[str, GateProfile] = {
     ),
 }
 """Every profile by name."""
+
+SUPERSEDED_PROFILES = ("amp-0.11",)
+"""Profiles that a later one replaced, because they let clips pass that are not what Tier 0 means today.
+
+What they judged keeps its tier, and stands for a clip only where no current profile judged it. All others are current: they are
+for different motions, so that the best verdict by any of them stands for the clip. The catalog stores which rollout that is: a
+profile that is added here needs a migration that ranks them anew, such as revision 0008."""
 
 DYNAMIC_PROFILES: Mapping[str, str] = {"amp-0.12": "amp-0.12-dynamic"}
 """The profile for running, jumping and dancing that goes with one for walking."""

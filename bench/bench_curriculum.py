@@ -30,12 +30,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, func, insert, select, text
 
+from amp_core.recipe import GATE_PROFILE
+from amp_core.tiers import GATE_PROFILES, SUPERSEDED_PROFILES
 from ampref_service.catalog import Catalog, clips, schema
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.curriculum import ClipQuery, encode_cursor, list_clips
@@ -51,6 +54,10 @@ ONE_FILTER: dict[str, dict[str, Any]] = {
     "the rare mode (10 %)": {"mode": "teacher_forced"},
     "a robot with 2 % of the clips": {"robot": "small"},
     "a robot without clips": {"robot": "none"},
+    "the common profile (99 %)": {"gate_profile": "amp-0.12"},
+    "an older profile (50 %), which represents 1 %": {"gate_profile": "amp-0.11"},
+    "a rare profile (2 %)": {"gate_profile": "amp-0.12-dynamic"},
+    "a profile without clips": {"gate_profile": "none"},
     "a tag with 30 %": {"tags": ("walk",)},
     "a tag with 0.5 %": {"tags": ("golden",)},
     "a tag with 19 clips": {"tags": ("rare",)},
@@ -100,15 +107,20 @@ OTHER_CASES: dict[str, dict[str, Any]] = {
 }
 
 
+NO_MARKS = dict.fromkeys(("best", "best_in_mode", "best_by_profile"), 0)
+
+
 def fill(catalog: Catalog, count: int, seed: int = 0) -> None:
-    """`count` clips with plausible metrics, one rollout each (a tenth has two modes, 1 % none yet)."""
+    """`count` clips with plausible metrics, one rollout each (a tenth has two modes, 1 % none yet).
+
+    Half of them were also judged by amp-0.11, 1 % by that alone, and 2 % also by amp-0.12-dynamic.
+    """
     rng = np.random.default_rng(seed)
     digest = "sha256:" + "0" * 64
     with catalog.begin() as session:
-        for mode in ("rollout", "teacher_forced"):
-            session.execute(
-                insert(t.recipes).values(digest=f"{digest[:-1]}{mode[0]}", mode=mode, recipe={"mode": mode}, created_at=0.0)
-            )
+        for mode, profile in product(("rollout", "teacher_forced"), GATE_PROFILES):
+            recipe = {"digest": f"{digest[:50]}{mode[0]}{profile}", "mode": mode, "recipe": {"mode": mode}, "created_at": 0.0}
+            session.execute(insert(t.recipes).values(recipe))
     # An index that is made at the end costs a tenth of one that is updated while random values come in.
     indexes = sorted(t.curriculum.indexes, key=lambda index: str(index.name))
     with catalog.begin() as session:
@@ -168,20 +180,22 @@ def add_rows(rows: dict[Any, list[dict[str, Any]]], rng: np.random.Generator, in
         "duration_sec": duration,
         "name_folded": name,
     }
+    profiles = [GATE_PROFILE] if index % 100 else []
+    profiles += ["amp-0.11"] * (index % 2 == 0) + ["amp-0.12-dynamic"] * (index % 50 == 1)
     scored: list[dict[str, Any]] = []
-    for mode in modes:
+    for mode, profile in product(modes, profiles):
         tier = int(rng.choice([0, 1, -1], p=[0.08, 0.22, 0.70]))
         metrics = draw_metrics(rng, tier, walking)
-        rollout_id = f"rollout_{index:020d}{mode[:6]}"
+        rollout_id = f"rollout_{index:015d}{mode[:6]}{profile[-4:]}"
         rows[t.rollouts].append(
             {
                 "id": rollout_id,
                 "clip_id": clip_id,
-                "recipe_digest": f"{digest[:-1]}{mode[0]}",
+                "recipe_digest": f"{digest[:50]}{mode[0]}{profile}",
                 "mode": mode,
                 "tier": tier,
                 "tier_reason": "All Tier 0 gates passed" if tier == 0 else "mean_sum_fn_over_mg 0.71 < 0.85",
-                "gate_profile": "amp-0.11",
+                "gate_profile": profile,
                 "frames": int(duration * 50),
                 "duration_sec": duration,
                 "arrays_digest": digest,
@@ -193,11 +207,16 @@ def add_rows(rows: dict[Any, list[dict[str, Any]]], rng: np.random.Generator, in
                 **metrics,
             }
         )
-        scored.append(place | {"mode": mode, "best": 0, "tier": tier, "rollout_id": rollout_id, **metrics})
+        scored.append(
+            {**place, **NO_MARKS, **metrics, "mode": mode, "gate_profile": profile, "tier": tier, "rollout_id": rollout_id}
+        )
     if not scored:
         empty_row = {column.name: None for column in t.curriculum.c}
-        scored.append(empty_row | place | {"mode": t.UNSCORED})
-    min(scored, key=lambda row: (0, 1, -1, None).index(row["tier"]))["best"] = 1
+        scored.append({**empty_row, **place, **NO_MARKS, "mode": t.UNSCORED, "gate_profile": t.UNSCORED})
+    scored.sort(key=lambda row: (row["gate_profile"] in SUPERSEDED_PROFILES, (0, 1, -1, None).index(row["tier"])))
+    for mark, key in (("best", "clip_id"), ("best_in_mode", "mode"), ("best_by_profile", "gate_profile")):
+        for value in {row[key] for row in scored}:
+            next(row for row in scored if row[key] == value)[mark] = 1
     rows[t.curriculum].extend(scored)
 
 

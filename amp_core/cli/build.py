@@ -18,7 +18,7 @@ from amp_core.errors import AmprefError, Conflict, InputRefused, NotFound
 from amp_core.metrics import METRICS
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries
 from amp_core.readiness import TEST_IDS
-from amp_core.recipe import Recipe
+from amp_core.recipe import GATE_PROFILE, Recipe
 from amp_core.reference import PROVENANCE, read_members, read_meta
 from amp_core.robot import Robot
 from amp_core.segments import find_segments
@@ -36,7 +36,7 @@ class Selection:
     Args:
       tiers: 0, 1 or both.
       segments: also the windows of those tiers of clips that fail as a whole.
-      profile: the gate profile that judged them; None for any, but one alone.
+      profile: the gate profile that judged them; None for that of new recipes.
     """
 
     robot: str
@@ -73,8 +73,8 @@ class Export:
     @property
     def merit_order(self) -> tuple[int, ...]:
         frames = sum(end - start for start, end, _ in self.windows)
-        is_scaled = not self.recipe.physics.is_identity
-        return merit_order(int(self.meta["tier"]), self.recipe.mode, frames, scaled=is_scaled)
+        tier, is_scaled = int(self.meta["tier"]), not self.recipe.physics.is_identity
+        return merit_order(tier, self.recipe.mode, frames, profile=self.recipe.gate_profile, scaled=is_scaled)
 
     def candidate(self, selection: Selection) -> Candidate | None:
         """What the version takes of it; None where that is nothing."""
@@ -132,23 +132,32 @@ def read_exports(folder: Path, robot: Robot, out: Output) -> Iterator[Export]:
 
 
 def select_candidates(exports: Sequence[Export], selection: Selection, out: Output) -> list[tuple[Candidate, Export]]:
-    """The best export of each clip in the robot's own physics, where the selection takes it."""
-    best: dict[tuple[str, str], Export] = {}
+    """The best export of each clip by one gate profile in the robot's own physics, where the selection takes it."""
+    profile, best = selection.profile or GATE_PROFILE, dict[tuple[str, str], Export]()
     for export in exports:
         if not export.recipe.physics.is_identity:
             out.note(f"note: {export.path} is in other physics than the robot's own and was passed over")
             continue
-        if selection.profile not in (None, export.recipe.gate_profile):
+        if export.recipe.gate_profile != profile:
+            out.note(f"note: {export.path} was judged by {export.recipe.gate_profile}, not {profile}, and was passed over")
             continue
         key = export.meta[PROVENANCE]["name"], export.meta[PROVENANCE]["source_digest"]
         best[key] = min((best[key], export) if key in best else (export,), key=lambda export: export.merit_order)
     pairs = [(candidate, export) for export in best.values() if (candidate := export.candidate(selection)) is not None]
     if not pairs:
+        tiers = " or ".join(Tier(tier).label for tier in selection.tiers)
+        alternatives = sorted(
+            {export.recipe.gate_profile for export in exports if export.meta["tier"] in selection.tiers} - {profile}
+        )
+        remedy = (
+            f"Take those of another profile: --profile {' or '.join(alternatives)}"
+            if alternatives
+            else "Take other tiers: --tier"
+        )
         raise InputRefused(
-            "the folder holds no export of these tiers",
-            key="tier",
-            expected=f"exports of {', '.join(Tier(tier).label for tier in selection.tiers)} with a meta member",
-            remedy="Write some: ampref score MOTION... --export DIR",
+            f"the folder holds no export that is {tiers} by {profile}",
+            expected="exports of this release, in the robot's own physics",
+            remedy=f"{remedy}; or write some: ampref score MOTION... --export DIR",
         )
     return sorted(pairs, key=lambda pair: (pair[0].name, pair[0].source_digest, pair[0].recipe_digest))
 
@@ -212,7 +221,9 @@ def build_version(
     pairs = select_candidates(exports, selection, out)
     candidates = [candidate for candidate, _ in pairs]
     progress(0.0, "checking the exports")
-    checks = check_candidates(candidates, robot)
+    checks = check_candidates(
+        candidates, robot, remedy="Score the clip again (ampref score MOTION --export DIR), or take its file out of DIR"
+    )
     sources = find_sources(folders, {candidate.source_digest for candidate in candidates})
     missing = [candidate.name for candidate in candidates if candidate.source_digest not in sources]
     if missing:

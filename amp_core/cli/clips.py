@@ -11,14 +11,14 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from amp_core.cli.jobs import job_message
-from amp_core.cli.options import Json, Profile, Quiet, Url, mode_option, rollout_mode_option
+from amp_core.cli.options import Json, Profile, Quiet, Url, mode_option, parse_profile, rollout_mode_option
 from amp_core.cli.output import Output
 from amp_core.cli.remote import connect, note_retries
 from amp_core.cli.results import RESULT_COLUMNS
 from amp_core.cli.text import counted, number, size
 from amp_core.client import ApiClient, load_clips
 from amp_core.errors import Conflict, InputRefused, NotFound
-from amp_core.recipe import PhysicsScale
+from amp_core.recipe import GATE_PROFILE, PhysicsScale
 from amp_core.tiers import Tier
 
 PAGE = 200
@@ -30,6 +30,10 @@ def clips(
     tier: Annotated[int | None, Option(min=-1, max=1, help="0, 1, or -1 for Rejected.")] = None,
     robot: Annotated[str | None, Option(help="For this robot.")] = None,
     mode: Annotated[str | None, rollout_mode_option(help="Judge each clip by its best rollout in this mode.")] = None,
+    profile: Annotated[
+        str | None,
+        Option(parser=parse_profile, metavar="NAME", help="Judge each clip by its best rollout by this gate profile."),
+    ] = None,
     tag: Annotated[list[str] | None, Option(help="Bearing this tag; may be repeated, all must be there.")] = None,
     name: Annotated[str | None, Option(help="Part of the name, in any case.")] = None,
     parent: Annotated[str | None, Option(metavar="ID", help="The variants of this clip, by its id.")] = None,
@@ -67,7 +71,8 @@ def clips(
 ) -> None:
     """Query the curriculum: clips by tier, robot, mode, tags, duration and any metric; fetch and pin their arrays."""
     bounds = _parse_bounds(minimum or (), "min") | _parse_bounds(maximum or (), "max")
-    filters = {"tier": tier, "robot": robot, "mode": mode, "tag": tag or None, "name": name, "parent": parent, "sort": sort}
+    filters: dict[str, Any] = {"tier": tier, "robot": robot, "mode": mode, "gate_profile": profile, "tag": tag or None}
+    filters |= {"name": name, "parent": parent, "sort": sort}
     out = Output(json_out, quiet=quiet)
     if fetch is not None or pin is not None or pinned is not None:
         query: dict[str, Any] = {
@@ -95,11 +100,13 @@ def clips(
         out.print("no clip matches\nnext: ampref submit MOTION... --wait, or fewer filters")
         return
     rows, no_cells = [], ["not yet", *[None] * (len(RESULT_COLUMNS) - 1)]
+    columns = ("mode", *_profile_key((clip["rollout"] or {}).get("gate_profile", GATE_PROFILE) for clip in page))
     for clip in page:
         rollout = clip["rollout"]
         cells = _rollout_cells(rollout, steps.get(clip["robot"])) if rollout else no_cells
-        rows.append((clip["id"], clip["name"], rollout and rollout["mode"], *cells, number(clip["duration_sec"])))
-    out.print_table(("Clip", "Motion", "Mode", *RESULT_COLUMNS, ">source s"), rows)
+        origin = (rollout and rollout.get(column) for column in columns)
+        rows.append((clip["id"], clip["name"], *origin, *cells, number(clip["duration_sec"])))
+    out.print_table(("Clip", "Motion", *(_HEADERS[column] for column in columns), *RESULT_COLUMNS, ">source s"), rows)
     out.print(f"\n{counted(len(page), 'clip')}{', and there are more: --limit N or --all' if has_more else ''}")
     out.print("next: ampref clip ID")
 
@@ -129,10 +136,16 @@ def _fetch_clips(out: Output, options: Mapping[str, Any], folder: Path | None, p
     if not clips:
         out.print("no scored clip matches\nnext: ampref submit MOTION... --wait, or fewer filters")
         return
+    columns = ("mode", *_profile_key(clips.gate_profiles))
     rows = [
-        (clip.name, clip.robot, clip.mode, Tier(clip.tier).label, str(clip.frames), clip.arrays_digest[7:19]) for clip in clips
+        (
+            *(clip.name, clip.robot, *(getattr(clip, column) for column in columns)),
+            *(Tier(clip.tier).label, str(clip.frames), clip.arrays_digest[7:19]),
+        )
+        for clip in clips
     ]
-    out.print_table(("Motion", "Robot", "Mode", "Tier", ">frames", "SHA-256"), rows)
+    headers = (_HEADERS[column] for column in columns)
+    out.print_table(("Motion", "Robot", *headers, "Tier", ">frames", "SHA-256"), rows)
     source = f"{size(clips.downloaded_bytes)} downloaded" if clips.downloaded_bytes else "the cache had everything"
     out.print(f"\n{counted(len(clips), 'clip')}; {source}, verified against the digests of the list {clips.digest}")
     if folder is not None:
@@ -141,6 +154,14 @@ def _fetch_clips(out: Output, options: Mapping[str, Any], folder: Path | None, p
         out.print(
             f"pinned: {pin}\nnext, on any node: ampref clips --from {pin} --fetch DIR, or load_clips(pinned={str(pin)!r})"
         )
+
+
+_HEADERS = {"mode": "Mode", "gate_profile": "Profile", "bucket": "Bucket"}
+
+
+def _profile_key(profiles: Iterable[str]) -> tuple[str, ...]:
+    """The column of the gate profile, unless all verdicts in a list are by the usual one."""
+    return ("gate_profile",) if any(profile != GATE_PROFILE for profile in profiles) else ()
 
 
 def _parse_bounds(texts: Sequence[str], side: str) -> dict[str, float]:
@@ -243,10 +264,10 @@ def _print_clip(out: Output, clip: Mapping[str, Any], steps: Mapping[str, float]
     if rollouts:
         # A column that says the same in every line is left out.
         bucket = ("bucket",) if any(rollout["bucket"] != PhysicsScale().name for rollout in rollouts) else ()
-        keys, step = ("id", "mode", *bucket), steps.get(clip["robot"])
+        keys, step = ("mode", "gate_profile", *bucket), steps.get(clip["robot"])
         out.print_table(
-            ("Rollout", "Mode", *(key.capitalize() for key in bucket), *RESULT_COLUMNS),
-            [(*(rollout[key] for key in keys), *_rollout_cells(rollout, step)) for rollout in rollouts],
+            ("Rollout", *(_HEADERS[key] for key in keys), *RESULT_COLUMNS),
+            [(rollout["id"], *(rollout[key] for key in keys), *_rollout_cells(rollout, step)) for rollout in rollouts],
         )
         out.print()
         for rollout in rollouts:

@@ -16,10 +16,10 @@ from amp_core.cli.options import (
     Json,
     QuatOrder,
     Quiet,
+    TakenProfile,
     Threads,
     Timeout,
     Url,
-    parse_profile,
     refuse_usage,
     rollout_mode_option,
 )
@@ -51,9 +51,7 @@ def lock(
     robot: Annotated[str | None, Option(help="For this robot; default wildrobot.")] = None,
     mode: Annotated[str | None, rollout_mode_option(help="Take each clip's best rollout in this mode.")] = None,
     recipe: Annotated[str | None, Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
-    profile: Annotated[
-        str | None, Option(parser=parse_profile, metavar="NAME", help="Take the rollouts that this gate profile judged, alone.")
-    ] = None,
+    profile: TakenProfile = None,
     tag: Annotated[list[str] | None, Option(help="Clips with this tag; may be repeated, all must be there.")] = None,
     clip: Annotated[list[str] | None, Option(help="This clip, by id or name; may be repeated; default all.")] = None,
     segments: Annotated[
@@ -149,9 +147,7 @@ def build(
     name: Annotated[str | None, Option("--name", help="The dataset's name; default: the folder's.")] = None,
     version: Annotated[str, Option("--version", help="The version.")] = "1.0.0",
     robot: Annotated[str | None, Option(help="A path to a robot.yaml, where the exports' robot is not bundled.")] = None,
-    profile: Annotated[
-        str | None, Option(parser=parse_profile, metavar="NAME", help="Take the exports that this gate profile judged, alone.")
-    ] = None,
+    profile: TakenProfile = None,
     segments: Annotated[
         bool, Option("--segments", help="Also take the passing windows of clips that fail as a whole.")
     ] = False,
@@ -193,7 +189,11 @@ def build(
         with suppress(AmprefError):
             robots.add(str(read_meta(path)["robot"]))
     if len(robots) > 1:
-        raise InputRefused(f"the exports are of {', '.join(sorted(robots))}", key="robot", expected="one robot in a version")
+        problem, remedy = (
+            f"the exports are of {', '.join(sorted(robots))}",
+            "Put those of each robot into a folder of their own",
+        )
+        raise InputRefused(problem, file=str(folder), expected="one robot in a version", remedy=remedy)
     loaded_robot = Robot.load(robot or next(iter(robots), "wildrobot"))
     selection = Selection(loaded_robot.name, tuple(dict.fromkeys(tier or [0])), segments, profile)
     with made_folder(target), out.progress(f"building {dataset_name}=={version}", total=1.0) as progress:

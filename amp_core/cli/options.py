@@ -62,6 +62,10 @@ Profile = Annotated[
         help="The gate profile that decides the tier: amp-0.12 (default), or amp-0.12-dynamic for running and jumping.",
     ),
 ]
+TakenProfile = Annotated[
+    str | None,
+    Option(parser=parse_profile, metavar="NAME", help="Take what this gate profile judged; default amp-0.12."),
+]
 Physics = Annotated[
     list[PhysicsScale] | None,
     Option(

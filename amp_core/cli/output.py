@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 160
-_OPTIONS = {"tags": "tag", "clips": "clip", "buckets": "bucket", "waivers": "waive"}
+_OPTIONS = {"tags": "tag", "clips": "clip", "buckets": "bucket", "waivers": "waive", "gate_profile": "profile"}
 """Options that are not called as the field of the request."""
 STDOUT = Path("-")
 Cell = str | Callable[[Any], Any]
@@ -47,9 +47,14 @@ _STYLES = {
 
 
 def argument_name(key: str) -> str:
-    """The argument or option that a key of a request stands for, such as `VERSION` for `body.version`; else the key."""
+    """The argument or option that a key of a request stands for, such as `VERSION` for `body.version`; else the key.
+
+    A selection as a whole has no name: its options are in what is said of it.
+    """
+    if key in ("select", "body.select"):
+        return ""
     place, *path = (part for part in key.split(".") if not part.isdigit())
-    if place not in ("path", "query", "body") or not path:
+    if place not in ("path", "query", "body", "select") or not path:
         return f"key {key!r}"
     if path[0] == "recipe":
         return " ".join(("--recipe", ".".join(path[1:]))).rstrip()

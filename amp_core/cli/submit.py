@@ -74,7 +74,8 @@ def submit(
     out.print_result(answers, dict.fromkeys(answer["clip"]["id"] for answer in answers))
     if answers and wait:
         print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in answers if answer["rollout"]])
-        out.print("\nnext: ampref clips --tier 0, then ampref dataset lock NAME VERSION --tier 0")
+        option = f" --profile {fields['gate_profile']}" if fields and "gate_profile" in fields else ""
+        out.print(f"\nnext: ampref clips --tier 0{option}, then ampref dataset lock NAME VERSION --tier 0{option}")
     elif answers:
         columns: dict[str, Cell] = {
             "Motion": _label,

@@ -105,7 +105,8 @@ class ApiClient:
         """One page of the curriculum query, `{items, next_cursor}`.
 
         Args:
-          filters: `tier, robot, mode, tag, min_duration_sec, sort, limit, cursor`, and `min_…`/`max_…` of any metric.
+          filters: `tier, robot, mode, gate_profile, tag, min_duration_sec, sort, limit, cursor`, and `min_…`/`max_…` of any
+            metric.
         """
         return self._get("clips", params=filters)
 

@@ -38,7 +38,7 @@ log = logging.getLogger("amp_core.client")
 _SCHEMA = "ampref-clips/1"
 _PAGE = 200
 _QUERIES = ".queries"  # The references' folder of what queries last listed; no dataset has such a name.
-_KEYS = ("tier", "robot", "mode", "tag", "name", "parent", "min_duration_sec", "sort", "limit")
+_KEYS = ("tier", "robot", "mode", "gate_profile", "tag", "name", "parent", "min_duration_sec", "sort", "limit")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 
 
@@ -196,6 +196,7 @@ def load_clips(
     tier: int | None = None,
     robot: str | None = None,
     mode: str | None = None,
+    gate_profile: str | None = None,
     tags: Sequence[str] = (),
     name: str | None = None,
     parent: str | None = None,
@@ -221,7 +222,7 @@ def load_clips(
     result yet are left out.
 
     Args:
-      tier: 0, 1 or -1, of the rollout that represents the clip: its best, or its best in `mode`.
+      tier: 0, 1 or -1, of the rollout that represents the clip: its best, or its best in `mode` and by `gate_profile`.
       tags: the clip has all of them.
       name: part of the name. `parent`: the id of a clip, for its variants.
       sort: `created_at`, `duration_sec` or a metric; with `-` before it descending. Default: the newest first.
@@ -241,7 +242,7 @@ def load_clips(
     for key in bounds:
         if not key.startswith(("min_", "max_")):
             raise TypeError(f"load_clips() got an unexpected keyword argument {key!r}")
-    values = (tier, robot, mode, list(tags) or None, name, parent, min_duration_sec, sort, limit)
+    values = (tier, robot, mode, gate_profile, list(tags) or None, name, parent, min_duration_sec, sort, limit)
     query = {key: value for key, value in (dict(zip(_KEYS, values, strict=True)) | bounds).items() if value is not None}
     if limit is not None and limit < 1:
         raise InputRefused(f"the limit is {limit}", key="limit", expected="at least 1, or None for all")
@@ -384,7 +385,7 @@ def _check_clips(clips: Sequence[ReferenceClip]) -> None:
         if len(digests) > 1:
             warn(f"The robot {name!r} was changed between these clips: {', '.join(digests)}.")
     if len(summary.gate_profiles) > 1:
-        warn(f"The clips were judged by different gate profiles: {', '.join(summary.gate_profiles)}.")
+        warn(f"The clips were judged by different gate profiles: {', '.join(summary.gate_profiles)}; gate_profile takes one.")
 
 
 def _obtain(connection: Connection | None, cache: Cache, clips: Sequence[ReferenceClip], progress: Progress | None) -> int:

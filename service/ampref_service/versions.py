@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from urllib.parse import urlencode
 
 from amp_core.errors import InputRefused, NotFound
+from amp_core.tiers import GATE_PROFILES
 from ampref_service.catalog import Session, datasets, job_rows, locking, selection
 from ampref_service.catalog.records import Job, Select, Version
 from ampref_service.services import Services
@@ -52,14 +56,43 @@ def _check_selection(session: Session, select: Select) -> None:
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
     if next(selection.select_members(session, select, chunk=1), None) is None:
-        near = ", ".join(f"{name} is {tier.label}" for name, tier in selection.list_tiers(session, select, _MAX_LISTED))
+        near = ", ".join(
+            f"{name} is {tier.label} by {profile}" for name, tier, profile in selection.list_tiers(session, select, _MAX_LISTED)
+        )
         raise InputRefused(
             f"the selection is empty{': ' if near else ''}{near}",
             key="select",
             expected="at least one rollout of the tiers asked for",
-            remedy="Widen it (tier, tags, segments), or wait for the clips' jobs; "
-            "ampref clips --tier 0 (GET /v1/clips?tier=0) lists what would go in",
+            remedy=_suggest_profile(session, select)
+            + "Widen it (--tier, --tag, --clip, --segments), or wait for the clips' jobs"
+            + _name_listing(select),
         )
+
+
+def _suggest_profile(session: Session, select: Select) -> str:
+    """How to take the rollouts that other gate profiles judged, where the same selection of them is not empty."""
+    alternatives = [
+        profile
+        for profile in GATE_PROFILES
+        if select.recipe is None
+        and profile != select.profile
+        and next(selection.select_members(session, replace(select, gate_profile=profile), chunk=1), None) is not None
+    ]
+    if not alternatives:
+        return ""
+    return f"Other gate profiles passed some: --profile {' or '.join(alternatives)} (select.gate_profile). "
+
+
+def _name_listing(select: Select) -> str:
+    """The query that lists what would go in; no query asks about windows, buckets and recipes."""
+    if select.recipe is not None or select.buckets is not None or select.segments:
+        return ""
+    query = {"tier": str(select.tiers[0])} if len(select.tiers) == 1 else {}
+    query |= {"gate_profile": select.profile, "robot": select.robot}
+    query |= {} if select.mode is None else {"mode": select.mode}
+    pairs = [*query.items(), *(("tag", tag) for tag in select.tags)]
+    options = " ".join(f"--{'profile' if name == 'gate_profile' else name} {shlex.quote(value)}" for name, value in pairs)
+    return f"; ampref clips {options} (GET /v1/clips?{urlencode(pairs)}) lists what would go in"
 
 
 def find_version(session: Session, dataset: str, version: str) -> Version:

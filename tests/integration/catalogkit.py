@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from amp_core.recipe import GATE_PROFILE
 from ampref_service.catalog import Catalog, clips, datasets, locking, recipes, rollouts, selection
 from ampref_service.catalog.records import (
     Clip,
@@ -47,23 +48,29 @@ def new_clip(name: str = "walk", **changes: Any) -> NewClip:
     return NewClip(**(facts | changes))
 
 
-def recipe(mode: str = "rollout", seed: int = 0, **physics: float) -> RecipeRow:
-    return RecipeRow(sha(f"{mode} {seed} {sorted(physics.items())}"), mode, {"mode": mode, "seed": seed, "physics": physics})
+def recipe(mode: str = "rollout", seed: int = 0, *, profile: str = GATE_PROFILE, **physics: float) -> RecipeRow:
+    facts = {"mode": mode, "seed": seed, "physics": physics, "gate_profile": profile}
+    return RecipeRow(sha(f"{mode} {seed} {profile} {sorted(physics.items())}"), mode, facts)
 
 
 def result(
-    tier: int = 0, mode: str = "rollout", *, segments: tuple[Segment, ...] = (), **metrics: float | int | None
+    tier: int = 0,
+    mode: str = "rollout",
+    *,
+    profile: str = GATE_PROFILE,
+    segments: tuple[Segment, ...] = (),
+    **metrics: float | int | None,
 ) -> NewRollout:
     values: Mapping[str, Any] = {name: 0.5 for name in METRIC_COLUMNS} | {"fell_at_frame": None} | metrics
     return NewRollout(
         mode=mode,
         tier=tier,
         tier_reason=f"because {tier}",
-        gate_profile="amp-0.11",
+        gate_profile=profile,
         metrics=values,
         frames=100,
         duration_sec=2.0,
-        arrays_digest=sha(f"arrays {tier} {mode} {sorted(metrics.items())}"),
+        arrays_digest=sha(f"arrays {tier} {mode} {profile} {sorted(metrics.items())}"),
         arrays_size=5000,
         feature_code_hash=sha("features"),
         mujoco_version="4.0.1",
@@ -79,7 +86,7 @@ def add_clip(catalog: Catalog, name: str = "walk", **changes: Any) -> Clip:
 
 def add_rollout(catalog: Catalog, clip: Clip, new: NewRollout | None = None, with_recipe: RecipeRow | None = None) -> Rollout:
     new = new or result()
-    used = with_recipe or recipe(new.mode)
+    used = with_recipe or recipe(new.mode, profile=new.gate_profile)
     with catalog.begin() as session:
         recipes.add(session, used)
         return rollouts.add(session, clip.id, used.digest, new)[0]

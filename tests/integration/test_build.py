@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from functools import partial
@@ -10,23 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from catalogkit import add_clip, add_rollout, opened
 from workerkit import CHILD, Bench, settings_for
 
-from amp_core.cli.build import Selection
+from amp_core.cli.build import Selection, read_exports, select_candidates
 from amp_core.cli.main import run
+from amp_core.cli.output import Output
 from amp_core.client.readiness import Readiness
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.npz import write_npz
 from amp_core.quality import FrameSeries, measure
-from amp_core.recipe import Recipe
+from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.reference import META
 from amp_core.robot import Robot
 from amp_core.scoring import score
-from amp_core.tiers import classify, gate_profile
+from amp_core.tiers import GATE_PROFILES, classify, gate_profile
 from amp_core.verify import verify
-from ampref_service.catalog import datasets, locking
+from ampref_service.catalog import datasets, locking, selection
 from ampref_service.catalog.records import Select
+from ampref_workers.rollout_job import new_rollout
 from ampref_workers.runner import Runner
 
 WAIVERS = [{"test": test, "reason": "too few frames"} for test in ("6", "smoke")]
@@ -86,6 +90,39 @@ def test_a_build_has_the_bytes_of_a_services_lock(tmp_path: Path) -> None:
     bench.close()
 
 
+def test_a_build_takes_what_a_lock_takes(tmp_path: Path, sqlite_url: str) -> None:
+    """Of the same rollouts in several modes, physics and profiles, for each profile, and without one."""
+    robot = Robot.load("wildrobot")
+    paths = [path for path in bundled_motions() if path.stem in ("walk", "squat", "walk_long_stride")]
+    motions = [read_motion(path, name=path.stem, **reading_options(path)) for path in paths]
+    recipes = [replace(Recipe.for_mode("rollout"), gate_profile=profile) for profile in GATE_PROFILES]
+    recipes += [Recipe.for_mode("teacher_forced"), replace(recipes[0], physics=PhysicsScale(friction=1.2))]
+    out, kinds = Output(quiet=True), itertools.product((None, *GATE_PROFILES), ((0,), (1,), (0, 1)), (False, True))
+    with opened(sqlite_url) as catalog:
+        clips = {motion.name: add_clip(catalog, motion.name, source_digest=motion.source_digest) for motion in motions}
+        for number, recipe in enumerate(recipes):
+            for result in score(motions, robot, recipe):
+                result.export(tmp_path / f"{result.name}-{number}.npz")
+                new = new_rollout(result.to_dict(), f"sha256:{number}", 1)
+                assert new.recipe is not None
+                add_rollout(catalog, clips[result.name], new, new.recipe)
+        exports = list(read_exports(tmp_path, robot, out))
+        assert len(exports) == 15
+        counts = set()
+        for profile, tiers, segments in kinds:
+            with catalog.session() as session:
+                select = Select(robot="wildrobot", tiers=tiers, segments=segments, gate_profile=profile)
+                rollouts = list(selection.select_members(session, select))
+            chosen = Selection("wildrobot", tiers, segments, profile)
+            candidates = [pair[0] for pair in select_candidates(exports, chosen, out)] if rollouts else []
+            assert [(it.name, it.recipe_digest, it.tier, it.gate_profile, it.ranges) for it in candidates] == [
+                (it.name, it.recipe_digest, it.tier, it.gate_profile, it.ranges) for it in rollouts
+            ], select
+            assert {it.gate_profile for it in rollouts} <= {profile or "amp-0.12"}
+            counts.add(len(rollouts))
+        assert counts >= {1, 2, 3}
+
+
 def test_tier_1_is_left_out_unless_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = tmp_path / "walks", tmp_path / "out"
     export(folder, "walk", "squat")
@@ -112,7 +149,13 @@ def test_a_falsified_export_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     write_npz(folder / "walk.npz", arrays)
     assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out")]) == 1
-    assert "clip 'walk' has other metrics than its arrays give (slip_rate 0.0" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "clip 'walk' has other metrics than its arrays give (slip_rate 0.0" in error
+    # A build has no selection of clips: the remedy is in its folder, and it helps.
+    assert "what to do: Score the clip again (ampref score MOTION --export DIR), or take its file out of DIR" in error
+    assert "select." not in error
+    export(folder, "walk")
+    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]) == 0
 
 
 def test_clips_of_an_older_profile_are_asked_by_this_releases_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +168,13 @@ def test_clips_of_an_older_profile_are_asked_by_this_releases_gates(tmp_path: Pa
     (result,) = score([twice], Robot.load("wildrobot"), replace(Recipe.for_mode("rollout"), gate_profile="amp-0.11"))
     assert result.tier == 0
     result.export(folder / "walk.npz")
-    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]) == 1
+    build = ["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]
+    assert run(build) == 1
+    error = capsys.readouterr().err
+    assert f"note: {folder / 'walk.npz'} was judged by amp-0.11, not amp-0.12, and was passed over" in error
+    assert "error: the folder holds no export that is Tier 0 by amp-0.12\n" in error
+    assert "Take those of another profile: --profile amp-0.11; or write some: ampref score MOTION... --export DIR" in error
+    assert run([*build, "--profile", "amp-0.11"]) == 1
     error = capsys.readouterr().err
     assert "old==1.0.0 was not written, because 1 of 10 tests failed: 7 harness contribution" in error
     assert "clip walk, frames 0 … 400 is taken as Tier 0, but by amp-0.12" in error

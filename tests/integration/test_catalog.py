@@ -17,7 +17,7 @@ from catalogkit import Clock, add_clip, add_rollout, new_clip, opened, recipe, r
 from sqlalchemy import func, select, text
 
 from amp_core.errors import Conflict, InputRefused, NotFound
-from amp_core.tiers import Tier, merit_order
+from amp_core.tiers import GATE_PROFILES, Tier, merit_order
 from ampref_service.blobs import LocalBlobStore
 from ampref_service.catalog import Catalog, audit, clips, recipes, rollouts
 from ampref_service.catalog import tables as t
@@ -298,9 +298,10 @@ def test_the_order_in_sql_is_the_one_rule_of_merit(database_url: str, seed: int)
                 Segment(i * 20, i * 20 + rng.choice((5, 9)), rng.choice((0, 1)), 0.5) for i in range(rng.randint(0, 3))
             )
             frames = sum(window.end - window.start for window in windows if window.tier == Tier.TIER_0)
-            of_recipe = recipe(mode, seed=number, friction=0.7 if scaled else 1.0)
-            stored = add_rollout(catalog, clip, result(tier, mode, segments=windows), of_recipe)
-            keys[stored.id] = (*merit_order(tier, mode, frames, scaled=scaled), -stored.created_at)
+            profile = rng.choice(tuple(GATE_PROFILES))
+            of_recipe = recipe(mode, seed=number, profile=profile, friction=0.7 if scaled else 1.0)
+            stored = add_rollout(catalog, clip, result(tier, mode, profile=profile, segments=windows), of_recipe)
+            keys[stored.id] = (*merit_order(tier, mode, frames, profile=profile, scaled=scaled), -stored.created_at)
         with catalog.session() as session:
             assert [item.id for item in rollouts.for_clip(session, clip.id)] == sorted(keys, key=lambda key: keys[key])
 

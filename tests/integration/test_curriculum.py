@@ -15,6 +15,7 @@ from catalogkit import Clock, add_clip, add_rollout, new_clip, opened, recipe, r
 from sqlalchemy import event, select
 
 from amp_core.errors import InputRefused
+from amp_core.tiers import GATE_PROFILES
 from ampref_service.catalog import Catalog, clips, curriculum, rollouts, tables
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
 from ampref_service.catalog.records import Clip, ListedClip, RolloutSummary
@@ -41,8 +42,9 @@ def catalog(database_url: str) -> Iterator[Catalog]:
                 mode = rng.choice(["rollout", "teacher_forced"])
                 metrics = {"height_std": rng.choice([0.01, 0.02, 0.03, float("nan")]), "slip_rate": rng.random()}
                 fell = rng.choice([None, 3, 50])
-                new = result(rng.choice([0, 1, -1]), mode, **metrics, fell_at_frame=fell)
-                add_rollout(found, clip, new, recipe(mode, seed))
+                profile = rng.choice(tuple(GATE_PROFILES))
+                new = result(rng.choice([0, 1, -1]), mode, profile=profile, **metrics, fell_at_frame=fell)
+                add_rollout(found, clip, new, recipe(mode, seed, profile=profile))
                 clock.at += 1
         yield found
 
@@ -62,22 +64,23 @@ def everything(catalog: Catalog, query: dict[str, Any], limit: int) -> tuple[lis
                 return items, pages
 
 
-def _place(rollout: Any) -> tuple[int, bool, float]:
-    """The best tier first, freely simulated before forced, then the newest; all of them are in the robot's own physics."""
-    return {0: 0, 1: 1, -1: 2}[rollout.tier], rollout.mode == "teacher_forced", -rollout.created_at
+def _place(rollout: Any) -> tuple[bool, int, bool, float]:
+    """By a profile of today first, then the best tier, freely simulated before forced, and the newest; all in own physics."""
+    is_old, is_forced = rollout.gate_profile == "amp-0.11", rollout.mode == "teacher_forced"
+    return is_old, {0: 0, 1: 1, -1: 2}[rollout.tier], is_forced, -rollout.created_at
 
 
 def by_hand(known: list[Any], query: ClipQuery) -> list[tuple[str, str | None]]:
     """The whole list, without SQL for filters or order."""
     found = []
     for clip, made in known:
-        scored = [item for item in made if query.mode in (None, item.mode)]
+        scored = [item for item in made if query.mode in (None, item.mode) and query.gate_profile in (None, item.gate_profile)]
         best = min(scored, key=_place, default=None)
         if not set(query.tags) <= set(clip.tags) or query.robot not in (None, clip.robot):
             continue
         if clip.duration_sec < (query.min_duration_sec or 0) or (query.name or "").casefold() not in clip.name.casefold():
             continue
-        if best is None and (query.tier is not None or query.metrics or query.mode):
+        if best is None and (query.tier is not None or query.metrics or query.mode or query.gate_profile):
             continue
         if best is not None and query.tier not in (None, best.tier):
             continue
@@ -113,6 +116,10 @@ QUERIES: list[dict[str, Any]] = [
     {"mode": "teacher_forced", "sort": "height_std"},
     {"mode": "tracked"},
     {"mode": "rollout", "tier": 1},
+    {"gate_profile": "amp-0.12", "sort": "slip_rate"},
+    {"gate_profile": "amp-0.11", "tier": 0, "descending": False},
+    {"gate_profile": "amp-0.12-dynamic", "mode": "rollout", "sort": "height_std"},
+    {"gate_profile": "amp-0.13"},
     {"robot": "other", "sort": "slip_rate", "descending": False},
     {"tags": ("x",)},
     {"tags": ("x", "y", "x"), "sort": "fell_at_frame"},
@@ -164,6 +171,8 @@ def test_every_list_is_what_plain_python_makes_of_it(catalog: Catalog, monkeypat
         ({"metrics": {"slip_rate": (0.2, 0.5)}}, -1, "ix_curriculum_slip_rate (slip_rate>? AND slip_rate<?)"),
         ({"metrics": {"height_std": (0.01, None)}}, -1, "INDEX ix_curriculum_slip_rate (slip_rate>?)"),
         ({"tags": ("x",)}, -1, "COVERING INDEX ix_curriculum_slip_rate (slip_rate>?)"),
+        ({"gate_profile": "amp-0.11"}, -1, "INDEX ix_curriculum_slip_rate (slip_rate>?)"),
+        ({"gate_profile": "amp-0.11"}, 1000, "INDEX ix_curriculum_gate_profile (gate_profile=?)"),
         ({"name": "walk"}, -1, "INDEX ix_curriculum_slip_rate (slip_rate>?)"),
         ({"tier": 0}, 1000, "INDEX ix_curriculum_tier (tier=?)"),
         ({"metrics": {"height_std": (0.01, None)}}, 1000, "INDEX ix_curriculum_height_std (height_std>?)"),
@@ -184,6 +193,29 @@ def test_sqlite_begins_where_it_is_told_to(
             steps = [str(row[3]) for row in session.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
     assert any(plan in step for step in steps), steps
     assert ("USE TEMP B-TREE FOR ORDER BY" in steps) == ("ix_curriculum_slip_rate" not in plan), steps
+
+
+def test_a_superseded_profile_hides_no_verdict_of_today(sqlite_url: str) -> None:
+    with opened(sqlite_url, Clock()) as catalog:
+        clip = add_clip(catalog, "ice")
+
+        def listed(**asked: Any) -> list[tuple[int, str]]:
+            with catalog.session() as session:
+                items = list_clips(session, ClipQuery(**asked)).items
+            return [(item.rollout.tier, item.rollout.gate_profile) for item in items if item.rollout]
+
+        add_rollout(catalog, clip, result(0, profile="amp-0.11"))
+        assert listed(tier=0) == [(0, "amp-0.11")], "the one verdict there is, by its own profile"
+        add_rollout(catalog, clip, result(1))
+        assert (listed(tier=0), listed(tier=1)) == ([], [(1, "amp-0.12")])
+        add_rollout(catalog, clip, result(0, profile="amp-0.11"), recipe(seed=1, profile="amp-0.11"))
+        assert (listed(tier=0), listed(mode="rollout")) == ([], [(1, "amp-0.12")])
+        assert listed(gate_profile="amp-0.11", tier=0) == listed(gate_profile="amp-0.11", mode="rollout") == [(0, "amp-0.11")]
+        with catalog.session() as session:
+            assert clips.count(session) == {"total": 1, "0": 0, "1": 1, "-1": 0, "unscored": 0}
+        add_rollout(catalog, clip, result(0, profile="amp-0.12-dynamic"))
+        assert listed() == [(0, "amp-0.12-dynamic")], "the best of the profiles of today"
+        assert listed(gate_profile="amp-0.12") == [(1, "amp-0.12")]
 
 
 @pytest.mark.parametrize("mode", [None, "teacher_forced"])
@@ -281,6 +313,7 @@ CHANGES: dict[str, Any] = {
     "tier": 0,
     "robot": "wildrobot",
     "mode": "tracked",
+    "gate_profile": "amp-0.12",
     "tags": ("x",),
     "min_duration_sec": 1.0,
     "name": "walk",

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from catalogkit import add_clip, add_rollout, opened, recipe, result
-from sqlalchemy import column, event, insert, inspect, select, text
+from catalogkit import Clock, add_clip, add_rollout, opened, recipe, result
+from sqlalchemy import column, event, insert, inspect, select, text, update
 from sqlalchemy import table as lightweight
 
 from amp_core.errors import DiskFull, Unavailable
 from amp_core.lineage import Lineage
 from amp_core.metrics import METRICS
+from amp_core.tiers import SUPERSEDED_PROFILES
+from ampref_migrations.versions import v0008_profiles
 from ampref_service.catalog import Catalog, Session, audit, schema
+from ampref_service.catalog.records import Segment
 from ampref_service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +111,43 @@ def test_the_curriculum_holds_the_same_before_and_after_it_was_narrowed(database
         schema.upgrade(database_url, "0006")
         with catalog.session() as session:
             assert rows(session, "SELECT * FROM curriculum ORDER BY clip_id, mode") == narrow
+
+
+def test_the_best_rollouts_of_earlier_releases_are_ranked_by_profile(database_url: str) -> None:
+    """Before revision 0008 the best tier by any profile was a clip's best."""
+    with opened(database_url, Clock()) as catalog:
+        names = ("Ice", "squat", "run", "none")
+        ice, squat, run, _ = (add_clip(catalog, name) for name in names)
+        add_rollout(catalog, ice, result(1))
+        add_rollout(catalog, ice, result(0, profile="amp-0.11"))
+        add_rollout(catalog, ice, result(-1, "tracked"))
+        add_rollout(catalog, squat, result(1, "teacher_forced", profile="amp-0.11"))
+        add_rollout(catalog, squat, result(-1, segments=(Segment(0, 30, 0, 0.5),)), recipe(seed=1))
+        add_rollout(catalog, squat, result(-1, segments=(Segment(0, 20, 0, 0.5),)), recipe(seed=2))
+        add_rollout(catalog, run, result(1))
+        add_rollout(catalog, run, result(0, profile="amp-0.12-dynamic", slip_rate=0.25))
+        add_rollout(catalog, run, result(0), recipe(seed=3, friction=0.7))
+
+        def rows() -> list[dict[str, Any]]:
+            query = select(curriculum).order_by(curriculum.c.clip_id, curriculum.c.mode, curriculum.c.gate_profile)
+            with catalog.session() as session:
+                return [dict(row) for row in session.execute(query).mappings()]
+
+        ranked = rows()
+        assert [sum(row["best"] for row in ranked if row["name_folded"] == name.casefold()) for name in names] == [1] * 4
+        schema.downgrade(database_url, "0007")
+        with catalog.begin() as session:  # As 0.11 had it: the Tier 0 of amp-0.11 before the verdict of today.
+            old = lightweight("curriculum", *(column(name) for name in ("clip_id", "mode", "tier", "rollout_id")))
+            ids = select(rollouts.c.id).where(rollouts.c.clip_id == ice.id, rollouts.c.gate_profile == "amp-0.11")
+            of_ice = (old.c.clip_id == ice.id, old.c.mode == "rollout")
+            session.execute(update(old).where(*of_ice).values(tier=0, rollout_id=ids.scalar_subquery()))
+        schema.upgrade(database_url)
+        assert rows() == ranked
+
+
+def test_the_last_ranking_has_the_superseded_profiles_of_this_release() -> None:
+    """The catalog stores which rollout is a clip's best: another list needs a migration that ranks them anew."""
+    assert v0008_profiles.SUPERSEDED_PROFILES == SUPERSEDED_PROFILES
 
 
 def test_the_migrated_schema_is_the_models(database_url: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from amp_core.dataset import WEIGHT_METRICS
 from amp_core.errors import Conflict, InputRefused
+from amp_core.recipe import GATE_PROFILE
 from ampref_service.catalog import Catalog, clips, locking, rollouts, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.records import Segment, Select
@@ -75,6 +76,38 @@ def test_scaled_physics_speaks_last_and_is_locked_only_by_name(catalog: Catalog)
     with catalog.begin() as session:  # The column decides, and not the recipe's JSON, which no selection need read.
         session.execute(update(t.recipes).where(t.recipes.c.digest == slippery.digest).values(scaled=0))
     assert [name for name, _ in chosen()] == ["alone"]
+
+
+def test_members_are_judged_by_one_profile(catalog: Catalog) -> None:
+    """Also where another profile's verdict stands for the clip; by default the profile is that of new recipes."""
+    dynamic, old = "amp-0.12-dynamic", "amp-0.11"
+    verdicts = {
+        "both": {GATE_PROFILE: 0, dynamic: 0, old: 0},
+        "run": {GATE_PROFILE: 1, dynamic: 0},
+        "ice": {old: 0, dynamic: -1},
+    }
+    for name, tiers in verdicts.items():
+        clip = add_clip(catalog, name)
+        for profile, tier in tiers.items():
+            add_rollout(catalog, clip, result(tier, profile=profile))
+    walk = add_clip(catalog, "walk")
+    for mode, tier, profile in (("rollout", 1, old), ("tracked", 0, old), ("tracked", 1, GATE_PROFILE)):
+        add_rollout(catalog, walk, result(tier, mode, profile=profile))
+
+    def chosen(**wanted: Any) -> list[tuple[str, str, str]]:
+        with catalog.session() as session:
+            rows = selection.select_members(session, Select("wildrobot", **wanted))
+            return [(row.name, row.mode, row.gate_profile) for row in rows]
+
+    assert chosen() == chosen(gate_profile=GATE_PROFILE) == [("both", "rollout", GATE_PROFILE)]
+    assert chosen(gate_profile=dynamic) == [("both", "rollout", dynamic), ("run", "rollout", dynamic)]
+    assert chosen(gate_profile=old) == [("both", "rollout", old), ("ice", "rollout", old), ("walk", "tracked", old)]
+    assert chosen(gate_profile=old, mode="rollout", tiers=(1,)) == [("walk", "rollout", old)]
+    assert chosen(tiers=(1,), mode="tracked") == [("walk", "tracked", GATE_PROFILE)]
+    assert chosen(buckets="all") == chosen()
+    assert chosen(buckets="all", gate_profile=dynamic) == chosen(gate_profile=dynamic)
+    assert chosen(recipe=recipe(profile=old).digest) == [("both", "rollout", old), ("ice", "rollout", old)]
+    assert chosen(recipe=recipe(profile=old).digest, gate_profile=dynamic) == []
 
 
 def test_a_dataset_is_of_one_robot(catalog: Catalog) -> None:

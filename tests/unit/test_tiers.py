@@ -9,10 +9,13 @@ import pytest
 
 from amp_core.errors import RecipeRefused
 from amp_core.metrics import METRICS
+from amp_core.recipe import GATE_PROFILE
 from amp_core.strict_json import json_data
 from amp_core.tiers import (
+    DYNAMIC_PROFILES,
     GATE_PROFILES,
     MODE_GATE,
+    SUPERSEDED_PROFILES,
     Classification,
     GateProfile,
     GateSpec,
@@ -84,11 +87,21 @@ def test_the_best_rollout_of_a_clip() -> None:
         merit_order(1, "teacher_forced", 90),
         merit_order(-1, "rollout", 50),
         merit_order(-1, "rollout", 0),
+        merit_order(0, "rollout", 0, profile="amp-0.11"),
+        merit_order(-1, "rollout", 0, profile="amp-0.11"),
         merit_order(0, "tracked", 0, scaled=True),
     ]
     assert sorted(best_first) == best_first
     # A rollout that is Tier 0 as a whole is no better for the windows in it.
     assert merit_order(0, "rollout", 10) == merit_order(0, "tracked", 0)
+    # The profiles of this release are for different motions, and the better verdict stands.
+    assert merit_order(0, "rollout", 0, profile="amp-0.12-dynamic") == merit_order(0, "rollout", 0)
+
+
+def test_every_profile_is_superseded_or_of_this_release() -> None:
+    current = {GATE_PROFILE, DYNAMIC_PROFILES[GATE_PROFILE]}
+    assert GATE_PROFILES.keys() - set(SUPERSEDED_PROFILES) == current
+    assert set(SUPERSEDED_PROFILES) < GATE_PROFILES.keys()
 
 
 # (metric, the last value that passes, the first that does not)

@@ -14,6 +14,12 @@ from ampref_workers.robots import load_robot
 
 __all__ = ["load_and_check"]
 
+# The same recipe on the same clip is known and not generated again.
+_REMEDY = (
+    "Have the clip scored anew (ampref clip ID --delete, then ampref submit FILE), or leave it out: name the others, each with "
+    "--clip (select.clips)"
+)
+
 
 def load_and_check(robot: RobotReference, members: Sequence[Member], report: Progress) -> tuple[Robot, dict[str, Any]]:
     """The robot of the members, and the outcome of every check.
@@ -32,4 +38,4 @@ def load_and_check(robot: RobotReference, members: Sequence[Member], report: Pro
         )
     report(0.0, "loading the robot")
     model = load_robot(robot)
-    return model, check_candidates(members, model, lambda fraction: report(fraction, "checking the members"))
+    return model, check_candidates(members, model, lambda fraction: report(fraction, "checking the members"), remedy=_REMEDY)

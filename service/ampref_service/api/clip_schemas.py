@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_mod
 
 from amp_core.metrics import METRICS
 from amp_core.recipe import GENERATED_MODES
+from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import PageView
 from ampref_service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
@@ -44,7 +45,7 @@ class ListedClipView(ClipView):
     """A clip in the curriculum, with the rollout that represents it."""
 
     rollout: RolloutSummaryView | None = Field(
-        description="Its best rollout, or its best in the mode asked for; null until scored."
+        description="Its best rollout, or its best in the mode and by the gate profile asked for; null until scored."
     )
 
 
@@ -149,6 +150,9 @@ class _ClipFilter(BaseModel):
     mode: Literal[GENERATED_MODES] | None = Field(  # type: ignore[valid-type]
         None, description="Let the best rollout in this mode represent the clip."
     )
+    gate_profile: Literal[tuple(GATE_PROFILES)] | None = Field(  # type: ignore[valid-type]
+        None, description="Let the best rollout by this gate profile represent the clip."
+    )
     tag: list[Tag] = Field(default_factory=list, max_length=20, description="Repeatable: the clip has all of them.")
     name: RobotName | None = Field(None, description="Part of the name, in any case.")
     parent: Id | None = Field(None, description="The id of a clip: its variants.")
@@ -168,7 +172,9 @@ class _ClipFilter(BaseModel):
                     f"min_{name} is above max_{name}", key=f"query.min_{name}", expected="the lower bound first"
                 )
         return ClipQuery(
-            **self.model_dump(include={"tier", "robot", "mode", "min_duration_sec", "name", "parent", "limit", "cursor"}),
+            **self.model_dump(
+                include={"tier", "robot", "mode", "gate_profile", "min_duration_sec", "name", "parent", "limit", "cursor"}
+            ),
             tags=tuple(self.tag),
             metrics={name: pair for name, pair in bounds.items() if pair != (None, None)},
             sort=self.sort.removeprefix("-"),

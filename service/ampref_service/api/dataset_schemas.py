@@ -127,8 +127,8 @@ class PhysicsBody(Body):
 
 
 class SelectBody(Body):
-    """Which rollouts a version takes: for each clip its best one in the robot's own physics, or its best in `mode`, or the one
-    of `recipe`; with `buckets`, its best one in each of them.
+    """Which rollouts a version takes: for each clip its best one by the gate profile in the robot's own physics, or its best in
+    `mode`, or the one of `recipe`; with `buckets`, its best one in each of them.
 
     A rollout in scaled physics is taken only when its `recipe` or its bucket is named.
     """
@@ -149,7 +149,10 @@ class SelectBody(Body):
 
     gate_profile: Annotated[
         Literal[tuple(GATE_PROFILES)] | None,  # type: ignore[valid-type]
-        Field(description="Leave out clips whose rollout another profile judged; a version has members of one profile."),
+        Field(
+            description="Take the rollouts that this gate profile judged; left out: that of new recipes or, with `recipe`, the "
+            "recipe's."
+        ),
     ] = None
 
     def to_select(self) -> Select:

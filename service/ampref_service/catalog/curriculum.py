@@ -10,6 +10,8 @@ clips and rollouts. Three ways lead to a page:
 
 PostgreSQL chooses between the first two by its statistics. SQLite has none for ranges, so the clips that a filter leaves are
 counted there: up to `_FEW` before a walk, up to `_FEWER_THAN_A_SCAN` after one that came to nothing.
+
+A gate profile is a filter like a metric's range: it is no column of the sort columns' indexes, which would all grow by a text.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from sqlalchemy import (
     insert,
     literal,
     not_,
+    or_,
     select,
     tuple_,
     update,
@@ -74,13 +77,14 @@ _INTEGERS: Final = range(-(2**31), 2**31)
 class ClipQuery:
     """What to list. Checked when it is made; raises `InputRefused`.
 
-    One rollout speaks for each clip: its best, or with `mode` its best in that mode. `tier` and `metrics` ask about that
-    rollout, so every clip is in exactly one tier; with any of the three, clips without such a rollout are not listed.
+    One rollout speaks for each clip: its best, or its best of those in `mode` and by `gate_profile`. `tier` and `metrics` ask
+    about that rollout, so every clip is in exactly one tier; with any of the four, clips without such a rollout are not listed.
 
     Args:
       tier: 0, 1 or -1 (Rejected).
       robot: exact name.
-      mode: `rollout`, `teacher_forced`, `tracked`.
+      mode: `rollout`, `teacher_forced`, `tracked`, `assisted`.
+      gate_profile: the profile that gave the tier, such as `amp-0.12`.
       tags: the clip has all of them.
       min_duration_sec: of the uploaded motion.
       name: part of the name, in any case.
@@ -95,6 +99,7 @@ class ClipQuery:
     tier: int | None = None
     robot: str | None = None
     mode: str | None = None
+    gate_profile: str | None = None
     tags: tuple[str, ...] = ()
     min_duration_sec: float | None = None
     name: str | None = None
@@ -123,7 +128,7 @@ class ClipQuery:
                 )
             if any(bound is not None and not math.isfinite(bound) for bound in bounds):
                 raise InputRefused("a bound of the range is not a number", key=name, expected="finite numbers")
-        for text in (self.robot, self.mode, self.name, self.parent, *self.tags):
+        for text in (self.robot, self.mode, self.gate_profile, self.name, self.parent, *self.tags):
             visible = (text or "").replace("\u200c", "").replace("\u200d", "")  # The joiners, which names may hold.
             if text is not None and ("\0" in text or not visible.isprintable() or len(text) > 400):
                 raise InputRefused(
@@ -132,12 +137,20 @@ class ClipQuery:
         if any("," in tag for tag in self.tags):
             raise InputRefused("a tag has a comma, which no tag has", key="tags", expected="several tags, one by one")
 
+    @property
+    def mark(self) -> str | None:
+        """The column of `curriculum` that is 1 in the rows that speak for clips; None where a clip has one row at most."""
+        if self.mode is None:
+            return "best" if self.gate_profile is None else "best_by_profile"
+        return "best_in_mode" if self.gate_profile is None else None
+
     def fingerprint(self) -> str:
         """A short digest of everything but the cursor and the limit: a cursor belongs to one list."""
         facts = [
             self.tier,
             self.robot,
             self.mode,
+            self.gate_profile,
             sorted(set(self.tags)),
             self.min_duration_sec,
             self.name,
@@ -170,7 +183,7 @@ def list_clips(session: Session, query: ClipQuery) -> Page[ListedClip]:
         rows += listing.fetch(position, query.limit + 1 - len(rows), with_value=False)
     page = rows[: query.limit]
     cursor = encode_cursor(query, page[-1].key, page[-1].clip_id) if len(rows) > query.limit else None
-    return Page(_read_clips(session, [row.clip_id for row in page], query.mode), cursor)
+    return Page(_read_clips(session, [row.clip_id for row in page], query), cursor)
 
 
 _SCAN: Final = ""
@@ -187,7 +200,7 @@ class _Listing:
         self._session = session
         self._query = query
         self._sqlite = session.dialect.name == "sqlite"
-        values = {"tier": query.tier, "robot": query.robot, "mode": query.mode}
+        values = {"tier": query.tier, "robot": query.robot, "mode": query.mode, "gate_profile": query.gate_profile}
         self._filters: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
         """The filters on one column: a value, or the range (least, most)."""
         if query.min_duration_sec is not None:
@@ -263,9 +276,8 @@ class _Listing:
             rows = rows.where(key.is_not(None) if with_value else key.is_(None))
         if position is not None:
             rows = rows.where(self._is_after(position, c))
-        if query.mode is None:
-            rows = rows.where(c["best"] == 1)
-        for name, value in self._filters.items():
+        marks = {} if query.mark is None else {query.mark: 1}
+        for name, value in (marks | self._filters).items():
             if not covered_only or name in (query.sort, *COVERED_COLUMNS):
                 rows = rows.where(_matches(c[name], value))
         return rows if covered_only else rows.where(*self._other_filters(start, c))
@@ -325,8 +337,8 @@ def _clip_to_integers(bound: int) -> int:
 _CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
 _ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name != "metrics")
 _METRICS_AT = 1 + len(_CLIP_NAMES) + len(_ROLLOUT_NAMES)
-# One statement for all orders and filters: its many columns would fill the statement cache, where they are a burden to the
-# garbage collector.
+# Four statements for all orders and filters, made once: their many columns would fill the statement cache, where they are a
+# burden to the garbage collector.
 _CLIPS_BY_ID = (
     select(
         curriculum.c.clip_id,
@@ -338,8 +350,14 @@ _CLIPS_BY_ID = (
     .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
     .where(curriculum.c.clip_id.in_(bindparam("clip_ids", expanding=True)))
 )
-_BEST_BY_ID = _CLIPS_BY_ID.where(curriculum.c.best == 1)
-_IN_MODE_BY_ID = _CLIPS_BY_ID.where(curriculum.c.mode == bindparam("mode"))
+# An expression, or SQLite would rather look at all rows of a profile than at those of the clips.
+_IN_MODE, _BY_PROFILE = ((curriculum.c[name] + "") == bindparam(name) for name in ("mode", "gate_profile"))
+_CLIPS_BY_MARK = {
+    "best": _CLIPS_BY_ID.where(curriculum.c.best == 1),
+    "best_in_mode": _CLIPS_BY_ID.where(curriculum.c.best_in_mode == 1, _IN_MODE),
+    "best_by_profile": _CLIPS_BY_ID.where(curriculum.c.best_by_profile == 1, _BY_PROFILE),
+    None: _CLIPS_BY_ID.where(_IN_MODE, _BY_PROFILE),
+}
 _TAGS_BY_ID = (
     select(clip_tags.c.clip_id, clip_tags.c.tag)
     .where(clip_tags.c.clip_id.in_(bindparam("clip_ids", expanding=True)))
@@ -347,14 +365,15 @@ _TAGS_BY_ID = (
 )
 
 
-def _read_clips(session: Session, clip_ids: list[str], mode: str | None) -> tuple[ListedClip, ...]:
-    """Clips with their rollouts, in the order of `clip_ids`."""
+def _read_clips(session: Session, clip_ids: list[str], query: ClipQuery) -> tuple[ListedClip, ...]:
+    """Clips with the rollouts that speak for them in a query, in the order of `clip_ids`."""
     tags: dict[str, list[str]] = {clip_id: [] for clip_id in clip_ids}
     for clip_id, tag in session.execute(_TAGS_BY_ID, {"clip_ids": clip_ids}):
         tags[clip_id].append(tag)
     clip_of: dict[str, ListedClip] = {}
-    statement = _BEST_BY_ID if mode is None else _IN_MODE_BY_ID
-    for row in session.execute(statement, {"clip_ids": clip_ids} | ({} if mode is None else {"mode": mode})):
+    scope = {"mode": query.mode, "gate_profile": query.gate_profile}
+    values = {"clip_ids": clip_ids} | {name: value for name, value in scope.items() if value is not None}
+    for row in session.execute(_CLIPS_BY_MARK[query.mark], values):
         clip_id, clip, summary = row[0], row[1 : 1 + len(_CLIP_NAMES)], row[1 + len(_CLIP_NAMES) : _METRICS_AT]
         rollout = None
         if summary[0] is not None:
@@ -409,21 +428,29 @@ def _decode_cursor(cursor: str, query: ClipQuery) -> _Position:
 
 def add_clip(session: Session, clip: Mapping[str, Any]) -> None:
     """List a new clip, by its columns, without a result."""
-    session.execute(_ADD, _clip_columns(clip) | {"mode": UNSCORED, "best": 1})
+    session.execute(_ADD, _clip_columns(clip) | dict.fromkeys(("mode", "gate_profile"), UNSCORED) | dict.fromkeys(_SCOPES, 1))
 
 
-def set_best_rollout(session: Session, clip: Mapping[str, Any], rollout: Mapping[str, Any], *, of_all_modes: bool) -> None:
-    """Let a rollout speak for its clip in its mode and, with `of_all_modes`, in queries without a mode.
+_SCOPES: Final[Mapping[str, str | None]] = {"best": None, "best_in_mode": "mode", "best_by_profile": "gate_profile"}
+"""The marks of a row, each with the column that the rows have in common of which it marks the best; None for all of a clip."""
+
+
+def set_best_rollout(session: Session, clip: Mapping[str, Any], rollout: Mapping[str, Any], marks: Mapping[str, int]) -> None:
+    """Let a rollout speak for its clip in queries for its mode and profile, and in others where a mark is 1.
 
     Args:
       clip, rollout: their columns.
+      marks: of the rollout's row, the columns `best`, `best_in_mode` and `best_by_profile`.
     """
     rows = curriculum.c.clip_id == clip["id"]
-    if of_all_modes:
-        session.execute(update(curriculum).where(rows, curriculum.c.best == 1).values(best=0))
-    session.execute(delete(curriculum).where(rows, curriculum.c.mode.in_((UNSCORED, rollout["mode"]))))
-    columns = {name: rollout[name] for name in ("mode", "tier", *METRIC_COLUMNS)}
-    session.execute(_ADD, _clip_columns(clip) | columns | {"rollout_id": rollout["id"], "best": int(of_all_modes)})
+    for mark, column in _SCOPES.items():
+        if marks[mark]:
+            scope = [] if column is None else [curriculum.c[column] == rollout[column]]
+            session.execute(update(curriculum).where(rows, curriculum.c[mark] == 1, *scope).values({mark: 0}))
+    is_replaced = and_(*(curriculum.c[name] == rollout[name] for name in ("mode", "gate_profile")))
+    session.execute(delete(curriculum).where(rows, or_(curriculum.c.mode == UNSCORED, is_replaced)))
+    columns = {name: rollout[name] for name in ("mode", "gate_profile", "tier", *METRIC_COLUMNS)}
+    session.execute(_ADD, _clip_columns(clip) | columns | {"rollout_id": rollout["id"], **marks})
 
 
 # The same object for every row: putting a statement together costs more than running it.

@@ -104,7 +104,7 @@ def _check_recipe(session: Session, digest: str | None) -> None:
             "the recipe is of mode auto, which no rollout is in",
             key="select.recipe",
             expected="the digest of a rollout's own recipe",
-            remedy="Leave it out: then each clip is there once, by its best rollout",
+            remedy="Leave it out (--recipe): then each clip is there once, by its best rollout",
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from amp_core.lineage import Lineage
-from amp_core.recipe import PhysicsScale
+from amp_core.recipe import GATE_PROFILE, PhysicsScale
 from amp_core.strict_json import json_data
 
 T = TypeVar("T")
@@ -271,9 +271,10 @@ class DeletedClip:
 class Select:
     """Which rollouts a version takes.
 
-    One rollout stands for each clip: its best one in the robot's own physics, or its best of these in `mode`, or the one of
-    `recipe`, whatever its physics; with `buckets`, the best one of each bucket. It is taken when its tier is one of `tiers` and
-    the clip fits the other filters. With `segments`, a clip whose rollout is of another tier gives its windows of those tiers.
+    One rollout stands for each clip: of those that one gate profile judged, its best one in the robot's own physics, or its
+    best of these in `mode`; or the one of `recipe`, whatever its physics and profile; with `buckets`, the best one of each
+    bucket. It is taken when its tier is one of `tiers` and the clip fits the other filters. With `segments`, a clip whose
+    rollout is of another tier gives its windows of those tiers.
 
     Args:
       tiers: 0, 1 or both; default Tier 0 only. What was Rejected is in no version.
@@ -284,8 +285,7 @@ class Select:
       segments: see above.
       buckets: the physics to take each clip in, `PhysicsScale()` for the robot's own; `all` means whatever it was scored in;
         None means the robot's own alone.
-      gate_profile: leaves out clips whose rollout another profile judged. Without it a version whose members were judged by
-        several is refused.
+      gate_profile: the profile that judged them; None means that of new recipes or, with `recipe`, the recipe's.
     """
 
     robot: str
@@ -297,6 +297,11 @@ class Select:
     segments: bool = False
     buckets: Literal["all"] | tuple[PhysicsScale, ...] | None = None
     gate_profile: str | None = None
+
+    @property
+    def profile(self) -> str:
+        """The gate profile whose verdicts count, where no recipe is asked for."""
+        return self.gate_profile or GATE_PROFILE
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, the way the version stores it."""

@@ -1,7 +1,7 @@
 """Rollouts, and which of a clip's rollouts is the best.
 
 The order is `amp_core.tiers.merit_order`, then the newest first, written in SQL. The best rollout speaks for its clip in the
-curriculum and in a version, unless the caller names a mode (then the best in that mode does) or a recipe.
+curriculum, and the best by one gate profile in a version, unless the caller names a mode, a profile or a recipe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, RowMapping, Subquery, bindparam, case, fun
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import PhysicsScale
 from amp_core.strict_json import finite_data
-from amp_core.tiers import FORCED_MODES, Tier
+from amp_core.tiers import FORCED_MODES, SUPERSEDED_PROFILES, Tier
 from ampref_service.catalog import audit, curriculum, job_rows
 from ampref_service.catalog.engine import Session, finite, insert_new, new_id, now
 from ampref_service.catalog.records import NewRollout, Rollout, RolloutResult, Segment
@@ -29,6 +29,7 @@ _TIER_0_FRAMES = func.coalesce(
 )
 _BEST_FIRST: tuple[ColumnElement[Any], ...] = (
     recipes.c.scaled,
+    case((rollouts.c.gate_profile.in_(SUPERSEDED_PROFILES), 1), else_=0),
     case({int(tier): tier.rank for tier in Tier}, value=rollouts.c.tier),
     case(dict(FORCED_MODES), value=rollouts.c.mode, else_=0),
     case((rollouts.c.tier == int(Tier.TIER_0), 0), else_=-_TIER_0_FRAMES),
@@ -38,7 +39,7 @@ _BEST_FIRST: tuple[ColumnElement[Any], ...] = (
 """The order of `merit_order`, then the newest first; of `rollouts` joined with their `recipes`."""
 
 _RANK_QUERY = (
-    select(rollouts.c.id, rollouts.c.mode)
+    select(rollouts.c.id, rollouts.c.mode, rollouts.c.gate_profile)
     .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
     .where(rollouts.c.clip_id == bindparam("clip"))
     .order_by(*_BEST_FIRST)
@@ -75,8 +76,12 @@ def add(
         rows = [asdict(window) | {"rollout_id": rollout_id, "position": i} for i, window in enumerate(windows)]
         session.execute(_ADD_SEGMENT, rows)
     ranking = session.execute(_RANK_QUERY, {"clip": clip_id}).all()
-    if next(row.id for row in ranking if row.mode == new.mode) == rollout_id:
-        curriculum.set_best_rollout(session, dict(clip), columns, of_all_modes=ranking[0].id == rollout_id)
+    in_mode = [row for row in ranking if row.mode == new.mode]
+    by_profile = [row for row in ranking if row.gate_profile == new.gate_profile]
+    if next(row.id for row in in_mode if row.gate_profile == new.gate_profile) == rollout_id:
+        rankings = {"best": ranking, "best_in_mode": in_mode, "best_by_profile": by_profile}
+        marks = {mark: int(candidates[0].id == rollout_id) for mark, candidates in rankings.items()}
+        curriculum.set_best_rollout(session, dict(clip), columns, marks)
     audit.record(
         session, actor, "rollout.create", f"rollout:{rollout_id}", {"clip": clip_id, "recipe": recipe_digest, "tier": new.tier}
     )
@@ -102,11 +107,12 @@ def _to_columns(new: NewRollout) -> dict[str, Any]:
     return columns
 
 
-def best_in_buckets(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None) -> Subquery:
-    """A query for the rollouts of every clip in each bucket, of all modes or of one: `id`, and `place`, 1 for the best.
+def best_in_buckets(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | None, profile: str) -> Subquery:
+    """A query for the rollouts of every clip in each bucket by one gate profile: `id`, and `place`, 1 for the best.
 
     Args:
       buckets: the digests of the recipes in each.
+      mode: None for all.
     """
     digests = [digest for members in buckets.values() for digest in members]
     numbers = [(rollouts.c.recipe_digest.in_(members), i) for i, members in enumerate(buckets.values()) if members]
@@ -115,7 +121,7 @@ def best_in_buckets(buckets: Mapping[PhysicsScale, Sequence[str]], mode: str | N
     query = (
         select(rollouts.c.id, place.label("place"))
         .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
-        .where(rollouts.c.recipe_digest.in_(digests))
+        .where(rollouts.c.recipe_digest.in_(digests), rollouts.c.gate_profile == profile)
     )
     if mode is not None:
         query = query.where(rollouts.c.mode == mode)

@@ -118,9 +118,11 @@ def _select_rollouts(session: Session, criteria: Select) -> Query[Any]:
     ).order_by(clips.c.name, clips.c.source_digest, clips.c.id, rollouts.c.recipe_digest)
     if criteria.recipe is not None:
         query = query.join(rollouts, rollouts.c.clip_id == clips.c.id).where(rollouts.c.recipe_digest == criteria.recipe)
+        if criteria.gate_profile is not None:
+            query = query.where(rollouts.c.gate_profile == criteria.gate_profile)
     elif criteria.buckets is not None:
         groups = group_by_bucket(session, None if criteria.buckets == "all" else criteria.buckets)
-        ranking = best_in_buckets(groups, criteria.mode)
+        ranking = best_in_buckets(groups, criteria.mode, criteria.profile)
         query = (
             query.join(rollouts, rollouts.c.clip_id == clips.c.id)
             .join(ranking, ranking.c.id == rollouts.c.id)
@@ -131,7 +133,8 @@ def _select_rollouts(session: Session, criteria: Select) -> Query[Any]:
             query.join(curriculum, curriculum.c.clip_id == clips.c.id)
             .join(rollouts, rollouts.c.id == curriculum.c.rollout_id)
             .join(recipes, recipes.c.digest == rollouts.c.recipe_digest)
-            .where(curriculum.c.best == 1 if criteria.mode is None else curriculum.c.mode == criteria.mode)
+            .where(curriculum.c.gate_profile == criteria.profile)
+            .where(curriculum.c.best_by_profile == 1 if criteria.mode is None else curriculum.c.mode == criteria.mode)
             # Scaled physics stays out unless the caller names its recipe or buckets: nobody is to mix physics unawares.
             .where(recipes.c.scaled == 0)
         )
@@ -139,8 +142,6 @@ def _select_rollouts(session: Session, criteria: Select) -> Query[Any]:
     if criteria.segments:
         windows = exists().where(segments.c.rollout_id == rollouts.c.id, segments.c.tier.in_(criteria.tiers))
         passes = or_(passes, windows)
-    if criteria.gate_profile is not None:
-        query = query.where(rollouts.c.gate_profile == criteria.gate_profile)
     return _filter_clips(query.where(passes), criteria)
 
 
@@ -187,10 +188,10 @@ def missing_buckets(session: Session, criteria: Select) -> tuple[list[PhysicsSca
     return missing, sorted(present)
 
 
-def list_tiers(session: Session, criteria: Select, limit: int) -> list[tuple[str, Tier]]:
-    """The first clips that the selection would hold if it took every tier: their names and tiers."""
+def list_tiers(session: Session, criteria: Select, limit: int) -> list[tuple[str, Tier, str]]:
+    """The first clips that the selection would hold if it took every tier: their names, tiers and gate profiles."""
     query = _select_rollouts(session, dataclasses.replace(criteria, tiers=tuple(Tier))).limit(limit)
-    return [(row.name, Tier(row.tier)) for row in session.execute(query)]
+    return [(row.name, Tier(row.tier), row.gate_profile) for row in session.execute(query)]
 
 
 def missing_clips(session: Session, criteria: Select) -> list[str]:

@@ -36,7 +36,7 @@ JOB_STATES = ("queued", "running", "succeeded", "failed", "quarantined", "cancel
 LIVE_STATES = ("queued", "running")
 
 UNSCORED = ""
-"""The mode in `curriculum` of a clip that no rollout speaks for yet."""
+"""The mode and the profile in `curriculum` of a clip that no rollout speaks for yet."""
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -154,14 +154,18 @@ segments = Table(
 )
 
 # The curriculum query's filters and sort columns, repeated from clips and rollouts and written in their transactions: for each
-# clip one row a mode, with its best rollout in that mode (`UNSCORED` until there is one), of which one is marked as the clip's
-# best. The rows are narrow on purpose: reading all of them is the worst that a query can come to.
+# clip one row a mode and gate profile, with its best rollout of the two (`UNSCORED` until there is one). Marks of 0 or 1 say
+# whether that is also the best of the clip, in its mode, by its profile: a query that leaves one of the two open needs no
+# grouping. The rows are narrow on purpose: reading all of them is the worst that a query can come to.
 curriculum = Table(
     "curriculum",
     metadata,
     Column("clip_id", _ID, ForeignKey("clips.id", ondelete="CASCADE"), primary_key=True),
     Column("mode", _text(40), primary_key=True),
+    Column("gate_profile", _text(100), primary_key=True),
     Column("best", Integer, nullable=False),
+    Column("best_in_mode", Integer, nullable=False),
+    Column("best_by_profile", Integer, nullable=False),
     Column("tier", Integer),
     Column("robot", _NAME, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -170,6 +174,7 @@ curriculum = Table(
     Column("name_folded", _text(400), nullable=False),
     Column("rollout_id", _ID, ForeignKey("rollouts.id", ondelete="CASCADE")),
     Index("ix_curriculum_mode", "mode"),
+    Index("ix_curriculum_gate_profile", "gate_profile"),
     Index("ix_curriculum_tier", "tier"),
     Index("ix_curriculum_robot", "robot"),
     Index("ix_curriculum_rollout_id", "rollout_id"),
@@ -177,7 +182,7 @@ curriculum = Table(
 )
 
 SORT_COLUMNS = ("created_at", "duration_sec", *METRIC_COLUMNS)
-COVERED_COLUMNS = ("best", "mode", "tier", "robot", "duration_sec")
+COVERED_COLUMNS = ("best", "best_in_mode", "mode", "tier", "robot", "duration_sec")
 """The filters that are checked within the index of the sort column, without a look at the row."""
 
 for column in SORT_COLUMNS:

@@ -95,6 +95,7 @@ class Api:
         """Score the oldest job's clip; the rollout's id."""
         buffer = io.BytesIO()
         claim = claim or self.claim()
+        recipe = self._recipe(claim, mode)
         np.savez(buffer, features=np.full((50, 27), len(claim.job.id), np.float32), id=np.array(claim.job.id))
         arrays = buffer.getvalue()
         metric_values: dict[str, float | int | None] = {metric.name: 0.0 for metric in METRICS}
@@ -102,7 +103,7 @@ class Api:
             mode=mode,
             tier=tier,
             tier_reason="all gates passed" if tier == 0 else "mean_sum_fn_over_mg is 0.4, needs >= 0.6",
-            gate_profile="amp-0.11",
+            gate_profile=recipe.recipe["gate_profile"],
             metrics=metric_values | GOOD | {"fell_at_frame": None} | metrics,
             frames=50,
             duration_sec=1.0,
@@ -119,20 +120,23 @@ class Api:
                 "provenance": {"mujoco_version": "4.0.1"},
             },
             segments=[Segment(0, 50, tier, 0.9)],
-            recipe=self._recipe(claim, mode),
+            recipe=recipe,
         )
         return self.queue.complete_rollout(claim, new).id
 
-    def _recipe(self, claim: Claim, mode: str) -> RecipeRow | None:
-        """What a rollout in a mode is kept under, where the job's own recipe is of mode auto."""
+    def _recipe(self, claim: Claim, mode: str) -> RecipeRow:
+        """What a rollout in a mode is kept under: the job's recipe or, where that is of mode auto, its stage."""
         assert claim.job.recipe_digest is not None
         with self.catalog.session() as session:
             recipe = Recipe.from_dict(recipes.get(session, claim.job.recipe_digest).recipe)
-        return recipe_row(recipe.stage(mode)) if recipe.mode == "auto" else None
+        return recipe_row(recipe.stage(mode) if recipe.mode == "auto" else recipe)
 
-    def scored(self, number: int = 0, name: str = "walk", tier: int = 0, tags: str = "", **metrics: Any) -> str:
+    def scored(
+        self, number: int = 0, name: str = "walk", tier: int = 0, tags: str = "", profile: str | None = None, **metrics: Any
+    ) -> str:
         """POST a clip and score it; the clip's id."""
-        answer = self.post(number, name=name, tags=tags)
+        recipe = {} if profile is None else {"recipe": json.dumps({"gate_profile": profile})}
+        answer = self.post(number, name=name, tags=tags, **recipe)
         assert answer.status_code == 202, answer.text
         self.finish(tier=tier, **metrics)
         return str(answer.json()["clip"]["id"])

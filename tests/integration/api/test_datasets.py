@@ -92,6 +92,45 @@ def test_an_empty_selection_is_refused(api: Any, select: dict[str, Any], says: s
     assert api.http.get("/v1/jobs?kind=lock").json()["items"] == []
 
 
+def test_a_selection_that_is_empty_by_one_profile_says_which_is_not_and_what_lists_it(api: Any) -> None:
+    api.scored(1, name="run", tier=1)
+    api.scored(1, name="run", tier=0, profile="amp-0.12-dynamic")
+
+    def refusal(**select: Any) -> tuple[str, str]:
+        answer = api.http.post("/v1/datasets/run/versions", json={"version": "0.1.0", "select": select})
+        assert _slug(answer, 422) == "input-refused"
+        return answer.json()["what"], answer.json()["remedy"]
+
+    what, remedy = refusal()
+    assert what == "the selection is empty: run is Tier 1 by amp-0.12"
+    assert remedy.startswith(
+        "Other gate profiles passed some: --profile amp-0.12-dynamic (select.gate_profile). Widen it (--tier, "
+    )
+    assert "ampref clips --tier 0 --profile amp-0.12 --robot wildrobot (GET /v1/clips?" in remedy
+    what, remedy = refusal(gate_profile="amp-0.12-dynamic", tier=1, tags=["a b"], mode="rollout")
+    assert what == "the selection is empty"
+    command = "ampref clips --tier 1 --profile amp-0.12-dynamic --robot wildrobot --mode rollout --tag 'a b' (GET "
+    query = "/v1/clips?tier=1&gate_profile=amp-0.12-dynamic&robot=wildrobot&mode=rollout&tag=a+b"
+    assert f"{command}{query}) lists what would go in" in remedy
+    assert api.http.get(query).json()["items"] == []
+    assert "lists what" not in refusal(recipe="sha256:" + "0" * 64)[1]
+
+
+def test_a_clip_that_another_profile_judged_too_does_not_stop_a_lock(api: Any) -> None:
+    """Before, members of two profiles were refused, and a profile found nothing where another's verdict was the best."""
+    api.scored(1, name="walk")
+    api.scored(2, name="run", tier=1)
+    for number, name in enumerate(("walk", "run"), 1):
+        api.scored(number, name=name, profile="amp-0.12-dynamic")
+    api.lock("walk", "0.1.0")
+    api.lock("walk", "0.2.0", gate_profile="amp-0.12-dynamic")
+    names = [
+        [member["name"] for member in api.http.get(f"/v1/datasets/walk/versions/{version}/members").json()["items"]]
+        for version in ("0.1.0", "0.2.0")
+    ]
+    assert names == [["walk"], ["run", "walk"]]
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [

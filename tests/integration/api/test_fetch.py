@@ -131,9 +131,33 @@ def test_one_call_leads_from_a_query_to_verified_arrays(catalog: Any, load: Any,
         assert clip.features.shape == (50, 27)
         assert set(clip.arrays) == {"features", "id"}
         assert clip.quality_metrics["mean_sum_fn_over_mg"] == 0.98
-    assert clips.gate_profiles == ["amp-0.11"]
+    assert clips.gate_profiles == ["amp-0.12"]
     assert list(clips.robots) == ["wildrobot"]
     assert repr(clips) == "<ClipSet of 2 clips, 100 frames, robot wildrobot>"
+
+
+def test_a_profile_is_a_filter_everywhere(api: Any, load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tier 0 by amp-0.11 is listed as such when somebody asks for it, and never instead of today's verdict."""
+    api.scored(1, name="ice", tier=1)
+    api.scored(1, name="ice", tier=0, profile="amp-0.11")
+    api.scored(2, name="run", tier=1)
+    api.scored(2, name="run", tier=0, profile="amp-0.12-dynamic")
+
+    def listed(**query: Any) -> list[tuple[str, int, str]]:
+        items = api.http.get("/v1/clips", params={"sort": "created_at"} | query).json()["items"]
+        return [(item["name"], item["rollout"]["tier"], item["rollout"]["gate_profile"]) for item in items]
+
+    assert listed() == [("ice", 1, "amp-0.12"), ("run", 0, "amp-0.12-dynamic")]
+    assert listed(tier=0) == [("run", 0, "amp-0.12-dynamic")]
+    assert listed(gate_profile="amp-0.12") == [("ice", 1, "amp-0.12"), ("run", 1, "amp-0.12")]
+    assert listed(gate_profile="amp-0.11", tier=0, mode="rollout") == [("ice", 0, "amp-0.11")]
+    assert api.http.get("/v1/clips?gate_profile=amp-9").status_code == 422
+    assert [(clip.name, clip.gate_profile) for clip in load(tier=0)] == [("run", "amp-0.12-dynamic")]
+    assert not load(tier=0, name="ice")
+    old = load(tier=0, gate_profile="amp-0.11")
+    assert ([clip.name for clip in old], old.query) == (["ice"], {"tier": 0, "gate_profile": "amp-0.11"})
+    with pytest.warns(DatasetWarning, match=r"different gate profiles: amp-0.12, amp-0.12-dynamic; gate_profile takes one"):
+        load()
 
 
 def test_arrays_of_a_cache_are_verified_and_not_sent_again(catalog: Any, load: Any, network: Network) -> None:

@@ -218,6 +218,48 @@ def test_clips_show_the_rollouts_duration_beside_the_sources(
     assert "8.00" not in second
 
 
+@pytest.mark.parametrize(("profiles", "is_shown"), [(["amp-0.12"] * 2, False), (["amp-0.12", "amp-0.11"], True)])
+def test_a_list_names_the_profiles_of_its_verdicts_unless_all_are_the_usual_one(
+    service: Callable[[Answer], list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    profiles: list[str],
+    is_shown: bool,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    facts = {"id": "clip_0", "name": "walk", "robot": "r", "duration_sec": 7.98}
+    rollout = {"mode": "rollout", "tier": 0, "frames": 400, "quality_metrics": {}}
+    items = [facts | {"rollout": rollout | {"gate_profile": profile}} for profile in profiles]
+    calls = service(lambda _, path: (200, {"control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None}))
+    assert cli.run(["clips", "--profile", "amp-0.11"]) == 0
+    text = capsys.readouterr().out
+    assert ("Profile" in text, "amp-0.11" in text) == (is_shown, is_shown)
+    assert calls[0] == "GET /v1/clips"
+
+
+def test_a_clip_shows_the_profile_of_each_rollout(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    facts = {"robot": "r", "source_digest": "d", "source_format": "pkl", "frames_in": 267, "fps_in": 50.0, "tags": []}
+    rollout = {"id": "rollout_0", "mode": "rollout", "tier": 0, "frames": 9, "tier_reason": "x", "quality_metrics": {}}
+    rollout |= {"gate_profile": "amp-0.12", "bucket": "canonical"}
+    clip = {"id": "clip_0", "name": "walk", **facts, "duration_sec": 7.0, "created_at": "now", "augmentation": None}
+    service(lambda *_: (200, clip | {"rollouts": [rollout], "jobs": [], "control_dt": 0.02}))
+    assert cli.run(["clip", "clip_0"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Rollout", "Mode", "Profile", "Tier"] in [line[:4] for line in lines]
+    assert ["rollout_0", "rollout", "amp-0.12"] in [line[:3] for line in lines]
+
+
+def test_the_refusal_of_an_empty_selection_names_no_key(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service(lambda *_: (422, {"type": "urn:ampref:error:input-refused", "what": "the selection is empty", "key": "select"}))
+    assert cli.run(LOCK) == 1
+    assert capsys.readouterr().err == "error: the selection is empty\n"
+
+
 def test_a_name_for_a_known_file_is_said_to_change_nothing(
     service: Callable[[Answer], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,7 +390,8 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
         (["job", "no id"], "path.job_id", "ID"),
         ([*LOCK, "--tag", "a,b"], "body.select.tags.0", "--tag"),
         (["dataset", "show", "walk", "x y"], "path.version", "VERSION"),
-        (LOCK, "select.clips", "key 'select.clips'"),
+        (LOCK, "select.clips", "--clip"),
+        (LOCK, "body.select.gate_profile", "--profile"),
     ],
 )
 def test_a_parameter_that_the_service_refuses_is_called_as_the_command_calls_it(

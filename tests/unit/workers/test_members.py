@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amp_core.admission import CHECKS, check_candidates
+from amp_core import admission
+from amp_core.admission import CHECKS
 from amp_core.dataset.candidate import Candidate
 from amp_core.digests import digest_of_file
 from amp_core.errors import Conflict, FeatureCodeMismatch, IntegrityError
@@ -62,6 +64,9 @@ def member(tmp_path: Path, stand: Score) -> Make:
     return make
 
 
+check_candidates = partial(admission.check_candidates, remedy="Score it again")
+
+
 def test_good_members_pass_every_check(member: Make, robot: Robot) -> None:
     told: list[float] = []
     report = check_candidates([member("a"), member("b")], robot, told.append)
@@ -90,6 +95,7 @@ def test_a_member_that_is_not_as_it_was_scored_is_named(
     with pytest.raises(error, match="the gate before the lock found 1 problem: ") as caught:
         check_candidates([member("a"), member("b", **change)], robot)
     assert said in str(caught.value)
+    assert caught.value.remedy == "Score it again"
 
 
 def test_every_problem_is_counted_and_the_first_are_named(member: Make, robot: Robot) -> None:
