@@ -278,7 +278,7 @@ SUPERSEDED_PROFILES = ("amp-0.11",)
 
 What they judged keeps its tier, and stands for a clip only where no current profile judged it. All others are current: they are
 for different motions, so that the best verdict by any of them stands for the clip. The catalog stores which rollout that is: a
-profile that is added here needs a migration that ranks them anew, such as revision 0008."""
+profile that is added here needs a migration that ranks them anew, such as revision 0009."""
 
 DYNAMIC_PROFILES: Mapping[str, str] = {"amp-0.12": "amp-0.12-dynamic"}
 """The profile for running, jumping and dancing that goes with one for walking."""

@@ -146,14 +146,9 @@ def select_candidates(exports: Sequence[Export], selection: Selection, out: Outp
     pairs = [(candidate, export) for export in best.values() if (candidate := export.candidate(selection)) is not None]
     if not pairs:
         tiers = " or ".join(Tier(tier).label for tier in selection.tiers)
-        alternatives = sorted(
-            {export.recipe.gate_profile for export in exports if export.meta["tier"] in selection.tiers} - {profile}
-        )
-        remedy = (
-            f"Take those of another profile: --profile {' or '.join(alternatives)}"
-            if alternatives
-            else "Take other tiers: --tier"
-        )
+        recipes = [export.recipe for export in exports if export.meta["tier"] in selection.tiers]
+        profiles = sorted({recipe.gate_profile for recipe in recipes if recipe.physics.is_identity} - {profile})
+        remedy = f"Take those of another profile: --profile {' or '.join(profiles)}" if profiles else "Take other tiers: --tier"
         raise InputRefused(
             f"the folder holds no export that is {tiers} by {profile}",
             expected="exports of this release, in the robot's own physics",

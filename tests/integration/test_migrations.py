@@ -19,7 +19,7 @@ from amp_core.errors import DiskFull, Unavailable
 from amp_core.lineage import Lineage
 from amp_core.metrics import METRICS
 from amp_core.tiers import SUPERSEDED_PROFILES
-from ampref_migrations.versions import v0008_profiles
+from ampref_migrations.versions import v0009_profiles
 from ampref_service.catalog import Catalog, Session, audit, schema
 from ampref_service.catalog.records import Segment
 from ampref_service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
@@ -114,7 +114,7 @@ def test_the_curriculum_holds_the_same_before_and_after_it_was_narrowed(database
 
 
 def test_the_best_rollouts_of_earlier_releases_are_ranked_by_profile(database_url: str) -> None:
-    """Before revision 0008 the best tier by any profile was a clip's best."""
+    """Before revision 0009 the best tier by any profile was a clip's best."""
     with opened(database_url, Clock()) as catalog:
         names = ("Ice", "squat", "run", "none")
         ice, squat, run, _ = (add_clip(catalog, name) for name in names)
@@ -135,7 +135,7 @@ def test_the_best_rollouts_of_earlier_releases_are_ranked_by_profile(database_ur
 
         ranked = rows()
         assert [sum(row["best"] for row in ranked if row["name_folded"] == name.casefold()) for name in names] == [1] * 4
-        schema.downgrade(database_url, "0007")
+        schema.downgrade(database_url, "0008")
         with catalog.begin() as session:  # As 0.11 had it: the Tier 0 of amp-0.11 before the verdict of today.
             old = lightweight("curriculum", *(column(name) for name in ("clip_id", "mode", "tier", "rollout_id")))
             ids = select(rollouts.c.id).where(rollouts.c.clip_id == ice.id, rollouts.c.gate_profile == "amp-0.11")
@@ -147,7 +147,7 @@ def test_the_best_rollouts_of_earlier_releases_are_ranked_by_profile(database_ur
 
 def test_the_last_ranking_has_the_superseded_profiles_of_this_release() -> None:
     """The catalog stores which rollout is a clip's best: another list needs a migration that ranks them anew."""
-    assert v0008_profiles.SUPERSEDED_PROFILES == SUPERSEDED_PROFILES
+    assert v0009_profiles.SUPERSEDED_PROFILES == SUPERSEDED_PROFILES
 
 
 def test_the_migrated_schema_is_the_models(database_url: str) -> None:

@@ -2,7 +2,7 @@
 
 The rows are made anew from the rollouts, because the best rollouts of earlier releases were ranked without their profile.
 
-Revision: 0008; follows 0007.
+Revision: 0009; follows 0008.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
@@ -61,6 +61,8 @@ _METRICS = (
     "clip_flight_rate",
     "clip_max_tilt_deg",
     "clip_ground_range_m",
+    "worst_second_mpjpe_m",
+    "clip_path_ratio",
 )
 _OF_CLIP = ("robot", "created_at", "duration_sec", "name_folded")
 _COVERED_COLUMNS = ("best", "best_in_mode", "mode", "tier", "robot", "duration_sec")
