@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 SAMPLED_STEPS = 64
+FOOT_STEP_FPS = 100.0
 NORM_REPORTED = 1e-3
 """A norm this close to 1 was rounded in float16 at worst, and is not worth a finding."""
 
@@ -115,7 +116,9 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
         "mean_tilt_deg": rounded(as_read.tilt),
         "root_above_feet_m": rounded(as_read.height),
     }
-    frames = Frames(*poses, motion.fps, robot.joint_names)
+    stride = max(1, math.ceil(motion.fps / FOOT_STEP_FPS))
+    foot_steps = feet.least_steps(poses.take(np.arange(0, len(poses.root_pos), stride)))
+    frames = Frames(*poses, motion.fps, robot.joint_names, foot_steps, stride, feet.height)
     # Of trembling joints no reading can be told from another, and no gait.
     trembles = bool(find_jitter(frames))
     mended = None if trembles else try_readings(start, end, motion.fps, feet, as_read, motion.duration_sec)

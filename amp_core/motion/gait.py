@@ -179,15 +179,15 @@ def _find_slide(
     if ratio is not None and not path_fits:
         steps = np.diff(course.root_pos[:, :2], axis=0)
         distance = float(np.linalg.norm(steps, axis=1).sum())
-        comparison = f": the root travels {distance:.2f} m where the standing feet make {distance / ratio:.2f} m"
-        slides = np.linalg.norm(steps / ratio - course.push[1:], axis=1)[~course.in_flight[1:]] * course.fps
+        comparison = f": the root travels {distance:.2f} m, {ratio:.2g} times as far as the standing feet take it"
+        slides = np.linalg.norm(steps / max(ratio, 0.01) - course.push[1:], axis=1)[~course.in_flight[1:]] * course.fps
         if float(np.median(slides)) < 0.5 * slide:
             remedy = (
                 f"Multiply root_pos's x and y by {1.0 / ratio:.2g}, which was tried: the foot then slides at "
                 f"{np.median(slides):.2g} m/s (the performer's legs are not the robot's, or fps is another)"
             )
         if slide <= limit:
-            value, threshold, unit = ratio, path_range[ratio > path_range[1]], "1"
+            value, threshold, unit = ratio, path_range[ratio > path_range[1]], "times"
             expected = "a root that travels as its standing feet take it (gate clip_path_ratio, "
             expected += f"{path_range[0]:g} to {path_range[1]:g})"
     yield Finding(

@@ -124,6 +124,12 @@ class FootMeasure:
         standing = np.stack([velocity[rows, corner] for velocity, corner in zip(path, lowest, strict=True)], axis=1)[rows, foot]
         return Steps(low, speed, root_velocity, root_velocity - standing)
 
+    def least_steps(self, poses: Poses) -> Array:
+        """(N - 1,) m: how far the foot that moves the least, by its slowest corner, moves between neighbours of (N) poses."""
+        corners = self._tracker.corners(self.robot.poses(*poses))
+        steps = [np.linalg.norm(np.diff(foot, axis=0), axis=2).min(axis=1) for foot in corners]
+        return np.asarray(np.stack(steps, axis=1).min(axis=1))
+
     def slide(self, steps: Steps) -> Array:
         """(S,) m/s: the speed of the slowest foot of those that may carry weight."""
         near = steps.low - steps.lowest[:, None] < NEAR_SHARE * self.height

@@ -82,8 +82,7 @@ def scaled(factor: float) -> Callable[[Motion, Robot], Motion | None]:
 
 def path(factor: float) -> Callable[[Motion, Robot], Motion | None]:
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
-        slides = abs(1.0 - 1.0 / factor) * factor * speed(motion) > 0.25
-        return replace(motion, root_pos=motion.root_pos * [factor, factor, 1.0]) if slides else None
+        return replace(motion, root_pos=motion.root_pos * [factor, factor, 1.0]) if speed(motion) > 0.06 else None
 
     return spoil
 
@@ -154,11 +153,24 @@ def root_jump(metres: float, share: float = 0.5) -> Callable[[Motion, Robot], Mo
     return spoil
 
 
-def root_blip(metres: float) -> Callable[[Motion, Robot], Motion | None]:
+def root_blip(metres: float, frames: int = 1) -> Callable[[Motion, Robot], Motion | None]:
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
         position = np.array(motion.root_pos)
-        position[inside(motion), 1] += metres
+        position[inside(motion) : inside(motion) + frames, 1] += metres
         return replace(motion, root_pos=position)
+
+    return spoil
+
+
+def turns_at_once(degrees: float) -> Callable[[Motion, Robot], Motion | None]:
+    """From a frame on it goes on in another direction."""
+
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        frame, angle = inside(motion, 0.6), np.radians(degrees)
+        position, rotation = np.array(motion.root_pos), np.array(motion.root_rot)
+        position[frame:] = position[frame] + rotations.rotate_about_vertical(position[frame:] - position[frame], angle)
+        rotation[frame:] = rotations.rotate_yaw(rotation[frame:], angle)
+        return replace(motion, root_pos=position, root_rot=rotation)
 
     return spoil
 
@@ -207,6 +219,59 @@ def jitter(radians: float) -> Callable[[Motion, Robot], Motion | None]:
         return replace(motion, dof_pos=motion.dof_pos + noise) if radians * motion.fps > 1.5 * swing(motion) else None
 
     return spoil
+
+
+def jitter_in_part(radians: float) -> Callable[[Motion, Robot], Motion | None]:
+    """From 30 to 60 % of the clip."""
+
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        first, last = (round(share * motion.num_frames) for share in (0.3, 0.6))
+        joints = np.array(motion.dof_pos)
+        joints[first:last] += np.random.default_rng(1).normal(size=joints[first:last].shape) * radians
+        return replace(motion, dof_pos=joints) if last - first > 0.7 * motion.fps else None
+
+    return spoil
+
+
+def root_jitter(metres: float, radians: float) -> Callable[[Motion, Robot], Motion | None]:
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        rng = np.random.default_rng(2)
+        position = motion.root_pos + rng.normal(size=motion.root_pos.shape) * metres
+        turns = np.concatenate([rng.normal(size=position.shape) * radians / 2, np.ones((len(position), 1))], axis=1)
+        return replace(motion, root_pos=position, root_rot=rotations.multiply(motion.root_rot, rotations.normalize(turns)))
+
+    return spoil
+
+
+def calm_freeze(noise: float) -> Callable[[Motion, Robot], Motion | None]:
+    """The last third is the frame before it, entered where the joints move the least."""
+
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        rate = np.abs(np.diff(motion.dof_pos, axis=0)).max(axis=1) * motion.fps
+        second = np.sort(np.abs(np.diff(motion.dof_pos, axis=0)), axis=1)[:, -2] * motion.fps
+        choice = [i for i in range(len(rate) // 3, len(rate) // 2) if rate[i] > 0.6 and second[i] > 0.3]
+        if not choice:
+            return None
+        frame = min(choice, key=lambda i: rate[i]) + 1
+        rng = np.random.default_rng(4)
+
+        def hold(values: Array) -> Array:
+            held = np.repeat(values[frame : frame + 1], len(values) - frame, axis=0)
+            return np.concatenate([values[:frame], held + rng.normal(size=held.shape) * noise])
+
+        return replace(motion, root_pos=hold(motion.root_pos), root_rot=hold(motion.root_rot), dof_pos=hold(motion.dof_pos))
+
+    return spoil
+
+
+def fixed_root(motion: Motion, robot: Robot) -> Motion | None:
+    """The root stops halfway, and the joints go on."""
+    half = inside(motion)
+    if np.linalg.norm(motion.root_pos[half + 1] - motion.root_pos[half]) * motion.fps < 0.1:
+        return None
+    position, rotation = np.array(motion.root_pos), np.array(motion.root_rot)
+    position[half:], rotation[half:] = position[half], rotation[half]
+    return replace(motion, root_pos=position, root_rot=rotation)
 
 
 def frozen(*, tail: bool, seconds: float = 0.8) -> Callable[[Motion, Robot], Motion | None]:
@@ -348,15 +413,25 @@ NUMBERS = {
     "root jump 25 cm": Fault("", ("root_jump",), root_jump(0.25)),
     "root jump 12 cm, early": Fault("", ("root_jump",), root_jump(0.12, 0.25)),
     "root blip 8 cm": Fault("", ("root_jump",), root_blip(0.08)),
+    "root out by 15 cm for 8 frames": Fault("", ("root_jump",), root_blip(0.15, 8)),
     "root flip 40 degrees": Fault("", ("root_flip",), root_flip(40)),
     "root flip 170 degrees": Fault("", ("root_flip",), root_flip(170)),
+    "heading turns by 60 degrees": Fault("", ("root_flip", "heading"), turns_at_once(60)),
     "knee spike 1 rad": Fault("", ("joint_spike",), spike(1.0)),
     "knee spike 0.5 rad": Fault("", ("joint_spike",), spike(0.5)),
     "knee spike 0.8 rad, 3 frames": Fault("", ("joint_spike",), spike(0.8, 3)),
+    "knee out by 1 rad for 10 frames": Fault("", ("joint_spike",), spike(1.0, 10)),
+    "hip spike 0.35 rad, 2 frames": Fault("", ("joint_spike",), spike(0.35, 2, "hip_pitch")),
     "ankle spike 0.6 rad, late": Fault("", ("joint_spike",), spike(0.6, 1, "ankle", 0.8)),
     "seam": Fault("", ("joint_spike",), seam),
     "jitter 0.1 rad": Fault("", ("jitter",), jitter(0.1)),
     "jitter 0.05 rad": Fault("", ("jitter",), jitter(0.05)),
+    "jitter 0.05 rad in part": Fault("", ("jitter",), jitter_in_part(0.05)),
+    "root trembles by 2 cm": Fault("", ("jitter", "root_jump"), root_jitter(0.02, 0.0)),
+    "root trembles by 0.1 rad": Fault("", ("jitter",), root_jitter(0.0, 0.1)),
+    "frozen at a calm moment": Fault("", ("frozen_tail",), calm_freeze(0.0)),
+    "frozen with noise": Fault("", ("frozen_tail",), calm_freeze(1e-6)),
+    "the root stops": Fault("", ("frozen", "clip_feet_slide"), fixed_root),
     "frozen tail": Fault("", ("frozen_tail",), frozen(tail=True)),
     "frozen in the middle": Fault("", ("frozen",), frozen(tail=False)),
     "every frame twice": Fault("", ("duplicate_frames",), repeated(2)),
