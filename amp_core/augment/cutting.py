@@ -61,7 +61,7 @@ def cut_motion(motion: Motion, start: int, stop: int | None = None, *, digits: i
     name = motion.name.encode()[: MAX_NAME_BYTES - len(tail)].decode(errors="ignore").strip() + tail
     lineage = Lineage(motion.source_digest, motion.ancestor, f"cut={start}:{last + 1}")
     arrays = motion.root_pos, motion.root_rot, motion.dof_pos
-    data = motion_bytes(motion.fps, *arrays, lineage=lineage, joint_names=motion.joint_names)
+    data = motion_bytes(motion.fps, *arrays, lineage=lineage, joint_names=motion.joint_names, name_lists=motion.name_lists)
     part = replace(motion, name=name, source_digest=digest_of(data), source_format="npz", lineage=lineage)
     return Part(part, data, start, last)
 

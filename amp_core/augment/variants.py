@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,14 @@ from amp_core.augment.symmetry import mirror
 from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Motion
+from amp_core.formats.name_lists import NAME_LISTS_KEY
 from amp_core.lineage import Lineage
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
 from amp_core.npz import write_npz
 from amp_core.robot import Robot
+from amp_core.strict_json import canonical_json
 
 MAX_NAME_BYTES = 120
 
@@ -109,11 +112,18 @@ def motion_bytes(
     lineage: Lineage | None = None,
     seam: Seam | None = None,
     joint_names: tuple[str, ...] | None = None,
+    name_lists: Mapping[str, tuple[str, ...]] | None = None,
 ) -> bytes:
-    """A clip as an npz that `read_motion` reads. The same arrays give the same bytes."""
+    """A clip as an npz that `read_motion` reads. The same arrays give the same bytes.
+
+    Args:
+      name_lists: those of a motion that no robot's joints have been compared with yet.
+    """
     members: dict[str, Any] = {"fps": np.float64(fps), "root_pos": root_pos, "root_rot": root_rot, "dof_pos": dof_pos}
     if joint_names is not None:
         members["joint_names"] = np.array(joint_names)
+    if name_lists:
+        members[NAME_LISTS_KEY] = np.frombuffer(canonical_json(dict(name_lists)), np.uint8)
     if lineage is not None:
         members |= {key: np.array(text) for key, text in lineage.to_members().items()}
     if seam is not None:

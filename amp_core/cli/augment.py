@@ -16,6 +16,7 @@ from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions, read_motions, reading_options
 from amp_core.cli.remote import connect
 from amp_core.cli.text import number
+from amp_core.commands import quote_path
 from amp_core.errors import AmprefError, InputRefused
 from amp_core.files import write_file
 from amp_core.motion import check_motion
@@ -95,7 +96,8 @@ def augment(
             **({"File": "file"} if motions else {"Clip": lambda variant: variant["clip"]["id"]}),
         }
         out.print_table(columns, variants)
-        out.print(f"\nnext: ampref score {out_dir}/*.npz" if motions else "\nnext: ampref jobs, then ampref clips")
+        step = "jobs, then ampref clips" if out_dir is None else f"score {quote_path(out_dir)}/*.npz"
+        out.print(f"\nnext: ampref {step}")
     out.exit()
 
 

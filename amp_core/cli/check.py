@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from amp_core.cli.options import Fps, JsonOut, MaxDuration, MotionFiles, QuatOrd
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import limits_of, read_motions, reading_options
 from amp_core.cli.text import number
+from amp_core.commands import fill_command
 from amp_core.errors import AmprefError
 from amp_core.motion.findings import SEVERITIES, ClipCheck, Finding
 
@@ -56,7 +56,8 @@ def check(
                     "fps": motion.fps,
                     "duration_sec": motion.duration_sec,
                 }
-                result = replace(result, findings=tuple(_name_file(finding, str(path)) for finding in result.findings))
+                findings = (replace(finding, remedy=fill_command(finding.remedy, path)) for finding in result.findings)
+                result = replace(result, findings=tuple(findings))
             verdict = _verdict([finding.severity for finding in result.findings])
             milliseconds = round(1e3 * (time.perf_counter() - start), 1)
             name = path.stem if isinstance(motion, AmprefError) else motion.name
@@ -68,13 +69,6 @@ def check(
     out.print_result(documents, (f"{document['file']}\t{document['verdict']}" for document in documents))
     _print_documents(out, documents)
     out.exit(failed=any(document["verdict"] == VERDICTS["refuses"] for document in documents))
-
-
-def _name_file(finding: Finding, file: str) -> Finding:
-    """The finding with the file in the commands of its remedy, so that they can be typed as they are."""
-    if finding.remedy is None or "CLIP" not in finding.remedy:
-        return finding
-    return replace(finding, remedy=finding.remedy.replace("ampref cut CLIP", f"ampref cut {shlex.quote(file)}"))
 
 
 def _verdict(severities: Sequence[str]) -> str:

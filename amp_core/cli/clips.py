@@ -17,6 +17,7 @@ from amp_core.cli.remote import connect, note_retries
 from amp_core.cli.results import RESULT_COLUMNS
 from amp_core.cli.text import counted, number, size
 from amp_core.client import ApiClient, load_clips
+from amp_core.commands import quote_path
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import GATE_PROFILE, PhysicsScale
 from amp_core.tiers import Tier
@@ -151,9 +152,8 @@ def _fetch_clips(out: Output, options: Mapping[str, Any], folder: Path | None, p
     if folder is not None:
         out.print(f"arrays: {folder}")
     if pin is not None:
-        out.print(
-            f"pinned: {pin}\nnext, on any node: ampref clips --from {pin} --fetch DIR, or load_clips(pinned={str(pin)!r})"
-        )
+        out.print(f"pinned: {pin}")
+        out.print(f"next, on any node: ampref clips --from {quote_path(pin)} --fetch DIR, or load_clips(pinned={str(pin)!r})")
 
 
 _HEADERS = {"mode": "Mode", "gate_profile": "Profile", "bucket": "Bucket"}

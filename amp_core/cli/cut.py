@@ -16,6 +16,7 @@ from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import limits_of, reading_options
 from amp_core.cli.targets import refuse_unwritable
 from amp_core.cli.text import number
+from amp_core.commands import quote_path
 from amp_core.errors import InputRefused, MotionRefused
 from amp_core.files import write_file
 from amp_core.formats import read_motion
@@ -104,7 +105,8 @@ def cut(
             "File": "file",
         }
         out.print_table(columns, documents)
-        out.print(f"\nnext: ampref check {' '.join(dict.fromkeys(str(Path(d['file']).parent) + '/*.npz' for d in documents))}")
+        folders = dict.fromkeys(quote_path(Path(document["file"]).parent) for document in documents)
+        out.print(f"\nnext: ampref check {' '.join(f'{folder}/*.npz' for folder in folders)}")
     out.exit()
 
 

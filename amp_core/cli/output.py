@@ -26,6 +26,7 @@ from amp_core.cli.exit_codes import FAILED
 from amp_core.cli.progress import Progress, line_printer
 from amp_core.cli.targets import check_file, refuse_unwritable
 from amp_core.cli.text import printable, time_left
+from amp_core.commands import fill_command
 from amp_core.errors import AmprefError
 from amp_core.files import write_file
 from amp_core.strict_json import format_json
@@ -149,7 +150,8 @@ class Output:
         except AmprefError as error:
             if error.slug == "unavailable":
                 raise
-            error.file = error.file if file is None else str(file)
+            if file is not None:
+                error.file, error.remedy = str(file), fill_command(error.remedy, file)
             self.refuse(error)
 
     def exit(self, *, failed: bool = False) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.cli.output import Output
+from amp_core.commands import fill_command, quote_path
 from amp_core.digests import digest_of_file
 from amp_core.errors import AmprefError, InputRefused
 from amp_core.formats import EXTENSIONS, Limits, Motion, read_motion
@@ -53,20 +54,23 @@ def read_motions(
                 raise InputRefused(
                     "is a folder" if path.is_dir() else "is not a file" if path.exists() else "there is no such file",
                     expected="a motion file: .pkl, .npz, .json or .csv",
-                    remedy=f"Name the files in it: {path}/*.pkl" if path.is_dir() else f"Check: ls -l {path}",
+                    remedy=f"Name the files in it: {quote_path(path)}/*.pkl"
+                    if path.is_dir()
+                    else f"Check: ls -l {quote_path(path)}",
                 )
             motion = read_motion(path, **options(path))
             check(motion)
             yield motion
         except AmprefError as error:
             error.file = error.file if error.file and "/" in error.file else str(path)
+            error.remedy = fill_command(error.remedy, path)
             yield error
         except OSError as error:
             yield InputRefused(
                 f"cannot be read: {error.strerror or error}",
                 file=str(path),
                 expected="a readable file",
-                remedy=f"Check: ls -l {path}",
+                remedy=f"Check: ls -l {quote_path(path)}",
             )
 
 

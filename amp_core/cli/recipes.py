@@ -10,6 +10,7 @@ from typing import Any
 from typer import BadParameter
 
 from amp_core.cli.options import refuse_usage
+from amp_core.commands import quote_path
 from amp_core.errors import InputRefused, RecipeRefused
 from amp_core.recipe import DEFAULT_MODE, PhysicsScale, Recipe
 from amp_core.strict_json import read_json
@@ -69,7 +70,7 @@ def read_recipe(path: Path, scales: Sequence[PhysicsScale], profile: str | None 
             f"cannot be read: {error.strerror or error}",
             file=str(path),
             expected="a recipe as JSON",
-            remedy=f"Check: ls -l {path}",
+            remedy=f"Check: ls -l {quote_path(path)}",
         ) from error
     except ValueError as error:
         raise RecipeRefused(f"not readable as JSON: {error}", file=str(path), expected="one JSON object") from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.commands import CUT_COMMAND
 from amp_core.errors import MotionRefused
 from amp_core.formats.names import clean_name
 from amp_core.lineage import Lineage
@@ -17,6 +19,7 @@ __all__ = ["WIDE_LIMITS", "Limits", "Motion"]
 _ZERO_NORM = 1e-6
 _NORM_ROUNDING = 1e-6
 """A quaternion of a norm at the limit, rounded to float32."""
+MAX_LISTED_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Motion:
       source_format: `pkl`, `npz`, `json` or `csv`.
       lineage: where it comes from, None for an original.
       joint_names: the names of the columns of `dof_pos`, as the file has them; None where it does not name them.
+      name_lists: without `joint_names`, lists of texts under other keys of the file that may name the columns; the robot's
+        joints tell (`reorder_joints`).
 
     Raises:
       MotionRefused: wrong shapes, fewer than two frames, or a value that is not finite.
@@ -85,6 +90,7 @@ class Motion:
     source_format: str
     lineage: Lineage | None = None
     joint_names: tuple[str, ...] | None = None
+    name_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -127,9 +133,16 @@ class Motion:
 
 
 def check_values(
-    fps: float, root_pos: NDArray[np.float64], root_rot: NDArray[np.float64], dof_pos: NDArray[np.float64]
+    fps: float,
+    root_pos: NDArray[np.float64],
+    root_rot: NDArray[np.float64],
+    dof_pos: NDArray[np.float64],
+    first_frame: int = 0,
 ) -> None:
     """Check shapes, equal frame counts, N >= 2, everything finite, fps positive.
+
+    Args:
+      first_frame: the number that the first row has in the file.
 
     Raises:
       MotionRefused: names the key and the first offending frame; the caller adds the file.
@@ -172,18 +185,22 @@ def check_values(
         finite = np.isfinite(array)
         if not finite.all():
             frame, column = (int(i) for i in np.argwhere(~finite)[0])
-            cut = suggest_cut(np.any([~np.isfinite(values).all(axis=1) for values in arrays.values()], axis=0))
+            is_faulty = np.any([~np.isfinite(values).all(axis=1) for values in arrays.values()], axis=0)
             raise MotionRefused(
                 f"column {column} is {float(array[frame, column])}",
                 key=key,
-                frame=frame,
+                frame=first_frame + frame,
                 expected="finite numbers",
-                remedy=f"Fill the frames that the retargeter could not solve, or cut them off: {cut}",
+                remedy="Fill the frames that the retargeter could not solve, or cut them off: "
+                + suggest_cut(is_faulty, first_frame),
             )
 
 
-def check_limits(motion: Motion, limits: Limits) -> None:
+def check_limits(motion: Motion, limits: Limits, first_frame: int = 0) -> None:
     """Check the rate, the duration, the distance from the origin and the quaternions' norms.
+
+    Args:
+      first_frame: the number that the motion's first frame has in its file.
 
     Raises:
       MotionRefused: names the clip, the key and the first offending frame.
@@ -205,7 +222,7 @@ def check_limits(motion: Motion, limits: Limits) -> None:
             key="root_pos",
             expected=f"at most {limits.max_duration_sec:g} s",
             remedy=(
-                "Cut it into shorter clips (ampref cut CLIP --every 20s), or raise the limit (--max-duration; on a service "
+                f"Cut it into shorter clips ({CUT_COMMAND} --every 20s), or raise the limit (--max-duration; on a service "
                 "AMPREF_MAX_DURATION_SEC)"
             ),
         )
@@ -225,7 +242,7 @@ def check_limits(motion: Motion, limits: Limits) -> None:
             f"the root is at {np.array2string(motion.root_pos[frame], precision=4)} m",
             file=file,
             key="root_pos",
-            frame=frame,
+            frame=first_frame + frame,
             expected=f"within {limits.max_distance:g} m of the origin",
             remedy="Positions are in metres; move the clip to the origin",
         )
@@ -233,16 +250,7 @@ def check_limits(motion: Motion, limits: Limits) -> None:
         norms = np.sqrt(np.einsum("ij,ij->i", motion.root_rot, motion.root_rot))
     is_zero = norms < _ZERO_NORM
     if is_zero.any() and not is_zero.all():
-        frame, count = int(np.argmax(is_zero)), int(is_zero.sum())
-        place = f"from frame {frame} to the end" if is_zero[frame:].all() else f"in {count} frames from {frame} on"
-        raise MotionRefused(
-            f"{place} the quaternions are zero ({count} of {frames} frames): the clip is padded",
-            file=file,
-            key="root_rot",
-            frame=frame,
-            expected="unit quaternions xyzw in every frame",
-            remedy=f"Cut the padding off: {suggest_cut(is_zero)}",
-        )
+        raise _refuse_zeros(file, is_zero, first_frame)
     is_faulty = np.abs(norms - 1.0) > limits.max_norm_error + _NORM_ROUNDING
     if is_faulty.any():
         frame = int(np.argmax(is_faulty))
@@ -250,20 +258,55 @@ def check_limits(motion: Motion, limits: Limits) -> None:
             f"the quaternion's norm is {float(norms[frame]):.4g} ({int(is_faulty.sum())} of {frames} are off)",
             file=file,
             key="root_rot",
-            frame=frame,
+            frame=first_frame + frame,
             expected=f"unit quaternions xyzw, to {limits.max_norm_error:g}",
             remedy="Check that root_rot holds quaternions, not Euler angles or a rotation vector, and normalize them",
         )
 
 
-def suggest_cut(is_faulty: NDArray[np.bool_]) -> str:
-    """The command that leaves the longest run of good frames."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], is_faulty, [True]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
-    if not len(starts):
-        return "no frame is left"
-    longest = int(np.argmax(ends - starts))
-    return f"ampref cut CLIP --frames {starts[longest]}:{ends[longest]}"
+def _refuse_zeros(file: str, is_zero: NDArray[np.bool_], first_frame: int) -> MotionRefused:
+    """Frames without a rotation: padding at the clip's ends, or frames that were not recorded in the midst of it."""
+    places, (start, stop) = np.flatnonzero(is_zero), longest_run(~is_zero)
+    count, frames = len(places), len(is_zero)
+    if stop - start + count == frames:
+        ends = []
+        if start:
+            ends.append(f"up to frame {first_frame + start - 1}")
+        if stop < frames:
+            ends.append(f"from frame {first_frame + stop} to the end")
+        problem = f"{' and '.join(ends)} the quaternions are zero ({count} of {frames} frames): the clip is padded"
+        remedy = f"Cut the padding off: {suggest_cut(is_zero, first_frame)}"
+    else:
+        numbers = ", ".join(str(first_frame + place) for place in places[:MAX_LISTED_FRAMES])
+        more = ", …" if count > MAX_LISTED_FRAMES else ""
+        problem = f"the quaternions are zero in {count} of {frames} frames ({numbers}{more})"
+        remedy = (
+            "Fill these frames from their neighbours where the clip is made (scipy's Slerp); the longest part without them has "
+            f"{stop - start} frames: {suggest_cut(is_zero, first_frame)}"
+        )
+    return MotionRefused(
+        problem,
+        file=file,
+        key="root_rot",
+        frame=first_frame + int(places[0]),
+        expected="unit quaternions xyzw in every frame",
+        remedy=remedy,
+    )
+
+
+def longest_run(flags: NDArray[np.bool_]) -> tuple[int, int]:
+    """The longest run of true values as `start, stop`, the first of several; (0, 0) where there is none."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    runs = [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    return max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+
+
+def suggest_cut(is_faulty: NDArray[np.bool_], first_frame: int = 0) -> str:
+    """The command that leaves the longest run of good frames, which are counted in the file from `first_frame` on."""
+    start, stop = longest_run(~is_faulty)
+    if stop - start < 2:
+        return "no two frames in succession are left"
+    return f"{CUT_COMMAND} --frames {first_frame + start}:{first_frame + stop}"
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

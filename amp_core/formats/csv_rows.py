@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _BOM = b"\xef\xbb\xbf"
 # Quaternions written with four digits are this close to unit norm; positions and joint angles are not.
 _UNIT_NORM = 0.02
 _STEP_SPREAD = 0.05
+_KEY_AND_TEXT = re.compile(rb"\s*([A-Za-z][\w ]{0,40}?)\s*[:=]\s*(\S.*)")
 _RATE_TOLERANCE = 0.03
 
 
@@ -66,7 +68,9 @@ _DIALECTS = (
 )
 
 
-def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[str, NDArray[np.float64] | list[str]]:
+def read_csv(
+    data: bytes, limits: Limits, quat_order: str, fps: float
+) -> dict[str, NDArray[np.float64] | list[str] | dict[str, str]]:
     """`root_pos (N,3)`, `root_rot (N,4)` in the file's own order, `dof_pos (N,n)`, and `joint_names` where a header has them.
 
     Args:
@@ -76,18 +80,22 @@ def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[s
     Raises:
       MotionRefused: names the line (as frame), the column and the text that is not a number.
     """
+    if b"\n" not in data:
+        # The line ends of old spreadsheets.
+        data = data.replace(b"\r", b"\n")
     lines = io.BytesIO(data.removeprefix(_BOM))
     dialect = _find_dialect(data[: 2 * MAX_LINE_BYTES])
     values = array("d")
     header: Header | None = None
-    comment = b""
+    comments: list[bytes] = []
     width = frames = blank = 0
     ends_in_delimiter = False
     for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
             _refuse(frames, f"line {number} is longer than {MAX_LINE_BYTES} bytes", "one row of numbers a line")
         if _is_comment(line):
-            comment = line.lstrip(b"# ") if line.startswith(b"#") and not frames else comment
+            if line.startswith(b"#") and not frames:
+                comments.append(line.lstrip(b"# "))
             blank += 1
             if blank > MAX_BLANK_LINES:
                 _refuse(frames, "the file is mostly empty lines or comments", "one row of numbers a line")
@@ -101,7 +109,14 @@ def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[s
         if frames == 0:
             ends_in_delimiter = len(cells) > 1 and not cells[-1].strip()
             width = len(cells) - ends_in_delimiter
-            header = header or _read_comment(comment, dialect, width, quat_order)
+            header = header or _read_comments(comments, dialect, width, quat_order)
+            if dialect == _Dialect(b",") and _has_decimal_commas(cells):
+                _refuse(
+                    0,
+                    f"the numbers of line {number} have decimal commas, and commas between them",
+                    "decimal points, or semicolons or tabs between the numbers",
+                    "Export it with decimal points, or with another separator than the comma",
+                )
         if ends_in_delimiter and len(cells) == width + 1 and not cells[-1].strip():
             cells.pop()
         if len(cells) != width or width <= ROOT_COLUMNS:
@@ -127,13 +142,15 @@ def read_csv(data: bytes, limits: Limits, quat_order: str, fps: float) -> dict[s
         _refuse(None, "the file has no rows of numbers", "one row a frame")
     table = np.frombuffer(values, dtype=np.float64).reshape(frames, width)
     table = _drop_index(table, header, fps)
-    fields: dict[str, NDArray[np.float64] | list[str]] = {
+    fields: dict[str, NDArray[np.float64] | list[str] | dict[str, str]] = {
         "root_pos": table[:, :3],
         "root_rot": table[:, 3:ROOT_COLUMNS],
         "dof_pos": table[:, ROOT_COLUMNS:],
     }
     if header is not None and header.joint_names is not None:
         fields["joint_names"] = list(header.joint_names)
+    if lists := _read_comment_lists(comments):
+        fields["comments"] = lists
     return fields
 
 
@@ -183,13 +200,33 @@ def _find_dialect(head: bytes) -> _Dialect:
     return _Dialect(delimiter, delimiter != b"," and b"," in row and b"." not in row)
 
 
-def _read_comment(comment: bytes, dialect: _Dialect, width: int, quat_order: str) -> Header | None:
-    """The last comment above the rows as their header (np.savetxt writes it so), where it names as many columns."""
-    for candidate in (dialect, *_DIALECTS):
-        cells = _split(candidate, comment)
-        if len(cells) == width:
-            return read_header(cells, quat_order)
+def _read_comments(comments: Sequence[bytes], dialect: _Dialect, width: int, quat_order: str) -> Header | None:
+    """The last comment above the rows that names as many columns as they have (np.savetxt writes the header so).
+
+    A line with one text for several joints has their units, and one with numbers is a row that was left out.
+    """
+    for comment in reversed(comments):
+        for candidate in (dialect, *_DIALECTS):
+            cells = _split(candidate, comment)
+            if len(cells) == width and (header := read_header(cells, quat_order)) is not None:
+                names = header.joint_names or ()
+                if len(names) == 1 or len(set(names)) != 1:
+                    return header
     return None
+
+
+def _read_comment_lists(comments: Sequence[bytes]) -> dict[str, str]:
+    """The texts of comments such as `joint_names: hip, knee, …` by their keys."""
+    matches = (_KEY_AND_TEXT.match(comment) for comment in comments)
+    return {match[1].decode(): match[2].decode("utf-8", errors="replace") for match in matches if match is not None}
+
+
+def _has_decimal_commas(cells: Sequence[bytes]) -> bool:
+    """Whether the cells of a row are the whole and the decimal parts of numbers in turn."""
+    stripped = [cell.strip() for cell in cells]
+    wholes, decimals = stripped[::2], stripped[1::2]
+    are_integers = all(cell.lstrip(b"+-").isdigit() for cell in wholes) and all(cell.isdigit() for cell in decimals)
+    return len(wholes) == len(decimals) > ROOT_COLUMNS and are_integers and any(len(cell) > 1 for cell in decimals)
 
 
 def _drop_index(table: NDArray[np.float64], header: Header | None, fps: float) -> NDArray[np.float64]:
@@ -226,7 +263,10 @@ def _drop_index(table: NDArray[np.float64], header: Header | None, fps: float) -
     return table[:, 1:]
 
 
-def _refuse(frame: int | None, what: str, expected: str) -> NoReturn:
-    raise MotionRefused(
-        what, frame=frame, expected=expected, remedy="Write rows of x, y, z, quaternion, joints; see docs/motions.md"
-    )
+def _refuse(
+    frame: int | None,
+    what: str,
+    expected: str,
+    remedy: str = "Write rows of x, y, z, quaternion, joints; see docs/motions.md",
+) -> NoReturn:
+    raise MotionRefused(what, frame=frame, expected=expected, remedy=remedy)

@@ -10,7 +10,21 @@ from typing import Any
 from amp_core.errors import MotionRefused
 from amp_core.formats.values import RawArray, describe, quote
 
-__all__ = ["NAME_KEYS", "find_joint_names", "join_names", "match_joint_names", "parse_names", "strip_generic_names"]
+__all__ = [
+    "FREE_JOINT",
+    "MAX_NAMES",
+    "MAX_NAME_CHARACTERS",
+    "NAME_KEYS",
+    "ROOT_COLUMNS",
+    "count_joints",
+    "find_joint_names",
+    "join_names",
+    "match_joint_names",
+    "parse_names",
+    "refuse_difference",
+    "split_words",
+    "strip_generic_names",
+]
 
 NAME_KEYS = ("joint_names", "dof_names", "joints_list", "joint_order")
 """The keys under which the field's tools write the order of the joint columns."""
@@ -22,7 +36,7 @@ MAX_NAME_CHARACTERS = 200
 _LISTED_NAMES = 40
 
 _TEXT_DTYPE = re.compile(r"([<>|=]?)([US])(\d{1,4})")
-_FREE_JOINT = re.compile(r"free|root|float|base|pelvis|world", re.IGNORECASE)
+FREE_JOINT = re.compile(r"free|root|float|base|pelvis|world", re.IGNORECASE)
 # Columns that are only numbered say nothing about the order.
 _GENERIC = re.compile(r"(?:joint|dof|q|j|c|col|column|angle|joint_pos|dof_pos)?[ _.]?\d*", re.IGNORECASE)
 # Words around a joint's name that do not tell joints apart.
@@ -31,11 +45,17 @@ _SIDES = {"l": "left", "r": "right"}
 _WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, ...] | None:
+def find_joint_names(
+    fields: Mapping[str, Any], num_columns: int, other_lists: Mapping[str, Sequence[str]]
+) -> tuple[str, ...] | None:
     """The names of the joint columns in a file's fields, in the file's order; None where it does not name them.
 
     Names are a list or an array of text or bytes, under one of `NAME_KEYS`. One name more than there are columns is
-    permitted where the first is the root's free joint.
+    permitted where the first is the root's free joint. Two lists agree if they do so by `match_joint_names`.
+
+    Args:
+      other_lists: by key, the other lists of texts in the file (`find_name_lists`); the same joints in another order there
+        are a contradiction.
 
     Raises:
       MotionRefused: names that are no text, that repeat, that are not as many as the columns, or two keys that disagree.
@@ -45,7 +65,7 @@ def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, 
         names = parse_names(key, fields.get(key))
         if not names:
             continue
-        if len(names) == num_columns + 1 and _FREE_JOINT.search(names[0]):
+        if len(names) == num_columns + 1 and FREE_JOINT.search(names[0]):
             names = names[1:]
         candidates[key] = names
     matches = {key: names for key, names in candidates.items() if len(names) == num_columns}
@@ -63,14 +83,6 @@ def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, 
     first_key = next(iter(matches), None)
     for key, names in matches.items():
         assert first_key is not None
-        if names != matches[first_key]:
-            both = f"{join_names(matches[first_key])}, and {join_names(names)}"
-            raise MotionRefused(
-                f"{first_key} and {key} name the columns differently: {both}",
-                key=key,
-                expected="one order of the joint columns",
-                remedy="Leave out the list that is wrong",
-            )
         if len(set(names)) < len(names):
             name = next(name for name in names if names.count(name) > 1)
             raise MotionRefused(
@@ -79,7 +91,29 @@ def find_joint_names(fields: Mapping[str, Any], num_columns: int) -> tuple[str, 
                 expected="each joint once",
                 remedy=f"Correct {key}, or leave it out",
             )
-    return strip_generic_names(matches[first_key]) if first_key else None
+        if names != matches[first_key] and match_joint_names(names, matches[first_key]) != list(range(num_columns)):
+            raise refuse_difference(first_key, matches[first_key], key, names)
+    first = None if first_key is None else strip_generic_names(matches[first_key])
+    if first_key is None or first is None:
+        return None
+    for key, names in ((key, tuple(names)) for key, names in other_lists.items() if len(names) == num_columns):
+        # Texts of something else match no joint's name; the same joints in another order are a contradiction.
+        if match_joint_names(names, first) not in (None, list(range(num_columns))):
+            raise refuse_difference(first_key, first, key, names)
+    return first
+
+
+def refuse_difference(
+    first_key: str, first: Sequence[str], key: str, names: Sequence[str], file: str | None = None
+) -> MotionRefused:
+    """The refusal of two lists that name the same columns in different orders."""
+    return MotionRefused(
+        f"{first_key} and {key} name the columns differently: {join_names(first)}, and {join_names(names)}",
+        file=file,
+        key=key,
+        expected="one order of the joint columns",
+        remedy="Leave out the list that is wrong",
+    )
 
 
 def strip_generic_names(names: Sequence[str]) -> tuple[str, ...] | None:
@@ -165,16 +199,7 @@ def match_joint_names(names: Sequence[str], joints: Sequence[str]) -> list[int] 
     without what all of them begin or end with, and at last with the words in any order and `l` and `r` for the sides. The
     first comparison under which all names stay distinct and every joint has one decides.
     """
-    comparisons: tuple[Callable[[Sequence[str]], list[tuple[str, ...]]], ...] = (
-        lambda items: [(item,) for item in items],
-        lambda items: [("".join(char for char in item.casefold() if char.isalnum()),) for item in items],
-        lambda items: [_words(item) for item in items],
-        lambda items: _strip_common([_words(item) for item in items]),
-        lambda items: [
-            tuple(sorted(_SIDES.get(word, word) for word in words)) for words in _strip_common([_words(item) for item in items])
-        ],
-    )
-    for compare in comparisons:
+    for compare in _COMPARISONS:
         places = {key: place for place, key in enumerate(compare(names))}
         expected = compare(joints)
         if len(places) == len(names) and len(set(expected)) == len(joints) and all(key in places for key in expected):
@@ -182,9 +207,19 @@ def match_joint_names(names: Sequence[str], joints: Sequence[str]) -> list[int] 
     return None
 
 
+def count_joints(names: Sequence[str], joints: Sequence[str]) -> int:
+    """How many of a list's names are a joint's, by the comparison of `match_joint_names` that recognizes the most."""
+    return max(sum(key in set(compare(joints)) for key in compare(names)) for compare in _COMPARISONS)
+
+
+def split_words(name: str) -> list[str]:
+    """`LHipPitch_joint` as `l, hip, pitch, joint`."""
+    return [word for word in re.split(r"[\W_]+", _WORD_BREAK.sub("_", name).casefold()) if word]
+
+
 def _words(name: str) -> tuple[str, ...]:
-    """`LHipPitch_joint` as `l, hip, pitch`."""
-    words = [word for word in re.split(r"[\W_]+", _WORD_BREAK.sub("_", name).casefold()) if word]
+    """The words of a name without those that do not tell joints apart."""
+    words = split_words(name)
     return tuple(word for word in words if word not in _DECORATIONS) or tuple(words)
 
 
@@ -194,3 +229,14 @@ def _strip_common(names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
         while len(names) > 1 and all(len(words) > 1 for words in names) and len({words[end] for words in names}) == 1:
             names = [words[1:] if end == 0 else words[:-1] for words in names]
     return names
+
+
+_COMPARISONS: tuple[Callable[[Sequence[str]], list[tuple[str, ...]]], ...] = (
+    lambda items: [(item,) for item in items],
+    lambda items: [("".join(char for char in item.casefold() if char.isalnum()),) for item in items],
+    lambda items: [_words(item) for item in items],
+    lambda items: _strip_common([_words(item) for item in items]),
+    lambda items: [
+        tuple(sorted(_SIDES.get(word, word) for word in words)) for words in _strip_common([_words(item) for item in items])
+    ],
+)

@@ -7,10 +7,11 @@ inflated, in pieces, and never past the size that their header justifies.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -60,6 +61,8 @@ class _Member:
 _TEXT_BYTES = 2048
 # 256 names of 200 characters, four bytes each, and their header.
 _NAMES_BYTES = 256 * 1024
+# All members together that may hold names.
+_TEXTS_BYTES = 2 * 1024 * 1024
 _TEXT_DTYPE = re.compile(r"<U(\d{1,3})")
 
 
@@ -92,6 +95,21 @@ class NpzFields(Mapping[str, RawArray | str]):
         if key not in self._fields:
             self._fields[key] = self._read(key, self._members[key])
         return self._fields[key]
+
+    def read_texts(self, other_keys: Collection[str]) -> dict[str, RawArray]:
+        """The small members of text, objects or bytes, but those under `other_keys`; nothing that is wrong with one refuses."""
+        texts: dict[str, RawArray] = {}
+        budget = _TEXTS_BYTES
+        candidates = {key: members[0] for key, members in self._members.items() if key not in other_keys and len(members) == 1}
+        for key, member in sorted(candidates.items(), key=lambda item: item[1].size):
+            budget -= member.size
+            if member.size > _NAMES_BYTES or budget < 0:
+                break
+            with contextlib.suppress(MotionRefused):
+                array = _read_names(self._data, member, key)
+                if array.items is not None or re.match(r"[<>|=]?[USu]", array.dtype):
+                    texts[key] = array
+        return texts
 
     def _read(self, key: str, members: list[_Member]) -> RawArray | str:
         member = members[0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.commands import fill_command
 from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits, Motion, check_limits, check_values
@@ -20,6 +20,7 @@ from amp_core.formats.csv_rows import has_row, read_csv
 from amp_core.formats.joint_names import find_joint_names
 from amp_core.formats.json_clip import read_json_clip
 from amp_core.formats.layouts import FIELD_KEYS, find_layout, read_layout, unwrap_clip
+from amp_core.formats.name_lists import find_name_lists
 from amp_core.formats.names import EXTENSIONS, clean_name, name_clip
 from amp_core.formats.npz import NpzFields, read_directory
 from amp_core.formats.pkl import read_pickle
@@ -114,9 +115,10 @@ def read_motion(
         data = _load(Path(source), limits) if isinstance(source, str | os.PathLike) else bytes(source)
         hint = format or EXTENSIONS.get((path or Path(name)).suffix.lower())
         motion = _parse(data, name, hint, fps, quat_order, limits, frames)
-        check_limits(motion, limits)
+        check_limits(motion, limits, frames[0] if frames else 0)
     except MotionRefused as error:
         error.file = file
+        error.remedy = error.remedy if path is None else fill_command(error.remedy, path)
         raise
     return motion
 
@@ -215,12 +217,12 @@ def _parse(
             expected="a name that says what the content is",
             remedy=f"Rename it to end in .{kind} if that is what it is meant to be (in Python format={kind!r} does as well)",
         )
-    fields = _read_fields(data, kind, fps, quat_order, limits)
+    fields = keys = _read_fields(data, kind, fps, quat_order, limits)
     lineage = Lineage.from_members(fields) if kind in ("npz", "json") else None
     layout = find_layout(fields)
     if layout is not None:
         fields = read_layout(layout, fields, quat_order, limits)
-    rate = _read_rate(fields, fps)
+    rate = _read_rate(fields, fps, keys)
     for key in KEYS[1:]:
         if key not in fields:
             raise _missing_key(key, fields, "Export the clip with all of them; see docs/motions.md")
@@ -230,18 +232,32 @@ def _parse(
     if frames is not None:
         root_pos, root_rot, dof_pos = (_cut(array, frames) for array in (root_pos, root_rot, dof_pos))
     # Before the order is changed: that there are four columns is checked here.
-    check_values(rate, root_pos, root_rot, dof_pos)
+    check_values(rate, root_pos, root_rot, dof_pos, frames[0] if frames else 0)
     _check_root_columns(root_pos, root_rot, dof_pos)
     if quat_order == "wxyz" and layout is None:
         root_rot = to_xyzw(root_rot)
     digest = digest_of(data)
-    joint_names = find_joint_names(fields, dof_pos.shape[1])
-    return Motion(name, rate, root_pos, root_rot, dof_pos, digest, kind, lineage, joint_names)
+    texts = keys.read_texts(FIELD_KEYS) if isinstance(keys, NpzFields) else keys
+    name_lists = find_name_lists({key: value for key, value in texts.items() if key not in FIELD_KEYS}, dof_pos.shape[1])
+    joint_names = find_joint_names(fields, dof_pos.shape[1], name_lists)
+    return Motion(
+        name,
+        rate,
+        root_pos,
+        root_rot,
+        dof_pos,
+        digest,
+        kind,
+        lineage,
+        joint_names,
+        name_lists if joint_names is None else {},
+    )
 
 
-def _missing_key(key: str, fields: Mapping[str, Any], remedy: str) -> MotionRefused:
-    names = ", ".join(quote(name) for name in islice(fields, MAX_LISTED_KEYS))
-    more = f" and {len(fields) - MAX_LISTED_KEYS} more" if len(fields) > MAX_LISTED_KEYS else ""
+def _missing_key(key: str, keys: Iterable[str], remedy: str) -> MotionRefused:
+    key_list = list(keys)
+    names = ", ".join(map(quote, key_list[:MAX_LISTED_KEYS]))
+    more = f" and {len(key_list) - MAX_LISTED_KEYS} more" if len(key_list) > MAX_LISTED_KEYS else ""
     problem = f"the key {key!r} is missing; the file has {names or 'no keys'}{more}"
     return MotionRefused(problem, key=key, expected="the keys " + ", ".join(KEYS), remedy=remedy)
 
@@ -294,13 +310,18 @@ def _read_fields(data: bytes, kind: str, fps: float | None, quat_order: str | No
     return read_csv(data, limits, quat_order, fps)
 
 
-def _read_rate(fields: Mapping[str, Any], fps: float | None) -> float:
+def _read_rate(fields: Mapping[str, Any], fps: float | None, keys: Iterable[str]) -> float:
+    """The clip's rate.
+
+    Args:
+      keys: those of the file, for errors; a layout's are others than those of `fields`.
+    """
     if fps is not None and fields.get("fps") is None:
         return float(fps)
     if fields.get("fps") is None:
         remedy = "Export the clip with its rate, or pass it: --fps 50 (fps=50 in Python and HTTP)"
         if "fps" not in fields:
-            raise _missing_key("fps", fields, remedy)
+            raise _missing_key("fps", keys, remedy)
         raise MotionRefused("it is None", key="fps", expected="one number", remedy=remedy)
     rate = number("fps", fields["fps"])
     if fps is not None and not math.isclose(rate, fps, rel_tol=1e-6):

@@ -246,14 +246,24 @@ def _check_shape(key: str, shape: tuple[int, ...], width: int | None, limits: Li
 def _explain_shape(key: str, shape: tuple[int, ...], width: int | None) -> tuple[str, str]:
     """What an array of another shape probably is, and how it becomes what is expected."""
     if key == "root_rot":
-        for tail, description, call in (
-            ((3,), "Euler angles or a rotation vector", "from_euler('xyz', …) or from_rotvec(…)"),
-            ((3, 3), "rotation matrices", "from_matrix(…)"),
-            ((9,), "flattened rotation matrices", "from_matrix(root_rot.reshape(-1, 3, 3))"),
-            ((6,), "a six-dimensional rotation", "from_matrix(…), after completing the matrices"),
+        for tail, description, code in (
+            (
+                (3,),
+                "Euler angles or a rotation vector",
+                "Rotation.from_euler('xyz', root_rot).as_quat(), or Rotation.from_rotvec(root_rot).as_quat()",
+            ),
+            ((3, 3), "rotation matrices", "Rotation.from_matrix(root_rot).as_quat()"),
+            ((9,), "flattened rotation matrices", "Rotation.from_matrix(root_rot.reshape(-1, 3, 3)).as_quat()"),
+            (
+                (6,),
+                "a six-dimensional rotation",
+                "x = root_rot[:, :3]; z = np.cross(x, root_rot[:, 3:]); "
+                "Rotation.from_matrix(np.stack([x, np.cross(z, x), z], axis=-1)).as_quat() "
+                "(axis=-2 where the six are rows of the matrix)",
+            ),
         ):
             if shape[1:] == tail:
-                return f": {description}, not quaternions", f"Convert with scipy's Rotation.{call}.as_quat(), which is xyzw"
+                return f": {description}, not quaternions", f"Convert with scipy's Rotation, which gives xyzw: {code}"
     if len(shape) == 3:
         return f": a batch of {shape[0]} clips?", f"Write one clip a file, without the batch dimension: {key}[i]"
     if len(shape) == 2 and shape[0] == width:

@@ -69,11 +69,11 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
     try:
         motion, order = reorder_joints(motion, robot)
     except MotionRefused as error:
-        code = "joint_names_differ" if error.key == "joint_names" else "joint_count"
+        code = "joint_count" if error.key == "dof_pos" else "joint_names_differ"
         return ClipCheck((Finding.of_error(error, code),), {})
     if order is not None:
         findings.append(
-            Finding("joints_reordered", "notes", order.message, key="joint_names", expected="columns in the robot's order")
+            Finding("joints_reordered", "notes", order.message, key=order.key, expected="columns in the robot's order")
         )
     try:
         check_limits(motion, limits)

@@ -57,7 +57,14 @@ SLACK_RAD = 0.35
 DEGREES_LEAST = 2.0 * math.pi
 """Joints that stay below this would hardly move if they were in degrees."""
 
-UNITS = (("centimetres", 0.01), ("millimetres", 0.001), ("inches", 0.0254), ("hundreds of metres", 100.0))
+UNITS = (
+    ("centimetres", 0.01),
+    ("millimetres", 0.001),
+    ("inches", 0.0254),
+    ("feet", 0.3048),
+    ("decimetres", 0.1),
+    ("hundreds of metres", 100.0),
+)
 QUARTER_TURNS = (180.0, 90.0, -90.0)
 LEAST_TURN = 20.0  # deg
 LEAST_AGREEMENT = 0.2

@@ -384,6 +384,8 @@ READINGS = {
     "centimetres": Fault("", ("unit",), scaled(100.0)),
     "millimetres": Fault("", ("unit",), scaled(1000.0)),
     "inches": Fault("", ("unit",), scaled(1 / 0.0254)),
+    "feet": Fault("", ("unit",), scaled(1 / 0.3048)),
+    "decimetres": Fault("", ("unit",), scaled(10.0)),
     "degrees": Fault("", ("degrees",), lambda m, r: replace(m, dof_pos=np.degrees(m.dof_pos))),
     "right side first": Fault("", ("joint_order", "sides"), reorder(lambda n: [n.index(partner(name)) for name in n])),
     "alphabetical": Fault("", ("joint_order",), reorder(lambda n: sorted(range(len(n)), key=lambda i: n[i]))),

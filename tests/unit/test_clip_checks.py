@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +342,46 @@ def test_check_says_what_is_wrong_and_exits_with_1(
     assert cli.run(["check", str(good), "--max-duration", "-1"]) == 2
     assert cli.run(["check", str(good), "--max-duration", "1"]) == 1
     assert "ampref cut" in capsys.readouterr().out
+
+
+def test_the_commands_of_remedies_can_be_typed(
+    tmp_path: Path, wildrobot: Robot, walk: Motion, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frozen = spoiled("frozen tail", walk, wildrobot)
+    assert frozen is not None
+    folder = Path("my clips")
+    folder.mkdir()
+    source = write(folder / "source.npz", frozen)
+    zeros = np.array(walk.root_rot)
+    zeros[-9:] = 0.0
+    padded = dict(np.load(write(folder / "padded.npz", walk)))
+    np.savez(folder / "padded.npz", **(padded | {"root_rot": zeros}))
+    for verb in ("check", "score"):
+        for name in ("-walk.npz", "a walk's.npz", "$HOME;x.npz"):
+            for content in (source, folder / "padded.npz"):
+                Path(name).write_bytes(content.read_bytes())
+                assert cli.run([verb, "--", name]) == 1
+                # Where the text is wide, it is broken at spaces.
+                text = " ".join("".join(capsys.readouterr()).split())
+                command = text[text.index("ampref cut ") :]
+                words = shlex.split(command[: command.index(" --frames ") + 20])[1:5]
+                assert words[:3] == ["cut", f"./{name}" if name.startswith("-") else name, "--frames"]
+                assert cli.run([*words[:3], words[3].strip(".;)"), "--out", str(folder)]) == 0
+                assert "ampref check 'my clips'/*.npz" in capsys.readouterr().out
+    assert cli.run(["check", str(folder)]) == 1
+    assert "'my clips'/*.pkl" in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_cut_counts_frames_in_the_file(tmp_path: Path, walk: Motion, capsys: pytest.CaptureFixture[str]) -> None:
+    joints = np.array(walk.dof_pos)
+    joints[48] = np.nan
+    path = tmp_path / "walk.npz"
+    np.savez(path, fps=walk.fps, root_pos=walk.root_pos, root_rot=walk.root_rot, dof_pos=joints)
+    assert cli.run(["cut", str(path), "--frames", "40:60"]) == 1
+    text = " ".join("".join(capsys.readouterr()).split())
+    assert "frame 48" in text
+    assert "--frames 49:60" in text
 
 
 def test_cut_writes_parts_that_remember_the_clip(tmp_path: Path, walk: Motion, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,3 +173,30 @@ def test_damaged_rows(clip: dict[str, Any]) -> None:
     refused(join([*rows[:5], ['"0', *rows[5][1:]], *rows[6:]]), "line 6")
     refused(join([*quoted(rows[:5]), ['"0\r1"', *rows[5][1:]]]), "line 6")
     refused(join([*rows[:5], rows[5]], ";") + join(rows[6:], ","), "line 7")
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["# recorded 2024-05-01\n", "# frames: 12, clean\n# take 3\n", f"# {','.join(['m'] * 3 + ['-'] * 4 + ['rad'] * 8)}\n"],
+)
+def test_the_header_is_the_last_comment_that_names_the_columns(clip: dict[str, Any], after: str) -> None:
+    order = JOINTS[4:] + JOINTS[:4]
+    motion = read(f"# {','.join(ROOT + JOINTS)}\n# {','.join(ROOT + order)}\n{after}".encode() + join(rows_of(clip)))
+    assert motion.joint_names == tuple(order)
+    same(motion, clip)
+
+
+def test_a_comment_may_name_the_joints_alone(clip: dict[str, Any]) -> None:
+    motion = read(f"# my clip: a walk\n# joints: {', '.join(JOINTS[::-1])}\n".encode() + join(rows_of(clip)))
+    assert motion.name_lists == {"comments.joints": tuple(JOINTS[::-1])}
+
+
+@pytest.mark.parametrize("head", ["", ",".join(ROOT + JOINTS) + "\r"])
+def test_carriage_returns_end_lines(clip: dict[str, Any], head: str) -> None:
+    same(read(head.encode() + join(rows_of(clip), end="\r")), clip)
+
+
+def test_decimal_commas_between_commas_are_named(clip: dict[str, Any]) -> None:
+    for head in ("", ",".join(ROOT + JOINTS) + "\n"):
+        data = head.encode() + join(commas(rows_of(clip, "{:.6f}")))
+        refused(data, "decimal commas, and commas between them", "semicolons")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from amp_core.augment import Augmentation, make_variant
+from amp_core.augment.cutting import cut_motion
 from amp_core.errors import MotionRefused
 from amp_core.formats import Motion, read_motion
 from amp_core.formats.joint_names import match_joint_names
-from amp_core.motion import check_motion, condition, reorder_joints
+from amp_core.motion import check_clip, check_motion, condition, reorder_joints
 from amp_core.robot import Robot
 
 LEGS = ("hip_pitch", "hip_roll", "knee_pitch", "ankle_pitch")
@@ -224,3 +225,128 @@ def test_seven_columns_too_many(clip: dict[str, Any], robot: Robot) -> None:
         motion = read_motion(write({**clip, "dof_pos": dof}, "npz"), name="walk")
         with pytest.raises(MotionRefused, match=needle):
             check_motion(motion, robot)
+
+
+# --- Names under other keys -------------------------------------------------------------------------------------------
+
+
+PLACES: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "joints": lambda names: {"joints": names},
+    "jointNames": lambda names: {"jointNames": names},
+    "JOINT_NAMES": lambda names: {"JOINT_NAMES": np.array(names)},
+    "dof_joint_names": lambda names: {"dof_joint_names": [f"{name}_joint" for name in names]},
+    "motor_names": lambda names: {"motor_names": ["free", *names]},
+    "columns": lambda names: {"columns": [*"xyz", "qx", "qy", "qz", "qw", *names]},
+    "labels": lambda names: {"labels": ", ".join(names)},
+    "meta.joint_names": lambda names: {"meta": {"robot": "wildrobot", "joint_names": names}},
+    "meta.robot.names": lambda names: {"meta": json.dumps({"robot": {"names": names}, "tags": ["walk"] * 8})},
+    "index": lambda names: {"index": {name: place for place, name in enumerate(names)}},
+    "meta.joints": lambda names: {"meta": {"joints": [{"name": name, "axis": [0, 1, 0]} for name in names]}},
+}
+
+
+@pytest.mark.parametrize("kind", ["npz", "pkl", "json"])
+@pytest.mark.parametrize("key", PLACES)
+def test_names_under_any_key_decide_the_order(clip: dict[str, Any], robot: Robot, kind: str, key: str) -> None:
+    changed, names = reordered(clip, "breadth-first")
+    tags = {"tags": ["walk", "slow"], "body_names": ["pelvis", *names], "contact": ["left_toe", "right_toe"]}
+    motion = read_motion(write(changed, kind, **PLACES[key](names), **tags), name="walk")
+    assert motion.joint_names is None
+    ordered, report = reorder_joints(motion, robot)
+    np.testing.assert_array_equal(ordered.dof_pos, clip["dof_pos"])
+    assert ordered.joint_names == tuple(robot.joint_names)
+    assert report is not None
+    assert report.key == key
+    assert f"({key})" in report.message
+    part = read_motion(cut_motion(motion, 2, 9).data, name="part")
+    ordered, report = reorder_joints(part, robot)
+    np.testing.assert_array_equal(ordered.dof_pos, clip["dof_pos"][2:9])
+    assert report is not None
+    assert report.key == key
+
+
+def test_bytes_of_json_in_an_npz(clip: dict[str, Any], robot: Robot) -> None:
+    changed, names = reordered(clip, "reversed")
+    meta = np.frombuffer(json.dumps({"joint_names": names}).encode(), np.uint8)
+    ordered, _ = reorder_joints(read_motion(write(changed, "npz", meta=meta), name="walk"), robot)
+    np.testing.assert_array_equal(ordered.dof_pos, clip["dof_pos"])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"body_names": ORDERS["reversed"]},
+        {"links": [f"{name}_link" for name in ORDERS["reversed"]]},
+        {"bodies": [f"{name}_link" for name in ORDERS["reversed"]]},
+        {"list": [f"{name}_link" for name in ORDERS["reversed"]]},
+        {"tags": ["walk", "slow", "forward", "indoor", "take 3", "left", "right", "knee"]},
+        {"joints": [f"joint_{place}" for place in range(8)]},
+        {"joint_types": ["hinge"] * 8},
+        {"upper_joints": ORDERS["robot"][2:5]},
+        {"description": "a walk that has eight words in all"},
+        {"meta": {"joint_names": ["pelvis", "left_hip", "right_hip", "spine1", "left_knee"]}},
+        {"meta": "{not json, left_hip_pitch"},
+        {"joints": []},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["npz", "pkl", "json"])
+def test_texts_that_name_no_columns_are_ignored(clip: dict[str, Any], robot: Robot, kind: str, more: dict[str, Any]) -> None:
+    motion, report = reorder_joints(read_motion(write(clip, kind, **more), name="walk"), robot)
+    np.testing.assert_array_equal(motion.dof_pos, clip["dof_pos"])
+    assert report is None
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("joints", [*ORDERS["reversed"][:7], "waist"]),
+        ("labels", [*ORDERS["reversed"][:5], "a", "b", "c"]),
+        ("labels", [*ORDERS["reversed"][:7], ORDERS["reversed"][0]]),
+        ("dof_joint_names", ["links_hip", "rechts_hip", *(f"gelenk_{letter}" for letter in "abcdef")]),
+        ("joints", ORDERS["robot"][:6]),
+    ],
+)
+def test_names_of_some_joints_are_refused_with_both_lists(
+    clip: dict[str, Any], robot: Robot, key: str, names: list[str]
+) -> None:
+    motion = read_motion(write(clip, "pkl", **{key: names}), name="walk")
+    finding = check_clip(motion, robot).refusal
+    assert finding is not None
+    assert (finding.code, finding.key) == ("joint_names_differ", key)
+    assert ", ".join(names) in finding.message
+    assert ", ".join(robot.joint_names) in str(finding.expected)
+
+
+def test_two_lists_must_agree(clip: dict[str, Any], robot: Robot) -> None:
+    changed, names = reordered(clip, "breadth-first")
+    for more in (
+        {"joint_names": names, "dof_names": [f"{name}_joint" for name in names]},
+        {"joint_names": [name.upper() for name in names], "meta": {"joint_names": names}},
+        {"joints": names, "labels": [f"robot/{name}" for name in names]},
+    ):
+        ordered, _ = reorder_joints(read_motion(write(changed, "pkl", **more), name="walk"), robot)
+        np.testing.assert_array_equal(ordered.dof_pos, clip["dof_pos"])
+    for first, second in (
+        ("joint_names", "dof_names"),
+        ("dof_names", "joints"),
+        ("joints", "labels"),
+        ("joints", "meta.joints"),
+    ):
+        fields = {first: names, second: ORDERS["robot"]}
+        if second == "meta.joints":
+            fields = {first: names, "meta": {"joints": ORDERS["robot"]}}  # type: ignore[dict-item]
+        with pytest.raises(MotionRefused) as caught:
+            reorder_joints(read_motion(write(changed, "pkl", **fields), name="walk"), robot)
+        assert f"{first} and {second} name the columns differently" in str(caught.value)
+        assert ", ".join(ORDERS["robot"]) in str(caught.value)
+        assert ", ".join(names) in str(caught.value)
+
+
+def test_the_search_for_names_ends(clip: dict[str, Any]) -> None:
+    text = "é" * 40_000
+    nested: list[Any] = [text] * 200
+    for _ in range(8):
+        nested = [nested] * 200
+    motion = read_motion(write(clip, "pkl", a=nested, b=[json.dumps([[0]] * 30_000)] * 250, c=[["x"] * 256] * 250), name="walk")
+    assert motion.name_lists == {}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from amp_core import rotations
 from amp_core.errors import MotionRefused
@@ -201,6 +202,27 @@ def test_rotations_that_are_no_quaternions(clip: dict[str, Any], shape: tuple[in
     refused(npz({**clip, "root_pos": clip["root_pos"].T}), "root_pos.T", key="root_pos")
 
 
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_the_remedies_for_rotations_that_are_no_quaternions(clip: dict[str, Any], axis: int) -> None:
+    matrices = Rotation.from_quat(clip["root_rot"]).as_matrix()
+    six = np.concatenate([3.0 * np.take(matrices, 0, axis), 2.0 * np.take(matrices, 1, axis)], axis=1)
+    for root_rot in (six, matrices, matrices.reshape(-1, 9)):
+        with pytest.raises(MotionRefused) as caught:
+            read_motion(npz({**clip, "root_rot": root_rot}), name="walk")
+        *settings, expression = str(caught.value.remedy).partition(": ")[2].partition(" (axis=")[0].split("; ")
+        names: dict[str, Any] = {"np": np, "root_rot": root_rot, "Rotation": Rotation}
+        for setting in settings:
+            exec(setting, names)
+        quaternions = eval(expression.replace("axis=-1", f"axis={axis}") if root_rot is six else expression, names)
+        same(read_motion(npz({**clip, "root_rot": quaternions * np.sign(quaternions[:, 3:])}), name="walk"), clip)
+
+
+def test_a_layout_without_a_rate_lists_its_own_keys(clip: dict[str, Any]) -> None:
+    qpos = np.hstack([clip["root_pos"], rotations.to_wxyz(clip["root_rot"]), clip["dof_pos"]])
+    error = refused(npz({"qpos": qpos, "ctrl": clip["dof_pos"]}), "'fps' is missing", "'qpos', 'ctrl'", "--fps 50", key="fps")
+    assert "root_pos" not in str(error.what)
+
+
 @pytest.mark.parametrize("fps", [[50], (50.0,), [np.int64(50)], np.array([[50]])])
 def test_fps_as_a_list_of_one(clip: dict[str, Any], fps: Any) -> None:
     same(read_motion(pickle.dumps({**clip, "fps": fps}), name="walk"), clip)
@@ -232,9 +254,9 @@ EXPECTED = {
     "a08_fps_text.pkl": "the text '30'",
     "a09_fps_none.pkl": "it is None",
     "b07_qpos_in_dof_pos.pkl": "first 7 columns",
-    "c27_trailing_nan.pkl": "ampref cut CLIP --frames 0:162",
-    "c28_zero_padded.pkl": "ampref cut CLIP --frames 0:167",
-    "d10_five_minutes.pkl": "300.0 s",
+    "c27_trailing_nan.pkl": "c27_trailing_nan.pkl --frames 0:162",
+    "c28_zero_padded.pkl": "c28_zero_padded.pkl --frames 0:167",
+    "d10_five_minutes.pkl": "d10_five_minutes.pkl --every 20s",
     "d12_one_frame.pkl": "1 frame",
     "e01_torch.pt": "a PyTorch file",
     "e01c_torch.pkl": "a PyTorch file",
@@ -256,6 +278,7 @@ def test_the_cases_of_the_field() -> None:
             with pytest.raises(MotionRefused) as caught:
                 read_motion(path, name="case", **options)
             assert EXPECTED[path.name] in str(caught.value), path.name
+            assert "CLIP" not in str(caught.value)
             assert caught.value.remedy
             continue
         motion = read_motion(path, name="case", **options)

@@ -288,10 +288,57 @@ def test_a_padded_tail(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> No
     data = as_npz({**padded, "fps": 50.0})
     refused(data, "from frame 12 to the end", "5 of 17", "padded", "ampref cut CLIP --frames 0:12", key="root_rot", frame=12)
     same(read_motion(data, name="walk", frames=(0, 12)), clip)
-    for start, end, part in ((0, 4, "4:12"), (7, 9, "0:7")):
-        values = clip["root_rot"].copy()
-        values[start:end] = 0.0
-        refused(as_npz({**clip, "root_rot": values}), f"from {start} on", "padded", f"--frames {part}", frame=start)
+    values = clip["root_rot"].copy()
+    values[:4] = 0.0
+    refused(as_npz({**clip, "root_rot": values}), "up to frame 3 ", "padded", "--frames 4:12", frame=0)
+    values[10:] = 0.0
+    refused(as_npz({**clip, "root_rot": values}), "up to frame 3 and from frame 10 to the end", "padded", "4:10", frame=0)
+
+
+def test_zero_quaternions_in_the_midst_are_no_padding(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
+    values = clip["root_rot"].copy()
+    values[[3, 7]] = 0.0
+    data = as_npz({**clip, "root_rot": values})
+    error = refused(data, "zero in 2 of 12 frames (3, 7)", "from their neighbours", "has 4 frames: ampref cut", "8:12", frame=3)
+    assert "padded" not in str(error)
+    values[1::2] = 0.0
+    refused(as_npz({**clip, "root_rot": values}), "no two frames in succession are left", frame=1)
+
+
+def test_frames_are_counted_in_the_file_also_in_a_part(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
+    for key, value in (("dof_pos", np.nan), ("root_rot", 0.0), ("root_rot", 7.0), ("root_pos", 1e6)):
+        spoiled = clip[key].copy()
+        spoiled[6] = value
+        error = refused(as_npz({**clip, key: spoiled}), key=key, frame=6, frames=(4, 12))
+        if value in (0.0, 7.0) or key == "root_pos":
+            continue
+        assert "--frames 7:12" in str(error)
+    spoiled = clip["root_rot"].copy()
+    spoiled[6] = 0.0
+    refused(as_npz({**clip, "root_rot": spoiled}), "(6)", "--frames 7:12", frame=6, frames=(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("-walk.npz", "./-walk.npz"),
+        ("a walk's.npz", "'a walk'\"'\"'s.npz'"),
+        ("walk\n'.npz", "$'walk\\x0a\\'.npz'"),
+        ("walk\u202e.npz", "$'walk\\xe2\\x80\\xae.npz'"),
+    ],
+)
+def test_remedies_have_the_path_as_a_shell_takes_it(
+    clip: dict[str, Any], as_npz: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spoiled = clip["dof_pos"].copy()
+    spoiled[9:] = np.nan
+    Path(name).write_bytes(as_npz({**clip, "dof_pos": spoiled}))
+    error = refused(Path(name), f"ampref cut {path} --frames 0:9")
+    assert error.remedy is not None
+    arguments = error.remedy.partition("ampref cut ")[2].removesuffix(" --frames 0:9")
+    shown = subprocess.run(["bash", "-c", f"ls {arguments}"], capture_output=True, text=True, check=True)
+    assert shown.stdout.removesuffix("\n").removeprefix("./") == name
 
 
 def test_a_part_of_a_file(clip: dict[str, Any], as_npz: Callable[..., bytes], as_csv: Callable[..., bytes]) -> None:
