@@ -29,8 +29,8 @@ FALLEN_EXCESS_DEG = 30.0
 FALLEN_DEPTH = 0.25
 """By a profile that is relative to the clip: a root lower than the clip's by this share of the robot's height has fallen."""
 
-GROUND_REACH_SEC = 2.0
-"""s; before and after a window, in which its clip's ground counts as the window's."""
+REACH_SEC = 2.0
+"""s; before and after a window, in which its clip's ground and path count as the window's."""
 
 CHORD_SEC = 0.5
 """s; `speed_ratio` compares the distances between places this far apart, so that swaying and trembling are no travel."""

@@ -23,9 +23,9 @@ from amp_core.metrics import (
     FALLEN_DEPTH,
     FALLEN_EXCESS_DEG,
     FALLEN_TILT_DEG,
-    GROUND_REACH_SEC,
     LOADED_ABOVE,
     METRICS,
+    REACH_SEC,
     SLIP_SPEED,
     TRAVELLED_SHARE,
     TRAVELLING_SPEED,
@@ -144,9 +144,12 @@ class FrameSeries:
         return self.tilt - self.clip_tilt
 
     @property
-    def ground_reach(self) -> int:
-        """Frames on either side of a window in which its ground must be level, too: a second of a slope is nearly level."""
-        return round(GROUND_REACH_SEC / self.dt)
+    def reach(self) -> int:
+        """Frames on either side of a window whose ground and path are also the window's.
+
+        A second of a slope is nearly level, and a foot that slides makes little of a path in a second.
+        """
+        return round(REACH_SEC / self.dt)
 
     @property
     def slowest_chord(self) -> float:
@@ -326,8 +329,8 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
     """The metrics of the rows `start … stop`, in the order of `METRICS`.
 
     A window is measured by its own frames: a failure later in the clip counts against the clip, not against a window before
-    it. Only the clip's ground is also that of `GROUND_REACH_SEC` on either side. `root_drift_m` is the distance as recorded,
-    from the clip's root, also for a window. Percentiles are linear.
+    it. Only the clip's ground and path are also those of `REACH_SEC` on either side. `root_drift_m` is the distance as
+    recorded, from the clip's root, also for a window. Percentiles are linear.
 
     Args:
       stop: None measures the whole clip.
@@ -347,7 +350,8 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
     fallen = np.flatnonzero(series.fallen[rows])
     pitch, roll = (percentile(getattr(series, axis)[rows], 95) for axis in ("pitch", "roll"))
     chords = slice(rows.start + series.chord, rows.stop)  # Those that lie in the rows.
-    around = slice(max(0, rows.start - series.ground_reach), rows.stop + series.ground_reach)
+    around = slice(max(0, rows.start - series.reach), min(rows.stop + series.reach, len(series)))
+    paths = slice(around.start + series.chord, around.stop)
     slide, ground = (values[~np.isnan(values)] for values in (series.clip_slide[rows], series.clip_ground[around]))
     return {
         "mean_sum_fn_over_mg": float(load.mean()),
@@ -390,7 +394,7 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
         "nonfoot_excess": int(series.nonfoot_excess[rows].sum()) / n,
         "clip_foot_slide": percentile(slide, 50) if len(slide) else None,
         "clip_path_ratio": path_ratio(
-            float(series.clip_travel[chords].sum()), float(series.clip_push[chords].sum()), series.least_chords(chords)
+            float(series.clip_travel[paths].sum()), float(series.clip_push[paths].sum()), series.least_chords(paths)
         ),
         "clip_flight_rate": int(in_flight.sum()) / n,
         "clip_max_tilt_deg": float(series.clip_tilt[rows].max()),

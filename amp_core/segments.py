@@ -223,11 +223,9 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
             too_far = _prefix(series.second_means(series.body_error) > threshold * (1 + _SLACK))
             return [partial(_seconds_bound, _prefix(-series.body_error), too_far, series.second, -threshold)], []
         case "clip_path_ratio", "in" if gate.optional:
-            sums, least = (
-                (_prefix(series.clip_travel), _prefix(series.clip_push)),
-                (series.slowest_chord, series.least_travel),
-            )
-            return [partial(_path_bound, sums, series.chord, least, threshold)], []
+            sums = _prefix(series.clip_travel), _prefix(series.clip_push)
+            least = series.slowest_chord, series.least_travel
+            return [partial(_path_bound, sums, series.chord, series.reach, least, threshold)], []
         case "speed_ratio", "in" if gate.optional:
             sums, least = (_prefix(series.travel), _prefix(series.clip_travel)), (series.slowest_chord, series.least_travel)
             return [partial(_speed_bound, sums, series.chord, least, threshold)], []
@@ -252,8 +250,8 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
                 [partial(_cap, _prefix(~series.clip_flight), 1 - threshold)],
             )
         case "clip_ground_range_m", "<=" if gate.optional:
-            ends = _range_ends(series.clip_ground, threshold)[np.maximum(np.arange(len(series)) - series.ground_reach, 0)]
-            ends = np.where(ends < len(series), ends - series.ground_reach, ends)
+            ends = _range_ends(series.clip_ground, threshold)[np.maximum(np.arange(len(series)) - series.reach, 0)]
+            ends = np.where(ends < len(series), ends - series.reach, ends)
             return [partial(_range_bound, ends)], [partial(_range_cap, ends)]
     return [], []
 
@@ -317,19 +315,20 @@ def _speed_bound(
 def _path_bound(
     sums: tuple[Array, Array],
     chord: int,
+    reach: int,
     least: tuple[float, float],
     bounds: tuple[float, float],
     start: int,
     stop: int,
     length: int,
 ) -> Bools:
-    """As `_speed_bound`, but a clip stands only where its feet make no path either."""
-    count = length - chord
-    if count <= 0:
-        return np.ones(stop - start - length + 1, dtype=bool)
-    root, feet = (_sums(prefix, start + chord, stop, count) for prefix in sums)
+    """As `_speed_bound`, but a clip stands only where its feet make no path either, and the frames around a window count."""
+    starts = np.arange(start, stop - length + 1)
+    last = np.minimum(starts + length + reach, len(sums[0]) - 1)
+    first = np.minimum(np.maximum(starts - reach, 0) + chord, last)
+    root, feet = (prefix[last] - prefix[first] for prefix in sums)
     slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
-    stands = np.maximum(root, feet) < max(least[0] * count, least[1]) + slack
+    stands = np.maximum(root, feet) < np.maximum(least[0] * (last - first), least[1]) + slack
     return np.asarray(stands | ((root >= bounds[0] * feet - slack) & (root <= bounds[1] * feet + slack)))
 
 
