@@ -41,9 +41,8 @@ _TEXT_DTYPE = re.compile(r"([<>|=]?)([US])\d{1,6}")
 _JOINT_KEY = re.compile(
     r"(?:robot|dof|all|mujoco|isaac|lab|gym|sim)*(?:joint|dof|motor|actuator|servo)s?(?:pos)?(?:name|order|label|list|column)*s?"
 )
-_OTHER_KEYS = frozenset(
-    word + ending for word in ("body", "bodie", "link", "geom", "site", "marker", "keypoint", "sensor") for ending in ("", "s")
-)
+_JOINT_WORDS = re.compile(r"(?:joint|dof|motor|actuator|servo)s?")
+_BODY_WORDS = re.compile(r"(?:body|bodie|link|geom|site|node|bone|marker|keypoint|sensor)s?")
 _BODY_ENDINGS = ("link", "body")
 
 
@@ -57,13 +56,14 @@ def find_name_lists(fields: Mapping[str, Any], num_columns: int) -> dict[str, tu
     """
     lists: dict[str, tuple[str, ...]] = {}
     for path, texts in _walk(fields):
-        last = path.rpartition(".")[2]
         if len(texts) == num_columns + 1 and FREE_JOINT.search(texts[0]):
             texts = texts[1:]
         elif len(texts) == num_columns + ROOT_COLUMNS:
             texts = texts[ROOT_COLUMNS:]
         names = strip_generic_names(texts)
-        is_other = not _OTHER_KEYS.isdisjoint(split_words(last)) or all(text.lower().endswith(_BODY_ENDINGS) for text in texts)
+        words = split_words(path.rpartition(".")[2])
+        is_body_key = any(map(_BODY_WORDS.fullmatch, words)) and not any(map(_JOINT_WORDS.fullmatch, words))
+        is_other = is_body_key or all(text.lower().endswith(_BODY_ENDINGS) for text in texts)
         if names is not None and not is_other and (len(names) == num_columns or is_joint_key(path)) and len(lists) < MAX_LISTS:
             key = quote(path.removeprefix(NAME_LISTS_KEY + "."), MAX_KEY_CHARACTERS).strip("'\"")
             lists.setdefault(key, names)

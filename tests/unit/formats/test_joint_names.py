@@ -236,6 +236,7 @@ PLACES: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "JOINT_NAMES": lambda names: {"JOINT_NAMES": np.array(names)},
     "dof_joint_names": lambda names: {"dof_joint_names": [f"{name}_joint" for name in names]},
     "motor_names": lambda names: {"motor_names": ["free", *names]},
+    "body_joints": lambda names: {"body_joints": names},
     "columns": lambda names: {"columns": [*"xyz", "qx", "qy", "qz", "qw", *names]},
     "labels": lambda names: {"labels": ", ".join(names)},
     "meta.joint_names": lambda names: {"meta": {"robot": "wildrobot", "joint_names": names}},
@@ -276,6 +277,7 @@ def test_bytes_of_json_in_an_npz(clip: dict[str, Any], robot: Robot) -> None:
     "more",
     [
         {"body_names": ORDERS["reversed"]},
+        {"node_names": ORDERS["reversed"]},
         {"links": [f"{name}_link" for name in ORDERS["reversed"]]},
         {"bodies": [f"{name}_link" for name in ORDERS["reversed"]]},
         {"list": [f"{name}_link" for name in ORDERS["reversed"]]},
