@@ -95,8 +95,19 @@ class Footing:
 
 def chord_lengths(path: Array, frames: int) -> Array:
     """(N,) m, horizontal distance of each place in (N, 2 or 3) from that so many frames before; 0 in the first ones."""
-    chords = np.zeros(len(path))
-    chords[frames:] = np.hypot(*(path[frames:, :2] - path[:-frames, :2]).T)
+    return np.asarray(np.hypot(*_chords(path, frames).T))
+
+
+def travel_along(path: Array, reference: Array, frames: int) -> Array:
+    """(N,) m, how far a path goes in so many frames along the chord of another: sway is no travel, the way back is negative."""
+    chords, ways = _chords(path, frames), _chords(reference, frames)
+    lengths = np.hypot(*ways.T)
+    return np.asarray(np.divide((chords * ways).sum(axis=1), lengths, out=np.zeros(len(path)), where=lengths > 0))
+
+
+def _chords(path: Array, frames: int) -> Array:
+    chords = np.zeros((len(path), 2))
+    chords[frames:] = path[frames:, :2] - path[:-frames, :2]
     return chords
 
 

@@ -32,8 +32,9 @@ FALLEN_DEPTH = 0.25
 REACH_SEC = 2.0
 """s; before and after a window, in which its clip's ground and path count as the window's."""
 
-CHORD_SEC = 0.5
-"""s; `speed_ratio` compares the distances between places this far apart, so that swaying and trembling are no travel."""
+CHORD_SEC = 1.0
+"""s; `speed_ratio` and `clip_path_ratio` compare chords between places this far apart: a cycle of steps, so that sway is no
+travel."""
 
 TRAVELLING_SPEED = 0.05
 """m/s; a clip that travels more slowly has no `speed_ratio`."""
@@ -103,7 +104,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "speed_ratio",
         "1",
-        f"Travelled path over the clip's, in chords of {CHORD_SEC:g} s; null where the clip travels under "
+        f"Travelled path along the clip's over the clip's, in chords of {CHORD_SEC:g} s; null where the clip travels under "
         f"{100 * TRAVELLING_SPEED:g} cm/s, or under {TRAVELLED_SHARE:g} of the robot's height in all.",
     ),
     Metric(

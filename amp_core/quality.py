@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
-from amp_core.footing import Footing, chord_lengths, path_ratio, robot_bodies, standing_height, touches_ground
+from amp_core.footing import Footing, chord_lengths, path_ratio, robot_bodies, standing_height, touches_ground, travel_along
 from amp_core.kinematics import body_poses
 from amp_core.metrics import (
     CHANNEL_RATE,
@@ -70,8 +70,9 @@ class FrameSeries:
       heading_error, tilt_error: (N,) deg, from the clip's.
       height_error: (N,) m, absolute.
       drift: (N,) m, horizontal distance of the root from the clip's root.
-      travel, clip_travel: (N,) m, of the root and of the clip's, from `chord` frames before; 0 where there are fewer.
+      clip_travel: (N,) m, horizontal distance of the clip's root from `chord` frames before; 0 where there are fewer.
       clip_push: (N,) m, the same of a root that the clip's standing feet move.
+      travel: (N,) m, how far the robot's root went along the clip's way in the same time; negative against it.
       chord: frames.
       clip_feet: (N, F) bool, feet that stand in the clip.
       clip_pitch, clip_roll, clip_tilt: (N,) deg, of the clip's root; the first two absolute.
@@ -275,7 +276,7 @@ class FrameSeries:
             tilt_error=np.degrees(np.arccos(np.clip(up, -1.0, 1.0))),
             height_error=np.abs(root[:, 2] - clip_root[:, 2]),
             drift=np.hypot(*(root[:, :2] - clip_root[:, :2]).T),
-            travel=chord_lengths(root, chord),
+            travel=travel_along(root, clip_root, chord),
             clip_travel=chord_lengths(clip_root, chord),
             clip_push=chord_lengths(np.cumsum(footing.push, axis=0), chord),
             chord=chord,

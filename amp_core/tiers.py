@@ -217,7 +217,7 @@ _FAITHFUL = (
     GateSpec("worst_second_mpjpe_m", "<=", HeightShare(0.10), Tier.TIER_0),
     GateSpec("root_drift_m", "<=", 0.25, Tier.TIER_0, modes=("tracked", "assisted")),
     GateSpec("root_drift_m", "<=", 0.60, Tier.TIER_0, modes=("rollout", "teacher_forced")),
-    GateSpec("speed_ratio", "in", (0.7, 2.0), Tier.TIER_0, optional=True),
+    GateSpec("speed_ratio", "in", (0.6, 1.3), Tier.TIER_0, optional=True),
     GateSpec("clip_foot_slide", "<=", 0.15, Tier.TIER_0, optional=True),
     GateSpec("clip_path_ratio", "in", (0.8, 1.3), Tier.TIER_0, optional=True),
 )

@@ -176,6 +176,16 @@ def test_a_clip_that_is_turned_about_the_vertical_as_a_whole(walk: Rollout, robo
     assert {"root_drift_m", "clip_foot_slide"} <= failed(found)
 
 
+def test_swaying_on_the_spot_is_no_travel(walk: Rollout, robot: Robot) -> None:
+    shift = (walk.root_pos[0] - walk.root_pos) * [1.0, 0.0, 0.0]
+    qpos = walk.qpos.copy()
+    qpos[:, :3] += shift
+    found = verdict(walk, robot, qpos=qpos, root_pos=walk.root_pos + shift)
+    assert found.tier == Tier.TIER_1
+    assert "speed_ratio" in failed(found)
+    assert found.quality_metrics["speed_ratio"] == pytest.approx(0.0, abs=0.1)
+
+
 @pytest.mark.parametrize("factor", [0.4, 2.0])
 def test_a_root_that_travels_further_or_less_than_the_steps(factor: float, walk: Rollout, robot: Robot) -> None:
     path = walk.reference_root_pos * np.array([factor, factor, 1.0])
