@@ -200,7 +200,7 @@ def score(
     """
     check_recipe(recipe)  # Refused before the work, not after it.
     start = time.perf_counter()
-    clips = [condition(motion, robot, limits) for motion in motions]
+    clips = [condition(motion, robot, limits, recipe.gate_profile) for motion in motions]
     score_clips = _score_auto if recipe.mode == "auto" else _score_mode
     # Measuring is quick beside simulating and has the last hundredth of the progress.
     scores = score_clips(clips, robot, recipe, nthread, scale_progress(progress, 0.0, 0.99), time.perf_counter() - start)
@@ -343,7 +343,7 @@ def check_scorable(motion: Motion, robot: Robot, recipe: Recipe, limits: Limits 
       MotionRefused: it does not fit the robot, or it is to be tracked with its root in another frame.
     """
     if recipe.mode in PLANNED_MODES:
-        _refuse_foreign_frames([condition(motion, robot, limits)])
+        _refuse_foreign_frames([condition(motion, robot, limits, recipe.gate_profile)])
     else:
         check_motion(motion, robot, limits)
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from amp_core.cli.options import Fps, JsonOut, MaxDuration, MotionFiles, QuatOrder, Quiet, RobotName
+from amp_core.cli.options import Fps, JsonOut, MaxDuration, MotionFiles, Profile, QuatOrder, Quiet, RobotName
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import limits_of, read_motions, reading_options
 from amp_core.cli.text import number
 from amp_core.commands import fill_command
 from amp_core.errors import AmprefError
 from amp_core.motion.findings import SEVERITIES, ClipCheck, Finding
+from amp_core.recipe import GATE_PROFILE
 
 VERDICTS = {"refuses": "refused", "excludes": "no Tier 0", "warns": "look at it", "notes": "ok"}
 """What a clip is called by its gravest finding."""
@@ -23,6 +24,7 @@ VERDICTS = {"refuses": "refused", "excludes": "no Tier 0", "warns": "look at it"
 def check(
     motions: MotionFiles,
     robot: RobotName = "wildrobot",
+    profile: Profile = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
     max_duration: MaxDuration = None,
@@ -49,7 +51,7 @@ def check(
             if isinstance(motion, AmprefError):
                 result = ClipCheck((Finding.of_error(motion, "unreadable"),), {})
             else:
-                result = check_clip(motion, loaded_robot, limits)
+                result = check_clip(motion, loaded_robot, limits, profile or GATE_PROFILE)
                 facts = {
                     "source_digest": motion.source_digest,
                     "frames": motion.num_frames,

@@ -12,7 +12,7 @@ from amp_core.diagnosis.findings import Diagnosis, Finding, Severity
 from amp_core.diagnosis.gates import describe_gates
 from amp_core.diagnosis.suggestions import suggest
 from amp_core.motion import Conditioned
-from amp_core.motion.report import SUSPECT_TILT
+from amp_core.motion.root_frame import SUSPECT_TILT
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout
 from amp_core.tiers import Classification, Tier

@@ -14,8 +14,9 @@ from amp_core.motion.checks import check_clip, check_motion
 from amp_core.motion.conditioning import Conditioned, condition
 from amp_core.motion.findings import ClipCheck, Finding
 from amp_core.motion.joint_order import JointOrder, reorder_joints
-from amp_core.motion.report import FirstFrame, IngestReport, JointClip, RootFrame
+from amp_core.motion.report import FirstFrame, IngestReport, JointClip
 from amp_core.motion.resampling import resampled_count
+from amp_core.motion.root_frame import RootFrame
 
 __all__ = [
     "ClipCheck",

@@ -25,6 +25,8 @@ from amp_core.motion.plausibility import FootMeasure, Plausibility, Poses
 from amp_core.motion.readings import place_elsewhere, try_readings
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import FRAME_EPS, interpolate, interpolate_rotations, resampled_count
+from amp_core.recipe import GATE_PROFILE
+from amp_core.tiers import gate_profile
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -56,15 +58,19 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
         raise refusal.to_error(motion.name)
 
 
-def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> ClipCheck:
+def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profile: str = GATE_PROFILE) -> ClipCheck:
     """Everything that can be told about a motion for a robot without simulating it.
 
     The work is bounded by the clip's length at the control rate and by a fixed number of poses for the readings that are tried.
 
     Args:
       limits: of duration, rate and plausibility; the default ones where None.
+      profile: the gate profile by which a kind of motion excludes a clip from Tier 0; it changes no refusal.
+
+    Raises:
+      RecipeRefused: an unknown gate profile.
     """
-    limits = limits or Limits()
+    limits, gates = limits or Limits(), gate_profile(profile)
     findings: list[Finding] = []
     try:
         motion, order = reorder_joints(motion, robot)
@@ -97,9 +103,9 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
         return ClipCheck(tuple(_find_unreachable(Poses(motion.root_pos, motion.root_rot, motion.dof_pos), robot, 0)), {})
     norms = np.linalg.norm(motion.root_rot, axis=1)
     rotation = rotations.normalize(motion.root_rot)
-    findings += _find_norms(norms)
     first = find_leading(motion, rotation, robot)
     lead = first.frames if first.trimmed else 0
+    findings += _find_norms(norms[lead:], lead)
     if lead:
         findings.append(_describe_leading(first))
     poses = Poses(motion.root_pos[lead:], rotation[lead:], motion.dof_pos[lead:])
@@ -134,7 +140,7 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None) -> Cl
         course = _follow(poses, motion.fps, lead, feet)
         measures |= measure_course(course)
         if not trembles:
-            findings += describe_motion(course, robot, measures)
+            findings += describe_motion(course, robot, measures, gates)
     ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     return ClipCheck(tuple(ordered), measures)
 
@@ -164,7 +170,7 @@ def _describe_leading(first: FirstFrame) -> Finding:
     )
 
 
-def _find_norms(norms: Array) -> list[Finding]:
+def _find_norms(norms: Array, lead: int) -> list[Finding]:
     error = np.abs(norms - 1.0)
     worst = int(error.argmax())
     if error[worst] <= NORM_REPORTED:
@@ -173,9 +179,9 @@ def _find_norms(norms: Array) -> list[Finding]:
         "quaternions_normalized",
         "notes",
         f"{int((error > NORM_REPORTED).sum())} of {len(norms)} quaternions are not of norm 1, as after filtering or averaging "
-        f"({norms[worst]:.4g} at frame {worst}); they were normalized",
+        f"({norms[worst]:.4g} at frame {lead + worst}); they were normalized",
         key="root_rot",
-        frames=(worst, worst),
+        frames=(lead + worst, lead + worst),
         value=rounded(norms[worst]),
         limit=1.0,
         expected="unit quaternions",

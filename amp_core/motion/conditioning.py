@@ -13,8 +13,11 @@ from amp_core.formats.clip import Limits, Motion
 from amp_core.lineage import Lineage
 from amp_core.motion.checks import check_clip, find_leading, forward_speed
 from amp_core.motion.joint_order import reorder_joints
-from amp_core.motion.report import IngestReport, JointClip, RootFrame, write_notes
+from amp_core.motion.plausibility import Poses
+from amp_core.motion.report import IngestReport, JointClip, write_notes
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
+from amp_core.motion.root_frame import RootFrame
+from amp_core.recipe import GATE_PROFILE
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -75,7 +78,7 @@ class Conditioned:
         return robot.poses(self.root_pos, self.root_rot, self.dof_pos)
 
 
-def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Conditioned:
+def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profile: str = GATE_PROFILE) -> Conditioned:
     """A motion at the robot's control rate, ready to drive it, with the account of what was changed.
 
     In this order: columns are put into the robot's order; leading frames that stand apart are dropped; quaternions are
@@ -84,26 +87,32 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     point is at the floor; the initial state is read off the first two frames. Everything is float64 and sequential: the same
     motion gives the same bytes.
 
+    Args:
+      limits, profile: as in `check_clip`.
+
     Raises:
       MotionRefused: as `check_motion`.
+      RecipeRefused: an unknown gate profile.
     """
     from amp_core.kinematics import sole_heights  # noqa: PLC0415 - reading a motion needs no MuJoCo
 
-    check = check_clip(motion, robot, limits)
+    check = check_clip(motion, robot, limits, profile)
     if check.refusal is not None:
         raise check.refusal.to_error(motion.name)
     motion, _ = reorder_joints(motion, robot)
     # Rounded so that 1 / 0.02 and its like are the rates that people mean.
     fps_out = round(1.0 / robot.control_dt, 9)
 
-    norm_error = np.abs(np.linalg.norm(motion.root_rot, axis=1) - 1.0)
-    unit_rotation = rotations.normalize(motion.root_rot)
-    rotation, num_flipped = rotations.align_signs(unit_rotation)
-    position, joints = motion.root_pos, motion.dof_pos
-
-    first = find_leading(motion, rotation, robot)
-    if first.trimmed:
-        position, rotation, joints = (values[first.frames :] for values in (position, rotation, joints))
+    first = find_leading(motion, rotations.normalize(motion.root_rot), robot)
+    # A frame that is dropped is no part of the clip: nothing below measures it.
+    lead = first.frames if first.trimmed else 0
+    position, source_rotation, joints = (values[lead:] for values in (motion.root_pos, motion.root_rot, motion.dof_pos))
+    norm_error = np.abs(np.linalg.norm(source_rotation, axis=1) - 1.0)
+    rotation, num_flipped = rotations.align_signs(rotations.normalize(source_rotation))
+    speed = np.linalg.norm(np.diff(position, axis=0), axis=1) * motion.fps
+    turn_rate = rotations.angle_between(rotation[:-1], rotation[1:]) * motion.fps
+    joint_speed_max = float(np.abs(np.diff(joints, axis=0)).max() * motion.fps)
+    root_frame = RootFrame.of(Poses(position, rotation, joints), motion.fps, robot)
     raw_joints, (joints, clipped_joints) = joints, _clip_joints(joints, robot)
 
     times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
@@ -116,8 +125,6 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
     position = position + np.array([0.0, 0.0, shift])
     clearance = sole_height + shift
 
-    speed = np.linalg.norm(np.diff(motion.root_pos, axis=0), axis=1) * motion.fps
-    turn_rate = rotations.angle_between(unit_rotation[:-1], unit_rotation[1:]) * motion.fps
     report = IngestReport(
         fps_in=motion.fps,
         fps_out=fps_out,
@@ -140,10 +147,10 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None) -> Con
         root_speed_max=float(speed.max()),
         root_speed_mean=float(speed.mean()),
         root_turn_rate_max=float(turn_rate.max()),
-        joint_speed_max=float(np.abs(np.diff(motion.dof_pos, axis=0)).max() * motion.fps),
+        joint_speed_max=joint_speed_max,
         forward_speed_mean=forward_speed(position, rotation, fps_out),
         first_frame=first,
-        root_frame=RootFrame.of(motion),
+        root_frame=root_frame,
         notes=(),
         findings=check.findings,
     )

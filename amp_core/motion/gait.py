@@ -1,4 +1,4 @@
-"""What kind of motion a clip is, and which gates of the usual profile it cannot pass however well it is followed."""
+"""What kind of motion a clip is, and which gates of a profile it cannot pass however well it is followed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.metrics import CHORD_SEC, TRAVELLED_SHARE, TRAVELLING_SPEED
 from amp_core.motion.findings import Finding, rounded
-from amp_core.recipe import GATE_PROFILE
-from amp_core.tiers import CLIP_PREFIX, gate_profile
+from amp_core.tiers import CLIP_CODES, GateProfile
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -23,9 +22,6 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 GRAVITY = 9.81
-
-PROFILE = gate_profile(GATE_PROFILE)
-"""The profile whose gates on the clip alone the excluding findings name."""
 
 START_SHARE = 0.07
 """Of the height: a clip whose first frames have all feet higher than this above its ground starts in the air."""
@@ -110,14 +106,17 @@ def measure_course(course: Course) -> dict[str, float | None]:
     }
 
 
-def _thresholds(robot: Robot) -> dict[str, Any]:
-    """The thresholds of the gates on the clip alone, by metric."""
-    return {gate.name: gate.resolve(robot.height_range) for gate in PROFILE.gates if gate.name.startswith(CLIP_PREFIX)}
+NO_BOUNDS: dict[str, Any] = dict.fromkeys(CLIP_CODES, math.inf) | {"clip_path_ratio": (-math.inf, math.inf)}
+"""What a profile without these gates allows."""
 
 
-def describe_motion(course: Course, robot: Robot, measures: dict[str, float | None]) -> list[Finding]:
-    """The findings about a clip's kind."""
-    h, limits = course.height, _thresholds(robot)
+def describe_motion(course: Course, robot: Robot, measures: dict[str, float | None], profile: GateProfile) -> list[Finding]:
+    """The findings about a clip's kind.
+
+    Args:
+      profile: its gates on the clip decide what excludes a clip.
+    """
+    h, limits = course.height, NO_BOUNDS | {gate.name: gate.resolve(robot.height_range) for gate in profile.gates}
     return [
         *_find_tilt(course, measures, limits["clip_max_tilt_deg"]),
         *_find_slide(course, measures, limits["clip_foot_slide"], limits["clip_path_ratio"]),

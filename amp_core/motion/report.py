@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.formats.clip import Motion
 from amp_core.motion.findings import Finding
+from amp_core.motion.root_frame import RootFrame
 from amp_core.strict_json import json_data
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
 
 Array = NDArray[np.float64]
-
-SUSPECT_TILT = math.radians(30.0)
 
 GLITCH_RATIO = 5.0
 GLITCH_WINDOW = 15
@@ -116,38 +114,8 @@ def _compare_step(steps: dict[str, Array], index: int) -> tuple[tuple[float, flo
 
 
 @dataclass(frozen=True)
-class RootFrame:
-    """How upright the root is.
-
-    Args:
-      suspect: mean or first tilt above 30 degrees: upright legged motion does not have it, a root in another frame does.
-      first_tilt_deg, mean_tilt_deg, max_tilt_deg: deg between the root's z axis and the world's.
-      detail: the same in words; empty without a finding.
-    """
-
-    suspect: bool
-    first_tilt_deg: float
-    mean_tilt_deg: float
-    max_tilt_deg: float
-    detail: str
-
-    @classmethod
-    def of(cls, motion: Motion) -> RootFrame:
-        """The tilt of a motion's root."""
-        tilt = rotations.tilt(motion.root_rot)
-        first, mean, greatest = float(tilt[0]), float(tilt.mean()), float(tilt.max())
-        suspect = max(first, mean) > SUSPECT_TILT
-        detail = (
-            f"the root is tilted by {math.degrees(first):.0f} degrees in the first frame and {math.degrees(mean):.0f} on "
-            "average; upright motion stays below 30, so its frame is probably not the robot's (z up, x forward): retarget the "
-            "clip with the robot's own root frame; nothing was rotated here"
-        )
-        return cls(suspect, math.degrees(first), math.degrees(mean), math.degrees(greatest), detail if suspect else "")
-
-
-@dataclass(frozen=True)
 class IngestReport:
-    """What conditioning measured in a clip and what it changed.
+    """What conditioning measured in a clip and what it changed. Leading frames that were dropped are counted but not measured.
 
     Args:
       fps_in, fps_out: frames per second before and after.

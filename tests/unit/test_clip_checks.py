@@ -13,12 +13,17 @@ import numpy as np
 import pytest
 from faults import FAULTS, NUMBERS, spoiled
 
+from amp_core import rotations
 from amp_core.cli import main as cli
-from amp_core.errors import MotionRefused
+from amp_core.errors import MotionRefused, RecipeRefused
 from amp_core.formats import Limits, Motion, read_motion
-from amp_core.motion import check_clip, check_motion, condition
+from amp_core.motion import RootFrame, check_clip, check_motion, condition
+from amp_core.motion.plausibility import Poses
 from amp_core.motions import bundled_motions
+from amp_core.recipe import Recipe
 from amp_core.robot import Robot
+from amp_core.scoring import check_scorable, score
+from amp_core.tiers import GATE_PROFILES
 
 SHARED = Path(__file__).parents[3] / "shared"
 CASES = SHARED / "cases/motions"
@@ -201,6 +206,84 @@ def test_leading_frames_are_dropped_before_any_speed_is_checked(wildrobot: Robot
         assert facts["findings"][0]["frames"] == [0, facts["first_frame"]["frames"] - 1]
 
 
+def test_what_is_dropped_is_not_measured(wildrobot: Robot, walk: Motion) -> None:
+    """The frame that the retargeter had not solved lies, is far away, turned fast and is off unit norm."""
+    position, rotation, joints = (np.array(values) for values in (walk.root_pos, walk.root_rot, walk.dof_pos))
+    position[0, 0] += 3.0
+    rotation[0] = [0.0, 0.97 * np.sin(0.6), 0.0, 0.97 * np.cos(0.6)]
+    joints[0] = 0.0
+    clip = replace(walk, root_pos=position, root_rot=rotation, dof_pos=joints)
+    rest = replace(walk, **{key: getattr(walk, key)[1:] for key in ("root_pos", "root_rot", "dof_pos")})
+    facts, kept = (condition(motion, wildrobot).report.to_dict() for motion in (clip, rest))
+    differ = {name for name in facts if facts[name] != kept[name]}
+    assert differ == {"frames_in", "duration_in_sec", "first_frame", "findings", "notes"}
+    assert [finding["code"] for finding in facts["findings"]] == ["leading_frames_dropped"]
+    check_scorable(clip, wildrobot, Recipe.for_mode("tracked"))
+
+
+KINDS = [("hops", "flight"), ("backflip", "clip_not_upright"), ("drifts up", "ground_not_flat")]
+
+
+@pytest.mark.parametrize(("kind", "code"), KINDS)
+def test_a_kind_of_motion_is_excluded_by_the_profile_that_has_a_gate_for_it(
+    wildrobot: Robot, walk: Motion, kind: str, code: str
+) -> None:
+    clip = spoiled(kind, walk, wildrobot)
+    assert clip is not None
+    excluded = {
+        profile: [f.code for f in check_clip(clip, wildrobot, profile=profile).findings if f.severity == "excludes"]
+        for profile in GATE_PROFILES
+    }
+    assert code in excluded["amp-0.12"]
+    assert excluded["amp-0.12-dynamic"] == excluded["amp-0.11"] == []
+    with pytest.raises(RecipeRefused, match="no gate profile"):
+        check_clip(clip, wildrobot, profile="amp-9")
+
+
+def test_the_account_of_a_clip_repeats_no_other_profiles_exclusions(wildrobot: Robot, walk: Motion) -> None:
+    clip = spoiled("hops", walk, wildrobot)
+    assert clip is not None
+    notes = {profile: condition(clip, wildrobot, profile=profile).report.notes for profile in GATE_PROFILES}
+    assert any(note.startswith("Flight: ") for note in notes["amp-0.12"])
+    assert not any(note.startswith("Flight: ") for note in notes["amp-0.12-dynamic"])
+    [result] = score([clip], wildrobot, replace(Recipe.for_mode("rollout"), gate_profile="amp-0.12-dynamic"))
+    assert tuple(result.ingest["notes"]) == notes["amp-0.12-dynamic"]
+
+
+def lean_forward(motion: Motion, degrees: float, rows: slice = slice(None)) -> Motion:
+    """The root turned about the body's y axis, in some frames."""
+    rotation, half = np.array(motion.root_rot), np.radians(degrees) / 2
+    rotation[rows] = rotations.multiply(rotation[rows], np.array([0.0, np.sin(half), 0.0, np.cos(half)]))
+    return replace(motion, root_rot=rotation)
+
+
+def test_a_root_that_leans_by_the_same_angle_is_in_another_frame(wildrobot: Robot, walk: Motion) -> None:
+    for degrees in (35.0, -45.0, 90.0):
+        clip = lean_forward(walk, degrees)
+        assert condition(clip, wildrobot).report.root_frame.suspect
+        with pytest.raises(MotionRefused, match="its frame is probably not the robot's"):
+            check_scorable(clip, wildrobot, replace(Recipe.for_mode("tracked"), gate_profile="amp-0.12-dynamic"))
+
+
+def test_a_clip_that_bends_lies_or_gets_up_is_in_the_robots_frame(wildrobot: Robot, walk: Motion) -> None:
+    bent = lean_forward(walk, 40.0)
+    joints = np.array(walk.dof_pos)
+    # The hips give back what the root leans: the legs stand as they did.
+    joints[:, [0, 4]] += np.radians(40.0) * np.array([1.0, -1.0])
+    lying = lean_forward(walk, 90.0)
+    clips = {
+        "bent": replace(bent, dof_pos=joints),
+        "crouched start": lean_forward(walk, 45.0, slice(0, 12)),
+        "lying": replace(lying, root_pos=lying.root_pos - [0.0, 0.0, 0.36]),
+        "gets up": lean_forward(walk, 90.0, slice(0, walk.num_frames // 2)),
+    }
+    for name, clip in clips.items():
+        frame = RootFrame.of(Poses(clip.root_pos, clip.root_rot, clip.dof_pos), clip.fps, wildrobot)
+        assert max(frame.first_tilt_deg, frame.mean_tilt_deg) > 30.0, name
+        assert not frame.suspect, name
+        assert frame.detail == "", name
+
+
 def test_a_lean_is_no_other_reading(wildrobot: Robot, walk: Motion) -> None:
     """A pose that leans has some rotation that leans less; only the feet of a clip that walks say which is meant."""
     for degrees in (10.0, 23.0, 40.0):
@@ -338,6 +421,13 @@ def test_check_says_what_is_wrong_and_exits_with_1(
     assert documents[0]["findings"][0]["code"] == "frozen_tail"
     assert documents[1]["figures"]["speed"] > 0.1
     assert documents[1]["ms"] > 0
+    hops = spoiled("hops", walk, wildrobot)
+    assert hops is not None
+    air = write(tmp_path / "hops.npz", hops)
+    for profile in ([], ["--profile", "amp-0.12-dynamic"]):
+        assert cli.run(["check", str(air), "--quiet", *profile]) == 0
+    assert [line.partition("\t")[2] for line in capsys.readouterr().out.splitlines()] == ["no Tier 0", "ok"]
+    assert cli.run(["check", str(good), "--profile", "amp-9"]) == 2
     assert cli.run(["check"]) == 2
     assert cli.run(["check", str(good), "--max-duration", "-1"]) == 2
     assert cli.run(["check", str(good), "--max-duration", "1"]) == 1
