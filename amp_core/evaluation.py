@@ -31,7 +31,7 @@ from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS,
 from amp_core.robot import Robot
 from amp_core.segments import find_segments
 from amp_core.strict_json import json_data
-from amp_core.tiers import MODE_GATE, Gate, Tier, classify, gate_profile
+from amp_core.tiers import MODE_GATE, Gate, Tier, classify, describe_failures, gate_profile
 from amp_core.verify import Clip, Context, Subject
 from amp_core.verify.determinism import Source, find_differing, generate_again
 from amp_core.verify.states import ROUNDING, Drive, relative_error, simulate
@@ -204,7 +204,7 @@ def evaluate(
     )  # fmt: skip
     # What a file states of its quality may be wrong; the measurement decides.
     causes = [f"{check.name}: {check.detail}" for check in checks if not check.passed and check.name not in _STATEMENTS]
-    reason = "; ".join([*causes, *(gate.explain() for gate in failures)])
+    reason = "; ".join([*causes, *([describe_failures(failures, gates_of)] if failures else [])])
     if causes:
         tier = Tier.REJECTED
     if reader.declared_tier is not None:

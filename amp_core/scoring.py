@@ -33,7 +33,7 @@ from amp_core.reference import META, encode_meta
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.strict_json import json_data
-from amp_core.tiers import Tier, check_recipe, gate_profile, merit_order
+from amp_core.tiers import Tier, best_tier, check_recipe, gate_profile, merit_order
 from amp_core.triage import Triage, triage
 from amp_core.verdict import Verdict, judge
 
@@ -304,7 +304,8 @@ def _generate_best(
 ) -> tuple[list[tuple[Rollout, Verdict]], list[list[Attempt]]]:
     """The best rollout of each clip with its verdict, and every attempt; no attempts where the mode does not plan.
 
-    An assisted clip has enough harness with the first attempt that is Tier 1.
+    An assisted clip has enough harness with the first attempt that is Tier 1, and so has a clip enough attempts that itself
+    cannot be Tier 0.
 
     Each clip's attempts are its own: which others are in the batch changes nothing.
     """
@@ -313,7 +314,7 @@ def _generate_best(
         return [(rollout, judge(rollout, robot)) for rollout in rollouts], [[] for _ in clips]
     best: dict[int, tuple[Rollout, Verdict]] = {}
     attempts: list[list[Attempt]] = [[] for _ in clips]
-    remaining = list(range(len(clips)))
+    remaining, final = list(range(len(clips))), set[int]()
     begin = 0.0
     first = min(first, recipe.planner.attempts - 1)
     for number in range(first, recipe.planner.attempts):
@@ -323,13 +324,15 @@ def _generate_best(
         rollouts = generate(robot, [clips[i] for i in remaining], recipe, nthread=nthread, progress=part, attempt=number)
         for i, rollout in zip(remaining, rollouts, strict=True):
             verdict = judge(rollout, robot)
-            attempts[i].append(Attempt.of(number, verdict))
+            attempt = Attempt.of(number, verdict)
+            attempts[i].append(attempt)
             if best_attempt(attempts[i]) == number:
                 best[i] = (rollout, verdict)
-        if recipe.mode == "assisted":
-            remaining = [i for i in remaining if attempts[i][-1].tier == Tier.REJECTED]
-        else:
-            remaining = [i for i in remaining if not attempts[i][-1].meets_goals]
+            # Goals are for Tier 0: of another clip, and with a harness, the first plan of the best possible tier is enough.
+            highest = best_tier(verdict.gates)
+            if attempt.meets_goals or highest == attempt.tier != Tier.TIER_0:
+                final.add(i)
+        remaining = [i for i in remaining if i not in final]
         if not remaining:
             break
         begin = end

@@ -8,7 +8,7 @@ A profile never changes: other thresholds are another name, so that a stored res
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Literal
@@ -386,25 +386,54 @@ def classify(
     if levels <= {Tier.TIER_1}:
         tier, reason = Tier.TIER_0, "All Tier 0 gates passed"
     elif levels == {Tier.TIER_0}:
-        tier, reason = Tier.TIER_1, f"Tier 1, not Tier 0: {_describe_failures(failed_gates, profile)}"
+        tier, reason = Tier.TIER_1, f"Tier 1, not Tier 0: {describe_failures(failed_gates, profile)}"
     else:
-        tier, reason = Tier.REJECTED, "Rejected: " + "; ".join(_explain_all(failed_gates))
+        tier, reason = Tier.REJECTED, f"Rejected: {describe_failures(failed_gates, profile)}"
     margins = [gate.margin for gate in gates if gate.tier != Tier.TIER_1 and gate.margin is not None]
     score = sum(margins) / len(margins) if tier == Tier.TIER_0 and margins else 0.0
     return Classification(tier=tier, tier_reason=reason, gates=gates, score=score)
 
 
-def _describe_failures(failed: list[Gate], profile: GateProfile) -> str:
-    """The failed Tier 0 gates of a clip that is Tier 1. Where nothing but fidelity is missing, the words say so first."""
-    reasons = "; ".join(gate.explain() for gate in failed)
-    if all(gate.name.startswith(CLIP_PREFIX) for gate in failed):
-        return f"by {profile.name} this clip cannot be Tier 0: {reasons}"
-    if all(gate.name in FIDELITY_METRICS or gate.name.startswith(CLIP_PREFIX) for gate in failed):
-        return f"stands, but is not the clip's motion: {reasons}"
-    return reasons
+def clip_failures(gates: Iterable[Gate]) -> list[Gate]:
+    """The gates that the clip itself fails, however well it is followed."""
+    return [gate for gate in gates if gate.name.startswith(CLIP_PREFIX) and not gate.passed and gate.value is not None]
 
 
-def _explain_all(failed: list[Gate]) -> list[str]:
+def best_tier(gates: Iterable[Gate]) -> Tier:
+    """The best tier that another rollout in the same mode may have: by the gates on the clip itself and on the mode.
+
+    Args:
+      gates: of one rollout of the clip.
+    """
+    gates = list(gates)
+    permanent = [*clip_failures(gates), *(gate for gate in gates if gate.name == MODE_GATE and not gate.passed)]
+    if not permanent:
+        return Tier.TIER_0
+    return Tier.TIER_1 if all(gate.tier == Tier.TIER_0 for gate in permanent) else Tier.REJECTED
+
+
+def describe_failures(failed: Sequence[Gate], profile: GateProfile) -> str:
+    """What is wrong, by the gates that failed: first those of the clip itself, then those of the robot.
+
+    Of a clip that is Tier 1, the words also say where nothing but fidelity is missing.
+    """
+    clip_gates = clip_failures(failed)
+    robot_gates = [gate for gate in failed if gate not in clip_gates]
+    is_tier_1 = all(gate.tier == Tier.TIER_0 for gate in failed)
+    about_clip, about_robot = (
+        "; ".join([gate.explain() for gate in gates] if is_tier_1 else _explain_all(gates))
+        for gates in (clip_gates, robot_gates)
+    )
+    if robot_gates and is_tier_1 and all(gate.name in FIDELITY_METRICS for gate in robot_gates):
+        about_robot = f"{'it ' if clip_gates else ''}stands, but is not the clip's motion: {about_robot}"
+    elif robot_gates and clip_gates:
+        about_robot = f"also {about_robot}"
+    if clip_gates:
+        about_clip = f"by {profile.name} this clip cannot be Tier 0: {about_clip}"
+    return "; ".join(filter(None, (about_clip, about_robot)))
+
+
+def _explain_all(failed: Sequence[Gate]) -> list[str]:
     """Every failed gate, the validity gates first; a metric that fails for both tiers is named once, with both thresholds:
     `slip_rate 0.6 is over 0.3 (Tier 1) and 0.1 (Tier 0)`."""
     labels: dict[Level, str] = {"validity": "", Tier.TIER_1: " (Tier 1)", Tier.TIER_0: " (Tier 0)"}

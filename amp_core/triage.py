@@ -2,8 +2,8 @@
 
 It considers the conditioning and one rollout of the clip's own joint angles, driven open loop. Mode `auto` plans for a clip
 that lacks balance, a foothold or a little torque. It does not plan where the root is in another frame, because the plan would
-follow another motion than the clip's, nor where the clip itself fails a gate of the profile or no foot is ever lifted, because
-such a clip is no reference by this profile however well it is followed.
+follow another motion than the clip's, nor where the rollout is as good as any can be: Tier 0; or Tier 1, of a clip that itself
+fails a Tier 0 gate of the profile or lifts no foot; or Rejected, of one that fails a gate of validity.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from amp_core.motion import IngestReport
 from amp_core.motion.report import DEEP_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
-from amp_core.tiers import CLIP_CODES, CLIP_PREFIX, Gate, GateProfile, Tier, holds
+from amp_core.tiers import CLIP_CODES, Gate, GateProfile, Tier, best_tier, clip_failures, holds
 
 SATURATED_SHARE = 0.05
 """Share of (actuator, frame) pairs at their limit above which the actuators are too weak."""
@@ -42,7 +42,7 @@ class Triage:
 
     Args:
       lacks: in the order in which they would have to be mended.
-      worth_planning: whether controls that balance the robot are missing.
+      worth_planning: whether controls that balance the robot are missing, and could make the clip's tier better.
       reason: in words.
     """
 
@@ -73,7 +73,7 @@ def triage(
     lacks: list[Lack] = []
     if report.root_frame.suspect:
         lacks.append(Lack("root_frame", report.root_frame.detail))
-    clip_gates = [gate for gate in gates if gate.name.startswith(CLIP_PREFIX) and not gate.passed]
+    clip_gates = clip_failures(gates)
     lacks.extend(Lack(CLIP_CODES.get(gate.name, gate.name), gate.explain()) for gate in clip_gates)
     ground = []
     if abs(report.ground_shift_m) > SHIFT_NOTE_M:
@@ -100,7 +100,12 @@ def triage(
         reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
     elif clip_gates:
         explanations = "; ".join(gate.explain() for gate in clip_gates)
-        reason = f"by {profile.name} this clip cannot be Tier 0, and no plan can mend a clip: {explanations}"
+        best = best_tier(clip_gates)
+        outcome = "be Tier 0" if best == Tier.TIER_1 else "be more than Rejected"
+        reason = f"by {profile.name} this clip cannot {outcome}, and no plan can mend a clip: {explanations}"
+        if Tier(tier).rank > best.rank:
+            reason = f"the plain rollout is Rejected, and a plan may make it Tier 1; {reason}"
+            return Triage(tuple(lacks), True, reason)
     elif tier == Tier.TIER_0:
         reason = "the plain rollout is Tier 0"
     elif tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):

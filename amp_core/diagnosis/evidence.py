@@ -42,7 +42,7 @@ class Evidence:
     def __init__(self, rollout: Rollout, clip: Conditioned, robot: Robot, classification: Classification) -> None:
         self.rollout, self.clip, self.robot = rollout, clip, robot
         self.dt = rollout.dt
-        self.mode = rollout.recipe.mode
+        self.mode, self.tier = rollout.recipe.mode, classification.tier
         self.gates = {gate.name: gate for gate in classification.gates if gate.tier != Tier.TIER_1}
         self.failed_gates = {name: gate for name, gate in self.gates.items() if not gate.passed}
         self.series = FrameSeries.of(rollout, robot)

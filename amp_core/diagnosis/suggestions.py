@@ -10,7 +10,7 @@ from amp_core.diagnosis.causes import OFF_GROUND_M
 from amp_core.diagnosis.evidence import Evidence, readable
 from amp_core.diagnosis.findings import Finding, Suggestion
 from amp_core.recipe import PLANNED_MODES
-from amp_core.tiers import DYNAMIC_PROFILES
+from amp_core.tiers import DYNAMIC_PROFILES, best_tier, clip_failures
 
 SLOWER = 0.9
 """The speed factor that is suggested: the slowest that `ampref augment` makes."""
@@ -36,8 +36,10 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         message = f"export the clip again with its root upright (it leans {tilt:.0f}°); nothing else can be judged before that"
         yield Suggestion("fix_root_frame", message, ("root_frame",), tilt)
         return
-    fatal = any(finding.severity == "fatal" and finding.code != "pose_overwritten" for finding in findings)
-    fall_codes = () if fatal else _codes(codes, *_FALL_CODES, *_FAR)
+    clip_gates = clip_failures(evidence.failed_gates.values())
+    # By its own gates the clip cannot have a better tier than this, however it is followed.
+    is_best = bool(clip_gates) and best_tier(clip_gates) == evidence.tier
+    fall_codes = () if is_best else _codes(codes, *_FALL_CODES, *_FAR)
     if fall_codes and evidence.mode in ("rollout", "teacher_forced"):
         reason = (
             "nothing balances the robot in this mode"
@@ -82,7 +84,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
             "make the root travel as its feet step: check the frame rate, the heading, the joint order and the root's scale"
         )
         yield Suggestion("match_steps", message, ("clip_feet_slide",))
-    off_plan = () if fatal else _codes(codes, *_OFF_PLAN)
+    off_plan = () if is_best else _codes(codes, *_OFF_PLAN)
     if evidence.mode in PLANNED_MODES and off_plan:
         yield Suggestion("other_seed", f"plan with another --seed than {evidence.rollout.recipe.seed}", off_plan)
 

@@ -217,6 +217,76 @@ def test_a_clip_that_excludes_itself_is_not_planned_for(robot: Robot) -> None:
     assert "clip_feet_slide" in [finding.code for finding in found.diagnosis.findings if finding.severity == "fatal"]
 
 
+def hopping(robot: Robot, frames: int = 60) -> Motion:
+    """Its feet are in the air for over a quarter of the time, and nobody can stand on its hip."""
+    motion = toppling(robot, frames)
+    path, seconds = np.array(motion.root_pos), np.arange(frames) / motion.fps
+    phase = np.mod(seconds, 0.8)
+    path[:, 2] += np.where(phase < 0.4, 4.905 * phase * (0.4 - phase), 0.0)
+    return dataclasses.replace(motion, root_pos=path, name="hops")
+
+
+def test_a_clip_that_cannot_be_tier_0_is_planned_for_where_the_rollout_is_rejected(robot: Robot) -> None:
+    found = score([hopping(robot)], robot, AUTO)[0]
+    assert found.auto is not None
+    plain, tracked, *_ = found.auto.tried
+    assert (plain.tier, plain.rollout.recipe.mode, tracked.rollout.recipe.mode) == (Tier.REJECTED, "rollout", "tracked")
+    failed = [gate.name for gate in plain.gates if not gate.passed and gate.name.startswith("clip_")]
+    assert failed == ["clip_flight_rate"]
+    assert found.auto.triage.worth_planning
+    assert "a plan may make it Tier 1; by amp-0.12 this clip cannot be Tier 0" in found.auto.triage.reason
+    assert "flight" in [lack.what for lack in found.auto.triage.lacks]
+    # Where tracked is Rejected, too, the harness is tried last.
+    modes = [one.rollout.recipe.mode for one in found.auto.tried]
+    assert modes == ["rollout", "tracked"] + (["assisted"] if tracked.tier == Tier.REJECTED else [])
+
+
+def test_a_plain_rollout_suggests_the_mode_that_could_make_it_tier_1(robot: Robot) -> None:
+    found = score([hopping(robot)], robot, AUTO.stage("rollout"))[0]
+    assert found.diagnosis is not None
+    assert "use_tracked" in [advice.code for advice in found.diagnosis.suggestions]
+
+
+def test_one_attempt_is_enough_where_the_clip_can_have_no_better_tier(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = module.judge
+
+    def stands(*args: Any) -> Any:
+        """Whatever it does, it is Tier 1: the clip's own gate is the only one that fails."""
+        verdict = judge(*args)
+        gates = tuple(dataclasses.replace(gate, passed=gate.name != "clip_flight_rate") for gate in verdict.gates)
+        tier = Tier.TIER_1 if any(not gate.passed for gate in gates) else Tier.TIER_0
+        return dataclasses.replace(verdict, classification=dataclasses.replace(verdict.classification, tier=tier, gates=gates))
+
+    monkeypatch.setattr(module, "judge", stands)
+    found = score([hopping(robot, 20)], robot, TRACKED)[0]
+    assert (found.tier, [one.attempt for one in found.attempts]) == (Tier.TIER_1, [0])
+    older = dataclasses.replace(TRACKED, gate_profile="amp-0.11")
+    assert [one.attempt for one in score([hopping(robot, 20)], robot, older)[0].attempts] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("tier", "values", "is_planned", "words"),
+    [
+        (Tier.REJECTED, {}, True, "the plain rollout is not Tier 0"),
+        (Tier.REJECTED, {"clip_flight_rate": 0.3}, True, "a plan may make it Tier 1; by amp-0.12 this clip cannot be Tier 0"),
+        (Tier.TIER_1, {"clip_flight_rate": 0.3}, False, "by amp-0.12 this clip cannot be Tier 0, and no plan can mend a clip"),
+        (Tier.REJECTED, {"clip_max_tilt_deg": 90.0}, False, "by amp-0.12 this clip cannot be more than Rejected"),
+        (Tier.REJECTED, {"clip_max_tilt_deg": 90.0, "clip_flight_rate": 0.3}, False, "cannot be more than Rejected"),
+    ],
+)
+def test_a_plan_is_made_where_it_could_make_the_tier_better(
+    robot: Robot, tier: Tier, values: dict[str, float], is_planned: bool, words: str
+) -> None:
+    profile = GATE_PROFILES["amp-0.12"]
+    gates = [
+        gate.evaluate({"clip_max_tilt_deg": 5.0, "clip_flight_rate": 0.0} | values, "rollout", (0.35, 0.55))
+        for gate in profile.gates
+        if gate.name in ("clip_max_tilt_deg", "clip_flight_rate")
+    ]
+    found = triage(condition(bundled("walk"), robot).report, (0.6, 0.6), {}, tier, 0.02, profile, gates)
+    assert (found.worth_planning, words in found.reason) == (is_planned, True), found.reason
+
+
 def test_triage_asks_for_footwork_only_where_the_profile_does(robot: Robot) -> None:
     report = condition(bundled("walk"), robot).report
     standing = GateProfile("standing-1", (GateSpec("contact_rate", "in", (0.3, 1.0), Tier.TIER_0),))

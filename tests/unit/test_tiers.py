@@ -21,6 +21,7 @@ from amp_core.tiers import (
     GateSpec,
     HeightShare,
     Tier,
+    best_tier,
     classify,
     gate_profile,
     merit_order,
@@ -277,3 +278,36 @@ def test_a_clip_that_excludes_itself_is_told_apart_from_a_robot_that_is_off() ->
     assert off.tier_reason == "Tier 1, not Tier 0: stands, but is not the clip's motion: heading_error_deg 43 is over 20"
     runs = classify(good | {"clip_flight_rate": 0.36}, profile, "rollout", height_range=(0.35, 0.55))
     assert runs.tier_reason == "Tier 1, not Tier 0: by amp-0.12 this clip cannot be Tier 0: clip_flight_rate 0.36 is over 0.15"
+
+
+def test_a_reason_says_first_that_the_clip_excludes_itself() -> None:
+    def reason(**values: float) -> str:
+        metrics = GOOD | {"speed_ratio": 1.0, "clip_path_ratio": 1.0} | values
+        return classify(metrics, GATE_PROFILES["amp-0.12"], "rollout", height_range=(0.35, 0.55)).tier_reason
+
+    clip = "by amp-0.12 this clip cannot be Tier 0: clip_flight_rate 0.36 is over 0.15"
+    assert reason(clip_flight_rate=0.36, height_error_m=0.05) == (
+        f"Tier 1, not Tier 0: {clip}; it stands, but is not the clip's motion: height_error_m 0.05 is over 0.0315"
+    )
+    assert reason(clip_flight_rate=0.36, unloaded_frame_rate=0.2, heading_error_deg=43.0) == (
+        f"Tier 1, not Tier 0: {clip}; also unloaded_frame_rate 0.2 is over 0.1; heading_error_deg 43 is over 20"
+    )
+    assert reason(clip_flight_rate=0.36, max_tilt_deg=92.0, unloaded_frame_rate=0.4) == (
+        f"Rejected: {clip} (Tier 0); also max_tilt_deg 92 is over 60; "
+        "unloaded_frame_rate 0.4 is over 0.3 (Tier 1) and 0.1 (Tier 0)"
+    )
+    assert reason(clip_max_tilt_deg=180.0, clip_flight_rate=0.36) == (
+        "Rejected: by amp-0.12 this clip cannot be Tier 0: clip_max_tilt_deg 180 is over 60; "
+        "clip_flight_rate 0.36 is over 0.15 (Tier 0)"
+    )
+
+
+def test_the_best_tier_is_what_the_gates_of_the_clip_and_of_the_mode_permit() -> None:
+    def best(mode: str = "tracked", **values: float) -> Tier:
+        metrics = GOOD | {"speed_ratio": 1.0, "clip_path_ratio": 1.0, "max_tilt_deg": 92.0} | values
+        return best_tier(classify(metrics, GATE_PROFILES["amp-0.12"], mode, height_range=(0.35, 0.55)).gates)
+
+    assert best() == Tier.TIER_0
+    assert best(clip_flight_rate=0.36) == Tier.TIER_1
+    assert best(clip_flight_rate=0.36, clip_max_tilt_deg=90.0) == Tier.REJECTED
+    assert best("assisted") == best("assisted", clip_flight_rate=0.36) == Tier.TIER_1
