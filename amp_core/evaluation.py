@@ -44,7 +44,7 @@ _CLIP_METRICS = frozenset(
         "joint_rmse_rad", "joint_rmse_raw_rad", "mpjpe_m", "mpjpe_global_m", "worst_second_mpjpe_m", "heading_error_deg",
         "tilt_error_deg", "height_error_m", "root_drift_m", "speed_ratio", "contact_agreement", "contact_rate_error",
         "unloaded_excess", "pitch_excess_deg", "roll_excess_deg", "tilt_excess_deg", "nonfoot_excess", "clip_foot_slide",
-        "clip_path_ratio", "clip_flight_rate", "clip_max_tilt_deg", "clip_ground_range_m",
+        "clip_path_ratio", "clip_still_rate", "clip_flight_rate", "clip_max_tilt_deg", "clip_ground_range_m",
     }
 )  # fmt: skip
 """The metrics that need the clip's frames."""
@@ -63,7 +63,9 @@ _NEEDS: Mapping[str, frozenset[str]] = {
     "reference_root_pos": _CLIP_METRICS,
     "reference_root_rot": _CLIP_METRICS,
     "reference_dof_pos": _CLIP_METRICS,
-    "reference_dof_pos_raw": frozenset({"joint_rmse_raw_rad", "mpjpe_m", "mpjpe_global_m", "worst_second_mpjpe_m"}),
+    "reference_dof_pos_raw": frozenset(
+        {"joint_rmse_raw_rad", "mpjpe_m", "mpjpe_global_m", "worst_second_mpjpe_m", "clip_still_rate"}
+    ),
     "reference_contacts": frozenset({"contact_agreement", "contact_rate_error"}),
     "solver_warnings": frozenset({"solver_warnings"}),
 }  # fmt: skip

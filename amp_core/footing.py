@@ -1,7 +1,8 @@
 """The footing of a clip: where its feet stand, how far they slide while they stand, and when no foot is on the ground.
 
-It is read off the clip's poses alone, without simulating. No floor is assumed: a foot counts as being on the ground by what it
-does and not by its height over z = 0, so that a slope, stairs, or a clip whose height drifts is measured as what it is.
+It is read off the clip's poses alone, without simulating, as is whether anything moves. No floor is assumed: a foot counts as
+being on the ground by what it does and not by its height over z = 0, so that a slope, stairs, or a clip whose height drifts is
+measured as what it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from amp_core import rotations
 from amp_core.kinematics import BodyPoses, FootTracker, geom_poses, support
 from amp_core.robot import Robot
 
@@ -27,6 +29,9 @@ _NEAR = 0.05  # a part of the clip's body as close to the floor may touch it
 _GROUND_SEC = 0.5
 _SMOOTH_SEC = 0.5  # of the moving median of the ground's height
 _GRAVITY = 9.81  # m/s²
+_STILL_SEC = 0.5  # on either side of a frame, in which a pose that is held changes by less than the next two
+_STILL_ANGLE = 0.1  # rad, of a joint or of the root's lean
+_STILL_RISE = 0.10  # of the root
 
 
 def standing_height(height_range: tuple[float, float]) -> float:
@@ -118,6 +123,27 @@ def path_ratio(root: float, feet: float, least: float) -> float | None:
       root, feet: m, sums of the chords of `root_pos` and of the sums of `Footing.push`.
     """
     return None if max(root, feet) < least else root / max(feet, 0.01 * root)
+
+
+def still_frames(root_pos: Array, root_rot: Array, dof_pos: Array, dt: float, height: float) -> Bools:
+    """(N,) whether a pose is held: within half a second on either side no joint, lean or height changes to speak of.
+
+    Where the root is and where it heads are no pose: legs that do not move take it nowhere.
+
+    Args:
+      root_pos, root_rot, dof_pos: (N, 3) m, (N, 4) unit xyzw, (N, n) rad, `dt` s apart.
+      height: m, the robot's.
+    """
+    reach = round(_STILL_SEC / dt)
+    if len(root_pos) == 0:
+        return np.zeros(0, dtype=bool)
+    # Each in its own unit, so that all of it is compared with 1; a difference of two up axes is the angle between them.
+    pose = np.concatenate(
+        [dof_pos / _STILL_ANGLE, rotations.up_in_body(root_rot) / _STILL_ANGLE, root_pos[:, 2:] / (_STILL_RISE * height)],
+        axis=1,
+    )
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(pose, ((reach, reach), (0, 0)), mode="edge"), 2 * reach + 1, 0)
+    return np.asarray(np.ptp(around, axis=2).max(axis=1) < 1.0)
 
 
 def touches_ground(robot: Robot, qpos: Array) -> Bools:

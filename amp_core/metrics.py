@@ -132,6 +132,9 @@ METRICS: tuple[Metric, ...] = (
         "`speed_ratio`, where neither travels.",
     ),
     Metric("clip_flight_rate", "1", "Of the clip: share of the frames with no foot on the ground."),
+    Metric(
+        "clip_still_rate", "1", "Of the clip: share of the frames in which a pose is held, for half a second on either side."
+    ),
     Metric("clip_max_tilt_deg", "deg", "Of the clip: greatest tilt of the root."),
     Metric("clip_ground_range_m", "m", "Of the clip: how far the ground under its standing feet rises or falls."),
     Metric("finite_frame_rate", "1", "Share of the clip's frames that were simulated, finite and without a warning."),

@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.errors import IntegrityError
-from amp_core.footing import Footing, chord_lengths, path_ratio, robot_bodies, standing_height, touches_ground, travel_along
+from amp_core.footing import (
+    Footing,
+    chord_lengths,
+    path_ratio,
+    robot_bodies,
+    standing_height,
+    still_frames,
+    touches_ground,
+    travel_along,
+)
 from amp_core.kinematics import body_poses
 from amp_core.metrics import (
     CHANNEL_RATE,
@@ -78,6 +87,7 @@ class FrameSeries:
       clip_pitch, clip_roll, clip_tilt: (N,) deg, of the clip's root; the first two absolute.
       clip_height: (N,) m, of the clip's root.
       clip_slide, clip_flight, clip_ground: (N,) of the clip's `Footing`: m/s, bool, m.
+      clip_still: (N,) bool, the clip holds a pose: `footing.still_frames`.
       left, right: indices of the left and the right feet, as `sides` gives them.
       height_range: (low, high) m, the robot's.
       dt: s, a frame.
@@ -117,6 +127,7 @@ class FrameSeries:
     clip_height: Array
     clip_slide: Array
     clip_flight: Bools
+    clip_still: Bools
     clip_ground: Array
     left: tuple[int, ...]
     right: tuple[int, ...]
@@ -287,6 +298,7 @@ class FrameSeries:
             clip_height=np.ascontiguousarray(clip_root[:, 2]),
             clip_slide=footing.slide,
             clip_flight=footing.in_flight,
+            clip_still=still_frames(clip_root, clip_rotation, raw_joints, dt, standing_height(robot.height_range)),
             clip_ground=footing.ground,
             left=left,
             right=right,
@@ -398,6 +410,7 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
             float(series.clip_travel[paths].sum()), float(series.clip_push[paths].sum()), series.least_chords(paths)
         ),
         "clip_flight_rate": int(in_flight.sum()) / n,
+        "clip_still_rate": int(series.clip_still[rows].sum()) / n,
         "clip_max_tilt_deg": float(series.clip_tilt[rows].max()),
         "clip_ground_range_m": float(ground.max() - ground.min()) if len(ground) else None,
         "finite_frame_rate": n / series.clip_frames if is_clip else 1.0,

@@ -249,6 +249,8 @@ def _cheap_forms(series: FrameSeries, gate: GateSpec, threshold: Any) -> tuple[l
                 [partial(_rate_bound, _prefix(series.clip_flight), -np.inf, threshold)],
                 [partial(_cap, _prefix(~series.clip_flight), 1 - threshold)],
             )
+        case "clip_still_rate", "<=":
+            return [partial(_rate_bound, _prefix(series.clip_still), -np.inf, threshold)], []
         case "clip_ground_range_m", "<=" if gate.optional:
             ends = _range_ends(series.clip_ground, threshold)[np.maximum(np.arange(len(series)) - series.reach, 0)]
             ends = np.where(ends < len(series), ends - series.reach, ends)

@@ -76,6 +76,7 @@ CLIP_CODES: Mapping[str, str] = {
     "clip_ground_range_m": "ground_not_flat",
     "clip_foot_slide": "clip_feet_slide",
     "clip_path_ratio": "clip_feet_slide",
+    "clip_still_rate": "stands_still",
 }
 """What a clip is that fails a gate of its own, by the gate's name."""
 
@@ -220,6 +221,7 @@ _FAITHFUL = (
     GateSpec("speed_ratio", "in", (0.6, 1.3), Tier.TIER_0, optional=True),
     GateSpec("clip_foot_slide", "<=", 0.15, Tier.TIER_0, optional=True),
     GateSpec("clip_path_ratio", "in", (0.8, 1.3), Tier.TIER_0, optional=True),
+    GateSpec("clip_still_rate", "<=", 0.95, Tier.TIER_0),
 )
 
 GATE_PROFILES: Mapping[str, GateProfile] = {
@@ -395,8 +397,15 @@ def classify(
 
 
 def clip_failures(gates: Iterable[Gate]) -> list[Gate]:
-    """The gates that the clip itself fails, however well it is followed."""
-    return [gate for gate in gates if gate.name.startswith(CLIP_PREFIX) and not gate.passed and gate.value is not None]
+    """The gates that the clip itself fails, however well it is followed: none where the simulation did not reach its end.
+
+    Args:
+      gates: of one rollout, those that failed at least.
+    """
+    failed = [gate for gate in gates if not gate.passed]
+    if any(gate.name == "finite_frame_rate" for gate in failed):
+        return []
+    return [gate for gate in failed if gate.name.startswith(CLIP_PREFIX) and gate.value is not None]
 
 
 def best_tier(gates: Iterable[Gate]) -> Tier:

@@ -10,7 +10,7 @@ from amp_core.diagnosis.evidence import Evidence, find_span, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.metrics import SLIP_SPEED
 from amp_core.quality import find_runs
-from amp_core.tiers import CLIP_CODES
+from amp_core.tiers import CLIP_CODES, clip_failures
 
 OFF_GROUND_M = 0.02
 """m; a standing foot of the clip further from the ground than this is a finding."""
@@ -45,12 +45,15 @@ def describe_clip_gates(evidence: Evidence) -> Iterator[Finding]:
             None,
         ),
         "clip_foot_slide": ("the clip's own standing foot slides at {:.2f} m/s (median)", "m/s", None),
+        "clip_still_rate": ("the clip holds a pose in {:.0%} of its frames: nothing moves to speak of", "1", None),
         "clip_path_ratio": ("the clip's root travels {:.2f} times as far as its standing feet take it", "1", None),
     }
+    failures = {gate.name: gate for gate in clip_failures(evidence.failed_gates.values())}
     for name, (text, unit, frames) in texts.items():
-        gate = evidence.failed_gates.get(name)
-        if gate is None or gate.value is None:
+        gate = failures.get(name)
+        if gate is None:
             continue
+        assert gate.value is not None
         message = f"{text.format(gate.value)}; {evidence.rollout.recipe.gate_profile} excludes it"
         limit = gate.threshold[gate.value > gate.threshold[1]] if isinstance(gate.threshold, tuple) else gate.threshold
         yield Finding(CLIP_CODES[name], "fatal", message, None, None, frames, gate.value, limit, unit)

@@ -24,7 +24,7 @@ CODES: Mapping[str, str] = {
     "unloaded": "The feet carry too little of the weight.",
     "never_lifts": "A foot hardly ever leaves the ground.",
     "rarely_stands": "A foot hardly ever touches the ground.",
-    "stands_still": "The root's height is all but constant.",
+    "stands_still": "The clip holds a pose throughout, or the root's height is all but constant.",
     "joints_off": "The joints are far from the clip's.",
     "bodies_off": "The limbs are far from the clip's.",
     "heading_off": "The robot faces another way than the clip.",

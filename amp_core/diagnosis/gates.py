@@ -138,7 +138,7 @@ def _describe_support(evidence: Evidence) -> Iterator[Finding]:
 
 def _describe_fidelity(evidence: Evidence) -> Iterator[Finding]:
     series, failed_gates, rollout = evidence.series, evidence.failed_gates, evidence.rollout
-    if gate := failed_gates.get("height_std"):
+    if (gate := failed_gates.get("height_std")) and "clip_still_rate" not in failed_gates:
         message = f"the root's height hardly changes: standard deviation {1e3 * series.height.std():.1f} mm (the clip's: "
         message += f"{1e3 * evidence.clip.root_pos[:, 2].std():.1f} mm)"
         yield _finding("stands_still", gate, message, "m")

@@ -36,8 +36,6 @@ HIGH_SHARE = 0.10
 
 FALL_TOLERANCE = 1.8
 LEAST_FLIGHT_SEC = 0.12
-STILL_SPEED = 0.05  # rad/s
-STILL_SHARE = 0.02
 BACKWARD_SHARE = 0.02
 
 
@@ -76,7 +74,10 @@ class Course:
 
 def measure_course(course: Course) -> dict[str, float | None]:
     """The measures of a clip, by name; None where it has none."""
+    from amp_core.footing import still_frames  # noqa: PLC0415 - reading a motion needs no MuJoCo
+
     h = course.height
+    still_rate = still_frames(course.root_pos, course.root_rot, course.dof_pos, 1.0 / course.fps, h).mean()
     path = np.diff(course.root_pos[:, :2], axis=0)
     # Chords of a quarter of a second, so that the sway of the hips is no path.
     stride = max(1, round(0.25 * course.fps))
@@ -97,6 +98,7 @@ def measure_course(course: Course) -> dict[str, float | None]:
         "froude": rounded(speed**2 / (GRAVITY * h)),
         "joint_speed_rms": rounded(math.sqrt(float((joint_speed**2).mean()))),
         "joint_speed_max": rounded(float(np.abs(joint_speed).max())),
+        "clip_still_rate": rounded(float(still_rate)),
         "clip_max_tilt_deg": rounded(math.degrees(float(rotations.tilt(course.root_rot).max()))),
         "clip_foot_slide": rounded(float(np.median(standing_rows))) if len(standing_rows) else None,
         "clip_path_ratio": _compare_paths(course),
@@ -124,7 +126,7 @@ def describe_motion(course: Course, robot: Robot, measures: dict[str, float | No
         *_find_start(course, h),
         *_find_ground(course, measures, limits["clip_ground_range_m"]),
         *_find_rate(course, measures, h),
-        *_find_manner(course, measures, h),
+        *_find_manner(course, measures, h, limits["clip_still_rate"]),
     ]
 
 
@@ -280,16 +282,20 @@ def _find_rate(course: Course, measures: dict[str, float | None], height: float)
         )  # fmt: skip
 
 
-def _find_manner(course: Course, measures: dict[str, float | None], height: float) -> Iterator[Finding]:
+def _find_manner(course: Course, measures: dict[str, float | None], height: float, most_still: float) -> Iterator[Finding]:
     forward, speed = measures["forward_speed"] or 0.0, measures["speed"] or 0.0
     unit = math.sqrt(GRAVITY * height)
     if forward < -BACKWARD_SHARE * unit and -forward > 0.7 * speed:
         yield Finding("walks_backward", "notes", f"the root moves backwards at {-forward:.2f} m/s on average", key="root_pos",
                       value=rounded(forward), unit="m/s")  # fmt: skip
-    root_speed = np.linalg.norm(np.diff(course.root_pos, axis=0), axis=1).mean() * course.fps
-    if (measures["joint_speed_rms"] or 0.0) < STILL_SPEED and root_speed < STILL_SHARE * unit:
-        yield Finding("stands_still", "notes", "nothing moves: the clip is one pose", key="dof_pos",
-                      value=measures["joint_speed_rms"], limit=STILL_SPEED, unit="rad/s")  # fmt: skip
+    rate = measures["clip_still_rate"] or 0.0
+    if rate > most_still:
+        yield Finding(
+            "stands_still", "excludes", f"nothing moves to speak of: the clip holds a pose in {rate:.0%} of its frames",
+            key="dof_pos", value=rate, limit=most_still, unit="share",
+            expected=f"a motion in more than {1 - most_still:.0%} of the frames (gate clip_still_rate)",
+            remedy="Leave it out, or cut the part that moves: there is no motion in a held pose to learn",
+        )  # fmt: skip
     elif course.heights.shape[1] == 2:
         lifted = course.heights - course.heights.min(axis=1, keepdims=True) > 0.05 * height
         share = lifted.mean(axis=0)

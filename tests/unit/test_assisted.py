@@ -84,7 +84,7 @@ def test_nothing_assisted_is_tier_0(profile: str) -> None:
     """Whatever the figures are: with those that are Tier 0 in mode tracked, the mode alone decides."""
     metrics: dict[str, float | int | None] = {metric.name: 0.0 for metric in METRICS}
     metrics |= {"finite_frame_rate": 1.0, "mean_sum_fn_over_mg": 1.0, "contact_rate": 0.6, "height_std": 0.005}
-    metrics |= {"height_min": 0.45, "height_max": 0.46, "speed_ratio": 1.0, "contact_agreement": 1.0}
+    metrics |= {"height_min": 0.45, "height_max": 0.46, "speed_ratio": 1.0, "contact_agreement": 1.0, "clip_path_ratio": 1.0}
     tracked, assisted = (
         classify(metrics, GATE_PROFILES[profile], mode, height_range=(0.35, 0.55)) for mode in ("tracked", "assisted")
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from amp_core.errors import IntegrityError
-from amp_core.footing import Footing, robot_bodies, touches_ground
+from amp_core.footing import Footing, robot_bodies, still_frames, touches_ground
 from amp_core.formats import Motion, read_motion
 from amp_core.kinematics import body_poses
 from amp_core.motion import condition
@@ -329,6 +329,63 @@ def test_the_bundled_clips_stand_on_level_ground_and_do_not_slide(stem: str, rob
     assert not footing.in_flight.any()
     assert np.median(footing.slide) < 0.05
     assert np.ptp(footing.ground) < 0.001
+
+
+def hold(motion: Motion, seconds: float = 4.5) -> Motion:
+    """The first pose of a motion, held."""
+    frames = round(seconds * motion.fps)
+    held = {key: np.repeat(getattr(motion, key)[:1], frames, axis=0) for key in ("root_pos", "root_rot", "dof_pos")}
+    return dataclasses.replace(motion, **held)
+
+
+@pytest.mark.parametrize("profile", ["amp-0.12", "amp-0.12-dynamic"])
+def test_a_clip_that_stands_still_teaches_no_motion(profile: str, robot: Robot) -> None:
+    [found] = score([hold(bundled("squat"))], robot, dataclasses.replace(ROLLOUT, gate_profile=profile))
+    assert found.tier == Tier.TIER_1
+    assert f"by {profile} this clip cannot be Tier 0: clip_still_rate 1 is over 0.95" in found.tier_reason
+    assert found.segments == ()
+    assert found.diagnosis is not None
+    assert [finding.code for finding in found.diagnosis.findings].count("stands_still") == 1
+
+
+def still_rate(motion: Motion, robot: Robot) -> float:
+    clip = condition(motion, robot)
+    height = sum(robot.height_range) / 2
+    return float(still_frames(clip.root_pos, clip.root_rot, clip.dof_pos_raw, clip.dt, height).mean())
+
+
+def test_a_pose_is_held_though_it_trembles_sways_slides_and_turns(robot: Robot) -> None:
+    pose = hold(bundled("squat"))
+    t, rng = np.arange(pose.num_frames) / pose.fps, np.random.default_rng(0)
+    drift, zero = 0.04 * t, 0.0 * t
+    sway = np.radians(3.0) * np.sin(2 * np.pi * 0.3 * t)[:, None]
+    held = {
+        "noise": {"dof_pos": pose.dof_pos + 0.01 * rng.normal(size=pose.dof_pos.shape)},
+        "sway": {"dof_pos": pose.dof_pos + sway},
+        "slides": {"root_pos": pose.root_pos + np.stack([drift, zero, zero], axis=1)},
+        "bobs": {"root_pos": pose.root_pos + 0.005 * np.stack([zero, zero, np.sin(6.0 * t)], axis=1)},
+        "turns": {"root_rot": np.stack([zero, zero, np.sin(drift), np.cos(drift)], axis=1)},
+    }
+    for name, arrays in held.items():
+        assert still_rate(dataclasses.replace(pose, **arrays), robot) == 1.0, name
+
+
+@pytest.mark.parametrize("stem", [path.stem for path in bundled_motions()])
+def test_the_bundled_clips_move(stem: str, robot: Robot) -> None:
+    path = next(path for path in bundled_motions() if path.stem == stem)
+    kwargs: dict[str, Any] = {"fps": 30.0, "quat_order": "wxyz"} if path.suffix == ".csv" else {}
+    assert still_rate(read_motion(path, name=stem, **kwargs), robot) < 0.4
+
+
+def test_a_jump_a_kick_and_a_long_pose_inside_a_clip_are_motions(robot: Robot) -> None:
+    pose = hold(bundled("squat"), 6.0)
+    t = np.arange(pose.num_frames) / pose.fps
+    swing = np.sin(np.pi * np.clip(t - 3.0, 0.0, 1.0))
+    kick, position = np.array(pose.dof_pos), np.array(pose.root_pos)
+    kick[:, robot.joint_names.index("left_hip_pitch")] += 0.8 * swing
+    position[:, 2] += 4.905 * np.clip(t - 3.0, 0.0, 0.4) * np.clip(3.4 - t, 0.0, 0.4)
+    for moving in (dataclasses.replace(pose, dof_pos=kick), dataclasses.replace(pose, root_pos=position)):
+        assert 0.5 < still_rate(moving, robot) < 0.9
 
 
 def test_a_run_is_in_flight_though_its_feet_stay_low(robot: Robot) -> None:

@@ -53,6 +53,7 @@ def series(n: int = 10, **changed: Any) -> FrameSeries:
         "clip_feet": np.ones((n, 2), dtype=bool),
         "clip_height": np.full(n, 0.45),
         "clip_flight": np.zeros(n, dtype=bool),
+        "clip_still": np.zeros(n, dtype=bool),
         "left": (0,),
         "right": (1,),
         "height_range": (0.35, 0.55),

@@ -66,6 +66,7 @@ def series(n: int, rng: np.random.Generator, noise: float) -> FrameSeries:
         clip_height=np.full(n, 0.45),
         clip_slide=np.where(in_flight, np.nan, some(rng.uniform(0, 0.2, n), rng.uniform(0, 0.4, n))),
         clip_flight=in_flight,
+        clip_still=some(False, rng.random() < 0.7).astype(bool),
         clip_ground=np.where(in_flight, np.nan, some(rng.uniform(0, 0.03, n), rng.uniform(0, 0.055, n))),
         left=(0,),
         right=(1,),

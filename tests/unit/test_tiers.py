@@ -310,4 +310,6 @@ def test_the_best_tier_is_what_the_gates_of_the_clip_and_of_the_mode_permit() ->
     assert best() == Tier.TIER_0
     assert best(clip_flight_rate=0.36) == Tier.TIER_1
     assert best(clip_flight_rate=0.36, clip_max_tilt_deg=90.0) == Tier.REJECTED
+    # Of a simulation that stopped, the rest of the clip was not measured.
+    assert best(clip_flight_rate=0.36, finite_frame_rate=0.6) == Tier.TIER_0
     assert best("assisted") == best("assisted", clip_flight_rate=0.36) == Tier.TIER_1

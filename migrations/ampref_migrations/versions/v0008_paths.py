@@ -1,4 +1,4 @@
-"""Rollouts and the curriculum have the metrics of a clip's path and of its worst second; null for what was scored before.
+"""Rollouts and the curriculum have the metrics of a clip's path, its still poses and its worst second; null for older scores.
 
 Revision: 0008; follows 0007.
 """
@@ -13,7 +13,7 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-_METRICS = ("worst_second_mpjpe_m", "clip_path_ratio")
+_METRICS = ("worst_second_mpjpe_m", "clip_path_ratio", "clip_still_rate")
 _COVERED_COLUMNS = ("best", "mode", "tier", "robot", "duration_sec")
 
 
