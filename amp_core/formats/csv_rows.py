@@ -21,6 +21,7 @@ from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
 from amp_core.formats.csv_header import Header, is_number, read_header
 from amp_core.formats.joint_names import ROOT_COLUMNS
+from amp_core.formats.name_lists import COMMENTS_KEY
 from amp_core.formats.values import quote
 
 __all__ = ["has_row", "read_csv"]
@@ -149,8 +150,8 @@ def read_csv(
     }
     if header is not None and header.joint_names is not None:
         fields["joint_names"] = list(header.joint_names)
-    if lists := _read_comment_lists(comments):
-        fields["comments"] = lists
+    if lists := _read_comment_lists(comments, has_names="joint_names" in fields):
+        fields[COMMENTS_KEY] = lists
     return fields
 
 
@@ -215,10 +216,19 @@ def _read_comments(comments: Sequence[bytes], dialect: _Dialect, width: int, qua
     return None
 
 
-def _read_comment_lists(comments: Sequence[bytes]) -> dict[str, str]:
-    """The texts of comments such as `joint_names: hip, knee, …` by their keys."""
-    matches = (_KEY_AND_TEXT.match(comment) for comment in comments)
-    return {match[1].decode(): match[2].decode("utf-8", errors="replace") for match in matches if match is not None}
+def _read_comment_lists(comments: Sequence[bytes], *, has_names: bool) -> dict[str, str]:
+    """The texts of comments such as `joint_names: hip, knee, …` by their keys, those without one by their number from 1 on.
+
+    Args:
+      has_names: a header names the joints, so that a comment without a key is none.
+    """
+    lists = {}
+    for number, comment in enumerate(comments, 1):
+        match = _KEY_AND_TEXT.match(comment)
+        if match is not None or not has_names:
+            key, text = (f"line {number}".encode(), comment) if match is None else (match[1], match[2])
+            lists[key.decode()] = text.decode("utf-8", errors="replace").strip()
+    return lists
 
 
 def _has_decimal_commas(cells: Sequence[bytes]) -> bool:

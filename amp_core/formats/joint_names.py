@@ -134,7 +134,8 @@ def parse_names(key: str, value: object) -> tuple[str, ...]:
             items = items[0]
         texts = [_text_of(item) for item in items[: MAX_NAMES + 1]] if isinstance(items, list | tuple) else [_text_of(items)]
     if len(texts) == 1 and texts[0] is not None and re.search(r"[,;\s]", texts[0].strip()):
-        texts = [*re.split(r"[,;\s]+", texts[0].strip(" ,;\t\r\n"))]
+        text = texts[0].strip(" ,;\t\r\n")
+        texts = [*re.split(r"[,;]+" if re.search("[,;]", text) else r"\s+", text)]
     names = [text.strip() for text in texts if text is not None]
     if (
         not texts
@@ -209,7 +210,8 @@ def match_joint_names(names: Sequence[str], joints: Sequence[str]) -> list[int] 
 
 def count_joints(names: Sequence[str], joints: Sequence[str]) -> int:
     """How many of a list's names are a joint's, by the comparison of `match_joint_names` that recognizes the most."""
-    return max(sum(key in set(compare(joints)) for key in compare(names)) for compare in _COMPARISONS)
+    keys = ((compare(names), set(compare(joints))) for compare in _COMPARISONS)
+    return max(sum(key in expected for key in compared) for compared, expected in keys)
 
 
 def split_words(name: str) -> list[str]:

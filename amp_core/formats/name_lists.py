@@ -25,16 +25,19 @@ from amp_core.formats.joint_names import (
 from amp_core.formats.values import PickledDict, RawArray, quote
 from amp_core.strict_json import parse_json
 
-__all__ = ["NAME_LISTS_KEY", "find_name_lists", "is_joint_key"]
+__all__ = ["COMMENTS_KEY", "NAME_LISTS_KEY", "find_name_lists", "is_joint_key"]
 
 NAME_LISTS_KEY = "name_lists"
 """The member under which a part of a clip keeps the lists of its file, as JSON; it is no part of their keys."""
+
+COMMENTS_KEY = "comments"
+"""The key of the comments of a text."""
 
 MAX_VALUES = 4096
 MAX_LEVELS = 5
 MAX_TEXT_CHARACTERS, MAX_CHARACTERS = 256 * 1024, 1024 * 1024
 MAX_KEY_CHARACTERS = 60
-MAX_LISTS = 32
+MAX_LISTS = 256
 
 _TEXT_DTYPE = re.compile(r"([<>|=]?)([US])\d{1,6}")
 # `joints`, `jointNames`, `dof_joint_names`, `motor_names`: lists that say what the columns are, and nothing else.
@@ -52,7 +55,8 @@ def find_name_lists(fields: Mapping[str, Any], num_columns: int) -> dict[str, tu
     A list may be a list or an array of text, one text with commas or spaces between, the names in a dictionary of names and
     places, or the `name` of each of several dictionaries; it may lie in dictionaries, in lists and in JSON text. Lists of other
     things than joints by their key (`body_names`) or their texts (`…_link`), lists that only number the columns, and those of
-    another length are left out; the last only where the key does not say that they are the joints' names (`is_joint_key`).
+    another length are left out; the last only where the key does not say that they are the joints' names (`is_joint_key`), and
+    not in comments, where a header may have other columns.
     """
     lists: dict[str, tuple[str, ...]] = {}
     for path, texts in _walk(fields):
@@ -64,7 +68,8 @@ def find_name_lists(fields: Mapping[str, Any], num_columns: int) -> dict[str, tu
         words = split_words(path.rpartition(".")[2])
         is_body_key = any(map(_BODY_WORDS.fullmatch, words)) and not any(map(_JOINT_WORDS.fullmatch, words))
         is_other = is_body_key or all(text.lower().endswith(_BODY_ENDINGS) for text in texts)
-        if names is not None and not is_other and (len(names) == num_columns or is_joint_key(path)) and len(lists) < MAX_LISTS:
+        may_differ = is_joint_key(path) or path.startswith(f"{COMMENTS_KEY}.")
+        if names is not None and not is_other and (may_differ or len(names) == num_columns) and len(lists) < MAX_LISTS:
             key = quote(path.removeprefix(NAME_LISTS_KEY + "."), MAX_KEY_CHARACTERS).strip("'\"")
             lists.setdefault(key, names)
     return lists

@@ -10,6 +10,8 @@ import pytest
 
 from amp_core.errors import MotionRefused
 from amp_core.formats import Motion, read_motion
+from amp_core.motion import reorder_joints
+from amp_core.robot import Robot
 
 JOINTS = [f"{side}_{joint}" for side in ("left", "right") for joint in ("hip_pitch", "hip_roll", "knee_pitch", "ankle_pitch")]
 ROOT = ["x", "y", "z", "qx", "qy", "qz", "qw"]
@@ -188,7 +190,24 @@ def test_the_header_is_the_last_comment_that_names_the_columns(clip: dict[str, A
 
 def test_a_comment_may_name_the_joints_alone(clip: dict[str, Any]) -> None:
     motion = read(f"# my clip: a walk\n# joints: {', '.join(JOINTS[::-1])}\n".encode() + join(rows_of(clip)))
-    assert motion.name_lists == {"comments.joints": tuple(JOINTS[::-1])}
+    assert motion.name_lists["comments.joints"] == tuple(JOINTS[::-1])
+    spaced = [name.replace("_", " ").title() for name in JOINTS[::-1]]
+    motion = read(
+        f"# one walk\n# {', '.join(spaced)}\n# of eight words, that say nothing of any joint\n".encode() + join(rows_of(clip))
+    )
+    ordered, report = reorder_joints(motion, Robot.load("wildrobot"))
+    np.testing.assert_array_equal(ordered.dof_pos, clip["dof_pos"][:, ::-1])
+    assert report is not None
+    assert report.key == "comments.line 2"
+
+
+def test_a_comment_with_other_columns_than_the_rows_is_refused(clip: dict[str, Any]) -> None:
+    robot = Robot.load("wildrobot")
+    motion = read(f"# {','.join(ROOT + JOINTS[:6])}\n".encode() + join(rows_of(clip)))
+    with pytest.raises(MotionRefused, match="names 6 of the robot's 8 joints: it has 13 names for 8 columns"):
+        reorder_joints(motion, robot)
+    for comment in ("x, y, z, qx, qy, qz, qw, q1, ..., q8", "left_knee_pitch was clipped, left_hip_roll too"):
+        assert reorder_joints(read(f"# {comment}\n".encode() + join(rows_of(clip))), robot)[1] is None
 
 
 @pytest.mark.parametrize("head", ["", ",".join(ROOT + JOINTS) + "\r"])
