@@ -211,7 +211,7 @@ def match_joint_names(names: Sequence[str], joints: Sequence[str]) -> list[int] 
 def count_joints(names: Sequence[str], joints: Sequence[str]) -> int:
     """How many of a list's names are a joint's, by the comparison of `match_joint_names` that recognizes the most."""
     keys = ((compare(names), set(compare(joints))) for compare in _COMPARISONS)
-    return max(sum(key in expected for key in compared) for compared, expected in keys)
+    return max(sum(key in of_joints for key in of_names) for of_names, of_joints in keys)
 
 
 def split_words(name: str) -> list[str]:
