@@ -17,53 +17,6 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-_METRICS = (
-    "mean_sum_fn_over_mg",
-    "p10_sum_fn_over_mg",
-    "p90_stab_force_over_mg",
-    "unloaded_frame_rate",
-    "contact_rate",
-    "left_foot_contact_rate",
-    "right_foot_contact_rate",
-    "both_feet_contact_rate",
-    "no_feet_contact_rate",
-    "height_mean",
-    "height_std",
-    "height_variance",
-    "height_min",
-    "height_max",
-    "p95_pitch_deg",
-    "p95_roll_deg",
-    "max_tilt_deg",
-    "nonfoot_contact_rate",
-    "slip_rate",
-    "actuator_saturation_rate",
-    "joint_rmse_rad",
-    "root_drift_m",
-    "contact_agreement",
-    "finite_frame_rate",
-    "solver_warnings",
-    "fell_at_frame",
-    "joint_rmse_raw_rad",
-    "mpjpe_m",
-    "mpjpe_global_m",
-    "heading_error_deg",
-    "tilt_error_deg",
-    "height_error_m",
-    "speed_ratio",
-    "contact_rate_error",
-    "unloaded_excess",
-    "pitch_excess_deg",
-    "roll_excess_deg",
-    "tilt_excess_deg",
-    "nonfoot_excess",
-    "clip_foot_slide",
-    "clip_flight_rate",
-    "clip_max_tilt_deg",
-    "clip_ground_range_m",
-    "worst_second_mpjpe_m",
-    "clip_path_ratio",
-)
 _OF_CLIP = ("robot", "created_at", "duration_sec", "name_folded")
 _COVERED_COLUMNS = ("best", "best_in_mode", "mode", "tier", "robot", "duration_sec")
 _MARKS = ("best_in_mode", "best_by_profile")
@@ -81,8 +34,15 @@ def _text(length: int) -> Any:
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
-def _create_table(key: tuple[str, ...], profile_columns: list[sa.Column[Any]]) -> None:
-    """The curriculum without its indexes on the sort columns."""
+def _list_metrics() -> list[str]:
+    """The metrics that the curriculum has by now: the columns that it shares with the rollouts, but for other kinds."""
+    inspector = sa.inspect(op.get_bind())
+    names, of_rollouts = ([column["name"] for column in inspector.get_columns(table)] for table in ("curriculum", "rollouts"))
+    return [name for name in names if name in set(of_rollouts) - {"clip_id", "mode", "gate_profile", "tier", *_OF_CLIP}]
+
+
+def _create_table(key: tuple[str, ...], profile_columns: list[sa.Column[Any]], metrics: list[str]) -> None:
+    """The curriculum without its indexes."""
     op.create_table(
         "curriculum",
         sa.Column("clip_id", _text(40), nullable=False),
@@ -93,7 +53,7 @@ def _create_table(key: tuple[str, ...], profile_columns: list[sa.Column[Any]]) -
         sa.Column("robot", _text(200), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("duration_sec", sa.Double(), nullable=False),
-        *(sa.Column(name, sa.Integer() if name == "fell_at_frame" else sa.Double(), nullable=True) for name in _METRICS),
+        *(sa.Column(name, sa.Integer() if name == "fell_at_frame" else sa.Double(), nullable=True) for name in metrics),
         sa.Column("name_folded", _text(400), nullable=False),
         sa.Column("rollout_id", _text(40), nullable=True),
         sa.ForeignKeyConstraint(["clip_id"], ["clips.id"], name=op.f("fk_curriculum_clip_id_clips"), ondelete="CASCADE"),
@@ -104,8 +64,8 @@ def _create_table(key: tuple[str, ...], profile_columns: list[sa.Column[Any]]) -
     )
 
 
-def _create_indexes(covered_columns: tuple[str, ...], *filters: str) -> None:
-    for name in ("created_at", "duration_sec", *_METRICS):
+def _create_indexes(covered_columns: tuple[str, ...], metrics: list[str], *filters: str) -> None:
+    for name in ("created_at", "duration_sec", *metrics):
         covered = [column for column in covered_columns if column != name]
         op.create_index(f"ix_curriculum_{name}", "curriculum", [name, "clip_id", *covered], unique=False)
     for name in ("mode", "tier", "robot", "rollout_id", *filters):
@@ -121,11 +81,12 @@ def _create_indexes(covered_columns: tuple[str, ...], *filters: str) -> None:
 
 
 def upgrade() -> None:
+    metrics = _list_metrics()
     # The names were folded by Python, which knows more letters than SQL does.
     op.execute(f"CREATE TEMPORARY TABLE curriculum_clips AS SELECT DISTINCT clip_id, {', '.join(_OF_CLIP)} FROM curriculum")
     op.drop_table("curriculum")
     marks = [sa.Column(name, sa.Integer(), nullable=False) for name in _MARKS]
-    _create_table(("clip_id", "mode", "gate_profile"), [sa.Column("gate_profile", _text(100), nullable=False), *marks])
+    _create_table(("clip_id", "mode", "gate_profile"), [sa.Column("gate_profile", _text(100), nullable=False), *marks], metrics)
     places = ", ".join(
         f"ROW_NUMBER() OVER (PARTITION BY r.clip_id{scope} ORDER BY {_ORDER}) AS {name}"
         for name, scope in (
@@ -135,8 +96,8 @@ def upgrade() -> None:
             ("place_of_both", ", r.mode, r.gate_profile"),
         )
     )
-    names = ("clip_id", "mode", "gate_profile", "tier", "rollout_id", *_METRICS, *_OF_CLIP, "best", *_MARKS)
-    values = ["r.clip_id", "r.mode", "r.gate_profile", "r.tier", "r.id", *(f"r.{name}" for name in _METRICS)]
+    names = ("clip_id", "mode", "gate_profile", "tier", "rollout_id", *metrics, *_OF_CLIP, "best", *_MARKS)
+    values = ["r.clip_id", "r.mode", "r.gate_profile", "r.tier", "r.id", *(f"r.{name}" for name in metrics)]
     values += [f"c.{name}" for name in _OF_CLIP]
     values += [f"CASE WHEN r.{place} = 1 THEN 1 ELSE 0 END" for place in ("place", "place_in_mode", "place_by_profile")]
     # In the order of the clips, which is the order that the table would have grown in.
@@ -153,14 +114,15 @@ def upgrade() -> None:
         "FROM curriculum_clips WHERE clip_id NOT IN (SELECT clip_id FROM rollouts) ORDER BY clip_id"
     )
     op.execute("DROP TABLE curriculum_clips")
-    _create_indexes(_COVERED_COLUMNS, "gate_profile")
+    _create_indexes(_COVERED_COLUMNS, metrics, "gate_profile")
 
 
 def downgrade() -> None:
+    metrics = _list_metrics()
     op.execute("CREATE TEMPORARY TABLE curriculum_rows AS SELECT * FROM curriculum WHERE best_in_mode = 1")
     op.drop_table("curriculum")
-    _create_table(("clip_id", "mode"), [])
-    names = ", ".join(("clip_id", "mode", "best", "tier", "rollout_id", *_METRICS, *_OF_CLIP))
+    _create_table(("clip_id", "mode"), [], metrics)
+    names = ", ".join(("clip_id", "mode", "best", "tier", "rollout_id", *metrics, *_OF_CLIP))
     op.execute(f"INSERT INTO curriculum ({names}) SELECT {names} FROM curriculum_rows ORDER BY clip_id, mode")
     op.execute("DROP TABLE curriculum_rows")
-    _create_indexes(tuple(name for name in _COVERED_COLUMNS if name != "best_in_mode"))
+    _create_indexes(tuple(name for name in _COVERED_COLUMNS if name != "best_in_mode"), metrics)
