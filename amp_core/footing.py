@@ -116,6 +116,16 @@ def _chords(path: Array, frames: int) -> Array:
     return chords
 
 
+def least_chords(slowest: float, travel: float, count: int, chord: int) -> float:
+    """m, the least sum of so many chords by which a path travels: fast enough, and far enough in all.
+
+    Args:
+      slowest: m, a chord of a path that is just fast enough.
+      travel: m, the way of a path that is just long enough; it has about its length over `chord` frames in chords.
+    """
+    return max(slowest * count, travel * min(count, chord))
+
+
 def path_ratio(root: float, feet: float, least: float) -> float | None:
     """Travelled path over the path that the standing feet make, 100 at most; None where both are shorter than the least.
 

@@ -18,6 +18,7 @@ from amp_core.errors import IntegrityError
 from amp_core.footing import (
     Footing,
     chord_lengths,
+    least_chords,
     path_ratio,
     robot_bodies,
     standing_height,
@@ -170,12 +171,13 @@ class FrameSeries:
 
     @property
     def least_travel(self) -> float:
-        """m, the sum of the chords of a clip that has just travelled far enough for a `speed_ratio`."""
-        return TRAVELLED_SHARE * standing_height(self.height_range) * self.chord
+        """m, how far a clip has travelled that has just travelled far enough for a `speed_ratio`."""
+        return TRAVELLED_SHARE * standing_height(self.height_range)
 
     def least_chords(self, rows: slice) -> float:
         """m, the least sum of the chords of these rows by which a path travels."""
-        return float(max(self.slowest_chord * max(0, rows.stop - rows.start), self.least_travel))
+        count = max(0, rows.stop - rows.start)
+        return least_chords(self.slowest_chord, self.least_travel, count, self.chord)
 
     @property
     def second(self) -> int:

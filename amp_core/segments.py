@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.footing import least_chords
 from amp_core.metrics import UNLOADED_BELOW
 from amp_core.quality import FrameSeries, find_runs, measure, percentile
 from amp_core.tiers import FORCED_MODES, MODE_GATE, GateProfile, GateSpec, Tier, classify, holds
@@ -310,7 +311,7 @@ def _speed_bound(
         return np.ones(stop - start - length + 1, dtype=bool)
     robot, clip = (_sums(prefix, start + chord, stop, count) for prefix in sums)
     slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
-    stands = clip < max(least[0] * count, least[1]) + slack
+    stands = clip < least_chords(*least, count, chord) + slack
     return np.asarray(stands | ((robot >= bounds[0] * clip - slack) & (robot <= bounds[1] * clip + slack)))
 
 
@@ -330,7 +331,8 @@ def _path_bound(
     first = np.minimum(np.maximum(starts - reach, 0) + chord, last)
     root, feet = (prefix[last] - prefix[first] for prefix in sums)
     slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
-    stands = np.maximum(root, feet) < np.maximum(least[0] * (last - first), least[1]) + slack
+    least_sums = np.maximum(least[0] * (last - first), least[1] * np.minimum(last - first, chord))
+    stands = np.maximum(root, feet) < least_sums + slack
     return np.asarray(stands | ((root >= bounds[0] * feet - slack) & (root <= bounds[1] * feet + slack)))
 
 

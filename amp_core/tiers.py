@@ -220,7 +220,7 @@ _FAITHFUL = (
     GateSpec("root_drift_m", "<=", 0.60, Tier.TIER_0, modes=("rollout", "teacher_forced")),
     GateSpec("speed_ratio", "in", (0.6, 1.3), Tier.TIER_0, optional=True),
     GateSpec("clip_foot_slide", "<=", 0.15, Tier.TIER_0, optional=True),
-    GateSpec("clip_path_ratio", "in", (0.8, 1.3), Tier.TIER_0, optional=True),
+    GateSpec("clip_path_ratio", "in", (0.85, 1.3), Tier.TIER_0, optional=True),
     GateSpec("clip_still_rate", "<=", 0.95, Tier.TIER_0),
 )
 

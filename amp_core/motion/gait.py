@@ -156,14 +156,15 @@ def _find_tilt(course: Course, measures: dict[str, float | None], limit: float) 
 
 
 def _compare_paths(course: Course) -> float | None:
-    from amp_core.footing import chord_lengths, path_ratio  # noqa: PLC0415 - reading a motion needs no MuJoCo
+    from amp_core.footing import chord_lengths, least_chords, path_ratio  # noqa: PLC0415 - reading a motion needs no MuJoCo
 
     chord = max(1, round(CHORD_SEC * course.fps))
     if len(course.root_pos) <= chord:
         return None
     root, feet = (float(chord_lengths(path, chord).sum()) for path in (course.root_pos, np.cumsum(course.push, axis=0)))
-    count, least = len(course.root_pos) - chord, TRAVELLED_SHARE * course.height
-    ratio = path_ratio(root, feet, chord * max(TRAVELLING_SPEED * count / course.fps, least))
+    slowest = TRAVELLING_SPEED * chord / course.fps
+    least = least_chords(slowest, TRAVELLED_SHARE * course.height, len(course.root_pos) - chord, chord)
+    ratio = path_ratio(root, feet, least)
     return None if ratio is None else rounded(ratio)
 
 
