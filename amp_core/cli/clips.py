@@ -267,7 +267,7 @@ def _print_clip(out: Output, clip: Mapping[str, Any], steps: Mapping[str, float]
         keys, step = ("mode", "gate_profile", *bucket), steps.get(clip["robot"])
         out.print_table(
             ("Rollout", *(_HEADERS[key] for key in keys), *RESULT_COLUMNS),
-            [(rollout["id"], *(rollout[key] for key in keys), *_rollout_cells(rollout, step)) for rollout in rollouts],
+            [(rollout["id"], *(rollout.get(key) for key in keys), *_rollout_cells(rollout, step)) for rollout in rollouts],
         )
         out.print()
         for rollout in rollouts:
