@@ -104,7 +104,7 @@ def merit_order(
     A rollout in the robot's own physics comes before any in scaled physics, because a domain-randomization bucket tells how
     robust a clip is and not what it is. Then a verdict by a current profile before any by a superseded one, then the better
     tier, then a free simulation before one whose poses were forced, then, below Tier 0, more frames in windows that are Tier 0
-    on their own.
+    on their own, then the profile of new recipes before the others.
 
     Args:
       tier_0_frames: frames in Tier 0 segments; of no weight where the whole rollout is Tier 0.
@@ -112,7 +112,8 @@ def merit_order(
       scaled: whether the recipe scales the robot's physics.
     """
     frames = 0 if tier == Tier.TIER_0 else -tier_0_frames
-    return scaled, profile in SUPERSEDED_PROFILES, Tier(tier).rank, FORCED_MODES.get(mode, 0), frames
+    forced, is_other = FORCED_MODES.get(mode, 0), profile != GATE_PROFILE
+    return scaled, profile in SUPERSEDED_PROFILES, Tier(tier).rank, forced, frames, is_other
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ SUPERSEDED_PROFILES = ("amp-0.11",)
 
 What they judged keeps its tier, and stands for a clip only where no current profile judged it. All others are current: they are
 for different motions, so that the best verdict by any of them stands for the clip. The catalog stores which rollout that is: a
-profile that is added here needs a migration that ranks them anew, such as revision 0009."""
+profile that is added here, or another one of new recipes, needs a migration that ranks them anew, such as revision 0009."""
 
 DYNAMIC_PROFILES: Mapping[str, str] = {"amp-0.12": "amp-0.12-dynamic"}
 """The profile for running, jumping and dancing that goes with one for walking."""

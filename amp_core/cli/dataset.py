@@ -117,6 +117,9 @@ def lock(
                 f"{locking['pending_clips']} clips that fit are still being scored; what is not done when the lock begins is "
                 "not in it"
             )
+        if count := locking.get("other_profile_clips"):
+            text = f"{counted(count, 'clip')} of these tiers by another gate profile alone: not in it, see --profile"
+            out.note(f"note: {text}")
         if not wait:
             out.print_result(locking, [job["id"]])
             out.print(f"{spec} is being locked\nnext: ampref job {job['id']} --wait")

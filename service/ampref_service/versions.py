@@ -18,10 +18,11 @@ _MAX_LISTED = 5  # Clips that an error names.
 
 def request_lock(
     services: Services, dataset: str, version: str, select: Select, waivers: Sequence[Mapping[str, str]], *, actor: str
-) -> tuple[Version, Job, int]:
+) -> tuple[Version, Job, dict[str, int]]:
     """Reserve a version's name and queue the job that locks what `select` finds now.
 
-    Returns the version, the job, and how many clips fit by robot, tags and names and are still being scored.
+    Returns the version, the job, and how many clips are not in it: `pending_clips` that fit by robot, tags and names and are
+    still being scored, and `other_profile_clips` that another gate profile alone passed.
 
     Raises:
       NotFound: the robot is not installed.
@@ -34,7 +35,8 @@ def request_lock(
         _check_selection(session, select)
     with services.catalog.begin() as session:
         row, job = locking.begin_version(session, dataset, version, select, waivers=waivers, max_attempts=attempts, actor=actor)
-        return row, job, selection.pending_clips(session, select)
+        counts = {"pending_clips": selection.pending_clips, "other_profile_clips": selection.count_other_clips}
+        return row, job, {name: count(session, select) for name, count in counts.items()}
 
 
 def _check_selection(session: Session, select: Select) -> None:

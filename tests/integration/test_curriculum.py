@@ -64,10 +64,10 @@ def everything(catalog: Catalog, query: dict[str, Any], limit: int) -> tuple[lis
                 return items, pages
 
 
-def _place(rollout: Any) -> tuple[bool, int, bool, float]:
-    """By a profile of today first, then the best tier, freely simulated before forced, and the newest; all in own physics."""
+def _place(rollout: Any) -> tuple[bool, int, bool, bool, float]:
+    """By a profile of today first, then the best tier, freely simulated before forced, the usual profile, and the newest."""
     is_old, is_forced = rollout.gate_profile == "amp-0.11", rollout.mode == "teacher_forced"
-    return is_old, {0: 0, 1: 1, -1: 2}[rollout.tier], is_forced, -rollout.created_at
+    return is_old, {0: 0, 1: 1, -1: 2}[rollout.tier], is_forced, rollout.gate_profile != "amp-0.12", -rollout.created_at
 
 
 def by_hand(known: list[Any], query: ClipQuery) -> list[tuple[str, str | None]]:

@@ -18,6 +18,7 @@ from sqlalchemy import table as lightweight
 from amp_core.errors import DiskFull, Unavailable
 from amp_core.lineage import Lineage
 from amp_core.metrics import METRICS
+from amp_core.recipe import GATE_PROFILE
 from amp_core.tiers import SUPERSEDED_PROFILES
 from ampref_migrations.versions import v0009_profiles
 from ampref_service.catalog import Catalog, Session, audit, schema
@@ -124,7 +125,8 @@ def test_the_best_rollouts_of_earlier_releases_are_ranked_by_profile(database_ur
         add_rollout(catalog, squat, result(1, "teacher_forced", profile="amp-0.11"))
         add_rollout(catalog, squat, result(-1, segments=(Segment(0, 30, 0, 0.5),)), recipe(seed=1))
         add_rollout(catalog, squat, result(-1, segments=(Segment(0, 20, 0, 0.5),)), recipe(seed=2))
-        add_rollout(catalog, run, result(1))
+        for profile in (GATE_PROFILE, "amp-0.12-dynamic"):
+            add_rollout(catalog, run, result(1, "tracked", profile=profile))
         add_rollout(catalog, run, result(0, profile="amp-0.12-dynamic", slip_rate=0.25))
         add_rollout(catalog, run, result(0), recipe(seed=3, friction=0.7))
 
@@ -145,9 +147,10 @@ def test_the_best_rollouts_of_earlier_releases_are_ranked_by_profile(database_ur
         assert rows() == ranked
 
 
-def test_the_last_ranking_has_the_superseded_profiles_of_this_release() -> None:
-    """The catalog stores which rollout is a clip's best: another list needs a migration that ranks them anew."""
+def test_the_last_ranking_has_the_profiles_of_this_release() -> None:
+    """The catalog stores which rollout is a clip's best: other profiles need a migration that ranks them anew."""
     assert v0009_profiles.SUPERSEDED_PROFILES == SUPERSEDED_PROFILES
+    assert v0009_profiles.GATE_PROFILE == GATE_PROFILE
 
 
 def test_the_migrated_schema_is_the_models(database_url: str) -> None:

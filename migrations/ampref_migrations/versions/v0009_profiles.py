@@ -20,12 +20,14 @@ depends_on = None
 _OF_CLIP = ("robot", "created_at", "duration_sec", "name_folded")
 _COVERED_COLUMNS = ("best", "best_in_mode", "mode", "tier", "robot", "duration_sec")
 _MARKS = ("best_in_mode", "best_by_profile")
+GATE_PROFILE = "amp-0.12"
 SUPERSEDED_PROFILES = ("amp-0.11",)
 _ORDER = (
     f"p.scaled, CASE WHEN r.gate_profile IN ({', '.join(map(repr, SUPERSEDED_PROFILES))}) THEN 1 ELSE 0 END, "
     "CASE r.tier WHEN 0 THEN 0 WHEN 1 THEN 1 ELSE 2 END, "
     "CASE r.mode WHEN 'assisted' THEN 1 WHEN 'teacher_forced' THEN 2 ELSE 0 END, "
-    "CASE WHEN r.tier = 0 THEN 0 ELSE -COALESCE(s.frames, 0) END, r.created_at DESC, r.id DESC"
+    "CASE WHEN r.tier = 0 THEN 0 ELSE -COALESCE(s.frames, 0) END, "
+    f"CASE WHEN r.gate_profile = '{GATE_PROFILE}' THEN 0 ELSE 1 END, r.created_at DESC, r.id DESC"
 )
 """The best rollout of a clip first."""
 

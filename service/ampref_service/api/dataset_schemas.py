@@ -198,6 +198,9 @@ class Locking(BaseModel):
     state: Literal["locking"]
     select: dict[str, Any]
     job: JobView
+    other_profile_clips: Annotated[
+        int, Field(description="Clips that are not in it because another gate profile passed them and this one did not.")
+    ]
     pending_clips: Annotated[
         int,
         Field(

@@ -41,11 +41,9 @@ def lock_version(
 ) -> dict[str, Any]:
     """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
     waivers = check_waivers(waiver.model_dump() for waiver in body.waivers)
-    version, job, pending_clips = request_lock(
-        services, name, body.version, body.select.to_select(), waivers, actor=caller.name
-    )
+    version, job, absences = request_lock(services, name, body.version, body.select.to_select(), waivers, actor=caller.name)
     announcer.announce(job)
-    return vars(version) | {"state": "locking", "job": job, "pending_clips": pending_clips}
+    return vars(version) | {"state": "locking", "job": job, **absences}
 
 
 @router.get("/{name}/versions/{version}", responses={200: {"headers": _YANK}, **responses(404)}, dependencies=READ)

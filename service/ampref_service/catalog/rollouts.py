@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, Subquery, bindparam, case, func, insert, literal, select
 
 from amp_core.errors import Conflict, InputRefused, NotFound
-from amp_core.recipe import PhysicsScale
+from amp_core.recipe import GATE_PROFILE, PhysicsScale
 from amp_core.strict_json import finite_data
 from amp_core.tiers import FORCED_MODES, SUPERSEDED_PROFILES, Tier
 from ampref_service.catalog import audit, curriculum, job_rows
@@ -33,6 +33,7 @@ _BEST_FIRST: tuple[ColumnElement[Any], ...] = (
     case({int(tier): tier.rank for tier in Tier}, value=rollouts.c.tier),
     case(dict(FORCED_MODES), value=rollouts.c.mode, else_=0),
     case((rollouts.c.tier == int(Tier.TIER_0), 0), else_=-_TIER_0_FRAMES),
+    case((rollouts.c.gate_profile == GATE_PROFILE, 0), else_=1),
     rollouts.c.created_at.desc(),
     rollouts.c.id.desc(),
 )

@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, distinct, exists, func, or_, select
+from sqlalchemy import ColumnElement, distinct, exists, func, or_, select, union
 from sqlalchemy import Select as Query
 
 from amp_core.dataset.weights import WEIGHT_METRICS
 from amp_core.errors import InputRefused
 from amp_core.lineage import LINEAGE_COLUMNS
 from amp_core.recipe import PhysicsScale
-from amp_core.tiers import Tier
+from amp_core.tiers import GATE_PROFILES, Tier
 from ampref_service.catalog.engine import Session, chunked
 from ampref_service.catalog.recipes import get_many as get_recipes
 from ampref_service.catalog.recipes import group_by_bucket, physics_of
@@ -204,6 +204,20 @@ def missing_clips(session: Session, criteria: Select) -> list[str]:
         for row in session.execute(query):
             names |= {row.id, row.name}
     return [clip for clip in dict.fromkeys(criteria.clips) if clip not in names]
+
+
+def count_other_clips(session: Session, criteria: Select) -> int:
+    """How many clips the selection would hold by another gate profile, and does not hold; 0 for one by a recipe."""
+    if criteria.recipe is not None:
+        return 0
+    by_profile = {
+        profile: _select_rollouts(session, dataclasses.replace(criteria, gate_profile=profile)).order_by(None).subquery()
+        for profile in GATE_PROFILES
+    }
+    members = select(by_profile.pop(criteria.profile).c.clip_id)
+    clip_ids = union(*(select(rows.c.clip_id) for rows in by_profile.values())).subquery()
+    query = select(func.count()).select_from(clip_ids).where(clip_ids.c.clip_id.not_in(members))
+    return int(session.execute(query).scalar_one())
 
 
 def pending_clips(session: Session, criteria: Select) -> int:

@@ -122,8 +122,10 @@ def test_a_clip_that_another_profile_judged_too_does_not_stop_a_lock(api: Any) -
     api.scored(2, name="run", tier=1)
     for number, name in enumerate(("walk", "run"), 1):
         api.scored(number, name=name, profile="amp-0.12-dynamic")
-    api.lock("walk", "0.1.0")
-    api.lock("walk", "0.2.0", gate_profile="amp-0.12-dynamic")
+    for version, select, count in (("0.1.0", {}, 1), ("0.2.0", {"gate_profile": "amp-0.12-dynamic"}, 0)):
+        locking = api.http.post("/v1/datasets/walk/versions", json={"version": version, "select": select}).json()
+        assert (locking["other_profile_clips"], locking["pending_clips"]) == (count, 0)
+        api.publish(api.claim())
     names = [
         [member["name"] for member in api.http.get(f"/v1/datasets/walk/versions/{version}/members").json()["items"]]
         for version in ("0.1.0", "0.2.0")

@@ -76,6 +76,15 @@ def _locking(
     return answer
 
 
+def test_clips_that_another_profile_alone_passed_are_noted(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    locking = {"dataset": "walk", "version": "1.0.0", "state": "locking", "job": JOB, "pending_clips": 0}
+    service(lambda *_: (202, locking | {"other_profile_clips": 2}))
+    assert cli.run([*LOCK, "--no-wait"]) == 0
+    assert "note: 2 clips of these tiers by another gate profile alone: not in it, see --profile" in capsys.readouterr().err
+
+
 def test_a_bad_alias_is_refused_before_anything_is_sent(service: Callable[[Answer], list[str]]) -> None:
     calls = service(_locking({"0": 1}, ["a"]))
     assert cli.run([*LOCK, "--alias", "good", "--alias", "latest"]) == 2
