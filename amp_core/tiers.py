@@ -112,8 +112,8 @@ def merit_order(
       scaled: whether the recipe scales the robot's physics.
     """
     frames = 0 if tier == Tier.TIER_0 else -tier_0_frames
-    forced, is_other = FORCED_MODES.get(mode, 0), profile != GATE_PROFILE
-    return scaled, profile in SUPERSEDED_PROFILES, Tier(tier).rank, forced, frames, is_other
+    is_superseded, is_other = profile in SUPERSEDED_PROFILES, profile != GATE_PROFILE
+    return scaled, is_superseded, Tier(tier).rank, FORCED_MODES.get(mode, 0), frames, is_other
 
 
 @dataclass(frozen=True)
