@@ -91,16 +91,16 @@ WALK = Gait(
     sway_phase=-0.432,
 )
 WALK_BACKWARD = Gait(
-    period=0.595,
-    duty=0.533,
-    lift=0.025,
-    hip_height=0.311,
-    stride=-0.0364,
-    lean=0.072,
-    toe_down=0.053,
-    foot_x=-0.006,
-    sway=0.1175,
-    sway_phase=-1.447,
+    period=0.5235,
+    duty=0.5033,
+    lift=0.0188,
+    hip_height=0.3112,
+    stride=-0.02405,
+    lean=0.0868,
+    toe_down=0.0649,
+    foot_x=0.0078,
+    sway=0.1708,
+    sway_phase=-0.908,
 )
 SIDE_STEP = Gait(
     period=0.521,
