@@ -132,7 +132,8 @@ def path_ratio(root: float, feet: float, least: float) -> float | None:
     Args:
       root, feet: m, sums of the chords of `root_pos` and of the sums of `Footing.push`.
     """
-    return None if max(root, feet) < least else root / max(feet, 0.01 * root)
+    longest = max(root, feet)
+    return None if longest == 0.0 or longest < least else root / max(feet, 0.01 * root)
 
 
 def still_frames(root_pos: Array, root_rot: Array, dof_pos: Array, dt: float, height: float) -> Bools:
