@@ -424,7 +424,8 @@ def measure(series: FrameSeries, start: int = 0, stop: int | None = None) -> dic
 def _speed_ratio(series: FrameSeries, rows: slice) -> float | None:
     """The mean of the chords in the rows, over that of the clip's."""
     clip = float(series.clip_travel[rows].sum())
-    if clip == 0.0 or clip < series.least_chords(rows):
+    # A second or two of a walk, which slips as it starts, says little of its speed.
+    if clip == 0.0 or clip < max(series.least_chords(rows), series.least_travel * series.chord):
         return None
     return float(series.travel[rows].sum()) / clip
 

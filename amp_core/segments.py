@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.footing import least_chords
 from amp_core.metrics import UNLOADED_BELOW
 from amp_core.quality import FrameSeries, find_runs, measure, percentile
 from amp_core.tiers import FORCED_MODES, MODE_GATE, GateProfile, GateSpec, Tier, classify, holds
@@ -311,7 +310,7 @@ def _speed_bound(
         return np.ones(stop - start - length + 1, dtype=bool)
     robot, clip = (_sums(prefix, start + chord, stop, count) for prefix in sums)
     slack = _SLACK * (1.0 + sums[1][-1] + sums[0][-1])
-    stands = clip < least_chords(*least, count, chord) + slack
+    stands = clip < max(least[0] * count, least[1] * chord) + slack
     return np.asarray(stands | ((robot >= bounds[0] * clip - slack) & (robot <= bounds[1] * clip + slack)))
 
 

@@ -91,16 +91,16 @@ WALK = Gait(
     sway_phase=-0.432,
 )
 WALK_BACKWARD = Gait(
-    period=0.5235,
-    duty=0.5033,
-    lift=0.0188,
-    hip_height=0.3112,
-    stride=-0.02405,
-    lean=0.0868,
-    toe_down=0.0649,
-    foot_x=0.0078,
-    sway=0.1708,
-    sway_phase=-0.908,
+    period=0.5155,
+    duty=0.5807,
+    lift=0.0288,
+    hip_height=0.3226,
+    stride=-0.02226,
+    lean=0.0317,
+    toe_down=-0.0331,
+    foot_x=0.0565,
+    sway=0.2188,
+    sway_phase=-0.4494,
 )
 SIDE_STEP = Gait(
     period=0.521,

@@ -133,8 +133,8 @@ def test_clips_of_a_g1_are_not_refused(model: str) -> None:
         elif "getup" in path.stem or "kick" in path.stem:
             expected = {"clip_not_upright"}
         elif "asap" in path.stem or "pbhc" in path.stem:
-            # Their feet are on heights that differ by 9 to 12 cm.
-            expected = {"ground_not_flat", "flight"}
+            # Their feet are on heights that differ by 9 to 12 cm, and the feet of the squat slide as it goes down.
+            expected = {"ground_not_flat", "flight", "clip_feet_slide"}
         assert found <= expected, path.stem
 
 
