@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amp_core import features
+from amp_core.consistency import FEATURE_SOURCES, ROUNDING, Fault, array_shapes, find_array_faults, find_meta_faults
 from amp_core.errors import AmprefError, InputRefused, IntegrityError, PhysicsFailed, RecipeRefused
 from amp_core.footing import touches_ground
 from amp_core.formats import WIDE_LIMITS, Motion
@@ -34,7 +34,7 @@ from amp_core.strict_json import json_data
 from amp_core.tiers import MODE_GATE, Gate, Tier, classify, describe_failures, gate_profile
 from amp_core.verify import Clip, Context, Subject
 from amp_core.verify.determinism import Source, find_differing, generate_again
-from amp_core.verify.states import ROUNDING, Drive, relative_error, simulate
+from amp_core.verify.states import Drive, simulate
 from amp_core.verify.stored import StoredArrays
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -71,6 +71,17 @@ _NEEDS: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 """The metrics that have no value where an array is missing."""
 
+_CLIP_ARRAYS = (
+    "reference_root_pos", "reference_root_rot", "reference_dof_pos", "reference_dof_pos_raw", "reference_contacts",
+    "clip_frames",
+)  # fmt: skip
+"""The arrays that say what the clip is."""
+
+_SIMULATED = (
+    "sum_fn_per_frame", "sum_fn_last_substep", "channel_loads", "foot_contacts", "actuator_force", "nonfoot_contact",
+)  # fmt: skip
+"""The arrays that a replay of the controls gives beside the states."""
+
 _STATEMENTS = ("quality_metrics", "tier")
 _POSE_ARRAYS = ("root_pos", "root_rot", "dof_pos")
 _MAX_NAMES = 3
@@ -84,7 +95,8 @@ class CheckedClaim:
     """A statement of the file that was put to the test.
 
     Args:
-      name: `replay`, `features`, `generation`, `quality_metrics`, `tier` or the name of an array of loads.
+      name: `replay`, `meta`, `arrays`, `features`, `generation`, `quality_metrics`, `tier` or the name of an array that the
+        controls give.
       passed: whether it holds.
       detail: the figure, or what differs.
     """
@@ -184,7 +196,7 @@ def evaluate(
     gates_of = gate_profile(recipe.gate_profile)
     arrays, robot, gaps = reader.arrays, reader.robot, reader.gaps
     frames = len(arrays["dof_pos"])
-    checks = [*_check_replay(reader, gaps), *_check_features(reader, gaps), *_check_generation(reader, motion, gaps)]
+    checks = [*_check_replay(reader, gaps), *_check_agreement(reader, gaps), *_check_generation(reader, motion, gaps)]
     missing = reader.fill()
     series = FrameSeries.from_export(arrays, recipe, robot)
     no_value = frozenset().union(*(_NEEDS[name] for name in missing))
@@ -213,6 +225,7 @@ def evaluate(
         # A file that lacks something may deserve a worse tier than the best possible one, and never a better one.
         claim = Tier(reader.declared_tier)
         is_possible = Tier.worst((tier, claim)) == claim if open_names else tier == claim
+        is_possible &= reader.claims.get("tier", claim) == claim
         checks.append(CheckedClaim("tier", is_possible, f"{claim.label} is stated, {tier.label} is measured"))
     is_proven = not gaps and not causes
     if tier is Tier.REJECTED:
@@ -262,6 +275,8 @@ class _Reader:
       arrays: by the names of an export.
       claims: the file's own quality metrics.
       mode: None where the file does not say how it was generated.
+      facts: all of `meta`.
+      own_recipe: None where the file has none that can be read.
     """
 
     def __init__(self, path: Path, robot: Robot | None) -> None:
@@ -273,6 +288,9 @@ class _Reader:
             # A number or a text of a file without `meta`.
             if member.size == 1 and name not in EXPORT_ARRAYS and name not in REFERENCE_ARRAYS:
                 self.meta.setdefault(name, member.reshape(-1)[0].item())
+        if "joint_names" in self.arrays:
+            self.meta.setdefault("joint_names", self.arrays["joint_names"].tolist())
+        self.facts = meta | self.meta
         metrics = self.meta.get("quality_metrics")
         self.claims: dict[str, Any] = dict(metrics) if isinstance(metrics, Mapping) else {}
         self.declared_tier = next(
@@ -285,18 +303,21 @@ class _Reader:
         )
         provenance = self.meta.get(PROVENANCE)
         self.provenance: Mapping[str, Any] = provenance if isinstance(provenance, Mapping) else {}
+        attempt = self.provenance.get("attempt")
+        self.attempt = attempt if isinstance(attempt, int) else 0
         self.robot = robot or Robot.load(str(self.meta.get("robot") or "wildrobot"))
         self.name: str = str(self.provenance.get("name") or path.stem)
         mode = self.meta.get("generation_mode")
         self.mode: str | None = mode if mode in MODES and mode != "auto" else None
-        self.recipe = Recipe.for_mode(self.mode or "rollout")
+        self.own_recipe: Recipe | None = None
         if "recipe" in self.provenance:
             try:
-                self.recipe = Recipe.from_dict(self.provenance["recipe"])
-                gate_profile(self.recipe.gate_profile)
+                recipe = Recipe.from_dict(self.provenance["recipe"])
+                gate_profile(recipe.gate_profile)
+                self.own_recipe = recipe
             except RecipeRefused as error:
-                self.recipe = Recipe.for_mode(self.mode or "rollout")
                 self.gaps.append(Gap("recipe", error.what))
+        self.recipe = self.own_recipe or Recipe.for_mode(self.mode or "rollout")
         self._check_shapes()
         if (digest := self.provenance.get("robot_digest")) and digest != self.robot.digest:
             self.gaps.append(Gap("robot", "the file was made with another model of the robot than this one"))
@@ -339,18 +360,8 @@ class _Reader:
                 expected=f"at least {', '.join(_POSE_ARRAYS)}",
                 remedy="A motion that was not simulated is for: ampref score MOTION",
             )
-        joints, channels, frames = len(robot.joint_names), len(robot.channels), len(arrays["dof_pos"])
-        widths = {
-            "dof_pos": joints, "dof_vel": joints, "root_pos": 3, "root_rot": 4, "root_lin_vel": 3, "root_ang_vel": 3,
-            "features": robot.layout.dim, "foot_contacts": channels, "channel_loads": channels, "qpos": robot.model.nq,
-            "qvel": robot.model.nv, "ctrl": robot.model.nu, "forced_qpos": robot.model.nq, "actuator_force": robot.model.nu,
-            "reference_root_pos": 3, "reference_root_rot": 4, "reference_dof_pos": joints, "reference_dof_pos_raw": joints,
-            "reference_contacts": len(robot.feet), "foot_speed": len(robot.feet), "sum_fn_per_frame": 0, "stab_force": 0,
-            "stab_force_per_frame": 0, "nonfoot_contact": 0,
-        }  # fmt: skip
-        for name, width in widths.items():
+        for name, shape in array_shapes(robot, frames := len(arrays["dof_pos"])).items():
             array = arrays.get(name)
-            shape = (frames, width) if width else (frames,)
             if array is not None and (array.shape != shape or array.dtype.kind not in "bfiu" or frames == 0):
                 raise InputRefused(
                     f"the array is {array.dtype.name} of shape {array.shape}",
@@ -360,9 +371,10 @@ class _Reader:
                     remedy="Name the reference's robot with --robot",
                 )
             if array is not None and not np.isfinite(array).all():
-                frame = int(np.argwhere(~np.isfinite(array))[0][0])
+                frame = int(np.argwhere(~np.isfinite(np.atleast_1d(array)))[0][0])
                 raise InputRefused("it holds a value that is not finite", file=str(self.path), key=name, frame=frame)
-        fps = self.meta.get("fps") or (1.0 / self.meta["dt"] if self.meta.get("dt") else None)
+        fps, dt = (value if isinstance(value := self.meta.get(name), int | float) else None for name in ("fps", "dt"))
+        fps = fps or (1.0 / dt if dt else None)
         if fps is None:
             self.gaps.append(Gap("fps", f"the file has none; {1.0 / robot.control_dt:g} was taken"))
         elif not math.isclose(float(fps), 1.0 / robot.control_dt, rel_tol=_RATE_TOLERANCE):
@@ -373,10 +385,6 @@ class _Reader:
                 expected=f"{1.0 / robot.control_dt:g}, the robot's control rate",
                 remedy="Generate it at the control rate: ampref score MOTION --export DIR",
             )
-        names = self.meta.get("joint_names", self.arrays.get("joint_names"))
-        names = names.tolist() if isinstance(names, np.ndarray) else names
-        if names is not None and list(names) != list(robot.joint_names):
-            self.gaps.append(Gap("joint_names", f"they are {', '.join(map(str, names))}; the robot's order was taken"))
 
     def fill(self) -> list[str]:
         """Put in what follows from the poses, and stand-ins for the rest; returns the names of the latter."""
@@ -420,7 +428,9 @@ def _check_replay(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
     needs += ["forced_qpos"] if reader.mode == "teacher_forced" else []
     missing = [name for name in needs if name not in arrays]
     if missing:
-        gaps += [Gap(subject, f"the file lacks {', '.join(missing)}") for subject in ("replay", "loads")]
+        cause = f"the file lacks {', '.join(missing)}"
+        names = [name for name in ("ctrl", "stab_force", *_SIMULATED) if name in arrays]
+        gaps += [Gap("replay", cause), Gap("loads", f"{', '.join(names) or 'all'} are the file's own claim: {cause}")]
         return []
     forced_qpos = arrays["forced_qpos"] if reader.mode == "teacher_forced" else None
     drive = Drive(arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"], arrays["stab_force"], forced_qpos)
@@ -433,50 +443,58 @@ def _check_replay(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
     if differs.any():
         detail = f"the controls do not give the recorded states, from frame {int(np.argmax(differs))} on"
     checks = [CheckedClaim("replay", not differs.any(), detail)]
+    names = [name for name in _SIMULATED if name in arrays]
     if differs.any():
-        gaps.append(Gap("loads", "the states are not those of the controls"))
+        gaps.append(Gap("loads", f"the states are not those of the controls; {', '.join(names)} are the file's own claim"))
         return checks
-    series = [(name, loads) for name, loads in (
-        ("sum_fn_per_frame", states.loads.sum(axis=1)), ("channel_loads", states.loads),
-        ("foot_contacts", states.contacts(reader.recipe.force_threshold)),
-    ) if name in arrays]  # fmt: skip
-    for name, values in series:
-        difference = float(np.abs(arrays[name] - values).max())
-        is_same = difference <= ROUNDING
-        detail = (
-            f"as simulated again, within {difference:.1g}" if is_same else f"up to {difference:.3g} from what the controls give"
-        )
+    replay: Arrays = {
+        "sum_fn_per_frame": states.loads.sum(axis=1),
+        "sum_fn_last_substep": states.last_loads.sum(axis=1),
+        "channel_loads": states.loads,
+        "foot_contacts": states.contacts(reader.recipe.force_threshold),
+        "actuator_force": states.actuator_force,
+        "nonfoot_contact": states.nonfoot,
+    }
+    for name in names:
+        values, expected = (np.asarray(array, np.float64) for array in (arrays[name], replay[name]))
+        errors = np.abs(values - expected)
+        is_same = bool(errors.max() <= ROUNDING)
+        detail = f"as simulated again, within {errors.max():.1g}"
+        if not is_same:
+            index = tuple(np.argwhere(errors > ROUNDING)[0].tolist())
+            place = f"at frame {index[0]} ({values[index]:.6g} for {expected[index]:.6g})"
+            detail = f"up to {errors.max():.3g} from what the controls give, first {place}"
         checks.append(CheckedClaim(name, is_same, detail))
-    if not series:
+    if not names:
         gaps.append(Gap("loads", "the file has none"))
     return checks
 
 
-def _check_features(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
-    """The features computed again from the file's own states."""
-    arrays = reader.arrays
-    names = ("features", "dof_pos", "dof_vel", "root_rot", "root_lin_vel", "root_ang_vel", "root_pos", "foot_contacts")
-    missing = [name for name in names if name not in arrays]
+def _check_agreement(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
+    """What the file repeats: its `meta` against the arrays, the recipe and the robot, and arrays that follow from others."""
+    arrays, robot = reader.arrays, reader.robot
+    fact_faults = find_meta_faults(reader.facts, arrays, robot, reader.own_recipe)
+    array_faults = find_array_faults(arrays, robot, reader.own_recipe, reader.attempt)
+    feature_faults = [fault for fault in array_faults if fault.member == "features"]
+    other_faults = [fault for fault in array_faults if fault.member != "features"]
+    checks = []
+    if reader.provenance or fact_faults:
+        checks.append(_claim("meta", fact_faults, "as the arrays, the recipe and the robot give it"))
+    if "qpos" in arrays or other_faults:
+        checks.append(_claim("arrays", other_faults, "those that repeat each other agree"))
+    missing = [name for name in ("features", *FEATURE_SOURCES) if name not in arrays]
     if missing:
         gaps.append(Gap("features", f"the file lacks {', '.join(missing)}"))
-        return []
-    expected = features.extract(
-        joint_pos=arrays["dof_pos"],
-        joint_vel=arrays["dof_vel"],
-        root_rot=arrays["root_rot"],
-        root_lin_vel=arrays["root_lin_vel"],
-        root_ang_vel=arrays["root_ang_vel"],
-        root_height=arrays["root_pos"][:, 2],
-        foot_contacts=arrays["foot_contacts"],
+    else:
+        checks.append(_claim("features", feature_faults, "as its states give them"))
+    return checks
+
+
+def _claim(name: str, faults: Sequence[Fault], detail: str) -> CheckedClaim:
+    texts = [fault.explain() for fault in faults[:_MAX_NAMES]] + [f"{len(faults) - _MAX_NAMES} more"] * (
+        len(faults) > _MAX_NAMES
     )
-    errors = relative_error(arrays["features"], expected)
-    worst = errors.max(axis=0)
-    if worst.max() <= ROUNDING:
-        return [CheckedClaim("features", True, "as its states give them")]
-    column, layout = int(np.argmax(worst)), reader.robot.layout
-    frame = int(np.argmax(errors[:, column]))
-    detail = f"{layout.names[column]} is not what the states give, by {worst[column]:.3g} at frame {frame}"
-    return [CheckedClaim("features", False, detail)]
+    return CheckedClaim(name, not faults, "; ".join(texts) or detail)
 
 
 def _check_generation(reader: _Reader, motion: Motion | None, gaps: list[Gap]) -> list[CheckedClaim]:
@@ -492,18 +510,16 @@ def _check_generation(reader: _Reader, motion: Motion | None, gaps: list[Gap]) -
             remedy="Give the bytes that were scored; ampref evaluate REF --motions PATH finds them by their digest",
         )
     lacks = [name for name in ("features", "ctrl") if name not in arrays]
-    lacks += ["recipe"] if "recipe" not in reader.provenance or any(gap.what == "recipe" for gap in gaps) else []
+    lacks += [] if reader.own_recipe else ["recipe"]
     if motion is None or lacks:
         cause = (
             f"the file lacks {', '.join(lacks)}" if lacks else f"its motion ({digest}) is not at hand; --motions PATH names it"
         )
-        if "reference_root_pos" in arrays:  # Otherwise each gate that needs the clip is open.
-            gaps.append(Gap("reference", f"the clip's frames are the file's own claim, not compared with the clip: {cause}"))
-        if "nonfoot_contact" in arrays:
-            gaps.append(Gap("nonfoot_contact", "as recorded; contacts of other bodies were not simulated again"))
+        names = [name for name in (*_CLIP_ARRAYS, "solver_warnings") if name in arrays]
+        if names:  # Otherwise each gate that needs the clip is open.
+            gaps.append(Gap("reference", f"{', '.join(names)} are the file's own claim, not compared with the clip: {cause}"))
         return []
-    attempt = int(reader.provenance.get("attempt") or 0)
-    clip = Clip(reader.name, Tier.REJECTED, reader.recipe, lambda: arrays, attempt=attempt)
+    clip = Clip(reader.name, Tier.REJECTED, reader.recipe, lambda: arrays, attempt=reader.attempt)
     source = Source(clip, condition(motion, reader.robot, WIDE_LIMITS), clip.frames)
     (result,) = generate_again(Context(Subject(reader.robot, (clip,))), [source])
     file_arrays = {name: arrays[name] for name in result if name in arrays}

@@ -25,8 +25,8 @@ from amp_core.strict_json import canonical_json, read_json
 from amp_core.version import GENERATOR_RELEASE_DATE
 
 __all__ = [
-    "FORCE_ARRAYS", "META", "PROVENANCE", "REFERENCE_ARRAYS", "REFERENCE_KEYS", "decode_meta", "encode_meta", "read_members",
-    "read_meta", "read_reference",
+    "FORCE_ARRAYS", "META", "PROVENANCE", "REFERENCE_ARRAYS", "REFERENCE_KEYS", "TIMESTAMP", "decode_meta", "describe_member",
+    "encode_meta", "read_members", "read_meta", "read_reference",
 ]  # fmt: skip
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -52,7 +52,9 @@ FORCE_ARRAYS = ("sum_fn_per_frame", "stab_force_per_frame")
 PROVENANCE = "provenance"
 """The one name in `meta` that is not in the schema: what generated the export, for replaying and locking it."""
 
-_TIMESTAMP = f"{GENERATOR_RELEASE_DATE}T00:00:00Z"
+TIMESTAMP = f"{GENERATOR_RELEASE_DATE}T00:00:00Z"
+"""`generation_timestamp` of exports of this generator."""
+
 _MEMBER = "member"
 
 
@@ -80,7 +82,7 @@ def encode_meta(
       provenance: what generated the export, JSON-ready.
     """
     frames = len(arrays["features"])
-    document = {name: _describe_member(arrays, name) for name in REFERENCE_ARRAYS} | {
+    document = {name: describe_member(arrays, name) for name in REFERENCE_ARRAYS} | {
         "feature_dim": int(arrays["features"].shape[1]),
         "fps": 1.0 / dt,
         "dt": dt,
@@ -91,7 +93,7 @@ def encode_meta(
             "tier": int(tier),
             "tier_reason": tier_reason,
             **quality_metrics,
-            **{name: _describe_member(arrays, name) for name in FORCE_ARRAYS},
+            **{name: describe_member(arrays, name) for name in FORCE_ARRAYS},
         },
         "generation_mode": generation_mode,
         "harness_params": dict(harness_params),
@@ -99,13 +101,14 @@ def encode_meta(
         "robot": robot,
         "joint_names": list(joint_names),
         "generator_version": generator_version,
-        "generation_timestamp": _TIMESTAMP,
+        "generation_timestamp": TIMESTAMP,
         PROVENANCE: dict(provenance),
     }
     return np.frombuffer(canonical_json(document), np.uint8)
 
 
-def _describe_member(arrays: Arrays, name: str) -> dict[str, Any]:
+def describe_member(arrays: Arrays, name: str) -> dict[str, Any]:
+    """What `meta` has in the place of an array: its member's name, dtype and shape."""
     array = arrays[name]
     return {_MEMBER: name, "dtype": array.dtype.name, "shape": list(array.shape)}
 

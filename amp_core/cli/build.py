@@ -10,6 +10,7 @@ from typing import Any
 from amp_core.admission import assemble, check_candidates
 from amp_core.cli.output import Output
 from amp_core.cli.reading import find_sources
+from amp_core.consistency import check_export
 from amp_core.dataset import Bundle, file_names
 from amp_core.dataset.candidate import Candidate
 from amp_core.dataset.weights import WEIGHT_METRICS
@@ -24,7 +25,7 @@ from amp_core.robot import Robot
 from amp_core.segments import find_segments
 from amp_core.tiers import Tier, gate_profile, merit_order
 from amp_core.verify import Subject, Verification, verify
-from amp_core.verify.stored import stored_clip
+from amp_core.verify.stored import StoredArrays, stored_clip
 
 Reading = Callable[[Path], dict[str, Any]]
 
@@ -107,11 +108,15 @@ class Export:
 
 
 def read_exports(folder: Path, robot: Robot, out: Output) -> Iterator[Export]:
-    """The exports in a folder, in the order of their names; other archives are passed over with a note."""
+    """The exports in a folder, in the order of their names.
+
+    Other archives are passed over with a note; exports that contradict themselves or are of another robot are refused.
+    """
     for path in sorted(folder.glob("*.npz")):
         try:
             meta = read_meta(path)
             recipe = Recipe.from_dict(meta[PROVENANCE]["recipe"])
+            check_export(StoredArrays(path), robot, str(path))
         except (NotFound, KeyError):
             out.note(f"note: {path} is no export of this release and was passed over")
             continue

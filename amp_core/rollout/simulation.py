@@ -82,7 +82,7 @@ class Simulation:
         self.harnesses = [
             recipe.harness_of(attempt, robot.mg_for(recipe.physics)) for recipe, attempt in zip(recipes, attempts, strict=True)
         ]
-        self.targets = [harness_targets(clip, recipe).tolist() for clip, recipe in zip(clips, recipes, strict=True)]
+        self.targets = [harness_targets(clip.root_pos, recipe).tolist() for clip, recipe in zip(clips, recipes, strict=True)]
         self.forced = [
             clip.qpos(robot) if recipe.mode == "teacher_forced" else None for clip, recipe in zip(clips, recipes, strict=True)
         ]

@@ -33,7 +33,7 @@ class Branch:
         assert recipe.planner is not None
         self.settings = recipe.planner
         self.harness = recipe.harness_of(stream[1], robot.mg_for(recipe.physics))
-        self.targets = harness_targets(clip, recipe).tolist()
+        self.targets = harness_targets(clip.root_pos, recipe).tolist()
         self.sampler = Sampler(robot, clip, recipe, self.settings.samples_of(stream[1]), nthread, self.harness)
         self.replan = max(1, min(self.sampler.horizon, round(self.settings.replan_sec / robot.control_dt)))
         self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream[0], spawn_key=stream[1:])))

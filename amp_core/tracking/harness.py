@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.motion import Conditioned
 from amp_core.recipe import Harness, Recipe
 from amp_core.rotations import pitch_roll_of_frame, pitch_roll_tilt
 
@@ -16,9 +15,13 @@ __all__ = ["harness_force", "harness_forces", "harness_targets"]
 Array = npt.NDArray[np.float64]
 
 
-def harness_targets(clip: Conditioned, recipe: Recipe) -> Array:
-    """(N,) m, the height that the harness holds the root to: the clip's mean or, in mode `assisted`, that of each frame."""
-    heights: Array = clip.root_pos[:, 2]
+def harness_targets(root_pos: Array, recipe: Recipe) -> Array:
+    """(N,) m, the height that the harness holds the root to: the clip's mean or, in mode `assisted`, that of each frame.
+
+    Args:
+      root_pos: (N, 3) m, the clip's.
+    """
+    heights: Array = root_pos[:, 2]
     return heights.copy() if recipe.mode == "assisted" else np.full(len(heights), float(heights.mean()))
 
 

@@ -133,7 +133,7 @@ class Sampler:
         self.gravity = -float(model.opt.gravity[2])
         self.weight = robot.mg_for(recipe.physics)
         self.harness = harness
-        self.harness_targets = harness_targets(clip, recipe)
+        self.harness_targets = harness_targets(clip.root_pos, recipe)
         # Of each simulation, the harness's force in this step, over the weight.
         self.lift = np.zeros(samples)
         self.applied = self.batch.bind("qfrc_applied")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.consistency import ROUNDING, relative_error
 from amp_core.dataset.statistics import ColumnStats
 from amp_core.digests import digest_of
 from amp_core.features import feature_code_hash
@@ -16,7 +17,7 @@ from amp_core.verify.context import Context
 from amp_core.verify.faults import name_swapped_channels
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs, root_heights
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN, Findings, Peak, Row, TestReport
-from amp_core.verify.states import ROUNDING, compute_features, relative_error
+from amp_core.verify.states import compute_features
 from amp_core.verify.subject import locate_row, stack_rows
 
 if TYPE_CHECKING:

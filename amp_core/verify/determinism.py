@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from amp_core.consistency import find_faults
 from amp_core.errors import IntegrityError
 from amp_core.formats import WIDE_LIMITS
 from amp_core.motion import condition
@@ -129,6 +130,7 @@ def check_metrics(findings: Findings, robot: Robot, clips: Sequence[Clip], resul
       results: the arrays of the clips that were generated again; of the others the recorded ones are measured.
     """
     differing, old, count = "", 0, 0
+    odd_places: list[str] = []
     for clip in clips:
         records = [] if clip.metrics is None else [("recorded", clip.metrics)]
         if META in clip.arrays:
@@ -141,6 +143,13 @@ def check_metrics(findings: Findings, robot: Robot, clips: Sequence[Clip], resul
             old += 1
             continue
         count += 1
+        if META in clip.arrays and (faults := find_faults(clip.arrays, robot, clip.name)):
+            odd_places.append(f"clip {clip.name}")
+            more = f" and {len(faults) - 1} more" * (len(faults) > 1)
+            findings.add_reason(
+                f"clip {clip.name}: its export contradicts itself ({faults[0].explain()}{more}): it was changed after it was "
+                "written, or is of another robot; score the clip again"
+            )
         for kind, metrics in records:
             names = [name for name, value in values.items() if metrics.get(name) != value]
             if names:
@@ -151,6 +160,8 @@ def check_metrics(findings: Findings, robot: Robot, clips: Sequence[Clip], resul
                     f"clip {clip.name}: the {kind} quality metrics are not what its arrays give ({texts}{more}): they were "
                     "changed after they were measured, or measured by other code; score the clip again"
                 )
+    note = "exports whose arrays or meta contradict each other, the recipe or the robot"
+    findings.check("export.contradicted", len(odd_places), "==", 0, where=odd_places[0] if odd_places else "", note=note)
     wrong = sum("quality metrics are not" in reason for reason in findings.reasons)
     note = f"of {count} clips whose quality metrics were measured again, to the last bit"
     findings.check("metrics.differing", wrong, "==", 0, where=differing, note=note)

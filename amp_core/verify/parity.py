@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.consistency import ROUNDING, relative_error
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
 from amp_core.verify.faults import DIFFERENCES, name_faults, name_velocity_fault
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
 from amp_core.verify.report import PASS, WARN, Findings, Peak, Row, TestReport, check
 from amp_core.verify.states import (
-    ROUNDING,
     SUSPICIOUS,
     VELOCITIES,
     Drive,
@@ -26,7 +26,6 @@ from amp_core.verify.states import (
     finite_differences,
     heading_length,
     max_magnitude,
-    relative_error,
     simulate,
     start_poses,
 )

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
-ROUNDING = 1e-6
-"""Relative: the most that float32 changes."""
-
 SUSPICIOUS = 1e-5
 """Relative: more than rounding explains, even where the specification's limit on the mean absolute error permits it."""
 
@@ -107,6 +104,8 @@ class Loop:
         self._channel = np.full(model.ngeom, -1)
         for channel, geoms in enumerate(robot.channel_geoms):
             self._channel[list(geoms)] = channel
+        self._is_foot = np.isin(model.geom_bodyid, [foot.body for foot in robot.feet])
+        self.nonfoot = False
         self._force = np.zeros(6)
 
     def begin_frame(self) -> None:
@@ -117,12 +116,13 @@ class Loop:
         data.ctrl[:] = drive.ctrl[k]
         data.qfrc_applied[self.robot.root_qvel_adr + 2] = drive.stab[k]
         self.frame += 1
+        self.nonfoot = False
 
     def substep(self) -> None:
         mujoco.mj_step(self.model, self.data)
 
     def loads(self) -> Array:
-        """(C,) N: the ground's upward force on each channel in the last substep."""
+        """(C,) N: the ground's upward force on each channel in the last substep; notes in `nonfoot` what else touches it."""
         data, ground, loads = self.data, self.robot.ground_geom, np.zeros(len(self.robot.channels))
         count = int(data.ncon)
         if count == 0:
@@ -132,8 +132,10 @@ class Loop:
             first, second = int(pairs[i, 0]), int(pairs[i, 1])
             if ground not in (first, second):
                 continue
-            channel = self._channel[second if first == ground else first]
+            geom = second if first == ground else first
+            channel = self._channel[geom]
             if channel < 0:
+                self.nonfoot |= not self._is_foot[geom]
                 continue
             force, axes = self._force, frames[i]
             mujoco.mj_contactForce(self.model, data, i, force)
@@ -175,12 +177,16 @@ class States:
     Args:
       qpos, qvel: (N, nq), (N, nv) after each frame.
       loads, last_loads: (N, C) N on each channel, mean over the frame's substeps and in the last one.
+      actuator_force: (N, nu) N·m (N for a slide), in the last substep.
+      nonfoot: (N,) whether anything but a foot touched the ground in any substep.
     """
 
     qpos: Array
     qvel: Array
     loads: Array
     last_loads: Array
+    actuator_force: Array
+    nonfoot: npt.NDArray[np.bool_]
 
     def contacts(self, threshold: float) -> Floats:
         """(N, C) 0/1: whether the channel carries more than `threshold` [N] in the last substep."""
@@ -188,11 +194,12 @@ class States:
 
 
 def simulate(robot: Robot, model: Any, drive: Drive, with_loads: bool = True) -> States:
-    """All frames of a drive, on a robot's model at some physics scale; without loads, which take time, these are 0."""
+    """All frames of a drive, on a robot's model at some physics scale; loads and `nonfoot`, which take time, are else 0."""
     loop = Loop(robot, model, drive)
     frames, channels = len(drive.ctrl), len(robot.channels)
     qpos, qvel = np.empty((frames, model.nq)), np.empty((frames, model.nv))
     loads, last_loads = np.zeros((frames, channels)), np.zeros((frames, channels))
+    forces, nonfoot = np.empty((frames, model.nu)), np.zeros(frames, dtype=bool)
     for k in range(frames):
         loop.begin_frame()
         for _ in range(robot.substeps):
@@ -200,8 +207,8 @@ def simulate(robot: Robot, model: Any, drive: Drive, with_loads: bool = True) ->
             if with_loads:
                 last_loads[k] = loop.loads()
                 loads[k] += last_loads[k]
-        qpos[k], qvel[k] = loop.data.qpos, loop.data.qvel
-    return States(qpos, qvel, loads / robot.substeps, last_loads)
+        qpos[k], qvel[k], forces[k], nonfoot[k] = loop.data.qpos, loop.data.qvel, loop.data.actuator_force, loop.nonfoot
+    return States(qpos, qvel, loads / robot.substeps, last_loads, forces, nonfoot)
 
 
 def compute_features(robot: Robot, qpos: Array, qvel: Array, contacts: npt.NDArray[Any]) -> Floats:
@@ -279,9 +286,3 @@ def has_pyramidal_cone(model: Any) -> bool:
 def max_magnitude(values: npt.NDArray[Any]) -> float:
     """The largest magnitude; 0 of nothing, NaN where there is one."""
     return float(np.abs(values).max()) if values.size else 0.0
-
-
-def relative_error(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Array:
-    """|values − expected| over max(1, |expected|): float32 rounds in proportion."""
-    v, e = np.asarray(values, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    return np.asarray(np.abs(v - e) / np.maximum(1.0, np.abs(e)))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from amp_core.consistency import ROUNDING, relative_error
 from amp_core.formats import WIDE_LIMITS
 from amp_core.motion import condition
 from amp_core.verify.context import REPLAYED_FRAMES, Context, describe_sample
 from amp_core.verify.policy_side import NO_JAX, PATHS, PolicyInputs
 from amp_core.verify.report import PASS, SKIP, Findings, Peak, Row, TestReport
 from amp_core.verify.states import (
-    ROUNDING,
     SUSPICIOUS,
     Drive,
     Loop,
@@ -26,7 +26,6 @@ from amp_core.verify.states import (
     has_same_contacts,
     heading_length,
     max_magnitude,
-    relative_error,
     rotate_states,
     simulate,
     with_elliptic_cone,

@@ -26,7 +26,7 @@ from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.reference import META
 from amp_core.robot import Robot
 from amp_core.scoring import score
-from amp_core.tiers import GATE_PROFILES, classify, gate_profile
+from amp_core.tiers import GATE_PROFILES
 from amp_core.verify import verify
 from ampref_service.catalog import datasets, locking, selection
 from ampref_service.catalog.records import Select
@@ -182,50 +182,100 @@ def test_clips_of_an_older_profile_are_asked_by_this_releases_gates(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def forge(path: Path) -> None:
-    """Put the robot's own poses in the place of the clip's into an export, and measure and judge it anew."""
-    arrays, robot = dict(np.load(path)), Robot.load("wildrobot")
-    arrays |= {f"reference_{name}": arrays[name] for name in ("root_pos", "root_rot", "dof_pos")}
-    arrays["reference_dof_pos_raw"] = arrays["dof_pos"]
-    meta = json.loads(arrays[META].tobytes())
-    recipe = Recipe.from_dict(meta["provenance"]["recipe"])
-    metrics = measure(FrameSeries.from_export(arrays, recipe, robot))
-    verdict = classify(metrics, gate_profile(recipe.gate_profile), recipe.mode, height_range=robot.height_range)
-    assert (meta["tier"], verdict.tier) == (1, 0), verdict.tier_reason
-    meta["tier"] = 0
-    meta["quality_metrics"] |= metrics | {"tier": 0, "tier_reason": verdict.tier_reason}
-    arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"joint_names": ["b", "a"]}, "meta.joint_names is b, a, but left_hip_pitch, left_hip_roll, "),
+        ({"generation_mode": "tracked"}, "meta.generation_mode is tracked, but rollout by the recipe"),
+        ({"num_frames": 3}, "meta.num_frames is 3, but 400 by the arrays"),
+    ],
+)
+def test_an_export_with_a_false_fact_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: dict[str, Any], words: str
+) -> None:
+    folder = tmp_path / "walks"
+    export(folder, "walk")
+    change_meta(folder / "walk.npz", **facts)
+    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]) == 1
+    error = capsys.readouterr().err
+    assert f"{folder / 'walk.npz'}, key 'meta': {words}" in error
+    assert "Score the clip again" in error
+
+
+def test_an_export_whose_arrays_contradict_each_other_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "walks"
+    export(folder, "walk")
+    arrays = dict(np.load(folder / "walk.npz"))
+    arrays["sum_fn_last_substep"] = arrays["sum_fn_last_substep"][:-1]
+    write_npz(folder / "walk.npz", arrays)
+    build = ["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]
+    assert run(build) == 1
+    assert "sum_fn_last_substep is float64 of shape (399,), but of shape (400,) by robot wildrobot" in capsys.readouterr().err
+    export(folder, "walk")
+    arrays = dict(np.load(folder / "walk.npz"))
+    arrays["stab_force_per_frame"][100] += 0.05
+    write_npz(folder / "walk.npz", arrays)
+    assert run(build) == 1
+    assert "key 'stab_force_per_frame', frame 100: stab_force_per_frame at frame 100 is" in capsys.readouterr().err
+
+
+def test_an_export_of_another_model_of_the_robot_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "walks"
+    export(folder, "walk")
+    provenance = json.loads(np.load(folder / "walk.npz")[META].tobytes())["provenance"]
+    change_meta(folder / "walk.npz", provenance=provenance | {"robot_digest": "sha256:" + "0" * 64})
+    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]) == 1
+    assert f"meta.provenance.robot_digest is sha256:{'0' * 64}, but sha256:" in capsys.readouterr().err
+
+
+def change_meta(path: Path, **facts: Any) -> None:
+    """Other facts in the `meta` of an export."""
+    arrays = dict(np.load(path))
+    arrays[META] = np.frombuffer(json.dumps(json.loads(arrays[META].tobytes()) | facts).encode(), np.uint8)
     write_npz(path, arrays)
 
 
-def test_a_forged_reference_is_never_ready_for_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_forged_source_is_never_ready_for_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every number in the export agrees with every other; that it is this clip's motion can be told from the motion alone."""
-    folder, out, file = tmp_path / "forged", tmp_path / "out", tmp_path / "back.npz"
-    folder.mkdir()
-    path = next(path for path in bundled_motions() if path.stem == "walk_backward")
-    walk = read_motion(path, **reading_options(path))
-    keys = ("root_pos", "root_rot", "dof_pos")
-    # At twice the speed the robot stands, and does not travel as the clip does.
-    write_npz(file, {"fps": np.array(walk.fps)} | {key: np.asarray(getattr(walk, key))[::2][:120] for key in keys})
-    (result,) = score([read_motion(file)], Robot.load("wildrobot"), Recipe.for_mode("rollout"))
-    result.export(folder / "back.npz")
-    forge(folder / "back.npz")
+    folder, out = tmp_path / "forged", tmp_path / "out"
+    export(folder, "walk")
+    path = next(path for path in bundled_motions() if path.stem == "squat")
+    squat = read_motion(path, **reading_options(path))
+    provenance = json.loads(np.load(folder / "walk.npz")[META].tobytes())["provenance"]
+    facts = {"provenance": provenance | {"name": "squat", "source_digest": squat.source_digest}, "source_file": "squat.json"}
+    change_meta(folder / "walk.npz", **facts)
     build = ["dataset", "build", str(folder), *WAIVE, "--out"]
     assert run([*build, str(out), "--json", str(tmp_path / "out.json")]) == 0
     text = capsys.readouterr()
-    assert "the motions of 1 clips are not at hand (back)" in text.err
+    assert "the motions of 1 clips are not at hand (squat)" in text.err
     assert "--motions names their folder" in text.err
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["ready"] is False
     (line,) = (entry for group in document["groups"] for entry in group["criteria"] if entry["test"] == "1C")
     assert line["status"] == "SKIP"
-    assert "test 1C is open: the motions of 1 of 1 clips are not at hand (back)" in line["evidence"]
+    assert "test 1C is open: the motions of 1 of 1 clips are not at hand (squat)" in line["evidence"]
     readiness = Readiness.from_manifest(json.loads((out / "dataset_manifest_v1.0.0.json").read_text()))
     assert (readiness.ready, readiness.reasons) == (
         False, ("1C generator determinism: was not run, or not on every clip",),
     )  # fmt: skip
-    assert run([*build, str(tmp_path / "never"), "--motions", str(file)]) == 1
-    assert "1C generator determinism: clip back: reference_root_pos" in capsys.readouterr().err
+    assert run([*build, str(tmp_path / "never"), "--motions", str(path)]) == 1
+    assert "1C generator determinism: clip squat: features" in capsys.readouterr().err
+
+
+def test_a_forged_reference_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The robot's own poses in the place of the clip's give other controls, whatever the metrics say."""
+    folder = tmp_path / "forged"
+    export(folder, "walk")
+    arrays, robot = dict(np.load(folder / "walk.npz")), Robot.load("wildrobot")
+    arrays |= {f"reference_{name}": arrays[name] for name in ("root_pos", "root_rot", "dof_pos")}
+    arrays["reference_dof_pos_raw"] = arrays["dof_pos"]
+    write_npz(folder / "walk.npz", arrays)
+    metrics = measure(FrameSeries.from_export(arrays, Recipe.for_mode("rollout"), robot))
+    change_meta(folder / "walk.npz", quality_metrics=json.loads(arrays[META].tobytes())["quality_metrics"] | metrics)
+    assert run(["dataset", "build", str(folder), "--out", str(tmp_path / "out"), *WAIVE]) == 1
+    error = capsys.readouterr().err
+    assert "by the clip's first frame; and" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_the_rollout_is_what_the_planner_saw_force_by_force(robot: Robot, clip: 
     rollout = generate(robot, [clip], ASSISTED, attempt=2, plans=[Plan(branch.controls(), None, 0.0)])[0]
     assert np.array_equal(rollout.qpos[-1], branch.data.qpos)
     assert np.array_equal(rollout.qvel[-1], branch.data.qvel)
-    harness, targets = ASSISTED.harness_of(2, robot.mg), harness_targets(clip, ASSISTED)
+    harness, targets = ASSISTED.harness_of(2, robot.mg), harness_targets(clip.root_pos, ASSISTED)
     states = zip(
         targets.tolist(),
         np.concatenate([rollout.initial_qpos[None], rollout.qpos[:-1]]).tolist(),

@@ -73,24 +73,47 @@ def forge_reference(arrays: Arrays) -> None:
     """The robot's own poses in the place of the clip's, and nothing stated that they would contradict."""
     for name in ("root_pos", "root_rot", "dof_pos"):
         arrays[f"reference_{name}"] = arrays[name]
-    meta = json.loads(arrays[META].tobytes())
-    del meta["quality_metrics"]
+    change_meta(arrays, quality_metrics=None)
+
+
+def change_meta(arrays: Arrays, **facts: Any) -> None:
+    """Other facts in `meta`, of which those that are None are left out."""
+    meta = json.loads(arrays[META].tobytes()) | facts
+    meta = {name: value for name, value in meta.items() if value is not None}
     arrays[META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
 
 
-def test_what_an_export_says_of_its_clip_is_not_proven_without_the_clip(changed: Change, motions: Mapping[str, Motion]) -> None:
-    path = changed(forge_reference)
+def test_the_robots_poses_in_the_place_of_the_clips_contradict_the_controls(changed: Change) -> None:
+    found = evaluate(changed(forge_reference))
+    assert (found.tier, found.is_proven) == (-1, False)
+    assert "ctrl[0] at frame 0 is" in found.tier_reason
+    assert "by reference_dof_pos in mode rollout" in found.tier_reason
+
+
+def test_what_an_export_says_of_its_clip_is_not_proven_without_the_clip(
+    scores: Mapping[str, Score], changed: Change, motions: Mapping[str, Motion]
+) -> None:
+    """An export of one motion under the name and digest of another agrees with itself in every number."""
+
+    def claim_another_clip(arrays: Arrays) -> None:
+        provenance = json.loads(arrays[META].tobytes())["provenance"]
+        provenance |= {"name": "walk_long_stride", "source_digest": motions["walk_long_stride"].source_digest}
+        change_meta(arrays, provenance=provenance, source_file="walk_long_stride.npz")
+
+    path = changed(claim_another_clip)
     alone = evaluate(path)
     assert (alone.tier, alone.is_proven) == (0, False)
-    assert alone.tier_reason == "Tier 0, at best: not verified are reference, nonfoot_contact"
-    assert "not compared with the clip" in alone.unverified[0].reason
-    together = evaluate(path, motion=motions["walk"])
+    assert alone.tier_reason == "Tier 0, at best: not verified are reference"
+    (gap,) = alone.unverified
+    assert "not compared with the clip" in gap.reason
+    clip_arrays = {name for name in scores["walk"].rollout.arrays() if name.startswith("reference_")}
+    assert clip_arrays | {"clip_frames", "solver_warnings"} == set(gap.reason.split(" are ")[0].split(", "))
+    together = evaluate(path, motion=motions["walk_long_stride"])
     assert (together.tier, together.is_proven) == (-1, False)
-    assert (
-        "generation: reference_root_pos, reference_root_rot, reference_dof_pos are not what the motion" in together.tier_reason
-    )
+    assert "generation: features, foot_contacts, dof_pos and" in together.tier_reason
+    assert "are not what the motion gives (walk_long_stride, generated again)" in together.tier_reason
     with pytest.raises(InputRefused, match="the motion that the file names"):
-        evaluate(path, motion=motions["walk_long_stride"])
+        evaluate(path, motion=motions["walk"])
 
 
 def hide_a_contact(arrays: Arrays) -> None:
@@ -100,6 +123,8 @@ def hide_a_contact(arrays: Arrays) -> None:
 def test_contacts_of_other_bodies_are_generated_again(changed: Change, motions: Mapping[str, Motion]) -> None:
     found = evaluate(changed(hide_a_contact), motion=motions["walk"])
     assert "generation: nonfoot_contact are not what the motion gives" in found.tier_reason
+    alone = evaluate(changed(hide_a_contact))
+    assert "nonfoot_contact: up to 1 from what the controls give, first at frame 0 (1 for 0)" in alone.tier_reason
 
 
 def test_a_tracked_export_is_simulated_with_its_plan(changed: Change, tmp_path: Path, motions: Mapping[str, Motion]) -> None:
@@ -139,6 +164,7 @@ def test_a_foreign_file_by_the_schema_is_measured_as_far_as_it_goes(changed: Cha
         assert found.quality_metrics[name] == pytest.approx(expected[name])
     open_things = {entry.what: entry.reason for entry in found.unverified}
     assert open_things["replay"] == "the file lacks ctrl, initial_qpos, initial_qvel, qpos, qvel"
+    assert open_things["loads"].startswith("stab_force, sum_fn_per_frame, foot_contacts are the file's own claim")
     assert "reference_root_pos" in open_things["heading_error_deg"]
     assert {"loads", "solver_warnings", "nonfoot_contact", "mpjpe_m", "clip_flight_rate"} <= set(open_things)
     assert not {gate.name for gate in found.gates} & set(open_things)
@@ -189,6 +215,56 @@ def test_what_the_arrays_contradict_is_rejected(changed: Change, change: Any, ch
     assert found.tier == -1
     assert words in found.tier_reason
     assert [entry.passed for entry in found.checks if entry.name == check] == [False]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "features", "dof_pos", "dof_vel", "root_pos", "root_rot", "root_lin_vel", "root_ang_vel", "qpos", "qvel", "ctrl",
+        "stab_force", "stab_force_per_frame", "sum_fn_per_frame", "sum_fn_last_substep", "channel_loads", "foot_contacts",
+        "actuator_force", "foot_speed", "reference_dof_pos",
+    ],
+)  # fmt: skip
+def test_an_edit_of_one_value_is_seen_without_the_motion(changed: Change, name: str) -> None:
+    def edit(arrays: Arrays) -> None:
+        arrays[name] = arrays[name].copy()
+        arrays[name][200] += 0.05
+
+    found = evaluate(changed(edit))
+    assert found.tier == -1
+    wrong = " ".join(
+        check.detail for check in found.checks if not check.passed and check.name not in ("quality_metrics", "tier")
+    )
+    assert "frame 200" in wrong
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"generation_mode": "tracked"}, "meta.generation_mode is tracked, but rollout by the recipe"),
+        ({"num_frames": 3}, "meta.num_frames is 3, but 400 by the arrays"),
+        ({"generator_version": "9.9.9"}, "meta.generator_version is 9.9.9, but"),
+        ({"fps": "fast"}, "meta.fps is fast, but 50.0 by robot wildrobot"),
+        ({"joint_names": [*"abcdefgh"]}, "meta.joint_names is a, b, c, d, e, f, g, h, but left_hip_pitch, left_hip_roll, "),
+    ],
+)
+def test_a_false_fact_of_meta_is_named_with_the_true_one(changed: Change, facts: dict[str, Any], words: str) -> None:
+    found = evaluate(changed(lambda arrays: change_meta(arrays, **facts)))
+    assert found.tier == -1
+    assert words in found.tier_reason
+
+
+def test_a_foreign_file_may_spell_the_joints_otherwise_and_not_order_them_otherwise(changed: Change) -> None:
+    names = [f"{name}_joint" for name in Robot.load("wildrobot").joint_names]
+
+    def named(names: list[str]) -> Callable[[Arrays], Arrays]:
+        return lambda arrays: schema_alone(arrays) | {"joint_names": np.array(names)}
+
+    assert evaluate(changed(named(names))).tier == 0
+    assert evaluate(changed(lambda arrays: named(names)(arrays) | {"fps": np.array(49.9)})).tier == 0
+    found = evaluate(changed(named(names[::-1])))
+    assert found.tier == -1
+    assert f"meta.joint_names is {', '.join(names[::-1])}, but left_hip_pitch, " in found.tier_reason
 
 
 def falsify_meta(arrays: Arrays) -> None:
@@ -247,7 +323,7 @@ def test_the_verb_finds_the_motion_by_its_digest(changed: Change, capsys: pytest
     references = [str(changed()), str(changed(name="walk_long_stride"))]
     assert run(["evaluate", *references]) == 0
     text = capsys.readouterr().out
-    assert "walk: Tier 0, at best: not verified are reference, nonfoot_contact" in text
+    assert "walk: Tier 0, at best: not verified are reference\n" in text
     assert "is not at hand; --motions PATH names it" in text
     assert run(["evaluate", *references, "--motions", str(PATHS["walk"].parent), "--json", str(tmp_path / "o.json")]) == 0
     text = capsys.readouterr().out
