@@ -91,16 +91,16 @@ WALK = Gait(
     sway_phase=-0.432,
 )
 WALK_BACKWARD = Gait(
-    period=0.5155,
-    duty=0.5807,
-    lift=0.0288,
-    hip_height=0.3226,
-    stride=-0.02226,
-    lean=0.0317,
-    toe_down=-0.0331,
-    foot_x=0.0565,
-    sway=0.2188,
-    sway_phase=-0.4494,
+    period=0.5495,
+    duty=0.4748,
+    lift=0.0243,
+    hip_height=0.3217,
+    stride=-0.03745,
+    lean=0.0369,
+    toe_down=-0.0441,
+    foot_x=0.0654,
+    sway=0.1328,
+    sway_phase=-1.2959,
 )
 SIDE_STEP = Gait(
     period=0.521,

@@ -50,7 +50,7 @@ def tracked_recipe() -> Recipe:
 @pytest.fixture(scope="session")
 def sound(robot: Robot, tracked_recipe: Recipe) -> Subject:
     """Three short Tier 0 rollouts and a tracked clip, as the generator made them."""
-    motions = [motion("walk", 50, 85), motion("side_step", 0, 52), motion("walk_backward", 0, 52)]
+    motions = [motion("walk", 50, 85), motion("side_step", 0, 52), motion("walk_backward", 50, 102)]
     plain = score(motions, robot, Recipe.for_mode("rollout"))
     step = replace(motion("walk", 0, 35), name="tracked_step")
     tracked = score([step], robot, tracked_recipe)
