@@ -455,7 +455,7 @@ def test_wind_is_seen_by_the_yaw_test_alone(robot: Robot, sound: Subject, run: R
     model = copy.copy(robot.model)
     model.opt.wind[:], model.opt.density = (4.0, 0.0, 0.0), 1.2
     windy = replace(robot, model=model)
-    motions = [clip.motion() for clip in sound.clips[:3] if clip.motion is not None]
+    motions = [clip.motion() for clip in sound.clips[:2] if clip.motion is not None]
     scores = score(motions, windy, Recipe.for_mode("rollout"))
     subject = Subject.of_scores(scores, motions, windy)
     found = run(replace(subject, clips=tuple(replace(clip, tier=0) for clip in subject.clips)))

@@ -227,7 +227,7 @@ def test_the_gates_are_recomputed_with_the_seeds_figures(sound: Subject, run: Ru
 def test_a_harness_left_on_fails_test_7_alone(robot: Robot, run: Run) -> None:
     """It carries a third of the weight, and the clips are labelled Tier 0 as by somebody who trusts the label."""
     strong = replace(Recipe.for_mode("rollout"), harness=Harness(600.0, 50.0, None, 0.445))
-    names = ("side_step", "walk_backward")
+    names = ("side_step", "walk")
     motions = [whole(name) for name in names]
     cut = {key: slice(0, 70) for key in ("root_pos", "root_rot", "dof_pos")}
     motions = [replace(m, **{key: getattr(m, key)[rows] for key, rows in cut.items()}) for m in motions]
