@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.metrics import CHORD_SEC, TRAVELLED_SHARE, TRAVELLING_SPEED
 from amp_core.motion.findings import Finding, rounded
+from amp_core.motion.readings import find_pairs
 from amp_core.tiers import CLIP_CODES, GateProfile
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ HIGH_SHARE = 0.10
 FALL_TOLERANCE = 1.8
 LEAST_FLIGHT_SEC = 0.12
 BACKWARD_SHARE = 0.02
+
+STILL_RAD, MOVING_RAD = 1e-6, 0.1
+"""A joint that is recorded or retargeted moves by more than the first; one that takes part in a motion by the second."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def describe_motion(course: Course, robot: Robot, measures: dict[str, float | No
         *_find_ground(course, measures, limits["clip_ground_range_m"]),
         *_find_rate(course, measures, h),
         *_find_manner(course, measures, h, limits["clip_still_rate"]),
+        *_find_still_joints(course, robot),
     ]
 
 
@@ -304,6 +309,23 @@ def _find_manner(course: Course, measures: dict[str, float | None], height: floa
         if share[foot] > 0.6 and share[1 - foot] < 0.01:
             yield Finding("one_leg", "notes", f"the clip stands on one leg in {share[foot]:.0%} of its frames", key="dof_pos",
                           value=rounded(float(share[foot])), unit="share")  # fmt: skip
+
+
+def _find_still_joints(course: Course, robot: Robot) -> Iterator[Finding]:
+    """A joint that no retargeter moved: it stays where it is while its counterpart and the rest of its side move."""
+    names, pairs = robot.joint_names, find_pairs(list(robot.joint_names))
+    travel = np.ptp(course.dof_pos, axis=0)
+    for side in (pairs, [(j, i) for i, j in pairs]):
+        stands_out = any(travel[i] > MOVING_RAD for i, _ in side)
+        for i, j in ((i, j) for i, j in side if stands_out and travel[i] <= STILL_RAD and travel[j] > MOVING_RAD):
+            yield Finding(
+                "joint_still", "warns",
+                f"{names[i]} is {course.dof_pos[0, i]:.3g} rad in every frame, while {names[j]} moves by "
+                f"{travel[j]:.2g} rad",
+                key="dof_pos", joint=names[i], value=0.0, limit=STILL_RAD, unit="rad",
+                expected="a joint that moves as its counterpart on the other side does",
+                remedy="Check that the retargeter maps this joint, and that the file has its column",
+            )  # fmt: skip
 
 
 def _count_steps(heights: Array, least: float) -> int:

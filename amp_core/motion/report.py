@@ -190,6 +190,7 @@ _NOTED = {
     "rate": "Rate",
     "one_leg": "Stance",
     "stands_still": "Movement",
+    "joint_still": "Joints",
 }
 """The findings that no other note says, and what their notes begin with."""
 

@@ -361,6 +361,19 @@ def drops_in(motion: Motion, robot: Robot) -> Motion | None:
     return replace(motion, root_pos=position)
 
 
+def still_joint(words: str) -> Callable[[Motion, Robot], Motion | None]:
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        """A joint that the retargeter did not map."""
+        columns = find(list(robot.joint_names), words)
+        if not columns or np.ptp(motion.dof_pos[:, columns[0]]) < 0.2:
+            return None
+        joints, column = np.array(motion.dof_pos), columns[0]
+        joints[:, column] = np.median(joints[:, column])
+        return replace(motion, dof_pos=joints)
+
+    return spoil
+
+
 def far_joint(motion: Motion, robot: Robot) -> Motion | None:
     """An ankle that is measured from another zero, beyond its limits throughout."""
     columns = find(list(robot.joint_names), "ankle")[:1]
@@ -453,6 +466,9 @@ KINDS = {
     "backflip": Fault("", ("clip_not_upright",), backflip),
     "hops": Fault("", ("flight",), hops),
     "drops in": Fault("", ("starts_in_air",), drops_in),
+    "a knee never moves": Fault("", ("joint_still",), still_joint("knee")),
+    "a hip pitch never moves": Fault("", ("joint_still",), still_joint("hip_pitch")),
+    "an ankle never moves": Fault("", ("joint_still",), still_joint("ankle_pitch")),
 }
 FAULTS: dict[str, Fault] = {name: replace(fault, name=name) for name, fault in (READINGS | NUMBERS | KINDS).items()}
 
