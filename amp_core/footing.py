@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from amp_core import rotations
 from amp_core.kinematics import BodyPoses, FootTracker, geom_poses, support
+from amp_core.metrics import GRAVITY
 from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
@@ -28,7 +29,6 @@ _SLIDE_SEC = 0.1  # over which a slide is taken: between two frames, noise of 2 
 _NEAR = 0.05  # a part of the clip's body as close to the floor may touch it
 _GROUND_SEC = 0.5
 _SMOOTH_SEC = 0.5  # of the moving median of the ground's height
-_GRAVITY = 9.81  # m/s²
 _STILL_SEC = 0.5  # on either side of a frame, in which a pose that is held changes by less than the next two
 _STILL_ANGLE = 0.1  # rad, of a joint or of the root's lean
 _STILL_RISE = 0.10  # of the root
@@ -90,7 +90,7 @@ class Footing:
             along[0], fastest[0] = along[1], fastest[1]
             drag[1:] = dt * slides[step, slide.argmin(axis=1)]
         floor = _windows(lowest, round(_GROUND_SEC / dt), np.inf).min(axis=1)
-        in_flight = (lowest - floor > _HIGH * height) | (fastest > _FAST * math.sqrt(_GRAVITY * height))
+        in_flight = (lowest - floor > _HIGH * height) | (fastest > _FAST * math.sqrt(GRAVITY * height))
         ground = _moving_median(np.where(in_flight, np.nan, lowest), round(_SMOOTH_SEC / 2 / dt))
         root = qpos[:, robot.root_qpos_adr : robot.root_qpos_adr + 2]
         steps = np.diff(root, axis=0, prepend=root[:1])

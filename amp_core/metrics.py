@@ -32,6 +32,9 @@ FALLEN_DEPTH = 0.25
 REACH_SEC = 2.0
 """s; before and after a window, in which its clip's ground and path count as the window's."""
 
+GRAVITY = 9.81
+"""m/s²; speeds of a clip are compared with √(g·h), its steps with √(h/g): the same for every size of robot."""
+
 CHORD_SEC = 1.0
 """s; `speed_ratio` and `clip_path_ratio` compare chords between places this far apart: a cycle of steps, so that sway is no
 travel."""

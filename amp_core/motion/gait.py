@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amp_core import rotations
-from amp_core.metrics import CHORD_SEC, TRAVELLED_SHARE, TRAVELLING_SPEED
+from amp_core.metrics import CHORD_SEC, GRAVITY, TRAVELLED_SHARE, TRAVELLING_SPEED
 from amp_core.motion.findings import Finding, rounded
 from amp_core.motion.readings import find_pairs
 from amp_core.tiers import CLIP_CODES, GateProfile
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-GRAVITY = 9.81
 
 START_SHARE = 0.07
 """Of the height: a clip whose first frames have all feet higher than this above its ground starts in the air."""
