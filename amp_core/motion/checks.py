@@ -8,6 +8,7 @@ checks, so that a clip is refused everywhere with the same words.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ from amp_core.motion.continuity import Frames, find_discontinuities, find_jitter
 from amp_core.motion.findings import SEVERITIES, ClipCheck, Finding, rounded
 from amp_core.motion.gait import Course, describe_motion, measure_course
 from amp_core.motion.joint_order import reorder_joints
-from amp_core.motion.plausibility import FootMeasure, Plausibility, Poses
-from amp_core.motion.readings import place_elsewhere, try_readings
+from amp_core.motion.plausibility import FootMeasure, PathTurn, Plausibility, Poses
+from amp_core.motion.readings import DEGREES_LEAST, Mended, place_elsewhere, try_readings
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import FRAME_EPS, interpolate, interpolate_rotations, resampled_count
 from amp_core.recipe import GATE_PROFILE
@@ -42,6 +43,9 @@ NORM_REPORTED = 1e-3
 ABSURD_ANGLE = 4.0 * math.pi
 LARGEST_ANGLE = 1e5
 BEYOND_RAD, BEYOND_SHARE = 0.2, 0.5
+
+MOST_FOLLOWED_SEC = 20.0
+"""Of a clip's path: as much tells the heading in another reading."""
 
 ABSURD_SHIFT_M = 1.0
 """No floor is this far from where a clip has it, for robots from knee-high to grown: the unit or the axis is wrong."""
@@ -120,16 +124,24 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profi
         "foot_height_spread_m": rounded(as_read.spread),
         "beyond_limits_rad": rounded(as_read.excess),
         "mean_tilt_deg": rounded(as_read.tilt),
+        "mean_sole_tilt_deg": rounded(as_read.sole),
         "root_above_feet_m": rounded(as_read.height),
     }
-    stride = max(1, math.ceil(motion.fps / FOOT_STEP_FPS))
-    foot_steps = feet.least_steps(poses.take(np.arange(0, len(poses.root_pos), stride)))
-    frames = Frames(*poses, motion.fps, robot.joint_names, foot_steps, stride, feet.height)
-    # Of trembling joints no reading can be told from another, and no gait.
+    frames = _frames_of(poses, motion.fps, feet)
+    course = _follow(poses, motion.fps, lead, feet)
+    first_sec = poses.take(np.arange(min(len(poses.root_pos), math.ceil(MOST_FOLLOWED_SEC * motion.fps))))
+
+    def measure_turn(read: Callable[[Poses], Poses]) -> PathTurn:
+        return _turn_of(_follow(read(first_sec), motion.fps, lead, feet), feet)
+
+    # Of trembling joints no reading can be told from another, and no gait; but anything trembles in degrees.
     trembles = bool(find_jitter(frames))
-    mended = None if trembles else try_readings(start, end, motion.fps, feet, as_read, motion.duration_sec)
-    if mended is not None and not mended.is_path:
-        misread: Finding | None = mended.to_finding(motion.num_frames)
+    is_readable = not trembles or float(np.abs(poses.dof_pos).max()) > DEGREES_LEAST
+    candidates = (
+        () if not is_readable else try_readings(start, end, motion.fps, feet, as_read, _turn_of(course, feet), measure_turn)
+    )
+    if candidates and not candidates[0].is_path:
+        misread: Finding | None = _choose_reading(candidates, poses, motion, lead, feet, limits)
     else:
         misread = _find_misplaced(poses, start, end, motion.fps, feet, as_read)
     if misread is not None:
@@ -137,12 +149,40 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profi
     else:
         findings += _find_unreachable(poses, robot, lead)
         findings += shift_frames(find_discontinuities(frames, limits.max_speed, limits.max_turn_rate), lead)
-        course = _follow(poses, motion.fps, lead, feet)
         measures |= measure_course(course)
         if not trembles:
             findings += describe_motion(course, robot, measures, gates)
     ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     return ClipCheck(tuple(ordered), measures)
+
+
+def _choose_reading(
+    candidates: Sequence[Mended], poses: Poses, motion: Motion, lead: int, feet: FootMeasure, limits: Limits
+) -> Finding:
+    """The refusal of a clip by the likeliest reading, of those first that leave nothing else to refuse or exclude."""
+    robot, remaining = feet.robot, []
+    for candidate in candidates:
+        read = candidate.apply(poses)
+        course = _follow(read, motion.fps, lead, feet)
+        findings = _find_unreachable(read, robot, lead)
+        findings += find_discontinuities(_frames_of(read, motion.fps, feet), limits.max_speed, limits.max_turn_rate)
+        findings += describe_motion(course, robot, measure_course(course), gate_profile(GATE_PROFILE))
+        codes = [finding.code for finding in findings if finding.severity in ("refuses", "excludes")]
+        remaining.append(codes + (["heading"] if _turn_of(course, feet).is_off else []))
+    is_clean = [not codes for codes in remaining]
+    best = is_clean.index(True) if any(is_clean) else 0
+    rivals = [candidate for i, candidate in enumerate(candidates) if i != best and is_clean[i] == is_clean[best]]
+    return candidates[best].to_finding(motion.num_frames, rivals, remaining[best])
+
+
+def _frames_of(poses: Poses, fps: float, feet: FootMeasure) -> Frames:
+    stride = max(1, math.ceil(fps / FOOT_STEP_FPS))
+    foot_steps = feet.least_steps(poses.take(np.arange(0, len(poses.root_pos), stride)))
+    return Frames(*poses, fps, feet.robot.joint_names, foot_steps, stride, feet.height)
+
+
+def _turn_of(course: Course, feet: FootMeasure) -> PathTurn:
+    return feet.turn(course.root_pos, course.push, course.in_flight, course.fps)
 
 
 def find_leading(motion: Motion, rotation: Array, robot: Robot) -> FirstFrame:

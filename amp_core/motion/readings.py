@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amp_core import rotations
 from amp_core.motion.findings import Finding, rounded
-from amp_core.motion.plausibility import FootMeasure, Plausibility, Poses
+from amp_core.motion.plausibility import FootMeasure, PathTurn, Plausibility, Poses
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 SUSPECT_SCORE, FIT_SCORE = 1.5, 0.6
-"""No other reading is tried on a clip that is more plausible than the first; none is added to one that is as plausible as the
-second."""
+"""No other reading is tried on a clip that is more plausible than the first and heads where its feet take it; none is added to
+one that is as plausible as the second."""
 
 MENDING_RATIO, JOINT_RATIO = 0.62, 0.55
 """A reading mends a clip whose score it brings below this share, the second for single joints. The best other
@@ -42,15 +42,20 @@ LEAST_SEC = 0.5
 """A shorter clip has no step in it, by which its feet could tell a reading from another."""
 
 LEAST_EVIDENCE_SEC = 4.0
-"""Score times duration that it takes to doubt a joint or the heading: a second of a good walk has a score of up to 3."""
+"""Score times duration that it takes to doubt a joint: a second of a good walk has a score of up to 3."""
 
 LYING_DEG, UPRIGHT_DEG = 45.0, 30.0
 CLEAR_RATIO = 0.45
 IMPROVEMENT = 0.8
-MOST_ALTERNATIVES = 2
-SCREENED, MOST_MEASURED = 4, 10
+SCREENED, MOST_MEASURED = 4, 12
 CLEARLY = 1.1
 """Of two readings that come this close to each other the one that is met more often counts."""
+
+RIVAL_RATIO, MOST_RIVALS = 1.3, 3
+"""A reading that comes as close as this to the best one fits about as well."""
+
+DISTINCT_RAD, DISTINCT_M, DISTINCT_DEG = 0.05, 0.01, 5.0
+"""Two readings that differ by less than these are the same one."""
 
 ROUNDS = 3
 SLACK_RAD = 0.35
@@ -65,9 +70,17 @@ UNITS = (
     ("decimetres", 0.1),
     ("hundreds of metres", 100.0),
 )
-QUARTER_TURNS = (180.0, 90.0, -90.0)
-LEAST_TURN = 20.0  # deg
-LEAST_AGREEMENT = 0.2
+IDENTITY_DEG = 5.0
+"""Rotations that are as close to none are not inverted, nor in another order: so read they would be half a turn off."""
+
+TURNS = (180.0, 90.0, -90.0, 30.0, -30.0, 60.0, -60.0, 120.0, -120.0, 150.0, -150.0)
+REFINEMENTS = 2
+SAME_AXIS_DEG = 3.0
+"""The vertical axes of the body and of the world are the same one for a root that leans by less."""
+
+QUARTER_SLACK = 10.0
+"""deg; files are off by quarter turns, and the feet of good clips by up to 9 degrees."""
+
 PATH_AGREEMENT, PATH_FACTOR = 0.7, 1.25
 
 
@@ -82,8 +95,7 @@ class Reading:
       remedy: how the file is mended.
       key: the array that is read otherwise.
       apply: the poses as they are meant.
-      joint: the joint that is read otherwise, if it is one.
-      turn: deg, of another heading.
+      joint: the first joint that is read otherwise, if it is not all of them.
     """
 
     kind: str
@@ -92,42 +104,64 @@ class Reading:
     key: str
     apply: Callable[[Poses], Poses]
     joint: str | None = None
-    turn: float = 0.0
 
 
 @dataclass(frozen=True)
 class Mended:
-    """The readings that together make a clip plausible, its figures before and after, and readings that would do as well."""
+    """The readings that together make a clip plausible, and its figures before and after."""
 
     readings: tuple[Reading, ...]
     before: Plausibility
     after: Plausibility
-    alternatives: tuple[Reading, ...] = ()
 
     @property
     def is_path(self) -> bool:
         """Whether only the length of the root's path is another: the steps are right, and the feet slide."""
         return [reading.kind for reading in self.readings] == ["path"]
 
-    def to_finding(self, frames: int) -> Finding:
-        """The refusal of a clip of so many frames."""
+    @property
+    def words(self) -> str:
+        return " and ".join(reading.words for reading in self.readings)
+
+    @property
+    def remedy(self) -> str:
+        return "; ".join(dict.fromkeys(reading.remedy for reading in self.readings))
+
+    def apply(self, poses: Poses) -> Poses:
+        return _apply(poses, self.readings)
+
+    def to_finding(self, frames: int, rivals: Sequence[Mended] = (), remaining: Sequence[str] = ()) -> Finding:
+        """The refusal of a clip of so many frames.
+
+        Args:
+          rivals: other readings that fit about as well.
+          remaining: the codes of what would still be wrong with the clip if it were read so.
+        """
         first, old, new = self.readings[0], self.before, self.after
         changes = [
             f"{name} {value:.3g} {unit} instead of {value_as_read:.3g}"
             for name, value_as_read, value, unit in (
                 ("the feet slide at", old.slide, new.slide, "m/s"),
                 ("the lowest foot point varies by", old.spread, new.spread, "m"),
+                ("the sole leans by", old.sole, new.sole, "deg"),
                 ("joints are beyond their limits by", old.excess, new.excess, "rad"),
                 ("the root leans by", old.tilt, new.tilt, "deg"),
                 ("it is above the feet by", old.height, new.height, "m"),
             )
             if abs(value_as_read - value) > 0.05 * max(abs(value_as_read), abs(value), 0.01)
         ]
-        alternatives = "".join(f"; or {reading.words}, which fits as well" for reading in self.alternatives)
+        alternatives = "".join(f"; or {rival.words}, which fits about as well" for rival in rivals)
+        rest = f"; so read, it would still be refused or excluded: {', '.join(remaining)}" if remaining else ""
+        remedy = self.remedy
+        if rivals:
+            choices = "; ".join(f"({i}) {candidate.remedy}" for i, candidate in enumerate([self, *rivals], 1))
+            remedy = f"One of these, which the feet cannot tell from one another: {choices}"
+        elif remaining:
+            remedy = f"Not certain, as it does not mend all: {remedy}"
         return Finding(
             first.kind,
             "refuses",
-            f"{' and '.join(reading.words for reading in self.readings)}: so read, {', '.join(changes)}{alternatives}",
+            f"{self.words}: so read, {', '.join(changes) or 'the root goes where the feet take it'}{alternatives}{rest}",
             key=first.key,
             joint=first.joint,
             frames=(0, frames - 1),
@@ -135,84 +169,126 @@ class Mended:
             limit=rounded(new.score),
             unit="implausibility, as it is and as it would be",
             expected="quaternions xyzw from body to world, metres with z up, radians in the robot's joint order",
-            remedy="; ".join(dict.fromkeys(reading.remedy for reading in self.readings)),
+            remedy=remedy,
         )
 
 
+Measure: TypeAlias = Callable[[tuple[Reading, ...], int], tuple[Mended, Poses]]
+"""What the readings make of the clip, by every step or by each so many."""
+
+TurnMeasure: TypeAlias = Callable[[Callable[[Poses], Poses]], PathTurn]
+"""The turn of the path of the whole clip, read in another way."""
+
+
 def try_readings(
-    start: Poses, end: Poses, fps: float, feet: FootMeasure, as_read: Plausibility, duration_sec: float
-) -> Mended | None:
-    """The readings that mend an implausible clip; None for one that is plausible or that nothing mends.
+    start: Poses, end: Poses, fps: float, feet: FootMeasure, as_read: Plausibility, turn: PathTurn, measure_turn: TurnMeasure
+) -> tuple[Mended, ...]:
+    """The readings that mend an implausible clip, the likeliest first, and those that fit about as well; none for a clip that
+    is plausible or that nothing mends.
 
     Args:
       start, end: the poses at both ends of some steps of the clip.
-      as_read: the plausibility of these steps.
-      duration_sec: s, of the whole clip.
+      as_read, turn: the plausibility of these steps, and the turn of the whole clip.
     """
-    if as_read.score < SUSPECT_SCORE:
-        return None
-    robot, count = feet.robot, len(start.root_pos)
+    if as_read.score < SUSPECT_SCORE and not turn.is_off:
+        return ()
+    count = len(start.root_pos)
     both = Poses(*(np.concatenate(pair) for pair in zip(start, end, strict=True)))
-    legs = _leg_joints(robot)
 
-    def measure(reading: Reading, stride: int = 1) -> tuple[Reading, Plausibility, Poses]:
-        changed = reading.apply(poses)
-        begin, stop = Poses(*(v[:count:stride] for v in changed)), Poses(*(v[count::stride] for v in changed))
-        return reading, feet.measure(begin, stop, fps), changed
+    def measure(readings: tuple[Reading, ...], stride: int) -> tuple[Mended, Poses]:
+        outcome = _apply(poses, readings)
+        begin, stop = Poses(*(v[:count:stride] for v in outcome)), Poses(*(v[count::stride] for v in outcome))
+        return Mended((*steps, *readings), as_read, feet.measure(begin, stop, fps)), outcome
 
-    steps: list[Reading] = []
-    alternatives: list[Reading] = []
+    steps: tuple[Reading, ...] = ()
     best, poses = as_read, both
+    candidates: tuple[Mended, ...] = ()
     for _ in range(ROUNDS):
-        readings = [*_whole_readings(poses, best, feet), *_joint_readings(poses, best, robot, legs)]
+        readings: list[tuple[Reading, ...]] = [
+            (reading,) for reading in (*_whole_readings(poses, best, feet), *_joint_readings(poses, best, feet.robot))
+        ]
         if steps:
-            readings = [reading for reading in readings if _go_together([*steps, reading])]
+            readings = [reading for reading in readings if _go_together([*steps, *reading])]
+        else:
+            headings = [
+                (heading,)
+                for about_body in ((True, False) if as_read.tilt > SAME_AXIS_DEG else (True,))
+                for heading in _headings(_coarse_turn(measure, as_read, turn, about_body), about_body, measure_turn)
+            ]
+            readings = [*headings, *_with_headings(readings, measure_turn)]
         if not readings:
             break
         # A few steps tell most readings off; the best are measured with all of them.
-        rough = [measure(reading, SCREENED) for reading in readings]
-        bound = sorted(plausibility.score for _, plausibility, _ in rough)[:MOST_MEASURED][-1]
-        candidates = [measure(reading) for reading, plausibility, _ in rough if plausibility.score <= bound]
-        if not steps:
-            # The coarse turns say about where the heading is, the feet then say exactly.
-            coarse = min((c for c in rough if c[0].kind == "heading"), key=lambda c: c[1].score)
-            candidates.append(measure(_heading_reading(round(coarse[0].turn + coarse[1].heading), about_body=True)))
-        lowest = min(plausibility.score for _, plausibility, _ in candidates)
-        reading, plausibility, changed = next(c for c in candidates if c[1].score <= CLEARLY * lowest + 0.02)
-        if plausibility.score > IMPROVEMENT * best.score:
+        rough = [measure(reading, SCREENED)[0].after.score for reading in readings]
+        bound = sorted(rough)[:MOST_MEASURED][-1]
+        trials = [measure(reading, 1) for reading, score in zip(readings, rough, strict=True) if score <= bound]
+        lowest = min(candidate.after.score for candidate, _ in trials)
+        candidate, outcome = next(trial for trial in trials if trial[0].after.score <= CLEARLY * lowest + 0.02)
+        if candidate.after.score > IMPROVEMENT * best.score and not (turn.is_off and candidate.readings[-1].kind == "heading"):
             break
-        kinds = {reading.kind}
-        for candidate, score in ((c[0], c[1].score) for c in candidates if not steps):
-            if score <= CLEARLY * lowest + 0.02 and candidate.kind not in kinds and len(kinds) <= MOST_ALTERNATIVES:
-                kinds.add(candidate.kind)
-                alternatives.append(candidate)
-        steps.append(reading)
-        best, poses = plausibility, changed
+        if _is_mended(candidate, turn):
+            close = [
+                trial for trial in trials if trial[0].after.score <= RIVAL_RATIO * lowest + 0.05 and _is_mended(trial[0], turn)
+            ]
+            candidates = _take_distinct([(candidate, outcome), *sorted(close, key=lambda trial: trial[0].after.score)])
+        steps, best, poses = candidate.readings, candidate.after, outcome
         if best.score < FIT_SCORE:
             break
-    if not steps or not _is_mended(steps, as_read, best, duration_sec):
-        return None
-    return Mended(tuple(steps), as_read, best, tuple(alternatives) if len(steps) == 1 else ())
+    return candidates
 
 
-def _is_mended(readings: list[Reading], as_read: Plausibility, mended: Plausibility, duration_sec: float) -> bool:
+def _apply(poses: Poses, readings: Sequence[Reading]) -> Poses:
+    for reading in readings:
+        poses = reading.apply(poses)
+    return poses
+
+
+def _take_distinct(trials: Sequence[tuple[Mended, Poses]]) -> tuple[Mended, ...]:
+    """The first of the readings, and the next few that make other motions of the clip."""
+    choices: list[tuple[Mended, Poses]] = []
+    for candidate, poses in trials:
+        if len(choices) <= MOST_RIVALS and all(_differ(poses, motion) for _, motion in choices):
+            choices.append((candidate, poses))
+    return tuple(candidate for candidate, _ in choices)
+
+
+def _coarse_turn(measure: Measure, as_read: Plausibility, turn: PathTurn, about_body: bool) -> float:
+    """deg, about which the heading is off: feet that are far from where they should be tell it too small."""
+    lowest, degrees = min((measure((_heading_reading(d, about_body),), SCREENED)[0].after.score, d) for d in TURNS)
+    return degrees if lowest < as_read.score or not turn.is_off else turn.degrees
+
+
+def _differ(poses: Poses, reference: Poses) -> bool:
+    """Whether two readings of the same frames are different motions."""
+    joints = float(np.abs(poses.dof_pos - reference.dof_pos).mean(axis=0).max())
+    place = float(np.abs(poses.root_pos - reference.root_pos).mean(axis=0).max())
+    cosine = np.abs((rotations.normalize(poses.root_rot) * rotations.normalize(reference.root_rot)).sum(axis=1))
+    turn = math.degrees(2.0 * float(np.arccos(np.minimum(cosine, 1.0)).mean()))
+    return joints > DISTINCT_RAD or place > DISTINCT_M or turn > DISTINCT_DEG
+
+
+def _is_mended(candidate: Mended, turn: PathTurn) -> bool:
     """Whether the readings mend the clip beyond doubt."""
+    readings, old, new = candidate.readings, candidate.before, candidate.after
     kinds = {reading.kind for reading in readings}
-    if duration_sec < LEAST_SEC and not kinds <= {"quaternion_order", "y_up", "unit", "degrees"}:
+    if kinds == {"heading"}:
+        return new.score < old.score * (1.0 if turn.is_off else MENDING_RATIO)
+    if turn.seconds < LEAST_SEC and not kinds <= {"quaternion_order", "y_up", "unit", "degrees"}:
         return False
-    if readings[0].kind in ("sides", "joint_sign", "heading") and as_read.score * duration_sec < LEAST_EVIDENCE_SEC:
+    is_of_joints = readings[0].joint is not None
+    if is_of_joints and old.score * turn.seconds < LEAST_EVIDENCE_SEC:
         return False
     # Each further reading has to be earned: of many combinations some one fits any motion.
-    ratio = JOINT_RATIO if readings[0].kind in ("sides", "joint_sign") else MENDING_RATIO
-    most = min(ratio ** len(readings) * as_read.score, MENDED_SCORE if len(readings) == 1 else SUSPECT_SCORE)
-    stands_up = readings[0].kind == "quaternion_order" and as_read.tilt > LYING_DEG and mended.tilt < UPRIGHT_DEG
-    if any(reading.key == "root_rot" for reading in readings) and not stands_up:
-        # A rotation that only leans is no evidence: some other one always leans less. The feet must say so.
-        if as_read.footing <= FIT_SCORE or mended.footing >= MENDING_RATIO * as_read.footing:
-            return False
-        if mended.tilt >= UPRIGHT_DEG or mended.footing >= CLEAR_RATIO * as_read.footing:
-            most = min(most, MENDED_ROTATION_SCORE)
-    return mended.score <= most
+    ratio = JOINT_RATIO if is_of_joints else MENDING_RATIO
+    most = min(ratio ** len(readings) * old.score, MENDED_SCORE if len(readings) == 1 else SUSPECT_SCORE)
+    stands_up = readings[0].kind == "quaternion_order" and old.tilt > LYING_DEG and new.tilt < UPRIGHT_DEG
+    keys = set() if stands_up else {reading.key for reading in readings}
+    # A root or a sole that only leans is no evidence: some other one always leans less. The feet must say so.
+    if keys & {"root_rot", "dof_pos"} and (old.footing <= FIT_SCORE or new.footing >= MENDING_RATIO * old.footing):
+        return False
+    if "root_rot" in keys and (new.tilt >= UPRIGHT_DEG or new.footing >= CLEAR_RATIO * old.footing):
+        most = min(most, MENDED_ROTATION_SCORE)
+    return new.score <= most
 
 
 def _go_together(readings: list[Reading]) -> bool:
@@ -222,7 +298,36 @@ def _go_together(readings: list[Reading]) -> bool:
     return set(kinds) <= {"sides", "joint_sign"} or (set(kinds) <= conventions and len(set(kinds)) == len(kinds))
 
 
-def _heading_reading(turn: float, *, about_body: bool) -> Reading:
+def _headings(start: float, about_body: bool, measure_turn: TurnMeasure, before: Reading | None = None) -> list[Reading]:
+    """The root turned to where its feet take it, if they say it clearly.
+
+    Args:
+      start: deg, about that turn.
+      before: another reading that comes first.
+    """
+    degrees, turn = start, PathTurn(0.0, 0.0, 0.0, 0.0)
+    for _ in range(REFINEMENTS):
+        readings = [*([before] if before else []), _heading_reading(degrees, about_body)]
+        turn = measure_turn(partial(_apply, readings=readings))
+        degrees += turn.degrees
+    quarter = 90.0 * round(degrees / 90.0)
+    degrees = quarter if abs(degrees - quarter) <= QUARTER_SLACK else round(degrees)
+    if not turn.is_clear or abs(turn.degrees) > QUARTER_SLACK or not degrees % 360.0:
+        return []
+    return [_heading_reading(180.0 - (180.0 - degrees) % 360.0, about_body)]
+
+
+def _with_headings(readings: list[tuple[Reading, ...]], measure_turn: TurnMeasure) -> Iterator[tuple[Reading, ...]]:
+    """The readings; one with y up together with the heading that it leaves, too."""
+    for reading in readings:
+        yield reading
+        if reading[0].kind == "y_up":
+            turn = measure_turn(reading[0].apply)
+            if turn.is_off:
+                yield from ((*reading, heading) for heading in _headings(turn.degrees, True, measure_turn, reading[0]))
+
+
+def _heading_reading(turn: float, about_body: bool) -> Reading:
     quat = np.array([0.0, 0.0, math.sin(math.radians(turn) / 2), math.cos(math.radians(turn) / 2)])
     remedy = (
         f"Turn root_rot by {turn:+.0f} degrees about the body's vertical axis: its x axis must point forward"
@@ -234,33 +339,33 @@ def _heading_reading(turn: float, *, about_body: bool) -> Reading:
         rotation = rotations.multiply(poses.root_rot, quat) if about_body else rotations.multiply(quat, poses.root_rot)
         return poses._replace(root_rot=rotation)
 
-    return Reading("heading", f"the heading looks off by {abs(turn):.0f} degrees", remedy, "root_rot", apply, turn=turn)
+    return Reading("heading", f"the heading looks off by {abs(turn):.0f} degrees", remedy, "root_rot", apply)
 
 
 def _whole_readings(poses: Poses, as_read: Plausibility, feet: FootMeasure) -> Iterator[Reading]:
     """The readings of the whole clip, those that are met most often first."""
+    cosine = np.minimum(np.abs(rotations.normalize(poses.root_rot)[:, 3]), 1.0)
+    if math.degrees(2.0 * float(np.arccos(cosine).mean())) > IDENTITY_DEG:
+        yield Reading(
+            "inverse_rotation", "the rotations look inverted, from world to body",
+            "Invert the rotations: root_rot[:, :3] *= -1", "root_rot",
+            lambda p: p._replace(root_rot=rotations.conjugate(p.root_rot)),
+        )  # fmt: skip
+        yield Reading(
+            "quaternion_order", "the quaternions look like wxyz",
+            "Read it with --quat-order wxyz (quat_order=wxyz), or export xyzw: root_rot = root_rot[:, [1, 2, 3, 0]]",
+            "root_rot", lambda p: p._replace(root_rot=rotations.to_xyzw(p.root_rot)),
+        )  # fmt: skip
+        yield Reading(
+            "quaternion_order", "the quaternions look like xyzw",
+            "Read it with --quat-order xyzw (quat_order=xyzw), or export xyzw: root_rot = root_rot[:, [3, 0, 1, 2]]",
+            "root_rot", lambda p: p._replace(root_rot=rotations.to_wxyz(p.root_rot)),
+        )  # fmt: skip
     yield Reading(
-        "inverse_rotation", "the rotations look inverted, from world to body",
-        "Invert the rotations: root_rot[:, :3] *= -1", "root_rot",
-        lambda p: p._replace(root_rot=rotations.conjugate(p.root_rot)),
+        "mirrored", "y of root_pos looks mirrored, as from left-handed coordinates",
+        "Negate root_pos[:, 1], or mirror root_rot and the joints as well", "root_pos",
+        lambda p: p._replace(root_pos=p.root_pos * np.array([1.0, -1.0, 1.0])),
     )  # fmt: skip
-    yield Reading(
-        "quaternion_order", "the quaternions look like wxyz",
-        "Read it with --quat-order wxyz (quat_order=wxyz), or export xyzw: root_rot = root_rot[:, [1, 2, 3, 0]]",
-        "root_rot", lambda p: p._replace(root_rot=rotations.to_xyzw(p.root_rot)),
-    )  # fmt: skip
-    for turn in QUARTER_TURNS:
-        yield _heading_reading(turn, about_body=True)
-        yield _heading_reading(turn, about_body=False)
-    yield Reading(
-        "quaternion_order", "the quaternions look like xyzw",
-        "Read it with --quat-order xyzw (quat_order=xyzw), or export xyzw: root_rot = root_rot[:, [3, 0, 1, 2]]",
-        "root_rot", lambda p: p._replace(root_rot=rotations.to_wxyz(p.root_rot)),
-    )  # fmt: skip
-    if abs(as_read.heading) > LEAST_TURN and as_read.agreement > LEAST_AGREEMENT:
-        yield _heading_reading(round(as_read.heading), about_body=True)
-    for turn in (30.0, -30.0, 60.0, -60.0, 120.0, -120.0, 150.0, -150.0):
-        yield _heading_reading(turn, about_body=True)
     z, h = float(poses.root_pos[:, 2].mean()), feet.height
     if _is_high_along_y(poses, h):
         yield from _y_up_readings(float(poses.root_pos[:, 1].mean()))
@@ -302,17 +407,25 @@ def _y_up_readings(height: float) -> Iterator[Reading]:
     sign = math.copysign(1.0, height)
     quat = np.array([sign * math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)])
     axes, text = np.array([1.0, -sign, sign]), "(x, -z, y)" if sign > 0 else "(x, z, -y)"
-    for on_both_sides in (False, True):
+    turn = f"turned by {90 * sign:+.0f} degrees about x"
+    none = np.array([0.0, 0.0, 0.0, 1.0])
+    for left, right, words in (
+        (quat, none, turn),
+        (quat, rotations.conjugate(quat), f"{turn} on both sides"),
+        (none, none, "as it is"),
+    ):
 
-        def apply(poses: Poses, quat: Array = quat, axes: Array = axes, on_both_sides: bool = on_both_sides) -> Poses:
-            rotation = rotations.multiply(quat, poses.root_rot)
-            if on_both_sides:
-                rotation = rotations.multiply(rotation, rotations.conjugate(quat))
+        def apply(poses: Poses, axes: Array = axes, left: Array = left, right: Array = right) -> Poses:
+            rotation = rotations.multiply(rotations.multiply(left, poses.root_rot), right)
             return Poses(poses.root_pos[:, [0, 2, 1]] * axes, rotation, poses.dof_pos)
 
-        turn = f"turned by {90 * sign:+.0f} degrees about x{' on both sides' if on_both_sides else ''}"
-        remedy = f"Convert to z up: root_pos = {text}, and root_rot {turn}"
+        remedy = f"Convert to z up: root_pos = {text}, and root_rot {words}"
         yield Reading("y_up", f"{'y' if sign > 0 else '−y'} looks like the vertical", remedy, "root_pos", apply)
+    if sign > 0:
+        yield Reading(
+            "y_up", "root_pos looks like (y, z, x)", "Convert to z up: root_pos = (z, x, y), and root_rot as it is", "root_pos",
+            lambda p: p._replace(root_pos=p.root_pos[:, [2, 0, 1]]),
+        )  # fmt: skip
 
 
 def place_elsewhere(start: Poses, end: Poses, fps: float, feet: FootMeasure, as_read: Plausibility) -> Reading | None:
@@ -330,7 +443,7 @@ def place_elsewhere(start: Poses, end: Poses, fps: float, feet: FootMeasure, as_
     return next((r for score, r in sorted(scores, key=lambda entry: entry[0]) if score <= as_read.score), None)
 
 
-def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot, legs: set[int]) -> Iterator[Reading]:
+def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot) -> Iterator[Reading]:
     """The readings of the joint columns, those that are met most often first."""
     names = list(robot.joint_names)
     low, high = robot.joint_range[:, 0], robot.joint_range[:, 1]
@@ -349,26 +462,52 @@ def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot, legs: set
             partial(_take_columns, columns=order),
         )  # fmt: skip
     # An arm changes no foot: only its limits can tell, so that it need not be tried where all joints are inside them.
-    columns_to_try = set(range(len(names))) if as_read.excess > 0.0 else legs
-    pairs = [(i, j) for i, j in find_pairs(names) if i in columns_to_try]
-    for i, j in pairs:
-        order = list(range(len(names)))
-        order[i], order[j] = j, i
-        yield Reading(
-            "sides", f"{names[i]} and {names[j]} look exchanged",
-            f"Exchange the columns {i} and {j} of dof_pos, or write joint_names into the file", "dof_pos",
-            partial(_take_columns, columns=order), names[i],
-        )  # fmt: skip
-    flips = [(i, j) for i, j in pairs] + [(i,) for i in sorted(columns_to_try)]
+    legs = _leg_joints(robot)
+    pairs = [(i, j) for i, j in find_pairs(names) if as_read.excess > 0.0 or i in legs]
+    depths = _depths(robot)
+    leg_pairs = sorted(((i, j) for i, j in find_pairs(names) if i in legs), key=lambda pair: depths[pair[0]])
+    for group in _runs_of(pairs, leg_pairs):
+        yield _exchange("sides", group, names)
+    for k, (i, j) in enumerate(leg_pairs):
+        # Two joints of the same leg, in both legs.
+        yield from (_exchange("joint_order", [(i, m), (j, n)], names) for m, n in leg_pairs[k + 1 :])
+    columns_to_try = range(len(names)) if as_read.excess > 0.0 else sorted(legs)
+    flips = [*pairs, *((i,) for i in columns_to_try)]
+    flips += [first + second for k, first in enumerate(leg_pairs) for second in leg_pairs[k + 1 :]]
+    flips += [tuple(range(len(names))), *zip(*leg_pairs, strict=True)]
+    flips += [side for side in zip(*find_pairs(names), strict=True) if set(side) - legs]
     for columns in flips:
         signs = np.ones(len(names))
         signs[list(columns)] = -1.0
-        text = " and ".join(names[i] for i in columns)
+        text = " and ".join(names[i] for i in columns) if len(columns) < len(names) else "all joints"
         yield Reading(
             "joint_sign", f"{text} {'look' if len(columns) > 1 else 'looks'} to have the other sign",
             f"Negate {'the columns' if len(columns) > 1 else 'the column'} {', '.join(map(str, columns))} of dof_pos ({text})",
             "dof_pos", partial(_flip_columns, signs=signs), names[columns[0]],
         )  # fmt: skip
+
+
+def _runs_of(pairs: list[tuple[int, int]], leg_pairs: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Each pair by itself; then the pairs of the legs from the hip down to some joint, and from some joint down to the foot."""
+    yield from ([pair] for pair in pairs)
+    for k in range(2, len(leg_pairs)):
+        yield leg_pairs[:k]
+        yield leg_pairs[-k:]
+
+
+def _exchange(kind: str, pairs: list[tuple[int, int]], names: list[str]) -> Reading:
+    order = list(range(len(names)))
+    for i, j in pairs:
+        order[i], order[j] = j, i
+    words = ", and ".join(f"{names[i]} and {names[j]}" for i, j in pairs)
+    remedy = (
+        f"Exchange the columns {pairs[0][0]} and {pairs[0][1]} of dof_pos, or write joint_names into the file"
+        if len(pairs) == 1
+        else f"Write joint_names into the file, or reorder: dof_pos = dof_pos[:, {order}]"
+    )
+    return Reading(
+        kind, f"{words} look exchanged", remedy, "dof_pos", partial(_take_columns, columns=order), names[pairs[0][0]]
+    )
 
 
 def _take_columns(poses: Poses, columns: list[int]) -> Poses:
@@ -383,12 +522,7 @@ def _joint_orders(robot: Robot) -> Iterator[tuple[str, list[int]]]:
     """Orders that joint columns come in, as the columns that put them into the robot's order; each once."""
     names, model = list(robot.joint_names), robot.model
     n = len(names)
-    depth = []
-    for name in names:
-        body, levels = int(model.joint(name).bodyid[0]), 0
-        while body:
-            body, levels = int(model.body_parentid[body]), levels + 1
-        depth.append(levels)
+    depth = _depths(robot)
     pairs = dict(find_pairs(names))
     mirrored = pairs | {j: i for i, j in pairs.items()}
     left, right = list(pairs), list(pairs.values())
@@ -405,6 +539,7 @@ def _joint_orders(robot: Robot) -> Iterator[tuple[str, list[int]]]:
         "the other side after the one": [*right, *left, *middle],
         "alphabetical": sorted(range(n), key=lambda i: names[i]),
         "reversed": list(range(n))[::-1],
+        "rolled-by-one": [n - 1, *range(n - 1)],
     }
     orders = {tuple(range(n))}
     for words, columns in files.items():
@@ -431,6 +566,17 @@ def find_pairs(names: list[str]) -> list[tuple[int, int]]:
                 pairs.append((i, index[partner]))
                 break
     return pairs
+
+
+def _depths(robot: Robot) -> list[int]:
+    """How many bodies lie between the world and each joint's body, and that one."""
+    depths = []
+    for name in robot.joint_names:
+        body, levels = int(robot.model.joint(name).bodyid[0]), 0
+        while body:
+            body, levels = int(robot.model.body_parentid[body]), levels + 1
+        depths.append(levels)
+    return depths
 
 
 def _leg_joints(robot: Robot) -> set[int]:

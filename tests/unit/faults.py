@@ -119,13 +119,30 @@ def signed(words: str, *, both: bool) -> Callable[[Motion, Robot], Motion | None
     return spoil
 
 
-def exchanged(words: str) -> Callable[[Motion, Robot], Motion | None]:
+def exchanged(*words: str) -> Callable[[Motion, Robot], Motion | None]:
+    """The sides of one joint, or of each of several."""
+
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
-        columns = find(list(robot.joint_names), words)[:2]
-        if len(columns) < 2 or np.ptp(motion.dof_pos[:, columns]) < 0.2:
+        pairs = [find(list(robot.joint_names), word)[:2] for word in words]
+        if any(len(pair) < 2 or np.ptp(motion.dof_pos[:, pair]) < 0.2 for pair in pairs):
             return None
         joints = np.array(motion.dof_pos)
-        joints[:, columns] = joints[:, columns[::-1]]
+        for pair in pairs:
+            joints[:, pair] = joints[:, pair[::-1]]
+        return replace(motion, dof_pos=joints)
+
+    return spoil
+
+
+def in_place_of(first: str, second: str) -> Callable[[Motion, Robot], Motion | None]:
+    """Two joints of a leg in one another's columns, in both legs."""
+
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        columns, places = (find(list(robot.joint_names), word)[:2] for word in (first, second))
+        if len(columns) < 2 or len(places) < 2:
+            return None
+        joints = np.array(motion.dof_pos)
+        joints[:, [*columns, *places]] = joints[:, [*places, *columns]]
         return replace(motion, dof_pos=joints)
 
     return spoil
@@ -392,8 +409,12 @@ READINGS = {
     "heading -90": Fault("", ("heading", "inverse_rotation"), heading(-90)),
     "heading 180": Fault("", ("heading", "inverse_rotation", "quaternion_order"), heading(180)),
     "heading 60": Fault("", ("heading",), heading(60)),
+    "heading 135": Fault("", ("heading",), heading(135)),
+    "heading -120": Fault("", ("heading",), heading(-120)),
+    "heading 30": Fault("", ("heading",), heading(30)),
     "y up, body z": Fault("", ("y_up",), y_up(both=False)),
     "y up": Fault("", ("y_up",), y_up(both=True)),
+    "y up as (y, z, x)": Fault("", ("y_up",), lambda m, r: replace(m, root_pos=m.root_pos[:, [1, 2, 0]])),
     "centimetres": Fault("", ("unit",), scaled(100.0)),
     "millimetres": Fault("", ("unit",), scaled(1000.0)),
     "inches": Fault("", ("unit",), scaled(1 / 0.0254)),
@@ -404,12 +425,15 @@ READINGS = {
     "alphabetical": Fault("", ("joint_order",), reorder(lambda n: sorted(range(len(n)), key=lambda i: n[i]))),
     "reversed": Fault("", ("joint_order",), reorder(lambda n: list(range(len(n)))[::-1])),
     "breadth first": Fault("", ("joint_order",), reorder(lambda n: breadth_first(n))),
+    "rolled by one": Fault("", ("joint_order",), reorder(lambda n: [len(n) - 1, *range(len(n) - 1)])),
     "one knee's sign": Fault("", ("joint_sign",), signed("knee", both=False)),
     "both knees' sign": Fault("", ("joint_sign",), signed("knee", both=True)),
     "one hip pitch's sign": Fault("", ("joint_sign",), signed("hip_pitch", both=False)),
     "both hip pitches' sign": Fault("", ("joint_sign", "joint_order"), signed("hip_pitch", both=True)),
     "one ankle's sign": Fault("", ("joint_sign",), signed("ankle_pitch", both=False)),
     "knees exchanged": Fault("", ("sides", "joint_order"), exchanged("knee")),
+    "knees and ankles exchanged": Fault("", ("sides",), exchanged("knee", "ankle")),
+    "knees for ankles": Fault("", ("joint_order",), in_place_of("knee", "ankle")),
     "hip pitches exchanged": Fault("", ("sides", "joint_order"), exchanged("hip_pitch")),
 }
 

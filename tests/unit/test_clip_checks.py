@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import FAULTS, NUMBERS, spoiled
+from faults import FAULTS, NUMBERS, heading, spoiled, turned
 
 from amp_core import rotations
 from amp_core.cli import main as cli
@@ -180,6 +181,52 @@ def test_each_fault_of_another_robots_walk_is_named(trileg: Robot, name: str) ->
         pytest.skip("this clip cannot have it")
     found = codes(clip, trileg)
     assert [code for code in found if code in FAULTS[name].codes], found
+
+
+@pytest.mark.parametrize("name", ["alphabetical", "rolled by one", "knees and ankles exchanged", "knees for ankles"])
+def test_the_column_order_that_is_offered_is_the_robots(wildrobot: Robot, walk: Motion, name: str) -> None:
+    clip = spoiled(name, walk, wildrobot)
+    assert clip is not None
+    [refusal] = [finding for finding in check_clip(clip, wildrobot).findings if finding.severity == "refuses"]
+    orders = re.findall(r"dof_pos = dof_pos\[:, (\[[\d, ]+\])\]", refusal.remedy or "")
+    assert any(np.abs(clip.dof_pos[:, json.loads(order)] - walk.dof_pos).max() < 0.05 for order in orders), refusal.remedy
+
+
+@pytest.mark.parametrize("degrees", [20, 30, 45, 60, 135, -120, 90, 180])
+def test_the_heading_is_told_by_the_path_that_the_feet_make(wildrobot: Robot, walk: Motion, degrees: int) -> None:
+    clip = heading(degrees)(turned(walk, 70.0), wildrobot)
+    assert clip is not None
+    [refusal] = [finding for finding in check_clip(clip, wildrobot).findings if finding.severity == "refuses"]
+    assert refusal.code == "heading"
+    turns = [int(turn) for turn in re.findall(r"Turn root_rot by ([+-]\d+) degrees", refusal.remedy or "")]
+    assert any(abs((turn + degrees + 180) % 360 - 180) <= 4 for turn in turns), refusal.remedy
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the walks are not beside this checkout (../shared/data/motions)")
+@pytest.mark.parametrize(("name", "share"), [("walking_medium01", 0.4), ("walking_medium05", 0.7), ("walking_slow02", 0.0)])
+def test_a_sole_that_leans_in_a_pose_that_is_held_is_no_other_reading(wildrobot: Robot, name: str, share: float) -> None:
+    motion = load(SHARED / f"data/motions/{name}.pkl")
+    rows = np.full(150, round(share * motion.num_frames))
+    pose = replace(motion, **{key: getattr(motion, key)[rows] for key in ("root_pos", "root_rot", "dof_pos")})
+    assert codes(pose, wildrobot, "refuses") == []
+
+
+def test_readings_that_fit_as_well_are_named(wildrobot: Robot, walk: Motion) -> None:
+    """A walk that is the same on both sides: hip pitches of the other sign are legs in one another's place."""
+    clip = spoiled("both hip pitches' sign", walk, wildrobot)
+    assert clip is not None
+    [refusal] = [finding for finding in check_clip(clip, wildrobot).findings if finding.severity == "refuses"]
+    assert "which fits about as well" in refusal.message
+    assert "Negate the columns 0, 4 of dof_pos" in (refusal.remedy or "")
+
+
+def test_rotations_that_do_nothing_have_no_other_order(wildrobot: Robot, walk: Motion) -> None:
+    """With the sign of both hip rolls wrong, wxyz of none is half a turn, and so would look better."""
+    [side_step] = [load(path, **CSV) for path in bundled_motions() if path.stem == "side_step"]
+    for clip in (walk, side_step):
+        signs = [-1.0 if "hip_roll" in name else 1.0 for name in wildrobot.joint_names]
+        found = codes(replace(clip, dof_pos=clip.dof_pos * signs), wildrobot, "refuses")
+        assert not {"quaternion_order", "inverse_rotation"} & set(found)
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if "unsolved" not in name and "norm" not in name])
