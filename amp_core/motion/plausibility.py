@@ -132,6 +132,11 @@ class PathTurn:
         return self.agreement >= 0.85 and self.speed >= 0.04 and self.seconds >= 1.5
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether it is worth trying other headings."""
+        return self.is_off or (self.is_clear and self.seconds >= 2.0 and abs(self.degrees) >= 10.0)
+
+    @property
     def is_off(self) -> bool:
         """Whether the heading of the root is wrong beyond doubt; good clips have up to 9 degrees, or 16 in 1.5 s."""
         is_sure = self.agreement >= 0.95 and self.seconds >= 2.0

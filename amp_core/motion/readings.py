@@ -30,6 +30,9 @@ SUSPECT_SCORE, FIT_SCORE = 1.5, 0.6
 """No other reading is tried on a clip that is more plausible than the first and heads where its feet take it; none is added to
 one that is as plausible as the second."""
 
+STEADIER = 0.7
+"""Of the slide: where the path of the feet already says that the heading is off, so much less is enough."""
+
 MENDING_RATIO, JOINT_RATIO = 0.62, 0.55
 """A reading mends a clip whose score it brings below this share, the second for single joints. The best other
 reading of a good clip brings it to 0.85."""
@@ -190,7 +193,8 @@ def try_readings(
       start, end: the poses at both ends of some steps of the clip.
       as_read, turn: the plausibility of these steps, and the turn of the whole clip.
     """
-    if as_read.score < SUSPECT_SCORE and not turn.is_off:
+    is_plausible = as_read.score < SUSPECT_SCORE
+    if is_plausible and not turn.is_doubtful:
         return ()
     count = len(start.root_pos)
     both = Poses(*(np.concatenate(pair) for pair in zip(start, end, strict=True)))
@@ -210,12 +214,13 @@ def try_readings(
         if steps:
             readings = [reading for reading in readings if _go_together([*steps, *reading])]
         else:
-            headings = [
+            headings: list[tuple[Reading, ...]] = [
                 (heading,)
                 for about_body in ((True, False) if as_read.tilt > SAME_AXIS_DEG else (True,))
                 for heading in _headings(_coarse_turn(measure, as_read, turn, about_body), about_body, measure_turn)
             ]
-            readings = [*headings, *_with_headings(readings, measure_turn)]
+            is_heading_alone = is_plausible and not turn.is_off
+            readings = headings if is_heading_alone else [*headings, *_with_headings(readings, measure_turn)]
         if not readings:
             break
         # A few steps tell most readings off; the best are measured with all of them.
@@ -224,7 +229,8 @@ def try_readings(
         trials = [measure(reading, 1) for reading, score in zip(readings, rough, strict=True) if score <= bound]
         lowest = min(candidate.after.score for candidate, _ in trials)
         candidate, outcome = next(trial for trial in trials if trial[0].after.score <= CLEARLY * lowest + 0.02)
-        if candidate.after.score > IMPROVEMENT * best.score and not (turn.is_off and candidate.readings[-1].kind == "heading"):
+        is_heading = candidate.readings[-1].kind == "heading"
+        if candidate.after.score > IMPROVEMENT * best.score and not (turn.is_doubtful and is_heading):
             break
         if _is_mended(candidate, turn):
             close = [
@@ -272,7 +278,8 @@ def _is_mended(candidate: Mended, turn: PathTurn) -> bool:
     readings, old, new = candidate.readings, candidate.before, candidate.after
     kinds = {reading.kind for reading in readings}
     if kinds == {"heading"}:
-        return new.score < old.score * (1.0 if turn.is_off else MENDING_RATIO)
+        is_steadier = turn.is_off or (turn.is_doubtful and new.slide < STEADIER * old.slide)
+        return new.score < old.score * (1.0 if is_steadier else MENDING_RATIO)
     if turn.seconds < LEAST_SEC and not kinds <= {"quaternion_order", "y_up", "unit", "degrees"}:
         return False
     is_of_joints = readings[0].joint is not None
