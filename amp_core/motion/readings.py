@@ -92,8 +92,8 @@ class Reading:
     """One way to read a clip otherwise.
 
     Args:
-      kind: `quaternion_order`, `inverse_rotation`, `heading`, `y_up`, `unit`, `path`, `degrees`, `joint_order`, `sides` or
-        `joint_sign`.
+      kind: `quaternion_order`, `inverse_rotation`, `heading`, `mirrored`, `y_up`, `unit`, `path`, `degrees`, `joint_order`,
+        `sides` or `joint_sign`.
       words: what the clip would be, as a clause.
       remedy: how the file is mended.
       key: the array that is read otherwise.
