@@ -140,15 +140,13 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profi
     candidates = (
         () if not is_readable else try_readings(start, end, motion.fps, feet, as_read, _turn_of(course, feet), measure_turn)
     )
+    faults = shift_frames(find_discontinuities(frames, limits.max_speed, limits.max_turn_rate), lead)
     if candidates and not candidates[0].is_path:
-        misread: Finding | None = _choose_reading(candidates, poses, motion, lead, feet, limits)
+        findings += _choose_reading(candidates, faults, poses, motion, lead, feet, limits)
+    elif misplaced := _find_misplaced(poses, start, end, motion.fps, feet, as_read):
+        findings.append(misplaced)
     else:
-        misread = _find_misplaced(poses, start, end, motion.fps, feet, as_read)
-    if misread is not None:
-        findings.append(misread)
-    else:
-        findings += _find_unreachable(poses, robot, lead)
-        findings += shift_frames(find_discontinuities(frames, limits.max_speed, limits.max_turn_rate), lead)
+        findings += [*_find_unreachable(poses, robot, lead), *faults]
         measures |= measure_course(course)
         if not trembles:
             findings += describe_motion(course, robot, measures, gates)
@@ -157,9 +155,19 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profi
 
 
 def _choose_reading(
-    candidates: Sequence[Mended], poses: Poses, motion: Motion, lead: int, feet: FootMeasure, limits: Limits
-) -> Finding:
-    """The refusal of a clip by the likeliest reading, of those first that leave nothing else to refuse or exclude."""
+    candidates: Sequence[Mended],
+    faults: Sequence[Finding],
+    poses: Poses,
+    motion: Motion,
+    lead: int,
+    feet: FootMeasure,
+    limits: Limits,
+) -> Sequence[Finding]:
+    """The refusal of a clip by the likeliest reading, of those first that leave nothing else to refuse or exclude.
+
+    Args:
+      faults: what breaks the clip as it is. What breaks it in any reading is refused first: feet that are frozen say little.
+    """
     robot, remaining = feet.robot, []
     for candidate in candidates:
         read = candidate.apply(poses)
@@ -172,7 +180,8 @@ def _choose_reading(
     is_clean = [not codes for codes in remaining]
     best = is_clean.index(True) if any(is_clean) else 0
     rivals = [candidate for i, candidate in enumerate(candidates) if i != best and is_clean[i] == is_clean[best]]
-    return candidates[best].to_finding(motion.num_frames, rivals, remaining[best])
+    lasting = [fault for fault in faults if fault.severity == "refuses" and all(fault.code in codes for codes in remaining)]
+    return lasting or [candidates[best].to_finding(motion.num_frames, rivals, remaining[best])]
 
 
 def _frames_of(poses: Poses, fps: float, feet: FootMeasure) -> Frames:

@@ -41,6 +41,9 @@ MENDED_SCORE, MENDED_ROTATION_SCORE = 4.5, 2.5
 """The most that a mended clip may have: runs and jumps have up to 4. A clip that lies is upright in some other rotation: it
 must make sense in every other respect as well."""
 
+WORSE = 2.0
+"""Of the slide: joints that are read otherwise put themselves inside their limits, and level soles, in many ways."""
+
 LEAST_SEC = 0.5
 """A shorter clip has no step in it, by which its feet could tell a reading from another."""
 
@@ -59,6 +62,9 @@ RIVAL_RATIO, MOST_RIVALS = 1.3, 3
 
 DISTINCT_RAD, DISTINCT_M, DISTINCT_DEG = 0.05, 0.01, 5.0
 """Two readings that differ by less than these are the same one."""
+
+LEAST_SHIFT_RAD = 0.3
+"""A zero that is off by less is within what a joint differs by from its counterpart in motions of one side."""
 
 ROUNDS = 3
 SLACK_RAD = 0.35
@@ -93,7 +99,7 @@ class Reading:
 
     Args:
       kind: `quaternion_order`, `inverse_rotation`, `heading`, `mirrored`, `y_up`, `unit`, `path`, `degrees`, `joint_order`,
-        `sides` or `joint_sign`.
+        `sides`, `joint_sign` or `joint_zero`.
       words: what the clip would be, as a clause.
       remedy: how the file is mended.
       key: the array that is read otherwise.
@@ -284,6 +290,8 @@ def _is_mended(candidate: Mended, turn: PathTurn) -> bool:
         return False
     is_of_joints = readings[0].joint is not None
     if is_of_joints and old.score * turn.seconds < LEAST_EVIDENCE_SEC:
+        return False
+    if is_of_joints and new.slide > WORSE * old.slide and new.score > SUSPECT_SCORE:
         return False
     # Each further reading has to be earned: of many combinations some one fits any motion.
     ratio = JOINT_RATIO if is_of_joints else MENDING_RATIO
@@ -492,6 +500,22 @@ def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot) -> Iterat
             f"Negate {'the columns' if len(columns) > 1 else 'the column'} {', '.join(map(str, columns))} of dof_pos ({text})",
             "dof_pos", partial(_flip_columns, signs=signs), names[columns[0]],
         )  # fmt: skip
+    yield from _zero_readings(poses, pairs, names)
+
+
+def _zero_readings(poses: Poses, pairs: list[tuple[int, int]], names: list[str]) -> Iterator[Reading]:
+    """A joint measured from another zero than its counterpart on the other side, whose axis may point either way."""
+    middle = np.median(poses.dof_pos, axis=0)
+    for i, j in (*pairs, *((j, i) for i, j in pairs)):
+        for shift in (float(middle[j] - middle[i]), float(-middle[j] - middle[i])):
+            if abs(shift) > LEAST_SHIFT_RAD:
+                shifts = np.zeros(len(names))
+                shifts[i] = shift
+                yield Reading(
+                    "joint_zero", f"{names[i]} looks to be measured from another zero",
+                    f"Add {shift:+.2f} rad to the column {i} of dof_pos ({names[i]}), or what its zero is really off by",
+                    "dof_pos", partial(_shift_columns, shifts=shifts), names[i],
+                )  # fmt: skip
 
 
 def _runs_of(pairs: list[tuple[int, int]], leg_pairs: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -515,6 +539,10 @@ def _exchange(kind: str, pairs: list[tuple[int, int]], names: list[str]) -> Read
     return Reading(
         kind, f"{words} look exchanged", remedy, "dof_pos", partial(_take_columns, columns=order), names[pairs[0][0]]
     )
+
+
+def _shift_columns(poses: Poses, shifts: Array) -> Poses:
+    return poses._replace(dof_pos=poses.dof_pos + shifts)
 
 
 def _take_columns(poses: Poses, columns: list[int]) -> Poses:

@@ -378,6 +378,18 @@ def drops_in(motion: Motion, robot: Robot) -> Motion | None:
     return replace(motion, root_pos=position)
 
 
+def shifted_zero(words: str, radians: float) -> Callable[[Motion, Robot], Motion | None]:
+    def spoil(motion: Motion, robot: Robot) -> Motion | None:
+        columns = find(list(robot.joint_names), words)[:1]
+        if not columns:
+            return None
+        joints = np.array(motion.dof_pos)
+        joints[:, columns] += radians
+        return replace(motion, dof_pos=joints)
+
+    return spoil
+
+
 def still_joint(words: str) -> Callable[[Motion, Robot], Motion | None]:
     def spoil(motion: Motion, robot: Robot) -> Motion | None:
         """A joint that the retargeter did not map."""
@@ -479,7 +491,9 @@ NUMBERS = {
     "one unsolved frame": Fault("", ("leading_frames_dropped",), unsolved(1)),
     "three unsolved frames": Fault("", ("leading_frames_dropped",), unsolved(3)),
     "norm 0.983": Fault("", ("quaternions_normalized",), norms(0.983)),
-    "an ankle from another zero": Fault("", ("joints_beyond_limits",), far_joint),
+    "an ankle from another zero": Fault("", ("joint_zero", "joints_beyond_limits"), far_joint),
+    "a knee from another zero": Fault("", ("joint_zero",), shifted_zero("knee", 0.8)),
+    "an ankle's zero off by 0.7 rad": Fault("", ("joint_zero",), shifted_zero("ankle_pitch", 0.7)),
 }
 KINDS = {
     "path twice as long": Fault("", ("clip_feet_slide",), path(2.0)),
