@@ -24,7 +24,7 @@ from amp_core.errors import AmprefError, InputRefused, IntegrityError, PhysicsFa
 from amp_core.footing import touches_ground
 from amp_core.formats import WIDE_LIMITS, Motion
 from amp_core.kinematics import FootTracker
-from amp_core.motion import condition
+from amp_core.motion import condition, find_refusal
 from amp_core.quality import EXPORT_ARRAYS, FrameSeries, contact_warnings, measure
 from amp_core.recipe import MODES, Recipe
 from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, decode_meta, read_members, read_meta
@@ -124,7 +124,8 @@ class Evaluation:
     """The outcome for one reference.
 
     Args:
-      tier: Rejected where a check fails; otherwise the best tier that the measured gates permit.
+      tier: Rejected where a check fails; None where a gate that it rests on could not be measured.
+      best_tier: the best that the measured gates permit.
       is_proven: every gate was measured, and nothing that the tier rests on is the file's word alone.
       gates: the measured ones.
       quality_metrics: None where a metric could not be measured.
@@ -138,7 +139,8 @@ class Evaluation:
     gate_profile: str
     frames: int
     duration_sec: float
-    tier: Tier
+    tier: Tier | None
+    best_tier: Tier
     tier_reason: str
     is_proven: bool
     gates: tuple[Gate, ...]
@@ -159,7 +161,8 @@ class Evaluation:
             "duration_sec": self.duration_sec,
             "mode": self.generation_mode,
             "gate_profile": self.gate_profile,
-            "tier": int(self.tier),
+            "tier": None if self.tier is None else int(self.tier),
+            "best_tier": int(self.best_tier),
             "tier_reason": self.tier_reason,
             "proven": self.is_proven,
             "declared_tier": self.declared_tier,
@@ -198,6 +201,7 @@ def evaluate(
     frames = len(arrays["dof_pos"])
     checks = [*_check_replay(reader, gaps), *_check_agreement(reader, gaps), *_check_generation(reader, motion, gaps)]
     missing = reader.fill()
+    checks += _check_clip(reader)
     series = FrameSeries.from_export(arrays, recipe, robot)
     no_value = frozenset().union(*(_NEEDS[name] for name in missing))
     metrics = {name: None if name in no_value else value for name, value in measure(series).items()}
@@ -230,6 +234,9 @@ def evaluate(
     is_proven = not gaps and not causes
     if tier is Tier.REJECTED:
         text = f"Rejected: {reason}"
+    elif open_names:
+        text = f"{tier.label} at best, and no tier yet: {len(open_names)} gates could not be measured"
+        text += f"; not Tier 0: {reason}" if reason else ""
     else:
         names = ", ".join(gap.what for gap in gaps[:_MAX_NAMES])
         names += f" and {len(gaps) - _MAX_NAMES} more" * (len(gaps) > _MAX_NAMES)
@@ -245,7 +252,8 @@ def evaluate(
         gate_profile=recipe.gate_profile,
         frames=frames,
         duration_sec=frames * robot.control_dt,
-        tier=tier,
+        tier=None if open_names and tier is not Tier.REJECTED else tier,
+        best_tier=tier,
         tier_reason=text,
         is_proven=is_proven,
         gates=gates,
@@ -327,6 +335,13 @@ class _Reader:
         names += ["qvel", "ctrl", "initial_qpos", "initial_qvel", "forced_qpos", "sum_fn_last_substep"]
         names += ["fps", "dt", "tier", "generation_mode", "robot", "joint_names", "source_file", "generator_version"]
         names += ["feature_dim", "num_frames", "duration_sec", "generation_timestamp"]
+        if not self.path.is_file():
+            raise InputRefused(
+                "it is a folder" if self.path.is_dir() else "there is no such file",
+                file=str(self.path),
+                expected="a reference: an .npz",
+                remedy="Name the files: DIR/*.npz",
+            )
         if self.path.suffix != ".npz":
             raise InputRefused(
                 "it is no .npz",
@@ -529,6 +544,16 @@ def _check_generation(reader: _Reader, motion: Motion | None, gaps: list[Gap]) -
         more = f" and {len(differing) - _MAX_NAMES} more" * (len(differing) > _MAX_NAMES)
         detail = f"{', '.join(differing[:_MAX_NAMES])}{more} are not what the motion gives ({motion.name}, generated again)"
     return [CheckedClaim("generation", not differing, detail)]
+
+
+def _check_clip(reader: _Reader) -> list[CheckedClaim]:
+    """What `ampref check` says of the clip in the file, or of the file's own poses where it has no clip."""
+    position, rotation, joints = (reader.arrays[f"reference_{key}"] for key in ("root_pos", "root_rot", "dof_pos_raw"))
+    if len(joints) < 2:
+        return []
+    motion = Motion(reader.name, round(1.0 / reader.robot.control_dt, 9), position, rotation, joints, "", "npz")
+    refusal = find_refusal(motion, reader.robot)
+    return [CheckedClaim("clip", refusal is None, "nothing in it is refused" if refusal is None else refusal.message)]
 
 
 def _check_claims(claims: Mapping[str, Any], metrics: Mapping[str, float | int | None]) -> list[CheckedClaim]:

@@ -11,6 +11,7 @@ from amp_core.cli.options import Fps, JsonOut, Profile, QuatOrder, Quiet
 from amp_core.cli.output import Output
 from amp_core.cli.reading import find_sources, reading_options
 from amp_core.cli.results import RESULT_COLUMNS
+from amp_core.cli.text import tier_name
 from amp_core.errors import AmprefError
 from amp_core.formats import WIDE_LIMITS, read_motion
 
@@ -52,12 +53,14 @@ def evaluate(
         except AmprefError as error:
             error.file = error.file or str(path)
             out.refuse(error)
-    out.print_result(documents, (f"{document['name']}\t{document['tier']}" for document in documents))
-    out.print_table({"Reference": "name", "Mode": "mode", **RESULT_COLUMNS}, documents)
+    out.print_result(documents, (f"{row['name']}\t{'' if row['tier'] is None else row['tier']}" for row in documents))
+    tier = {"Tier": lambda row: tier_name(row["tier"]) if row["tier"] is not None else f"≤ {tier_name(row['best_tier'])}"}
+    if documents:
+        out.print_table({"Reference": "name", "Mode": "mode", **RESULT_COLUMNS, **tier}, documents)
     has_failed = False
     for document in documents:
         out.print(f"\n{document['name']}: {document['tier_reason']}")
-        if document["declared_tier"] is not None and document["declared_tier"] != document["tier"]:
+        if document["declared_tier"] is not None and document["declared_tier"] != document["best_tier"]:
             out.print(f"  says of itself: tier {document['declared_tier']}")
         for check in document["checks"]:
             has_failed |= not check["passed"]

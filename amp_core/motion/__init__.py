@@ -10,7 +10,7 @@ Quaternions are xyzw and take body to world, as clips have them; only `initial_q
 
 from amp_core.formats.clip import Limits, Motion
 from amp_core.formats.names import clean_name
-from amp_core.motion.checks import check_clip, check_motion
+from amp_core.motion.checks import check_clip, check_motion, find_refusal
 from amp_core.motion.conditioning import Conditioned, condition
 from amp_core.motion.findings import ClipCheck, Finding
 from amp_core.motion.joint_order import JointOrder, reorder_joints
@@ -33,6 +33,7 @@ __all__ = [
     "check_motion",
     "clean_name",
     "condition",
+    "find_refusal",
     "reorder_joints",
     "resampled_count",
 ]

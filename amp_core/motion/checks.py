@@ -62,6 +62,14 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
         raise refusal.to_error(motion.name)
 
 
+def find_refusal(motion: Motion, robot: Robot) -> Finding | None:
+    """The finding that refuses a clip whose arrays come from elsewhere than a motion file, if one does."""
+    try:
+        return check_clip(motion, robot).refusal
+    except MotionRefused as error:
+        return Finding.of_error(error, "unreadable")
+
+
 def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profile: str = GATE_PROFILE) -> ClipCheck:
     """Everything that can be told about a motion for a robot without simulating it.
 
@@ -346,4 +354,4 @@ def forward_speed(position: Array, rotation: Array, fps: float) -> float:
     return float(np.einsum("ij,ij->i", np.diff(position[:, :2], axis=0), heading).mean() * fps)
 
 
-__all__ = ["ABSURD_SHIFT_M", "check_clip", "check_motion", "find_leading", "forward_speed"]
+__all__ = ["ABSURD_SHIFT_M", "check_clip", "check_motion", "find_leading", "find_refusal", "forward_speed"]

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
-from amp_core.errors import IntegrityError, MotionRefused
+from amp_core.errors import IntegrityError
 from amp_core.formats import Motion
 from amp_core.metrics import CHANNEL_RATE, UNLOADED_BELOW
-from amp_core.motion import check_clip
-from amp_core.motion.findings import Finding
+from amp_core.motion import find_refusal
 from amp_core.quality import FrameSeries, contact_warnings, measure
 from amp_core.recipe import GATE_PROFILE
 from amp_core.rotations import pitch_roll_tilt
@@ -331,12 +330,9 @@ def check_profile(findings: Findings, robot: Robot, clip: Clip) -> None:
         findings.add(Row("gates.failed", None, SKIP, where=place, note=note))
         return
     position, rotation, joints = (clip.arrays[f"reference_{key}"] for key in ("root_pos", "root_rot", "dof_pos_raw"))
-    refusal, fps = None, round(1.0 / robot.control_dt, 9)
-    if clip.frames > 1:  # Test 4 reports a clip without frames.
-        try:
-            refusal = check_clip(Motion(clip.name, fps, position, rotation, joints, "", "npz"), robot).refusal
-        except MotionRefused as error:
-            refusal = Finding.of_error(error, "unreadable")
+    motion = Motion(clip.name, round(1.0 / robot.control_dt, 9), position, rotation, joints, "", "npz")
+    # Test 4 reports a clip without frames.
+    refusal = find_refusal(motion, robot) if clip.frames > 1 else None
     if refusal is not None:
         findings.add(Row(f"clip.{refusal.code}", refusal.value, FAIL, where=place, note=refusal.message))
         findings.add_reason(f"{place} is taken as Tier 0, but ampref check refuses it: {refusal.message}")

@@ -150,9 +150,9 @@ def schema_alone(arrays: Arrays) -> Arrays:
 
 def test_a_foreign_file_by_the_schema_is_measured_as_far_as_it_goes(changed: Change, scores: Mapping[str, Score]) -> None:
     found, expected = evaluate(changed(schema_alone)), scores["walk"].quality_metrics
-    assert found.tier == 0
+    assert (found.tier, found.best_tier) == (None, 0)
     assert not found.is_proven
-    assert "at best" in found.tier_reason
+    assert "Tier 0 at best, and no tier yet" in found.tier_reason
     for name in (
         "mean_sum_fn_over_mg",
         "p90_stab_force_over_mg",
@@ -169,7 +169,7 @@ def test_a_foreign_file_by_the_schema_is_measured_as_far_as_it_goes(changed: Cha
     assert {"loads", "solver_warnings", "nonfoot_contact", "mpjpe_m", "clip_flight_rate"} <= set(open_things)
     assert not {gate.name for gate in found.gates} & set(open_things)
     assert found.quality_metrics["mpjpe_m"] is None
-    assert [check.name for check in found.checks] == ["features", "tier"]
+    assert [check.name for check in found.checks] == ["features", "clip", "tier"]
 
 
 def test_a_foreign_file_that_has_fallen_is_rejected_whatever_it_says(changed: Change) -> None:
@@ -186,6 +186,19 @@ def test_poses_alone_give_little(changed: Change) -> None:
     assert {"fps", "features", "mean_sum_fn_over_mg", "contact_rate", "mode", "replay"} <= open_things
     assert found.quality_metrics["mean_sum_fn_over_mg"] is None
     assert found.contact_warnings == ()
+    assert found.to_dict()["tier"] is None
+
+
+def test_poses_that_tremble_are_rejected(changed: Change) -> None:
+    """A file without the clip's frames is checked as a clip by itself."""
+
+    def tremble(arrays: Arrays) -> Arrays:
+        noise = np.random.default_rng(0).normal(0.0, 0.1, arrays["dof_pos"].shape)
+        return {"root_pos": arrays["root_pos"], "root_rot": arrays["root_rot"], "dof_pos": arrays["dof_pos"] + noise}
+
+    found = evaluate(changed(tremble))
+    assert found.tier == -1
+    assert "clip: the joints tremble" in found.tier_reason
 
 
 def shift_control(arrays: Arrays) -> None:
@@ -260,8 +273,8 @@ def test_a_foreign_file_may_spell_the_joints_otherwise_and_not_order_them_otherw
     def named(names: list[str]) -> Callable[[Arrays], Arrays]:
         return lambda arrays: schema_alone(arrays) | {"joint_names": np.array(names)}
 
-    assert evaluate(changed(named(names))).tier == 0
-    assert evaluate(changed(lambda arrays: named(names)(arrays) | {"fps": np.array(49.9)})).tier == 0
+    assert evaluate(changed(named(names))).best_tier == 0
+    assert evaluate(changed(lambda arrays: named(names)(arrays) | {"fps": np.array(49.9)})).best_tier == 0
     found = evaluate(changed(named(names[::-1])))
     assert found.tier == -1
     assert f"meta.joint_names is {', '.join(names[::-1])}, but left_hip_pitch, " in found.tier_reason
@@ -311,7 +324,8 @@ def test_no_archive_is_refused(tmp_path: Path) -> None:
 def test_the_verb_says_what_it_could_not_verify(changed: Change, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["evaluate", str(changed(schema_alone)), "--json", str(tmp_path / "out.json")]) == 0
     text = capsys.readouterr().out
-    assert "Tier 0, at best" in text
+    assert "≤ Tier 0" in text
+    assert "Tier 0 at best, and no tier yet" in text
     assert "not verified  replay: the file lacks ctrl" in text
     (document,) = json.loads((tmp_path / "out.json").read_text())
     assert (document["tier"], document["proven"]) == (0, False)
