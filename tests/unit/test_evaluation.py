@@ -328,7 +328,7 @@ def test_the_verb_says_what_it_could_not_verify(changed: Change, capsys: pytest.
     assert "Tier 0 at best, and no tier yet" in text
     assert "not verified  replay: the file lacks ctrl" in text
     (document,) = json.loads((tmp_path / "out.json").read_text())
-    assert (document["tier"], document["proven"]) == (0, False)
+    assert (document["tier"], document["best_tier"], document["proven"]) == (None, 0, False)
     assert run(["evaluate", str(changed(shift_control))]) == 1
     assert "WRONG  replay" in capsys.readouterr().out
 
