@@ -27,8 +27,8 @@ class Lack:
     """One thing that a clip lacks.
 
     Args:
-      what: `root_frame`, one of `tiers.CLIP_CODES`, `ground_fit`, `reachable_joints`, `footwork`, `actuator_limits` or
-        `balance`.
+      what: `root_frame`, one of `tiers.CLIP_CODES`, `starts_in_air`, `ground_fit`, `reachable_joints`, `footwork`,
+        `actuator_limits` or `balance`.
       detail: in words, with the measured values.
     """
 
@@ -75,6 +75,11 @@ def triage(
         lacks.append(Lack("root_frame", report.root_frame.detail))
     clip_gates = clip_failures(gates)
     lacks.extend(Lack(CLIP_CODES.get(gate.name, gate.name), gate.explain()) for gate in clip_gates)
+    # A start so high that the robot's own first pose fails a gate: the plan begins with this pose, too.
+    is_high = any(gate.name == "height_max" and not gate.passed for gate in gates)
+    start = next((finding for finding in report.findings if finding.code == "starts_in_air" and is_high), None)
+    if start is not None:
+        lacks.append(Lack("starts_in_air", start.message))
     ground = []
     if abs(report.ground_shift_m) > SHIFT_NOTE_M:
         ground.append(f"it was moved by {report.ground_shift_m:+.3f} m to the floor")
@@ -106,6 +111,8 @@ def triage(
         if Tier(tier).rank > best.rank:
             reason = f"the plain rollout is Rejected, and a plan may make it Tier 1; {reason}"
             return Triage(tuple(lacks), True, reason)
+    elif start is not None:
+        reason = f"{start.message}, higher than the robot can be, and no plan can mend that: {start.remedy}"
     elif tier == Tier.TIER_0:
         reason = "the plain rollout is Tier 0"
     elif tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):

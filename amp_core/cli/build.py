@@ -234,7 +234,7 @@ def build_version(
         )
     verification = test_candidates(
         pairs, robot, sources, reading, name=name, version=version, nthread=nthread,
-        progress=lambda share, text: progress(0.05 + 0.9 * share, f"test {text}"),
+        progress=lambda share, text: progress(0.05 + 0.9 * share, text),
     )  # fmt: skip
     waived_tests = {waiver["test"] for waiver in waivers}
     failures = [test for test in verification.failed if test.id not in waived_tests]

@@ -224,7 +224,10 @@ def build(
     out.print(f"{dataset_name}=={version}: {counted(bundle.num_clips, 'clip')}, {bundle.num_frames} frames")
     for file in bundle.files:
         out.print(f"  {file.path}  {file.sha256}")
+    out.print(f"  dataset_hash  {bundle.dataset_hash}")
     print_readiness(out, document)
+    features = next(file.path for file in bundle.files if file.path.suffix == ".npz")
+    out.print(f"\nnext: numpy.load({str(features)!r})['features']; the manifest beside it says what its rows and columns are")
     out.exit()
 
 

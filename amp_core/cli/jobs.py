@@ -70,6 +70,7 @@ def job(
         result = (f"{key} {value}" for key, value in job["result"].items() if not isinstance(value, dict))
         out.print("\nresult: " + ", ".join(result))
     elif job["state"] in ("failed", "quarantined", "cancelled"):
-        out.print(f"\nnext: ampref job {job['id']} --retry, when what it names is mended")
+        command = f"ampref job {job['id']} --retry" if job["kind"] == "rollout" else "ampref dataset lock NAME VERSION"
+        out.print(f"\nnext: {command}, when what it names is mended")
     elif job["state"] in ("queued", "running"):
         out.print(f"\nnext: ampref job {job['id']} --wait")

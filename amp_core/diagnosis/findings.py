@@ -45,6 +45,7 @@ CODES: Mapping[str, str] = {
 
 SUGGESTIONS: Mapping[str, str] = {
     "fix_root_frame": "Export the clip with an upright root.",
+    "cut_start": "Cut off the start of the clip, in which no foot is on the ground.",
     "use_tracked": "Score it in mode `tracked`.",
     "slower": "Score a slower variant.",
     "shift_ground": "Move the clip up or down.",

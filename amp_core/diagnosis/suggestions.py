@@ -37,9 +37,12 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         yield Suggestion("fix_root_frame", message, ("root_frame",), tilt)
         return
     clip_gates = clip_failures(evidence.failed_gates.values())
+    start = next((finding for finding in evidence.clip.report.findings if finding.code == "starts_in_air"), None)
+    if start is not None and (in_air := _codes(codes, "starts_in_air", "too_high", "fell")):
+        yield Suggestion("cut_start", f"cut off the start, in which the clip is in the air: {start.remedy}", in_air)
     # By its own gates the clip cannot have a better tier than this, however it is followed.
     is_best = bool(clip_gates) and best_tier(clip_gates) == evidence.tier
-    fall_codes = () if is_best else _codes(codes, *_FALL_CODES, *_FAR)
+    fall_codes = () if is_best or (start is not None and "too_high" in codes) else _codes(codes, *_FALL_CODES, *_FAR)
     if fall_codes and evidence.mode in ("rollout", "teacher_forced"):
         reason = (
             "nothing balances the robot in this mode"
@@ -71,7 +74,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         )
         yield Suggestion("lift_feet", message, ("never_lifts",), airborne)
     if evidence.rollout.recipe.gate_profile in DYNAMIC_PROFILES and (
-        codes_of_motion := _codes(codes, "clip_not_upright", "flight")
+        codes_of_motion := () if "ground_not_flat" in codes else _codes(codes, "clip_not_upright", "flight")
     ):
         profile = DYNAMIC_PROFILES[evidence.rollout.recipe.gate_profile]
         message = f"score it with --profile {profile}, which compares with the clip's own flight and posture"

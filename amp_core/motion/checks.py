@@ -26,6 +26,7 @@ from amp_core.motion.plausibility import FootMeasure, PathTurn, Plausibility, Po
 from amp_core.motion.readings import DEGREES_LEAST, Mended, place_elsewhere, try_readings
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import FRAME_EPS, interpolate, interpolate_rotations, resampled_count
+from amp_core.motion.root_frame import SUSPECT_TILT, RootFrame
 from amp_core.recipe import GATE_PROFILE
 from amp_core.tiers import gate_profile
 
@@ -157,7 +158,11 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profi
         findings += [*_find_unreachable(poses, robot, lead), *faults]
         measures |= measure_course(course)
         if not trembles:
-            findings += describe_motion(course, robot, measures, gates)
+            motion_findings = describe_motion(course, robot, measures, gates)
+            if (root := RootFrame.of(poses, motion.fps, robot)).suspect:
+                findings.append(_describe_root(root))
+                motion_findings = [finding for finding in motion_findings if finding.code != "clip_not_upright"]
+            findings += motion_findings
     ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     return ClipCheck(tuple(ordered), measures)
 
@@ -211,6 +216,20 @@ def find_leading(motion: Motion, rotation: Array, robot: Robot) -> FirstFrame:
     first = FirstFrame.of(motion, rotation)
     remaining = resampled_count(motion.num_frames - first.frames, motion.fps, round(1.0 / robot.control_dt, 9))
     return replace(first, trimmed=first.glitch and remaining >= 2)
+
+
+def _describe_root(root: RootFrame) -> Finding:
+    return Finding(
+        "root_frame",
+        "excludes",
+        root.detail,
+        key="root_rot",
+        value=root.mean_tilt_deg,
+        limit=math.degrees(SUSPECT_TILT),
+        unit="deg",
+        expected="a root that stands upright where the robot does",
+        remedy="Export the clip again with the robot's own root frame; nothing else can be judged before that",
+    )
 
 
 def _describe_leading(first: FirstFrame) -> Finding:

@@ -14,6 +14,7 @@ from amp_core import rotations
 from amp_core.metrics import CHORD_SEC, GRAVITY, TRAVELLED_SHARE, TRAVELLING_SPEED
 from amp_core.motion.findings import Finding, rounded
 from amp_core.motion.readings import find_pairs
+from amp_core.motion.resampling import FRAME_EPS
 from amp_core.tiers import CLIP_CODES, GateProfile
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ Flags = NDArray[np.bool_]
 
 START_SHARE = 0.07
 """Of the height: a clip whose first frames have all feet higher than this above its ground starts in the air."""
+
+UNEVEN_SHARE = 0.10
+"""Of the height: by so much a ground is uneven where the profile has no gate on it."""
 
 START_SEC = 1.0
 LEAST_STEPS = 3
@@ -71,7 +75,7 @@ class Course:
     def frames(self, where: Flags) -> tuple[int, int] | None:
         """The first and the last frame of the file that a mask covers."""
         rows = np.flatnonzero(where)
-        return (math.floor(self.times[rows[0]]), math.ceil(self.times[rows[-1]])) if len(rows) else None
+        return (math.floor(self.times[rows[0]]), math.ceil(self.times[rows[-1]] - FRAME_EPS)) if len(rows) else None
 
 
 def measure_course(course: Course) -> dict[str, float | None]:
@@ -207,11 +211,12 @@ def _find_flight(course: Course, measures: dict[str, float | None], limit: float
     rate = measures["clip_flight_rate"] or 0.0
     if rate <= limit:
         return
+    is_level = (measures["clip_ground_range_m"] or 0.0) <= UNEVEN_SHARE * course.height  # Who climbs stairs does not jump.
     yield Finding(
         "flight", "excludes", f"no foot is on the ground in {rate:.0%} of the frames: the clip runs, jumps or floats",
         key="root_pos", frames=course.frames(course.in_flight), value=rate, limit=limit, unit="share",
         expected=f"a foot on the ground in all but {limit:.0%} of the frames (gate clip_flight_rate)",
-        remedy="Score it with the gate profile amp-0.12-dynamic, or cut the part with a foot on the ground",
+        remedy="Cut the part with a foot on the ground" + ", or score it by the profile amp-0.12-dynamic" * is_level,
     )  # fmt: skip
 
 
@@ -228,7 +233,7 @@ def _find_start(course: Course, height: float) -> Iterator[Finding]:
     landed = int(np.argmin(is_high)) if not is_high.all() else len(is_high)
     if landed > count or landed < 2:
         return
-    frame = math.ceil(course.times[landed])
+    frame = math.ceil(course.times[landed] - FRAME_EPS)
     gap = float(course.heights[0].min()) - floor
     yield Finding(
         "starts_in_air", "warns", f"the clip starts {gap:.2f} m in the air; a foot is on the ground from frame {frame} on",
@@ -239,7 +244,8 @@ def _find_start(course: Course, height: float) -> Iterator[Finding]:
 
 
 def _find_ground(course: Course, measures: dict[str, float | None], limit: float) -> Iterator[Finding]:
-    value = measures["clip_ground_range_m"]
+    value, is_gated = measures["clip_ground_range_m"], math.isfinite(limit)
+    limit = limit if is_gated else UNEVEN_SHARE * course.height
     if value is None or value <= limit:
         return
     ground = course.ground
@@ -251,12 +257,12 @@ def _find_ground(course: Course, measures: dict[str, float | None], limit: float
     if abs(rise) < 0.5 * value:
         kind = "they are on several levels"
     yield Finding(
-        "ground_not_flat", "excludes",
+        "ground_not_flat", "excludes" if is_gated else "warns",
         f"the ground of this clip is not flat: its standing feet are on heights that differ by {value:.2f} m; {kind} (a slope, "
         "stairs, a box, or a drift of the recording)",
-        key="root_pos", frames=(math.floor(course.times[rows[0]]), math.ceil(course.times[rows[-1]])),
+        key="root_pos", frames=(math.floor(course.times[rows[0]]), math.ceil(course.times[rows[-1]] - FRAME_EPS)),
         value=value, limit=rounded(limit), unit="m",
-        expected=f"standing feet on one height (gate clip_ground_range_m, {limit:.3g} m)",
+        expected="standing feet on one height" + f" (gate clip_ground_range_m, {limit:.3g} m)" * is_gated,
         remedy="Of a drift: subtract the line through the standing feet from root_pos; slopes and stairs have no flat floor",
     )  # fmt: skip
 

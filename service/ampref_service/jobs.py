@@ -250,7 +250,13 @@ class JobQueue:
         """Queue a job again that failed, was quarantined or cancelled, with fresh attempts. Raises `NotFound`, `Conflict`."""
         with self.catalog.begin() as session:
             job = self._lock_job(session, job_id)
-            if job.kind != "rollout" or job.state not in ("failed", "quarantined", "cancelled"):
+            if job.kind != "rollout":
+                raise Conflict(
+                    f"the job {job_id} is a {job.kind} job, which is not queued again",
+                    expected="a rollout job that did not succeed",
+                    remedy="Lock the version again: ampref dataset lock NAME VERSION",
+                )
+            if job.state not in ("failed", "quarantined", "cancelled"):
                 raise Conflict(f"the {job.kind} job {job_id} is {job.state}", expected="a rollout job that did not succeed")
             return job_rows.enqueue(
                 session,

@@ -500,7 +500,7 @@ KINDS = {
     "path half as long": Fault("", ("clip_feet_slide",), path(0.5)),
     "drifts up": Fault("", ("ground_not_flat",), rising(0.3)),
     "drifts down": Fault("", ("ground_not_flat",), rising(-0.3)),
-    "lies": Fault("", ("clip_not_upright",), lies),
+    "lies": Fault("", ("clip_not_upright", "root_frame"), lies),
     "backflip": Fault("", ("clip_not_upright",), backflip),
     "hops": Fault("", ("flight",), hops),
     "drops in": Fault("", ("starts_in_air",), drops_in),

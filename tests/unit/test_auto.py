@@ -57,6 +57,26 @@ def lying(frames: int = 30) -> Motion:
     return dataclasses.replace(motion, root_rot=turned, name="lying")
 
 
+def dropping(robot: Robot) -> Motion:
+    """A walk that begins 25 cm in the air, higher than the robot can be."""
+    motion = bundled("walk", 60)
+    root_pos = np.array(motion.root_pos)
+    root_pos[:10, 2] += 0.25 * (1.0 - np.arange(10) / 10.0) ** 2
+    return dataclasses.replace(motion, root_pos=root_pos, name="drops in")
+
+
+def test_nothing_is_planned_for_a_start_that_the_robot_cannot_reach(robot: Robot) -> None:
+    (result,) = score([dropping(robot)], robot, AUTO)
+    assert result.tier == Tier.REJECTED
+    assert result.auto is not None
+    assert not result.auto.triage.worth_planning
+    assert "starts_in_air" in [lack.what for lack in result.auto.triage.lacks]
+    assert "ampref cut CLIP --frames" in result.auto.triage.reason
+    assert result.diagnosis is not None
+    assert [suggestion.code for suggestion in result.diagnosis.suggestions][0] == "cut_start"
+    assert "use_tracked" not in [suggestion.code for suggestion in result.diagnosis.suggestions]
+
+
 class Heard:
     """A progress that keeps what it was told."""
 
