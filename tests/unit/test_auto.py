@@ -73,7 +73,7 @@ def test_nothing_is_planned_for_a_start_that_the_robot_cannot_reach(robot: Robot
     assert "starts_in_air" in [lack.what for lack in result.auto.triage.lacks]
     assert "ampref cut CLIP --frames" in result.auto.triage.reason
     assert result.diagnosis is not None
-    assert [suggestion.code for suggestion in result.diagnosis.suggestions][0] == "cut_start"
+    assert next(suggestion.code for suggestion in result.diagnosis.suggestions) == "cut_start"
     assert "use_tracked" not in [suggestion.code for suggestion in result.diagnosis.suggestions]
 
 
