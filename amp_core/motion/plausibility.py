@@ -30,6 +30,7 @@ GROUND_SHARE = 0.07
 """Of h: above the floor by more than this no foot is on the ground."""
 
 KEPT_SHARE = 0.95
+EXCESS_UNIT_RAD = 0.1
 LEVEL_SOLE_DEG, SOLE_UNIT_DEG = 20.0, 10.0
 """Of the sole of the lowest foot: good walks of a retargeter that leaves the ankles alone have a mean of up to 22 degrees."""
 
@@ -108,6 +109,11 @@ class Plausibility:
     score: float
     scale: float
     agreement: float
+
+    @property
+    def feet(self) -> float:
+        """What the feet alone say, of `footing`."""
+        return self.footing - self.excess / EXCESS_UNIT_RAD
 
 
 @dataclass(frozen=True)
@@ -237,7 +243,7 @@ class FootMeasure:
         tilt = math.degrees(float(rotations.tilt(poses.root_rot).mean()))
         sole = float(steps.sole[on_ground].mean())
         height = float(poses.root_pos[:, 2].mean()) - floor
-        footing = slide / (0.05 * self.speed_unit) + spread / (0.08 * self.height) + excess / 0.1
+        footing = slide / (0.05 * self.speed_unit) + spread / (0.08 * self.height) + excess / EXCESS_UNIT_RAD
         score = (
             footing
             + max(0.0, tilt - 15.0) / 15.0

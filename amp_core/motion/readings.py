@@ -41,6 +41,9 @@ MENDED_SCORE, MENDED_ROTATION_SCORE = 4.5, 2.5
 """The most that a mended clip may have: runs and jumps have up to 4. A clip that lies is upright in some other rotation: it
 must make sense in every other respect as well."""
 
+BEYOND_RAD = 0.2
+"""Joints that are less far beyond their limits are no reason to read them otherwise, unless the feet are better off."""
+
 WORSE = 2.0
 """Of the slide: joints that are read otherwise put themselves inside their limits, and level soles, in many ways."""
 
@@ -80,7 +83,7 @@ UNITS = (
     ("hundreds of metres", 100.0),
 )
 IDENTITY_DEG = 5.0
-"""Rotations that are as close to none are not inverted, nor in another order: so read they would be half a turn off."""
+"""Rotations that are as close to none are not inverted, and in another order only if the clip faces backwards."""
 
 TURNS = (180.0, 90.0, -90.0, 30.0, -30.0, 60.0, -60.0, 120.0, -120.0, 150.0, -150.0)
 REFINEMENTS = 2
@@ -217,6 +220,8 @@ def try_readings(
         readings: list[tuple[Reading, ...]] = [
             (reading,) for reading in (*_whole_readings(poses, best, feet), *_joint_readings(poses, best, feet.robot))
         ]
+        # Of a clip that faces backwards wxyz looks like no rotation: rarer than what else turns a clip around, so tried last.
+        readings += [(WXYZ,)] if _is_unrotated(poses) else []
         if steps:
             readings = [reading for reading in readings if _go_together([*steps, *reading])]
         else:
@@ -293,6 +298,8 @@ def _is_mended(candidate: Mended, turn: PathTurn) -> bool:
         return False
     if is_of_joints and new.slide > WORSE * old.slide and new.score > SUSPECT_SCORE:
         return False
+    if is_of_joints and old.excess < BEYOND_RAD and new.feet > old.feet:
+        return False
     # Each further reading has to be earned: of many combinations some one fits any motion.
     ratio = JOINT_RATIO if is_of_joints else MENDING_RATIO
     most = min(ratio ** len(readings) * old.score, MENDED_SCORE if len(readings) == 1 else SUSPECT_SCORE)
@@ -359,18 +366,13 @@ def _heading_reading(turn: float, about_body: bool) -> Reading:
 
 def _whole_readings(poses: Poses, as_read: Plausibility, feet: FootMeasure) -> Iterator[Reading]:
     """The readings of the whole clip, those that are met most often first."""
-    cosine = np.minimum(np.abs(rotations.normalize(poses.root_rot)[:, 3]), 1.0)
-    if math.degrees(2.0 * float(np.arccos(cosine).mean())) > IDENTITY_DEG:
+    if not _is_unrotated(poses):
         yield Reading(
             "inverse_rotation", "the rotations look inverted, from world to body",
             "Invert the rotations: root_rot[:, :3] *= -1", "root_rot",
             lambda p: p._replace(root_rot=rotations.conjugate(p.root_rot)),
         )  # fmt: skip
-        yield Reading(
-            "quaternion_order", "the quaternions look like wxyz",
-            "Read it with --quat-order wxyz (quat_order=wxyz), or export xyzw: root_rot = root_rot[:, [1, 2, 3, 0]]",
-            "root_rot", lambda p: p._replace(root_rot=rotations.to_xyzw(p.root_rot)),
-        )  # fmt: skip
+        yield WXYZ
         yield Reading(
             "quaternion_order", "the quaternions look like xyzw",
             "Read it with --quat-order xyzw (quat_order=xyzw), or export xyzw: root_rot = root_rot[:, [3, 0, 1, 2]]",
@@ -391,6 +393,18 @@ def _whole_readings(poses: Poses, as_read: Plausibility, feet: FootMeasure) -> I
             "root_pos", lambda p: p._replace(root_pos=p.root_pos * np.array([factor, factor, 1.0])),
         )  # fmt: skip
     yield from _unit_readings(z, feet)
+
+
+WXYZ = Reading(
+    "quaternion_order", "the quaternions look like wxyz",
+    "Read it with --quat-order wxyz (quat_order=wxyz), or export xyzw: root_rot = root_rot[:, [1, 2, 3, 0]]",
+    "root_rot", lambda p: p._replace(root_rot=rotations.to_xyzw(p.root_rot)),
+)  # fmt: skip
+
+
+def _is_unrotated(poses: Poses) -> bool:
+    cosine = np.minimum(np.abs(rotations.normalize(poses.root_rot)[:, 3]), 1.0)
+    return math.degrees(2.0 * float(np.arccos(cosine).mean())) <= IDENTITY_DEG
 
 
 def _unit_readings(height: float, feet: FootMeasure) -> Iterator[Reading]:
