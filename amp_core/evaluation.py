@@ -548,11 +548,9 @@ def _check_generation(reader: _Reader, motion: Motion | None, gaps: list[Gap]) -
 
 def _check_clip(reader: _Reader) -> list[CheckedClaim]:
     """What `ampref check` says of the clip in the file, or of the file's own poses where it has no clip."""
-    position, rotation, joints = (reader.arrays[f"reference_{key}"] for key in ("root_pos", "root_rot", "dof_pos_raw"))
-    if len(joints) < 2:
+    if len(reader.arrays["reference_dof_pos_raw"]) < 2:
         return []
-    motion = Motion(reader.name, round(1.0 / reader.robot.control_dt, 9), position, rotation, joints, "", "npz")
-    refusal = find_refusal(motion, reader.robot)
+    refusal = find_refusal(reader.name, reader.arrays, reader.robot)
     return [CheckedClaim("clip", refusal is None, "nothing in it is refused" if refusal is None else refusal.message)]
 
 

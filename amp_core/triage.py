@@ -77,7 +77,7 @@ def triage(
     lacks.extend(Lack(CLIP_CODES.get(gate.name, gate.name), gate.explain()) for gate in clip_gates)
     # A start so high that the robot's own first pose fails a gate: the plan begins with this pose, too.
     is_high = any(gate.name == "height_max" and not gate.passed for gate in gates)
-    start = next((finding for finding in report.findings if finding.code == "starts_in_air" and is_high), None)
+    start = report.finding("starts_in_air") if is_high else None
     if start is not None:
         lacks.append(Lack("starts_in_air", start.message))
     ground = []

@@ -37,7 +37,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         yield Suggestion("fix_root_frame", message, ("root_frame",), tilt)
         return
     clip_gates = clip_failures(evidence.failed_gates.values())
-    start = next((finding for finding in evidence.clip.report.findings if finding.code == "starts_in_air"), None)
+    start = evidence.clip.report.finding("starts_in_air")
     if start is not None and (in_air := _codes(codes, "starts_in_air", "too_high", "fell")):
         yield Suggestion("cut_start", f"cut off the start, in which the clip is in the air: {start.remedy}", in_air)
     # By its own gates the clip cannot have a better tier than this, however it is followed.

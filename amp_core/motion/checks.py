@@ -8,7 +8,7 @@ checks, so that a clip is refused everywhere with the same words.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from amp_core.motion.findings import SEVERITIES, ClipCheck, Finding, rounded
 from amp_core.motion.gait import Course, describe_motion, measure_course
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.plausibility import FootMeasure, PathTurn, Plausibility, Poses
-from amp_core.motion.readings import DEGREES_LEAST, Mended, place_elsewhere, try_readings
+from amp_core.motion.readings import BEYOND_RAD, DEGREES_LEAST, Mended, place_elsewhere, try_readings
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import FRAME_EPS, interpolate, interpolate_rotations, resampled_count
 from amp_core.motion.root_frame import SUSPECT_TILT, RootFrame
@@ -43,7 +43,7 @@ NORM_REPORTED = 1e-3
 # No hinge of a legged robot is two turns away from its zero.
 ABSURD_ANGLE = 4.0 * math.pi
 LARGEST_ANGLE = 1e5
-BEYOND_RAD, BEYOND_SHARE = 0.2, 0.5
+BEYOND_SHARE = 0.5
 
 MOST_FOLLOWED_SEC = 20.0
 """Of a clip's path: as much tells the heading in another reading."""
@@ -63,9 +63,13 @@ def check_motion(motion: Motion, robot: Robot, limits: Limits | None = None) -> 
         raise refusal.to_error(motion.name)
 
 
-def find_refusal(motion: Motion, robot: Robot) -> Finding | None:
-    """The finding that refuses a clip whose arrays come from elsewhere than a motion file, if one does."""
+def find_refusal(name: str, arrays: Mapping[str, Array], robot: Robot) -> Finding | None:
+    """The finding that refuses the clip in an export's `reference_*` arrays, if one does; one without a step has none."""
+    position, rotation, joints = (arrays[f"reference_{key}"] for key in ("root_pos", "root_rot", "dof_pos_raw"))
+    if len(joints) < 2:
+        return None
     try:
+        motion = Motion(name, round(1.0 / robot.control_dt, 9), position, rotation, joints, "", "npz")
         return check_clip(motion, robot).refusal
     except MotionRefused as error:
         return Finding.of_error(error, "unreadable")

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amp_core import rotations
+from amp_core.metrics import GRAVITY
 from amp_core.motion.findings import Finding, rounded
-from amp_core.motion.plausibility import GRAVITY
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

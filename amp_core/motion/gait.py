@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from amp_core import rotations
 from amp_core.metrics import CHORD_SEC, GRAVITY, TRAVELLED_SHARE, TRAVELLING_SPEED
 from amp_core.motion.findings import Finding, rounded
+from amp_core.motion.plausibility import SWAY_SEC
 from amp_core.motion.readings import find_pairs
 from amp_core.motion.resampling import FRAME_EPS
-from amp_core.tiers import CLIP_CODES, GateProfile
+from amp_core.recipe import GATE_PROFILE
+from amp_core.tiers import CLIP_CODES, GateProfile, gate_profile
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -25,9 +27,6 @@ Flags = NDArray[np.bool_]
 
 START_SHARE = 0.07
 """Of the height: a clip whose first frames have all feet higher than this above its ground starts in the air."""
-
-UNEVEN_SHARE = 0.10
-"""Of the height: by so much a ground is uneven where the profile has no gate on it."""
 
 START_SEC = 1.0
 LEAST_STEPS = 3
@@ -85,8 +84,7 @@ def measure_course(course: Course) -> dict[str, float | None]:
     h = course.height
     still_rate = still_frames(course.root_pos, course.root_rot, course.dof_pos, 1.0 / course.fps, h).mean()
     path = np.diff(course.root_pos[:, :2], axis=0)
-    # Chords of a quarter of a second, so that the sway of the hips is no path.
-    stride = max(1, round(0.25 * course.fps))
+    stride = max(1, round(SWAY_SEC * course.fps))
     chords = np.diff(course.root_pos[::stride, :2], axis=0)
     speed = float(np.linalg.norm(chords, axis=1).sum()) / max(course.duration_sec, 1e-9)
     forward = float((path * rotations.heading_direction(course.root_rot[:-1])).sum()) / max(course.duration_sec, 1e-9)
@@ -124,13 +122,19 @@ def describe_motion(course: Course, robot: Robot, measures: dict[str, float | No
     Args:
       profile: its gates on the clip decide what excludes a clip.
     """
-    h, limits = course.height, NO_BOUNDS | {gate.name: gate.resolve(robot.height_range) for gate in profile.gates}
+    h = course.height
+    usual, limits = (
+        NO_BOUNDS | {gate.name: gate.resolve(robot.height_range) for gate in gates}
+        for gates in (gate_profile(GATE_PROFILE).gates, profile.gates)
+    )
+    # Uneven ground is worth knowing where the profile has no gate on it, too.
+    uneven = usual["clip_ground_range_m"]
     return [
         *_find_tilt(course, measures, limits["clip_max_tilt_deg"]),
         *_find_slide(course, measures, limits["clip_foot_slide"], limits["clip_path_ratio"]),
-        *_find_flight(course, measures, limits["clip_flight_rate"]),
+        *_find_flight(course, measures, limits["clip_flight_rate"], uneven),
         *_find_start(course, h),
-        *_find_ground(course, measures, limits["clip_ground_range_m"]),
+        *_find_ground(course, measures, limits["clip_ground_range_m"], uneven),
         *_find_rate(course, measures, h),
         *_find_manner(course, measures, h, limits["clip_still_rate"]),
         *_find_still_joints(course, robot),
@@ -207,11 +211,11 @@ def _find_slide(
     )  # fmt: skip
 
 
-def _find_flight(course: Course, measures: dict[str, float | None], limit: float) -> Iterator[Finding]:
+def _find_flight(course: Course, measures: dict[str, float | None], limit: float, uneven: float) -> Iterator[Finding]:
     rate = measures["clip_flight_rate"] or 0.0
     if rate <= limit:
         return
-    is_level = (measures["clip_ground_range_m"] or 0.0) <= UNEVEN_SHARE * course.height  # Who climbs stairs does not jump.
+    is_level = (measures["clip_ground_range_m"] or 0.0) <= uneven  # Who climbs stairs does not jump.
     yield Finding(
         "flight", "excludes", f"no foot is on the ground in {rate:.0%} of the frames: the clip runs, jumps or floats",
         key="root_pos", frames=course.frames(course.in_flight), value=rate, limit=limit, unit="share",
@@ -243,9 +247,9 @@ def _find_start(course: Course, height: float) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _find_ground(course: Course, measures: dict[str, float | None], limit: float) -> Iterator[Finding]:
+def _find_ground(course: Course, measures: dict[str, float | None], limit: float, uneven: float) -> Iterator[Finding]:
     value, is_gated = measures["clip_ground_range_m"], math.isfinite(limit)
-    limit = limit if is_gated else UNEVEN_SHARE * course.height
+    limit = limit if is_gated else uneven
     if value is None or value <= limit:
         return
     ground = course.ground

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amp_core import rotations
+from amp_core.metrics import GRAVITY
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-GRAVITY = 9.81
 NEAR_SHARE = 0.05
 """Of h: a foot that is no higher above the lowest one than this may carry weight too."""
 
@@ -37,7 +37,7 @@ LEVEL_SOLE_DEG, SOLE_UNIT_DEG = 20.0, 10.0
 FLAT_SHARE = 0.5
 """Of a foot's length: one that is as high at least has no sole whose tilt would mean anything."""
 
-CHORD_SEC = 0.25
+SWAY_SEC = 0.25
 """Over which the direction of a path is taken: the sway of the hips within a step is none."""
 
 STANDING_SHARE = 0.3
@@ -214,7 +214,7 @@ class FootMeasure:
           root_pos: (N, 3) m.
           push: (N, 2) m, and in_flight (N,): as `footing.Footing` has them.
         """
-        chord, seconds = max(1, round(CHORD_SEC * fps)), (len(root_pos) - 1) / fps
+        chord, seconds = max(1, round(SWAY_SEC * fps)), (len(root_pos) - 1) / fps
         if len(root_pos) <= chord:
             return PathTurn(0.0, 0.0, 0.0, seconds)
         path, flights = np.cumsum(push, axis=0), np.cumsum(in_flight)

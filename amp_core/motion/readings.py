@@ -82,6 +82,7 @@ UNITS = (
     ("decimetres", 0.1),
     ("hundreds of metres", 100.0),
 )
+UNROTATED = np.array([0.0, 0.0, 0.0, 1.0])
 IDENTITY_DEG = 5.0
 """Rotations that are as close to none are not inverted, and in another order only if the clip faces backwards."""
 
@@ -279,9 +280,13 @@ def _differ(poses: Poses, reference: Poses) -> bool:
     """Whether two readings of the same frames are different motions."""
     joints = float(np.abs(poses.dof_pos - reference.dof_pos).mean(axis=0).max())
     place = float(np.abs(poses.root_pos - reference.root_pos).mean(axis=0).max())
-    cosine = np.abs((rotations.normalize(poses.root_rot) * rotations.normalize(reference.root_rot)).sum(axis=1))
-    turn = math.degrees(2.0 * float(np.arccos(np.minimum(cosine, 1.0)).mean()))
+    turn = _mean_turn(reference.root_rot, poses.root_rot)
     return joints > DISTINCT_RAD or place > DISTINCT_M or turn > DISTINCT_DEG
+
+
+def _mean_turn(start: Array, end: Array) -> float:
+    """deg, of rotations of any norm."""
+    return math.degrees(float(rotations.angle_between(rotations.normalize(start), rotations.normalize(end)).mean()))
 
 
 def _is_mended(candidate: Mended, turn: PathTurn) -> bool:
@@ -294,11 +299,11 @@ def _is_mended(candidate: Mended, turn: PathTurn) -> bool:
     if turn.seconds < LEAST_SEC and not kinds <= {"quaternion_order", "y_up", "unit", "degrees"}:
         return False
     is_of_joints = readings[0].joint is not None
-    if is_of_joints and old.score * turn.seconds < LEAST_EVIDENCE_SEC:
-        return False
-    if is_of_joints and new.slide > WORSE * old.slide and new.score > SUSPECT_SCORE:
-        return False
-    if is_of_joints and old.excess < BEYOND_RAD and new.feet > old.feet:
+    if is_of_joints and (
+        old.score * turn.seconds < LEAST_EVIDENCE_SEC
+        or (new.slide > WORSE * old.slide and new.score > SUSPECT_SCORE)
+        or (old.excess < BEYOND_RAD and new.feet > old.feet)
+    ):
         return False
     # Each further reading has to be earned: of many combinations some one fits any motion.
     ratio = JOINT_RATIO if is_of_joints else MENDING_RATIO
@@ -403,8 +408,7 @@ WXYZ = Reading(
 
 
 def _is_unrotated(poses: Poses) -> bool:
-    cosine = np.minimum(np.abs(rotations.normalize(poses.root_rot)[:, 3]), 1.0)
-    return math.degrees(2.0 * float(np.arccos(cosine).mean())) <= IDENTITY_DEG
+    return _mean_turn(UNROTATED, poses.root_rot) <= IDENTITY_DEG
 
 
 def _unit_readings(height: float, feet: FootMeasure) -> Iterator[Reading]:
@@ -437,11 +441,10 @@ def _y_up_readings(height: float) -> Iterator[Reading]:
     quat = np.array([sign * math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)])
     axes, text = np.array([1.0, -sign, sign]), "(x, -z, y)" if sign > 0 else "(x, z, -y)"
     turn = f"turned by {90 * sign:+.0f} degrees about x"
-    none = np.array([0.0, 0.0, 0.0, 1.0])
     for left, right, words in (
-        (quat, none, turn),
+        (quat, UNROTATED, turn),
         (quat, rotations.conjugate(quat), f"{turn} on both sides"),
-        (none, none, "as it is"),
+        (UNROTATED, UNROTATED, "as it is"),
     ):
 
         def apply(poses: Poses, axes: Array = axes, left: Array = left, right: Array = right) -> Poses:
@@ -491,10 +494,9 @@ def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot) -> Iterat
             partial(_take_columns, columns=order),
         )  # fmt: skip
     # An arm changes no foot: only its limits can tell, so that it need not be tried where all joints are inside them.
-    legs = _leg_joints(robot)
-    pairs = [(i, j) for i, j in find_pairs(names) if as_read.excess > 0.0 or i in legs]
-    depths = _depths(robot)
-    leg_pairs = sorted(((i, j) for i, j in find_pairs(names) if i in legs), key=lambda pair: depths[pair[0]])
+    legs, depths, all_pairs = _leg_joints(robot), _depths(robot), find_pairs(names)
+    pairs = [(i, j) for i, j in all_pairs if as_read.excess > 0.0 or i in legs]
+    leg_pairs = sorted(((i, j) for i, j in all_pairs if i in legs), key=lambda pair: depths[pair[0]])
     for group in _runs_of(pairs, leg_pairs):
         yield _exchange("sides", group, names)
     for k, (i, j) in enumerate(leg_pairs):
@@ -504,7 +506,7 @@ def _joint_readings(poses: Poses, as_read: Plausibility, robot: Robot) -> Iterat
     flips = [*pairs, *((i,) for i in columns_to_try)]
     flips += [first + second for k, first in enumerate(leg_pairs) for second in leg_pairs[k + 1 :]]
     flips += [tuple(range(len(names))), *zip(*leg_pairs, strict=True)]
-    flips += [side for side in zip(*find_pairs(names), strict=True) if set(side) - legs]
+    flips += [side for side in zip(*all_pairs, strict=True) if set(side) - legs]
     for columns in flips:
         signs = np.ones(len(names))
         signs[list(columns)] = -1.0

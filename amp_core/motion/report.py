@@ -172,6 +172,9 @@ class IngestReport:
         many = CLIPPED_NOTE_SHARE * self.frames_in
         return [clip for clip in self.joints_clipped if clip.max_excess_rad > CLIPPED_NOTE_RAD or clip.frames > many]
 
+    def finding(self, code: str) -> Finding | None:
+        return next((finding for finding in self.findings if finding.code == code), None)
+
     def to_dict(self) -> dict[str, Any]:
         """The `ingest` object of a result: the fields above, JSON-ready, with `root_frame_suspect` at the top as well."""
         findings = [finding.to_dict() for finding in self.findings]

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.errors import IntegrityError
-from amp_core.formats import Motion
 from amp_core.metrics import CHANNEL_RATE, UNLOADED_BELOW
 from amp_core.motion import find_refusal
 from amp_core.quality import FrameSeries, contact_warnings, measure
@@ -329,12 +328,7 @@ def check_profile(findings: Findings, robot: Robot, clip: Clip) -> None:
         note = f"not measured: {error.what}; the export is of an older release"
         findings.add(Row("gates.failed", None, SKIP, where=place, note=note))
         return
-    position, rotation, joints = (clip.arrays[f"reference_{key}"] for key in ("root_pos", "root_rot", "dof_pos_raw"))
-    refusal = None
-    if clip.frames > 1:  # Test 4 reports a clip without frames.
-        refusal = find_refusal(
-            Motion(clip.name, round(1.0 / robot.control_dt, 9), position, rotation, joints, "", "npz"), robot
-        )
+    refusal = find_refusal(clip.name, clip.arrays, robot)  # Test 4 reports a clip without frames.
     if refusal is not None:
         findings.add(Row(f"clip.{refusal.code}", refusal.value, FAIL, where=place, note=refusal.message))
         findings.add_reason(f"{place} is taken as Tier 0, but ampref check refuses it: {refusal.message}")

@@ -257,7 +257,7 @@ class JobQueue:
                     remedy="Lock the version again: ampref dataset lock NAME VERSION",
                 )
             if job.state not in ("failed", "quarantined", "cancelled"):
-                raise Conflict(f"the {job.kind} job {job_id} is {job.state}", expected="a rollout job that did not succeed")
+                raise Conflict(f"the rollout job {job_id} is {job.state}", expected="a rollout job that did not succeed")
             return job_rows.enqueue(
                 session,
                 job.kind,
