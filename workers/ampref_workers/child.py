@@ -9,22 +9,20 @@ is complete or missing. The child uses no database, broker or blob store.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import os
 import pkgutil
-import resource
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
 from amp_core.files import NO_ROOM, write_file
 from amp_core.progress import Progress
+from ampref_service.children import limit_process, tie_to_parent
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
@@ -42,7 +40,6 @@ from ampref_workers.protocol import (
     decode,
     no_room,
 )
-from ampref_workers.threads import signal_at_end_of_input
 
 __all__ = ["HANDLERS", "main", "serve"]
 
@@ -54,9 +51,7 @@ HANDLERS: Mapping[type[Message], str] = {
 """What does each request and returns its report, `handle(job_dir, request, progress)`: imported under the limits, as it brings
 the physics."""
 
-_PR_SET_PDEATHSIG = 1
 _PROGRESS_SEC = 0.1
-_MEMORY_RESERVE = 64 << 20  # Bytes that are released once memory ran out, so that this can still be reported.
 
 
 def main() -> None:
@@ -66,8 +61,14 @@ def main() -> None:
 def serve(job_dir: Path, handlers: Mapping[type[Message], str]) -> None:
     """Do the request in `job_dir` with its handler (`module:function`), and exit."""
     sandbox = decode((job_dir / SANDBOX).read_bytes(), Sandbox)
-    _die_with(sandbox.parent)
-    release_memory = _apply_limits(sandbox.limits)
+    limits = sandbox.limits
+    tie_to_parent(sandbox.parent)
+    release_memory = limit_process(
+        memory_mb=limits.memory_mb,
+        file_mb=limits.file_mb,
+        open_files=limits.open_files,
+        cpu_sec=limits.cpu_sec or int(2 * limits.timeout_sec) + 5,
+    )
     faulthandler.enable()  # A segfault then leaves the Python stack on stderr.
     os.dup2(2, 1)
     try:
@@ -78,7 +79,7 @@ def serve(job_dir: Path, handlers: Mapping[type[Message], str]) -> None:
         release_memory()
         if not isinstance(error, AmprefError | MemoryError):
             traceback.print_exception(error)
-        data = _describe_failure(error, job_dir, sandbox.limits).encode()
+        data = _describe_failure(error, job_dir, limits).encode()
     try:
         write_file(job_dir / RESULT, data)
     except OSError as error:
@@ -108,47 +109,6 @@ def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) ->
 
 def _is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in NO_ROOM
-
-
-def _die_with(parent: int) -> None:
-    """Make sure that this process does not outlive its parent, even when that is killed with SIGKILL.
-
-    Linux sends a signal when the thread that started this process ends. Where that call is missing, a thread waits for the end
-    of standard input, whose other end only the parent holds. Both are set up, as either is cheap.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # It died before the call above.
-        os._exit(1)
-    signal_at_end_of_input(signal.SIGKILL)
-
-
-def _apply_limits(limits: SandboxLimits) -> Callable[[], None]:
-    """Limit this process; the result is a call that releases the memory held in reserve."""
-    cpu = limits.cpu_sec or int(2 * limits.timeout_sec) + 5
-    _lower(resource.RLIMIT_CORE, 0, 0)
-    # Reaching the lower of the two is SIGXCPU, which names the cause; reaching the upper is SIGKILL.
-    _lower(resource.RLIMIT_CPU, cpu, cpu + 5)
-    _lower(resource.RLIMIT_FSIZE, limits.file_mb << 20, limits.file_mb << 20)
-    _lower(resource.RLIMIT_NOFILE, limits.open_files, limits.open_files)
-    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    memory = limits.memory_mb << 20
-
-    def limit_memory(reserve: int) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (memory + reserve, memory + _MEMORY_RESERVE))
-
-    limit_memory(0)
-    return lambda: limit_memory(_MEMORY_RESERVE)
-
-
-def _lower(kind: int, soft: int, hard: int) -> None:
-    hard_limit = resource.getrlimit(kind)[1]
-    if hard_limit != resource.RLIM_INFINITY:
-        soft, hard = min(soft, hard_limit), min(hard, hard_limit)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(kind, (soft, hard))
 
 
 def _progress_to(descriptor: int) -> Progress:

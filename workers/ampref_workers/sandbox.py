@@ -24,9 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal, cast
 
-import amp_core
-from amp_core.kernels import kernel_variables
 from amp_core.progress import Progress
+from ampref_service.children import child_environment
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
@@ -50,10 +49,6 @@ __all__ = ["CHILD", "run"]
 CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_workers.child")
 """The command that the job folder is appended to. `-P` keeps the job folder, where it runs, off the import path."""
 
-# The folders that amp_core and ampref_workers come from, so that the child runs the same code as this process.
-_IMPORT_PATH = tuple(dict.fromkeys(str(Path(file).resolve().parents[1]) for file in (amp_core.__file__, __file__)))
-_HOST_ENV = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
-_THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _TICK_SEC = 0.1
 _GRACE_SEC = 5.0  # For the kernel to take a killed process away.
 _STDERR_TAIL = 4_000  # Bytes of the end of what the child wrote there.
@@ -93,7 +88,7 @@ def run(
         process = subprocess.Popen(
             [*command, str(job_dir)],
             cwd=job_dir,
-            env=_environment(job_dir),
+            env=child_environment(job_dir, __file__),
             stdin=subprocess.PIPE,  # Never written to: its end tells the child that the parent died.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -211,21 +206,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_SEC)
-
-
-def _environment(job_dir: Path) -> dict[str, str]:
-    """The child's environment: a short list of harmless names, so that no database URL, token or proxy setting gets in."""
-    return {
-        **{name: os.environ[name] for name in _HOST_ENV if name in os.environ},
-        **dict.fromkeys(_THREAD_COUNTS, "1"),
-        **kernel_variables(),
-        "HOME": str(job_dir),
-        "TMPDIR": str(job_dir),
-        "PYTHONPATH": os.pathsep.join(_IMPORT_PATH),
-        "PYTHONHASHSEED": "0",
-        "PYTHONUTF8": "1",
-        "PYTHONNOUSERSITE": "1",
-    }
 
 
 def _read_outcome(

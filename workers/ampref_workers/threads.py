@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 
-__all__ = ["running_thread", "signal_at_end_of_input"]
+__all__ = ["running_thread"]
 
 
 @contextlib.contextmanager
@@ -21,15 +20,3 @@ def running_thread(work: Callable[[threading.Event], None], name: str) -> Iterat
     finally:
         end.set()
         thread.join()
-
-
-def signal_at_end_of_input(number: int) -> None:
-    """Send a signal to this process once its parent, which holds the other end of standard input, is gone for any reason."""
-
-    def wait_for_end() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=wait_for_end, name="parent", daemon=True).start()

@@ -19,10 +19,10 @@ from amp_core.robot import load_robots
 from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
+from ampref_service.children import signal_at_end_of_input
 from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, make_folder, url_of, warn_missing_tests
 from ampref_service.services import Services
 from ampref_workers.embedded import EmbeddedWorker
-from ampref_workers.threads import signal_at_end_of_input
 
 
 def up(
