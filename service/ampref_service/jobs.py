@@ -15,17 +15,18 @@ claim that it belongs to, so a worker that was believed dead and wakes up again 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import Select, case, func, or_, select, update
 
 from amp_core.errors import AmprefError, Conflict
 from ampref_service.catalog import audit, job_rows, locking, recipes, rollouts
 from ampref_service.catalog.engine import Catalog, Session, now
-from ampref_service.catalog.records import Job, NewRollout, Rollout
+from ampref_service.catalog.records import Job, JobTerms, NewRollout, Rollout
 from ampref_service.catalog.tables import jobs
 
 KINDS = ("rollout", "lock")
@@ -154,7 +155,7 @@ class JobQueue:
             document = dict(result or {})
             if work is not None:
                 document |= work(session) or {}
-            return self._finish(session, job.id, "succeeded", progress=1.0, result=document, message=None, error=None)
+            return self._finish(session, job, "succeeded", progress=1.0, result=document, message=None, error=None)
 
     def complete_rollout(
         self, claim: Claim, *new: NewRollout, answer: int = 0, triage: Mapping[str, Any] | None = None
@@ -199,7 +200,7 @@ class JobQueue:
         with self._select_claimed(claim) as (session, job):
             if retry or job.cancel_requested:
                 return self._end_attempt(session, job, reason)
-            return self._finish(session, job.id, "failed", error=reason)
+            return self._finish(session, job, "failed", error=reason)
 
     def release(self, claim: Claim) -> Job:
         """Give a job back unharmed (the worker is to stop): it is queued at once and the attempt does not count."""
@@ -219,7 +220,7 @@ class JobQueue:
     def _give_back(self, claim: Claim, pause: float, error: Mapping[str, Any] | None, **values: Any) -> Job:
         with self._select_claimed(claim) as (session, job):
             if job.cancel_requested:
-                return self._finish(session, job.id, "cancelled", **({} if error is None else {"error": error}))
+                return self._finish(session, job, "cancelled", **({} if error is None else {"error": error}))
             return self._requeue(session, job, error, attempts=job.attempts - 1, pause=pause, **values)
 
     def cancel(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
@@ -231,7 +232,7 @@ class JobQueue:
                     return job
                 raise Conflict(f"the job {job_id} has {job.state} already", remedy="There is nothing left to cancel")
             if job.state == "queued":
-                self._finish(session, job_id, "cancelled", message="cancelled before it began")
+                self._finish(session, job, "cancelled", message="cancelled before it began")
             elif not job.cancel_requested:
                 session.execute(
                     update(jobs)
@@ -244,10 +245,14 @@ class JobQueue:
     def confirm_cancel(self, claim: Claim) -> Job:
         """The worker has stopped a job whose heartbeat returned False. Raises `LeaseLost`."""
         with self._select_claimed(claim) as (session, job):
-            return self._finish(session, job.id, "cancelled", message="cancelled while it ran")
+            return self._finish(session, job, "cancelled", message="cancelled while it ran")
 
-    def retry(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
-        """Queue a job again that failed, was quarantined or cancelled, with fresh attempts. Raises `NotFound`, `Conflict`."""
+    def retry(self, job_id: str, *, owner: str | None = None, actor: str = audit.ANONYMOUS) -> Job:
+        """Queue a job again that failed, was quarantined or cancelled, with fresh attempts. Raises `NotFound`, `Conflict`.
+
+        Args:
+          owner: whose job the new one is; by default the old one's.
+        """
         with self.catalog.begin() as session:
             job = self._lock_job(session, job_id)
             if job.kind != "rollout":
@@ -264,7 +269,10 @@ class JobQueue:
                 clip_id=job.clip_id,
                 recipe_digest=job.recipe_digest,
                 payload=job.payload,
-                max_attempts=self.max_attempts,
+                robot=job.robot,
+                robot_digest=job.robot_digest,
+                limit_sec=job.limit_sec,
+                terms=JobTerms(self.max_attempts, job.owner if owner is None else owner, job.priority),
                 actor=actor,
             )[0]
 
@@ -287,7 +295,7 @@ class JobQueue:
                     continue
                 job = job_rows.to_job(row)
                 if job.cancel_requested:
-                    self._finish(session, job_id, "cancelled", message="cancelled; its worker fell silent")
+                    self._finish(session, job, "cancelled", message="cancelled; its worker fell silent")
                     states["cancelled"].append(job_id)
                     continue
                 reason = {
@@ -322,8 +330,11 @@ class JobQueue:
     def oldest_due(self) -> float:
         """Seconds for which the job that has been due the longest has waited for a worker; 0 when none is due."""
         with self.catalog.session() as session:
-            first = session.execute(select(func.min(jobs.c.not_before)).where(jobs.c.state == "queued")).scalar_one()
-            return 0.0 if first is None else max(0.0, now(session) - float(first))
+            at = now(session)
+            # A job is due since it was queued, or since its pause was over.
+            since = func.min(case((jobs.c.not_before > jobs.c.updated_at, jobs.c.not_before), else_=jobs.c.updated_at))
+            first = session.execute(select(since).where(jobs.c.state == "queued", jobs.c.not_before <= at)).scalar_one()
+            return 0.0 if first is None else max(0.0, at - float(first))
 
     def _lock_job(self, session: Session, job_id: str) -> Job:
         session.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
@@ -344,7 +355,7 @@ class JobQueue:
     def _end_attempt(self, session: Session, job: Job, error: Mapping[str, Any]) -> Job:
         """After an attempt that came to nothing: cancel, quarantine or queue the job."""
         if job.cancel_requested or job.attempts >= job.max_attempts:
-            return self._finish(session, job.id, "cancelled" if job.cancel_requested else "quarantined", error=error)
+            return self._finish(session, job, "cancelled" if job.cancel_requested else "quarantined", error=error)
         pause = min(self.backoff_sec * 2 ** (job.attempts - 1), _LONGEST_PAUSE_SEC)
         return self._requeue(session, job, error, attempts=job.attempts, pause=pause)
 
@@ -353,20 +364,23 @@ class JobQueue:
     ) -> Job:
         at = now(session)
         due = {"attempts": attempts, "not_before": at + pause, "rung_at": None, "error": error, "progress": 0.0}
-        return self._change_owner(session, job.id, "queued", at, values | due)
+        return self._change_owner(session, job, "queued", at, values | due)
 
-    def _finish(self, session: Session, job_id: str, state: str, **values: Any) -> Job:
+    def _finish(self, session: Session, job: Job, state: str, **values: Any) -> Job:
         at = now(session)
-        job = self._change_owner(session, job_id, state, at, values | {"finished_at": at})
+        job = self._change_owner(session, job, state, at, values | {"finished_at": at})
         if state != "succeeded":
-            audit.record(session, job.worker or job.actor, f"job.{state}", f"job:{job_id}", {"error": dict(job.error or {})})
+            audit.record(session, job.worker or job.actor, f"job.{state}", f"job:{job.id}", {"error": dict(job.error or {})})
             if job.kind == "lock" and job.version_id is not None:
                 locking.abandon_version(session, job.version_id, reason=state)
         return job
 
-    def _change_owner(self, session: Session, job_id: str, state: str, at: float, values: Mapping[str, Any]) -> Job:
+    def _change_owner(self, session: Session, job: Job, state: str, at: float, values: Mapping[str, Any]) -> Job:
         """Take a job from its worker. The token grows, so that the worker is refused at once and not from the next claim on."""
         common = {"state": state, "lease_until": None, "updated_at": at}
-        counters = {"token": jobs.c.token + 1, "revision": jobs.c.revision + 1}
-        session.execute(update(jobs).where(jobs.c.id == job_id).values({**values, **common, **counters}))
-        return job_rows.get(session, job_id)
+        counters: dict[str, Any] = {"token": jobs.c.token + 1, "revision": jobs.c.revision + 1}
+        if job.state == "running" and job.started_at is not None:
+            # Within what an attempt may take: a clock that jumped is nobody's work.
+            counters["worked_sec"] = jobs.c.worked_sec + min(max(at - job.started_at, 0.0), job.limit_sec or math.inf)
+        session.execute(update(jobs).where(jobs.c.id == job.id).values({**values, **common, **counters}))
+        return job_rows.get(session, job.id)

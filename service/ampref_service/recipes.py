@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from amp_core.errors import RecipeRefused
-from amp_core.recipe import DEFAULT_MODE, Recipe
+from amp_core.recipe import DEFAULT_MODE, Planner, Recipe
 from amp_core.tiers import check_recipe
 from ampref_service.catalog.records import RecipeRow
 
@@ -34,6 +35,17 @@ def resolve_recipe(mode: str | None, seed: int | None, recipe: Any) -> Recipe:
     # Before it is stored: the worker would refuse it too.
     check_recipe(result)
     return result
+
+
+def plan_effort(recipe: Mapping[str, Any]) -> float:
+    """How many plans of the usual size a job under a recipe may make: `Planner.effort`, 0 for a recipe that plans nothing."""
+    if not recipe.get("planner"):
+        return 0.0
+    effort = Planner.from_dict(recipe["planner"]).effort
+    if recipe.get("mode") == "auto":
+        assisted = Recipe.from_dict(recipe).stage("assisted").planner
+        effort += assisted.effort if assisted is not None else 0.0
+    return effort
 
 
 def recipe_row(recipe: Recipe) -> RecipeRow:

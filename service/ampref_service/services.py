@@ -11,7 +11,9 @@ from amp_core.errors import NotFound
 from amp_core.robot import Robot, load_robots
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog
+from ampref_service.catalog.records import JobTerms, RecipeRow
 from ampref_service.jobs import JobQueue
+from ampref_service.recipes import plan_effort
 from ampref_service.settings import Settings
 
 log = structlog.get_logger("ampref_service.services")
@@ -34,6 +36,15 @@ class Services:
     def queue(self) -> JobQueue:
         """The job queue with this service's settings."""
         return JobQueue(self.catalog, lease_sec=self.settings.lease_sec, max_attempts=self.settings.max_attempts)
+
+    def job_terms(self, *, owner: str = "", priority: int = 0) -> JobTerms:
+        """What a job is queued with, by this service's settings."""
+        settings = self.settings
+
+        def limit_rollout(duration_sec: float, recipe: RecipeRow) -> float:
+            return settings.rollout_timeout(duration_sec, plan_effort(recipe.recipe))
+
+        return JobTerms(settings.max_attempts, owner, priority, limit_rollout)
 
     def robot(self, name: str) -> Robot:
         """The installed robot `name`; `NotFound` lists those that there are."""

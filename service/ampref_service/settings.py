@@ -179,8 +179,12 @@ class Settings(BaseSettings):
     @property
     def longest_job_sec(self) -> float:
         """s that no attempt of any job can exceed."""
-        locking = self.lock_timeout_sec + (self.verify_timeout_sec if self.lock_test_ids else 0.0)
-        return max(self.rollout_timeout(self.max_duration_sec, _MOST_PLANS), locking)
+        return max(self.rollout_timeout(self.max_duration_sec, _MOST_PLANS), self.lock_limit_sec)
+
+    @property
+    def lock_limit_sec(self) -> float:
+        """s that one attempt of a lock job may take: its tests, then writing the version."""
+        return self.lock_timeout_sec + (self.verify_timeout_sec if self.lock_test_ids else 0.0)
 
     @property
     def lock_test_ids(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from amp_core.motion import check_motion
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from ampref_service.catalog import clips
-from ampref_service.catalog.records import NewClip, Submission
+from ampref_service.catalog.records import JobTerms, NewClip, Submission
 from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
 from ampref_service.settings import MIB, Settings
@@ -66,7 +66,7 @@ def reserve_memory(size: int) -> contextlib.AbstractContextManager[Any]:
     return _one_large_file if size > _LARGE_BYTES else contextlib.nullcontext()
 
 
-def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe, *, actor: str) -> Submission:
+def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe, terms: JobTerms, *, actor: str) -> Submission:
     """Check and store `upload`, and queue its rollout under `recipe`; all of it is durable when this returns.
 
     Raises:
@@ -101,7 +101,7 @@ def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe
         )
         del data
     with services.catalog.begin() as session:
-        return clips.submit(session, new, recipe_row(recipe), max_attempts=settings.max_attempts, actor=actor)
+        return clips.submit(session, new, recipe_row(recipe), terms=terms, actor=actor)
 
 
 def new_clip(motion: Motion, robot: Robot, *, name: str, size: int, **fields: Any) -> NewClip:

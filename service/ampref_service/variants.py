@@ -12,7 +12,7 @@ from amp_core.formats import read_motion
 from amp_core.motion import check_motion
 from amp_core.recipe import Recipe
 from ampref_service.catalog import clips
-from ampref_service.catalog.records import Clip, Submission
+from ampref_service.catalog.records import Clip, JobTerms, Submission
 from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
 from ampref_service.uploads import new_clip, reserve_memory, upload_limits
@@ -31,6 +31,7 @@ def augment_clip(
     clip_id: str,
     augmentations: Sequence[Augmentation],
     recipe: Recipe,
+    terms: JobTerms,
     *,
     tags: tuple[str, ...] = (),
     actor: str,
@@ -88,7 +89,7 @@ def augment_clip(
         # Read again within the transaction: a parent that was deleted in the meantime is no parent.
         parent = clips.get(session, clip_id)
         row = recipe_row(recipe)
-        submissions = [clips.submit(session, child, row, max_attempts=settings.max_attempts, actor=actor) for child in children]
+        submissions = [clips.submit(session, child, row, terms=terms, actor=actor) for child in children]
     return parent, [
         Variant(**vars(submission), augmentation=variant.augmentation.text, seam=variant.seam)
         for variant, submission in zip(variants, submissions, strict=True)

@@ -10,14 +10,21 @@ from urllib.parse import urlencode
 from amp_core.errors import InputRefused, NotFound
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.catalog import Session, datasets, job_rows, locking, selection
-from ampref_service.catalog.records import Job, Select, Version
+from ampref_service.catalog.records import Job, JobTerms, Select, Version
 from ampref_service.services import Services
 
 _MAX_LISTED = 5  # Clips that an error names.
 
 
 def request_lock(
-    services: Services, dataset: str, version: str, select: Select, waivers: Sequence[Mapping[str, str]], *, actor: str
+    services: Services,
+    dataset: str,
+    version: str,
+    select: Select,
+    waivers: Sequence[Mapping[str, str]],
+    terms: JobTerms,
+    *,
+    actor: str,
 ) -> tuple[Version, Job, dict[str, int]]:
     """Reserve a version's name and queue the job that locks what `select` finds now.
 
@@ -30,16 +37,26 @@ def request_lock(
       Conflict: the version is locked or being locked, or the dataset is of another robot.
     """
     services.robot(select.robot)
-    attempts = services.settings.max_attempts
     with services.catalog.session() as session:
-        _check_selection(session, select)
+        robot_digest = _check_selection(session, select)
     with services.catalog.begin() as session:
-        row, job = locking.begin_version(session, dataset, version, select, waivers=waivers, max_attempts=attempts, actor=actor)
+        row, job = locking.begin_version(
+            session,
+            dataset,
+            version,
+            select,
+            waivers=waivers,
+            robot_digest=robot_digest,
+            limit_sec=services.settings.lock_limit_sec,
+            terms=terms,
+            actor=actor,
+        )
         counts = {"pending_clips": selection.pending_clips, "other_profile_clips": selection.count_other_clips}
         return row, job, {name: count(session, select) for name, count in counts.items()}
 
 
-def _check_selection(session: Session, select: Select) -> None:
+def _check_selection(session: Session, select: Select) -> str:
+    """The digest of the first member's robot; raises `InputRefused` for a selection of nothing."""
     missing = selection.missing_clips(session, select)
     if missing:
         more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
@@ -57,7 +74,8 @@ def _check_selection(session: Session, select: Select) -> None:
             expected=f"of {', '.join(scale.name for scale in filled_buckets)}",
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
-    if next(selection.select_members(session, select, chunk=1), None) is None:
+    first = next(selection.select_members(session, select, chunk=1), None)
+    if first is None:
         near = ", ".join(
             f"{name} is {tier.label} by {profile}" for name, tier, profile in selection.list_tiers(session, select, _MAX_LISTED)
         )
@@ -69,6 +87,7 @@ def _check_selection(session: Session, select: Select) -> None:
             + "Widen it (--tier, --tag, --clip, --segments), or wait for the clips' jobs"
             + _name_listing(select),
         )
+    return first.robot_digest
 
 
 def _suggest_profile(session: Session, select: Select) -> str:

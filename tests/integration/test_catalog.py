@@ -21,7 +21,7 @@ from amp_core.tiers import GATE_PROFILES, Tier, merit_order
 from ampref_service.blobs import LocalBlobStore
 from ampref_service.catalog import Catalog, audit, clips, recipes, rollouts
 from ampref_service.catalog import tables as t
-from ampref_service.catalog.records import Segment, Submission
+from ampref_service.catalog.records import JobTerms, Segment, Submission
 from ampref_service.garbage import delete_unreferenced
 from ampref_service.jobs import JobQueue
 
@@ -40,7 +40,7 @@ def test_a_clip_comes_with_its_job_or_not_at_all(catalog: Catalog) -> None:
         raise ZeroDivisionError
     assert [rows(catalog, table) for table in (t.clips, t.jobs, t.recipes, t.curriculum, t.audit_events)] == [0] * 5
     with catalog.begin() as session:
-        made = clips.submit(session, new_clip(tags=["b", "a", "b"]), recipe(), max_attempts=7)
+        made = clips.submit(session, new_clip(tags=["b", "a", "b"]), recipe(), terms=JobTerms(7))
     assert (made.new_clip, made.new_job, made.rollout) == (True, True, None)
     assert made.job is not None
     assert (made.job.state, made.job.clip_id, made.job.recipe_digest, made.job.max_attempts) == (
@@ -104,7 +104,7 @@ def test_another_recipe_is_another_job_of_the_same_clip(catalog: Catalog) -> Non
 @pytest.mark.parametrize("end", ["failed", "quarantined", "cancelled"])
 def test_a_clip_whose_job_did_not_succeed_may_be_sent_again(catalog: Catalog, end: str) -> None:
     with catalog.begin() as session:
-        first = clips.submit(session, new_clip(), recipe(), max_attempts=1)
+        first = clips.submit(session, new_clip(), recipe(), terms=JobTerms(1))
     queue = JobQueue(catalog)
     assert first.job is not None
     if end == "cancelled":

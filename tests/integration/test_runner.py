@@ -20,9 +20,9 @@ from ampref_service.catalog import clips, datasets, locking, selection
 from ampref_service.catalog.members import list_members
 from ampref_service.catalog.records import Select
 from ampref_service.jobs import JobQueue
+from ampref_service.recipes import plan_effort
 from ampref_workers.attempt import child_limits
 from ampref_workers.protocol import SandboxLimits
-from ampref_workers.rollout_job import plan_effort
 from ampref_workers.runner import NO_ROOM_PAUSE_SEC, Runner
 
 QUICK_AUTO = Recipe.from_dict(

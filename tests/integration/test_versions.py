@@ -13,7 +13,7 @@ from amp_core.errors import Conflict, InputRefused, NotFound
 from ampref_service.catalog import Catalog, audit, clips, datasets, locking, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.members import list_members
-from ampref_service.catalog.records import Clip, Select, Version
+from ampref_service.catalog.records import Clip, JobTerms, Select, Version
 from ampref_service.jobs import JobQueue
 
 FORBIDDEN = [
@@ -103,7 +103,7 @@ def test_a_locked_version_cannot_be_begun_again(catalog: Catalog, scored: Clip) 
 @pytest.mark.parametrize("end", ["failed", "quarantined", "cancelled"])
 def test_a_lock_that_ends_badly_frees_its_name_and_leaves_a_trace(catalog: Catalog, scored: Clip, end: str) -> None:
     with catalog.begin() as session:
-        _, job = locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"), max_attempts=1)
+        _, job = locking.begin_version(session, "walk", "1.0.0", Select("wildrobot"), terms=JobTerms(1))
     queue = JobQueue(catalog)
     if end == "cancelled":
         queue.cancel(job.id)

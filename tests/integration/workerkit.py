@@ -26,7 +26,7 @@ from amp_core.robot import Robot
 from amp_core.tiers import classify, gate_profile
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog, clips, job_rows, rollouts, schema
-from ampref_service.catalog.records import Job, NewClip, RecipeRow, Rollout
+from ampref_service.catalog.records import Job, JobTerms, NewClip, RecipeRow, Rollout
 from ampref_service.catalog.tables import METRIC_COLUMNS
 from ampref_service.settings import Settings
 from ampref_workers.embedded import EmbeddedWorker
@@ -109,7 +109,10 @@ class Bench:
         )
         with self.catalog.begin() as session:
             submitted = clips.submit(
-                session, new, RecipeRow(RECIPE.digest, RECIPE.mode, RECIPE.to_dict()), max_attempts=self.settings.max_attempts
+                session,
+                new,
+                RecipeRow(RECIPE.digest, RECIPE.mode, RECIPE.to_dict()),
+                terms=JobTerms(self.settings.max_attempts),
             )
         assert submitted.job is not None
         return submitted.job
@@ -134,7 +137,7 @@ class Bench:
         )
         row = RecipeRow(recipe.digest, recipe.mode, recipe.to_dict())
         with self.catalog.begin() as session:
-            submitted = clips.submit(session, new, row, max_attempts=self.settings.max_attempts)
+            submitted = clips.submit(session, new, row, terms=JobTerms(self.settings.max_attempts))
         assert submitted.job is not None
         return submitted.job
 

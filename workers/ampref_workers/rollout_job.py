@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amp_core.recipe import Planner, Recipe
 from ampref_service.catalog import clips, recipes, rollouts
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
+from ampref_service.recipes import plan_effort
 from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import SOURCE, NoReport, RobotReference, RolloutReport, RolloutRequest, export_name
 
-__all__ = ["new_rollout", "plan_effort", "run"]
+__all__ = ["new_rollout", "run"]
 
 
 def run(attempt: Attempt) -> NoReport | None:
@@ -37,7 +37,9 @@ def run(attempt: Attempt) -> NoReport | None:
         recipe=recipe,
         threads=settings.job_threads,
     )
-    limits = child_limits(settings, settings.rollout_timeout(clip.duration_sec, plan_effort(recipe)))
+    # What was said when it was queued; a job of an older release has no limit of its own.
+    limit_sec = job.limit_sec or settings.rollout_timeout(clip.duration_sec, plan_effort(recipe))
+    limits = child_limits(settings, limit_sec)
     report = attempt.run_child(request, RolloutReport, limits)
     if isinstance(report, NoReport):
         return report
@@ -50,17 +52,6 @@ def run(attempt: Attempt) -> NoReport | None:
         lambda: attempt.queue.complete_rollout(attempt.claim, *rows, answer=report.selected, triage=report.triage)
     )
     return None
-
-
-def plan_effort(recipe: Mapping[str, Any]) -> float:
-    """How many plans of the usual size a job under a recipe may make: `Planner.effort`, 0 for a recipe that plans nothing."""
-    if not recipe.get("planner"):
-        return 0.0
-    effort = Planner.from_dict(recipe["planner"]).effort
-    if recipe.get("mode") == "auto":
-        assisted = Recipe.from_dict(recipe).stage("assisted").planner
-        effort += assisted.effort if assisted is not None else 0.0
-    return effort
 
 
 def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) -> NewRollout:

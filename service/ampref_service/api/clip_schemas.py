@@ -12,7 +12,7 @@ from amp_core.recipe import GENERATED_MODES
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api.jobs import JobView
 from ampref_service.api.pages import PageView
-from ampref_service.api.params import Body, Cursor, Id, Mode, Name, RobotName, Seed, Tag, TierParam, Time, View
+from ampref_service.api.params import Body, Cursor, Id, Mode, Name, Priority, RobotName, Seed, Tag, TierParam, Time, View
 from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView
 from ampref_service.catalog.curriculum import MAX_LIMIT, ClipQuery
 from ampref_service.catalog.tables import SORT_COLUMNS
@@ -121,6 +121,7 @@ class ClipForm(BaseModel):
     recipe: Annotated[str, StringConstraints(max_length=20_000)] | None = Field(
         None, description="A recipe as JSON, or the part that differs from the mode's usual one; see `/v1/schema/modes`."
     )
+    priority: Priority = 0
 
 
 class RolloutBody(Body):
@@ -129,6 +130,7 @@ class RolloutBody(Body):
     recipe: dict[str, Any] | None = None
     mode: Mode | None = None
     seed: Seed | None = None
+    priority: Priority = 0
 
 
 class AugmentBody(RolloutBody):

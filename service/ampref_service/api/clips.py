@@ -20,7 +20,7 @@ from ampref_service.api.clip_schemas import (
     RolloutBody,
     Submitted,
 )
-from ampref_service.api.deps import Announcer, AnnouncerDep, Caller, ServicesDep, needs
+from ampref_service.api.deps import Announcer, AnnouncerDep, Caller, ServicesDep, job_terms, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
@@ -95,7 +95,8 @@ def post_clip(
         tags=split_tags(form.tags),
         **form.model_dump(include={"name", "format", "fps", "quat_order"}),
     )
-    submission = accept_clip(services, services.robot(form.robot), upload, resolved_recipe, actor=caller.name)
+    terms = job_terms(services, caller, form.priority)
+    submission = accept_clip(services, services.robot(form.robot), upload, resolved_recipe, terms, actor=caller.name)
     return _answer_submission(submission, announcer)
 
 
@@ -157,9 +158,9 @@ def delete_clip(clip_id: Id, services: ServicesDep, caller: Writer) -> None:
 def post_rollout(clip_id: Id, body: RolloutBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer) -> Submission:
     """Score a clip again with another recipe."""
     recipe = recipe_row(resolve_recipe(body.mode, body.seed, body.recipe))
-    attempts = services.settings.max_attempts
+    terms = job_terms(services, caller, body.priority)
     with services.catalog.begin() as session:
-        submission = clips.request_rollout(session, clip_id, recipe, max_attempts=attempts, actor=caller.name)
+        submission = clips.request_rollout(session, clip_id, recipe, terms=terms, actor=caller.name)
     return _answer_submission(submission, announcer)
 
 
@@ -169,8 +170,9 @@ def post_augment(
 ) -> dict[str, Any]:
     """Make variants of a clip for coverage, each a clip of its own, and have them scored: all of them, or none."""
     recipe = resolve_recipe(body.mode, body.seed, body.recipe)
+    terms = job_terms(services, caller, body.priority)
     parent, variants = augment_clip(
-        services, clip_id, parse_all(body.augmentations), recipe, tags=split_tags(body.tags), actor=caller.name
+        services, clip_id, parse_all(body.augmentations), recipe, terms, tags=split_tags(body.tags), actor=caller.name
     )
     _announce(variants, announcer)
     return {"parent": parent, "variants": variants}

@@ -20,6 +20,7 @@ from ampref_service.api.params import (
     Mode,
     Name,
     Note,
+    Priority,
     RobotName,
     Tag,
     Time,
@@ -188,6 +189,7 @@ class LockBody(Body):
         max_length=len(TEST_IDS),
         description="Readiness tests whose failure does not stop the lock; the manifest keeps them, each test once.",
     )
+    priority: Priority = 0
 
 
 class Locking(BaseModel):

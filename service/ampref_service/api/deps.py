@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 from fastapi import BackgroundTasks, Depends, Request, Response, Security
 from fastapi.security import SecurityScopes
 
-from ampref_service.catalog.records import Job
+from ampref_service.catalog.records import Job, JobTerms
 from ampref_service.errors import Forbidden
 from ampref_service.services import Services
 
@@ -21,9 +21,16 @@ SCOPES = ("clips:read", "clips:write", "jobs:read", "jobs:write", "datasets:read
 
 @dataclass(frozen=True)
 class Caller:
-    """The caller of an endpoint and what it may do."""
+    """The caller of an endpoint and what it may do.
+
+    Args:
+      owner: whose jobs its jobs are, which take turns with those of others.
+      can_prioritize: whether it may queue jobs with a priority above 0.
+    """
 
     name: str = "anonymous"
+    owner: str = ""
+    can_prioritize: bool = True
     scopes: frozenset[str] = frozenset(SCOPES)
 
 
@@ -44,6 +51,18 @@ async def get_caller(request: Request, security: SecurityScopes) -> Caller:
 def needs(scope: str) -> Any:
     """The dependency of an endpoint that needs a scope; its value is the `Caller`."""
     return Security(get_caller, scopes=[scope])
+
+
+def job_terms(services: Services, caller: Caller, priority: int = 0) -> JobTerms:
+    """What a caller's job is queued with; raises `Forbidden` for a priority that it may not ask for."""
+    if priority > 0 and not caller.can_prioritize:
+        raise Forbidden(
+            "this key may not queue jobs before others of its own",
+            key="priority",
+            expected="at most 0",
+            remedy="Leave the priority out, or ask the operator for a key that may",
+        )
+    return services.job_terms(owner=caller.owner, priority=priority)
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

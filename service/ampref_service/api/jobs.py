@@ -47,6 +47,12 @@ class JobView(View):
     message: str | None
     attempts: int
     max_attempts: int
+    losses: int = Field(description="Workers that were lost while they ran it; no attempt.")
+    limit_sec: float | None = Field(description="Seconds that one attempt may take; null for a job of an older release.")
+    worked_sec: float = Field(description="Seconds of worker time that its attempts took.")
+    priority: int = Field(description="Among its owner's jobs: higher is earlier.")
+    robot: str = Field(description="What its worker must have installed, by name and digest; empty: any worker will do.")
+    robot_digest: str
     cancel_requested: bool
     error: dict[str, Any] | None = Field(description="Why the last attempt failed, with the members of a problem.")
     result: dict[str, Any] | None = Field(description="What a finished job made, for example its `rollout_id` and `tier`.")
@@ -134,6 +140,6 @@ def cancel_job(job_id: Id, services: ServicesDep, caller: Writer) -> Job:
 @router.post("/{job_id}/retry", status_code=202, response_model=JobView, responses=responses(404, 409))
 def retry_job(job_id: Id, services: ServicesDep, announcer: AnnouncerDep, caller: Writer) -> Job:
     """Score again what failed, was quarantined or cancelled: a job with fresh attempts, whose address is in Location."""
-    job = services.queue.retry(job_id, actor=caller.name)
+    job = services.queue.retry(job_id, owner=caller.owner, actor=caller.name)
     announcer.announce(job)
     return job

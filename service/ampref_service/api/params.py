@@ -53,6 +53,9 @@ Tag = Annotated[
         r"^[^\x00-\x1f\x7f,]{1,64}$", "a tag of 1 to 64 characters without commas or control characters, for example slow"
     ),
 ]
+Priority = Annotated[
+    int, Field(ge=-10, le=10, description="Among the caller's own jobs: a higher one is scored earlier; default 0.")
+]
 Mode = Annotated[str, text_field(r"^[a-z_]{1,32}$", "the name of a mode, for example rollout")]
 Digest = Annotated[str, text_field(r"^sha256:[0-9a-f]{64}$", "a digest: sha256: and 64 lower-case hex digits")]
 Tier = Literal[0, 1, -1]

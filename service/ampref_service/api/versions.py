@@ -16,7 +16,7 @@ from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
 from ampref_service.api.dataset_schemas import LockBody, Locking, MemberPage, VersionView, YankBody
-from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, needs
+from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
 from ampref_service.api.pages import link_next, page_responses
@@ -41,7 +41,10 @@ def lock_version(
 ) -> dict[str, Any]:
     """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
     waivers = check_waivers(waiver.model_dump() for waiver in body.waivers)
-    version, job, absences = request_lock(services, name, body.version, body.select.to_select(), waivers, actor=caller.name)
+    terms = job_terms(services, caller, body.priority)
+    version, job, absences = request_lock(
+        services, name, body.version, body.select.to_select(), waivers, terms, actor=caller.name
+    )
     announcer.announce(job)
     return vars(version) | {"state": "locking", "job": job, **absences}
 

@@ -14,7 +14,18 @@ from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
 from ampref_service.catalog import audit, blob_refs, curriculum, job_rows, recipes, rollouts
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
-from ampref_service.catalog.records import Clip, ClipUpload, DeletedClip, Job, NewClip, RecipeRow, Rollout, Submission
+from ampref_service.catalog.records import (
+    USUAL_TERMS,
+    Clip,
+    ClipUpload,
+    DeletedClip,
+    Job,
+    JobTerms,
+    NewClip,
+    RecipeRow,
+    Rollout,
+    Submission,
+)
 from ampref_service.catalog.tables import clip_tags, clips, version_members, versions
 from ampref_service.catalog.tables import curriculum as curriculum_table
 from ampref_service.catalog.tables import rollouts as rollouts_table
@@ -65,7 +76,7 @@ def submit(
     new: NewClip,
     recipe: RecipeRow,
     *,
-    max_attempts: int = job_rows.DEFAULT_MAX_ATTEMPTS,
+    terms: JobTerms = USUAL_TERMS,
     actor: str = audit.ANONYMOUS,
 ) -> Submission:
     """Add a clip and the job that scores it, in the caller's transaction.
@@ -95,7 +106,7 @@ def submit(
             session.execute(update(clips).where(clips.c.id.in_(orphans)).values(parent_id=clip.id))
         audit.record(session, actor, "clip.create", f"clip:{clip.id}", {"name": new.name, "source": new.source_digest})
         recipes.add(session, recipe)
-        job, new_job = _enqueue(session, clip, recipe, max_attempts, actor)
+        job, new_job = _enqueue(session, clip, recipe, terms, actor)
         return Submission(clip, job, None, True, new_job)
     # The row is locked until the end, so that a deletion cannot fall between finding the clip and giving it a job.
     clip_id = session.execute(select(clips.c.id).where(clips.c.identity == identity).with_for_update()).scalar_one_or_none()
@@ -103,7 +114,7 @@ def submit(
         raise Conflict("this clip was deleted while it was sent again", remedy="Send it once more")
     if tags:
         _add_tags(session, clip_id, tags, actor)
-    return _request(session, clip_id, recipe, max_attempts, actor)
+    return _request(session, clip_id, recipe, terms, actor)
 
 
 def _find_parent(session: Session, new: NewClip) -> str | None:
@@ -119,32 +130,35 @@ def request_rollout(
     clip_id: str,
     recipe: RecipeRow,
     *,
-    max_attempts: int = job_rows.DEFAULT_MAX_ATTEMPTS,
+    terms: JobTerms = USUAL_TERMS,
     actor: str = audit.ANONYMOUS,
 ) -> Submission:
     """Request another rollout of a clip; as `submit` when there is the result or its job already. Raises `NotFound`."""
     _lock_clip(session, clip_id)
-    return _request(session, clip_id, recipe, max_attempts, actor)
+    return _request(session, clip_id, recipe, terms, actor)
 
 
-def _request(session: Session, clip_id: str, recipe: RecipeRow, max_attempts: int, actor: str) -> Submission:
+def _request(session: Session, clip_id: str, recipe: RecipeRow, terms: JobTerms, actor: str) -> Submission:
     clip = get(session, clip_id)
     recipes.add(session, recipe)
     rollout = rollouts.answer(session, clip_id, recipe.digest)
     if rollout is not None:
         return Submission(clip, job_rows.latest_for_rollout(session, clip_id, recipe.digest), rollout, False, False)
-    job, new_job = _enqueue(session, clip, recipe, max_attempts, actor)
+    job, new_job = _enqueue(session, clip, recipe, terms, actor)
     return Submission(clip, job, None, False, new_job)
 
 
-def _enqueue(session: Session, clip: Clip, recipe: RecipeRow, max_attempts: int, actor: str) -> tuple[Job, bool]:
+def _enqueue(session: Session, clip: Clip, recipe: RecipeRow, terms: JobTerms, actor: str) -> tuple[Job, bool]:
     return job_rows.enqueue(
         session,
         "rollout",
         clip_id=clip.id,
         recipe_digest=recipe.digest,
         payload={"clip_name": clip.name},
-        max_attempts=max_attempts,
+        robot=clip.robot,
+        robot_digest=clip.robot_digest,
+        limit_sec=terms.limit_rollout(clip.duration_sec, recipe) if terms.limit_rollout else None,
+        terms=terms,
         actor=actor,
     )
 

@@ -11,11 +11,10 @@ from sqlalchemy import RowMapping, Select, func, select, update
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
-from ampref_service.catalog.records import Job, Page
+from ampref_service.catalog.records import USUAL_TERMS, Job, JobTerms, Page
 from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs
 
-_UNSHOWN = ("rung_at",)
-DEFAULT_MAX_ATTEMPTS = 3
+_UNSHOWN = ("rung_at", "rank", "worker_id", "avoid_worker", "avoid_until")
 
 
 def to_job(row: RowMapping) -> Job:
@@ -41,10 +40,18 @@ def enqueue(
     recipe_digest: str | None = None,
     version_id: str | None = None,
     payload: Mapping[str, Any] | None = None,
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    robot: str = "",
+    robot_digest: str = "",
+    limit_sec: float | None = None,
+    terms: JobTerms = USUAL_TERMS,
     actor: str = audit.ANONYMOUS,
 ) -> tuple[Job, bool]:
-    """Add a job in the caller's transaction. Returns it and True, or the live one that does the same and False."""
+    """Add a job in the caller's transaction. Returns it and True, or the live one that does the same and False.
+
+    Args:
+      robot, robot_digest: what its worker must have installed; without a digest any worker will do.
+      limit_sec: s that one attempt may take; None: the worker's own limit.
+    """
     at = now(session)
     values: dict[str, Any] = {
         "id": new_id("job"),
@@ -55,8 +62,8 @@ def enqueue(
         "version_id": version_id,
         "payload": dict(payload or {}),
         "attempts": 0,
-        "max_attempts": max_attempts,
-        "not_before": at,
+        "max_attempts": terms.max_attempts,
+        "not_before": 0.0,  # Due whatever the clock says.
         "created_at": at,
         "updated_at": at,
         "revision": 1,
@@ -64,6 +71,15 @@ def enqueue(
         "cancel_requested": 0,
         "progress": 0.0,
         "actor": actor,
+        "owner": terms.owner,
+        "priority": terms.priority,
+        "rank": -terms.priority,
+        "robot": robot,
+        "robot_digest": robot_digest,
+        "worked_sec": 0.0,
+        "limit_sec": limit_sec,
+        "losses": 0,
+        "faults": 0,
     }
     if insert_new(session, jobs, values):
         audit.record(
@@ -74,7 +90,9 @@ def enqueue(
             {"kind": kind, "clip": clip_id, "recipe": recipe_digest, "version": version_id},
         )
         unset: dict[str, Any] = {column.name: None for column in jobs.c if column.name not in (*values, *_UNSHOWN)}
-        return Job(**unset, **(values | {"cancel_requested": False})), True
+        return Job(
+            **unset, **{name: value for name, value in values.items() if name not in _UNSHOWN} | {"cancel_requested": False}
+        ), True
     live = select(jobs).where(jobs.c.kind == kind, jobs.c.state.in_(LIVE_STATES))
     if kind == "lock":
         live = live.where(jobs.c.version_id == version_id)

@@ -18,7 +18,7 @@ from amp_core.readiness import check_waivers
 from ampref_service.catalog import audit, job_rows
 from ampref_service.catalog.datasets import get_version_by_id
 from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
-from ampref_service.catalog.records import Job, Select, Version, VersionFile, VersionMember
+from ampref_service.catalog.records import USUAL_TERMS, Job, JobTerms, Select, Version, VersionFile, VersionMember
 from ampref_service.catalog.selection import check_select
 from ampref_service.catalog.tables import clips, datasets, recipes, version_files, version_members, versions
 
@@ -30,7 +30,9 @@ def begin_version(
     criteria: Select,
     *,
     waivers: Sequence[Mapping[str, str]] = (),
-    max_attempts: int = job_rows.DEFAULT_MAX_ATTEMPTS,
+    robot_digest: str = "",
+    limit_sec: float | None = None,
+    terms: JobTerms = USUAL_TERMS,
     actor: str = audit.ANONYMOUS,
 ) -> tuple[Version, Job]:
     """Take a version's name and queue the job that locks it, in the caller's transaction.
@@ -39,6 +41,8 @@ def begin_version(
 
     Args:
       waivers: `{test, reason}` of the readiness tests whose failure is waived.
+      robot_digest: of the members' robot, which the worker must have; empty: any worker will do.
+      limit_sec: s that one attempt may take; None: the worker's own limits.
     """
     check_dataset_name(dataset)
     check_version(version)
@@ -73,7 +77,10 @@ def begin_version(
         "lock",
         version_id=version_id,
         payload={"dataset": dataset, "version": version, "select": criteria.to_dict(), "waivers": valid_waivers},
-        max_attempts=max_attempts,
+        robot=criteria.robot,
+        robot_digest=robot_digest,
+        limit_sec=limit_sec,
+        terms=terms,
         actor=actor,
     )
     detail = {"select": criteria.to_dict(), "job": job.id} | ({"waivers": valid_waivers} if valid_waivers else {})

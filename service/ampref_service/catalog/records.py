@@ -5,7 +5,7 @@ Times are epoch seconds (UTC). A metric that could not be computed is None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -188,8 +188,33 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True)
+class JobTerms:
+    """On what terms a job is queued.
+
+    Args:
+      max_attempts: before it is quarantined.
+      owner: the id of the key that queues it, empty without one: owners take turns.
+      priority: -10 to 10 among the jobs of its owner; higher is earlier.
+      limit_rollout: s that one attempt may take, for a clip of so many seconds and a recipe; None: the worker's own limit.
+    """
+
+    max_attempts: int = 3
+    owner: str = ""
+    priority: int = 0
+    limit_rollout: Callable[[float, RecipeRow], float] | None = None
+
+
+USUAL_TERMS = JobTerms()
+
+
+@dataclass(frozen=True)
 class Job:
-    """A row of the job table. `revision` grows with every change that a watcher should see."""
+    """A row of the job table. `revision` grows with every change that a watcher should see.
+
+    `worked_sec` is worker time of all attempts, `limit_sec` what one may take. `losses` counts the workers that were lost with
+    it, `faults` how often in a row its worker's machine failed; neither is an attempt. `failed_on` is the worker of the last
+    failed attempt, `several` once there were two.
+    """
 
     id: str
     kind: str
@@ -215,6 +240,15 @@ class Job:
     error: Mapping[str, Any] | None
     result: Mapping[str, Any] | None
     actor: str
+    owner: str
+    priority: int
+    robot: str
+    robot_digest: str
+    worked_sec: float
+    limit_sec: float | None
+    losses: int
+    faults: int
+    failed_on: str | None
 
     @property
     def dataset(self) -> str | None:

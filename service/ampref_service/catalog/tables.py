@@ -34,6 +34,7 @@ METRIC_COLUMNS: dict[str, type[float] | type[int]] = {metric.name: metric.type f
 
 JOB_STATES = ("queued", "running", "succeeded", "failed", "quarantined", "cancelled")
 LIVE_STATES = ("queued", "running")
+WORKER_STATES = ("working", "paused", "stopping")
 
 UNSCORED = ""
 """The mode and the profile in `curriculum` of a clip that no rollout speaks for yet."""
@@ -217,10 +218,56 @@ jobs = Table(
     Column("error", JSON(none_as_null=True)),
     Column("result", JSON(none_as_null=True)),
     Column("actor", _NAME, nullable=False),
+    # The defaults are for rows of an older release, which may run beside this one during an upgrade.
+    # The id of the key that queued it, empty without one: keys take turns.
+    Column("owner", _NAME, nullable=False, server_default=""),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    # The place among the jobs of an owner, lower is earlier: by priority, and behind all of them what workers were lost with.
+    Column("rank", Integer, nullable=False, server_default="0"),
+    # What a worker must have installed; an empty digest: any worker will do.
+    Column("robot", _NAME, nullable=False, server_default=""),
+    Column("robot_digest", _DIGEST, nullable=False, server_default=""),
+    # Seconds of worker time that all attempts took, and those that one attempt may take.
+    Column("worked_sec", Double, nullable=False, server_default="0"),
+    Column("limit_sec", Double),
+    # How often its worker was lost; how often in a row its worker's machine was at fault.
+    Column("losses", Integer, nullable=False, server_default="0"),
+    Column("faults", Integer, nullable=False, server_default="0"),
+    # The row in `workers` that has it; the one that the last attempt failed on, or `several`; the one that is not to have it
+    # before a moment.
+    Column("worker_id", _ID),
+    Column("failed_on", _ID),
+    Column("avoid_worker", _ID),
+    Column("avoid_until", Double),
     _check_one_of("state", JOB_STATES),
     Index("ix_jobs_state", "state", "created_at", "id"),
+    # In the order of a claim. `not_before` is 0 for what is due.
+    Index("ix_jobs_claim", "state", "not_before", "robot_digest", "owner", "rank", "created_at", "id"),
+    Index("ix_jobs_owner", "owner", "started_at"),
     _unique_while_live("rollout", "clip_id", "recipe_digest"),
     _unique_while_live("lock", "version_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    Column("host", _NAME, nullable=False),
+    # The same for every container of one machine.
+    Column("machine", _NAME, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("release", _text(40), nullable=False),
+    # Names and digests of what is installed there.
+    Column("robots", JSON, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("state", _text(20), nullable=False),
+    Column("reason", String),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("jobs", Integer, nullable=False),
+    Column("host_faults", Integer, nullable=False),
+    _check_one_of("state", WORKER_STATES),
 )
 
 datasets = Table(
