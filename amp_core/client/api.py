@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import httpx2
 
-from amp_core.client.http import Connection, Retry, RetryableError
+from amp_core.client.download import UNKNOWN_LIMIT
+from amp_core.client.http import Connection, Retry, RetryableError, iter_body
 from amp_core.errors import AmprefError, InputRefused, Unavailable
 from amp_core.files import replace_file
 from amp_core.strict_json import parse_json
@@ -24,7 +25,6 @@ JobProgress = Callable[[dict[str, Any]], None]
 """Called with a job whenever it has changed."""
 
 _END_STATES = frozenset({"succeeded", "failed", "quarantined", "cancelled"})
-_MB = 1 << 20
 
 
 class ApiClient:
@@ -218,13 +218,13 @@ class ApiClient:
         yield job
         if job.get("state") in _END_STATES:
             return
-        remaining = 60.0 if deadline is None else max(0.1, deadline - time.monotonic())
-        # The read timeout ends the wait for an idle stream, so that the deadline holds; the caller comes back.
-        retry = Retry(attempts=1, read=min(remaining, 30.0), connect=self._connection.retry.connect)
-        path, headers = _join("jobs", job_id, "events"), {"accept": "text/event-stream"}
+        remaining = 60.0 if deadline is None else max(0.1, min(60.0, deadline - time.monotonic()))
+        # The stream ends after that, whatever comes on it, so that the deadline holds; the caller comes back.
+        retry = Retry(attempts=1, timeout=remaining, read=min(remaining, 30.0), connect=self._connection.retry.connect)
+        path, headers = _join("jobs", job_id, "events"), {"accept": "text/event-stream", "accept-encoding": "identity"}
         try:
             with self._connection.stream("GET", path, retry=retry, headers=headers) as response:
-                if response.status_code == 204:
+                if response.status_code == 204 or "content-encoding" in response.headers:
                     return
                 for event in httpx2.EventSource(response):
                     data = parse_json(event.data) if event.data else None
@@ -256,7 +256,7 @@ class ApiClient:
         url = self.get_version(name, version).get("manifest_url")
         if not isinstance(url, str):
             raise Unavailable(f"the service gives no manifest for {name}=={version}", remedy="Check its address.")
-        return _check_object(self._connection.json("GET", url)[1])
+        return _check_object(self._connection.json("GET", url, limit=UNKNOWN_LIMIT)[1])
 
     def get_verification(self, name: str, version: str) -> dict[str, Any]:
         """The report of the readiness tests that ran before the lock; `NotFound` for a version that is older than they are."""
@@ -340,14 +340,18 @@ class ApiClient:
                 return
 
     def _download(self, path: str, target: Path) -> Path:
+        headers = {"accept": "*/*", "accept-encoding": "identity"}
+
         def call(retry: Retry) -> Path:
             with (
-                self._connection.stream("GET", path, retry=retry) as response,
+                self._connection.stream("GET", path, retry=retry, is_transfer=True, headers=headers) as response,
                 replace_file(target) as partial,
                 open(partial, "wb") as file,
             ):
-                for chunk in response.iter_bytes(_MB):
+                for chunk in iter_body(response):
                     file.write(chunk)
+                    if file.tell() > UNKNOWN_LIMIT:
+                        raise self._connection.refuse_answer(path, f"sends more than {UNKNOWN_LIMIT:,} bytes")
             return target
 
         try:

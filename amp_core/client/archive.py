@@ -72,7 +72,7 @@ def _receive(connection: Connection, cache: Cache, files: Sequence[RemoteFile], 
     body = {"digests": [file.digest for file in files]}
     # Compression would cost the service more than the network gains: the arrays are floating-point numbers.
     headers = {"accept": "*/*", "accept-encoding": "identity"}
-    with connection.stream("POST", _PATH, retry=retry, json=body, headers=headers, is_download=True) as response:
+    with connection.stream("POST", _PATH, retry=retry, json=body, headers=headers, is_transfer=True) as response:
         reader = _Reader(response)
         for file in files:
             name, size = _read_header(reader)

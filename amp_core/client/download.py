@@ -20,11 +20,12 @@ import httpx2
 
 from amp_core.client.cache import Cache
 from amp_core.client.http import Connection, Retry, RetryableError
+from amp_core.client.transport import STEP_FORWARD
 from amp_core.cpus import usable_cpus
 from amp_core.dataset.blocks import BLOCK_SIZE, block_digest, block_hasher
 from amp_core.errors import IntegrityError, Unavailable
 
-__all__ = ["FileWriter", "Progress", "RemoteFile", "download", "is_intact"]
+__all__ = ["UNKNOWN_LIMIT", "FileWriter", "Progress", "RemoteFile", "download", "is_intact"]
 
 log = logging.getLogger("amp_core.client")
 
@@ -35,8 +36,8 @@ Progress = Callable[[int, int], None]
 # are the ones that went back to the host: their first touch costs ten times the copy. Measured on one, writes of 4 MiB ran
 # at 0.35 to 0.5 times curl's rate (bench/bench_pull.py).
 _WRITE_BYTES = 1 << 17
-_UNKNOWN_LIMIT = 1 << 30  # Bytes of a file whose size is not known beforehand.
-_STEP_FORWARD = 1 << 20  # Bytes after which a broken transfer counts as having moved forward.
+UNKNOWN_LIMIT = 1 << 30
+"""Bytes of a file whose size is not known beforehand."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class RemoteFile:
       digest: `sha256:…` of the whole file.
       size: bytes, where known.
       blocks: BLAKE3 digests of its blocks of `BLOCK_SIZE` bytes; the SHA-256 is checked where there are none.
+      origin: where else the service may send a reader for it, as `scheme://host[:port]`.
     """
 
     path: str
     digest: str
     size: int | None = None
     blocks: tuple[str, ...] | None = None
+    origin: str | None = None
 
     def has_block(self, data: bytes | memoryview, offset: int) -> bool:
         """Whether `data` is the block at `offset`; True where the file has no list of blocks."""
@@ -126,6 +129,7 @@ class FileWriter:
       descriptor: of the partial file.
     Attributes:
       position: bytes that are written.
+      limit: bytes that the file has, or may have.
     """
 
     def __init__(self, descriptor: int, remote: RemoteFile, progress: Progress | None) -> None:
@@ -134,7 +138,7 @@ class FileWriter:
         self._remote = remote
         self._progress = progress
         self._reported_position = 0
-        self._limit = remote.size if remote.size is not None else _UNKNOWN_LIMIT
+        self.limit = remote.size if remote.size is not None else UNKNOWN_LIMIT
         self._hasher = hashlib.sha256() if remote.blocks is None else block_hasher()
 
     def write(self, data: bytes | memoryview) -> None:
@@ -144,13 +148,7 @@ class FileWriter:
           IntegrityError: they exceed the file's size, or complete a block that has another digest.
           OSError: the file cannot be written.
         """
-        if self.position + len(data) > self._limit:
-            raise IntegrityError(
-                "the service sends more bytes than the file has",
-                file=self._remote.path,
-                expected=f"{self._limit:,} bytes",
-                remedy="Ask the service's operator to verify its blobs.",
-            )
+        self.check_size(self.position + len(data))
         view = memoryview(data)
         while view:
             room = BLOCK_SIZE - self.position % BLOCK_SIZE
@@ -160,8 +158,18 @@ class FileWriter:
             view = view[count:]
             if count == room:
                 self._check_block()
-        if self.position - self._reported_position >= _STEP_FORWARD:
+        if self.position - self._reported_position >= STEP_FORWARD:
             self._report()
+
+    def check_size(self, size: int) -> None:
+        """Raise `IntegrityError` for more bytes than the file has."""
+        if size > self.limit:
+            raise IntegrityError(
+                f"the service sends more bytes than the file has: {size:,}",
+                file=self._remote.path,
+                expected=f"{self.limit:,} bytes" if self._remote.size is not None else f"at most {self.limit:,} bytes",
+                remedy="Ask the service's operator to verify its blobs.",
+            )
 
     def finish(self) -> None:
         """Check what is left.
@@ -224,7 +232,7 @@ def _receive(connection: Connection, remote: RemoteFile, writer: FileWriter) -> 
             connection.retry_call(lambda retry: _receive_once(connection, remote, writer, retry), connection.retry)
             return
         except Unavailable:
-            if writer.position - start < _STEP_FORWARD:
+            if writer.position - start < STEP_FORWARD:
                 raise
 
 
@@ -237,8 +245,12 @@ def _receive_once(connection: Connection, remote: RemoteFile, writer: FileWriter
     if writer.position:
         # The service's entity tag of a file is its digest.
         headers |= {"range": f"bytes={writer.position}-", "if-range": f'"{remote.digest.removeprefix("sha256:")}"'}
-    with connection.stream("GET", remote.path, headers=headers, retry=retry, is_download=True) as response:
+    with connection.stream(
+        "GET", remote.path, headers=headers, retry=retry, is_transfer=True, origin=remote.origin
+    ) as response:
         skip = _count_known(response, remote, writer.position)
+        length = response.headers.get("content-length", "")
+        writer.check_size(writer.position - skip + (int(length) if length.isdecimal() else 0))
         for chunk in response.iter_raw():
             writer.write(chunk[skip:])
             skip = max(0, skip - len(chunk))

@@ -7,22 +7,21 @@ import ipaddress
 import logging
 import os
 import random
-import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from amp_core.client.transport import DownloadTransport
+from amp_core.client.transport import Deadline, DirectTransport
 from amp_core.errors import AmprefError, Conflict, InputRefused, IntegrityError, NotFound, TooLarge, Unavailable
 from amp_core.strict_json import read_json
 
-__all__ = ["DEFAULT_URL", "Connection", "Retry", "RetryableError", "resolve_url"]
+__all__ = ["DEFAULT_URL", "JSON_LIMIT", "Connection", "Retry", "RetryableError", "iter_body", "origin_of", "resolve_url"]
 
 log = logging.getLogger("amp_core.client.retry")
 
@@ -30,6 +29,11 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 120.0
 _PROBLEM_BYTES = 1 << 20
+_MAX_REDIRECTS = 5
+_HEADERS_ELSEWHERE = frozenset({"user-agent", "accept", "accept-encoding", "range"})
+
+JSON_LIMIT = 64 << 20
+"""Bytes of an answer in JSON, where nothing says that it is longer."""
 
 T = TypeVar("T")
 
@@ -40,7 +44,8 @@ class Retry:
 
     Args:
       attempts: tries before giving up; a download counts anew whenever it has moved forward.
-      timeout: seconds for all tries of one request.
+      timeout: seconds for all tries of one request with their waits, its answer included. A file or an upload gets them anew
+        with each MiB.
       wait_initial, wait_max: seconds before the second try and at most; they double in between, with jitter.
       connect, read: seconds to wait for a connection and for the next bytes.
     """
@@ -54,7 +59,8 @@ class Retry:
 
     def impatient(self) -> Retry:
         """One quick try, for when the cache can answer instead."""
-        return replace(self, attempts=1, connect=min(self.connect, 2.0), read=min(self.read, 5.0))
+        timeout, connect, read = min(self.timeout, 10.0), min(self.connect, 2.0), min(self.read, 5.0)
+        return replace(self, attempts=1, timeout=timeout, connect=connect, read=read)
 
 
 class RetryableError(Exception):
@@ -89,7 +95,7 @@ def resolve_url(url: str | None) -> str:
 
 
 class Connection:
-    """An HTTP client for one service.
+    """An HTTP client for one service. It stays there: a redirect to another host, scheme or port is refused.
 
     Args:
       url: of the service.
@@ -100,62 +106,62 @@ class Connection:
     def __init__(self, url: str | None, *, retry: Retry | None = None, transport: httpx2.BaseTransport | None = None) -> None:
         self.url = resolve_url(url)
         self.retry = retry or Retry()
-        # A proxy of the environment is for remote machines; it would look for a local service on itself.
-        may_use_proxy = not _is_loopback(self.url)
-
-        def make_client(transport: httpx2.BaseTransport | None) -> httpx2.Client:
-            return httpx2.Client(
-                base_url=self.url + "/",
-                transport=transport,
-                verify=_LazyTLS(),
-                trust_env=may_use_proxy,
-                follow_redirects=True,
-                headers={"user-agent": "ampref", "accept": "application/json, application/problem+json"},
-            )
-
-        self._client = make_client(transport)
-        address = httpx2.URL(self.url)
-        has_proxy = may_use_proxy and address.scheme in getproxies() and not proxy_bypass(address.host)
-        is_direct = transport is None and not has_proxy
-        self._downloads = make_client(DownloadTransport(httpx2.create_ssl_context)) if is_direct else self._client
+        self._origin = origin_of(httpx2.URL(self.url))
+        self._transport = transport
+        self._clients: dict[bool, httpx2.Client] = {}
 
     def close(self) -> None:
-        self._client.close()
-        self._downloads.close()
+        for client in self._clients.values():
+            client.close()
 
     def json(
-        self, method: str, path: str, *, retry: Retry | None = None, repeatable: bool = True, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        retry: Retry | None = None,
+        repeatable: bool = True,
+        limit: int = JSON_LIMIT,
+        **options: Any,
     ) -> tuple[int, Any]:
         """Status and decoded body of a call, retried.
 
         Args:
           repeatable: whether the call may take effect twice; if not, it is retried only when the server cannot have seen it.
+          limit: bytes of the body, decompressed; a longer one is refused.
           options: of the HTTP library's request.
         """
 
         def call(retry: Retry) -> tuple[int, Any]:
-            with self.stream(method, path, retry=retry, repeatable=repeatable, **options) as response:
-                body = response.read()
+            # What is sent or may come by the megabyte gets time by the megabyte.
+            is_transfer = "files" in options or limit > JSON_LIMIT
+            with self.stream(method, path, retry=retry, repeatable=repeatable, is_transfer=is_transfer, **options) as response:
                 try:
+                    body = _read_body(response, limit)
                     return response.status_code, read_json(body) if body else None
-                except ValueError as error:
-                    raise self._not_ampref(path, "answered something that is not JSON") from error
+                except _BodyTooLong as error:
+                    raise self.refuse_answer(path, f"answered more than {limit:,} bytes of JSON") from error
+                except (ValueError, zlib.error) as error:
+                    raise self.refuse_answer(path, "answered something that is not JSON") from error
 
         return self.retry_call(call, retry or self.retry)
 
     def retry_call(self, call: Callable[[Retry], T], retry: Retry) -> T:
-        """`call(retry)`, repeated with waits while it raises `RetryableError` and patience lasts; each repetition is logged."""
-        start, attempt = time.monotonic(), 1
+        """`call(retry)`, repeated with waits while it raises `RetryableError` and patience lasts; each repetition is logged.
+
+        The `retry` that is passed has the time that is left.
+        """
+        end, attempt = time.monotonic() + retry.timeout, 1
         while True:
             try:
-                return call(retry)
+                return call(replace(retry, timeout=end - time.monotonic()))
             except RetryableError as failure:
                 wait = failure.wait
                 if wait is None:
                     # Jitter keeps the nodes of a cluster, which fail together, from coming back together.
                     jitter = random.uniform(0.0, retry.wait_initial)
                     wait = min(retry.wait_initial * 2.0 ** min(attempt - 1, 30) + jitter, retry.wait_max)
-                if attempt >= retry.attempts or time.monotonic() - start >= retry.timeout:
+                if attempt >= retry.attempts or time.monotonic() + wait >= end:
                     raise failure.error from failure.__cause__
                 log.warning("%s; trying again in %.1f s", failure.error.what, wait)
             time.sleep(wait)
@@ -163,21 +169,33 @@ class Connection:
 
     @contextmanager
     def stream(
-        self, method: str, path: str, *, retry: Retry, repeatable: bool = True, is_download: bool = False, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        retry: Retry,
+        repeatable: bool = True,
+        is_transfer: bool = False,
+        origin: str | None = None,
+        **options: Any,
     ) -> Iterator[httpx2.Response]:
         """One try of a call inside `retry_call`; the response is successful, and its body is read in the `with` block.
 
         Args:
-          is_download: whether the body may be large; it is then read by `DownloadTransport` where no proxy is between.
+          retry: the whole call, its body included, is over after `retry.timeout`.
+          is_transfer: whether much may be sent or received; each MiB then gives it the connection's patience anew.
+          origin: another `scheme://host[:port]` that a GET may be redirected to; it is sent no credentials.
         Raises:
           RetryableError: this try failed, and another may succeed.
           AmprefError: what the service's problem stands for, or `Unavailable`.
         """
         path = path.lstrip("/")
-        timeout = httpx2.Timeout(retry.read, connect=retry.connect)
-        client, has_response = self._downloads if is_download else self._client, False
+        deadline = Deadline(retry.timeout, self.retry.timeout if is_transfer else 0.0)
+        options |= {"timeout": httpx2.Timeout(retry.read, connect=retry.connect), "extensions": {"deadline": deadline}}
+        has_response = False
         try:
-            with client.stream(method, path, timeout=timeout, **options) as response:
+            with closing(self._send(method, path, origin, options)) as response:
+                response.stream = _CountedStream(response.stream, deadline)
                 if not response.is_success:
                     raise _response_error(response, f"{self.url}/{path}", repeatable)
                 has_response = True
@@ -186,14 +204,84 @@ class Connection:
             raise RetryableError(self._unreachable(error)) from error
         except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError) as error:
             failure = self._unreachable(error)
-            if has_response:
+            if deadline.is_over:
+                amount = f"{deadline.amount:,} bytes" if has_response else "no whole answer"
+                failure = Unavailable(
+                    f"{self.url}/{path} was given up: {amount} in {deadline.elapsed:.1f} s",
+                    expected=f"1 MiB in each {self.retry.timeout:g} s" if is_transfer else f"all in {retry.timeout:.3g} s",
+                    remedy="Try again; if it repeats, look into the service's log and at the network between.",
+                )
+            elif has_response:
                 failure = Unavailable(
                     f"the transfer of {self.url}/{path} broke off ({str(error) or type(error).__name__})",
                     remedy="Try again; if it repeats, look into the service's log.",
                 )
             raise (RetryableError(failure) if repeatable else failure) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise self._not_ampref(path, f"could not be asked ({error})") from error
+            raise self.refuse_answer(path, f"could not be asked ({error})") from error
+
+    def refuse_answer(self, path: str, what: str) -> Unavailable:
+        """The error for an answer that no ampref service gives."""
+        return Unavailable(
+            f"{self.url}/{path.lstrip('/')} {what}",
+            expected="an ampref service",
+            remedy="Check the address: something else may be listening there.",
+        )
+
+    def _send(self, method: str, path: str, origin: str | None, options: Mapping[str, Any]) -> httpx2.Response:
+        """The response of the service or of what it may redirect to; its body is unread."""
+        client = self._get_client(httpx2.URL(self.url))
+        request = client.build_request(method, path, **options)
+        if origin_of(request.url) != self._origin:
+            raise self._refuse_redirect(path, "names", request.url)
+        for _ in range(_MAX_REDIRECTS):
+            response = client.send(request, stream=True)
+            if response.next_request is None:
+                return response
+            response.close()
+            target = response.next_request.url
+            if request.method not in ("GET", "HEAD"):
+                raise self._refuse_redirect(path, f"redirects what a {request.method} sends to", target)
+            if origin_of(target) in (self._origin, _upgrade(self._origin)):
+                request = response.next_request
+            elif origin_of(target) == origin:
+                # If-Range holds the service's entity tag, which another server does not know.
+                headers = {key: value for key, value in request.headers.items() if key in _HEADERS_ELSEWHERE}
+                request = httpx2.Request("GET", target.copy_with(userinfo=b""), headers=headers, extensions=request.extensions)
+            else:
+                raise self._refuse_redirect(path, "redirects to", target)
+            client = self._get_client(target)
+        raise self.refuse_answer(path, f"redirects more than {_MAX_REDIRECTS} times")
+
+    def _get_client(self, url: httpx2.URL) -> httpx2.Client:
+        """The client for this address: a direct one, or one that uses the environment's proxy."""
+        # A proxy is for remote machines; it would look for a local service on itself.
+        has_proxy = (
+            self._transport is None
+            and not _is_loopback(url.host)
+            and not {url.scheme, "all"}.isdisjoint(getproxies())
+            and not proxy_bypass(url.host)
+        )
+        if has_proxy not in self._clients:
+            transport = self._transport or (None if has_proxy else DirectTransport(httpx2.create_ssl_context))
+            try:
+                self._clients[has_proxy] = httpx2.Client(
+                    base_url=self.url + "/",
+                    transport=transport,
+                    trust_env=has_proxy,
+                    headers={
+                        "user-agent": "ampref",
+                        "accept": "application/json, application/problem+json",
+                        "accept-encoding": "gzip",
+                    },
+                )
+            except (ValueError, ImportError) as error:
+                raise Unavailable(
+                    f"the proxy that the environment names cannot be used ({error})",
+                    expected="an http or https proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY",
+                    remedy="Correct that variable, or list the service's host in NO_PROXY.",
+                ) from error
+        return self._clients[has_proxy]
 
     def _unreachable(self, error: Exception) -> Unavailable:
         return Unavailable(
@@ -202,40 +290,78 @@ class Connection:
             remedy="Start it with 'ampref up', or give its address by AMPREF_URL.",
         )
 
-    def _not_ampref(self, path: str, what: str) -> Unavailable:
+    def _refuse_redirect(self, path: str, verb: str, target: httpx2.URL) -> Unavailable:
         return Unavailable(
-            f"{self.url}/{path.lstrip('/')} {what}",
-            expected="an ampref service",
-            remedy="Check the address: something else may be listening there.",
+            f"{self.url}/{path} {verb} {origin_of(target)}{target.path}",
+            expected=f"an answer of {self._origin} itself",
+            remedy="If the service is there, give that address by AMPREF_URL; otherwise do not trust it.",
         )
 
 
-class _LazyTLS(ssl.SSLContext):
-    """The HTTP library's verifying context, made at the first handshake.
+class _CountedStream(httpx2.SyncByteStream):
+    """A body whose bytes count for the deadline of its call, whatever the transport."""
 
-    Reading the machine's certificates takes some 40 ms, which plain HTTP need not wait for. A redirect or a proxy that turns to
-    https is verified all the same. This object has no certificates itself: a call that is not forwarded cannot connect.
+    def __init__(self, stream: Any, deadline: Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            self._deadline.count(len(chunk))
+            yield chunk
+            if self._deadline.is_over:
+                raise httpx2.ReadTimeout("timed out")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def iter_body(response: httpx2.Response) -> Iterator[bytes]:
+    """The body as it comes. A function in the place of the network (tests) may have read it already."""
+    return iter((response.content,)) if response.is_stream_consumed else response.iter_raw()
+
+
+class _BodyTooLong(Exception):
+    """An answer has more bytes than it may have."""
+
+
+def _read_body(response: httpx2.Response, limit: int) -> bytes:
+    """The body, decompressed.
+
+    Raises:
+      _BodyTooLong: it has more than `limit` bytes, as it says or as they come.
+      ValueError: it is compressed by other means than gzip.
+      zlib.error: it is not compressed as it says.
     """
-
-    def __new__(cls) -> _LazyTLS:
-        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-
-    @cached_property
-    def _verifying(self) -> ssl.SSLContext:
-        return httpx2.create_ssl_context()
-
-    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
-        self._verifying.set_alpn_protocols(alpn_protocols)
-
-    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
-        return self._verifying.wrap_socket(*args, **options)
-
-    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        return self._verifying.wrap_bio(*args, **options)
+    length, encoding = response.headers.get("content-length", ""), response.headers.get("content-encoding", "identity")
+    if encoding not in ("identity", "gzip"):
+        raise ValueError(encoding)
+    if length.isdecimal() and int(length) > limit:
+        raise _BodyTooLong
+    # The HTTP library would unpack a chunk of 64 KiB to 64 MiB at once.
+    decompressor = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+    body = bytearray()
+    for chunk in iter_body(response):
+        body += decompressor.decompress(chunk, limit - len(body) + 1) if decompressor else chunk
+        if len(body) > limit:
+            raise _BodyTooLong
+    return bytes(body)
 
 
-def _is_loopback(url: str) -> bool:
-    host = httpx2.URL(url).host
+def origin_of(url: httpx2.URL) -> str:
+    """`scheme://host`, with the port unless it is the scheme's own."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    port = "" if url.port is None else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
+
+
+def _upgrade(origin: str) -> str:
+    """The https origin that an http one may redirect to: the same host, each by its own port."""
+    url = httpx2.URL(origin)
+    return origin_of(url.copy_with(scheme="https")) if (url.scheme, url.port) == ("http", None) else origin
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -270,16 +396,10 @@ def _parse_retry_after(value: str | None) -> float | None:
 
 def _read_problem(response: httpx2.Response, address: str) -> AmprefError:
     """The exception that an error response stands for: by the slug of its problem type, else by its status."""
-    body, facts = b"", dict[str, Any]()
-    try:
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > _PROBLEM_BYTES:
-                break
-        document = read_json(body)
+    facts: dict[str, Any] = {}
+    with suppress(ValueError, zlib.error, _BodyTooLong, httpx2.HTTPError):
+        document = read_json(_read_body(response, _PROBLEM_BYTES))
         facts = document if isinstance(document, dict) else {}
-    except (ValueError, httpx2.HTTPError):
-        pass
     status = response.status_code
     fallbacks = {404: NotFound, 409: Conflict, 413: TooLarge}
     fallback = fallbacks.get(status, Unavailable if status >= 500 else InputRefused)

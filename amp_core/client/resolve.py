@@ -13,7 +13,7 @@ from amp_core.client.cache import Cache
 from amp_core.client.http import Connection, Retry
 from amp_core.client.readiness import Readiness
 from amp_core.client.spec import Spec, check_digest
-from amp_core.dataset.names import check_version
+from amp_core.dataset.names import check_version, file_names
 from amp_core.errors import InputRefused, IntegrityError, NotFound, Unavailable
 
 __all__ = ["DatasetWarning", "Resolution", "Resolver", "warn"]
@@ -32,6 +32,8 @@ class Resolution:
     Args:
       readiness: the outcome of its checklist; unknown where neither the service nor the cache has it.
       online: whether the service answered; otherwise the cache did.
+      manifest_size: bytes of the manifest, where the service says so.
+      download_origin: where else the service may send a reader for the files, as `scheme://host[:port]`.
     """
 
     version: str
@@ -40,6 +42,8 @@ class Resolution:
     yank_reason: str | None
     readiness: Readiness
     online: bool
+    manifest_size: int | None = None
+    download_origin: str | None = None
 
 
 class Resolver:
@@ -177,7 +181,7 @@ class Resolver:
 
 
 def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: bool) -> Resolution:
-    reason = facts.get("yank_reason")
+    reason, origin = facts.get("yank_reason"), facts.get("download_origin")
     return Resolution(
         version,
         manifest,
@@ -185,7 +189,16 @@ def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: boo
         yank_reason=reason if isinstance(reason, str) else None,
         readiness=Readiness.from_dict(facts.get("readiness")),
         online=online,
+        manifest_size=_find_size(facts.get("files"), file_names(version).manifest),
+        download_origin=origin if online and isinstance(origin, str) else None,
     )
+
+
+def _find_size(files: Any, name: str) -> int | None:
+    """The size of a version's file by its name, where the service says it."""
+    entries = files if isinstance(files, list) else []
+    sizes = [entry.get("size") for entry in entries if isinstance(entry, Mapping) and entry.get("name") == name]
+    return sizes[0] if sizes and type(sizes[0]) is int else None
 
 
 def _read_digest(facts: Mapping[str, Any]) -> str | None:

@@ -179,7 +179,9 @@ def pull_ready(
         names = file_names(version)
         obtain = partial(_obtain, str(version_spec), connection if resolution.online else None, cache)
         base = f"v1/datasets/{name}/versions/{version}/files"
-        downloaded_bytes = obtain(RemoteFile(f"{base}/{names.manifest}", resolution.manifest))
+        origin = resolution.download_origin
+        manifest_file = RemoteFile(f"{base}/{names.manifest}", resolution.manifest, resolution.manifest_size, origin=origin)
+        downloaded_bytes = obtain(manifest_file)
         manifest = read_manifest(cache.blob(resolution.manifest), name, version)
         _check_feature_code(manifest)
         readiness = resolution.readiness
@@ -189,8 +191,8 @@ def pull_ready(
             readiness.check(name, version)  # Before its rows are downloaded.
         elif readiness.ready is False:
             warn(f"{readiness.describe(f'{name}=={version}')}. 'ampref dataset show {name} {version}' prints its checklist.")
-        stats = _describe_file(manifest, "normalization_stats", f"{base}/{names.normalization_stats}")
-        features = _describe_file(manifest, "features", f"{base}/{names.features}")
+        stats = _describe_file(manifest, "normalization_stats", f"{base}/{names.normalization_stats}", origin)
+        features = _describe_file(manifest, "features", f"{base}/{names.features}", origin)
         downloaded_bytes += obtain(stats)
         downloaded_bytes += obtain(features, progress)
     finally:
@@ -256,7 +258,7 @@ def _obtain(
     return download(connection, cache, remote, progress).stat().st_size
 
 
-def _describe_file(manifest: Mapping[str, Any], kind: str, path: str) -> RemoteFile:
+def _describe_file(manifest: Mapping[str, Any], kind: str, path: str, origin: str | None) -> RemoteFile:
     """A file as the manifest describes it. Its name there is not used: names of files come from the version alone."""
     try:
         entry = manifest["files"][kind]
@@ -269,7 +271,7 @@ def _describe_file(manifest: Mapping[str, Any], kind: str, path: str) -> RemoteF
             blocks = tuple(str(digest) for digest in listing["digests"])
             if len(blocks) != -(-size // BLOCK_SIZE):
                 raise TypeError("blocks")
-        return RemoteFile(path, check_digest(entry["sha256"], f"files.{kind}.sha256"), size, blocks)
+        return RemoteFile(path, check_digest(entry["sha256"], f"files.{kind}.sha256"), size, blocks, origin)
     except (KeyError, TypeError, InputRefused) as error:
         raise IntegrityError(
             "the manifest does not describe its files",

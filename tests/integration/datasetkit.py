@@ -73,6 +73,7 @@ class Site:
     ranges: bool = True
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     url: str = ""
+    download_origin: str | None = None
 
     def add(self, bundle: Bundle, version: str = "0.11.0") -> None:
         self.versions[version] = bundle
@@ -116,12 +117,20 @@ def serving(site: Site) -> Iterator[Site]:
                             "yanked": version in site.yanked,
                             "yank_reason": site.yanked.get(version),
                             "readiness": {"ready": site.ready.get(version, True), "groups": site.groups},
+                            "files": [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in bundle.files],
+                            "download_origin": site.download_origin,
                         },
                     )
                 case ["v1", "datasets", "walk", "versions", version, "files", file] if f"{version}/{file}" in site.contents:
                     self._file(site.contents[f"{version}/{file}"])
                 case _:
                     send_problem(self, 404, "not-found", "there is no such thing", remedy="Look at the list.")
+
+        def do_POST(self) -> None:
+            site.requests.append((self.command, self.path, self.headers.get("Range")))
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            if site.before is None or not site.before(self):
+                send_problem(self, 405, "method-not-allowed", "there is nothing to post to")
 
         def _file(self, data: bytes) -> None:
             etag = f'"{hashlib.sha256(data).hexdigest()}"'
@@ -175,3 +184,12 @@ def send_json(handler: BaseHTTPRequestHandler, value: Any, status: int = 200, **
 def send_problem(handler: BaseHTTPRequestHandler, status: int, slug: str, what: str, **facts: Any) -> None:
     headers = {"Content_Type": "application/problem+json"}
     send_json(handler, {"type": f"urn:ampref:error:{slug}", "title": slug, "what": what, **facts}, status, **headers)
+
+
+def redirect(handler: BaseHTTPRequestHandler, target: str, status: int = 307) -> bool:
+    """Send the caller to another address."""
+    handler.send_response(status)
+    handler.send_header("Location", target)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+    return True

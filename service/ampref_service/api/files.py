@@ -72,8 +72,9 @@ def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_heade
         return problem(request.scope, mismatch)
     if "if-none-match" in conditions and _lists_etag(conditions["if-none-match"], file.etag, weak=True):
         return Response(status_code=304, headers=headers)
-    is_current = conditions.get("if-range", file.etag).strip() == file.etag
-    span = _parse_range(conditions.get("range", ""), file.size) if is_current else None
+    # RFC 9110 §14.2: a range is for GET alone.
+    has_range = request.method == "GET" and conditions.get("if-range", file.etag).strip() == file.etag
+    span = _parse_range(conditions.get("range", ""), file.size) if has_range else None
     start, end = span or (0, file.size)
     if start >= end and span:
         outside = RangeNotSatisfiable(

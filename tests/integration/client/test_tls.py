@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 from clientkit import QUICK
-from datasetkit import Site, send_json
+from datasetkit import Site, redirect, send_json
 
 from amp_core.client.http import Connection
 from amp_core.errors import Unavailable
@@ -61,33 +62,30 @@ def tls_site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         server.server_close()
 
 
-def redirect(handler: BaseHTTPRequestHandler, target: str) -> bool:
-    handler.send_response(302)
-    handler.send_header("Location", target)
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
-    return True
-
-
-def test_a_redirect_to_https_is_verified(site: Site, tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_is_verified(tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The TLS settings are made when they are first needed; they must be the verifying ones all the same."""
     address, certificate = tls_site
-    site.before = lambda handler: redirect(handler, f"{address}{handler.path}")
-    impatient = QUICK.impatient()
-    for url in (site.url, address):
-        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-        connection = Connection(url, retry=impatient)
-        try:
-            with pytest.raises(Unavailable, match=r"(?i)certificate"):
-                connection.json("GET", "v1/datasets/walk")
-        finally:
-            connection.close()
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        connection = Connection(url, retry=impatient)
-        try:
-            assert connection.json("GET", "v1/datasets/walk")[1]["name"] == "walk"
-        finally:
-            connection.close()
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with (
+        closing(Connection(address, retry=QUICK.impatient())) as connection,
+        pytest.raises(Unavailable, match=r"(?i)certificate"),
+    ):
+        connection.json("GET", "v1/datasets/walk")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with closing(Connection(address, retry=QUICK.impatient())) as connection:
+        assert connection.json("GET", "v1/datasets/walk")[1]["name"] == "walk"
+
+
+def test_a_download_that_is_sent_to_https_is_verified(
+    site: Site, small: Any, get: Any, tls_site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = tls_site
+    site.add(small)
+    site.download_origin = address
+    site.before = lambda handler: "/files/" in handler.path and redirect(handler, f"{address}{handler.path}")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with pytest.raises(Unavailable, match=r"(?i)certificate"):
+        get()
 
 
 def test_tls_settings_are_made_once_and_only_for_tls(

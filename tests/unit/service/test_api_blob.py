@@ -46,6 +46,8 @@ def test_head_says_the_same_without_a_body(client: TestClient) -> None:
     head, complete = client.head("/file"), client.get("/file")
     assert head.content == b""
     assert dict(head.headers) == dict(complete.headers)
+    ranged = client.head("/file", headers={"range": "bytes=0-9"})  # RFC 9110 §14.2: a range is for GET alone.
+    assert (ranged.status_code, dict(ranged.headers)) == (200, dict(complete.headers))
 
 
 @pytest.mark.parametrize(
