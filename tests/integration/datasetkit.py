@@ -117,7 +117,10 @@ def serving(site: Site) -> Iterator[Site]:
                             "yanked": version in site.yanked,
                             "yank_reason": site.yanked.get(version),
                             "readiness": {"ready": site.ready.get(version, True), "groups": site.groups},
-                            "files": [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in bundle.files],
+                            "files": [
+                                {"name": file.name, "sha256": file.sha256, "size": len(site.contents[f"{version}/{file.name}"])}
+                                for file in bundle.files
+                            ],
                             "download_origin": site.download_origin,
                         },
                     )
