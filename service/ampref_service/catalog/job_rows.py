@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, func, select, update
+from sqlalchemy import RowMapping, Select, case, func, select, update
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit
@@ -179,3 +179,22 @@ def cancel_for_clip(session: Session, clip_id: str, reason: str) -> list[str]:
             )
         )
     return ids
+
+
+def requeue_running(session: Session, reason: str) -> int:
+    """Queue every running job again, due at once and without a lost attempt; returns how many. No worker may have them."""
+    at = now(session)
+    values: dict[str, Any] = {
+        "state": "queued",
+        "attempts": case((jobs.c.attempts > 0, jobs.c.attempts - 1), else_=0),
+        "not_before": at,
+        "updated_at": at,
+        "lease_until": None,
+        "rung_at": None,
+        "progress": 0.0,
+        "message": reason,
+        "token": jobs.c.token + 1,
+        "revision": jobs.c.revision + 1,
+    }
+    statement = update(jobs).where(jobs.c.state == "running").values(values)
+    return session.execute(statement, execution_options={"preserve_rowcount": True}).rowcount

@@ -33,14 +33,14 @@ def upgrade(url: str, revision: str = "head") -> str:
 
     It is one transaction: it happens or it does not. Of several processes at a time one migrates and the others wait.
     """
-    with _exclusive(url) as connection:
+    with exclusive(url) as connection:
         command.upgrade(config(connection), revision)
         return current(connection) or "base"
 
 
 def downgrade(url: str, revision: str) -> str:
     """Migrate a database down to a revision (`base` is empty). Data that the older schema has no place for is lost."""
-    with _exclusive(url) as connection:
+    with exclusive(url) as connection:
         command.downgrade(config(connection), revision)
         return current(connection) or "base"
 
@@ -50,6 +50,11 @@ def head() -> str:
     revision = ScriptDirectory.from_config(config()).get_current_head()
     assert revision is not None
     return revision
+
+
+def is_known(revision: str) -> bool:
+    """Whether this release has a revision in its history."""
+    return any(script.revision == revision for script in ScriptDirectory.from_config(config()).walk_revisions())
 
 
 def current(connection: Connection) -> str | None:
@@ -69,7 +74,8 @@ def check(catalog: Catalog) -> None:
 
 
 @contextlib.contextmanager
-def _exclusive(url: str) -> Iterator[Connection]:
+def exclusive(url: str) -> Iterator[Connection]:
+    """A transaction in which the schema may change, without foreign keys on SQLite until its end; others wait for it."""
     catalog = Catalog.open(url)
     try:
         if catalog.dialect == "sqlite":

@@ -6,6 +6,8 @@ from amp_core.cli.group import OPERATORS, list_verbs
 
 _SERVICE = {
     "ampref_service.cli.api:api": "Serve the HTTP API alone; workers run elsewhere.",
+    "ampref_service.cli.backup:backup": "Copy the catalog and every file into a folder, beside the running service.",
+    "ampref_service.cli.backup:restore": "Put a backup into an empty place.",
     "ampref_service.cli.migrate:migrate": "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
 }
 VERBS = list_verbs(OPERATORS, _SERVICE, extra="service")

@@ -89,6 +89,8 @@ SHAPES = {
     "pull": (OBJECT, ["walk==1.0.0"]),
     "api": (OBJECT, ["--port", "0"]),
     "migrate": (OBJECT, []),
+    "backup": (OBJECT, ["BACKUP"]),
+    "restore": (OBJECT, ["BACKUP"]),
     "up": (OBJECT, ["--port", "0"]),
     "worker": (OBJECT, []),
     "demo": (OBJECT, []),
@@ -160,6 +162,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
 
     def run(verb: str, *more: str) -> int:
         words = {"MOTION": str(motion), "FOLDER": str(tmp_path / "variants"), "EXPORTS": str(exports)}
+        words["BACKUP"] = str(tmp_path / "backup")
         words["EXPORTS/walk.npz"] = str(exports / "walk.npz")
         return cli.run([*verb.split(), *(words.get(word, word) for word in SHAPES[verb][1]), *more])
 
@@ -178,11 +181,19 @@ def _answer(monkeypatch: pytest.MonkeyPatch, handle: Callable[[httpx2.Request], 
 
 @pytest.mark.parametrize("verb", SHAPES)
 def test_a_verb_prints_or_writes_one_document(
-    verb: str, call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    call: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shape = SHAPES[verb][0]
-    if verb == "api":
+    if verb in ("api", "backup", "restore"):
         assert cli.run(["migrate", "-q"]) == 0
+        capsys.readouterr()
+    if verb == "restore":
+        assert call("backup", "-q") == 0
+        monkeypatch.setattr("ampref_service.backup.restore_backup", lambda *_, **__: [])  # It would succeed only once.
         capsys.readouterr()
     for options in (["--json"], ["--json", "-"], ["--json=-", *(["-q"] if verb not in ("api", "worker") else [])]):
         assert call(verb, *options) == 0
