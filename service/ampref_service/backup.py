@@ -320,12 +320,12 @@ def restore_backup(
     with schema.exclusive(database_url) as connection:
         _check_empty(connection)
 
-    def put(blob: tuple[str, int, Path]) -> bool:
+    def put_blob(blob: tuple[str, int, Path]) -> bool:
         digest, size, path = blob
         # What has other bytes is stored under another name, which nothing refers to.
         return path.is_file() and path.stat().st_size == size and store.put_file(path) == digest
 
-    faults = _find_faults(backup, put, "restoring blobs", progress)
+    faults = _find_faults(backup, put_blob, "restoring blobs", progress)
     if faults and not allow_missing:
         raise IntegrityError(
             f"{len(faults)} of {backup.num_blobs + len(backup.absent)} blobs of the backup are damaged or missing; "
@@ -344,7 +344,7 @@ def restore_backup(
                 f"the backup has rows {counts}, and {MANIFEST} says {dict(backup.tables)}", file=str(backup.folder)
             )
         command.upgrade(schema.config(connection), "head")
-        requeued = job_rows.requeue_running(connection, "its worker is gone: the catalog was restored from a backup")
+        requeued = job_rows.forget_workers(connection, "its worker is gone: the catalog was restored from a backup")
         detail = {"schema": backup.schema, "taken_at": backup.started_at, "requeued": requeued, "missing": len(faults)}
         audit.record(connection, OPERATOR, "catalog.restore", "catalog", detail)
     return faults

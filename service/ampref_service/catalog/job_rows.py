@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, case, func, select, update
+from sqlalchemy import RowMapping, Select, case, delete, func, select, update
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
 from ampref_service.catalog.records import USUAL_TERMS, Job, JobTerms, Page
-from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs
+from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs, workers
 
 _UNSHOWN = ("rung_at", "rank", "worker_id", "avoid_worker", "avoid_until")
 
@@ -181,18 +181,21 @@ def cancel_for_clip(session: Session, clip_id: str, reason: str) -> list[str]:
     return ids
 
 
-def requeue_running(session: Session, reason: str) -> int:
-    """Queue every running job again, due at once and without a lost attempt; returns how many. No worker may have them."""
+def forget_workers(session: Session, reason: str) -> int:
+    """Delete every worker's row and queue what they ran, due at once and without a lost attempt; returns how many jobs.
+
+    For a catalog that was restored: its workers are those of another place or of another time.
+    """
     at = now(session)
+    session.execute(delete(workers))
     values: dict[str, Any] = {
         "state": "queued",
         "attempts": case((jobs.c.attempts > 0, jobs.c.attempts - 1), else_=0),
         "not_before": at,
         "updated_at": at,
-        "lease_until": None,
-        "rung_at": None,
         "progress": 0.0,
         "message": reason,
+        **dict.fromkeys(("lease_until", "rung_at", "worker_id", "avoid_worker", "avoid_until")),
         "token": jobs.c.token + 1,
         "revision": jobs.c.revision + 1,
     }
