@@ -12,6 +12,7 @@ from amp_core.robot import Robot, load_robots
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog
 from ampref_service.catalog.records import JobTerms, RecipeRow
+from ampref_service.damage import CatalogDamageLog
 from ampref_service.jobs import JobQueue
 from ampref_service.recipes import plan_effort
 from ampref_service.settings import Settings
@@ -73,4 +74,5 @@ def open_services(settings: Settings, notify: Notify, robots: Mapping[str, Robot
       RobotRefused: a robot cannot be used, or two have one name.
     """
     robots = load_robots(settings.robots) if robots is None else robots
-    return Services(settings, Catalog.open(settings.database_url), open_blobs(settings.blob_url), robots, notify)
+    catalog = Catalog.open(settings.database_url)
+    return Services(settings, catalog, open_blobs(settings.blob_url, CatalogDamageLog(catalog)), robots, notify)

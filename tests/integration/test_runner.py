@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
-from amp_core.errors import DiskFull, Unavailable
+from amp_core.errors import DiskFull, NotFound, Unavailable
 from amp_core.formats import Lineage
 from amp_core.recipe import Recipe
 from ampref_service.catalog import clips, datasets, locking, selection
@@ -444,6 +444,43 @@ def test_the_same_clips_lock_to_the_same_bytes(bench: Bench) -> None:
     features = [next(file.digest for file in version.files if "features" in file.name) for version in (first, second)]
     assert features[0] == features[1]
 
+    # A third does not take over what has rotted in the meantime, but mends it for all of them.
+    path = bench.blobs.local_path(features[0])
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    begin_lock(bench, "1.0.2")
+    assert runner(bench).run_once() == "succeeded"
+    bench.blobs.verify(features[0])
+
+
+def test_a_version_whose_files_cannot_be_read_back_is_not_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    score_all(bench, 1)
+    put, rotten = bench.blobs.put_file, []
+
+    def put_on_a_bad_disk(path: Path) -> str:
+        digest = put(path)
+        if "features" in path.name and not rotten:
+            rotten.append(digest)
+            stored = bench.blobs.local_path(digest)
+            assert stored is not None
+            stored.chmod(0o600)
+            stored.write_bytes(b"")
+        return digest
+
+    monkeypatch.setattr(bench.blobs, "put_file", put_on_a_bad_disk)
+    _, job_id = begin_lock(bench)
+    assert runner(bench).run_once() == "queued"
+    with bench.catalog.session() as session, pytest.raises(NotFound):
+        datasets.get_version(session, "walk", "1.0.0")
+    error = bench.job(job_id).error
+    assert error is not None
+    assert "cannot be read back" in error["detail"]
+    assert run_to_the_end(bench, job_id) == ["succeeded"]
+    bench.blobs.verify(rotten[0])
+
 
 def test_segments_of_clips_that_fail_as_a_whole_can_be_locked(bench: Bench) -> None:
     bench.submit_score("falls", frames=50, max_tilt_deg=90.0)
@@ -485,7 +522,7 @@ def test_the_gate_before_the_lock_stops_what_is_not_as_it_was_scored(bench: Benc
     assert job.error is not None
     expected = {
         "arrays": ("failed", "integrity", "clip1"),
-        "missing": ("quarantined", "not-found", ""),
+        "missing": ("failed", "integrity", "clip1"),
         "tier": ("failed", "conflict", "its metrics give -1"),
         "code": ("failed", "feature-code-mismatch", "clip0"),
         "nothing": ("failed", "input-refused", "holds no clip"),

@@ -28,6 +28,7 @@ from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog, clips, job_rows, rollouts, schema
 from ampref_service.catalog.records import Job, JobTerms, NewClip, RecipeRow, Rollout
 from ampref_service.catalog.tables import METRIC_COLUMNS
+from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.embedded import EmbeddedWorker
 
@@ -87,7 +88,7 @@ class Bench:
         self.settings = settings
         schema.upgrade(settings.database_url)
         self.catalog = Catalog.open(settings.database_url)
-        self.blobs = open_blobs(settings.blob_url)
+        self.blobs = open_blobs(settings.blob_url, CatalogDamageLog(self.catalog))
         self.robot = wildrobot()
 
     def submit(self, what: str, name: str | None = None, lineage: Lineage | None = None) -> Job:
@@ -234,6 +235,7 @@ from types import SimpleNamespace
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog, locking
 from ampref_service.jobs import JobQueue
+from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.embedded import EmbeddedWorker
 

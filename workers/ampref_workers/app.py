@@ -27,6 +27,7 @@ from amp_core.errors import Unavailable
 from ampref_service.blobs import open_blobs
 from ampref_service.broker import RING, Doorbell, check_broker, make_celery
 from ampref_service.catalog import Catalog, schema
+from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
@@ -67,9 +68,9 @@ class Worker:
         with self._lock:
             if self._runner is None or self._owner != os.getpid():
                 settings = self._settings
-                self._runner = Runner(
-                    settings, Catalog.open(settings.database_url), open_blobs(settings.blob_url), command=self._command
-                )
+                catalog = Catalog.open(settings.database_url)
+                blobs = open_blobs(settings.blob_url, CatalogDamageLog(catalog))
+                self._runner = Runner(settings, catalog, blobs, command=self._command)
                 self._owner = os.getpid()
             return self._runner
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amp_core.errors import NotFound
 from amp_core.progress import scale_progress
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
@@ -58,13 +59,26 @@ class Attempt:
         return self.heartbeat.persist(lambda: self.blobs.put_file(path))
 
     def fetch(self, digest: str) -> Path:
-        """A blob as a local file: where it lies, or a copy in the folder where blobs are remote."""
-        path = self.blobs.local_path(digest)
-        if path is None:
-            path = self.folder / "blobs" / digest.removeprefix("sha256:")
-            path.parent.mkdir(exist_ok=True)
-            self.blobs.fetch(digest, path)
+        """A verified blob as a local file: where it lies, or a copy in the folder where blobs are remote.
+
+        Raises:
+          IntegrityError: it is missing or damaged; that was reported.
+        """
+        path = self.blobs.local_path(digest) if self.blobs.exists(digest) else None
+        if path is not None:
+            self.blobs.verify_once(digest)
+            return path
+        path = self.folder / "blobs" / digest.removeprefix("sha256:")
+        path.parent.mkdir(exist_ok=True)
+        self.copy(digest, path)
         return path
+
+    def copy(self, digest: str, target: Path) -> None:
+        """A verified copy of a blob as a new file; raises as `fetch` does."""
+        try:
+            self.blobs.fetch(digest, target)
+        except NotFound:
+            raise self.blobs.refuse(digest, None, "is not there") from None
 
 
 def child_limits(settings: Settings, timeout_sec: float) -> SandboxLimits:

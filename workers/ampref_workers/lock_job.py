@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from amp_core.errors import Conflict, Unavailable
+from amp_core.errors import Conflict, IntegrityError, Unavailable
 from amp_core.readiness import TEST_IDS
 from ampref_service.catalog import datasets, locking, selection
 from ampref_service.catalog.engine import Session
@@ -143,6 +143,11 @@ def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollo
         digest = attempt.store(attempt.folder / VERSION_FOLDER / file.name)
         if digest != file.sha256:
             raise Unavailable(f"{file.name} changed between being written and being stored", remedy="Check the disk")
+        try:
+            attempt.blobs.verify(digest)
+        except IntegrityError as error:
+            # Not the members' fault: the next attempt writes it again.
+            raise Unavailable(f"{file.name} cannot be read back as it was stored", remedy="Check the disk") from error
         media_type = "application/json" if file.name.endswith(".json") else "application/octet-stream"
         files.append(VersionFile(file.name, digest, file.size, media_type))
     duplicates = {(entry["name"], entry["digest"], entry["recipe_digest"]) for entry in report.duplicates}

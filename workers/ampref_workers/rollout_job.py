@@ -27,7 +27,7 @@ def run(attempt: Attempt) -> NoReport | None:
         result = {"rollout_id": rollout.id, "tier": rollout.tier}
         attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, result))
         return None
-    attempt.blobs.fetch(clip.blob_digest, attempt.folder / SOURCE)
+    attempt.copy(clip.blob_digest, attempt.folder / SOURCE)
     settings = attempt.settings
     request = RolloutRequest(
         name=clip.name,

@@ -1,5 +1,8 @@
 """Serving one stored file: validators, conditional requests, byte ranges, HEAD.
 
+No digest is promised of bytes that were not verified: all of a blob before its first answer by this process, in a thread of
+few, so that other requests do not wait, and each window again while it is sent. A window that has rotted ends the connection.
+
 The ETag is strong and is the content's SHA-256, so a client can resume, revalidate and verify with the same value. Rules are
 those of RFC 9110 §13–14: `If-Match`, then `If-None-Match`, then `Range` under `If-Range`. Several ranges in one request are
 answered with the complete file, which the RFC allows and no client of ours asks for.
@@ -11,18 +14,23 @@ import base64
 import contextlib
 import re
 import tarfile
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
 from fastapi import APIRouter
+from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from amp_core.errors import IntegrityError, NotFound
 from ampref_service.api.problems import BODY_STATUSES, problem, responses
-from ampref_service.blobs import BlobStore
+from ampref_service.blobs import BlobStore, VerifiedBlob
 from ampref_service.errors import PreconditionFailed, RangeNotSatisfiable
 
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -31,6 +39,8 @@ BINARY = "application/octet-stream"
 TAR = "application/x-tar"
 
 _TAR_BLOCK = tarfile.BLOCKSIZE
+_READERS = 4  # Blobs that are read for the first time at once.
+_TURNS: RunVar[tuple[WeakValueDictionary[str, anyio.Lock], anyio.CapacityLimiter]] = RunVar("ampref_turns")
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 
@@ -61,11 +71,7 @@ class StoredFile:
 
 
 def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_headers: dict[str, str] | None = None) -> Response:
-    """The answer to a GET or HEAD of `file`: 200, 206, 304, 412 or 416.
-
-    Raises:
-      IntegrityError: the blob is missing, cannot be read or is of another size.
-    """
+    """The answer to a GET or HEAD of `file`: 200, 206, 304, 412 or 416. A damaged blob is refused when the answer is sent."""
     conditions, headers = request.headers, file.headers() | (extra_headers or {})
     if "if-match" in conditions and not _lists_etag(conditions["if-match"], file.etag, weak=False):
         mismatch = PreconditionFailed("If-Match names other bytes than there are", key="if-match", expected=file.etag)
@@ -84,53 +90,20 @@ def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_heade
     if span:
         headers["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
     headers["content-length"] = str(end - start)
-    _check_blob(blobs, file)
-    chunks = _read_chunks(blobs, file.digest, start, end) if request.method != "HEAD" else iter(())
-    return _BlobResponse(chunks, 206 if span else 200, headers, file.media_type)
+    return _BlobResponse(blobs, [(b"", file, start, end)], 206 if span else 200, headers, file.media_type)
 
 
 def serve_archive(blobs: BlobStore, files: Sequence[StoredFile]) -> Response:
-    """The answer with several files in one tar archive, under their names and in this order.
-
-    Raises:
-      IntegrityError: a blob is missing, cannot be read or is of another size; nothing is sent then.
-    """
-    for file in files:
-        _check_blob(blobs, file)
+    """The answer with several files in one tar archive, by name and in this order. Nothing is sent where one is damaged."""
     size = sum(_TAR_BLOCK + file.size + -file.size % _TAR_BLOCK for file in files) + 2 * _TAR_BLOCK
     headers = {"content-length": str(size), "cache-control": "no-store"}
-    return _BlobResponse(_read_archive(blobs, files), 200, headers, TAR)
-
-
-def _read_archive(blobs: BlobStore, files: Sequence[StoredFile]) -> Iterator[bytes]:
+    parts, padding = [], 0
     for file in files:
         header = tarfile.TarInfo(file.filename)
         header.size = file.size
-        yield header.tobuf(tarfile.USTAR_FORMAT)
-        yield from blobs.iter_range(file.digest)
-        yield bytes(-file.size % _TAR_BLOCK)
-    yield bytes(2 * _TAR_BLOCK)
-
-
-def _check_blob(blobs: BlobStore, file: StoredFile) -> None:
-    """Refuse before the headers are out what could not be sent after them. Blobs never change, so this stays true."""
-    try:
-        size = blobs.size(file.digest)
-        path = blobs.local_path(file.digest)
-        if path is not None:
-            path.open("rb").close()
-        fault = "" if size == file.size else f"has {size:,} bytes instead of {file.size:,}"
-    except NotFound:
-        fault = "is not there"
-    except OSError as error:
-        fault = f"cannot be read ({error.strerror or error})"
-    if fault:
-        raise IntegrityError(
-            f"the stored bytes of this file are damaged: the blob {fault}",
-            file=file.filename,
-            expected=f"{file.size:,} bytes with {file.digest}",
-            remedy="The operator has to put the blob store (AMPREF_BLOB_URL) back from a backup, or check its permissions",
-        )
+        parts.append((bytes(padding) + header.tobuf(tarfile.USTAR_FORMAT), file, 0, file.size))
+        padding = -file.size % _TAR_BLOCK
+    return _BlobResponse(blobs, parts, 200, headers, TAR, end=bytes(padding + 2 * _TAR_BLOCK))
 
 
 def _lists_etag(header: str, etag: str, *, weak: bool) -> bool:
@@ -151,17 +124,91 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     return None if last < first else (first, min(last + 1, size))
 
 
-def _read_chunks(blobs: BlobStore, digest: str, start: int, end: int) -> Iterator[bytes]:
-    # Opened by the first chunk that is asked for: nothing stays open of an answer that is never begun.
-    yield from blobs.iter_range(digest, start, end)
-
-
 class _BlobResponse(StreamingResponse):
-    """A stream that closes its file at once when the client leaves."""
+    """Ranges of files that are verified before the first header is sent; it closes its file at once when the client leaves.
+
+    Args:
+      parts: some bytes each, and after them a range of a file.
+      end: the last bytes.
+    Raises:
+      IntegrityError: when it is sent: a blob is missing, cannot be read or has other bytes.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        parts: Sequence[tuple[bytes, StoredFile, int, int]],
+        status: int,
+        headers: Mapping[str, str],
+        media_type: str,
+        *,
+        end: bytes = b"",
+    ) -> None:
+        super().__init__(iter(()), status, headers, media_type)
+        self._blobs = blobs
+        self._parts = parts
+        self._end = end
+        # Made in the endpoint's thread: the look at each file may ask another machine.
+        self._known_blobs = [_find_verified(blobs, file) for _, file, _, _ in parts]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        verified_blobs = [
+            blob or await _verify_in_turn(self._blobs, file)
+            for blob, (_, file, _, _) in zip(self._known_blobs, self._parts, strict=True)
+        ]
+        if scope["method"] != "HEAD":
+            self.body_iterator = iterate_in_threadpool(self._read(verified_blobs))
         async with contextlib.aclosing(cast(AsyncGenerator[bytes, None], self.body_iterator)):
             await super().__call__(scope, receive, send)
+
+    def _read(self, verified_blobs: Sequence[VerifiedBlob]) -> Iterator[bytes | memoryview]:
+        # Opened by the first chunk that is asked for: nothing stays open of an answer that is never begun.
+        for (header, _, start, stop), blob in zip(self._parts, verified_blobs, strict=True):
+            if header:
+                yield header
+            yield from self._blobs.iter_windows(blob, start, stop)
+        if self._end:
+            yield self._end
+
+
+def _find_verified(blobs: BlobStore, file: StoredFile) -> VerifiedBlob | None:
+    try:
+        return blobs.find_verified(file.digest)
+    except NotFound:
+        return None
+
+
+async def _verify_in_turn(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
+    """The blob of a file that this process reads for the first time: one of many requests for it reads it, the others wait.
+
+    They wait without a thread, and the readers have threads of their own, so that a large file delays nobody else.
+    """
+    try:
+        locks, readers = _TURNS.get()
+    except LookupError:
+        locks, readers = WeakValueDictionary(), anyio.CapacityLimiter(_READERS)
+        _TURNS.set((locks, readers))
+    lock = locks.get(file.digest)
+    if lock is None:
+        lock = locks[file.digest] = anyio.Lock()
+    async with lock:
+        return await anyio.to_thread.run_sync(_verify_blob, blobs, file, limiter=readers)
+
+
+def _verify_blob(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
+    """The blob of a file.
+
+    Raises:
+      IntegrityError: it is missing, cannot be read or has other bytes; nothing is promised of it then.
+    """
+    try:
+        return blobs.verify_once(file.digest)
+    except NotFound:
+        error = blobs.refuse(file.digest, None, "is not there")
+    except IntegrityError as damage:
+        error = damage
+    error.file = file.filename
+    raise error
 
 
 def add_file_route(

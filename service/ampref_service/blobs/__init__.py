@@ -1,4 +1,4 @@
-"""The content-addressed store: bytes go in, their SHA-256 comes out, and nothing is ever overwritten.
+"""The content-addressed store: bytes go in, their SHA-256 comes out, and only damaged bytes are ever overwritten.
 
 Digests are written `sha256:<64 hex digits>` everywhere.
 """
@@ -14,13 +14,15 @@ import obstore.store
 from amp_core.errors import InputRefused
 from ampref_service.blobs.local import LocalBlobStore
 from ampref_service.blobs.objects import ObjectBlobStore
-from ampref_service.blobs.store import BlobStore
+from ampref_service.blobs.store import BlobStore, DamageLog, VerifiedBlob
 
-__all__ = ["BlobStore", "LocalBlobStore", "ObjectBlobStore", "open_blobs"]
+__all__ = ["BlobStore", "DamageLog", "LocalBlobStore", "ObjectBlobStore", "VerifiedBlob", "open_blobs"]
 
 
-def open_blobs(url: str) -> BlobStore:
+def open_blobs(url: str, damage_log: DamageLog | None = None) -> BlobStore:
     """The store at `file:///FOLDER` (made where it is missing), `s3://BUCKET/PREFIX`, or `memory://` (tests).
+
+    `damage_log` is told of damaged blobs; without it they are only logged.
 
     Raises:
       InputRefused: the URL names no store.
@@ -29,13 +31,14 @@ def open_blobs(url: str) -> BlobStore:
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise InputRefused(f"blob URL {url!r} names no folder", expected="file:/// and an absolute path")
-        return LocalBlobStore(Path(unquote(parts.path)))
+        return LocalBlobStore(Path(unquote(parts.path)), damage_log)
     if parts.scheme == "memory":
-        return ObjectBlobStore(obstore.store.MemoryStore(), "memory://")
+        return ObjectBlobStore(obstore.store.MemoryStore(), "memory://", damage_log)
     expected = "file:///FOLDER or s3://BUCKET/PREFIX"
     if parts.scheme not in ("s3", "gs", "az"):
         raise InputRefused(f"blob URL of unknown scheme {parts.scheme!r}", expected=expected)
     try:
-        return ObjectBlobStore(obstore.store.from_url(url), f"{parts.scheme}://{parts.hostname}{parts.path}")
+        name = f"{parts.scheme}://{parts.hostname}{parts.path}"
+        return ObjectBlobStore(obstore.store.from_url(url), name, damage_log)
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise InputRefused(f"the blob URL cannot be used: {error}", expected=expected) from None

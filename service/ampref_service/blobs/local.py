@@ -9,15 +9,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from amp_core.digests import digest_of_file
+from amp_core.errors import NotFound
 from amp_core.files import partial_path, publish_file, sync_folder
-from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, disk_errors, is_digest, missing_blob
+from ampref_service.blobs.store import (
+    CHUNK,
+    BlobStat,
+    BlobStore,
+    DamageLog,
+    blob_key,
+    damaged_key,
+    disk_errors,
+    is_digest,
+    missing_blob,
+)
 
 _DELETION_PREFIX = "gone-"
 
@@ -25,7 +36,8 @@ _DELETION_PREFIX = "gone-"
 class LocalBlobStore(BlobStore):
     """Blobs as files below `root`, which is made where it is missing."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, damage_log: DamageLog | None = None) -> None:
+        super().__init__(damage_log)
         self.root = Path(os.path.abspath(root))
         self._scratch = self.root / "tmp"
         with disk_errors(self.root):
@@ -51,9 +63,7 @@ class LocalBlobStore(BlobStore):
                         out.write(chunk)
                 digest = f"sha256:{hasher.hexdigest()}"
                 target = self._path(digest)
-                # A blob that is put again becomes young, so that garbage collection leaves it to the row that names it next.
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(target)
+                if self._renew(target, digest):
                     return digest
                 partial.chmod(0o444)
                 if not target.parent.is_dir():
@@ -63,7 +73,55 @@ class LocalBlobStore(BlobStore):
                 publish_file(partial, target, durable=True)
             finally:
                 partial.unlink(missing_ok=True)
+        self.damage_log.heal(digest)
         return digest
+
+    def _renew(self, target: Path, digest: str) -> bool:
+        """Make a blob that is put again young, so that garbage collection leaves it to the row that names it next.
+
+        False where there is none, or another file in its place, of which a copy is set aside.
+        """
+        try:
+            os.utime(target)
+            if digest_of_file(target) == digest:
+                return True
+        except FileNotFoundError:
+            return False
+        except OSError:  # What cannot be read is replaced as well: the right bytes are at hand.
+            pass
+        place = self._make_place(digest)
+        try:
+            # By a link the blob is never missing: the good bytes take its name.
+            os.link(target, place)
+        except OSError:  # A folder, or a file system without links.
+            os.rename(target, place)
+        self.damage_log.add(digest, "had other bytes than its digest says; it was put again", self._name(place))
+        return False
+
+    def _make_place(self, digest: str) -> Path:
+        place = self.root / damaged_key(digest)
+        place.parent.mkdir(exist_ok=True)
+        return place
+
+    def _name(self, place: Path) -> str:
+        return str(place.relative_to(self.root))
+
+    def set_aside(self, digest: str, identity: tuple[object, ...]) -> str | None:
+        path = self._path(digest)
+        try:
+            if self.stat(digest).identity != identity:
+                return None
+            place = self._make_place(digest)
+            os.rename(path, place)
+            if _identify(place.stat()) != identity:
+                # It was replaced between the two calls.
+                with contextlib.suppress(FileExistsError):
+                    os.link(place, path)
+                place.unlink()
+                return None
+        except (OSError, NotFound):  # A store that cannot be written keeps the blob where it is.
+            return None
+        return self._name(place)
 
     def _path(self, digest: str) -> Path:
         return self.root / blob_key(digest)
@@ -73,7 +131,7 @@ class LocalBlobStore(BlobStore):
             status = self._path(digest).stat()
         except FileNotFoundError:
             raise missing_blob(digest) from None
-        return BlobStat(status.st_size, status.st_mtime)
+        return BlobStat(status.st_size, status.st_mtime, _identify(status))
 
     def local_path(self, digest: str) -> Path | None:
         self.stat(digest)
@@ -147,6 +205,19 @@ class LocalBlobStore(BlobStore):
         return count
 
     def check(self) -> None:
-        with disk_errors(self.root), tempfile.TemporaryFile(dir=self._scratch) as probe:
-            probe.write(b"ampref")
-            probe.flush()
+        # Both folders that a put writes: each may be a mount of its own.
+        folder = self.root / "sha256"
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+            partial = partial_path(self._scratch / "check")
+            try:
+                partial.write_bytes(b"ampref")
+                os.rename(partial, probe := partial_path(folder / "check"))
+                probe.unlink()
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def _identify(status: os.stat_result) -> tuple[object, ...]:
+    """What changes when a file is written or replaced."""
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,17 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 
 from amp_core.digests import digest_of, digest_of_file
-from amp_core.errors import Unavailable
-from ampref_service.blobs.store import CHUNK, BlobStat, BlobStore, blob_key, is_digest, missing_blob
+from amp_core.errors import IntegrityError, NotFound, Unavailable
+from ampref_service.blobs.store import (
+    CHUNK,
+    BlobStat,
+    BlobStore,
+    DamageLog,
+    blob_key,
+    damaged_key,
+    is_digest,
+    missing_blob,
+)
 
 _PART = 8 * CHUNK
 
@@ -24,7 +34,8 @@ RENEW_AFTER_SEC = 600.0
 class ObjectBlobStore(BlobStore):
     """Blobs as objects in `store` (an obstore store); `name` is what errors call it."""
 
-    def __init__(self, store: Any, name: str) -> None:
+    def __init__(self, store: Any, name: str, damage_log: DamageLog | None = None) -> None:
+        super().__init__(damage_log)
         self._store = store
         self._name = name
 
@@ -42,18 +53,35 @@ class ObjectBlobStore(BlobStore):
         return digest
 
     def _write_blob(self, digest: str, source: BinaryIO | bytes) -> bool:
-        """Write a blob, unless it was put a short time ago; whether it was written."""
-        put_time = self.put_time(digest)
-        if put_time is not None and time.time() - put_time < RENEW_AFTER_SEC:
+        """Write a blob, unless it was put a short time ago and is whole; whether it was written."""
+        try:
+            put_time = self.verify(digest).stat.modified
+        except (NotFound, IntegrityError):
+            put_time = -math.inf
+        if time.time() - put_time < RENEW_AFTER_SEC:
             return False
         with self._store_errors():
             obstore.put(self._store, blob_key(digest), source)
+        self.damage_log.heal(digest)
         return True
+
+    def set_aside(self, digest: str, identity: tuple[object, ...]) -> str | None:
+        try:
+            if self.stat(digest).identity != identity:
+                return None
+        except NotFound:
+            return None
+        # An object store renames by copying: a put between the two requests is lost, but the row that names it is not, and
+        # its reader is told. Objects that rot are rarer than that.
+        with self._store_errors(digest):
+            obstore.rename(self._store, blob_key(digest), place := damaged_key(digest))
+        return place
 
     def stat(self, digest: str) -> BlobStat:
         with self._store_errors(digest):
             meta = obstore.head(self._store, blob_key(digest))
-        return BlobStat(int(meta["size"]), float(meta["last_modified"].timestamp()))
+        modified = float(meta["last_modified"].timestamp())
+        return BlobStat(int(meta["size"]), modified, (int(meta["size"]), meta["e_tag"], modified))
 
     def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         size = self.size(digest)

@@ -1,4 +1,9 @@
-"""What every blob store can do, and the errors that all of them raise."""
+"""What every blob store can do, how its bytes are verified, and the errors that all of them raise.
+
+Bytes are verified before they are promised: all of a blob by its SHA-256 when a process reads it for the first time, then each
+window of it by a checksum while it is sent. A blob with other bytes is set aside under `damaged/`, reported to the `DamageLog`,
+and comes back with the next put of the right ones. `docs/storage.md` tells the operator.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +13,91 @@ import errno
 import hashlib
 import re
 import tempfile
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
+import structlog
+
+from amp_core.dataset.blocks import block_hasher
+from amp_core.errors import AmprefError, DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.files import NO_ROOM
 
+log = structlog.get_logger("ampref_service.blobs")
+
 CHUNK = 1024 * 1024
+WINDOW = CHUNK
+"""Bytes that have a checksum of their own; `iter_range` yields whole windows from a start that is a multiple of it."""
+DAMAGED = "damaged"
+"""The folder, or prefix, of blobs that were set aside."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_SUM_BYTES = 16
+_MOST_SUMS = 1 << 18  # Of windows whose checksums are remembered: 256 GiB of blobs in 4 MiB of memory.
+_MOST_SMALL = 1 << 14  # Of blobs that are.
+_UNOPENABLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_REMEDY = (
+    "Send the same bytes again, which puts them back, or have the operator restore the blob store (AMPREF_BLOB_URL) from a "
+    "backup; docs/storage.md says how"
+)
 
 
 class BlobStat(NamedTuple):
-    """The size of a blob in bytes, and when it was last put (epoch seconds)."""
+    """The size of a blob in bytes, when it was last put (epoch seconds), and an identity that a blob written anew has not."""
 
     size: int
     modified: float
+    identity: tuple[object, ...]
+
+
+class DamageLog:
+    """Who is told of damaged blobs. This one knows no owners and writes to the log alone."""
+
+    def add(self, digest: str, fault: str, place: str | None) -> str:
+        """A blob has a fault (`has other bytes`) and was set aside at `place`. Returns whose it is, as far as is known."""
+        log.error("blob_damaged", digest=digest, fault=fault, set_aside=place)
+        return ""
+
+    def heal(self, digest: str) -> None:
+        """The right bytes of a blob were written."""
+
+
+@dataclass(frozen=True)
+class VerifiedBlob:
+    """A blob that has its digest, with the checksums of its windows."""
+
+    digest: str
+    stat: BlobStat
+    sums: bytes
+
+    def has_window(self, index: int, data: bytes | memoryview) -> bool:
+        """Whether `data` is the window at `index`."""
+        return window_sum(data) == self.sums[index * _SUM_BYTES : (index + 1) * _SUM_BYTES]
 
 
 class BlobStore(abc.ABC):
-    """Blobs by digest. Safe to share between threads and processes. Methods that read raise `NotFound` for a missing blob."""
+    """Blobs by digest. Safe to share between threads and processes. Methods that read raise `NotFound` for a missing blob.
+
+    Args:
+      damage_log: is told of damage.
+    """
+
+    def __init__(self, damage_log: DamageLog | None = None) -> None:
+        self.damage_log = damage_log or DamageLog()
+        self._verified_blobs: OrderedDict[str, VerifiedBlob] = OrderedDict()
+        self._num_sums = 0
+        self._lock = threading.Lock()
 
     @abc.abstractmethod
     def put_file(self, path: Path) -> str:
-        """Store a copy of a file in constant memory and return its digest. Storing the same bytes again is free."""
+        """Store a copy of a file in constant memory and return its digest. A damaged blob of that digest is replaced."""
 
     @abc.abstractmethod
     def put_bytes(self, data: bytes) -> str:
-        """Store some bytes and return their digest."""
+        """Store some bytes and return their digest. A damaged blob of that digest is replaced."""
 
     @abc.abstractmethod
     def stat(self, digest: str) -> BlobStat:
@@ -45,6 +106,10 @@ class BlobStore(abc.ABC):
     @abc.abstractmethod
     def iter_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes `start ≤ i < end` in chunks; raises `NotFound` before the first one."""
+
+    @abc.abstractmethod
+    def set_aside(self, digest: str, identity: tuple[object, ...]) -> str | None:
+        """Move a damaged blob below `damaged/`; its place, None where it was replaced since it had this identity."""
 
     @abc.abstractmethod
     def delete(self, digest: str) -> bool:
@@ -94,12 +159,13 @@ class BlobStore(abc.ABC):
 
     def iter_verified(self, digest: str) -> Iterator[bytes]:
         """All bytes of a blob in chunks; raises `IntegrityError` after the last one where they do not have the digest."""
-        hasher = hashlib.sha256()
-        for chunk in self.iter_range(digest):
-            hasher.update(chunk)
-            yield chunk
+        hasher, stat = hashlib.sha256(), self.stat(digest)
+        with self._read_errors(digest):
+            for chunk in self.iter_range(digest):
+                hasher.update(chunk)
+                yield chunk
         if f"sha256:{hasher.hexdigest()}" != digest:
-            raise IntegrityError(f"the stored bytes do not have the digest {digest}", remedy="Restore this blob from a backup")
+            raise self.refuse(digest, self.set_aside(digest, stat.identity))
 
     def read_bytes(self, digest: str) -> bytes:
         """All bytes of a blob; raises `IntegrityError` where they do not have the digest."""
@@ -114,10 +180,113 @@ class BlobStore(abc.ABC):
             target.unlink(missing_ok=True)
             raise
 
-    def verify(self, digest: str) -> None:
-        """Read all of a blob; raises `IntegrityError` where its bytes do not have the digest."""
-        for _ in self.iter_verified(digest):
-            pass
+    def verify(self, digest: str) -> VerifiedBlob:
+        """Read all of a blob.
+
+        Raises:
+          IntegrityError: its bytes do not have the digest; it was set aside and reported.
+        """
+        hasher, sums, stat = hashlib.sha256(), bytearray(), self.stat(digest)
+        with self._read_errors(digest):
+            for chunk in self.iter_range(digest):
+                hasher.update(chunk)
+                for window in split_windows(chunk):
+                    sums += window_sum(window)
+        if f"sha256:{hasher.hexdigest()}" != digest:
+            raise self.refuse(digest, self.set_aside(digest, stat.identity))
+        blob = VerifiedBlob(digest, stat, bytes(sums))
+        self._remember(blob)
+        return blob
+
+    def verify_once(self, digest: str) -> VerifiedBlob:
+        """As `verify`, unless this process has read the blob since it was written."""
+        return self.find_verified(digest) or self.verify(digest)
+
+    def find_verified(self, digest: str) -> VerifiedBlob | None:
+        """A blob that this process has verified since it was written; reads none of it."""
+        identity = self.stat(digest).identity
+        with self._lock:
+            blob = self._verified_blobs.get(digest)
+            if blob is None or blob.stat.identity != identity:
+                return None
+            self._verified_blobs.move_to_end(digest)
+            return blob
+
+    def _remember(self, blob: VerifiedBlob) -> None:
+        with self._lock:
+            previous = self._verified_blobs.pop(blob.digest, None)
+            self._verified_blobs[blob.digest] = blob
+            self._num_sums += len(blob.sums) - (len(previous.sums) if previous else 0)
+            while len(self._verified_blobs) > 1 and (
+                self._num_sums > _MOST_SUMS * _SUM_BYTES or len(self._verified_blobs) > _MOST_SMALL
+            ):
+                _, oldest = self._verified_blobs.popitem(last=False)
+                self._num_sums -= len(oldest.sums)
+
+    def iter_windows(self, blob: VerifiedBlob, start: int, end: int) -> Iterator[bytes | memoryview]:
+        """The bytes `start ≤ i < end` of a verified blob, each window of which is checked again before it is yielded.
+
+        Raises:
+          IntegrityError: the next bytes are not what they were; they are not yielded.
+        """
+        position = start - start % WINDOW
+        with contextlib.suppress(NotFound), self._read_errors(blob.digest):
+            for chunk in self.iter_range(blob.digest, position, min(blob.stat.size, end + -end % WINDOW)):
+                for window in split_windows(chunk):
+                    if not blob.has_window(position // WINDOW, window):
+                        break
+                    yield window[max(0, start - position) : end - position]
+                    position += len(window)
+                else:
+                    continue
+                break
+        if position < end:
+            # All of it is read, so that what was replaced in the meantime is not set aside.
+            self.verify(blob.digest)
+            raise IntegrityError(f"{blob.digest} was written anew while it was sent", remedy="Ask for it again")
+
+    def refuse(self, digest: str, place: str | None, fault: str = "has other bytes than its digest says") -> IntegrityError:
+        """The error for a damaged blob, which was set aside at `place`; the damage is reported."""
+        owners = self.damage_log.add(digest, fault, place)
+        return IntegrityError(
+            f"the stored bytes are damaged: the blob {fault}{f' (set aside as {place})' if place else ''}"
+            + (f"; it belongs to {owners}" if owners else ""),
+            key=digest,
+            expected=f"bytes with the digest {digest}",
+            remedy=_REMEDY,
+        )
+
+    @contextlib.contextmanager
+    def _read_errors(self, digest: str) -> Iterator[None]:
+        """Errors of the disk while a blob is read; it stays where it is, as the bytes may be right."""
+        try:
+            yield
+        except AmprefError:
+            raise
+        except OSError as error:
+            if error.errno in _UNOPENABLE:
+                raise Unavailable(f"a blob cannot be opened: {error.strerror}", remedy="Try again in a moment") from error
+            raise self.refuse(digest, None, f"cannot be read ({error.strerror or error})") from error
+
+
+def split_windows(chunk: bytes) -> Iterator[bytes | memoryview]:
+    """The windows of a chunk that begins with one."""
+    if len(chunk) <= WINDOW:
+        yield chunk
+        return
+    view = memoryview(chunk)
+    for begin in range(0, len(chunk), WINDOW):
+        yield view[begin : begin + WINDOW]
+
+
+def window_sum(data: bytes | memoryview) -> bytes:
+    """The checksum of a window: BLAKE3, which costs less than sending the bytes."""
+    return block_hasher(data).digest(_SUM_BYTES)
+
+
+def damaged_key(digest: str) -> str:
+    """Where a blob that is set aside now goes below the root of its store: `damaged/` and its digest, with the time in ms."""
+    return f"{DAMAGED}/{digest.removeprefix('sha256:')}-{time.time_ns() // 1_000_000}"
 
 
 def is_digest(text: str) -> bool:

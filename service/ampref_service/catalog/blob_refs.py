@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import select, union, union_all
+from sqlalchemy import literal, select, union, union_all
 
 from ampref_service.catalog.engine import Session
-from ampref_service.catalog.tables import clips, rollouts, version_files
+from ampref_service.catalog.tables import clips, rollouts, version_files, versions
 
 _COLUMNS = (clips.c.blob_digest, rollouts.c.arrays_digest, version_files.c.digest)
 
@@ -25,3 +25,18 @@ def list_all(session: Session) -> list[str]:
     """Every digest that a clip, rollout or version names, in order."""
     references = union(*(select(column.label("digest")) for column in _COLUMNS)).subquery()
     return list(session.execute(select(references.c.digest).order_by(references.c.digest)).scalars())
+
+
+def list_owners(session: Session, digest: str, limit: int = 5) -> list[str]:
+    """Whose blob it is, for people: files of versions, then clips, then rollouts; the last item says how many more."""
+    query = union_all(
+        select(literal(0), versions.c.dataset + "==" + versions.c.version + " " + version_files.c.name)
+        .join(versions, versions.c.id == version_files.c.version_id)
+        .where(version_files.c.digest == digest),
+        select(literal(1), literal("clip ") + clips.c.id + " (" + clips.c.name + ")").where(clips.c.blob_digest == digest),
+        select(literal(2), literal("rollout ") + rollouts.c.id + " of clip " + clips.c.id + " (" + clips.c.name + ")")
+        .join(clips, clips.c.id == rollouts.c.clip_id)
+        .where(rollouts.c.arrays_digest == digest),
+    )
+    names = [name for _, name in sorted(tuple(row) for row in session.execute(query))]
+    return names if len(names) <= limit else [*names[:limit], f"{len(names) - limit} more"]

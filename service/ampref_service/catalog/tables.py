@@ -346,3 +346,34 @@ audit_events = Table(
     Column("detail", JSON, nullable=False),
     Index("ix_audit_events_subject", "subject", "id"),
 )
+
+# Damage that was found, healed or not. The next damage of the same blob takes the row over; the audit log has all of it.
+blob_damage = Table(
+    "blob_damage",
+    metadata,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("found_at", Double, nullable=False),
+    Column("fault", String, nullable=False),
+    Column("place", String),
+    Column("healed_at", Double),
+    Index("ix_blob_damage_open", "digest", sqlite_where=text("healed_at IS NULL"), postgresql_where=text("healed_at IS NULL")),
+)
+
+# One row: the round through all blobs that is under way, who goes on with it, and the last one that came to its end.
+blob_scrub = Table(
+    "blob_scrub",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cursor", _DIGEST, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("blobs", _BIG, nullable=False),
+    Column("bytes", _BIG, nullable=False),
+    Column("damaged", _BIG, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("complete_started_at", Double),
+    Column("complete_finished_at", Double),
+    Column("complete_blobs", _BIG),
+    Column("complete_bytes", _BIG),
+    Column("complete_damaged", _BIG),
+    CheckConstraint("id = 1", name="one_row"),
+)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,12 +14,13 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import obstore
 import pytest
 
 from amp_core.digests import digest_of, digest_of_file
 from amp_core.errors import DiskFull, InputRefused, IntegrityError, NotFound, Unavailable
-from ampref_service.blobs import BlobStore, LocalBlobStore, open_blobs
-from ampref_service.blobs.store import CHUNK
+from ampref_service.blobs import BlobStore, DamageLog, LocalBlobStore, ObjectBlobStore, open_blobs
+from ampref_service.blobs.store import CHUNK, blob_key
 
 Make = Callable[[], BlobStore]
 UNKNOWN = "sha256:" + "0" * 64
@@ -98,20 +100,145 @@ def test_delete_and_list(store: BlobStore) -> None:
     store.check()
 
 
-def test_rotten_bytes_are_found_out(local: LocalBlobStore, tmp_path: Path) -> None:
-    digest = local.put_bytes(b"the truth")
+class Diary(DamageLog):
+    """What a store reports."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, ...]] = []
+
+    def add(self, digest: str, fault: str, place: str | None) -> str:
+        self.events.append(("add", digest, fault, place or ""))
+        return "clip walk"
+
+    def heal(self, digest: str) -> None:
+        self.events.append(("heal", digest))
+
+
+@pytest.fixture
+def diary(store: BlobStore) -> Diary:
+    store.damage_log = diary = Diary()
+    return diary
+
+
+def overwrite(store: BlobStore, digest: str, data: bytes) -> None:
+    """Put other bytes in the place of a blob, as a broken disk does."""
+    if isinstance(store, ObjectBlobStore):
+        obstore.put(store._store, blob_key(digest), data)
+        return
+    path = store.local_path(digest)
+    assert path is not None
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+TRUTH = bytes(range(256)) * 12_000  # Three windows.
+DAMAGES = {
+    "one bit": TRUTH[:1_500_000] + bytes([TRUTH[1_500_000] ^ 1]) + TRUTH[1_500_001:],
+    "shorter": TRUTH[:-1],
+    "longer": TRUTH + b"x",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("read", ["read_bytes", "verify", "verify_once", "fetch"])
+def test_a_damaged_blob_is_refused_set_aside_and_reported(
+    store: BlobStore, diary: Diary, damage: str, read: str, tmp_path: Path
+) -> None:
+    digest = store.put_bytes(TRUTH)
+    overwrite(store, digest, DAMAGES[damage])
+    diary.events.clear()
+    with pytest.raises(IntegrityError, match=r"damaged: the blob has other bytes.*it belongs to clip walk") as refused:
+        store.fetch(digest, tmp_path / "copy") if read == "fetch" else getattr(store, read)(digest)
+    assert not (tmp_path / "copy").exists()
+    assert not store.exists(digest)
+    ((_, reported_digest, _, place),) = diary.events
+    assert (reported_digest, refused.value.key) == (digest, digest)
+    assert place.startswith(f"damaged/{digest.removeprefix('sha256:')}-")
+    assert read_key(store, place) == DAMAGES[damage]
+
+
+def read_key(store: BlobStore, key: str) -> bytes:
+    if isinstance(store, LocalBlobStore):
+        return (store.root / key).read_bytes()
+    assert isinstance(store, ObjectBlobStore)
+    return bytes(obstore.get(store._store, key).bytes())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("put", ["bytes", "file"])
+def test_the_right_bytes_put_again_replace_damaged_ones(
+    store: BlobStore, diary: Diary, damage: str, put: str, tmp_path: Path
+) -> None:
+    digest = store.put_bytes(TRUTH)
+    overwrite(store, digest, DAMAGES[damage])
+    diary.events.clear()
+    if put == "file":
+        (tmp_path / "walk").write_bytes(TRUTH)
+        assert store.put_file(tmp_path / "walk") == digest
+    else:
+        assert store.put_bytes(TRUTH) == digest
+    assert store.read_bytes(digest) == TRUTH
+    assert [event[0] for event in diary.events] == ["add", "heal"]
+    assert read_key(store, diary.events[0][3]) == DAMAGES[damage]
+
+
+def test_a_folder_in_the_place_of_a_blob_is_replaced_too(local: LocalBlobStore) -> None:
+    digest = local.put_bytes(TRUTH)
     path = local.local_path(digest)
     assert path is not None
-    path.chmod(0o644)
-    path.write_bytes(b"a lie....")
-    with pytest.raises(IntegrityError):
-        local.read_bytes(digest)
-    with pytest.raises(IntegrityError):
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IntegrityError, match="cannot be read"):
         local.verify(digest)
+    local.put_bytes(TRUTH)
+    assert local.read_bytes(digest) == TRUTH
+
+
+def test_a_blob_is_read_once_until_it_is_written_anew(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = store.put_bytes(TRUTH)
+    assert store.find_verified(digest) is None
+    first = store.verify_once(digest)
+    monkeypatch.setattr(store, "iter_range", None)
+    assert store.verify_once(digest) is first
+    monkeypatch.undo()
+    overwrite(store, digest, DAMAGES["one bit"])
+    assert store.find_verified(digest) is None
     with pytest.raises(IntegrityError):
-        local.fetch(digest, tmp_path / "copy")
-    assert not (tmp_path / "copy").exists()
-    assert b"".join(local.iter_range(digest)) == b"a lie...."
+        store.verify_once(digest)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, len(TRUTH)), (1_600_000, len(TRUTH)), (0, 1_499_999), (1_500_000, 1_500_001)])
+def test_a_window_that_rots_after_it_was_verified_is_not_sent(store: BlobStore, start: int, end: int) -> None:
+    digest = store.put_bytes(TRUTH)
+    blob = store.verify_once(digest)
+    assert b"".join(store.iter_windows(blob, start, end)) == TRUTH[start:end]
+    overwrite(store, digest, DAMAGES["one bit"])
+    received, windows = bytearray(), store.iter_windows(blob, start, end)
+    with pytest.raises(IntegrityError, match="damaged"):
+        received.extend(itertools.chain.from_iterable(windows))
+    assert TRUTH[start:end].startswith(received), "no wrong byte was yielded"
+    assert not store.exists(digest)
+
+
+def test_what_was_replaced_meanwhile_is_not_set_aside(store: BlobStore) -> None:
+    digest = store.put_bytes(TRUTH)
+    overwrite(store, digest, DAMAGES["one bit"])
+    stale = store.stat(digest).identity
+    store.put_bytes(TRUTH)
+    assert store.set_aside(digest, stale) is None
+    assert store.read_bytes(digest) == TRUTH
+
+
+def test_a_folder_for_blobs_that_cannot_be_written_fails_the_check(local: LocalBlobStore) -> None:
+    local.check()
+    assert files(local) == []
+    # Root may write anywhere, so that only what is no folder stops every user.
+    (local.root / "sha256").rmdir()
+    (local.root / "sha256").write_text("")
+    with pytest.raises(Unavailable, match="sha256 cannot be written"):
+        local.check()
+    assert local.root.joinpath("sha256").is_file()
 
 
 def test_what_is_there_is_never_written_again(local: LocalBlobStore) -> None:
