@@ -10,6 +10,8 @@ command line, the HTTP API and the job table show the same facts.
     │   └── RobotRefused        a robot.yaml or its MJCF
     ├── NotFound                no such clip, job, dataset or version
     ├── Conflict                it exists already, is locked, or is in use
+    ├── Unauthorized            no key, or one that is not valid
+    ├── Forbidden               the key does not permit this
     ├── TooLarge                over a configured limit
     ├── IntegrityError          bytes that do not have the expected digest
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
@@ -111,6 +113,18 @@ class Conflict(AmprefError):
     slug = "conflict"
     title = "In conflict with what is there"
     status = 409
+
+
+class Unauthorized(AmprefError):
+    slug = "unauthorized"
+    title = "A valid key is needed"
+    status = 401
+
+
+class Forbidden(AmprefError):
+    slug = "forbidden"
+    title = "The key does not permit this"
+    status = 403
 
 
 class TooLarge(AmprefError):

@@ -16,6 +16,9 @@ from bench.servers import postgres, redis
 
 # The width of a terminal that the tests have not: tables are as wide as they are in a file.
 os.environ.pop("COLUMNS", None)
+# Keys of whoever runs the tests.
+os.environ.pop("AMPREF_TOKEN", None)
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 
 # Left alone, structlog writes to stdout, which tests of the command line read; a thread that outlives its test may still log.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))

@@ -50,7 +50,7 @@ def open_version(api: ApiClient, spec: str, robot: str | None, progress: Progres
     with warnings.catch_warnings():
         # The tests that follow say more than the client's warning.
         warnings.filterwarnings("ignore", r".* is not ready for training", DatasetWarning)
-        version = pull(spec, url=api.url, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
+        version = pull(spec, url=api.address, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
     manifest = read_json(version.manifest.read_bytes())
     name, digest = str(manifest["robot"]["name"]), str(manifest["robot"]["digest"])
     if robot is None and name not in bundled_robots():

@@ -6,6 +6,8 @@ at the top of that file; the ones to expect here:
     AmprefError
     ├── InputRefused            a spec, address or digest that cannot be read
     ├── NotFound                no such dataset, version or alias
+    ├── Unauthorized            the service asks for a key: `token=…` or AMPREF_TOKEN
+    ├── Forbidden               the key does not permit this
     ├── IntegrityError          bytes differ from a digest
     ├── FeatureCodeMismatch     this machine computes features with other code
     ├── NotReady                a version that is not ready for training, without `allow_not_ready=True`

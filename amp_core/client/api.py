@@ -39,19 +39,30 @@ class ApiClient:
 
     Args:
       url: default `$AMPREF_URL`, then `http://127.0.0.1:8000`.
+      token: the service's key; default `$AMPREF_TOKEN`, then the file `~/.config/ampref/token`. Nobody else gets it.
       retry: patience with a network or service that fails.
       transport: replaces the network (tests).
     """
 
     def __init__(
-        self, url: str | None = None, *, retry: Retry | None = None, transport: httpx2.BaseTransport | None = None
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        retry: Retry | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self._connection = Connection(url, retry=retry, transport=transport)
+        self._connection = Connection(url, token=token, retry=retry, transport=transport)
 
     @property
     def url(self) -> str:
-        """The service's address."""
+        """The service's address as it may be printed: without a user and a password."""
         return self._connection.url
+
+    @property
+    def address(self) -> str:
+        """The service's address, with the user and password that it may hold."""
+        return self._connection.address
 
     def close(self) -> None:
         self._connection.close()

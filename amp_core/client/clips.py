@@ -208,6 +208,7 @@ def load_clips(
     cache_dir: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
+    token: str | None = None,
     retry: Retry | None = None,
     transport: httpx2.BaseTransport | None = None,
     **bounds: float | None,
@@ -229,7 +230,7 @@ def load_clips(
       limit: so many clips at most; None for all.
       bounds: `min_…` and `max_…` of any metric.
       pinned: a file that `ClipSet.pin` wrote; instead of a query.
-      url, cache_dir, progress, retry, transport: as for `pull`.
+      url, cache_dir, progress, token, retry, transport: as for `pull`.
       offline: True asks no service and takes what this query listed last; None means `$AMPREF_OFFLINE`, else to ask and to fall
         back on that, with a `DatasetWarning`.
     Raises:
@@ -257,7 +258,7 @@ def load_clips(
     if offline is None:
         offline = os.environ.get("AMPREF_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     cache = Cache(resolve_cache_dir(cache_dir), address)
-    connection = None if offline else Connection(address, retry=retry, transport=transport)
+    connection = None if offline else Connection(address, token=token, retry=retry, transport=transport)
     try:
         clips, query = _read_pinned(Path(pinned), cache) if pinned is not None else _list_clips(connection, cache, query)
         _check_clips(clips)

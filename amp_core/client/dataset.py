@@ -42,6 +42,7 @@ def load_dataset(
     *,
     allow_not_ready: bool = False,
     progress: Progress | None = None,
+    token: str | None = None,
     retry: Retry | None = None,
     transport: httpx2.BaseTransport | None = None,
 ) -> Dataset:
@@ -65,6 +66,7 @@ def load_dataset(
         offline=offline,
         to=None,
         progress=progress,
+        token=token,
         retry=retry,
         transport=transport,
     )

@@ -7,21 +7,44 @@ import ipaddress
 import logging
 import os
 import random
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
 from amp_core.client.transport import Deadline, DirectTransport
-from amp_core.errors import AmprefError, Conflict, InputRefused, IntegrityError, NotFound, TooLarge, Unavailable
+from amp_core.errors import (
+    AmprefError,
+    Conflict,
+    Forbidden,
+    InputRefused,
+    IntegrityError,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
 from amp_core.strict_json import read_json
 
-__all__ = ["DEFAULT_URL", "JSON_LIMIT", "Connection", "Retry", "RetryableError", "iter_body", "origin_of", "resolve_url"]
+__all__ = [
+    "DEFAULT_URL",
+    "JSON_LIMIT",
+    "Connection",
+    "Retry",
+    "RetryableError",
+    "hide_password",
+    "iter_body",
+    "origin_of",
+    "resolve_token",
+    "resolve_url",
+]
 
 log = logging.getLogger("amp_core.client.retry")
 
@@ -86,7 +109,7 @@ def resolve_url(url: str | None) -> str:
         address = httpx2.URL("")
     if address.scheme not in ("http", "https") or not address.host or len(text.split()) != 1:
         raise InputRefused(
-            f"{text[:200]!r} is not the address of a service",
+            f"{hide_password(text)[:200]!r} is not the address of a service",
             key="url",
             expected="http://host:port or https://host",
             remedy="Pass url=…, or set AMPREF_URL.",
@@ -94,17 +117,84 @@ def resolve_url(url: str | None) -> str:
     return text
 
 
+def hide_password(url: str) -> str:
+    """`url` as it may be printed and stored: without a user and a password."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def resolve_token(token: str | None, url: str) -> str | None:
+    """The key for the service at `url`: `token`, else `$AMPREF_TOKEN`, else that of the token file; None where none is set.
+
+    The file is `$XDG_CONFIG_HOME/ampref/token` (default `~/.config`): a key, or lines of a service's address and its key.
+
+    Raises:
+      InputRefused: the key cannot be sent, or others can read the file.
+    """
+    text = token or os.environ.get("AMPREF_TOKEN") or _read_token_file(url)
+    text = None if text is None else text.strip()
+    if text and not re.fullmatch(r"[\x21-\x7e]{1,8192}", text):
+        raise InputRefused(
+            "the key cannot be sent: it holds spaces or characters that are not ASCII",
+            key="token",
+            expected="amp_ and 38 letters and digits",
+            remedy="Copy it once more into AMPREF_TOKEN.",
+        )
+    return text or None
+
+
+def _read_token_file(url: str) -> str | None:
+    path = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "ampref" / "token"
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+                raise InputRefused(
+                    "other users of this machine can read the key in it", file=str(path), remedy=f"chmod 600 {path}"
+                )
+            lines = [line.split() for line in file if line.strip() and not line.startswith("#")]
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return None
+        raise InputRefused(f"the file of the key cannot be read ({error})", file=str(path)) from error
+    if len(lines) == 1 and len(lines[0]) == 1:
+        return lines[0][0]
+    for line in lines:
+        if len(line) != 2:
+            raise InputRefused(
+                "it cannot be read", file=str(path), expected="one key, or lines of a service's address and its key"
+            )
+    try:
+        return next((key for address, key in lines if origin_of(httpx2.URL(address)) == origin_of(httpx2.URL(url))), None)
+    except httpx2.InvalidURL as error:
+        raise InputRefused("an address in it cannot be read", file=str(path), expected="http://host:port") from error
+
+
 class Connection:
     """An HTTP client for one service. It stays there: a redirect to another host, scheme or port is refused.
 
     Args:
       url: of the service.
+      token: its key; see `resolve_token`.
       retry: its patience.
       transport: replaces the network (tests).
+
+    Attributes:
+      address: its URL, with the user and password that it may hold.
+      url: the same as messages have it.
     """
 
-    def __init__(self, url: str | None, *, retry: Retry | None = None, transport: httpx2.BaseTransport | None = None) -> None:
-        self.url = resolve_url(url)
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        token: str | None = None,
+        retry: Retry | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.address = resolve_url(url)
+        self.url = hide_password(self.address)
+        self._key = resolve_token(token, self.address)
         self.retry = retry or Retry()
         self._origin = origin_of(httpx2.URL(self.url))
         self._transport = transport
@@ -234,6 +324,8 @@ class Connection:
         request = client.build_request(method, path, **options)
         if origin_of(request.url) != self._origin:
             raise self._refuse_redirect(path, "names", request.url)
+        if self._key is not None:
+            request.headers["authorization"] = f"Bearer {self._key}"
         for _ in range(_MAX_REDIRECTS):
             response = client.send(request, stream=True)
             if response.next_request is None:
@@ -266,7 +358,8 @@ class Connection:
             transport = self._transport or (None if has_proxy else DirectTransport(httpx2.create_ssl_context))
             try:
                 self._clients[has_proxy] = httpx2.Client(
-                    base_url=self.url + "/",
+                    # A user and a password would be sent in the place of the key.
+                    base_url=(self.address if self._key is None else self.url) + "/",
                     transport=transport,
                     trust_env=has_proxy,
                     headers={
@@ -401,7 +494,7 @@ def _read_problem(response: httpx2.Response, address: str) -> AmprefError:
         document = read_json(_read_body(response, _PROBLEM_BYTES))
         facts = document if isinstance(document, dict) else {}
     status = response.status_code
-    fallbacks = {404: NotFound, 409: Conflict, 413: TooLarge}
+    fallbacks = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 413: TooLarge}
     fallback = fallbacks.get(status, Unavailable if status >= 500 else InputRefused)
     slug = str(facts.get("type", "")).replace(":", "/").rsplit("/", 1)[-1]
     kind = next((kind for kind in _iterate_errors(AmprefError) if kind.slug == slug), fallback)

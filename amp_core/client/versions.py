@@ -18,7 +18,7 @@ import httpx2
 
 from amp_core.client.cache import Cache, resolve_cache_dir
 from amp_core.client.download import Progress, RemoteFile, download, is_intact
-from amp_core.client.http import Connection, Retry, resolve_url
+from amp_core.client.http import Connection, Retry, hide_password, resolve_url
 from amp_core.client.readiness import Readiness
 from amp_core.client.resolve import Resolver, warn
 from amp_core.client.spec import check_digest, parse_spec
@@ -110,6 +110,7 @@ def pull(
     offline: bool | None = None,
     to: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    token: str | None = None,
     retry: Retry | None = None,
     transport: httpx2.BaseTransport | None = None,
 ) -> PulledVersion:
@@ -129,10 +130,12 @@ def pull(
       offline: True asks no service; None means `$AMPREF_OFFLINE`, else to ask and to fall back on a complete cache.
       to: a folder that gets copies of the three files under their own names.
       progress: called with bytes done and in total for the features.
+      token: the service's key; default `$AMPREF_TOKEN`, then the file `~/.config/ampref/token`. Nobody else gets it.
       retry: patience with the network.
       transport: replaces the network (tests).
     Raises:
       InputRefused: a bad spec, address or digest.
+      Unauthorized, Forbidden: the service asks for a key, or for another one.
       NotFound: no such dataset or version, there or (offline) here.
       IntegrityError: bytes differ from a digest.
       FeatureCodeMismatch: this machine computes features with other code.
@@ -147,6 +150,7 @@ def pull(
         offline=offline,
         to=to,
         progress=progress,
+        token=token,
         retry=retry,
         transport=transport,
     )
@@ -162,6 +166,7 @@ def pull_ready(
     offline: bool | None,
     to: str | os.PathLike[str] | None,
     progress: Progress | None,
+    token: str | None,
     retry: Retry | None,
     transport: httpx2.BaseTransport | None,
 ) -> PulledVersion:
@@ -172,7 +177,7 @@ def pull_ready(
     if offline is None:
         offline = os.environ.get("AMPREF_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     cache = Cache(resolve_cache_dir(cache_dir), address)
-    connection = None if offline else Connection(address, retry=retry, transport=transport)
+    connection = None if offline else Connection(address, token=token, retry=retry, transport=transport)
     try:
         resolution = Resolver(version_spec, connection, cache, pin).resolve()
         name, version = version_spec.name, resolution.version
@@ -217,7 +222,7 @@ def pull_ready(
     return PulledVersion(
         name=name,
         version=version,
-        url=address,
+        url=hide_password(address),
         manifest_sha256=resolution.manifest,
         **{key: manifest[key] for key in ("dataset_hash", "feature_code_hash", "num_clips", "num_frames")},
         features=paths[names.features],

@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from amp_core.robot import Robot
 from ampref_service.api import faults, openapi, problems
+from ampref_service.api.auth import Authenticator
 from ampref_service.api.middleware import limit_bodies, observe_requests
 from ampref_service.api.telemetry import Telemetry
 from ampref_service.catalog.schema import check as check_schema
@@ -57,6 +58,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = await anyio.to_thread.run_sync(open_services, settings, notify, robots)
         app.state.services = services
+        app.state.authenticator = Authenticator(services.catalog, settings)
         app.state.checks = {
             "database": functools.partial(check_schema, services.catalog),
             "blobs": services.blobs.check,
@@ -70,6 +72,7 @@ def create_app(
                 log.info("service_ready", robots=sorted(services.robots), embedded=settings.embedded)
                 yield
         finally:
+            app.state.authenticator.close()
             services.catalog.close()
 
     def body_limit(scope: Scope) -> int:

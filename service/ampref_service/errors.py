@@ -11,12 +11,6 @@ class BadRequest(AmprefError):
     slug, title, status = "bad-request", "The request cannot be read", 400
 
 
-class Forbidden(AmprefError):
-    """The caller's key does not have the scope."""
-
-    slug, title, status = "forbidden", "Not allowed", 403
-
-
 class MethodNotAllowed(AmprefError):
     """The path exists, the method does not."""
 

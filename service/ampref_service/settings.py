@@ -7,6 +7,7 @@ two.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Iterable
@@ -33,12 +34,16 @@ _URLS = {
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_PUBLISHED_PORT")
+FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_TOKEN", "AMPREF_PUBLISHED_PORT")
 """Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
 
 
 # A worker's child has another working directory, so that no path may be relative.
 _AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -76,6 +81,11 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address that the API listens on.")
+    auth: Annotated[Literal["auto", "keys", "none"], BeforeValidator(_lower)] = Field(
+        "auto",
+        description="`keys`: every request needs a key; `none`: no request does; `auto`: on a loopback address only once a key "
+        "was made.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 takes a free one.")
     max_upload_bytes: int = Field(64 * MIB, ge=1024, description="Largest motion file that is accepted, in bytes.")
     max_duration_sec: Positive = Field(120.0, description="Longest motion that is accepted, in seconds.")
@@ -134,10 +144,9 @@ class Settings(BaseSettings):
         "takes to commit.",
     )
 
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
-    ] = Field("info", description="Least level that is logged.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="Least level that is logged."
+    )
     log_json: bool = Field(False, description="Log one JSON object a line instead of text for people.")
 
     @field_validator("lock_tests", mode="after")
@@ -195,6 +204,19 @@ class Settings(BaseSettings):
     def job_threads(self) -> int:
         """Threads of one job's physics: the processors, divided among the jobs that run at a time."""
         return max(1, usable_cpus() // self.worker_concurrency)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the address that the API listens on."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+    @property
+    def is_open_without_keys(self) -> bool:
+        """Whether everybody may do everything as long as no key was ever made."""
+        return self.auth == "none" or (self.auth == "auto" and self.is_loopback)
 
     @property
     def embedded(self) -> bool:

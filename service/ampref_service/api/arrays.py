@@ -6,7 +6,7 @@ from fastapi import Response
 from pydantic import Field
 
 from amp_core.errors import NotFound
-from ampref_service.api.deps import ServicesDep, needs
+from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.api.files import ARCHIVE_RESPONSES, StoredFile, serve_archive
 from ampref_service.api.params import Body, Digest
 from ampref_service.api.strict import make_router
@@ -25,14 +25,14 @@ class ArraysBody(Body):
 
 
 @router.post("", response_class=Response, responses=ARCHIVE_RESPONSES)
-def post_arrays(body: ArraysBody, services: ServicesDep) -> Response:
+def post_arrays(body: ArraysBody, services: ServicesDep, caller: CallerDep) -> Response:
     """The exports of several rollouts in one answer: a tar archive with `<SHA-256>.npz` for each digest, in their order.
 
     It stores nothing and may be repeated. Where one of them is not here, nothing is sent.
     """
     digests = list(dict.fromkeys(body.digests))
     with services.catalog.session() as session:
-        sizes = rollouts.array_sizes(session, digests)
+        sizes = rollouts.array_sizes(session, digests, caller.bounds.robots)
     missing = [digest for digest in digests if digest not in sizes]
     if missing:
         raise NotFound(

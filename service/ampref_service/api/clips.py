@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import structlog
@@ -20,7 +21,7 @@ from ampref_service.api.clip_schemas import (
     RolloutBody,
     Submitted,
 )
-from ampref_service.api.deps import Announcer, AnnouncerDep, Caller, ServicesDep, job_terms, needs
+from ampref_service.api.deps import Announcer, AnnouncerDep, CallerDep, ServicesDep, job_terms, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
@@ -31,6 +32,7 @@ from ampref_service.catalog import clips, recipes
 from ampref_service.catalog.curriculum import list_clips
 from ampref_service.catalog.records import ListedClip, Page, Submission
 from ampref_service.errors import ParameterRefused
+from ampref_service.keys import Caller
 from ampref_service.recipes import recipe_row, resolve_recipe
 from ampref_service.uploads import Upload, accept_clip, split_tags
 from ampref_service.variants import augment_clip
@@ -86,6 +88,7 @@ def post_clip(
     caller: Writer,
 ) -> Submission:
     """Upload a motion and have it scored. It is read and checked in full before anything is stored."""
+    caller.check_robot(form.robot)
     recipe = None if form.recipe is None else parse_body(form.recipe.encode(), subject="the recipe")
     resolved_recipe = resolve_recipe(form.mode, form.seed, recipe)
     upload = Upload(
@@ -102,10 +105,16 @@ def post_clip(
 
 @router.get("", response_model=ClipPage, responses=page_responses(), dependencies=READ)
 def get_clips(
-    query: Annotated[ClipQueryParams, Query()], services: ServicesDep, request: Request, response: Response
+    query: Annotated[ClipQueryParams, Query()],
+    services: ServicesDep,
+    request: Request,
+    response: Response,
+    caller: CallerDep,
 ) -> Page[ListedClip]:
     """The curriculum query: clips by tier, robot, mode, tags, duration and any metric, sorted by any metric, in pages."""
-    clip_query = query.to_query()
+    if query.robot is not None:
+        caller.check_robot(query.robot)
+    clip_query = replace(query.to_query(), robots=caller.bounds.robots)
     with services.catalog.session() as session:
         if query.robot is not None and query.robot not in services.robots:
             names = sorted(clips.robots(session) | services.robots.keys())

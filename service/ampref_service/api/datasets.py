@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 
 from ampref_service.api.dataset_schemas import AliasBody, DatasetList, DatasetView, DiffView, VersionView
-from ampref_service.api.deps import ServicesDep
+from ampref_service.api.deps import CallerDep, ServicesDep
 from ampref_service.api.params import AliasName, DatasetName, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
@@ -21,10 +21,10 @@ router = make_router("datasets")
 
 
 @router.get("", response_model=DatasetList, responses=responses(), dependencies=READ)
-def list_datasets(services: ServicesDep) -> dict[str, list[Dataset]]:
+def list_datasets(services: ServicesDep, caller: CallerDep) -> dict[str, list[Dataset]]:
     """Every dataset that has a locked version."""
     with services.catalog.session() as session:
-        return {"items": datasets.list_datasets(session)}
+        return {"items": datasets.list_datasets(session, caller.bounds)}
 
 
 @router.get("/{name}", response_model=DatasetView, responses=responses(404), dependencies=READ)

@@ -1,7 +1,6 @@
 """What endpoints depend on: the open services, and who the caller is.
 
-`get_caller` is the one place that will know about keys: today everybody is `anonymous` with every scope. Each endpoint names
-the scope that it needs, so that keys change this function and no endpoint.
+Each endpoint names the scope that it needs. `StrictRoute` asks for the key and compares before anything of the body is read.
 """
 
 from __future__ import annotations
@@ -9,29 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
+import structlog
 from fastapi import BackgroundTasks, Depends, Request, Response, Security
-from fastapi.security import SecurityScopes
 
+from amp_core.errors import Forbidden
+from ampref_service.api.auth import Authenticator
 from ampref_service.catalog.records import Job, JobTerms
-from ampref_service.errors import Forbidden
+from ampref_service.keys import Caller
 from ampref_service.services import Services
 
-SCOPES = ("clips:read", "clips:write", "jobs:read", "jobs:write", "datasets:read", "datasets:write")
+log = structlog.get_logger("ampref_service.auth")
 
-
-@dataclass(frozen=True)
-class Caller:
-    """The caller of an endpoint and what it may do.
-
-    Args:
-      owner: whose jobs its jobs are, which take turns with those of others.
-      can_prioritize: whether it may queue jobs with a priority above 0.
-    """
-
-    name: str = "anonymous"
-    owner: str = ""
-    can_prioritize: bool = True
-    scopes: frozenset[str] = frozenset(SCOPES)
+_CALLER = "ampref.caller"
 
 
 async def get_services(request: Request) -> Services:
@@ -39,29 +27,49 @@ async def get_services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-async def get_caller(request: Request, security: SecurityScopes) -> Caller:
-    """The caller; raises `Forbidden` where it lacks a scope that the endpoint needs."""
-    caller = Caller()
-    missing = [scope for scope in security.scopes if scope not in caller.scopes]
-    if missing:
-        raise Forbidden(f"this key lacks the scope {', '.join(missing)}", remedy="Ask the operator for a key that has it")
-    return caller
+async def get_caller(request: Request) -> Caller:
+    """Who the request is from; `authorize` has checked it."""
+    return cast(Caller, request.scope[_CALLER])
 
 
-def needs(scope: str) -> Any:
-    """The dependency of an endpoint that needs a scope; its value is the `Caller`."""
-    return Security(get_caller, scopes=[scope])
+def needs(*scopes: str) -> Any:
+    """The dependency of an endpoint that needs a caller with these scopes; its value is the `Caller`."""
+    return Security(get_caller, scopes=scopes)
+
+
+def list_scopes(dependant: Any) -> list[str] | None:
+    """The scopes that an endpoint needs, by FastAPI's description of what it depends on; None where it needs no caller."""
+    scopes: list[str] | None = None
+    for dependency in dependant.dependencies:
+        nested_scopes = list_scopes(dependency)
+        if dependency.call is get_caller:
+            nested_scopes = list(dependency.own_oauth_scopes or ())
+        if nested_scopes is not None:
+            scopes = (scopes or []) + nested_scopes
+    return scopes
+
+
+async def authorize(request: Request, scopes: list[str]) -> None:
+    """Let a request pass whose caller has the scopes, and whose address is within the caller's bounds.
+
+    Raises:
+      Unauthorized: there is no valid key.
+      Forbidden: it lacks a scope, or is bound to other datasets or robots.
+    """
+    authenticator = cast(Authenticator, request.app.state.authenticator)
+    caller = request.scope[_CALLER] = await authenticator.identify(request)
+    try:
+        caller.check_scope(*scopes)
+        await authenticator.check_place(caller, request.path_params)
+    except Forbidden as error:
+        log.info("request_refused", caller=caller.name, key=caller.owner, reason=error.what)
+        raise
 
 
 def job_terms(services: Services, caller: Caller, priority: int = 0) -> JobTerms:
     """What a caller's job is queued with; raises `Forbidden` for a priority that it may not ask for."""
-    if priority > 0 and not caller.can_prioritize:
-        raise Forbidden(
-            "this key may not queue jobs before others of its own",
-            key="priority",
-            expected="at most 0",
-            remedy="Leave the priority out, or ask the operator for a key that may",
-        )
+    if priority > 0:
+        caller.check_scope("clips:priority")
     return services.job_terms(owner=caller.owner, priority=priority)
 
 
@@ -87,3 +95,5 @@ class Announcer:
 
 
 AnnouncerDep = Annotated[Announcer, Depends()]
+CallerDep = Annotated[Caller, needs()]
+"""The caller, of whom no scope is needed besides those that the endpoint names elsewhere."""

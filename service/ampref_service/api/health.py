@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from amp_core.errors import AmprefError
+from ampref_service.api.deps import needs
 from ampref_service.api.problems import format_traceback, responses
 from ampref_service.api.strict import StrictRoute
 from ampref_service.api.telemetry import Telemetry
@@ -80,4 +81,11 @@ _METRICS = responses() | {200: {"description": "The metrics", "content": {"text/
 for prefix, suffix in (("", ""), ("/v1", "_v1")):
     router.add_api_route(f"{prefix}/healthz", get_liveness, name=f"healthz{suffix}", responses=responses())
     router.add_api_route(f"{prefix}/readyz", get_readiness, name=f"readyz{suffix}", responses=_READINESS)
-    router.add_api_route(f"{prefix}/metrics", get_metrics, name=f"metrics{suffix}", response_class=Response, responses=_METRICS)
+    router.add_api_route(
+        f"{prefix}/metrics",
+        get_metrics,
+        name=f"metrics{suffix}",
+        response_class=Response,
+        responses=_METRICS,
+        dependencies=[needs("metrics:read")],
+    )

@@ -13,13 +13,14 @@ from pydantic import Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from amp_core.errors import NotFound
-from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, needs
+from ampref_service.api.deps import AnnouncerDep, CallerDep, ServicesDep, needs
 from ampref_service.api.pages import PageView, link_next, page_responses
 from ampref_service.api.params import Cursor, Id, Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import job_rows
 from ampref_service.catalog.records import Job, Page
+from ampref_service.keys import Caller
 from ampref_service.services import Services
 
 router = make_router("jobs")
@@ -73,6 +74,7 @@ def list_jobs(
     services: ServicesDep,
     request: Request,
     response: Response,
+    caller: CallerDep,
     state: Annotated[State | None, Query()] = None,
     kind: Annotated[Literal["rollout", "lock"] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -80,7 +82,7 @@ def list_jobs(
 ) -> Page[Job]:
     """Jobs, newest first; `state=quarantined` lists those that need somebody to look."""
     with services.catalog.session() as session:
-        page = job_rows.list_jobs(session, state=state, kind=kind, limit=limit, cursor=cursor)
+        page = job_rows.list_jobs(session, state=state, kind=kind, limit=limit, cursor=cursor, bounds=caller.bounds)
     return link_next(request, response, page)
 
 

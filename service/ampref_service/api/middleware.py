@@ -83,6 +83,7 @@ def observe_requests(app: ASGIApp, observe: Observe) -> ASGIApp:
                 status=status,
                 ms=round(seconds * 1e3, 2),
                 client=(scope.get("client") or ("",))[0],
+                caller=getattr(scope.get("ampref.caller"), "name", ""),
             )
 
     return observed_app

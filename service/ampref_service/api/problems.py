@@ -99,14 +99,19 @@ def format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
+_HEADERS: dict[int, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": 'Bearer realm="ampref"'},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "5"},
+}
+"""By status, what goes with the problem."""
+
+
 def _on_ampref_error(request: Request, error: AmprefError) -> Response:
     if error.status >= 500:
         # Damaged bytes are for the operator to mend; where they were read says no more about them.
         details = {} if error.slug == "integrity" else {"exception": format_traceback(error)}
         log.error("request_failed", slug=error.slug, detail=str(error), **details)
-    return problem(
-        request.scope, error, headers={"retry-after": "5"} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    )
+    return problem(request.scope, error, headers=_HEADERS.get(error.status))
 
 
 _FORM_FAULTS = (
@@ -164,6 +169,8 @@ HANDLERS: dict[int | type[Exception], Any] = {
 
 _DESCRIPTIONS = {
     400: "The request cannot be read",
+    401: "No valid key",
+    403: "The key does not permit it",
     404: "No such thing",
     408: "The body did not arrive in time",
     409: "In conflict with what is there",

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field
 
 from amp_core.robot import Robot
-from ampref_service.api.deps import ServicesDep, needs
+from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.api.params import View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
@@ -59,9 +59,9 @@ class RobotList(BaseModel):
 
 
 @router.get("", response_model=RobotList, responses=responses())
-def list_robots(services: ServicesDep) -> dict[str, list[Robot]]:
+def list_robots(services: ServicesDep, caller: CallerDep) -> dict[str, list[Robot]]:
     """The installed robots."""
-    return {"items": [services.robots[name] for name in sorted(services.robots)]}
+    return {"items": [services.robots[name] for name in sorted(services.robots) if caller.bounds.includes_robot(name)]}
 
 
 @router.get("/{robot}", response_model=RobotView, responses=responses(404))

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from amp_core.strict_json import JsonFault, read_json
+from ampref_service.api.deps import authorize, list_scopes
 from ampref_service.api.faults import find_operation
 from ampref_service.api.wording import Json, join_names, suggest_names
 from ampref_service.errors import BadRequest, ParameterRefused, UnsupportedMediaType
@@ -48,7 +49,9 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that takes what it documents and nothing else.
+    """A route that takes what it documents and nothing else, from callers that have its scopes.
+
+    The key is checked before anything of the body is read.
 
     Bodies are strict JSON (or the form that the endpoint declares), any other type is a 415; a query parameter that it
     does not have is refused with those that it has, because a filter with a typing error would silently filter nothing.
@@ -56,8 +59,11 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        scopes = list_scopes(self.dependant)
 
         async def handle_strictly(request: Request) -> Response:
+            if scopes is not None:
+                await authorize(request, scopes)
             operation = find_operation(request)
             _check_query(request, operation.get("parameters", ()))
             for media_type in operation.get("requestBody", {}).get("content", ()):

@@ -16,7 +16,7 @@ from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
 from ampref_service.api.dataset_schemas import LockBody, Locking, MemberPage, VersionView, YankBody
-from ampref_service.api.deps import AnnouncerDep, Caller, ServicesDep, job_terms, needs
+from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
 from ampref_service.api.pages import link_next, page_responses
@@ -25,6 +25,7 @@ from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import Session, datasets, members
 from ampref_service.catalog.records import Page, Version, VersionFile, VersionMember
+from ampref_service.keys import Caller
 from ampref_service.versions import find_version, request_lock
 
 router = make_router("datasets")
@@ -40,6 +41,9 @@ def lock_version(
     name: DatasetName, body: LockBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
 ) -> dict[str, Any]:
     """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
+    caller.check_robot(body.select.robot)
+    if body.waivers:
+        caller.check_scope("datasets:waive")
     waivers = check_waivers(waiver.model_dump() for waiver in body.waivers)
     terms = job_terms(services, caller, body.priority)
     version, job, absences = request_lock(

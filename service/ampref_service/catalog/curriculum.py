@@ -83,6 +83,7 @@ class ClipQuery:
     Args:
       tier: 0, 1 or -1 (Rejected).
       robot: exact name.
+      robots: of all clips, those for one of these robots; None for all.
       mode: `rollout`, `teacher_forced`, `tracked`, `assisted`.
       gate_profile: the profile that gave the tier, such as `amp-0.12`.
       tags: the clip has all of them.
@@ -109,6 +110,7 @@ class ClipQuery:
     descending: bool = True
     limit: int = 50
     cursor: str | None = None
+    robots: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.tier is not None and self.tier not in tuple(Tier):
@@ -158,6 +160,7 @@ class ClipQuery:
             sorted((name, list(bounds)) for name, bounds in self.metrics.items()),
             self.sort,
             self.descending,
+            *([sorted(self.robots)] if self.robots is not None else []),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -280,6 +283,8 @@ class _Listing:
         for name, value in (marks | self._filters).items():
             if not covered_only or name in (query.sort, *COVERED_COLUMNS):
                 rows = rows.where(_matches(c[name], value))
+        if query.robots is not None:
+            rows = rows.where(c["robot"].in_(query.robots))
         return rows if covered_only else rows.where(*self._other_filters(start, c))
 
     def _other_filters(self, start: str, c: Mapping[str, ColumnElement[Any]]) -> Iterator[ColumnElement[bool]]:

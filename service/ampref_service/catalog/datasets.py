@@ -16,7 +16,7 @@ from amp_core.dataset.names import check_alias
 from amp_core.errors import Conflict, InputRefused, NotFound
 from ampref_service.catalog import audit
 from ampref_service.catalog.engine import Session, chunked, now
-from ampref_service.catalog.records import Dataset, Version, VersionFile
+from ampref_service.catalog.records import NO_BOUNDS, Bounds, Dataset, Version, VersionFile
 from ampref_service.catalog.tables import aliases, datasets, version_files, versions
 
 LATEST = "latest"
@@ -27,11 +27,12 @@ _FILE = [version_files.c[name] for name in ("name", "digest", "size", "media_typ
 _IS_VERIFICATION = version_files.c.name.startswith(VERIFICATION, autoescape=True)
 
 
-def list_datasets(session: Session) -> list[Dataset]:
-    """Every dataset that has a locked version, by name."""
+def list_datasets(session: Session, bounds: Bounds = NO_BOUNDS) -> list[Dataset]:
+    """Every dataset within bounds that has a locked version, by name."""
     by_name: dict[str, list[Version]] = {}
     for version in _versions(session, versions.c.state == "locked"):
-        by_name.setdefault(version.dataset, []).append(version)
+        if bounds.includes_dataset(version.dataset) and bounds.includes_robot(version.robot):
+            by_name.setdefault(version.dataset, []).append(version)
     creation_times = dict(session.execute(select(datasets.c.name, datasets.c.created_at)).all())
     names = _aliases(session)
     return [_dataset(name, creation_times[name], members, names.get(name, {})) for name, members in sorted(by_name.items())]

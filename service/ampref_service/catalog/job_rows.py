@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, case, delete, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, func, or_, select, update
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
-from ampref_service.catalog.records import USUAL_TERMS, Job, JobTerms, Page
+from ampref_service.catalog.records import NO_BOUNDS, USUAL_TERMS, Bounds, Job, JobTerms, Page
 from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs, workers
 
 _UNSHOWN = ("rung_at", "rank", "worker_id", "avoid_worker", "avoid_until")
@@ -137,8 +137,9 @@ def list_jobs(
     kind: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
+    bounds: Bounds = NO_BOUNDS,
 ) -> Page[Job]:
-    """Jobs, newest first; `cursor` is the id of the last one of the page before."""
+    """Jobs within bounds, newest first; `cursor` is the id of the last one of the page before."""
     query = select(jobs).order_by(jobs.c.id.desc()).limit(min(max(limit, 1), 500) + 1)
     if cursor is not None:
         if not re.fullmatch(r"job_[0-9a-z]{26}", cursor):
@@ -146,11 +147,25 @@ def list_jobs(
                 "the cursor cannot be read", key="cursor", expected="`next_cursor` of the page before, unchanged"
             )
         query = query.where(jobs.c.id < cursor)
+    query = query.where(*list_conditions(bounds))
     for column, value in ((jobs.c.state, state), (jobs.c.kind, kind)):
         if value is not None:
             query = query.where(column == value)
     rows = [to_job(row) for row in session.execute(query).mappings()]
     return Page(tuple(rows[:limit]), rows[limit - 1].id if len(rows) > limit else None)
+
+
+def list_conditions(bounds: Bounds) -> Iterator[ColumnElement[bool]]:
+    """The conditions on `jobs` that their datasets and robots are within bounds."""
+    if bounds.datasets is not None:
+        dataset = jobs.c.payload["dataset"].as_string()
+        names = (
+            dataset.startswith(pattern[:-1], autoescape=True) if pattern.endswith("*") else dataset == pattern
+            for pattern in bounds.datasets
+        )
+        yield or_(jobs.c.kind != "lock", *names)
+    if bounds.robots is not None:
+        yield jobs.c.robot.in_(bounds.robots)
 
 
 def counts(session: Session) -> dict[str, int]:

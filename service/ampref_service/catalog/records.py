@@ -478,6 +478,97 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a caller may reach of the catalog; None means all.
+
+    Args:
+      datasets: exact names, or `prefix*`.
+      robots: exact names; of clips, their rollouts and jobs, and of datasets.
+    """
+
+    datasets: tuple[str, ...] | None = None
+    robots: tuple[str, ...] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is out of reach."""
+        return self.datasets is None and self.robots is None
+
+    def includes_dataset(self, name: str) -> bool:
+        """Whether a dataset of this name is within reach, as far as its name tells."""
+        return self.datasets is None or any(
+            name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in self.datasets
+        )
+
+    def includes_robot(self, name: str) -> bool:
+        """Whether what is of a robot is within reach."""
+        return self.robots is None or name in self.robots
+
+    def covers(self, narrow: Bounds) -> bool:
+        """Whether nothing is within reach of `narrow` and out of reach of these."""
+        if self.datasets is not None:
+            if narrow.datasets is None:
+                return False
+            # Where a pattern begins with another's prefix, so does every name of it.
+            prefixes = tuple(pattern[:-1] for pattern in self.datasets if pattern.endswith("*"))
+            if not all(name in self.datasets or name.startswith(prefixes) for name in narrow.datasets):
+                return False
+        return self.robots is None or (narrow.robots is not None and set(narrow.robots) <= set(self.robots))
+
+
+NO_BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewKey:
+    """A key to be made.
+
+    Args:
+      name: unique among the keys that are not revoked.
+      digest: SHA-256 of the key's text, which is stored nowhere.
+      hint: its last characters.
+      scopes: what it permits.
+      bounds: what it reaches.
+      expires_in_sec: None for never.
+      max_bytes, max_queued, max_planning_sec: its quotas; None for none.
+    """
+
+    name: str
+    digest: str = field(repr=False)
+    hint: str
+    scopes: tuple[str, ...]
+    bounds: Bounds = NO_BOUNDS
+    expires_in_sec: float | None = None
+    max_bytes: int | None = None
+    max_queued: int | None = None
+    max_planning_sec: float | None = None
+
+    @property
+    def has_quota(self) -> bool:
+        return (self.max_bytes, self.max_queued, self.max_planning_sec) != (None, None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key(NewKey):
+    """A key in the catalog. `is_expired` and `expires_in_sec` are as of when it was read, by the catalog's clock."""
+
+    id: str
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    last_used_at: float | None
+    revoked_at: float | None
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_in_sec is not None and self.expires_in_sec <= 0
+
+    @property
+    def is_valid(self) -> bool:
+        return self.revoked_at is None and not self.is_expired
+
+
+@dataclass(frozen=True)
 class AuditEvent:
     """Somebody changed something."""
 

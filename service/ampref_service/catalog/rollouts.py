@@ -137,9 +137,11 @@ def get(session: Session, rollout_id: str) -> Rollout:
     return _to_rollouts(session, [row])[0]
 
 
-def array_sizes(session: Session, digests: Collection[str]) -> dict[str, int]:
-    """The sizes in bytes of the exports with these digests, of those that any rollout has."""
+def array_sizes(session: Session, digests: Collection[str], robots: Collection[str] | None = None) -> dict[str, int]:
+    """The sizes in bytes of the exports with these digests, of those that any rollout has; None for all robots."""
     query = select(rollouts.c.arrays_digest, rollouts.c.arrays_size).where(rollouts.c.arrays_digest.in_(digests))
+    if robots is not None:
+        query = query.join(clips, clips.c.id == rollouts.c.clip_id).where(clips.c.robot.in_(robots))
     return {digest: size for digest, size in session.execute(query)}
 
 

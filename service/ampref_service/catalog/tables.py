@@ -377,3 +377,39 @@ blob_scrub = Table(
     Column("complete_damaged", _BIG),
     CheckConstraint("id = 1", name="one_row"),
 )
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False),
+    # SHA-256 of the whole key. It has 190 random bits, so that a slow hash would only slow down requests.
+    Column("digest", _DIGEST, nullable=False, unique=True),
+    Column("hint", _text(8), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    # Names and patterns; null for all.
+    Column("datasets", JSON(none_as_null=True)),
+    Column("robots", JSON(none_as_null=True)),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", _NAME, nullable=False),
+    Column("expires_at", Double),
+    Column("last_used_at", Double),
+    Column("revoked_at", Double),
+    Column("max_bytes", _BIG),
+    Column("max_queued", Integer),
+    Column("max_planning_sec", Double),
+    Index(
+        "uq_api_keys_live_name",
+        "name",
+        unique=True,
+        sqlite_where=text("revoked_at IS NULL"),
+        postgresql_where=text("revoked_at IS NULL"),
+    ),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", _text(40), primary_key=True),
+    Column("value", _text(200), nullable=False),
+)

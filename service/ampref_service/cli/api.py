@@ -14,17 +14,18 @@ from amp_core.robot import load_robots
 from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
-from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, url_of
+from ampref_service.cli.startup import Host, NoAuth, Port, check_keys, ending_on_sigterm, load_settings, url_of
 
 
-def api(host: Host = None, port: Port = None, json_out: Json = None) -> None:
+def api(host: Host = None, port: Port = None, no_auth: NoAuth = False, json_out: Json = None) -> None:
     """Serve the HTTP API alone; workers run elsewhere. For production, configured by AMPREF_* variables.
 
     With --json it prints one document (url, pid) when it listens.
     """
     out = Output(json_out)
-    settings = load_settings(out, host=host, port=port)
+    settings = load_settings(out, host=host, port=port, auth="none" if no_auth else None)
     logs.configure(settings.log_level, json=settings.log_json)
+    check_keys(out, settings)
     robots = load_robots(settings.robots)
     checks: dict[str, Callable[[], Any]] = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
     more: dict[str, Any] = {}

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
+from typer import BadParameter, Option
 
 from amp_core.cli.exit_codes import TERMINATED
 from amp_core.cli.output import Output
 from amp_core.errors import Unavailable
+from ampref_service.catalog import Catalog, keys
 from ampref_service.settings import Settings, unknown_variables
 
 Host = Annotated[str | None, Option(help="Address to listen on; overrides AMPREF_HOST.")]
+NoAuth = Annotated[bool, Option("--no-auth", help="Ask nobody for a key: whoever reaches it may do everything.")]
 Port = Annotated[int | None, Option(min=0, max=65535, help="Port to listen on, 0 for a free one; overrides AMPREF_PORT.")]
 
 
@@ -30,6 +33,39 @@ def load_settings(out: Output, **overrides: Any) -> Settings:
         names = ", ".join(name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items())
         out.warn(f"nothing reads the environment variable{'s' if len(unknown) > 1 else ''} {names}; docs/catalog.md lists all")
     return settings
+
+
+FIRST_KEY = "ampref token create NAME --role operator"
+
+
+def check_keys(out: Output, settings: Settings) -> None:
+    """Refuse to serve an address that other machines reach without any key; say what else whoever starts it has to know.
+
+    Raises:
+      BadParameter: there is no key, and nobody said in so many words that none is needed.
+    """
+    if settings.auth == "none":
+        out.warn(f"no request needs a key (--no-auth): whoever reaches {settings.host} may do everything, deletion included")
+        return
+    if settings.is_open_without_keys:
+        return
+    with closing(Catalog.open(settings.database_url)) as catalog:
+        try:
+            with catalog.session() as session:
+                is_lacking = not keys.has_keys(session)
+        except Unavailable:
+            return  # The service refuses every request as long as it cannot look a key up.
+    if not is_lacking:
+        return
+    option = f" --data-dir {shlex.quote(str(settings.data_dir))}" if settings.database_url.startswith("sqlite") else ""
+    if settings.is_loopback:
+        out.warn(f"every request needs a key, and there is none yet; make one: {FIRST_KEY}{option}")
+        return
+    raise BadParameter(
+        f"other machines reach {settings.host}, and there is no key yet, so that whoever does could do everything. Make the "
+        f"first key: {FIRST_KEY}{option} (or, if everybody may do everything: --no-auth)",
+        param_hint="--host",
+    )
 
 
 def make_folder(folder: Path) -> None:

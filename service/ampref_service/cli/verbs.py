@@ -9,5 +9,6 @@ _SERVICE = {
     "ampref_service.cli.backup:backup": "Copy the catalog and every file into a folder, beside the running service.",
     "ampref_service.cli.backup:restore": "Put a backup into an empty place.",
     "ampref_service.cli.migrate:migrate": "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
+    "ampref_service.cli.token:token": "Make, list and revoke the keys of a service.",
 }
 VERBS = list_verbs(OPERATORS, _SERVICE, extra="service")

@@ -227,6 +227,13 @@ def open_api(settings: Settings) -> Iterator[Api]:
         yield Api(http, app, settings, rung)
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One for all tests of a module, for them to fill."""
+    with open_api(make_settings(tmp_path_factory.mktemp("fresh"))) as api:
+        yield api
+
+
 @pytest.fixture
 def motion() -> Any:
     return motion_bytes

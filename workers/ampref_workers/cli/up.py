@@ -20,7 +20,17 @@ from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
 from ampref_service.children import signal_at_end_of_input
-from ampref_service.cli.startup import Host, Port, ending_on_sigterm, load_settings, make_folder, url_of, warn_missing_tests
+from ampref_service.cli.startup import (
+    Host,
+    NoAuth,
+    Port,
+    check_keys,
+    ending_on_sigterm,
+    load_settings,
+    make_folder,
+    url_of,
+    warn_missing_tests,
+)
 from ampref_service.services import Services
 from ampref_workers.embedded import EmbeddedWorker
 
@@ -29,6 +39,7 @@ def up(
     data_dir: Annotated[Path | None, Option(help="Where everything is kept; overrides AMPREF_DATA_DIR.")] = None,
     host: Host = None,
     port: Port = None,
+    no_auth: NoAuth = False,
     workers: Annotated[int | None, Option(min=1, help="Clips scored at a time; overrides AMPREF_WORKER_CONCURRENCY.")] = None,
     stop_with_parent: Annotated[bool, Option("--stop-with-parent", hidden=True, help="Stop when standard input ends.")] = False,
     json_out: Json = None,
@@ -40,13 +51,22 @@ def up(
     With --json it prints one document (url, data_dir, pid) when it is ready.
     """
     out = Output(json_out, quiet=quiet)
-    settings = load_settings(out, data_dir=data_dir, host=host, port=port, worker_concurrency=workers, broker_url="")
+    settings = load_settings(
+        out,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        auth="none" if no_auth else None,
+        worker_concurrency=workers,
+        broker_url="",
+    )
     # A person watches this process: the log is for trouble alone, unless it is asked for.
     logs.configure(settings.log_level if os.environ.get("AMPREF_LOG_LEVEL") else "warning", json=settings.log_json)
     warn_missing_tests(out, settings)
     robots = load_robots(settings.robots)  # Before anything is started; the server would refuse them with a traceback.
     make_folder(settings.data_dir)
     schema.upgrade(settings.database_url)
+    check_keys(out, settings)
     listener = server.listen(settings)
     # From this line on connections wait for the application instead of being refused.
     listener.listen()
@@ -66,8 +86,6 @@ def up(
             export = "" if url == "http://127.0.0.1:8000" else f"export AMPREF_URL={url}; "
             out.print(f"\nnext, in another shell: {export}ampref submit MOTION... --wait")
             out.print("stop with Ctrl-C")
-            if settings.host not in ("127.0.0.1", "::1", "localhost"):
-                out.warn(f"it listens on {settings.host}, and there are no keys yet: whoever reaches it may do everything")
             sys.stdout.flush()
             yield
 

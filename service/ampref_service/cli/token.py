@@ -1,0 +1,163 @@
+"""`ampref token`: the operator's keys, made directly in the catalog."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, BadParameter, Option, Typer
+
+from amp_core.cli.group import SummaryGroup
+from amp_core.cli.options import Json, Quiet, refuse_usage
+from amp_core.cli.output import Cell, Output
+from ampref_service.catalog import Catalog, keys, schema
+from ampref_service.catalog.records import Key
+from ampref_service.cli.startup import load_settings, make_folder
+from ampref_service.keys import ROLES, SCOPES, make_bounds, make_key, resolve_scopes
+
+token = Typer(
+    cls=SummaryGroup, help="Make, list and revoke the keys of a service.", no_args_is_help=True, rich_markup_mode=None
+)
+
+DataDir = Annotated[Path | None, Option(help="Where the service keeps everything; overrides AMPREF_DATA_DIR.")]
+_OPERATOR = "operator"  # Whom the audit log names: whoever may write the catalog's files needs no key.
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def _parse_period(text: str) -> float:
+    """Seconds of `90d`, `12h`, `30m` or `2w`."""
+    match = re.fullmatch(r"([0-9]{1,5})([mhdw])", text.strip(), re.ASCII)
+    if match is None or int(match[1]) == 0:
+        raise BadParameter(f"{text!r} is no period; write a number and m, h, d or w, for example 90d")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+@contextmanager
+def _open_catalog(out: Output, data_dir: Path | None) -> Iterator[Catalog]:
+    """The catalog of the service's settings; one that is empty is made, so that a key can be there before the first start."""
+    settings = load_settings(out, data_dir=data_dir)
+    if settings.database_url.startswith("sqlite"):
+        make_folder(settings.data_dir)
+    catalog = Catalog.open(settings.database_url)
+    try:
+        with catalog.session() as session:
+            is_empty = schema.current(session) is None
+        if is_empty:
+            schema.upgrade(settings.database_url)
+        schema.check(catalog)
+        yield catalog
+    finally:
+        catalog.close()
+
+
+def describe_key(key: Key) -> dict[str, Any]:
+    """A key as JSON, without its text, which nobody has."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "hint": key.hint,
+        "state": state_of(key),
+        "scopes": list(key.scopes),
+        "datasets": None if key.bounds.datasets is None else list(key.bounds.datasets),
+        "robots": None if key.bounds.robots is None else list(key.bounds.robots),
+        **{name: _format_time(getattr(key, name)) for name in ("created_at", "expires_at", "last_used_at", "revoked_at")},
+        "created_by": key.created_by,
+        "max_bytes": key.max_bytes,
+        "max_queued": key.max_queued,
+        "max_planning_sec": key.max_planning_sec,
+    }
+
+
+def state_of(key: Key) -> str:
+    """`valid`, `expired` or `revoked`."""
+    return "valid" if key.is_valid else "expired" if key.revoked_at is None else "revoked"
+
+
+def _format_time(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@token.command("create")
+def create(
+    name: Annotated[str, Argument(metavar="NAME", help="Who or what has it, for example alice-laptop.")],
+    role: Annotated[list[str] | None, Option(help=f"{', '.join(ROLES)}; may be repeated; default reader.")] = None,
+    scope: Annotated[list[str] | None, Option(help=f"Of {', '.join(SCOPES)}; may be repeated.")] = None,
+    dataset: Annotated[
+        list[str] | None, Option(metavar="PATTERN", help="Only this dataset, or PREFIX*; may be repeated; default all.")
+    ] = None,
+    robot: Annotated[list[str] | None, Option(help="Only clips of this robot; may be repeated; default all.")] = None,
+    expires: Annotated[
+        float | None,
+        Option(metavar="PERIOD", parser=_parse_period, help="After this it is not valid: 12h, 90d, …; default never."),
+    ] = None,
+    max_bytes: Annotated[int | None, Option(min=1, help="Quota: bytes of its clips that are stored.")] = None,
+    max_queued: Annotated[int | None, Option(min=1, help="Quota: jobs of it that wait or run.")] = None,
+    max_planning_sec: Annotated[float | None, Option(min=1, help="Quota: seconds of work in 24 hours.")] = None,
+    data_dir: DataDir = None,
+    json_out: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a key and print it, once. From the first key on every request to the service needs one."""
+    out = Output(json_out, quiet=quiet)
+    with refuse_usage():
+        text, new = make_key(
+            name,
+            resolve_scopes(scope or (), role or ()),
+            make_bounds(dataset or (), robot or ()),
+            expires_in_sec=expires,
+            max_bytes=max_bytes,
+            max_queued=max_queued,
+            max_planning_sec=max_planning_sec,
+        )
+    with _open_catalog(out, data_dir) as catalog, catalog.begin() as session:
+        is_first = not keys.has_keys(session)
+        key = keys.add_key(session, new, actor=_OPERATOR)
+    out.print_result(describe_key(key) | {"token": text}, [text])
+    out.print(text)
+    out.note(f"\nthe key {key.name!r} ({key.id}), with {', '.join(key.scopes)}; it is printed this once and stored nowhere")
+    bounds = [("datasets", key.bounds.datasets), ("robots", key.bounds.robots)]
+    for noun, names in bounds:
+        if names is not None:
+            out.note(f"  {noun:<9} {', '.join(names)}")
+    out.note(f"  expires   {_format_time(key.expires_at) or 'never'}")
+    out.note("to use it: export AMPREF_TOKEN=amp_…, or curl -H 'Authorization: Bearer amp_…'")
+    if is_first:
+        out.note("it is the first: within seconds every request to the service needs a key")
+
+
+@token.command("list")
+def list_all(data_dir: DataDir = None, json_out: Json = None, quiet: Quiet = False) -> None:
+    """List every key with its scopes and bounds, when it expires, and when it was last used."""
+    out = Output(json_out, quiet=quiet)
+    with _open_catalog(out, data_dir) as catalog, catalog.session() as session:
+        rows = [describe_key(key) for key in keys.list_keys(session)]
+    out.print_result(rows, (row["id"] for row in rows))
+    if not rows:
+        out.print("there is none yet\nnext: ampref token create NAME --role operator")
+        return
+    columns: dict[str, Cell] = {
+        **{"Id": "id", "Name": "name", "Ends with": "hint", "State": "state"},
+        "Scopes": lambda row: " ".join(row["scopes"]),
+        "Only": lambda row: " ".join([*(row["datasets"] or ()), *(row["robots"] or ())]) or None,
+        **{"Expires": "expires_at", "Last used": "last_used_at"},
+    }
+    out.print_table(columns, rows)
+
+
+@token.command("revoke")
+def revoke(
+    name: Annotated[str, Argument(metavar="ID|NAME", help="The key's id, or its name.")],
+    data_dir: DataDir = None,
+    json_out: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """End a key for good. A running service refuses it within seconds."""
+    out = Output(json_out, quiet=quiet)
+    with _open_catalog(out, data_dir) as catalog, catalog.begin() as session:
+        key = keys.revoke_key(session, keys.get_key(session, name).id, actor=_OPERATOR)
+    out.print_result(describe_key(key), [key.id])
+    out.print(f"the key {key.name!r} ({key.id}) is revoked; a running service refuses it within seconds")

@@ -1,0 +1,210 @@
+"""Keys: their text, the scopes that they can have, and what a caller may do.
+
+    amp_ + 32 random characters + 6 characters of CRC-32 over what stands before, all in base 62
+
+The checksum tells a typing error, and a scanner for leaked secrets, without a look at the database. The catalog has the SHA-256
+of the whole text. That needs no slow hash: 62^32 keys are too many to be tried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import zlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from amp_core.dataset.names import check_dataset_name
+from amp_core.errors import Forbidden, InputRefused, Unauthorized
+from ampref_service.catalog.records import NO_BOUNDS, Bounds, Key, NewKey
+
+PREFIX = "amp_"
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_CHARACTERS = 32
+_HINT_CHARACTERS = 4
+
+SCOPES = {
+    "clips:read": "see clips, rollouts and robots, and download them",
+    "clips:write": "upload, augment, score and delete clips",
+    "clips:priority": "put a job before others (a priority above 0)",
+    "jobs:read": "see jobs",
+    "jobs:write": "cancel jobs and try them again",
+    "datasets:read": "see datasets and download versions",
+    "datasets:write": "lock and yank versions, set aliases",
+    "datasets:waive": "lock a version although a test failed (waivers)",
+    "metrics:read": "read the metrics",
+    "audit:read": "read the audit log; not with a key that is bound to datasets or robots",
+    "keys:write": "make, list and revoke keys with no more rights than its own",
+}
+"""Every scope, and what it permits."""
+
+_READER = ("clips:read", "jobs:read", "datasets:read")
+_ENGINEER = (*_READER, "clips:write", "jobs:write")
+ROLES = {
+    "reader": _READER,
+    "engineer": _ENGINEER,
+    "lead": (*_ENGINEER, "clips:priority", "datasets:write", "datasets:waive"),
+    "operator": tuple(SCOPES),
+}
+"""Shorthands for scopes."""
+
+HOW_TO_GET_A_KEY = (
+    "Ask the operator for a key (ampref token create NAME), and set AMPREF_TOKEN to it or send the header "
+    "Authorization: Bearer amp_…"
+)
+
+
+def make_token() -> str:
+    """The text of a new key."""
+    text = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARACTERS))
+    return text + _checksum(text)
+
+
+def _checksum(text: str) -> str:
+    number, digits = zlib.crc32(text.encode()), ""
+    for _ in range(6):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
+
+
+def digest_token(text: str) -> str:
+    """What the catalog has of a key.
+
+    Raises:
+      Unauthorized: it is no key; the error does not repeat it.
+    """
+    if not re.fullmatch(PREFIX + "[0-9A-Za-z]{38}", text, re.ASCII):
+        raise Unauthorized(
+            "what was sent is no key",
+            key="authorization",
+            expected=f"{PREFIX} and 38 letters and digits",
+            remedy="Copy the key as a whole; " + HOW_TO_GET_A_KEY[0].lower() + HOW_TO_GET_A_KEY[1:],
+        )
+    if text[-6:] != _checksum(text[:-6]):
+        raise Unauthorized(
+            "the key has a typing error: its checksum does not fit",
+            key="authorization",
+            remedy="Copy it once more from where it was first printed",
+        )
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def resolve_scopes(scopes: Iterable[str], roles: Iterable[str]) -> tuple[str, ...]:
+    """The scopes and those of the roles, in the order of `SCOPES`; those of a reader where neither names any.
+
+    Raises:
+      InputRefused: there is no such scope or role.
+    """
+    names = set(scopes)
+    for kind, texts, choices in (("scope", names, SCOPES), ("role", set(roles), ROLES)):
+        if missing := sorted(texts - choices.keys()):
+            raise InputRefused(
+                f"there is no {kind} {', '.join(map(repr, missing))}", key=kind, expected=f"of {', '.join(choices)}"
+            )
+    for role in roles:
+        names |= set(ROLES[role])
+    return tuple(scope for scope in SCOPES if scope in (names or _READER))
+
+
+def make_bounds(datasets: Collection[str], robots: Collection[str]) -> Bounds:
+    """The bounds of a key; where a list is empty, all.
+
+    Raises:
+      InputRefused: a name that no dataset has, or an empty one.
+    """
+    for pattern in datasets:
+        check_dataset_name(pattern.removesuffix("*") + "a" * pattern.endswith("*"))
+    if not all(name.strip() and name.isprintable() and len(name) <= 120 for name in robots):
+        raise InputRefused("a robot's name cannot be used", key="robots", expected="printable text of at most 120 characters")
+    return Bounds(*(tuple(dict.fromkeys(names)) or None for names in (datasets, robots)))
+
+
+def make_key(
+    name: str,
+    scopes: tuple[str, ...],
+    bounds: Bounds,
+    *,
+    expires_in_sec: float | None = None,
+    max_bytes: int | None = None,
+    max_queued: int | None = None,
+    max_planning_sec: float | None = None,
+) -> tuple[str, NewKey]:
+    """A new key: its text, which is known nowhere else, and what is to be stored.
+
+    Raises:
+      InputRefused: the name cannot be used.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name, re.ASCII) or name.startswith("key_"):
+        raise InputRefused(
+            f"the name {name[:80]!r} cannot be used",
+            key="name",
+            expected="1 to 64 letters, digits, '.', '_', '@' or '-', not beginning with key_; for example alice-laptop",
+        )
+    text = make_token()
+    new = NewKey(
+        name=name,
+        digest=digest_token(text),
+        hint=text[-_HINT_CHARACTERS:],
+        scopes=scopes,
+        bounds=bounds,
+        expires_in_sec=expires_in_sec,
+        max_bytes=max_bytes,
+        max_queued=max_queued,
+        max_planning_sec=max_planning_sec,
+    )
+    return text, new
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a request is from, and what it may do. Without arguments: anybody, of an open service, who may do everything.
+
+    Args:
+      name: what audit rows name: `key:NAME`, `user:NAME` (of a proxy) or `anonymous`.
+      owner: whose jobs wait in one queue, and whose quotas count: the key's id, or `name`; empty for anybody.
+      key: None for a user of a proxy, and for anybody.
+    """
+
+    name: str = "anonymous"
+    owner: str = ""
+    scopes: frozenset[str] = frozenset(SCOPES)
+    bounds: Bounds = NO_BOUNDS
+    key: Key | None = None
+
+    @classmethod
+    def of_key(cls, key: Key) -> Caller:
+        """The caller that has a key."""
+        return cls(f"key:{key.name}", key.id, frozenset(key.scopes), key.bounds, key)
+
+    def check_scope(self, *scopes: str) -> None:
+        """Raise `Forbidden` where it lacks one of the scopes."""
+        if missing := [scope for scope in scopes if scope not in self.scopes]:
+            raise Forbidden(
+                f"{self._label} lacks the scope {', '.join(missing)}",
+                expected=f"a key with {', '.join(scopes)}",
+                remedy="Ask the operator for a key that has it: ampref token create NAME --scope " + " --scope ".join(missing),
+            )
+
+    def check_dataset(self, name: str) -> None:
+        """Raise `Forbidden` for a dataset that is out of its bounds by its name."""
+        if not self.bounds.includes_dataset(name):
+            raise Forbidden(
+                f"{self._label} is not for the dataset {name[:80]!r}",
+                expected=f"of {', '.join(self.bounds.datasets or ())}",
+                remedy="Ask the operator for a key that is bound to it, or to none: ampref token create NAME --dataset PATTERN",
+            )
+
+    def check_robot(self, name: str) -> None:
+        """Raise `Forbidden` for a robot that is out of its bounds."""
+        if not self.bounds.includes_robot(name):
+            raise Forbidden(
+                f"{self._label} is not for the robot {name[:80]!r}",
+                expected=f"of {', '.join(self.bounds.robots or ())}",
+                remedy="Ask the operator for a key that is bound to it, or to none: ampref token create NAME --robot ROBOT",
+            )
+
+    @property
+    def _label(self) -> str:
+        return f"the key {self.key.name!r}" if self.key is not None else self.name

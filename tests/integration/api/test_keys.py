@@ -1,0 +1,202 @@
+"""Keys over HTTP: when they are asked for, what is no key, and what a key that is bound does not reach."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from keykit import add_key, bearer
+from sqlalchemy import update
+
+from ampref_service.api import auth
+from ampref_service.catalog import audit, keys
+from ampref_service.catalog.tables import clips, curriculum, jobs
+from ampref_service.keys import PREFIX, SCOPES, make_token
+
+
+def refuses(answer: Any, words: str, status: int = 401) -> None:
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["detail"]
+
+
+def test_a_service_is_open_until_the_first_key_and_never_again(api: Any) -> None:
+    assert api.http.get("/v1/clips").status_code == 200
+    assert api.http.get("/v1/clips", headers=bearer("whatever a client has set")).status_code == 200
+    text, key = add_key(api.app, "first")
+    refuses(api.http.get("/v1/clips"), "asks for a key")
+    assert api.http.get("/v1/clips", headers=bearer(text)).status_code == 200
+    with api.catalog.begin() as session:
+        keys.revoke_key(session, key.id, actor="operator")
+    api.app.state.authenticator.forget()
+    refuses(api.http.get("/v1/clips"), "asks for a key")
+    refuses(api.http.get("/v1/clips", headers=bearer(text)), "the key 'first' was revoked on 20")
+
+
+def test_keys_of_another_process_count_within_seconds(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(auth, "read_clock", lambda: clock[0])
+    assert api.http.get("/v1/clips").status_code == 200
+    text, key = add_key(api.app, "node", tell=False)
+    clock[0] += auth.REMEMBER_SEC
+    refuses(api.http.get("/v1/clips"), "asks for a key")
+    assert api.http.get("/v1/clips", headers=bearer(text)).status_code == 200
+    with api.catalog.begin() as session:
+        keys.revoke_key(session, key.id, actor="operator")
+    clock[0] += auth.REMEMBER_SEC
+    refuses(api.http.get("/v1/clips", headers=bearer(text)), "was revoked")
+
+
+def test_a_key_that_expires_is_not_remembered_for_longer(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_700_000_000.0]
+    monkeypatch.setattr(auth, "read_clock", lambda: clock[0])
+    api.catalog._clock = lambda: clock[0]
+    text, _ = add_key(api.app, "short", expires_in_sec=0.5)
+    assert api.http.get("/v1/clips", headers=bearer(text)).status_code == 200
+    clock[0] += 0.6
+    refuses(api.http.get("/v1/clips", headers=bearer(text)), "the key 'short' expired on 2023-11-14 22:13 UTC")
+
+
+def test_its_last_use_is_recorded(api: Any) -> None:
+    text, key = add_key(api.app, "node")
+    assert key.last_used_at is None
+    api.http.get("/v1/clips", headers=bearer(text))
+    api.app.state.authenticator.close()  # Waits for what it has begun.
+    with api.catalog.session() as session:
+        assert keys.get_key(session, "node").last_used_at is not None
+
+
+@pytest.fixture(scope="module")
+def texts(fresh: Any) -> dict[str, str]:
+    """Keys of a service with clips, jobs and versions of two robots."""
+    ids = [fresh.scored(number, name) for number, name in enumerate(("mine", "theirs"), 1)]
+    for name, clip in (("walk", "mine"), ("walk-fast", "mine"), ("run", "theirs")):
+        fresh.lock(name, "0.1.0", clips=[clip])
+    with fresh.catalog.begin() as session:  # As if another robot were installed.
+        session.execute(update(jobs).where(jobs.c.clip_id == ids[1]).values(robot="g1"))
+        session.execute(update(clips).where(clips.c.id == ids[1]).values(robot="g1"))
+        session.execute(update(curriculum).where(curriculum.c.clip_id == ids[1]).values(robot="g1"))
+    bounds: dict[str, Any] = {"walk": {"datasets": ("walk*",)}, "g1": {"robots": ("g1",)}, "all": {}}
+    return {name: add_key(fresh.app, name, **options)[0] for name, options in bounds.items()}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("", "cannot be read"),
+        ("Bearer", "no key"),
+        ("Bearer amp_short", "expected amp_ and 38 letters and digits"),
+        ("Bearer " + "x" * 42, "no key"),
+        ("Bearer " + PREFIX + "é" * 38, "no key"),
+        ("Digest x", "expected Bearer and a key"),
+        ("Basic !!!", "cannot be read"),
+        ("Basic " + base64.b64encode(b"user:hunter2").decode(), "no key"),
+        pytest.param(f"Bearer {make_token()}", "there is no such key", id="unknown"),
+    ],
+)
+def test_what_is_no_key_is_refused_and_not_repeated(fresh: Any, texts: dict[str, str], header: str, words: str) -> None:
+    answer = fresh.http.get("/v1/clips", headers={"authorization": header.encode()})
+    refuses(answer, words)
+    assert header.partition(" ")[2][:20] not in answer.text or len(header) < 12
+    assert "hunter2" not in answer.text
+
+
+def test_a_typing_error_is_named_without_a_look_at_the_catalog(fresh: Any, texts: dict[str, str]) -> None:
+    text = texts["all"]
+    for wrong in (text[:9] + ("a" if text[9] != "a" else "b") + text[10:], text[:-1] + ("a" if text[-1] != "a" else "b")):
+        refuses(fresh.http.get("/v1/clips", headers=bearer(wrong)), "its checksum does not fit")
+
+
+def test_two_headers_are_refused(fresh: Any, texts: dict[str, str]) -> None:
+    headers = [("authorization", f"Bearer {texts['all']}"), ("authorization", f"Bearer {texts['g1']}")]
+    refuses(fresh.http.get("/v1/clips", headers=headers), "more than once")
+
+
+def test_basic_has_the_key_as_password(fresh: Any, texts: dict[str, str]) -> None:
+    assert fresh.http.get("/v1/clips", auth=("anybody", texts["all"])).status_code == 200
+
+
+def test_lists_leave_out_what_is_out_of_reach(fresh: Any, texts: dict[str, str]) -> None:
+    def names(path: str, key: str, field: str = "name") -> list[Any]:
+        answer = fresh.http.get(path, headers=bearer(texts[key]))
+        assert answer.status_code == 200, answer.text
+        return [item[field] for item in answer.json()["items"]]
+
+    assert names("/v1/datasets", "all") == ["run", "walk", "walk-fast"]
+    assert names("/v1/datasets", "walk") == ["walk", "walk-fast"]
+    assert names("/v1/datasets", "g1") == []
+    assert names("/v1/clips", "all") == ["theirs", "mine"]
+    assert names("/v1/clips", "g1") == ["theirs"]
+    assert names("/v1/clips?limit=1&sort=duration_sec", "g1") == ["theirs"]
+    assert names("/v1/jobs", "all", "kind") == ["lock"] * 3 + ["rollout"] * 2
+    assert names("/v1/jobs", "walk", "dataset") == ["walk-fast", "walk", None, None]
+    assert names("/v1/jobs", "g1", "kind") == ["rollout"]
+    assert names("/v1/robots", "g1") == []
+    assert names("/v1/robots", "walk") == ["wildrobot"]
+
+
+def test_a_cursor_belongs_to_the_list_of_its_key(fresh: Any, texts: dict[str, str]) -> None:
+    page = fresh.http.get("/v1/clips?limit=1", headers=bearer(texts["all"])).json()
+    answer = fresh.http.get(f"/v1/clips?limit=1&cursor={page['next_cursor']}", headers=bearer(texts["g1"]))
+    assert answer.status_code == 422
+
+
+def test_what_is_out_of_reach_is_forbidden_by_its_name(fresh: Any, texts: dict[str, str]) -> None:
+    ask = fresh.http.request
+    refuses(ask("GET", "/v1/datasets/run", headers=bearer(texts["walk"])), "not for the dataset 'run'", 403)
+    refuses(ask("GET", "/v1/datasets/nothing", headers=bearer(texts["walk"])), "not for the dataset 'nothing'", 403)
+    assert ask("GET", "/v1/datasets/walk-none", headers=bearer(texts["walk"])).status_code == 404
+    refuses(ask("GET", "/v1/datasets/walk", headers=bearer(texts["g1"])), "not for the robot 'wildrobot'", 403)
+    refuses(ask("GET", "/v1/clips?robot=wildrobot", headers=bearer(texts["g1"])), "not for the robot", 403)
+    body = {"version": "0.2.0", "select": {"robot": "wildrobot"}}
+    refuses(ask("POST", "/v1/datasets/new/versions", json=body, headers=bearer(texts["g1"])), "not for the robot", 403)
+
+
+def test_a_waiver_needs_its_own_scope(fresh: Any, texts: dict[str, str]) -> None:
+    text, _ = add_key(fresh.app, "no-waivers", "datasets:write")
+    body = {"version": "0.9.0", "waivers": [{"test": "6", "reason": "for the tests"}]}
+    answer = fresh.http.post("/v1/datasets/walk/versions", json=body, headers=bearer(text))
+    refuses(answer, "lacks the scope datasets:waive", 403)
+
+
+def test_the_audit_log_names_the_key(fresh: Any, texts: dict[str, str]) -> None:
+    clip = fresh.http.post(
+        "/v1/clips", files={"file": ("stand.json", json.dumps(STANDING))}, headers=bearer(texts["all"])
+    ).json()["clip"]
+    with fresh.catalog.session() as session:
+        (event,) = audit.list_events(session, subject=f"clip:{clip['id']}")
+        created = [event for event in audit.list_events(session, limit=1000) if event.action == "key.create"]
+    assert event.actor == "key:all"
+    assert [event.detail["name"] for event in created][:3] == ["walk", "g1", "all"]
+    assert created[2].detail["scopes"] == list(SCOPES)
+    assert not [event for event in created if texts["all"] in str(event)]
+
+
+def test_nothing_of_a_body_is_read_without_a_key(fresh: Any, texts: dict[str, str]) -> None:
+    """A client that waits for `100 Continue` is never told to send."""
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    headers = {"host": "testserver", "content-type": "multipart/form-data; boundary=x"}
+    headers |= {"content-length": "1000", "expect": "100-continue"}
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/clips", "raw_path": b"/v1/clips"},
+        **{"query_string": b"", "root_path": "", "scheme": "http", "client": ("127.0.0.1", 5), "server": ("testserver", 80)},
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    fresh.http.portal.call(fresh.app, scope, receive, send)
+    assert messages[0]["status"] == 401
+
+
+STANDING = {
+    "fps": 50.0,
+    "root_pos": [[0.0, 0.0, 0.45]] * 51,
+    "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51,
+    "dof_pos": [[0.0] * 8] * 51,
+}

@@ -1,0 +1,193 @@
+"""Every route with no key, one that is not valid, one without its scope, one that is bound elsewhere, and the right one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from keykit import add_key, bearer
+
+from ampref_service.keys import SCOPES
+
+DATASET, ROBOT = "dataset", "robot"
+ELSEWHERE = {DATASET: {"datasets": ("run*",)}, ROBOT: {"robots": ("g1",)}}
+STANDING = {
+    "fps": 50.0,
+    "root_pos": [[0.0, 0.0, 0.45]] * 51,
+    "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51,
+    "dof_pos": [[0.0] * 8] * 51,
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a route needs, and a request for it.
+
+    Args:
+      scope: None for a public route, empty where any valid key will do.
+      bound: what a key can be bound to that keeps this address out of its reach.
+      is_list: whether what is out of reach is left out, and not 403.
+      request: of the HTTP library; texts are filled with the ids of `Locked`.
+    """
+
+    scope: str | None
+    bound: str | None = None
+    is_list: bool = False
+    request: dict[str, Any] = field(default_factory=dict)
+
+
+def read_clips(**options: Any) -> Access:
+    return Access("clips:read", ROBOT, **options)
+
+
+def write_clips(**options: Any) -> Access:
+    return Access("clips:write", ROBOT, request=options)
+
+
+def read_dataset(**options: Any) -> Access:
+    return Access("datasets:read", DATASET, **options)
+
+
+def write_dataset(**options: Any) -> Access:
+    return Access("datasets:write", DATASET, request=options)
+
+
+VERSION = "/v1/datasets/{name}/versions/{version}"
+ROUTES = {
+    "GET /": Access(None),
+    "GET /docs": Access(None),
+    "GET /openapi.json": Access(None),
+    **{f"GET {prefix}/{probe}": Access(None) for prefix in ("", "/v1") for probe in ("healthz", "readyz")},
+    **{f"GET {prefix}/metrics": Access("metrics:read") for prefix in ("", "/v1")},
+    "POST /v1/clips": write_clips(files={"file": ("walk.json", "{motion}")}, data={"robot": "wildrobot"}),
+    "GET /v1/clips": read_clips(is_list=True),
+    "GET /v1/clips/{clip_id}": read_clips(),
+    "GET /v1/clips/{clip_id}/file": read_clips(),
+    "HEAD /v1/clips/{clip_id}/file": read_clips(),
+    "DELETE /v1/clips/{clip_id}": write_clips(),
+    "POST /v1/clips/{clip_id}/rollouts": write_clips(json={"mode": "rollout", "seed": 5}),
+    "POST /v1/clips/{clip_id}/augment": write_clips(json={"augmentations": ["mirror"]}),
+    "GET /v1/rollouts/{rollout_id}": read_clips(),
+    "GET /v1/rollouts/{rollout_id}/arrays": read_clips(),
+    "HEAD /v1/rollouts/{rollout_id}/arrays": read_clips(),
+    "POST /v1/arrays": read_clips(is_list=True, request={"json": {"digests": ["{arrays}"]}}),
+    "GET /v1/jobs": Access("jobs:read", ROBOT, is_list=True),
+    "GET /v1/jobs/{job_id}": Access("jobs:read", ROBOT),
+    "GET /v1/jobs/{job_id}/events": Access("jobs:read", ROBOT),
+    "DELETE /v1/jobs/{job_id}": Access("jobs:write", ROBOT),
+    "POST /v1/jobs/{job_id}/retry": Access("jobs:write", ROBOT),
+    "GET /v1/datasets": read_dataset(is_list=True),
+    "GET /v1/datasets/{name}": read_dataset(),
+    "GET /v1/datasets/{name}/diff": read_dataset(request={"params": {"before": "0.1.0", "after": "0.1.0"}}),
+    "PUT /v1/datasets/{name}/aliases/{alias}": write_dataset(json={"version": "0.1.0"}),
+    "DELETE /v1/datasets/{name}/aliases/{alias}": write_dataset(),
+    "POST /v1/datasets/{name}/versions": write_dataset(json={"version": "0.7.0"}),
+    f"GET {VERSION}": read_dataset(),
+    f"POST {VERSION}/yank": write_dataset(json={"reason": "for the tests"}),
+    f"POST {VERSION}/unyank": write_dataset(),
+    f"GET {VERSION}/members": read_dataset(),
+    f"GET {VERSION}/files/{{file}}": read_dataset(),
+    f"HEAD {VERSION}/files/{{file}}": read_dataset(),
+    f"GET {VERSION}/verification": read_dataset(),
+    "GET /v1/robots": read_clips(is_list=True),
+    "GET /v1/robots/{robot}": read_clips(),
+    "GET /v1/schema/metrics": Access("clips:read"),
+    "GET /v1/schema/modes": Access("clips:read"),
+    "GET /v1/schema/gates/{profile}": Access("clips:read"),
+}
+
+
+@dataclass
+class Locked:
+    """A service that asks for keys, with something at every address; `keys` are texts by name."""
+
+    api: Any
+    ids: dict[str, str]
+    keys: dict[str, str]
+
+    def ask(self, route: str, key: str | None) -> Any:
+        method, path = route.split()
+        options = _fill(ROUTES[route].request, self.ids)
+        headers = {} if key is None else bearer(self.keys[key])
+        return self.api.http.request(method, path.format(**self.ids), headers=headers, **options)
+
+
+def _fill(value: Any, ids: dict[str, str]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_fill(item, ids) for item in value)
+    if isinstance(value, dict):
+        return {key: _fill(item, ids) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, ids) for item in value]
+    return value.format(**ids) if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def locked(fresh: Any) -> Locked:
+    clip_id = fresh.scored(1)
+    fresh.lock()
+    job_id = fresh.post(2).json()["job"]["id"]
+    fresh.http.delete(f"/v1/jobs/{job_id}")  # Else its events would not end.
+    rollout = fresh.http.get(f"/v1/clips/{clip_id}").json()["rollouts"][0]
+    ids = {
+        **{"clip_id": clip_id, "rollout_id": rollout["id"], "arrays": rollout["arrays_digest"], "job_id": job_id},
+        **{"name": "walk", "version": "0.1.0", "alias": "prod", "file": "features_v0.1.0.npz"},
+        **{"robot": "wildrobot", "profile": "amp-0.12", "motion": json.dumps(STANDING)},
+    }
+    keys = {scope: add_key(fresh.app, scope.replace(":", "-"), scope)[0] for scope in SCOPES}
+    for scope in SCOPES:
+        others = [name for name in SCOPES if name != scope]
+        keys[f"all but {scope}"] = add_key(fresh.app, f"without-{scope.replace(':', '-')}", *others)[0]
+    keys |= {bound: add_key(fresh.app, f"elsewhere-{bound}", **options)[0] for bound, options in ELSEWHERE.items()}
+    keys["expired"] = add_key(fresh.app, "expired", expires_in_sec=-1.0)[0]
+    keys["revoked"] = add_key(fresh.app, "revoked", revoked=True)[0]
+    keys["all"] = add_key(fresh.app, "all")[0]
+    return Locked(fresh, ids, keys)
+
+
+def list_routes(routes: Any) -> Iterator[str]:
+    """`METHOD path` of every route of an application."""
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from list_routes(route.original_router.routes)
+        else:
+            methods = route.methods or ()
+            # The framework answers HEAD for a plain route of GET; both lead to the same function.
+            yield from (f"{method} {route.path}" for method in methods if isinstance(route, APIRoute) or method != "HEAD")
+
+
+def test_every_route_is_in_the_table(locked: Locked) -> None:
+    app: FastAPI = locked.api.app
+    assert set(list_routes(app.routes)) == set(ROUTES)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_route_asks_for_a_key_with_its_scope_and_bounds(locked: Locked, route: str) -> None:
+    access = ROUTES[route]
+    if access.scope is None:
+        assert locked.ask(route, None).status_code in (200, 307)
+        return
+    for key in (None, "expired", "revoked"):
+        answer = locked.ask(route, key)
+        assert answer.status_code == 401, key
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.request.method == "HEAD" or answer.json()["type"] == "urn:ampref:error:unauthorized"
+    if access.scope:
+        answer = locked.ask(route, f"all but {access.scope}")
+        assert answer.status_code == 403
+        assert answer.request.method == "HEAD" or access.scope in answer.json()["detail"]
+    if access.bound is not None and not access.is_list:
+        answer = locked.ask(route, access.bound)
+        assert answer.status_code == 403
+        assert answer.request.method == "HEAD" or access.bound in answer.json()["detail"]
+    elif access.bound is not None:
+        answer = locked.ask(route, access.bound)
+        assert answer.status_code in (200, 404)
+        assert not answer.json().get("items")
+    answer = locked.ask(route, access.scope or "all")
+    assert answer.status_code < 300 or answer.status_code in (404, 409), answer.text
