@@ -28,6 +28,7 @@ _CATALOG = {
     "amp_core.cli.clips:clip": "Show one clip with its rollouts and jobs; have it scored in another mode, or delete it.",
     "amp_core.cli.jobs:jobs": "List jobs; --state quarantined shows those that need somebody to look.",
     "amp_core.cli.jobs:job": "Show one job; wait for it, cancel it or try it again.",
+    "amp_core.cli.events:events": "List what happened, or follow it: clips scored, versions locked, jobs quarantined.",
     "amp_core.cli.dataset:dataset": "Lock, list, show and compare dataset versions.",
 }
 _TRAINING = {

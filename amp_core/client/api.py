@@ -25,6 +25,7 @@ JobProgress = Callable[[dict[str, Any]], None]
 """Called with a job whenever it has changed."""
 
 _END_STATES = frozenset({"succeeded", "failed", "quarantined", "cancelled"})
+_EVENT_PAGE = 1000
 
 
 class ApiClient:
@@ -247,6 +248,62 @@ class ApiClient:
                         return
         except (RetryableError, AmprefError, httpx2.HTTPError, ValueError):
             return  # Polling goes on where events do not come through.
+
+    # Events
+
+    def list_events(self, *, kinds: Sequence[str] = (), **filters: Any) -> dict[str, Any]:
+        """A page of what happened, `{items, next_after, gap}`.
+
+        Args:
+          kinds: such as `["version.locked"]`; none are all.
+          filters: `after, last, dataset, robot, limit`.
+        """
+        return self._get("events", params={**filters, "kind": list(kinds) or None})
+
+    def follow_events(
+        self, *, after: int | None = None, kinds: Sequence[str] = (), dataset: str | None = None, robot: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """What happens, event by event, without an end; `Unavailable` when the service is gone for longer than patience lasts.
+
+        The stream is resumed where it broke off, and asked for in pages where a proxy keeps it back. What was missed, because
+        it is kept no longer, is said by `{kind: "gap", after, oldest}`.
+
+        Args:
+          after: the position to begin behind; None for what happens from now on.
+        """
+        filters: dict[str, Any] = {"kinds": kinds, "dataset": dataset, "robot": robot}
+        position = self.list_events(last=0, **filters)["next_after"] if after is None else after
+        while True:
+            page = self.list_events(after=position, limit=_EVENT_PAGE, **filters)
+            if page["gap"]:
+                yield {"kind": "gap", **page["gap"]}
+            yield from page["items"]
+            position = page["next_after"]
+            if len(page["items"]) < _EVENT_PAGE:
+                for event, end in self._stream_events(position, filters):
+                    position = end
+                    if event is not None:
+                        yield event
+                time.sleep(self._connection.retry.wait_initial)
+
+    def _stream_events(self, after: int, filters: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any] | None, int]]:
+        """Events as they come, each with its position, until the stream ends or fails."""
+        # The service ends a stream after 10 minutes, and sends something at least every 15 s.
+        retry = Retry(attempts=1, timeout=660.0, read=30.0, connect=self._connection.retry.connect)
+        params = _drop_none({"after": after, "dataset": filters["dataset"], "robot": filters["robot"]})
+        params["kind"] = list(filters["kinds"])
+        headers = {"accept": "text/event-stream", "accept-encoding": "identity"}
+        try:
+            with self._connection.stream("GET", "v1/events", retry=retry, headers=headers, params=params) as response:
+                if "content-encoding" in response.headers:
+                    return
+                for event in httpx2.EventSource(response):
+                    if event.id.isdigit():
+                        # An id without data says how far the stream is.
+                        data: Any = parse_json(event.data) if event.data else None
+                        yield {"kind": "gap", **data} if event.event == "gap" else data, int(event.id)
+        except (RetryableError, AmprefError, httpx2.HTTPError, ValueError):
+            return  # The next page says what is wrong, or what came meanwhile.
 
     # Datasets
 

@@ -25,6 +25,7 @@ from ampref_service.api.auth import Authenticator
 from ampref_service.api.middleware import limit_bodies, observe_requests
 from ampref_service.api.telemetry import Telemetry
 from ampref_service.catalog.schema import check as check_schema
+from ampref_service.event_feed import EventFeed
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import Settings
 
@@ -65,6 +66,9 @@ def create_app(
             **(checks or {}),
         }
         telemetry.watch(services)
+        app.state.event_feed = feed = EventFeed(
+            services.catalog, every_sec=settings.sse_interval_sec, max_followers=settings.max_streams
+        )
         try:
             with contextlib.ExitStack() as stack:
                 if background is not None:
@@ -73,6 +77,7 @@ def create_app(
                 yield
         finally:
             app.state.authenticator.close()
+            await feed.close()
             services.catalog.close()
 
     def body_limit(scope: Scope) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy import Select, case, func, or_, select, update
 
 from amp_core.errors import AmprefError, Conflict
-from ampref_service.catalog import audit, job_rows, locking, recipes, rollouts
+from ampref_service.catalog import audit, events, job_rows, locking, recipes, rollouts
 from ampref_service.catalog.engine import Catalog, Session, now
 from ampref_service.catalog.records import Job, JobTerms, NewRollout, Rollout
 from ampref_service.catalog.tables import jobs
@@ -181,6 +181,7 @@ class JobQueue:
                     recipes.add(session, rollout.recipe)
                 digest = recipe_digest if rollout.recipe is None else rollout.recipe.digest
                 rows.append(rollouts.add(session, clip_id, digest, rollout, actor=job.actor)[0])
+            events.record_score(session, job, rows[answer])
             result = {"rollout_id": rows[answer].id, "tier": rows[answer].tier}
             if triage is None:
                 return result
@@ -371,6 +372,7 @@ class JobQueue:
         job = self._change_owner(session, job, state, at, values | {"finished_at": at})
         if state != "succeeded":
             audit.record(session, job.worker or job.actor, f"job.{state}", f"job:{job.id}", {"error": dict(job.error or {})})
+            events.record_job_end(session, job)
             if job.kind == "lock" and job.version_id is not None:
                 locking.abandon_version(session, job.version_id, reason=state)
         return job

@@ -28,7 +28,7 @@ SCOPES = {
     "clips:read": "see clips, rollouts and robots, and download them",
     "clips:write": "upload, augment, score and delete clips",
     "clips:priority": "put a job before others (a priority above 0)",
-    "jobs:read": "see jobs",
+    "jobs:read": "see jobs and events",
     "jobs:write": "cancel jobs and try them again",
     "datasets:read": "see datasets and download versions",
     "datasets:write": "lock and yank versions, set aliases",

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     sse_interval_sec: Positive = Field(0.5, description="How often an event stream looks for a job's progress, in seconds.")
     sse_ping_sec: int = Field(15, ge=1, description="How often an idle event stream sends a comment to stay open, in seconds.")
 
+    max_streams: int = Field(1000, ge=1, description="Event streams that one API process keeps open at a time; then 503.")
+    event_days: Positive = Field(30.0, description="How long events are kept for those who follow them, in days.")
+
     job_timeout_sec: Positive = Field(
         900.0, description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed."
     )

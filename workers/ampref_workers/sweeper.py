@@ -1,4 +1,4 @@
-"""What runs beside the jobs, once in a while: taking jobs from silent workers, and collecting blobs that no row names."""
+"""What runs beside the jobs: taking jobs from silent workers, collecting blobs that no row names, purging old events."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 
 import structlog
 
+from ampref_service.catalog import Catalog
+from ampref_service.event_feed import purge_events
 from ampref_workers.runner import Runner
 from ampref_workers.threads import running_thread
 
-__all__ = ["collecting_blobs", "sweeping_jobs"]
+__all__ = ["collecting_blobs", "purging_events", "sweeping_jobs"]
 
 log = structlog.get_logger("ampref_workers.sweeper")
 
@@ -32,6 +34,11 @@ def collecting_blobs(runner: Runner, *, every_sec: float, first_after_sec: float
     # Not at once: many services start together, and none of them should begin with reading a large store.
     first = min(every_sec, 60.0) if first_after_sec is None else first_after_sec
     return _repeating(lambda end: runner.collect(end.is_set), "collector", every_sec, first)
+
+
+def purging_events(catalog: Catalog, *, days: float, every_sec: float) -> AbstractContextManager[None]:
+    """Purge the events that are older than `days`, every `every_sec`, while the block runs."""
+    return _repeating(lambda end: purge_events(catalog, days=days), "purger", every_sec, every_sec)
 
 
 def _repeating(

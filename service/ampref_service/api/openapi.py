@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
 from amp_core.version import __version__
-from ampref_service.api import arrays, clips, datasets, docs_page, health, jobs, robots, rollouts, schema, versions
+from ampref_service.api import arrays, clips, datasets, docs_page, events, health, jobs, robots, rollouts, schema, versions
 from ampref_service.api.problems import Problem
 
 INFO: dict[str, Any] = {
@@ -28,7 +28,7 @@ Every error, whatever its status, is `application/problem+json` of one shape (th
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
-for noun in (clips, rollouts, arrays, jobs, datasets, versions, robots, schema, health, docs_page):
+for noun in (clips, rollouts, arrays, jobs, events, datasets, versions, robots, schema, health, docs_page):
     router.include_router(noun.router)
 
 

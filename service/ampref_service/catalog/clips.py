@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
-from ampref_service.catalog import audit, blob_refs, curriculum, job_rows, recipes, rollouts
+from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, recipes, rollouts
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
 from ampref_service.catalog.records import (
     USUAL_TERMS,
@@ -222,6 +222,7 @@ def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS)
     session.execute(update(clips).where(clips.c.parent_id == clip_id).values(parent_id=None))
     session.execute(delete(clips).where(clips.c.id == clip_id))
     audit.record(session, actor, "clip.delete", f"clip:{clip_id}", {"name": clip.name, "source": clip.source_digest})
+    events.record(session, "clip.deleted", {"clip_id": clip_id, "name": clip.name}, robot=clip.robot)
     return DeletedClip(clip_id, clip.name, tuple(job_ids), tuple(sorted(blob_refs.unreferenced(session, digests))))
 
 

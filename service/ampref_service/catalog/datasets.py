@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from amp_core.dataset.names import check_alias
 from amp_core.errors import Conflict, InputRefused, NotFound
-from ampref_service.catalog import audit
+from ampref_service.catalog import audit, events
 from ampref_service.catalog.engine import Session, chunked, now
-from ampref_service.catalog.records import NO_BOUNDS, Bounds, Dataset, Version, VersionFile
+from ampref_service.catalog.records import NO_BOUNDS, Bounds, Dataset, EventKind, Version, VersionFile
 from ampref_service.catalog.tables import aliases, datasets, version_files, versions
 
 LATEST = "latest"
@@ -223,4 +223,7 @@ def _set_yank(session: Session, dataset: str, version: str, reason: str | None, 
     session.execute(update(versions).where(versions.c.id == target.id).values(yanked_at=at, yank_reason=reason))
     action = "version.unyank" if reason is None else "version.yank"
     audit.record(session, actor, action, f"version:{dataset}=={version}", {"reason": reason})
+    data = {"version": version, "reason": reason}
+    kind: EventKind = "version.unyanked" if reason is None else "version.yanked"
+    events.record(session, kind, data, dataset=dataset, robot=target.robot)
     return get_version_by_id(session, target.id)

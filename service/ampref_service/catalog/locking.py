@@ -15,7 +15,7 @@ from sqlalchemy import delete, exc, insert, select, update
 from amp_core.dataset.names import check_dataset_name, check_version
 from amp_core.errors import Conflict, InputRefused
 from amp_core.readiness import check_waivers
-from ampref_service.catalog import audit, job_rows
+from ampref_service.catalog import audit, events, job_rows
 from ampref_service.catalog.datasets import get_version_by_id
 from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
 from ampref_service.catalog.records import USUAL_TERMS, Job, JobTerms, Select, Version, VersionFile, VersionMember
@@ -174,6 +174,19 @@ def publish_version(
         "version.lock",
         f"version:{version.dataset}=={version.version}",
         {"manifest": manifest_digest, "dataset_hash": dataset_hash, "clips": num_clips, "frames": num_frames},
+    )
+    events.record(
+        session,
+        "version.locked",
+        {
+            "version": version.version,
+            "manifest_sha256": manifest_digest,
+            "num_clips": num_clips,
+            "num_frames": num_frames,
+            "ready": None if readiness is None else readiness.get("ready"),
+        },
+        dataset=version.dataset,
+        robot=version.robot,
     )
     return get_version_by_id(session, version_id)
 

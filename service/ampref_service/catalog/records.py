@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from amp_core.lineage import Lineage
 from amp_core.recipe import GATE_PROFILE, PhysicsScale
@@ -578,3 +578,70 @@ class AuditEvent:
     action: str
     subject: str
     detail: Mapping[str, Any]
+
+
+EventKind = Literal[
+    "clip.scored",
+    "clip.deleted",
+    "version.locked",
+    "version.yanked",
+    "version.unyanked",
+    "version.archived",
+    "job.quarantined",
+    "job.failed",
+]
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, at its place in the stream."""
+
+    position: int
+    id: str
+    at: float
+    kind: str
+    dataset: str | None
+    robot: str | None
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EventGap:
+    """Events after `after` that are kept no longer; the oldest that is has the position `oldest`, or will have it."""
+
+    after: int
+    oldest: int
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Which events are wanted; no kinds are all of them, and None is any dataset or robot.
+
+    Args:
+      bounds: of the reader. An event of no dataset, such as a clip's, is within any bounds of datasets.
+    """
+
+    kinds: tuple[str, ...] = ()
+    dataset: str | None = None
+    robot: str | None = None
+    bounds: Bounds = NO_BOUNDS
+
+    def matches(self, event: Event) -> bool:
+        """Whether the event is wanted and within reach."""
+        return (
+            (not self.kinds or event.kind in self.kinds)
+            and self.dataset in (None, event.dataset)
+            and self.robot in (None, event.robot)
+            and (event.dataset is None or self.bounds.includes_dataset(event.dataset))
+            and self.bounds.includes_robot(event.robot or "")
+        )
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """Events in order, the position to ask from next, and what the cursor has missed."""
+
+    items: tuple[Event, ...]
+    next_after: int
+    gap: EventGap | None

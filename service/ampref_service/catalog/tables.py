@@ -413,3 +413,34 @@ secrets = Table(
     Column("name", _text(40), primary_key=True),
     Column("value", _text(200), nullable=False),
 )
+
+# What happened, for whoever follows it; `audit_events` is who did what, and is never purged. A row has no `position` until it
+# is committed, so that no reader passes by one whose transaction ends late: see `ampref_service.catalog.events`.
+events = Table(
+    "events",
+    metadata,
+    Column("number", _BIG, primary_key=True, autoincrement=True),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("position", _BIG, unique=True),
+    Column("at", Double, nullable=False),
+    Column("kind", _text(40), nullable=False),
+    Column("dataset", _text(100)),
+    Column("robot", _NAME),
+    Column("data", JSON, nullable=False),
+    Index(
+        "ix_events_unplaced",
+        "number",
+        sqlite_where=text("position IS NULL"),
+        postgresql_where=text("position IS NULL"),
+    ),
+)
+
+# One row, which whoever gives places to events locks.
+event_stream = Table(
+    "event_stream",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_position", _BIG, nullable=False),
+    Column("purged_through", _BIG, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)

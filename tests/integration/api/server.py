@@ -14,7 +14,7 @@ from ampref_service.settings import Settings
 
 def main() -> None:
     overrides = dict(argument.split("=", 1) for argument in sys.argv[2:])
-    settings = Settings(data_dir=Path(sys.argv[1]), port=0, **overrides)  # type: ignore[arg-type]
+    settings = Settings(**{"data_dir": Path(sys.argv[1]), "port": 0, **overrides})
     logs.configure("warning", json=True)
     schema.upgrade(settings.database_url)
     listener = listen(settings)

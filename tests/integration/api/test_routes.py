@@ -81,6 +81,7 @@ ROUTES = {
     "GET /v1/jobs/{job_id}/events": Access("jobs:read", ROBOT),
     "DELETE /v1/jobs/{job_id}": Access("jobs:write", ROBOT),
     "POST /v1/jobs/{job_id}/retry": Access("jobs:write", ROBOT),
+    "GET /v1/events": Access("jobs:read", ROBOT, is_list=True),
     "GET /v1/datasets": read_dataset(is_list=True),
     "GET /v1/datasets/{name}": read_dataset(),
     "GET /v1/datasets/{name}/diff": read_dataset(request={"params": {"before": "0.1.0", "after": "0.1.0"}}),

@@ -39,6 +39,10 @@ VERSION = {
     **{"yank_reason": None, "locked_at": "now", "dataset_hash": "sha256:1", "manifest_sha256": "sha256:2", "aliases": []},
     **{"readiness": None, "files": [], "manifest_url": "/v1/manifest"},
 }
+EVENT = {
+    **{"id": "event_1", "position": 1, "kind": "clip.deleted", "at": "now", "dataset": None, "robot": "wildrobot"},
+    "data": {"clip_id": "clip_1", "name": "walk"},
+}
 DATASET = {"name": "walk", "latest": "1.0.0", "num_versions": 1, "aliases": {}, "versions": [VERSION]}
 ANSWERS = {
     "POST /v1/clips": {"clip": CLIP, "job": JOB, "rollout": None},
@@ -46,6 +50,7 @@ ANSWERS = {
     "GET /v1/clips/clip_1": CLIP,
     "GET /v1/jobs": {"items": [JOB], "next_cursor": None},
     "GET /v1/jobs/job_1": JOB,
+    "GET /v1/events": {"items": [EVENT], "next_after": 1, "gap": None},
     "GET /v1/rollouts/rollout_1": ROLLOUT,
     "GET /v1/robots/wildrobot": {"control_dt": 0.02},
     "POST /v1/datasets/walk/versions": {"job": JOB, "pending_clips": 0},
@@ -79,6 +84,7 @@ SHAPES = {
     "clip": (OBJECT, ["clip_1"]),
     "jobs": (LIST, []),
     "job": (OBJECT, ["job_1", "--wait"]),
+    "events": (OBJECT, []),
     "dataset lock": (OBJECT, ["walk", "1.0.0"]),
     "dataset build": (OBJECT, ["EXPORTS", "--out", "FOLDER"]),
     "dataset list": (LIST, []),
@@ -175,7 +181,7 @@ def _answer(monkeypatch: pytest.MonkeyPatch, handle: Callable[[httpx2.Request], 
         with ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle)) as api:
             yield api
 
-    for module in ("augment", "clips", "dataset", "jobs", "submit", "verify"):
+    for module in ("augment", "clips", "dataset", "events", "jobs", "submit", "verify"):
         monkeypatch.setattr(f"amp_core.cli.{module}.connect", connect)
 
 

@@ -50,7 +50,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[str]]:
         def connect(*_: Any, **__: Any) -> ApiClient:
             return ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle))
 
-        for verb in ("clips", "dataset", "submit", "jobs"):
+        for verb in ("clips", "dataset", "submit", "jobs", "events"):
             monkeypatch.setattr(f"amp_core.cli.{verb}.connect", connect)
         return calls
 
@@ -440,3 +440,46 @@ def test_the_numbers_of_a_clip_are_rounded_for_people(
     text = capsys.readouterr().out
     assert "7.98 " in text
     assert "33.33 " in text
+
+
+EVENT = {
+    "id": "event_1",
+    "position": 7,
+    "kind": "job.failed",
+    "at": "2026-11-29T11:31:50Z",
+    "dataset": None,
+    "robot": "wildrobot",
+}
+FAILED = EVENT | {"data": {"job_id": "job_1", "reason": "its knee is a hinge"}}
+LOCKED = EVENT | {"position": 8, "kind": "version.locked", "dataset": "walk", "data": {"version": "0.11.0"}}
+
+
+def test_events_are_listed(service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    page = {"items": [FAILED, LOCKED], "next_after": 8, "gap": {"after": 1, "oldest": 7}}
+    service(lambda *_: (200, page))
+    assert cli.run(["events", "--after", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "job_1: its knee is a hinge" in captured.out
+    assert "walk==0.11.0" in captured.out
+    assert "next: ampref events --follow --after 8" in captured.out
+    assert "events behind position 1 are missing here; the oldest that is kept is 7" in captured.err
+
+
+def test_followed_events_are_lines_until_ctrl_c(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = iter([[FAILED], [], [LOCKED]])
+
+    def answer(*_: str) -> tuple[int, Any]:
+        items = next(pages, None)
+        if items is None:
+            raise KeyboardInterrupt
+        return 200, {"items": items, "next_after": 8 if LOCKED in items else 7, "gap": None}
+
+    service(answer)
+    assert cli.run(["events", "--follow", "--json"]) == 130
+    captured = capsys.readouterr()
+    # The page that was asked for as a stream has no events in it.
+    assert [json.loads(line)["position"] for line in captured.out.splitlines()] == [7]
+    assert "go on with: ampref events --follow --after 7" in captured.err
+    assert cli.run(["events", "--follow", "--json=events.json"]) == 2
