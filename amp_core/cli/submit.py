@@ -13,7 +13,7 @@ from amp_core.cli.options import Fps, Json, Mode, Physics, Profile, QuatOrder, Q
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import reading_options
 from amp_core.cli.recipes import read_recipe
-from amp_core.cli.remote import connect, note_unfinished, wait_for_job
+from amp_core.cli.remote import JobFailed, connect, note_unfinished, wait_for_job
 from amp_core.cli.results import print_results
 from amp_core.client import ApiClient
 from amp_core.errors import AmprefError
@@ -103,11 +103,14 @@ def _wait_for_rollouts(out: Output, api: ApiClient, answers: Sequence[dict[str, 
                     answer["job"] = wait_for_job(
                         api, answer["job"], progress, label=_label(answer), timeout=timeout, overall=overall
                     )
-                    answer["rollout"] = {"id": answer["job"]["result"]["rollout_id"]}
+                    if not (result := answer["job"].get("result") or {}).get("rollout_id"):
+                        raise JobFailed(f"{_label(answer)}: job {answer['job']['id']} succeeded without a rollout")
+                    answer["rollout"] = {"id": result["rollout_id"]}
                 if answer["rollout"] is not None:
                     answer["rollout"] = api.get_rollout(answer["rollout"]["id"])
             except AmprefError as error:
                 out.refuse(error)
+                answer["rollout"] = None
 
 
 def _label(answer: Mapping[str, Any]) -> str:

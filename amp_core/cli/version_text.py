@@ -85,7 +85,7 @@ def _coverage_lines(coverage: Mapping[str, Any] | None, weighting: Mapping[str, 
     for name in ("forward_speed", "lateral_speed", "turning_rate"):
         histogram = coverage[name]
         heights, start = histogram["seconds"], histogram["from"]
-        bars = "".join(_BARS[round(height / max(heights) * (len(_BARS) - 1))] if height else " " for height in heights)
+        bars = "".join(_BARS[round(height / max(heights) * (len(_BARS) - 1))] if height > 0 else " " for height in heights)
         end = start + histogram["bin"] * len(heights)
         histograms.append((name.replace("_", " "), f"{start:g} {bars} {end:g} {histogram['unit']}"))
     lines = [
@@ -130,7 +130,7 @@ def print_readiness(out: Output, readiness: Mapping[str, Any]) -> None:
         for group in readiness["groups"]
         for criterion in group["criteria"]
     ]
-    out.print(f"ready for training: {'yes' if readiness['ready'] else 'no'}\n")
+    out.print(f"ready for training: {'yes' if readiness.get('ready') else 'no'}\n")
     out.print_table(("Status", "Criterion", "Evidence"), rows)
-    for waiver in readiness["waivers"]:
+    for waiver in readiness.get("waivers") or ():
         out.print(f"waived: test {waiver['test']}: {waiver['reason']}")

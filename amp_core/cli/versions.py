@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from amp_core.client import ApiClient, DatasetWarning, PulledVersion, pull
+from amp_core.client.answers import LockedManifest
+from amp_core.client.versions import check_manifest
 from amp_core.digests import digest_of_file
 from amp_core.errors import IntegrityError, RobotRefused
 from amp_core.npz import mmap_member
@@ -52,6 +54,7 @@ def open_version(api: ApiClient, spec: str, robot: str | None, progress: Progres
         warnings.filterwarnings("ignore", r".* is not ready for training", DatasetWarning)
         version = pull(spec, url=api.address, progress=lambda amount, total: progress(0.3 * amount / max(total, 1), "pulling"))
     manifest = read_json(version.manifest.read_bytes())
+    check_manifest(manifest, LockedManifest)
     name, digest = str(manifest["robot"]["name"]), str(manifest["robot"]["digest"])
     if robot is None and name not in bundled_robots():
         raise RobotRefused(

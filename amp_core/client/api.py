@@ -13,8 +13,10 @@ from urllib.parse import quote
 
 import httpx2
 
+from amp_core.client import answers
+from amp_core.client.answers import check_answer
 from amp_core.client.download import UNKNOWN_LIMIT
-from amp_core.client.http import Connection, Retry, RetryableError, iter_body
+from amp_core.client.http import JSON_LIMIT, Connection, Retry, RetryableError, iter_body
 from amp_core.errors import AmprefError, InputRefused, Unavailable
 from amp_core.files import replace_file
 from amp_core.strict_json import parse_json
@@ -110,8 +112,9 @@ class ApiClient:
                 f"the file cannot be read ({error.strerror or error})", file=str(source), remedy="Check the path."
             ) from error
         with file:
-            status, answer = self._connection.json("POST", "v1/clips", data=form, files={"file": (source.name, file)})
-        return {**_check_object(answer), "known": status == 200}
+            upload = {"file": (source.name, file)}
+            status, answer = self._connection.json("POST", "v1/clips", kind=answers.SubmitAnswer, data=form, files=upload)
+        return {**answer, "known": status == 200}
 
     def list_clips(self, **filters: Any) -> dict[str, Any]:
         """One page of the curriculum query, `{items, next_cursor}`.
@@ -120,15 +123,15 @@ class ApiClient:
           filters: `tier, robot, mode, gate_profile, tag, min_duration_sec, sort, limit, cursor`, and `min_…`/`max_…` of any
             metric.
         """
-        return self._get("clips", params=filters)
+        return self._get(answers.ClipPage, "clips", params=filters)
 
     def iter_clips(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Every clip of the query, page by page."""
-        return self._iterate_pages("clips", params=filters)
+        return self._iterate_pages(answers.ClipPage, "clips", params=filters)
 
     def get_clip(self, clip_id: str) -> dict[str, Any]:
         """A clip with its rollouts and jobs."""
-        return self._get("clips", clip_id)
+        return self._get(answers.Clip, "clips", clip_id)
 
     def download_clip(self, clip_id: str, target: str | os.PathLike[str]) -> Path:
         """Save the file that was uploaded as `target`, complete or not at all."""
@@ -136,14 +139,14 @@ class ApiClient:
 
     def delete_clip(self, clip_id: str) -> None:
         """Delete a clip; `Conflict` while a locked version holds it."""
-        self._connection.json("DELETE", _join("clips", clip_id), repeatable=False)
+        self._connection.json("DELETE", _join("clips", clip_id), kind=None, repeatable=False)
 
     def add_rollout(
         self, clip_id: str, *, mode: str | None = None, seed: int | None = None, recipe: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Score a clip again with another mode, seed or recipe: `{clip, job, rollout}`."""
         body = {"mode": mode, "seed": seed, "recipe": None if recipe is None else dict(recipe)}
-        return self._send("POST", "clips", clip_id, "rollouts", body=body)
+        return self._send(answers.SubmitAnswer, "POST", "clips", clip_id, "rollouts", body=body)
 
     def augment_clip(
         self,
@@ -162,13 +165,13 @@ class ApiClient:
         """
         body: dict[str, Any] = {"augmentations": list(augmentations), "mode": mode, "seed": seed, "tags": list(tags) or None}
         body["recipe"] = None if recipe is None else dict(recipe)
-        return self._send("POST", "clips", clip_id, "augment", body=body)
+        return self._send(answers.AugmentAnswer, "POST", "clips", clip_id, "augment", body=body)
 
     # Rollouts
 
     def get_rollout(self, rollout_id: str) -> dict[str, Any]:
         """A rollout with its gates, segments and provenance."""
-        return self._get("rollouts", rollout_id)
+        return self._get(answers.Rollout, "rollouts", rollout_id)
 
     def download_arrays(self, rollout_id: str, target: str | os.PathLike[str]) -> Path:
         """Save a rollout's export npz as `target`, complete or not at all."""
@@ -178,23 +181,23 @@ class ApiClient:
 
     def get_job(self, job_id: str) -> dict[str, Any]:
         """A job's state (`queued, running, succeeded, failed, quarantined, cancelled`), progress and message."""
-        return self._get("jobs", job_id)
+        return self._get(answers.Job, "jobs", job_id)
 
     def list_jobs(self, **filters: Any) -> dict[str, Any]:
         """One page of jobs, newest first: `state, kind, limit, cursor`."""
-        return self._get("jobs", params=filters)
+        return self._get(answers.JobPage, "jobs", params=filters)
 
     def iter_jobs(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Every job of the query, page by page."""
-        return self._iterate_pages("jobs", params=filters)
+        return self._iterate_pages(answers.JobPage, "jobs", params=filters)
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
         """Cancel a job; `Conflict` when it has finished."""
-        return self._send("DELETE", "jobs", job_id, repeatable=False)
+        return self._send(answers.Job, "DELETE", "jobs", job_id, repeatable=False)
 
     def retry_job(self, job_id: str) -> dict[str, Any]:
         """Queue a job again that failed, was quarantined or cancelled: the new job."""
-        return self._send("POST", "jobs", job_id, "retry", repeatable=False)
+        return self._send(answers.Job, "POST", "jobs", job_id, "retry", repeatable=False)
 
     def wait_for_job(
         self, job_id: str, *, timeout: float | None = None, progress: JobProgress | None = None, poll: float = 0.5
@@ -214,7 +217,7 @@ class ApiClient:
                 if progress is not None and job != last:
                     progress(job)
                 last = job
-                if job.get("state") in _END_STATES:
+                if job["state"] in _END_STATES:
                     return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise Unavailable(
@@ -228,7 +231,7 @@ class ApiClient:
         """The job at first, and then with each of its events, until they end or fail."""
         job = self.get_job(job_id)
         yield job
-        if job.get("state") in _END_STATES:
+        if job["state"] in _END_STATES:
             return
         remaining = 60.0 if deadline is None else max(0.1, min(60.0, deadline - time.monotonic()))
         # The stream ends after that, whatever comes on it, so that the deadline holds; the caller comes back.
@@ -240,7 +243,8 @@ class ApiClient:
                     return
                 for event in httpx2.EventSource(response):
                     data = parse_json(event.data) if event.data else None
-                    if isinstance(data, dict) and "state" in data:
+                    if isinstance(data, dict):
+                        check_answer(answers.Job, data)
                         yield data
                         if data["state"] in _END_STATES:
                             return
@@ -309,30 +313,32 @@ class ApiClient:
 
     def list_datasets(self) -> list[dict[str, Any]]:
         """Every dataset that has a locked version."""
-        return self._list("datasets")
+        return list(self._get(answers.DatasetList, "datasets")["items"])
 
     def get_dataset(self, name: str) -> dict[str, Any]:
         """A dataset's versions and aliases."""
-        return self._get("datasets", name)
+        return self._get(answers.Dataset, "datasets", name)
 
     def get_version(self, name: str, version: str) -> dict[str, Any]:
         """A locked version, by its exact name, `latest` or an alias."""
-        return self._get("datasets", name, "versions", version)
+        return self._get(answers.Version, "datasets", name, "versions", version)
 
     def get_manifest(self, name: str, version: str) -> dict[str, Any]:
         """The manifest of a locked version, as it is served; `pull` verifies it, this does not."""
-        url = self.get_version(name, version).get("manifest_url")
-        if not isinstance(url, str):
-            raise Unavailable(f"the service gives no manifest for {name}=={version}", remedy="Check its address.")
-        return _check_object(self._connection.json("GET", url, limit=UNKNOWN_LIMIT)[1])
+        facts = self.get_version(name, version)
+        # No promise of the service lets it fill this machine's memory.
+        size = max((file["size"] for file in facts["files"] if file.get("url") == facts["manifest_url"]), default=0)
+        limit = min(max(JSON_LIMIT, size), UNKNOWN_LIMIT)
+        answer: dict[str, Any] = self._connection.json("GET", facts["manifest_url"], kind=answers.Manifest, limit=limit)[1]
+        return answer
 
     def get_verification(self, name: str, version: str) -> dict[str, Any]:
         """The report of the readiness tests that ran before the lock; `NotFound` for a version that is older than they are."""
-        return self._get("datasets", name, "versions", version, "verification")
+        return self._get(dict[str, Any], "datasets", name, "versions", version, "verification")
 
     def iter_members(self, name: str, version: str) -> Iterator[dict[str, Any]]:
         """The segments of a version, in order: `{position, clip_id, rollout_id, name, start, end, tier}`."""
-        return self._iterate_pages("datasets", name, "versions", version, "members", params={"limit": 500})
+        return self._iterate_pages(answers.MemberPage, "datasets", name, "versions", version, "members", params={"limit": 500})
 
     def lock_version(
         self, name: str, version: str, *, select: Mapping[str, Any] | None = None, **options: Any
@@ -345,37 +351,37 @@ class ApiClient:
           `{dataset, version, state, job}`.
         """
         body = {"version": version, "select": dict(select or {}), **options}
-        return self._send("POST", "datasets", name, "versions", body=body, repeatable=False)
+        return self._send(answers.LockAnswer, "POST", "datasets", name, "versions", body=body, repeatable=False)
 
     def set_alias(self, name: str, alias: str, version: str) -> dict[str, Any]:
         """Let an alias mean a version."""
-        return self._send("PUT", "datasets", name, "aliases", alias, body={"version": version})
+        return self._send(answers.Version, "PUT", "datasets", name, "aliases", alias, body={"version": version})
 
     def delete_alias(self, name: str, alias: str) -> None:
         """Forget an alias."""
-        self._connection.json("DELETE", _join("datasets", name, "aliases", alias), repeatable=False)
+        self._connection.json("DELETE", _join("datasets", name, "aliases", alias), kind=None, repeatable=False)
 
     def yank_version(self, name: str, version: str, reason: str) -> dict[str, Any]:
         """Warn everybody off a version; it stays readable by its exact name."""
-        return self._send("POST", "datasets", name, "versions", version, "yank", body={"reason": reason})
+        return self._send(answers.Yank, "POST", "datasets", name, "versions", version, "yank", body={"reason": reason})
 
     def unyank_version(self, name: str, version: str) -> dict[str, Any]:
         """Take a yank back."""
-        return self._send("POST", "datasets", name, "versions", version, "unyank")
+        return self._send(answers.Yank, "POST", "datasets", name, "versions", version, "unyank")
 
     def diff_versions(self, name: str, before: str, after: str) -> dict[str, Any]:
         """Which clips were added, removed and changed between two versions."""
-        return self._get("datasets", name, "diff", params={"before": before, "after": after})
+        return self._get(answers.Diff, "datasets", name, "diff", params={"before": before, "after": after})
 
     # The service
 
     def list_robots(self) -> list[dict[str, Any]]:
         """The robots that the service knows."""
-        return self._list("robots")
+        return list(self._get(answers.RobotList, "robots")["items"])
 
     def get_robot(self, name: str) -> dict[str, Any]:
         """One robot with its joints, time steps and features."""
-        return self._get("robots", name)
+        return self._get(answers.Robot, "robots", name)
 
     def ready(self) -> bool:
         """Whether database, blobs and broker answer; False as well when there is no service. One quick try."""
@@ -385,27 +391,27 @@ class ApiClient:
             return False
         return True
 
-    def _get(self, *segments: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return _check_object(self._connection.json("GET", _join(*segments), params=_drop_none(params or {}))[1])
-
-    def _list(self, *segments: str) -> list[dict[str, Any]]:
-        items = self._get(*segments).get("items")
-        return items if isinstance(items, list) else []
+    def _get(self, kind: Any, *segments: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer: dict[str, Any] = self._connection.json("GET", _join(*segments), kind=kind, params=_drop_none(params or {}))[1]
+        return answer
 
     def _send(
-        self, method: str, *segments: str, body: Mapping[str, Any] | None = None, repeatable: bool = True
+        self, kind: Any, method: str, *segments: str, body: Mapping[str, Any] | None = None, repeatable: bool = True
     ) -> dict[str, Any]:
         json = None if body is None else _drop_none(body)
-        return _check_object(self._connection.json(method, _join(*segments), repeatable=repeatable, json=json)[1])
+        answer: dict[str, Any] = self._connection.json(method, _join(*segments), kind=kind, repeatable=repeatable, json=json)[1]
+        return answer
 
-    def _iterate_pages(self, *segments: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _iterate_pages(self, kind: Any, *segments: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         cursor = params.get("cursor")
         while True:
-            page = self._get(*segments, params={**params, "cursor": cursor})
-            yield from page.get("items", [])
-            cursor = page.get("next_cursor")
-            if not cursor:
+            page = self._get(kind, *segments, params={**params, "cursor": cursor})
+            yield from page["items"]
+            if not page.get("next_cursor"):
                 return
+            if page["next_cursor"] == cursor:
+                raise self._connection.refuse_answer(_join(*segments), "answered the same page again")
+            cursor = page["next_cursor"]
 
     def _download(self, path: str, target: Path) -> Path:
         headers = {"accept": "*/*", "accept-encoding": "identity"}
@@ -428,12 +434,6 @@ class ApiClient:
             raise Unavailable(
                 f"the file cannot be written ({error.strerror or error})", file=str(target), remedy="Give another path."
             ) from error
-
-
-def _check_object(answer: Any) -> dict[str, Any]:
-    if not isinstance(answer, dict):
-        raise Unavailable("the service answered something else than a JSON object", remedy="Check its address.")
-    return answer
 
 
 def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:

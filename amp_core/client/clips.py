@@ -18,6 +18,7 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
+from amp_core.client.answers import FoundClipPage
 from amp_core.client.archive import fetch_arrays
 from amp_core.client.cache import Cache, resolve_cache_dir
 from amp_core.client.download import Progress, RemoteFile, is_intact
@@ -306,21 +307,21 @@ def _iterate_items(connection: Connection, query: Mapping[str, Any], retry: Retr
         # Clips without a result count for a page and not for the limit.
         page_query = {**query, "limit": _PAGE if count is None else min(count, _PAGE), "cursor": cursor}
         parameters = {key: value for key, value in page_query.items() if value is not None}
-        _, page = connection.json("GET", "v1/clips", params=parameters, retry=retry)
-        if not isinstance(page, Mapping) or not isinstance(page.get("items"), list):
-            raise Unavailable("the service answered something else than clips", remedy="Check its address.")
-        scored = [item for item in page["items"] if isinstance(item, Mapping) and item.get("rollout")]
+        _, page = connection.json("GET", "v1/clips", kind=FoundClipPage, params=parameters, retry=retry)
+        scored = [item for item in page["items"] if item.get("rollout")]
         yield from scored[:count]
         count = None if count is None else count - len(scored)
-        cursor = page.get("next_cursor")
-        if not cursor:
+        if not page.get("next_cursor"):
             return
+        if page["next_cursor"] == cursor:
+            raise connection.refuse_answer("v1/clips", "answered the same page again")
+        cursor = page["next_cursor"]
 
 
 def _read_item(item: Mapping[str, Any], cache: Cache) -> ReferenceClip:
     """A clip as `GET /v1/clips` lists it."""
     rollout = item["rollout"]
-    if not isinstance(rollout, Mapping) or "arrays_digest" not in rollout:
+    if "arrays_digest" not in rollout:
         raise Unavailable(
             "the service does not list the digests of the clips' arrays",
             key="arrays_digest",
@@ -334,7 +335,8 @@ def _read_clip(facts: Any, cache: Cache) -> ReferenceClip:
     try:
         values = {key: facts[key] for key in _CLIP_KEYS}
         wrong = [key for key in _TEXTS if not isinstance(values[key], str)]
-        wrong += [key for key in ("tier", "frames", "arrays_size") if type(values[key]) is not int or values[key] < -1]
+        wrong += [key for key in ("frames", "arrays_size") if type(values[key]) is not int or values[key] < 0]
+        wrong += ["tier"] * (values["tier"] not in (0, 1, -1))
         if wrong or not isinstance(values["quality_metrics"], Mapping):
             raise TypeError(", ".join(wrong) or "quality_metrics")
         values["tags"] = tuple(str(tag) for tag in values["tags"])

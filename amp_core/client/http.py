@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from amp_core.client.answers import AnswerFault, check_answer
 from amp_core.client.transport import Deadline, DirectTransport
 from amp_core.errors import (
     AmprefError,
@@ -210,6 +211,7 @@ class Connection:
         path: str,
         *,
         retry: Retry | None = None,
+        kind: Any = Any,
         repeatable: bool = True,
         limit: int = JSON_LIMIT,
         **options: Any,
@@ -217,6 +219,7 @@ class Connection:
         """Status and decoded body of a call, retried.
 
         Args:
+          kind: what the body must be, a class of `answers`.
           repeatable: whether the call may take effect twice; if not, it is retried only when the server cannot have seen it.
           limit: bytes of the body, decompressed; a longer one is refused.
           options: of the HTTP library's request.
@@ -228,7 +231,11 @@ class Connection:
             with self.stream(method, path, retry=retry, repeatable=repeatable, is_transfer=is_transfer, **options) as response:
                 try:
                     body = _read_body(response, limit)
-                    return response.status_code, read_json(body) if body else None
+                    answer = read_json(body) if body else None
+                    check_answer(kind, answer)
+                    return response.status_code, answer
+                except AnswerFault as error:
+                    raise self.refuse_answer(path, f"answered something that is not ampref's: {error}") from error
                 except _BodyTooLong as error:
                     raise self.refuse_answer(path, f"answered more than {limit:,} bytes of JSON") from error
                 except (ValueError, zlib.error) as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from amp_core.client.answers import AliasTarget, ManifestDigest
 from amp_core.client.cache import Cache
 from amp_core.client.http import Connection, Retry
 from amp_core.client.readiness import Readiness
@@ -121,8 +122,7 @@ class Resolver:
 
     def _ask(self, connection: Connection, retry: Retry) -> Resolution:
         name, version = self._spec.name, self._spec.version or self._ask_alias(connection, retry)
-        _, answer = connection.json("GET", f"v1/datasets/{name}/versions/{version}", retry=retry)
-        facts = answer if isinstance(answer, Mapping) else {}
+        _, facts = connection.json("GET", f"v1/datasets/{name}/versions/{version}", kind=ManifestDigest, retry=retry)
         manifest = _read_digest(facts)
         if manifest is None:
             raise Unavailable(
@@ -145,12 +145,11 @@ class Resolver:
     def _ask_alias(self, connection: Connection, retry: Retry) -> str:
         """The version that the spec's alias means; the cache remembers it."""
         name, alias = self._spec.name, self._spec.alias or ""
-        _, answer = connection.json("GET", f"v1/datasets/{name}", retry=retry)
-        dataset = answer if isinstance(answer, Mapping) else {}
-        aliases = dict(dataset["aliases"]) if isinstance(dataset.get("aliases"), Mapping) else {}
-        aliases["latest"] = aliases.get("latest") or dataset.get("latest")
-        aliases = {alias: version for alias, version in aliases.items() if isinstance(version, str)}
-        versions = [item["version"] for item in dataset.get("versions") or ()]
+        _, dataset = connection.json("GET", f"v1/datasets/{name}", kind=AliasTarget, retry=retry)
+        aliases = dict(dataset.get("aliases", {}))
+        if latest := aliases.get("latest") or dataset.get("latest"):
+            aliases["latest"] = latest
+        versions = [item["version"] for item in dataset.get("versions", ())]
         if alias == "latest" and "latest" not in aliases and versions:
             raise NotFound(
                 f"dataset {name!r} has no latest version: each of its {len(versions)} is yanked or a pre-release",
@@ -181,7 +180,7 @@ class Resolver:
 
 
 def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: bool) -> Resolution:
-    reason, origin = facts.get("yank_reason"), facts.get("download_origin")
+    names, reason, origin = file_names(version), facts.get("yank_reason"), facts.get("download_origin")
     return Resolution(
         version,
         manifest,
@@ -189,16 +188,9 @@ def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: boo
         yank_reason=reason if isinstance(reason, str) else None,
         readiness=Readiness.from_dict(facts.get("readiness")),
         online=online,
-        manifest_size=_find_size(facts.get("files"), file_names(version).manifest),
+        manifest_size=next((file["size"] for file in facts.get("files", ()) if file["name"] == names.manifest), None),
         download_origin=origin if online and isinstance(origin, str) else None,
     )
-
-
-def _find_size(files: Any, name: str) -> int | None:
-    """The size of a version's file by its name, where the service says it."""
-    entries = files if isinstance(files, list) else []
-    sizes = [entry.get("size") for entry in entries if isinstance(entry, Mapping) and entry.get("name") == name]
-    return sizes[0] if sizes and type(sizes[0]) is int else None
 
 
 def _read_digest(facts: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 
+from amp_core.client.answers import AnswerFault, PulledManifest, check_answer
 from amp_core.client.cache import Cache, resolve_cache_dir
 from amp_core.client.download import Progress, RemoteFile, download, is_intact
 from amp_core.client.http import Connection, Retry, hide_password, resolve_url
@@ -29,7 +30,7 @@ from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, N
 from amp_core.features import feature_code_hash
 from amp_core.files import NO_ROOM, replace_file
 
-__all__ = ["PulledVersion", "pull", "pull_ready"]
+__all__ = ["PulledVersion", "check_manifest", "pull", "pull_ready"]
 
 log = logging.getLogger("amp_core.client")
 
@@ -188,6 +189,7 @@ def pull_ready(
         manifest_file = RemoteFile(f"{base}/{names.manifest}", resolution.manifest, resolution.manifest_size, origin=origin)
         downloaded_bytes = obtain(manifest_file)
         manifest = read_manifest(cache.blob(resolution.manifest), name, version)
+        check_manifest(manifest, PulledManifest)
         _check_feature_code(manifest)
         readiness = resolution.readiness
         if readiness.ready is None:
@@ -283,6 +285,16 @@ def _describe_file(manifest: Mapping[str, Any], kind: str, path: str, origin: st
             key=f"files.{kind}",
             expected="name, size and sha256",
             remedy="Lock the version again with this release of ampref.",
+        ) from error
+
+
+def check_manifest(manifest: Mapping[str, Any], kind: Any) -> None:
+    """Refuse a manifest that lacks what is read of it; `kind` is a class of `answers`."""
+    try:
+        check_answer(kind, manifest, "the manifest")
+    except AnswerFault as error:
+        raise IntegrityError(
+            str(error), expected="a manifest that ampref wrote", remedy="Lock the version again with this release of ampref."
         ) from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from answerkit import CLIP, JOB, SUBMISSION
 
 import amp_core.client
 from amp_core.client import ApiClient, Retry, Spec, parse_spec, pull
@@ -130,7 +131,7 @@ def test_ids_stay_one_segment_of_the_path() -> None:
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(request.url.raw_path.decode())
-        return httpx2.Response(200, json={})
+        return httpx2.Response(200, json=CLIP | {"rollouts": [], "jobs": []})
 
     api(answer).get_clip("../jobs/x?y#z")
     assert seen == ["/base/v1/clips/..%2Fjobs%2Fx%3Fy%23z"]
@@ -145,10 +146,10 @@ def test_a_submission_is_repeated_whole_after_a_failure(tmp_path: Path) -> None:
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         bodies.append(request.read())
-        return httpx2.Response(503 if len(bodies) == 1 else 202, json={"clip": {"id": "c"}, "job": {"id": "j"}})
+        return httpx2.Response(503 if len(bodies) == 1 else 202, json=SUBMISSION)
 
     made = api(answer).submit_clip(motion, robot="wildrobot", mode="rollout", tags=["a", "b"], fps=30.0, recipe=None)
-    assert made == {"clip": {"id": "c"}, "job": {"id": "j"}, "known": False}
+    assert made == SUBMISSION | {"known": False}
     assert all(body.count(b"motion" * 50_000) == 1 for body in bodies)
     assert len(bodies) == 2
     text = bodies[1].decode()
@@ -163,10 +164,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_pages_are_walked_to_the_end() -> None:
+    first, last = (CLIP | {"id": name, "rollout": None} for name in ("clip_1", "clip_2"))
     pages = {
-        None: {"items": [{"id": 1}], "next_cursor": "x"},
+        None: {"items": [first], "next_cursor": "x"},
         "x": {"items": [], "next_cursor": "y"},
-        "y": {"items": [{"id": 2}], "next_cursor": None},
+        "y": {"items": [last], "next_cursor": None},
     }
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -174,7 +176,10 @@ def test_pages_are_walked_to_the_end() -> None:
         assert "robot" not in request.url.params
         return httpx2.Response(200, json=pages[request.url.params.get("cursor")])
 
-    assert [clip["id"] for clip in api(answer).iter_clips(tier=0, robot=None)] == [1, 2]
+    assert [clip["id"] for clip in api(answer).iter_clips(tier=0, robot=None)] == ["clip_1", "clip_2"]
+    pages["y"]["next_cursor"] = "y"
+    with pytest.raises(Unavailable, match="the same page again"):
+        list(api(answer).iter_clips(tier=0))
 
 
 def test_a_lock_is_not_asked_for_twice_when_its_answer_was_lost() -> None:
@@ -198,13 +203,13 @@ def test_a_service_that_comes_up_late_is_waited_for() -> None:
         tries += 1
         if tries < 3:
             raise httpx2.ConnectError("refused")
-        return httpx2.Response(202, json={"job": {"id": "j"}})
+        return httpx2.Response(202, json={"job": JOB, "pending_clips": 0})
 
-    assert api(answer).lock_version("walk", "1.0.0") == {"job": {"id": "j"}}
+    assert api(answer).lock_version("walk", "1.0.0")["job"] == JOB
 
 
 def job(state: str, progress: float = 0.0) -> dict[str, Any]:
-    return {"id": "j", "state": state, "progress": progress}
+    return JOB | {"id": "j", "state": state, "progress": progress}
 
 
 def test_tries_are_told_to_logging_and_never_to_stdout() -> None:

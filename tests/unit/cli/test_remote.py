@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from answerkit import CLIP, COVERAGE, JOB, SUMMARY, VERSION
+from answerkit import ROLLOUT as COMPLETE_ROLLOUT
 
 from amp_core.cli import main as cli
 from amp_core.cli.output import Output
@@ -16,22 +18,6 @@ from amp_core.cli.results import diagnosis_lines, print_results
 from amp_core.client import ApiClient, Retry
 
 Answer = Callable[[str, str], tuple[int, Any]]
-JOB = {"id": "job_1", "kind": "lock", "state": "succeeded", "progress": 1.0, "message": None, "error": None, "result": {}}
-VERSION = {
-    "dataset": "walk",
-    "version": "1.0.0",
-    "robot": "wildrobot",
-    "num_clips": 2,
-    "num_frames": 700,
-    "yanked": False,
-    "yank_reason": None,
-    "dataset_hash": "sha256:1",
-    "manifest_sha256": "sha256:2",
-    "aliases": ["latest"],
-    "readiness": None,
-    "files": [],
-    "manifest_url": "/v1/manifest",
-}
 LOCK = ["dataset", "lock", "walk", "1.0.0"]
 
 
@@ -58,7 +44,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], list[str]]:
 
 
 def _locking(
-    tiers: dict[str, int], recipes: list[str], alias: tuple[int, Any] = (200, {}), taken: dict[str, int] | None = None
+    tiers: dict[str, int], recipes: list[str], alias: tuple[int, Any] = (200, VERSION), taken: dict[str, int] | None = None
 ) -> Answer:
     frames = {tier: 100 * count for tier, count in (taken or tiers).items()}
     manifest = {
@@ -138,19 +124,7 @@ def test_a_version_says_what_it_is_made_of_and_warns_of_what_no_training_set_hol
 
 
 def test_a_version_says_what_it_covers(service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    histogram = {"unit": "m/s", "bin": 0.1, "from": -0.2, "seconds": [1.0, 0.0, 8.0]}
-    sources = [{"name": f"clip{number}", "seconds": 30.0 - number} for number in range(7)]
-    coverage = {
-        "seconds": 189.0,
-        "tiers": [{"tier": 0, "seconds": 189.0, "sources": 7}],
-        "sources": sources,
-        **dict.fromkeys(("forward_speed", "lateral_speed", "turning_rate"), histogram),
-        "stance": {"single_share": 0.41, "double_share": 0.57, "flight_share": 0.02, "steps_per_second": 1.93},
-        "feature_space": {
-            **{"effective_dimensions": 5.13, "varying_dimensions": 25},
-            **{"poses": {"effective": 312.4}, "velocities": {"effective": 96.0}},
-        },
-    }
+    coverage = COVERAGE | {"sources": [{"name": f"clip{number}", "seconds": 30.0 - number} for number in range(7)]}
     answer = _locking({"0": 7}, ["sha256:a"])
     weighting = {"least": 0.7, "greatest": 1.125, "effective_share": 0.98}
 
@@ -177,7 +151,7 @@ def test_a_version_says_what_it_covers(service: Callable[[Answer], list[str]], c
 
 
 def _clips(names: list[str]) -> Answer:
-    listed = [{"id": f"clip_{place}", "name": name, "robot": "r"} for place, name in enumerate(names)]
+    listed = [CLIP | {"id": f"clip_{place}", "name": name, "rollout": None} for place, name in enumerate(names)]
 
     def answer(method: str, path: str) -> tuple[int, Any]:
         if method == "DELETE":
@@ -185,7 +159,7 @@ def _clips(names: list[str]) -> Answer:
         if path == "/v1/clips":
             return 200, {"items": listed, "next_cursor": None}
         found = next((clip for clip in listed if path.endswith(f"/{clip['id']}")), None)
-        return (200, found) if found else (404, {"type": "not-found", "what": "no such clip"})
+        return (200, found | {"rollouts": [], "jobs": []}) if found else (404, {"type": "not-found", "what": "no such clip"})
 
     return answer
 
@@ -210,10 +184,11 @@ def test_clips_show_the_rollouts_duration_beside_the_sources(
     service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    facts = {"id": "clip_0", "name": "walk", "robot": "r", "duration_sec": 7.98}
-    rollout = {"mode": "teacher_forced", "tier": 0, "frames": 400, "quality_metrics": {}}
-    items = [facts | {"rollout": rollout}, facts | {"name": "new", "rollout": None}]
-    service(lambda _, path: (200, {"control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None}))
+    rollout = SUMMARY | {"mode": "teacher_forced"}
+    items = [CLIP | {"rollout": rollout}, CLIP | {"name": "new", "rollout": None}]
+    service(
+        lambda _, path: (200, {"name": "r", "control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None})
+    )
     assert cli.run(["clips"]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("Clip"))
@@ -236,10 +211,10 @@ def test_a_list_names_the_profiles_of_its_verdicts_unless_all_are_the_usual_one(
     is_shown: bool,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    facts = {"id": "clip_0", "name": "walk", "robot": "r", "duration_sec": 7.98}
-    rollout = {"mode": "rollout", "tier": 0, "frames": 400, "quality_metrics": {}}
-    items = [facts | {"rollout": rollout | {"gate_profile": profile}} for profile in profiles]
-    calls = service(lambda _, path: (200, {"control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None}))
+    items = [CLIP | {"rollout": SUMMARY | {"gate_profile": profile}} for profile in profiles]
+    calls = service(
+        lambda _, path: (200, {"name": "r", "control_dt": 0.02} if "robots" in path else {"items": items, "next_cursor": None})
+    )
     assert cli.run(["clips", "--profile", "amp-0.11"]) == 0
     text = capsys.readouterr().out
     assert ("Profile" in text, "amp-0.11" in text) == (is_shown, is_shown)
@@ -250,11 +225,7 @@ def test_a_clip_shows_the_profile_of_each_rollout(
     service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    facts = {"robot": "r", "source_digest": "d", "source_format": "pkl", "frames_in": 267, "fps_in": 50.0, "tags": []}
-    rollout = {"id": "rollout_0", "mode": "rollout", "tier": 0, "frames": 9, "tier_reason": "x", "quality_metrics": {}}
-    rollout |= {"gate_profile": "amp-0.12", "bucket": "canonical"}
-    clip = {"id": "clip_0", "name": "walk", **facts, "duration_sec": 7.0, "created_at": "now", "augmentation": None}
-    service(lambda *_: (200, clip | {"rollouts": [rollout], "jobs": [], "control_dt": 0.02}))
+    service(lambda *_: (200, CLIP | {"rollouts": [SUMMARY], "jobs": [], "control_dt": 0.02}))
     assert cli.run(["clip", "clip_0"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["Rollout", "Mode", "Profile", "Tier"] in [line[:4] for line in lines]
@@ -273,7 +244,7 @@ def test_a_name_for_a_known_file_is_said_to_change_nothing(
     service: Callable[[Answer], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.npz").touch()
-    answer = {"clip": {"id": "clip_0", "name": "walk"}, "job": None, "rollout": {"id": "rollout_0"}}
+    answer = {"clip": CLIP, "job": None, "rollout": {"id": "rollout_0"}}
     service(lambda *_: (200, answer))
     assert cli.run(["submit", str(tmp_path / "x.npz"), "--name", "other"]) == 0
     assert "already known as walk (clip_0); name unchanged" in capsys.readouterr().err
@@ -292,7 +263,7 @@ def test_ctrl_c_while_waiting_says_that_the_jobs_go_on(
 
     monkeypatch.setattr(ApiClient, "wait_for_job", interrupt)
     (tmp_path / "x.npz").touch()
-    answer = {"clip": {"id": "clip_0", "name": "x"}, "job": JOB, "rollout": None}
+    answer = {"clip": CLIP | {"name": "x"}, "job": JOB, "rollout": None}
     service(lambda method, path: (202, answer) if path == "/v1/clips" else (200, JOB))
     assert cli.run(["submit", str(tmp_path / "x.npz"), "--wait"]) == 130
     assert "the job goes on: ampref job job_1 --wait" in capsys.readouterr().err
@@ -300,15 +271,12 @@ def test_ctrl_c_while_waiting_says_that_the_jobs_go_on(
     assert "the job goes on: ampref job job_1 --wait" in capsys.readouterr().err
 
 
-ROLLOUT = {
+ROLLOUT = COMPLETE_ROLLOUT | {
     "id": "rollout_1",
-    "clip_name": "walk",
-    "mode": "rollout",
     "tier": -1,
     "tier_reason": "Rejected: the root is tilted; max_tilt_deg 90 is over 60",
     "frames": 200,
     "duration_sec": 4.0,
-    "quality_metrics": {},
     "segments": [{"start": 150, "end": 200}, {"start": 0, "end": 26}, {"start": 30, "end": 60}, {"start": 70, "end": 140}],
     "ingest": {"notes": ["Root frame: the root is tilted.", "Ground: it floats."]},
     "diagnosis": {
@@ -368,15 +336,13 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
         return JOB | {"kind": "rollout", "result": {"rollout_id": "rollout_1", "tier": 0}}
 
     monkeypatch.setattr(ApiClient, "wait_for_job", wait)
-    service(lambda method, path: (200, going | {"attempts": 1, "max_attempts": 3}))
+    service(lambda method, path: (200, going))
     assert cli.run(["job", "job_1"]) == 0
     assert "planned 40 of 100 frames, 90 s left" in capsys.readouterr().out
 
     service(
         lambda method, path: (
-            (202, {"clip": {"id": "clip_0", "name": "x"}, "job": going, "rollout": None})
-            if path == "/v1/clips"
-            else (200, ROLLOUT)
+            (202, {"clip": CLIP | {"name": "x"}, "job": going, "rollout": None}) if path == "/v1/clips" else (200, ROLLOUT)
         )
     )
     for name in ("x", "y"):
@@ -433,9 +399,8 @@ def test_a_name_or_version_that_cannot_be_one_is_refused_before_the_service_is_a
 def test_the_numbers_of_a_clip_are_rounded_for_people(
     service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    facts = {"robot": "r", "source_digest": "d", "source_format": "pkl", "frames_in": 267, "fps_in": 100 / 3, "tags": []}
-    clip = {"id": "clip_0", "name": "walk", **facts, "duration_sec": 7.9799999999999995, "created_at": "now"}
-    service(lambda *_: (200, clip | {"augmentation": None, "rollouts": [], "jobs": [], "control_dt": 0.02}))
+    clip = CLIP | {"fps_in": 100 / 3, "duration_sec": 7.9799999999999995}
+    service(lambda *_: (200, clip | {"rollouts": [], "jobs": [], "control_dt": 0.02}))
     assert cli.run(["clip", "clip_0"]) == 0
     text = capsys.readouterr().out
     assert "7.98 " in text
