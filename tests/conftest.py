@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from bench.servers import postgres, redis
+from bench.servers import S3Server, postgres, redis, seaweedfs
 
 # The width of a terminal that the tests have not: tables are as wide as they are in a file.
 os.environ.pop("COLUMNS", None)
@@ -131,3 +131,20 @@ def redis_url(redis_server: str) -> Iterator[str]:
         connection.flushall()
         yield redis_server
         connection.flushall()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server over plain HTTP: one for each test process, stopped in the end."""
+    with seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a blob store of the test's own on a real S3 server; the `AWS_*` variables lead there, with nothing about TLS."""
+    for name in ("AWS_ALLOW_HTTP", "AWS_ENDPOINT", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://ampref/{uuid.uuid4().hex}"

@@ -20,12 +20,13 @@ class CatalogDamageLog(DamageLog):
     def add(self, digest: str, fault: str, place: str | None) -> str:
         try:
             with self._catalog.begin() as session:
-                current = damage.report(session, digest, fault, place)
+                is_new = damage.report(session, digest, fault, place)
                 owners = ", ".join(blob_refs.list_owners(session, digest))
         except Unavailable as error:
             log.error("blob_damaged", digest=digest, fault=fault, set_aside=place, not_recorded=error.what)
             return ""
-        log.error("blob_damaged", digest=digest, fault=fault, set_aside=current.place, owners=owners)
+        # Every request for a missing blob comes here; it is told once.
+        (log.error if is_new else log.debug)("blob_damaged", digest=digest, fault=fault, set_aside=place, owners=owners)
         return owners
 
     def heal(self, digest: str) -> None:

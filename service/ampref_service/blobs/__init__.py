@@ -13,10 +13,10 @@ import obstore.store
 
 from amp_core.errors import InputRefused
 from ampref_service.blobs.local import LocalBlobStore
-from ampref_service.blobs.objects import ObjectBlobStore
+from ampref_service.blobs.objects import ObjectBlobStore, insecure_endpoint
 from ampref_service.blobs.store import BlobStore, DamageLog, VerifiedBlob
 
-__all__ = ["BlobStore", "DamageLog", "LocalBlobStore", "ObjectBlobStore", "VerifiedBlob", "open_blobs"]
+__all__ = ["BlobStore", "DamageLog", "LocalBlobStore", "ObjectBlobStore", "VerifiedBlob", "insecure_endpoint", "open_blobs"]
 
 
 def open_blobs(url: str, damage_log: DamageLog | None = None) -> BlobStore:
@@ -38,7 +38,6 @@ def open_blobs(url: str, damage_log: DamageLog | None = None) -> BlobStore:
     if parts.scheme not in ("s3", "gs", "az"):
         raise InputRefused(f"blob URL of unknown scheme {parts.scheme!r}", expected=expected)
     try:
-        name = f"{parts.scheme}://{parts.hostname}{parts.path}"
-        return ObjectBlobStore(obstore.store.from_url(url), name, damage_log)
+        return ObjectBlobStore.connect(url, damage_log)
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise InputRefused(f"the blob URL cannot be used: {error}", expected=expected) from None

@@ -1,15 +1,23 @@
-"""Blobs as objects of S3 and its like, through obstore."""
+"""Blobs as objects of S3 and its like, through obstore.
+
+Credentials, region and endpoint are those of the `AWS_*` variables. An endpoint that says `http://` is used without TLS.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
+import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import obstore
+import obstore.store
 from obstore.exceptions import BaseError, NotFoundError
 
 from amp_core.digests import digest_of, digest_of_file
@@ -31,13 +39,44 @@ RENEW_AFTER_SEC = 600.0
 """Above this age a blob that is put again is written again, so that garbage collection sees it as young."""
 
 
-class ObjectBlobStore(BlobStore):
-    """Blobs as objects in `store` (an obstore store); `name` is what errors call it."""
+_CLIENT = {"connect_timeout": "3s", "read_timeout": "30s", "timeout": "10min"}
+_PROBE_CLIENT = {"connect_timeout": "3s", "read_timeout": "4s", "timeout": "8s"}
+_RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=5), "backoff": {"max_backoff": timedelta(seconds=2)}}
+_PROBE_RETRY = {"max_retries": 0}
+_WRITE_PROBE_SEC = 60.0  # Between two writes of the check; in between it reads.
 
-    def __init__(self, store: Any, name: str, damage_log: DamageLog | None = None) -> None:
+
+def insecure_endpoint() -> str | None:
+    """The endpoint that is reached without TLS, by the environment."""
+    urls = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
+    return next((url for url in urls if url.lower().startswith("http://")), None)
+
+
+class ObjectBlobStore(BlobStore):
+    """Blobs as objects in `store` (an obstore store).
+
+    Args:
+      name: what errors call the store.
+      probe: the same store with less patience, for `check`.
+    """
+
+    def __init__(self, store: Any, name: str, damage_log: DamageLog | None = None, *, probe: Any = None) -> None:
         super().__init__(damage_log)
         self._store = store
         self._name = name
+        self._probe = probe or store
+        self._write_probed_at = -math.inf
+
+    @classmethod
+    def connect(cls, url: str, damage_log: DamageLog | None = None) -> ObjectBlobStore:
+        """The store at `s3://BUCKET/PREFIX` and its like."""
+        allow_http = {"allow_http": True} if insecure_endpoint() else {}
+        store, probe = (
+            obstore.store.from_url(url, client_options=client | allow_http, retry_config=retry)  # type: ignore[call-overload]
+            for client, retry in ((_CLIENT, _RETRY), (_PROBE_CLIENT, _PROBE_RETRY))
+        )
+        parts = urlsplit(url)
+        return cls(store, f"{parts.scheme}://{parts.hostname}{parts.path}", damage_log, probe=probe)
 
     def put_file(self, path: Path) -> str:
         digest = digest_of_file(path)
@@ -111,7 +150,20 @@ class ObjectBlobStore(BlobStore):
                         yield digest, meta["last_modified"].timestamp()
 
     def check(self) -> None:
-        self.exists("sha256:" + "0" * 64)
+        with self._store_errors():
+            # A missing bucket answers a look at one object as a missing object does.
+            next(iter(obstore.list(self._probe, prefix="tmp", chunk_size=1)), None)
+            if time.monotonic() - self._write_probed_at >= _WRITE_PROBE_SEC:
+                key = f"tmp/check-{uuid.uuid4().hex}"
+                obstore.put(self._probe, key, b"ampref", use_multipart=False)
+                obstore.delete(self._probe, key)
+                self._write_probed_at = time.monotonic()
+
+    def sign_url(self, digest: str, expires_in_sec: float) -> str | None:
+        if not isinstance(self._store, obstore.store.S3Store):
+            return None
+        with self._store_errors(digest):
+            return obstore.sign(self._store, "GET", blob_key(digest), timedelta(seconds=expires_in_sec))
 
     @contextlib.contextmanager
     def _store_errors(self, digest: str | None = None) -> Iterator[None]:

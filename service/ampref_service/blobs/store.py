@@ -123,6 +123,10 @@ class BlobStore(abc.ABC):
     def check(self) -> None:
         """Raise `Unavailable` unless the store can be reached and written."""
 
+    def sign_url(self, digest: str, expires_in_sec: float) -> str | None:
+        """A URL of the store itself from which a blob can be read for some seconds; None where it has none."""
+        return None
+
     def size(self, digest: str) -> int:
         """Bytes in a blob."""
         return self.stat(digest).size

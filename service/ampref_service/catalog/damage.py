@@ -22,17 +22,16 @@ class Damage(NamedTuple):
     place: str | None
 
 
-def report(session: Session, digest: str, fault: str, place: str | None) -> Damage:
-    """Write down that a blob is damaged, unless it is known; returns what is known, the first report's."""
-    current = find(session, digest)
-    if current is not None and not place:
-        return current
+def report(session: Session, digest: str, fault: str, place: str | None) -> bool:
+    """Write down that a blob is damaged; False where that is known, and it was not set aside only now."""
+    if not place and find(session, digest) is not None:
+        return False
     values = {"found_at": now(session), "fault": fault, "place": place, "healed_at": None}
     if not insert_new(session, blob_damage, {"digest": digest, **values}):
         session.execute(update(blob_damage).where(blob_damage.c.digest == digest).values(values))
     detail = {"fault": fault, "set_aside": place, "owners": blob_refs.list_owners(session, digest)}
     audit.record(session, SERVICE, "blob.damage", f"blob:{digest}", detail)
-    return Damage(digest, fault, place)
+    return True
 
 
 def heal(session: Session, digest: str) -> bool:

@@ -14,7 +14,7 @@ from amp_core.robot import load_robots
 from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, schema
-from ampref_service.cli.startup import Host, NoAuth, Port, check_keys, ending_on_sigterm, load_settings, url_of
+from ampref_service.cli.startup import Host, NoAuth, Port, check_blobs, check_keys, ending_on_sigterm, load_settings, url_of
 
 
 def api(host: Host = None, port: Port = None, no_auth: NoAuth = False, json_out: Json = None) -> None:
@@ -27,6 +27,7 @@ def api(host: Host = None, port: Port = None, no_auth: NoAuth = False, json_out:
     logs.configure(settings.log_level, json=settings.log_json)
     check_keys(out, settings)
     robots = load_robots(settings.robots)
+    check_blobs(out, settings)
     checks: dict[str, Callable[[], Any]] = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
     more: dict[str, Any] = {}
     if settings.embedded:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from typer import BadParameter, Option
 
 from amp_core.cli.exit_codes import TERMINATED
 from amp_core.cli.output import Output
 from amp_core.errors import Unavailable
+from ampref_service.blobs import insecure_endpoint, open_blobs
 from ampref_service.catalog import Catalog, keys
 from ampref_service.settings import Settings, unknown_variables
 
@@ -85,6 +87,19 @@ def make_folder(folder: Path) -> None:
             expected="a folder that this user may write",
             remedy="Choose another with --data-dir or AMPREF_DATA_DIR, or give this one to the user that runs the service",
         ) from None
+
+
+def check_blobs(out: Output, settings: Settings) -> None:
+    """Warn of a blob store that is reached without TLS.
+
+    Raises:
+      Unavailable: the store cannot be reached or written; nothing may say that it is up then.
+    """
+    endpoint = insecure_endpoint() if settings.blob_url.startswith("s3:") else None
+    host = urlsplit(endpoint or "").hostname or ""
+    if endpoint and host != "localhost" and not host.startswith("127.") and host != "::1":
+        out.warn(f"the blob store is reached without TLS ({endpoint}): everybody on the way can read and change what is stored")
+    open_blobs(settings.blob_url).check()
 
 
 def warn_missing_tests(out: Output, settings: Settings) -> None:

@@ -19,9 +19,10 @@ HEX = hashlib.sha256(DATA).hexdigest()
 ETAG = f'"{HEX}"'
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> TestClient:
-    blobs = open_blobs((tmp_path / "blobs").as_uri() if request.param == "file" else "memory://")
+    url = {"file": (tmp_path / "blobs").as_uri(), "memory": "memory://"}.get(request.param)
+    blobs = open_blobs(url or request.getfixturevalue("s3_url"))
     digest = blobs.put_bytes(DATA)
     app = FastAPI(exception_handlers=problems.HANDLERS)
 

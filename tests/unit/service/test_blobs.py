@@ -26,8 +26,10 @@ Make = Callable[[], BlobStore]
 UNKNOWN = "sha256:" + "0" * 64
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "s3":
+        return open_blobs(request.getfixturevalue("s3_url"))
     return open_blobs("memory://" if request.param == "memory" else (tmp_path / "blobs").as_uri())
 
 

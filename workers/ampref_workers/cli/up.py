@@ -24,6 +24,7 @@ from ampref_service.cli.startup import (
     Host,
     NoAuth,
     Port,
+    check_blobs,
     check_keys,
     ending_on_sigterm,
     load_settings,
@@ -65,6 +66,7 @@ def up(
     warn_missing_tests(out, settings)
     robots = load_robots(settings.robots)  # Before anything is started; the server would refuse them with a traceback.
     make_folder(settings.data_dir)
+    check_blobs(out, settings)
     schema.upgrade(settings.database_url)
     check_keys(out, settings)
     listener = server.listen(settings)

@@ -13,7 +13,7 @@ from amp_core.cli.options import Json
 from amp_core.cli.output import Output
 from amp_core.robot import load_robots
 from ampref_service import logs
-from ampref_service.cli.startup import ending_on_sigterm, load_settings, warn_missing_tests
+from ampref_service.cli.startup import check_blobs, ending_on_sigterm, load_settings, warn_missing_tests
 from ampref_service.settings import Settings
 from ampref_workers.app import check_workers, main
 
@@ -36,6 +36,7 @@ def worker(
     logs.configure(settings.log_level, json=settings.log_json)
     warn_missing_tests(out, settings)
     load_robots(settings.robots)
+    check_blobs(out, settings)
     out.print_result({"pid": os.getpid()})
     sys.stdout.flush()
     with ending_on_sigterm():
