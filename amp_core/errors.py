@@ -17,6 +17,7 @@ command line, the HTTP API and the job table show the same facts.
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
     ├── NotReady                a locked version that is not ready for training
     ├── Unavailable             a server, broker or blob store cannot be reached
+    │   ├── Busy                the service has no room for another request at the moment
     │   └── DiskFull            a folder has no room left
     ├── EngineRefused           the installed MuJoCo is mixed or not of a supported version
     └── PhysicsFailed           a simulation could not be run to its end
@@ -156,9 +157,15 @@ class Unavailable(AmprefError):
     status = 503
 
 
-class DiskFull(Unavailable):
-    """A folder has no room left. Over HTTP it is `unavailable`, like its parent; a worker blames no clip for it."""
+class Busy(Unavailable):
+    slug = "busy"
+    title = "Too much at once"
 
+
+class DiskFull(Unavailable):
+    """A folder has no room left; a worker blames no clip for it."""
+
+    slug = "disk-full"
     title = "No space left"
 
 

@@ -17,17 +17,20 @@ from typing import Any
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from amp_core.robot import Robot
 from ampref_service.api import faults, openapi, problems
 from ampref_service.api.auth import Authenticator
-from ampref_service.api.middleware import limit_bodies, observe_requests
+from ampref_service.api.middleware import admit_uploads, limit_bodies, observe_requests
 from ampref_service.api.telemetry import Telemetry
 from ampref_service.catalog.schema import check as check_schema
 from ampref_service.event_feed import EventFeed
+from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import Settings
+from ampref_service.spool import Admission, Spool
 
 log = structlog.get_logger("ampref_service.app")
 
@@ -43,6 +46,7 @@ def create_app(
     checks: Mapping[str, Callable[[], None]] | None = None,
     background: Callable[[Services], AbstractContextManager[Any]] | None = None,
     robots: Mapping[str, Robot] | None = None,
+    open_readers: Callable[[Settings, Spool], ReaderPool] = ReaderPool,
 ) -> FastAPI:
     """The application for `settings`; nothing is opened before its lifespan starts.
 
@@ -52,17 +56,19 @@ def create_app(
       checks: more components for `/readyz`, by name, for example the broker.
       background: entered after everything is open and left before it is closed.
       robots: the robots, where they are loaded already (`amp_core.robot.load_robots`); else the lifespan loads them.
+      open_readers: makes the readers of uploads, which are closed at the end.
     """
     telemetry = Telemetry()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = await anyio.to_thread.run_sync(open_services, settings, notify, robots)
+        services = await anyio.to_thread.run_sync(open_services, settings, notify, robots, open_readers)
         app.state.services = services
         app.state.authenticator = Authenticator(services.catalog, settings)
         app.state.checks = {
             "database": functools.partial(check_schema, services.catalog),
             "blobs": services.blobs.check,
+            "uploads": services.spool.check,
             **(checks or {}),
         }
         telemetry.watch(services)
@@ -78,11 +84,17 @@ def create_app(
         finally:
             app.state.authenticator.close()
             await feed.close()
-            services.catalog.close()
+            await anyio.to_thread.run_sync(services.close)
+
+    def is_upload(scope: Scope) -> bool:
+        return (scope["method"], scope["path"]) == ("POST", "/v1/clips")
 
     def body_limit(scope: Scope) -> int:
-        is_upload = scope["path"] == "/v1/clips" and scope["method"] == "POST"
-        return settings.max_upload_bytes + UPLOAD_OVERHEAD_BYTES if is_upload else MAX_JSON_BYTES
+        return settings.max_upload_bytes + UPLOAD_OVERHEAD_BYTES if is_upload(scope) else MAX_JSON_BYTES
+
+    def upload_size(scope: Scope) -> int | None:
+        # A length that is no number, or over the limit, was refused by `limit_bodies`.
+        return int(Headers(scope=scope).get("content-length", body_limit(scope))) if is_upload(scope) else None
 
     app = FastAPI(
         **openapi.INFO,
@@ -91,12 +103,13 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,  # The framework's pages load their scripts from elsewhere; see ampref_service.api.docs_page.
         redoc_url=None,
-        form_limits={"max_files": 1, "max_fields": 128, "max_part_size": 64 * 1024},
     )
     app.openapi = openapi.build_document  # type: ignore[method-assign]
     app.state.telemetry = telemetry
+    app.state.admission = Admission(settings)
     app.state.started = time.monotonic()
     app.include_router(openapi.router)
+    app.add_middleware(admit_uploads, admission=app.state.admission, declared_size=upload_size)
     app.add_middleware(limit_bodies, limit=body_limit, timeout_sec=settings.request_timeout_sec)
     app.add_middleware(observe_requests, observe=telemetry.observe)
     return app

@@ -14,8 +14,10 @@ from ampref_service.catalog import Catalog
 from ampref_service.catalog.records import JobTerms, RecipeRow
 from ampref_service.damage import CatalogDamageLog
 from ampref_service.jobs import JobQueue
+from ampref_service.readers import ReaderPool
 from ampref_service.recipes import plan_effort
 from ampref_service.settings import Settings
+from ampref_service.spool import Spool
 
 log = structlog.get_logger("ampref_service.services")
 
@@ -32,6 +34,8 @@ class Services:
     blobs: BlobStore
     robots: Mapping[str, Robot]
     notify: Notify
+    spool: Spool
+    readers: ReaderPool
 
     @property
     def queue(self) -> JobQueue:
@@ -59,6 +63,11 @@ class Services:
                 remedy="The operator installs robots with AMPREF_ROBOTS; they are never taken over HTTP",
             ) from None
 
+    def close(self) -> None:
+        """Close what was opened."""
+        self.readers.close()
+        self.catalog.close()
+
     def ring(self, job_id: str) -> None:
         """Wake a worker for a job that was committed. A broken doorbell changes nothing: the sweeper rings again."""
         try:
@@ -67,12 +76,19 @@ class Services:
             log.warning("notify_failed", job=job_id, error=f"{type(error).__name__}: {error}")
 
 
-def open_services(settings: Settings, notify: Notify, robots: Mapping[str, Robot] | None = None) -> Services:
-    """Open the catalog, the blobs and, unless they are passed, the robots that `settings` name.
+def open_services(
+    settings: Settings,
+    notify: Notify,
+    robots: Mapping[str, Robot] | None = None,
+    open_readers: Callable[[Settings, Spool], ReaderPool] = ReaderPool,
+) -> Services:
+    """Open the catalog, the blobs, the readers of uploads and, unless they are passed, the robots that `settings` name.
 
     Raises:
       RobotRefused: a robot cannot be used, or two have one name.
+      Unavailable: the folder of uploads cannot be made.
     """
     robots = load_robots(settings.robots) if robots is None else robots
-    catalog = Catalog.open(settings.database_url)
-    return Services(settings, catalog, open_blobs(settings.blob_url, CatalogDamageLog(catalog)), robots, notify)
+    catalog, spool = Catalog.open(settings.database_url), Spool(settings)
+    blobs = open_blobs(settings.blob_url, CatalogDamageLog(catalog))
+    return Services(settings, catalog, blobs, robots, notify, spool, open_readers(settings, spool))

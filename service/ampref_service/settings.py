@@ -90,6 +90,19 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(64 * MIB, ge=1024, description="Largest motion file that is accepted, in bytes.")
     max_duration_sec: Positive = Field(120.0, description="Longest motion that is accepted, in seconds.")
     max_fps: Positive = Field(1000.0, description="Highest frame rate that is accepted, in frames a second.")
+    upload_readers: int = Field(2, ge=1, le=64, description="Child processes that read uploads, each one file at a time.")
+    reader_memory_mb: int = Field(
+        1024, ge=256, description="Private memory that one of them may use, in MiB; a file that takes more is refused."
+    )
+    reader_timeout_sec: Positive = Field(
+        15.0, description="Processor time that reading one file may take, in seconds; four times that by the clock."
+    )
+    max_uploads: int = Field(64, ge=1, description="Uploads that are taken at a time: arriving, waiting for a reader or read.")
+    upload_budget_mb: int = Field(
+        512,
+        ge=1,
+        description="What their bodies may have together, in MiB; beyond either bound an upload is told to come again.",
+    )
     request_timeout_sec: Positive = Field(30.0, description="How long a client may take to send a whole request, in seconds.")
     keep_alive_sec: int = Field(5, ge=1, description="How long an idle HTTP connection is kept open, in seconds.")
     shutdown_grace_sec: int = Field(

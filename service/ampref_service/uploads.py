@@ -1,21 +1,21 @@
 """Accepting a clip: read all of it, check it, store it, and only then promise anything.
 
-The order is what makes the promise hold: bytes on disk and synced, then clip and job in one commit, then the doorbell, then the
-answer. A crash before the commit leaves a blob that garbage collection removes; after it, the job is found by the sweeper.
+A reader reads and checks it (`ampref_service.readers`). The order is what makes the promise hold: bytes on disk and synced,
+then clip and job in one commit, then the doorbell, then the answer. A crash before the commit leaves a blob that garbage
+collection removes; after it, the job is found by the sweeper.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from amp_core.errors import TooLarge
-from amp_core.formats import EXTENSIONS, Limits, Motion, clean_name, label_file, name_clip, read_motion
-from amp_core.motion import check_motion
+from amp_core.formats import EXTENSIONS, Limits, clean_name, label_file, name_clip
+from amp_core.lineage import Lineage
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from ampref_service.catalog import clips
@@ -24,17 +24,13 @@ from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
 from ampref_service.settings import MIB, Settings
 
-_LARGE_BYTES = 4 * MIB
-
-_one_large_file = threading.Lock()
-
 
 @dataclass(frozen=True)
 class Upload:
     """A motion file as it came, and how it is to be read.
 
     Args:
-      file: the bytes, not read yet.
+      file: an open file with the bytes, not read yet.
       size: how many they are.
       filename: what the client calls the file; used for the clip's name and format where those are None, never as a path.
       name: the clip's name, None for the file name's stem.
@@ -52,73 +48,82 @@ class Upload:
     quat_order: str | None = None
     tags: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return label_file(self.filename)
+
+    @property
+    def read_options(self) -> dict[str, Any]:
+        """What its reader is told besides the format."""
+        return {key: value for key in ("fps", "quat_order") if (value := getattr(self, key)) is not None}
+
 
 def upload_limits(settings: Settings) -> Limits:
     """What a motion may cost, as the operator set it."""
     return Limits(max_bytes=settings.max_upload_bytes, max_duration_sec=settings.max_duration_sec, max_fps=settings.max_fps)
 
 
-def reserve_memory(size: int) -> contextlib.AbstractContextManager[Any]:
-    """Hold the memory that reading a file of `size` bytes takes: of large files one is read at a time.
-
-    A large file waits on the disk, where the parser of forms has put it. Reading takes several times its size.
-    """
-    return _one_large_file if size > _LARGE_BYTES else contextlib.nullcontext()
-
-
-def accept_clip(services: Services, robot: Robot, upload: Upload, recipe: Recipe, terms: JobTerms, *, actor: str) -> Submission:
-    """Check and store `upload`, and queue its rollout under `recipe`; all of it is durable when this returns.
+def start_reading(services: Services, robot: Robot, upload: Upload) -> Future[dict[str, Any]]:
+    """Have `upload` read and checked; the facts of the clip that it becomes, for `store_clip`.
 
     Raises:
-      MotionRefused: the file cannot be used; nothing was stored.
-      TooLarge: it is over the limit; nothing was stored.
+      TooLarge: it is over the limit.
+
+    The future raises as `ReaderPool.read`.
     """
-    settings = services.settings
-    label = label_file(upload.filename)
-    if upload.size > settings.max_upload_bytes:
+    limits = upload_limits(services.settings)
+    if upload.size > limits.max_bytes:
         raise TooLarge(
             f"the file has {upload.size:,} bytes",
-            file=label,
-            expected=f"at most {settings.max_upload_bytes / MIB:.6g} MiB ({settings.max_upload_bytes:,} bytes)",
+            file=upload.label,
+            expected=f"at most {limits.max_bytes / MIB:.6g} MiB ({limits.max_bytes:,} bytes)",
             remedy="Cut the motion into shorter clips, or ask the operator to raise AMPREF_MAX_UPLOAD_BYTES",
         )
-    format_of_name = EXTENSIONS.get(PurePosixPath(label).suffix.lower())
-    options: dict[str, Any] = {key: value for key in ("fps", "quat_order") if (value := getattr(upload, key)) is not None}
-    limits = upload_limits(settings)
-    with reserve_memory(upload.size):
-        data = upload.file.read()
-        # Errors name the uploaded file, not the clip.
-        motion = read_motion(data, name=label, format=upload.format or format_of_name, limits=limits, **options)
-        check_motion(motion, robot, limits)
-        new = new_clip(
-            motion,
-            robot,
-            name=clean_name(upload.name or name_clip(label)),
-            size=len(data),
-            blob_digest=services.blobs.put_bytes(data),
-            read_options=options,
-            tags=upload.tags,
-        )
-        del data
+    return services.readers.read(
+        "read_clip",
+        robot,
+        limits,
+        [upload.file],
+        name=upload.label,  # Errors name the uploaded file, not the clip.
+        format=upload.format or EXTENSIONS.get(PurePosixPath(upload.label).suffix.lower()),
+        options=upload.read_options,
+    )
+
+
+def store_clip(
+    services: Services, robot: Robot, upload: Upload, facts: Mapping[str, Any], recipe: Recipe, terms: JobTerms, *, actor: str
+) -> Submission:
+    """Store an upload that was read, and queue its rollout under `recipe`; all of it is durable when this returns.
+
+    Raises:
+      MotionRefused: the clip's name cannot be one; nothing was stored.
+    """
+    new = new_clip(
+        services,
+        robot,
+        upload.file,
+        facts,
+        name=clean_name(upload.name or name_clip(upload.label)),
+        read_options=upload.read_options,
+        tags=upload.tags,
+    )
     with services.catalog.begin() as session:
         return clips.submit(session, new, recipe_row(recipe), terms=terms, actor=actor)
 
 
-def new_clip(motion: Motion, robot: Robot, *, name: str, size: int, **fields: Any) -> NewClip:
-    """The clip that a motion of `size` bytes becomes; `fields` are those that do not come from the motion or the robot."""
-    return NewClip(
-        name=name,
-        robot=robot.name,
-        robot_digest=robot.digest,
-        source_digest=motion.source_digest,
-        source_format=motion.source_format,
-        size=size,
-        frames_in=motion.num_frames,
-        fps_in=motion.fps,
-        duration_sec=motion.duration_sec,
-        lineage=motion.lineage,
-        **fields,
-    )
+def new_clip(services: Services, robot: Robot, file: BinaryIO, facts: Mapping[str, Any], **fields: Any) -> NewClip:
+    """Store the bytes of a file; the clip that they become.
+
+    Args:
+      facts: from its reader.
+      fields: what comes neither from the file nor from the robot.
+    """
+    lineage = facts["lineage"]
+    # The file has no name of its own; this one reads it from its beginning.
+    digest = services.blobs.put_file(Path(f"/dev/fd/{file.fileno()}"))
+    shared = {"robot": robot.name, "robot_digest": robot.digest, "blob_digest": digest}
+    return NewClip(**{**facts, **shared, "lineage": lineage and Lineage(**lineage)}, **fields)
 
 
 def split_tags(fields: Iterable[str]) -> tuple[str, ...]:

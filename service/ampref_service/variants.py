@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
 
-from amp_core.augment import Augmentation, Seam, make_variant
-from amp_core.errors import Conflict, MotionRefused
-from amp_core.formats import read_motion
-from amp_core.motion import check_motion
+from amp_core.augment import Augmentation, Seam
+from amp_core.errors import Conflict
 from amp_core.recipe import Recipe
+from amp_core.robot import Robot
 from ampref_service.catalog import clips
 from ampref_service.catalog.records import Clip, JobTerms, Submission
 from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
-from ampref_service.uploads import new_clip, reserve_memory, upload_limits
+from ampref_service.uploads import new_clip, upload_limits
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,23 @@ class Variant(Submission):
     seam: Seam | None
 
 
-def augment_clip(
-    services: Services,
-    clip_id: str,
-    augmentations: Sequence[Augmentation],
-    recipe: Recipe,
-    terms: JobTerms,
-    *,
-    tags: tuple[str, ...] = (),
-    actor: str,
-) -> tuple[Clip, list[Variant]]:
-    """Make variants of a clip, each a clip of its own, and queue their rollouts: all of them, or none.
+@dataclass(frozen=True)
+class VariantOrder:
+    """Variants that a reader is to make: of which clip, for which robot, and into which files."""
+
+    parent: Clip
+    robot: Robot
+    augmentations: Sequence[Augmentation]
+    files: Sequence[BinaryIO]
+    reading: Future[list[dict[str, Any]]]
+
+
+def find_parent(services: Services, clip_id: str) -> tuple[Clip, Robot]:
+    """A clip that variants may be made of, and its robot.
 
     Raises:
       NotFound: there is no such clip, or its robot is not installed.
       Conflict: the robot's model is another than the clip was uploaded for.
-      InputRefused: the robot has no symmetry to mirror; the clip cannot be looped, or its variant is over a limit.
     """
     with services.catalog.session() as session:
         parent = clips.get(session, clip_id)
@@ -52,45 +54,61 @@ def augment_clip(
             expected=parent.robot_digest,
             remedy="Upload the motion again, and augment that clip",
         )
-    settings, limits = services.settings, upload_limits(services.settings)
-    all_tags = clips.check_tags((*parent.tags, *tags))
-    with reserve_memory(parent.size):
-        with services.blobs.open(parent.blob_digest) as file:
-            data = file.read()
-        options: dict[str, Any] = dict(parent.read_options)
-        source = read_motion(data, name=parent.name, format=parent.source_format, limits=limits, **options)
-        del data
-        variants = []
-        for augmentation in augmentations:
-            variant = make_variant(source, robot, augmentation)
-            if len(variant.data) > settings.max_upload_bytes:
-                raise MotionRefused(
-                    f"the variant {augmentation.text} has {len(variant.data):,} bytes",
-                    key="augmentations",
-                    expected=f"at most {settings.max_upload_bytes:,}",
-                    remedy="Loop it fewer times",
-                )
-            # As an upload would be: a variant that is too long or leaves what the robot can do is refused here.
-            check_motion(variant.motion, robot, limits)
-            variants.append(variant)
-        children = [
-            new_clip(
-                variant.motion,
-                robot,
-                name=variant.motion.name,
-                size=len(variant.data),
-                blob_digest=services.blobs.put_bytes(variant.data),
-                tags=all_tags,
-                parent_id=clip_id,
-            )
-            for variant in variants
-        ]
+    return parent, robot
+
+
+def order_variants(
+    services: Services, parent: Clip, robot: Robot, augmentations: Sequence[Augmentation], stack: ExitStack
+) -> VariantOrder:
+    """Have a reader make variants of a clip, in files that are closed with `stack`.
+
+    Raises:
+      IntegrityError: the clip's bytes are damaged.
+
+    `reading` raises as `ReaderPool.read`, and:
+      InputRefused: the robot has no symmetry to mirror; the clip cannot be looped, or its variant is over a limit.
+    """
+    source, *files = (stack.enter_context(services.spool.open_file()) for _ in range(len(augmentations) + 1))
+    for chunk in services.blobs.iter_verified(parent.blob_digest):
+        with services.spool.disk_errors():
+            source.write(chunk)
+    with services.spool.disk_errors():
+        source.flush()
+    reading = services.readers.read(
+        "make_variants",
+        robot,
+        upload_limits(services.settings),
+        [source, *files],
+        name=parent.name,
+        format=parent.source_format,
+        options=dict(parent.read_options),
+        augmentations=list(map(asdict, augmentations)),
+    )
+    return VariantOrder(parent, robot, augmentations, files, reading)
+
+
+def store_variants(
+    services: Services,
+    order: VariantOrder,
+    results: Sequence[Mapping[str, Any]],
+    recipe: Recipe,
+    terms: JobTerms,
+    *,
+    tags: tuple[str, ...] = (),
+    actor: str,
+) -> tuple[Clip, list[Variant]]:
+    """Store variants that were made, each as a clip of its own, and queue their rollouts: all of them, or none."""
+    all_tags = clips.check_tags((*order.parent.tags, *tags))
+    children = [
+        new_clip(services, order.robot, file, result["facts"], name=result["name"], tags=all_tags, parent_id=order.parent.id)
+        for file, result in zip(order.files, results, strict=True)
+    ]
     with services.catalog.begin() as session:
         # Read again within the transaction: a parent that was deleted in the meantime is no parent.
-        parent = clips.get(session, clip_id)
+        parent = clips.get(session, order.parent.id)
         row = recipe_row(recipe)
         submissions = [clips.submit(session, child, row, terms=terms, actor=actor) for child in children]
     return parent, [
-        Variant(**vars(submission), augmentation=variant.augmentation.text, seam=variant.seam)
-        for variant, submission in zip(variants, submissions, strict=True)
+        Variant(**vars(submission), augmentation=augmentation.text, seam=result["seam"] and Seam(**result["seam"]))
+        for submission, augmentation, result in zip(submissions, order.augmentations, results, strict=True)
     ]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import structlog
+from anyio import to_thread
 from fastapi import Depends, Form, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from amp_core.augment import parse_all
+from amp_core.errors import Busy
 from ampref_service.api.clip_schemas import (
     AugmentBody,
     Augmented,
@@ -34,10 +41,12 @@ from ampref_service.catalog.records import ListedClip, Page, Submission
 from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
 from ampref_service.recipes import recipe_row, resolve_recipe
-from ampref_service.uploads import Upload, accept_clip, split_tags
-from ampref_service.variants import augment_clip
+from ampref_service.uploads import Upload, split_tags, start_reading, store_clip
+from ampref_service.variants import find_parent, order_variants, store_variants
 
 log = structlog.get_logger("ampref_service.clips")
+
+T = TypeVar("T")
 
 router = make_router("clips")
 
@@ -63,6 +72,36 @@ async def _refuse_repeated_fields(request: Request) -> None:
             raise ParameterRefused("it is given more than once", key=f"body.{name[:64]}", expected="one value")
 
 
+async def _wait_for_reader(request: Request, reading: Future[T]) -> T:
+    """What a reader gives, unless the client leaves before one has begun, or none begins for as long as a request may take.
+
+    Raises:
+      Busy: no reader was free in time.
+      ClientDisconnect: nobody waits for the answer any more.
+    """
+
+    async def wait_for_end() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer: asyncio.Future[T] = asyncio.wrap_future(reading)
+    end: asyncio.Future[Any] = asyncio.ensure_future(wait_for_end())
+    try:
+        timeout = request.app.state.services.settings.request_timeout_sec
+        await asyncio.wait([answer, end], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not (answer.done() or end.done() or reading.running()):
+            raise Busy(
+                f"no reader was free within {timeout:g} s",
+                remedy="Send it again in some seconds, as the client does by itself (Retry-After says when)",
+            )
+        if end.done() and reading.cancel():
+            raise ClientDisconnect
+        return await answer
+    finally:
+        end.cancel()
+        answer.cancel()
+
+
 def _announce(submissions: Sequence[Submission], announcer: Announcer) -> None:
     """Wake workers for new jobs, and set the status of the answer: 200 where all was known before, else 202."""
     for submission in submissions:
@@ -81,8 +120,9 @@ def _answer_submission(submission: Submission, announcer: Announcer) -> Submissi
 @router.post(
     "", status_code=202, response_model=Submitted, responses=_SUBMIT_RESPONSES, dependencies=[Depends(_refuse_repeated_fields)]
 )
-def post_clip(
+async def post_clip(
     form: Annotated[ClipForm, Form(media_type="multipart/form-data")],
+    request: Request,
     services: ServicesDep,
     announcer: AnnouncerDep,
     caller: Writer,
@@ -98,9 +138,10 @@ def post_clip(
         tags=split_tags(form.tags),
         **form.model_dump(include={"name", "format", "fps", "quat_order"}),
     )
-    terms = job_terms(services, caller, form.priority)
-    submission = accept_clip(services, services.robot(form.robot), upload, resolved_recipe, terms, actor=caller.name)
-    return _answer_submission(submission, announcer)
+    robot, terms = services.robot(form.robot), job_terms(services, caller, form.priority)
+    facts = await _wait_for_reader(request, start_reading(services, robot, upload))
+    store = partial(store_clip, services, robot, upload, facts, resolved_recipe, terms, actor=caller.name)
+    return _answer_submission(await to_thread.run_sync(store, limiter=services.spool.threads), announcer)
 
 
 @router.get("", response_model=ClipPage, responses=page_responses(), dependencies=READ)
@@ -174,14 +215,19 @@ def post_rollout(clip_id: Id, body: RolloutBody, services: ServicesDep, announce
 
 
 @router.post("/{clip_id}/augment", status_code=202, response_model=Augmented, responses=_AUGMENT_RESPONSES)
-def post_augment(
-    clip_id: Id, body: AugmentBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
+async def post_augment(
+    clip_id: Id, body: AugmentBody, request: Request, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
 ) -> dict[str, Any]:
     """Make variants of a clip for coverage, each a clip of its own, and have them scored: all of them, or none."""
     recipe = resolve_recipe(body.mode, body.seed, body.recipe)
     terms = job_terms(services, caller, body.priority)
-    parent, variants = augment_clip(
-        services, clip_id, parse_all(body.augmentations), recipe, terms, tags=split_tags(body.tags), actor=caller.name
-    )
+    augmentations, tags = parse_all(body.augmentations), split_tags(body.tags)
+    parent, robot = await to_thread.run_sync(find_parent, services, clip_id)
+    threads = services.spool.threads
+    with request.app.state.admission.admit(parent.size * (1 + len(augmentations))), ExitStack() as stack:
+        order = await to_thread.run_sync(order_variants, services, parent, robot, augmentations, stack, limiter=threads)
+        results = await _wait_for_reader(request, order.reading)
+        store = partial(store_variants, services, order, results, recipe, terms, tags=tags, actor=caller.name)
+        parent, variants = await to_thread.run_sync(store, limiter=threads)
     _announce(variants, announcer)
     return {"parent": parent, "variants": variants}

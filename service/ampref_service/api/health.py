@@ -31,7 +31,7 @@ class Alive(BaseModel):
 class Component(BaseModel):
     """One thing that the service cannot do without."""
 
-    name: Annotated[str, Field(description="`database`, `migrations`, `blobs` or `broker`")]
+    name: Annotated[str, Field(description="`database`, `migrations`, `blobs`, `uploads` or `broker`")]
     ok: bool
     detail: str | None = Field(None, description="What is wrong, and what to do.")
     ms: float

@@ -19,10 +19,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from amp_core.errors import AmprefError, TooLarge
+from amp_core.errors import AmprefError, Busy, TooLarge
 from ampref_service.api.problems import format_traceback, problem
 from ampref_service.errors import BadRequest, InternalError, RequestTimeout
 from ampref_service.settings import MIB
+from ampref_service.spool import Admission
 
 log = structlog.get_logger("ampref_service.http")
 
@@ -110,6 +111,30 @@ def limit_bodies(app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float
             await app(scope, body.receive, body.wrap_send(send))
 
     return limited_app
+
+
+def admit_uploads(app: ASGIApp, admission: Admission, declared_size: Callable[[Scope], int | None]) -> ASGIApp:
+    """`app`, whose uploads are answered 503 before their body is read where `admission` has no room for them.
+
+    Args:
+      declared_size: gives the bytes that an upload may have; None for a request that is none.
+    """
+
+    async def admitting_app(scope: Scope, receive: Receive, send: Send) -> None:
+        size = declared_size(scope) if scope["type"] == "http" else None
+        if size is None:
+            await app(scope, receive, send)
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(admission.admit(size))
+            except Busy as error:
+                log.info("upload_turned_away", request_id=scope.get("ampref.request_id"), reason=error.what)
+                await problem(scope, error)(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+    return admitting_app
 
 
 class _Body:

@@ -25,7 +25,6 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -37,6 +36,11 @@ from ampref_service import errors
 log = structlog.get_logger("ampref_service.errors")
 
 MEDIA_TYPE = "application/problem+json"
+_HEADERS: Mapping[int, Mapping[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": 'Bearer realm="ampref"'},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "5"},
+}
+"""By status, what goes with the problem."""
 
 
 def _format_problem(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
@@ -91,7 +95,8 @@ def problem(
         body["errors"] = [fault.model_dump() for fault in faults]
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
     content = format_json(body, ensure_ascii=True).encode()
-    return Response(content, error.status, dict(headers or {}) | {"cache-control": "no-store"}, MEDIA_TYPE)
+    all_headers = {**_HEADERS.get(error.status, {}), **(headers or {}), "cache-control": "no-store"}
+    return Response(content, error.status, all_headers, MEDIA_TYPE)
 
 
 def format_traceback(error: BaseException) -> str:
@@ -99,29 +104,12 @@ def format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-_HEADERS: dict[int, dict[str, str]] = {
-    HTTPStatus.UNAUTHORIZED: {"www-authenticate": 'Bearer realm="ampref"'},
-    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "5"},
-}
-"""By status, what goes with the problem."""
-
-
 def _on_ampref_error(request: Request, error: AmprefError) -> Response:
     if error.status >= 500:
         # Damaged bytes are for the operator to mend; where they were read says no more about them.
         details = {} if error.slug == "integrity" else {"exception": format_traceback(error)}
         log.error("request_failed", slug=error.slug, detail=str(error), **details)
-    return problem(request.scope, error, headers=_HEADERS.get(error.status))
-
-
-_FORM_FAULTS = (
-    ("Part exceeded", "a text field is too long", "text fields of at most 64 kB: a name has at most 120 characters"),
-    ("Too many files", "there is more than one file", "one file a request"),
-    ("Too many fields", "there are too many fields", "at most 128 text fields"),
-    ("Missing boundary", "the Content-Type names no boundary", "multipart/form-data; boundary=…"),
-    ("Invalid multipart", "the form cannot be read", "multipart/form-data, whose parts have headers of at most 4 kB"),
-)
-"""How the messages of Starlette's multipart parser begin, which has no error codes; what is wrong; what is expected."""
+    return problem(request.scope, error)
 
 
 def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -140,11 +128,6 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
             errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods),
             {"allow": methods},
         )
-    elif isinstance(error.__context__, MultiPartException):
-        matches = (fault[1:] for fault in _FORM_FAULTS if error.detail.startswith(fault[0]))
-        message, expected = next(matches, (error.detail, "multipart/form-data"))
-        remedy = "Let a client build the form, one file a request: curl -F file=@walk.npz -F name=walk"
-        result = errors.BadRequest(message, key="body", expected=expected, remedy=remedy)
     elif error.status_code == HTTPStatus.BAD_REQUEST:
         result = errors.BadRequest(error.detail)
     else:
@@ -180,7 +163,7 @@ _DESCRIPTIONS = {
     416: "The range lies outside the file",
     422: "The input cannot be used",
     500: "A fault of the service",
-    503: "The database, the blobs or the broker cannot be reached",
+    503: "The database, the blobs or the broker cannot be reached, a disk is full, or there is too much at once",
 }
 
 BODY_STATUSES = (400, 408, 413, 415)

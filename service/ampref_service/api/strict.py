@@ -8,12 +8,14 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
 from amp_core.strict_json import JsonFault, read_json
 from ampref_service.api.deps import authorize, list_scopes
 from ampref_service.api.faults import find_operation
+from ampref_service.api.forms import read_form
 from ampref_service.api.wording import Json, join_names, suggest_names
 from ampref_service.errors import BadRequest, ParameterRefused, UnsupportedMediaType
 
@@ -40,7 +42,13 @@ def parse_body(data: bytes, *, subject: str = "the body") -> Any:
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read by `parse_body`."""
+    """A request whose JSON is read by `parse_body`, and whose form by `read_form`."""
+
+    async def form(self, **_: Any) -> FormData:  # type: ignore[override] # It is only ever awaited.
+        """The form, whose limits are those of `read_form`."""
+        if not hasattr(self, "_spooled_form"):
+            self._spooled_form = await read_form(self, self.app.state.services.spool)
+        return self._spooled_form
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):

@@ -311,14 +311,18 @@ def missing_blob(digest: str) -> NotFound:
 
 
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Raise `DiskFull` or `Unavailable` for a disk that is full, read-only, closed to this user or broken."""
+def disk_errors(folder: Path, content: str = "blobs") -> Iterator[None]:
+    """Raise `DiskFull` or `Unavailable` for a disk that is full, read-only, closed to this user or broken.
+
+    Args:
+      content: what the folder is for, in words.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in NO_ROOM | {errno.EFBIG}:
             raise DiskFull(
-                f"no space left for blobs in {folder}", remedy="Free some disk space and send it again; nothing was stored"
+                f"no space left for {content} in {folder}", remedy="Free some disk space and send it again; nothing was stored"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise Unavailable(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +28,10 @@ from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog, datasets, locking, recipes, schema, selection
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment, Select, Version, VersionFile, VersionMember
 from ampref_service.jobs import Claim, JobQueue
+from ampref_service.readers import ReaderPool
 from ampref_service.recipes import recipe_row
 from ampref_service.settings import Settings
+from ampref_service.spool import Spool
 
 GOOD = {
     "mean_sum_fn_over_mg": 0.98,
@@ -194,6 +200,22 @@ class Api:
             return datasets.get_version(session, name, number)
 
 
+class _SharedReaders(ReaderPool):
+    """Of all applications of a test process: starting readers takes longer than most tests."""
+
+    def close(self) -> None:
+        """They are closed at the process's end."""
+
+
+@functools.cache
+def _shared_readers() -> ReaderPool:
+    settings = make_settings(Path(tempfile.mkdtemp()))
+    readers = _SharedReaders(settings, Spool(settings))
+    atexit.register(shutil.rmtree, settings.data_dir.parent)
+    atexit.register(ReaderPool.close, readers)
+    return readers
+
+
 def make_settings(folder: Path) -> Settings:
     """Small limits, and nothing of this machine's environment."""
     return Settings(data_dir=folder / "data", sse_interval_sec=0.02, max_upload_bytes=256 * 1024)
@@ -222,7 +244,7 @@ def open_api(settings: Settings) -> Iterator[Api]:
     """The API for `settings`, on a migrated catalog."""
     schema.upgrade(settings.database_url)
     rung: list[str] = []
-    app = create_app(settings, notify=rung.append)
+    app = create_app(settings, notify=rung.append, open_readers=lambda settings, spool: _shared_readers())
     with TestClient(app) as http:
         yield Api(http, app, settings, rung)
 

@@ -11,7 +11,7 @@ import pytest
 def test_alive_and_ready(idle: Any, prefix: str) -> None:
     assert idle.http.get(f"{prefix}/healthz").json()["status"] == "ok"
     ready = idle.http.get(f"{prefix}/readyz").json()
-    assert (ready["status"], [component["ok"] for component in ready["components"]]) == ("ready", [True, True])
+    assert (ready["status"], [component["ok"] for component in ready["components"]]) == ("ready", [True, True, True])
 
 
 def test_what_is_down_is_named(api: Any) -> None:
