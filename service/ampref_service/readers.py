@@ -239,8 +239,8 @@ class _Reader:
         line = format_json(message, ensure_ascii=True).encode() + b"\n"
         answer = b""
         with self._watch(timeout_sec), contextlib.suppress(OSError):  # It has ended; how, its status says.
-            sent = socket.send_fds(self._socket, [line], descriptors)
-            self._socket.sendall(line[sent:])
+            size = socket.send_fds(self._socket, [line], descriptors)
+            self._socket.sendall(line[size:])
             answer = self._answers.readline()
         if answer.endswith(b"\n"):
             return dict(json.loads(answer))
