@@ -9,6 +9,7 @@ command line, the HTTP API and the job table show the same facts.
     │   ├── RecipeRefused       a recipe, mode or physics scale
     │   └── RobotRefused        a robot.yaml or its MJCF
     ├── NotFound                no such clip, job, dataset or version
+    ├── FileGone                it was there, and was deleted on purpose
     ├── Conflict                it exists already, is locked, or is in use
     ├── Unauthorized            no key, or one that is not valid
     ├── Forbidden               the key does not permit this
@@ -108,6 +109,12 @@ class NotFound(AmprefError):
     slug = "not-found"
     title = "Not found"
     status = 404
+
+
+class FileGone(AmprefError):
+    slug = "gone"
+    title = "No longer kept"
+    status = 410
 
 
 class Conflict(AmprefError):

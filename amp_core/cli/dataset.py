@@ -26,7 +26,7 @@ from amp_core.cli.options import (
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect, note_unfinished, wait_for_job
 from amp_core.cli.targets import made_folder
-from amp_core.cli.text import counted
+from amp_core.cli.text import counted, size
 from amp_core.cli.version_text import print_readiness, print_version, version_state
 from amp_core.cpus import usable_cpus
 from amp_core.dataset.names import check_alias, check_dataset_name, check_version
@@ -351,3 +351,39 @@ def yank(
         answer = api.unyank_version(name, version) if reason is None else api.yank_version(name, version, reason)
     out.print_result(answer)
     out.print(f"{name}=={version} is {version_state(answer) if answer['yanked'] else 'no longer yanked'}")
+
+
+@dataset.command("archive")
+def archive(
+    name: Name,
+    version: Version,
+    reason: Annotated[str | None, Option(help="Why its features are not needed any more; their address shows it.")] = None,
+    yes: Annotated[bool, Option("--yes", help="Do it; without, show what would go.")] = False,
+    undo: Annotated[bool, Option("--undo", help="Take it back, once the service has the features again.")] = False,
+    url: Url = None,
+    json_out: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Give up the features of a version; its manifest, verification and members stay, and its name is never locked again.
+
+    Its clips may be deleted or purged afterwards.
+    """
+    if undo == (reason is not None):
+        raise BadParameter("say why it is not needed, or --undo", param_hint="--reason")
+    out = Output(json_out, quiet=quiet)
+    with connect(url, out) as api:
+        if reason is None:
+            answer = api.unarchive_version(name, version)
+        else:
+            answer = api.get_version(name, version)
+            if yes:
+                answer = api.archive_version(name, version, reason, manifest_sha256=answer["manifest_sha256"])
+    out.print_result(answer)
+    if yes or undo:
+        out.print(f"{name}=={version} is {version_state(answer) if answer['archived'] else 'no longer archived'}")
+        return
+    for file in answer["files"]:
+        verb = "stays" if file["media_type"] == "application/json" else "goes"
+        out.print(f"  {verb:<6} {file['name']:<36} {size(file['size']):>9}")
+    out.print(f"{counted(answer['num_clips'], 'clip')} of it may be purged afterwards")
+    out.print("nothing was done; next: the same with --yes")

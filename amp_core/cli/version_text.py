@@ -67,7 +67,9 @@ def print_version(out: Output, api: ApiClient, dataset: str, version_or_alias: s
 
 
 def version_state(version: Mapping[str, Any]) -> str:
-    """`locked`, or that it is yanked and why."""
+    """`locked`, or that it is archived or yanked and why."""
+    if version.get("archived"):
+        return f"archived: {version['archive_reason']}"
     return f"yanked: {version['yank_reason']}" if version["yanked"] else "locked"
 
 

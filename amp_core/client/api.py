@@ -369,6 +369,15 @@ class ApiClient:
         """Take a yank back."""
         return self._send(answers.Yank, "POST", "datasets", name, "versions", version, "unyank")
 
+    def archive_version(self, name: str, version: str, reason: str, *, manifest_sha256: str) -> dict[str, Any]:
+        """Give up a version's features on the service; the manifest's digest says that it is the version that is meant."""
+        body = {"reason": reason, "expected_manifest_sha256": manifest_sha256}
+        return self._send("POST", "datasets", name, "versions", version, "archive", body=body)
+
+    def unarchive_version(self, name: str, version: str) -> dict[str, Any]:
+        """Take an archive back, where the service has the features again."""
+        return self._send("POST", "datasets", name, "versions", version, "unarchive")
+
     def diff_versions(self, name: str, before: str, after: str) -> dict[str, Any]:
         """Which clips were added, removed and changed between two versions."""
         return self._get(answers.Diff, "datasets", name, "diff", params={"before": before, "after": after})

@@ -207,7 +207,7 @@ def _copy_blobs(store: BlobStore, target: LocalBlobStore, backup: Backup, progre
     """Copy what is not there yet, and list what is."""
     rows_folder = backup.folder / backup.catalog
     digests = [str(digest) for (digest,) in dump.read_lines(rows_folder / _BLOB_LIST)]
-    copied, absent = 0, []
+    num_copied, absent = 0, []
     sizes: dict[str, int] = {}
 
     def copy(digest: str) -> tuple[int, bool] | None:
@@ -230,7 +230,7 @@ def _copy_blobs(store: BlobStore, target: LocalBlobStore, backup: Backup, progre
             absent.append(digest)
         else:
             sizes[digest], is_new = outcome
-            copied += is_new
+            num_copied += is_new
     dump.write_lines(rows_folder / _BLOB_LIST, ([digest, sizes[digest]] for digest in digests if digest in sizes))
     files = {}
     for path in sorted(rows_folder.iterdir()):
@@ -240,7 +240,7 @@ def _copy_blobs(store: BlobStore, target: LocalBlobStore, backup: Backup, progre
     sync_folder(rows_folder)
     sync_folder(backup.folder)
     num_bytes = sum(sizes.values())
-    return replace(backup, files=files, num_blobs=len(sizes), num_bytes=num_bytes, absent=tuple(absent), copied=copied)
+    return replace(backup, files=files, num_blobs=len(sizes), num_bytes=num_bytes, absent=tuple(absent), copied=num_copied)
 
 
 def verify_backup(backup: Backup, progress: Progress | None = None) -> list[AmprefError]:

@@ -59,7 +59,8 @@ def _read_shares(session: Session, version: Version) -> dict[tuple[str, str], Sh
     last = -1
     while page := list_members(session, version.id, after_position=last, limit=_PAGE):
         for member in page:
-            members[member.clip_id, buckets[member.rollout_id]].append(member)
+            # A rollout that an archived version held may have been purged, and with it the bucket.
+            members[member.clip_id, buckets.get(member.rollout_id, "purged")].append(member)
         last = page[-1].position
     return {
         (clip_id, bucket): Share(

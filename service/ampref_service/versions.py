@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlencode
 
-from amp_core.errors import InputRefused, NotFound
+from amp_core.errors import Conflict, InputRefused, IntegrityError, NotFound
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.catalog import Session, datasets, job_rows, locking, selection
 from ampref_service.catalog.records import Job, JobTerms, Select, Version
@@ -140,3 +142,29 @@ def find_version(session: Session, dataset: str, version: str) -> Version:
         f"{name} is not there: its lock job {job.id} has ended as {job.state}{reason}",
         remedy="Mend what it names, and lock the version again",
     )
+
+
+def restore_version(services: Services, dataset: str, version: str, *, actor: str) -> Version:
+    """Take the archive of a version back, once the store has its features.
+
+    Raises:
+      NotFound: there is no such version.
+      Conflict: the store lacks them, or has other bytes.
+    """
+    with services.catalog.session() as session:
+        row = datasets.get_version(session, dataset, version)
+    for file in row.files if row.archived else ():
+        try:
+            with tempfile.TemporaryDirectory(dir=services.settings.data_dir) as folder:
+                services.blobs.fetch(file.digest, Path(folder) / "features")
+                # Put again, it is young: the collector leaves it alone until the row names it.
+                services.blobs.put_file(Path(folder) / "features")
+        except (NotFound, IntegrityError) as error:
+            raise Conflict(
+                f"the store does not have {file.name} of {dataset}=={version} ({file.digest}): {error.what}",
+                expected=f"{file.size} bytes with that SHA-256",
+                remedy="Lock the same selection under another number, which gives the same bytes, or restore the file from a "
+                "backup; then try again",
+            ) from None
+    with services.catalog.begin() as session:
+        return datasets.unarchive_version(session, dataset, version, actor=actor)

@@ -54,6 +54,10 @@ class VersionSummary(View):
     num_frames: int | None
     yanked: bool
     yank_reason: str | None
+    archived: bool = Field(description="Its features are not kept, and their address answers 410.")
+    archived_at: Time | None
+    archived_by: str | None
+    archive_reason: str | None
 
 
 class BucketView(View):
@@ -95,7 +99,7 @@ class DatasetView(View):
 
     name: str
     created_at: Time
-    latest: str | None = Field(description="The highest version that is locked, not yanked and no pre-release.")
+    latest: str | None = Field(description="The highest version that is locked, not yanked, not archived and no pre-release.")
     aliases: dict[str, str]
     versions: list[VersionSummary]
 
@@ -221,6 +225,13 @@ class YankBody(Body):
     """Why nobody should start to use a version."""
 
     reason: Note
+
+
+class ArchiveBody(Body):
+    """Why the features of a version are not needed any more, and which version that is."""
+
+    reason: Note
+    expected_manifest_sha256: Digest = Field(description="The version's `manifest_sha256`, as it was looked at.")
 
 
 class MemberView(View):

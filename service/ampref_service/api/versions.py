@@ -15,7 +15,7 @@ from amp_core.errors import NotFound
 from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
-from ampref_service.api.dataset_schemas import LockBody, Locking, MemberPage, VersionView, YankBody
+from ampref_service.api.dataset_schemas import ArchiveBody, LockBody, Locking, MemberPage, VersionView, YankBody
 from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
@@ -26,7 +26,7 @@ from ampref_service.api.strict import make_router
 from ampref_service.catalog import Session, datasets, members
 from ampref_service.catalog.records import Page, Version, VersionFile, VersionMember
 from ampref_service.keys import Caller
-from ampref_service.versions import find_version, request_lock
+from ampref_service.versions import find_version, request_lock, restore_version
 
 router = make_router("datasets")
 
@@ -71,6 +71,7 @@ def view_version(session: Session, row: Version, asked_for: str) -> VersionView:
     is_verified = datasets.get_verification(session, row.id) is not None
     fields = {
         "yanked": row.yanked,
+        "archived": row.archived,
         "asked_for": asked_for,
         "manifest_sha256": row.manifest_digest,
         "coverage": datasets.get_coverage(session, row.id),
@@ -112,6 +113,26 @@ def unyank_version(name: DatasetName, version: ExactVersion, services: ServicesD
     """Take a yank back."""
     with services.catalog.begin() as session:
         row = datasets.unyank_version(session, name, version, actor=caller.name)
+        return view_version(session, row, version)
+
+
+@router.post("/{name}/versions/{version}/archive", responses=responses(404, 409, *BODY_STATUSES))
+def archive_version(
+    name: DatasetName, version: ExactVersion, body: ArchiveBody, services: ServicesDep, caller: Writer
+) -> VersionView:
+    """Give up a version's features: their address is a 410, `latest` skips it, its clips may be purged. The rest stays."""
+    with services.catalog.begin() as session:
+        row = datasets.archive_version(
+            session, name, version, body.reason, expected_manifest=body.expected_manifest_sha256, actor=caller.name
+        )
+        return view_version(session, row, version)
+
+
+@router.post("/{name}/versions/{version}/unarchive", responses=responses(404, 409))
+def unarchive_version(name: DatasetName, version: ExactVersion, services: ServicesDep, caller: Writer) -> VersionView:
+    """Take an archive back, where the store has the features again, byte for byte."""
+    row = restore_version(services, name, version, actor=caller.name)
+    with services.catalog.session() as session:
         return view_version(session, row, version)
 
 

@@ -1,15 +1,22 @@
-"""Which blobs the catalog names."""
+"""Which blobs the catalog names: all but the features of archived versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import literal, select, union, union_all
+from sqlalchemy import literal, or_, select, union, union_all
 
 from ampref_service.catalog.engine import Session
+from ampref_service.catalog.records import JSON_TYPE
 from ampref_service.catalog.tables import clips, rollouts, version_files, versions
 
-_COLUMNS = (clips.c.blob_digest, rollouts.c.arrays_digest, version_files.c.digest)
+_REFERENCES = {
+    clips.c.blob_digest: select(clips.c.blob_digest.label("digest")),
+    rollouts.c.arrays_digest: select(rollouts.c.arrays_digest.label("digest")),
+    version_files.c.digest: select(version_files.c.digest.label("digest"))
+    .join(versions, versions.c.id == version_files.c.version_id)
+    .where(or_(versions.c.archived_at.is_(None), version_files.c.media_type == JSON_TYPE)),
+}
 
 
 def unreferenced(session: Session, digests: Iterable[str]) -> set[str]:
@@ -17,13 +24,13 @@ def unreferenced(session: Session, digests: Iterable[str]) -> set[str]:
     candidates = set(digests)
     if not candidates:
         return set()
-    references = union_all(*(select(column.label("digest")).where(column.in_(candidates)) for column in _COLUMNS))
+    references = union_all(*(query.where(column.in_(candidates)) for column, query in _REFERENCES.items()))
     return candidates - set(session.execute(references).scalars())
 
 
 def list_all(session: Session) -> list[str]:
     """Every digest that a clip, rollout or version names, in order."""
-    references = union(*(select(column.label("digest")) for column in _COLUMNS)).subquery()
+    references = union(*_REFERENCES.values()).subquery()
     return list(session.execute(select(references.c.digest).order_by(references.c.digest)).scalars())
 
 

@@ -204,7 +204,7 @@ def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS)
     query = (
         select(versions.c.dataset, versions.c.version)
         .join(version_members, version_members.c.version_id == versions.c.id)
-        .where(version_members.c.clip_id == clip_id)
+        .where(version_members.c.clip_id == clip_id, versions.c.archived_at.is_(None))
         .distinct()
         .order_by(versions.c.dataset, versions.c.version)
     )
@@ -213,7 +213,7 @@ def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS)
         raise Conflict(
             f"the clip {clip.name!r} is part of {', '.join(holders[:5])}"
             + (f" and {len(holders) - 5} more" * (len(holders) > 5)),
-            remedy="A locked version keeps its clips for good; yank the version if nobody should use it any more",
+            remedy="A locked version keeps its clips until it is archived; yank it if nobody should use it any more",
         )
     job_ids = job_rows.cancel_for_clip(session, clip_id, "the clip was deleted")
     arrays = session.execute(select(rollouts_table.c.arrays_digest).where(rollouts_table.c.clip_id == clip_id)).scalars()

@@ -1,19 +1,21 @@
 """Datasets, their locked versions and files, and the names that lead to them.
 
-`latest` is the highest locked version that is not yanked, by semantic versioning, as package indexes do it: a correction of an
-old version that is locked later does not become `latest`, and a pre-release does only when there is nothing else.
+`latest` is the highest locked version that is neither yanked nor archived, by semantic versioning, as package indexes do it: a
+correction of an old version that is locked later does not become `latest`, and a pre-release does only when there is nothing
+else.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from amp_core.dataset.names import check_alias
-from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.errors import Conflict, FileGone, InputRefused, NotFound
 from ampref_service.catalog import audit, events
 from ampref_service.catalog.engine import Session, chunked, now
 from ampref_service.catalog.records import NO_BOUNDS, Bounds, Dataset, EventKind, Version, VersionFile
@@ -54,7 +56,7 @@ def _dataset(name: str, created_at: float, members: list[Version], names: Mappin
 
 
 def _latest(members: Iterable[Version]) -> Version | None:
-    usable = [version for version in members if not version.yanked]
+    usable = [version for version in members if not version.yanked and not version.archived]
     releases = [version for version in usable if "-" not in version.version]
     return max(releases or usable, key=lambda version: version_order(version.version), default=None)
 
@@ -84,7 +86,7 @@ def get_version(session: Session, dataset: str, version: str) -> Version:
     if version == LATEST:
         latest = _latest(siblings.versions)
         if latest is None:
-            raise NotFound(f"every version of {dataset!r} is yanked", remedy="Name one exactly, or lock a new one")
+            raise NotFound(f"every version of {dataset!r} is yanked or archived", remedy="Name one exactly, or lock a new one")
         return latest
     choices = [sibling.version for sibling in siblings.versions] + sorted(siblings.aliases)
     raise NotFound(
@@ -124,14 +126,27 @@ def get_coverage(session: Session, version_id: str) -> dict[str, Any] | None:
 
 
 def get_file(session: Session, dataset: str, version: str, name: str) -> VersionFile:
-    """An artifact of a locked version; raises `NotFound`."""
+    """An artifact of a locked version; raises `NotFound`, and `FileGone` where the version is archived without it."""
     owner = get_version(session, dataset, version)
     for file in owner.files:
         if file.name == name:
+            if owner.archived and not file.is_kept:
+                raise _features_gone(owner, file)
             return file
     raise NotFound(
         f"{owner.dataset}=={owner.version} has no file {name[:80]!r}",
         expected="one of " + ", ".join(file.name for file in owner.files),
+    )
+
+
+def _features_gone(owner: Version, file: VersionFile) -> FileGone:
+    at = datetime.fromtimestamp(owner.archived_at or 0.0, UTC)
+    return FileGone(
+        f"{owner.dataset}=={owner.version} was archived on {at:%Y-%m-%d} by {owner.archived_by}: {owner.archive_reason}; "
+        f"{file.name} ({file.digest}) is not kept",
+        remedy="A node that has it in its cache goes on. To have it back, lock the same selection under another number, which "
+        "gives the same bytes, or restore it from a backup; then "
+        f"ampref dataset archive {owner.dataset} {owner.version} --undo",
     )
 
 
@@ -174,10 +189,13 @@ def set_alias(session: Session, dataset: str, alias: str, version: str, *, actor
             remedy="Choose another alias, or yank the version that should not be latest",
         )
     target = get_version(session, dataset, version)
-    if target.yanked:
-        raise Conflict(f"{dataset}=={target.version} is yanked: {target.yank_reason}", remedy="Choose another version")
     # Locked by everybody in this order, the dataset's row makes changes of its aliases follow one another.
     session.execute(select(datasets.c.name).where(datasets.c.name == dataset).with_for_update())
+    target = get_version_by_id(session, target.id)
+    if target.yanked:
+        raise Conflict(f"{dataset}=={target.version} is yanked: {target.yank_reason}", remedy="Choose another version")
+    if target.archived:
+        raise Conflict(f"{dataset}=={target.version} is archived: {target.archive_reason}", remedy="Choose another version")
     previous = _aliases(session, dataset).get(dataset, {}).get(alias)
     values = {"version_id": target.id, "updated_at": now(session)}
     if previous is None:
@@ -210,13 +228,7 @@ def unyank_version(session: Session, dataset: str, version: str, *, actor: str =
 
 
 def _set_yank(session: Session, dataset: str, version: str, reason: str | None, actor: str) -> Version:
-    target = get_version(session, dataset, version)
-    if target.version != version:
-        raise NotFound(
-            f"{dataset!r} has no version {version[:80]!r}",
-            expected="an exact version, not an alias",
-            remedy=f"`ampref dataset show {dataset}` lists its versions",
-        )
+    target = _get_exact(session, dataset, version)
     if reason is None and not target.yanked:
         return target
     at = None if reason is None else target.yanked_at or now(session)
@@ -227,3 +239,70 @@ def _set_yank(session: Session, dataset: str, version: str, reason: str | None, 
     kind: EventKind = "version.unyanked" if reason is None else "version.yanked"
     events.record(session, kind, data, dataset=dataset, robot=target.robot)
     return get_version_by_id(session, target.id)
+
+
+def _get_exact(session: Session, dataset: str, version: str) -> Version:
+    target = get_version(session, dataset, version)
+    if target.version != version:
+        raise NotFound(
+            f"{dataset!r} has no version {version[:80]!r}",
+            expected="an exact version, not an alias",
+            remedy=f"`ampref dataset show {dataset}` lists its versions",
+        )
+    return target
+
+
+def archive_version(
+    session: Session, dataset: str, version: str, reason: str, *, expected_manifest: str, actor: str = audit.ANONYMOUS
+) -> Version:
+    """Give up a version's features, and the hold on its clips; everything else of it stays. Done twice, it is done once.
+
+    Raises:
+      NotFound: there is no such version.
+      Conflict: its manifest is not `expected_manifest`, or an alias leads to it.
+      InputRefused: there is no reason.
+    """
+    if not reason.strip():
+        raise InputRefused(
+            "a version is archived without a reason", key="reason", expected="a sentence for those who look for it"
+        )
+    target = _get_exact(session, dataset, version)
+    if target.manifest_digest != expected_manifest:
+        raise Conflict(
+            f"the manifest of {dataset}=={version} is {target.manifest_digest}",
+            key="expected_manifest_sha256",
+            expected=expected_manifest,
+            remedy="Look at the version again: this may be another one than you meant",
+        )
+    # As in `set_alias`: no alias is set meanwhile.
+    session.execute(select(datasets.c.name).where(datasets.c.name == dataset).with_for_update())
+    target = get_version_by_id(session, target.id)
+    names = sorted(
+        alias for alias, target_version in _aliases(session, dataset).get(dataset, {}).items() if target_version == version
+    )
+    if names:
+        raise Conflict(
+            f"the alias {', '.join(names)} leads to {dataset}=={version}",
+            remedy=f"Point it at another version first: ampref dataset alias {dataset} {names[0]} VERSION",
+        )
+    if target.archived:
+        return target
+    reason = reason.strip()[:1000]
+    _set_archive(session, target.id, now(session), actor, reason)
+    files = {file.name: file.digest for file in target.files if not file.is_kept}
+    audit.record(session, actor, "version.archive", f"version:{dataset}=={version}", {"reason": reason, "files": files})
+    return get_version_by_id(session, target.id)
+
+
+def unarchive_version(session: Session, dataset: str, version: str, *, actor: str = audit.ANONYMOUS) -> Version:
+    """Take an archive back; the features must be in the store by then. What was purged of the clips stays away."""
+    target = _get_exact(session, dataset, version)
+    if target.archived:
+        _set_archive(session, target.id, None, None, None)
+        audit.record(session, actor, "version.unarchive", f"version:{dataset}=={version}")
+    return get_version_by_id(session, target.id)
+
+
+def _set_archive(session: Session, version_id: str, at: float | None, actor: str | None, reason: str | None) -> None:
+    values = {"archived_at": at, "archived_by": actor, "archive_reason": reason}
+    session.execute(update(versions).where(versions.c.id == version_id).values(values))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, exc, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from amp_core.dataset.names import check_dataset_name, check_version
 from amp_core.errors import Conflict, InputRefused
@@ -20,7 +20,7 @@ from ampref_service.catalog.datasets import get_version_by_id
 from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
 from ampref_service.catalog.records import USUAL_TERMS, Job, JobTerms, Select, Version, VersionFile, VersionMember
 from ampref_service.catalog.selection import check_select
-from ampref_service.catalog.tables import clips, datasets, recipes, version_files, version_members, versions
+from ampref_service.catalog.tables import clips, datasets, recipes, rollouts, version_files, version_members, versions
 
 
 def begin_version(
@@ -142,16 +142,14 @@ def publish_version(
     rows = [asdict(member) | {"version_id": version_id, "position": i} for i, member in enumerate(members)]
     if not rows:
         raise InputRefused("the version has no members", expected="at least one clip", remedy="Widen the selection")
-    # The clips are locked until the end, so that none can be deleted between this look and the commit.
-    for part in chunked(sorted({row["clip_id"] for row in rows})):
-        query = select(clips.c.id).where(clips.c.id.in_(part)).with_for_update(read=True)
-        missing = set(part) - set(session.execute(query).scalars())
-        if missing:
-            raise _clip_deleted(version, min(missing))
-    try:
-        session.execute(insert(version_members), rows)
-    except exc.IntegrityError as error:
-        raise _clip_deleted(version, "one of them") from error
+    # The clips, then their rollouts, are locked until the end, so that none can be deleted between this look and the commit.
+    for table, name in ((clips, "clip_id"), (rollouts, "rollout_id")):
+        for part in chunked(sorted({row[name] for row in rows})):
+            query = select(table.c.id).where(table.c.id.in_(part)).with_for_update(read=True)
+            missing = set(part) - set(session.execute(query).scalars())
+            if missing:
+                raise _clip_deleted(version, min(missing))
+    session.execute(insert(version_members), rows)
     session.execute(insert(version_files), [asdict(file) | {"version_id": version_id} for file in files])
     session.execute(
         update(versions)

@@ -15,6 +15,9 @@ from amp_core.strict_json import json_data
 
 T = TypeVar("T")
 
+JSON_TYPE = "application/json"
+"""The media type of all files of a version but its features."""
+
 _ETA_FROM = 0.02
 """The share of a job from which on its rate says something; before that, starting up is most of the time."""
 
@@ -419,6 +422,11 @@ class VersionFile:
     size: int
     media_type: str = "application/octet-stream"
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether an archived version keeps it: manifest, statistics and verification, but not the features."""
+        return self.media_type == JSON_TYPE
+
 
 @dataclass(frozen=True)
 class VersionMember:
@@ -454,12 +462,20 @@ class Version:
     readiness: Mapping[str, Any] | None
     yanked_at: float | None
     yank_reason: str | None
+    archived_at: float | None
+    archived_by: str | None
+    archive_reason: str | None
     files: tuple[VersionFile, ...] = ()
 
     @property
     def yanked(self) -> bool:
         """Whether its owner asks that nobody starts to use it."""
         return self.yanked_at is not None
+
+    @property
+    def archived(self) -> bool:
+        """Whether its features are not kept any more."""
+        return self.archived_at is not None
 
 
 @dataclass(frozen=True)

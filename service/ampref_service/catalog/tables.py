@@ -298,6 +298,10 @@ versions = Table(
     Column("coverage", JSON(none_as_null=True)),
     Column("yanked_at", Double),
     Column("yank_reason", String),
+    # Of an archived version: its features are not kept, and it does not hold its clips.
+    Column("archived_at", Double),
+    Column("archived_by", _NAME),
+    Column("archive_reason", String),
     UniqueConstraint("dataset", "version"),
     CheckConstraint("state IN ('locking', 'locked')", name="state"),
     CheckConstraint("state <> 'locked' OR locked_at IS NOT NULL", name="locked_at"),
@@ -318,8 +322,9 @@ version_members = Table(
     metadata,
     Column("version_id", _ID, ForeignKey("versions.id"), primary_key=True),
     Column("position", Integer, primary_key=True),
-    Column("clip_id", _ID, ForeignKey("clips.id"), nullable=False, index=True),
-    Column("rollout_id", _ID, ForeignKey("rollouts.id"), nullable=False, index=True),
+    # A trigger keeps what a version holds; of an archived version clips and rollouts may be gone.
+    Column("clip_id", _ID, nullable=False, index=True),
+    Column("rollout_id", _ID, nullable=False, index=True),
     Column("name", _NAME, nullable=False),
     Column("start", Integer, nullable=False),
     Column("end", Integer, nullable=False),

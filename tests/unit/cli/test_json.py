@@ -63,6 +63,7 @@ ANSWERS = {
         **{"same_features": True},
     },
     "POST /v1/datasets/walk/versions/1.0.0/unyank": VERSION,
+    "POST /v1/datasets/walk/versions/1.0.0/archive": VERSION | {"archived": True, "archive_reason": "old"},
     "GET /v1/manifest": {
         "gates": {"clips_by_tier": {"0": 1}, "frames_by_tier": {"0": 20}},
         "clips": [{"recipe_digest": "sha256:3"}],
@@ -92,6 +93,7 @@ SHAPES = {
     "dataset diff": (OBJECT, ["walk", "1.0.0", "1.0.0"]),
     "dataset alias": (OBJECT, ["walk", "best", "1.0.0"]),
     "dataset yank": (OBJECT, ["walk", "1.0.0", "--undo"]),
+    "dataset archive": (OBJECT, ["walk", "1.0.0", "--reason", "old", "--yes"]),
     "pull": (OBJECT, ["walk==1.0.0"]),
     "api": (OBJECT, ["--port", "0"]),
     "migrate": (OBJECT, []),
