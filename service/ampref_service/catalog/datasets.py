@@ -291,6 +291,7 @@ def archive_version(
     _set_archive(session, target.id, now(session), actor, reason)
     files = {file.name: file.digest for file in target.files if not file.is_kept}
     audit.record(session, actor, "version.archive", f"version:{dataset}=={version}", {"reason": reason, "files": files})
+    events.record(session, "version.archived", {"version": version, "reason": reason}, dataset=dataset, robot=target.robot)
     return get_version_by_id(session, target.id)
 
 
@@ -300,6 +301,8 @@ def unarchive_version(session: Session, dataset: str, version: str, *, actor: st
     if target.archived:
         _set_archive(session, target.id, None, None, None)
         audit.record(session, actor, "version.unarchive", f"version:{dataset}=={version}")
+        data = {"version": version, "reason": None}
+        events.record(session, "version.unarchived", data, dataset=dataset, robot=target.robot)
     return get_version_by_id(session, target.id)
 
 

@@ -603,6 +603,7 @@ EventKind = Literal[
     "version.yanked",
     "version.unyanked",
     "version.archived",
+    "version.unarchived",
     "job.quarantined",
     "job.failed",
 ]

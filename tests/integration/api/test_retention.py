@@ -73,7 +73,7 @@ def test_its_clips_are_free_once_no_other_version_holds_them(api: Any, clip_id: 
     )
     archive(api, "/v1/datasets/walk/versions/0.2.0")
     other = api.scored(2, "squat")
-    api.lock(version="0.3.0")
+    api.lock(version="0.3.0", clips=["squat"])
     assert api.http.delete(f"/v1/clips/{clip_id}").status_code == 204
     assert [item["clip_id"] for item in api.http.get(f"{WALK}/members").json()["items"]] == [clip_id]
     diff = api.http.get("/v1/datasets/walk/diff", params={"before": "0.1.0", "after": "0.3.0"}).json()

@@ -91,6 +91,9 @@ ROUTES = {
     f"GET {VERSION}": read_dataset(),
     f"POST {VERSION}/yank": write_dataset(json={"reason": "for the tests"}),
     f"POST {VERSION}/unyank": write_dataset(),
+    # A digest of another version: nothing is archived.
+    f"POST {VERSION}/archive": write_dataset(json={"reason": "old", "expected_manifest_sha256": "sha256:" + "0" * 64}),
+    f"POST {VERSION}/unarchive": write_dataset(),
     f"GET {VERSION}/members": read_dataset(),
     f"GET {VERSION}/files/{{file}}": read_dataset(),
     f"HEAD {VERSION}/files/{{file}}": read_dataset(),
