@@ -23,10 +23,12 @@ from starlette.types import Scope
 from amp_core.robot import Robot
 from ampref_service.api import faults, openapi, problems
 from ampref_service.api.auth import Authenticator
+from ampref_service.api.guard import guard_requests
 from ampref_service.api.middleware import admit_uploads, limit_bodies, observe_requests
 from ampref_service.api.telemetry import Telemetry
 from ampref_service.catalog.schema import check as check_schema
 from ampref_service.event_feed import EventFeed
+from ampref_service.keys import parse_groups
 from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import Settings
@@ -58,6 +60,7 @@ def create_app(
       robots: the robots, where they are loaded already (`amp_core.robot.load_robots`); else the lifespan loads them.
       open_readers: makes the readers of uploads, which are closed at the end.
     """
+    parse_groups(settings.proxy_groups)  # What cannot be used is refused before anything is opened.
     telemetry = Telemetry()
 
     @contextlib.asynccontextmanager
@@ -110,6 +113,7 @@ def create_app(
     app.state.started = time.monotonic()
     app.include_router(openapi.router)
     app.add_middleware(admit_uploads, admission=app.state.admission, declared_size=upload_size)
+    app.add_middleware(guard_requests, settings=settings)
     app.add_middleware(limit_bodies, limit=body_limit, timeout_sec=settings.request_timeout_sec)
     app.add_middleware(observe_requests, observe=telemetry.observe)
     return app

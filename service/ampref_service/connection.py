@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ampref_service.api.guard import list_security_headers
 from ampref_service.api.problems import problem
 from ampref_service.errors import BadRequest
 
@@ -19,7 +20,7 @@ _PROBLEM = problem(
     {},
     BadRequest("this is no HTTP request that can be read", expected=f"HTTP/1.1, headers of at most {MAX_HEADER_BYTES:,} bytes"),
 )
-_HEADERS = [*_PROBLEM.raw_headers, (b"connection", b"close")]
+_HEADERS = [*_PROBLEM.raw_headers, (b"connection", b"close"), *list_security_headers(())]
 _BAD_REQUEST = b"\r\n".join(
     [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in _HEADERS), b"", bytes(_PROBLEM.body)]
 )

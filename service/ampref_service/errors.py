@@ -11,6 +11,18 @@ class BadRequest(AmprefError):
     slug, title, status = "bad-request", "The request cannot be read", 400
 
 
+class OriginRefused(AmprefError):
+    """A page of another site asks for a change."""
+
+    slug, title, status = "origin-refused", "Asked by a page of another site", 403
+
+
+class HostRefused(AmprefError):
+    """The request is for a host that is not this service's."""
+
+    slug, title, status = "host-refused", "Not for this host", 421
+
+
 class MethodNotAllowed(AmprefError):
     """The path exists, the method does not."""
 

@@ -14,6 +14,8 @@ import secrets
 import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from amp_core.dataset.names import check_dataset_name
 from amp_core.errors import Forbidden, InputRefused, Unauthorized
@@ -108,6 +110,25 @@ def resolve_scopes(scopes: Iterable[str], roles: Iterable[str]) -> tuple[str, ..
     return tuple(scope for scope in SCOPES if scope in (names or _READER))
 
 
+def parse_groups(pairs: Iterable[str]) -> dict[str, str]:
+    """The role of each group of a proxy's users, of texts `GROUP=ROLE`.
+
+    Raises:
+      InputRefused: a text is of another form, or there is no such role.
+    """
+    roles: dict[str, str] = {}
+    for pair in pairs:
+        group, _, role = pair.rpartition("=")
+        if not group.strip() or role.strip() not in ROLES:
+            raise InputRefused(
+                f"AMPREF_PROXY_GROUPS has {pair[:80]!r}",
+                expected=f"GROUP=ROLE, separated by commas, with a role of {', '.join(ROLES)}",
+                remedy="Correct it, then start again",
+            )
+        roles[group.strip()] = role.strip()
+    return roles
+
+
 def make_bounds(datasets: Collection[str], robots: Collection[str]) -> Bounds:
     """The bounds of a key; where a list is empty, all.
 
@@ -157,6 +178,29 @@ def make_key(
     return text, new
 
 
+def describe_key(key: Key) -> dict[str, Any]:
+    """A key as JSON, without its text, which nobody has."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "hint": key.hint,
+        "state": "valid" if key.is_valid else "expired" if key.revoked_at is None else "revoked",
+        "scopes": list(key.scopes),
+        "datasets": None if key.bounds.datasets is None else list(key.bounds.datasets),
+        "robots": None if key.bounds.robots is None else list(key.bounds.robots),
+        **{name: format_time(getattr(key, name)) for name in ("created_at", "expires_at", "last_used_at", "revoked_at")},
+        "created_by": key.created_by,
+        "max_bytes": key.max_bytes,
+        "max_queued": key.max_queued,
+        "max_planning_sec": key.max_planning_sec,
+    }
+
+
+def format_time(at: float | None) -> str | None:
+    """Epoch seconds as RFC 3339."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who a request is from, and what it may do. Without arguments: anybody, of an open service, who may do everything.
@@ -204,6 +248,11 @@ class Caller:
                 expected=f"of {', '.join(self.bounds.robots or ())}",
                 remedy="Ask the operator for a key that is bound to it, or to none: ampref token create NAME --robot ROBOT",
             )
+
+    @classmethod
+    def of_user(cls, user: str, scopes: Iterable[str]) -> Caller:
+        """A user whom a trusted proxy names."""
+        return cls(f"user:{user}", f"user:{user}", frozenset(scopes))
 
     @property
     def _label(self) -> str:

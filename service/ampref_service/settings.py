@@ -42,6 +42,16 @@ FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_TOK
 _AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))]
 
 
+_Names = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(
+        lambda value: [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    ),
+]
+"""Of a comma list."""
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -85,6 +95,27 @@ class Settings(BaseSettings):
         "auto",
         description="`keys`: every request needs a key; `none`: no request does; `auto`: on a loopback address only once a key "
         "was made.",
+    )
+    allowed_hosts: _Names = Field(
+        (),
+        description="Names that the API is reached by, separated by commas, such as `ampref.example.org` or `*.example.org`. "
+        "Addresses and names without a dot need not be listed.",
+    )
+    trusted_proxies: _Names = Field(
+        (),
+        description="Addresses or networks of proxies whose `X-Forwarded-*` headers are believed, separated by commas, such as "
+        "`10.0.0.0/8`.",
+    )
+    proxy_user_header: str = Field(
+        "", pattern=r"^[A-Za-z0-9-]{0,64}$", description="Header in which a trusted proxy names the user. Not set: none does."
+    )
+    proxy_groups_header: str = Field(
+        "X-Forwarded-Groups",
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="Header in which a trusted proxy names the user's groups, separated by commas.",
+    )
+    proxy_groups: _Names = Field(
+        (), description="Roles of the groups of a proxy's users: `GROUP=ROLE`, separated by commas; `*` is every user's group."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port that the API listens on; 0 takes a free one.")
     max_upload_bytes: int = Field(64 * MIB, ge=1024, description="Largest motion file that is accepted, in bytes.")
@@ -175,6 +206,24 @@ class Settings(BaseSettings):
         # One way to write each choice, whatever was typed.
         return "all" if ids == TEST_IDS else ",".join(ids) or "none"
 
+    @field_validator("allowed_hosts", mode="after")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if host != "*" and not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", host):
+                raise ValueError(f"{host!r} is no host's name; expected such as ampref.example.org or *.example.org, no port")
+        return value
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}; expected such as 127.0.0.1 or 10.0.0.0/8") from None
+        return value
+
     @field_validator(*_URLS, mode="after")
     @classmethod
     def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -232,7 +281,7 @@ class Settings(BaseSettings):
     @property
     def is_open_without_keys(self) -> bool:
         """Whether everybody may do everything as long as no key was ever made."""
-        return self.auth == "none" or (self.auth == "auto" and self.is_loopback)
+        return self.auth == "none" or (self.auth == "auto" and self.is_loopback and not self.proxy_user_header)
 
     @property
     def embedded(self) -> bool:

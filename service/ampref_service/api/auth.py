@@ -1,7 +1,9 @@
-"""Who a request is from: the key in its Authorization header, looked up and remembered for a moment.
+"""Who a request is from: a key, a browser's session, a signed link or a user whom a trusted proxy names.
 
 A key that was looked up counts for `REMEMBER_SEC`, so that its revocation takes that long at most to reach another process. An
 open service looks as often whether there is a key by now. Look-ups have threads of their own: they wait for no upload.
+
+Sessions and links name the key that made them, and end with it. Both are signed with the catalog's secret.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hmac
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +23,11 @@ from typing import TypeVar
 import structlog
 from starlette.requests import Request
 
-from amp_core.errors import AmprefError, Unauthorized
+from amp_core.errors import AmprefError, Forbidden, Unauthorized
+from ampref_service.api.guard import BY_PROXY, SAFE_METHODS
 from ampref_service.catalog import Catalog, keys
 from ampref_service.catalog.records import Key
-from ampref_service.keys import HOW_TO_GET_A_KEY, Caller, digest_token
+from ampref_service.keys import HOW_TO_GET_A_KEY, ROLES, Caller, digest_token, parse_groups
 from ampref_service.settings import Settings
 
 log = structlog.get_logger("ampref_service.auth")
@@ -32,6 +37,10 @@ T = TypeVar("T")
 read_clock = time.monotonic
 REMEMBER_SEC = 2.0
 """How long a look-up counts."""
+SESSION_COOKIE = "ampref_session"
+SESSION_SEC = 12 * 3600
+CSRF_HEADER = "x-csrf-token"
+LINK_PARAMETERS = ("key", "expires", "signature")
 _RECORD_USE_SEC = 60.0
 _MAX_ENTRIES = 4096
 
@@ -43,21 +52,34 @@ class _Entry:
     """By the monotonic clock."""
 
 
+@dataclass(frozen=True)
+class Session:
+    """A browser's session: what its cookie holds, and the token that a change made from a page of it carries."""
+
+    cookie: str
+    csrf_token: str
+
+
 class Authenticator:
     """Identifies callers by the keys of a catalog.
 
     Args:
-      settings: say when keys are asked for.
+      settings: say when keys are asked for, and which proxies are believed.
+
+    Raises:
+      InputRefused: the groups of a proxy's users have no role that there is.
     """
 
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
         self._settings = settings
+        self._roles = parse_groups(settings.proxy_groups)
         self._pool = ThreadPoolExecutor(2, "ampref-keys")
         self._entries: dict[str, _Entry] = {}
         self._last_uses: dict[str, float] = {}
         self._has_keys = False
         self._open_end = 0.0
+        self._secret: bytes | None = None
 
     def close(self) -> None:
         """End its threads."""
@@ -68,43 +90,59 @@ class Authenticator:
         self._entries.clear()
         self._open_end = 0.0
 
-    async def identify(self, request: Request) -> Caller:
+    async def identify(self, request: Request, *, accepts_link: bool = False) -> Caller:
         """Who a request is from.
+
+        Args:
+          accepts_link: whether a signed link in the query may stand for a key.
 
         Raises:
           Unauthorized: nobody is named, or by a key that is not valid.
+          Forbidden: a link is not as it was signed, or a page's change lacks its token.
           Unavailable: the catalog does not answer.
         """
         if await self._is_open():
             return Caller()
-        headers = request.headers.getlist("authorization")
-        if len(headers) != 1:
-            fault = "the header Authorization is there more than once" if headers else "this service asks for a key"
-            raise Unauthorized(fault, key="authorization", expected="a valid key", remedy=HOW_TO_GET_A_KEY)
-        return await self._identify_key(digest_token(_read_credentials(headers[0])))
+        if headers := request.headers.getlist("authorization"):
+            if len(headers) > 1:
+                raise Unauthorized("the header Authorization is there more than once", key="authorization", expected="one")
+            return await self._identify_digest(digest_token(_read_credentials(headers[0])))
+        if accepts_link and "signature" in request.query_params:
+            return await self._identify_link(request)
+        if SESSION_COOKIE in request.cookies:
+            return await self._identify_session(request)
+        if user := self._read_user(request):
+            return Caller.of_user(user, self._list_scopes(request))
+        raise Unauthorized("this service asks for a key", key="authorization", expected="a valid key", remedy=HOW_TO_GET_A_KEY)
 
-    async def _identify_key(self, digest: str) -> Caller:
-        entry = self._entries.get(digest)
-        if entry is not None and read_clock() < entry.end:
-            return entry.caller
-        key = await self._look_up(lambda: self._find_key(digest))
-        caller = Caller.of_key(_check_valid(key))
-        self._remember(digest, caller)
-        return caller
+    async def identify_token(self, text: str) -> Caller:
+        """Who has a key; raises `Unauthorized`."""
+        return await self._identify_digest(digest_token(text.strip()))
 
-    def _remember(self, digest: str, caller: Caller) -> None:
-        assert caller.key is not None
-        at, left = read_clock(), caller.key.expires_in_sec
+    async def _identify_digest(self, digest: str) -> Caller:
+        caller = self._find_entry(digest)
+        return await self._look_up(lambda: self._remember(digest, keys.find_by_digest)) if caller is None else caller
+
+    async def _identify_id(self, key_id: str) -> Caller:
+        caller = self._find_entry(key_id)
+        return await self._look_up(lambda: self._remember(key_id, keys.find_by_id)) if caller is None else caller
+
+    def _find_entry(self, name: str) -> Caller | None:
+        entry = self._entries.get(name)
+        return entry.caller if entry is not None and read_clock() < entry.end else None
+
+    def _remember(self, name: str, find: Callable[..., Key | None]) -> Caller:
+        at = read_clock()
+        with self._catalog.session() as session:
+            key = _check_valid(find(session, name))
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
-        self._entries[digest] = _Entry(caller, at + min(REMEMBER_SEC, REMEMBER_SEC if left is None else left))
-        if at - self._last_uses.get(caller.key.id, -_RECORD_USE_SEC) >= _RECORD_USE_SEC:
-            self._last_uses[caller.key.id] = at
-            self._pool.submit(self._record_use, caller.key.id)
-
-    def _find_key(self, digest: str) -> Key | None:
-        with self._catalog.session() as session:
-            return keys.find_by_digest(session, digest)
+        caller, left = Caller.of_key(key), key.expires_in_sec
+        self._entries[name] = _Entry(caller, at + min(REMEMBER_SEC, REMEMBER_SEC if left is None else left))
+        if at - self._last_uses.get(key.id, -_RECORD_USE_SEC) >= _RECORD_USE_SEC:
+            self._last_uses[key.id] = at
+            self._pool.submit(self._record_use, key.id)
+        return caller
 
     def _record_use(self, key_id: str) -> None:
         try:
@@ -130,6 +168,8 @@ class Authenticator:
     async def _look_up(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
+    # Bounds
+
     async def check_place(self, caller: Caller, path: Mapping[str, str]) -> None:
         """Raise `Forbidden` for an address, by its variable parts, whose dataset or robot is out of the caller's bounds."""
         if caller.bounds.is_open or not path:
@@ -145,6 +185,100 @@ class Authenticator:
     def _find_place(self, path: Mapping[str, str]) -> tuple[str | None, str | None]:
         with self._catalog.session() as session:
             return keys.find_place(session, path)
+
+    # Users of a proxy
+
+    def _read_user(self, request: Request) -> str:
+        name = self._settings.proxy_user_header
+        if not name or not request.scope.get(BY_PROXY):
+            return ""
+        user = request.headers.get(name, "").strip()
+        return user if user.isprintable() and len(user) <= 120 else ""
+
+    def _list_scopes(self, request: Request) -> set[str]:
+        groups = request.headers.get(self._settings.proxy_groups_header, "").split(",")
+        roles = {self._roles[group] for group in ("*", *map(str.strip, groups)) if group in self._roles}
+        return {scope for role in roles for scope in ROLES[role]}
+
+    # What is signed
+
+    def _sign(self, *parts: str) -> str:
+        if self._secret is None:
+            with self._catalog.session() as session:
+                secret = keys.find_secret(session)
+            if secret is None:
+                with self._catalog.begin() as session:
+                    secret = keys.make_secret(session)
+            self._secret = secret
+        digest = hmac.digest(self._secret, "\0".join(parts).encode(), "sha256")
+        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+    async def _is_signed(self, signature: str, *parts: str) -> bool:
+        expected = self._sign(*parts) if self._secret is not None else await self._look_up(lambda: self._sign(*parts))
+        return hmac.compare_digest(signature.encode(), expected.encode())
+
+    def sign_link(self, path: str, caller: Caller, expires: int) -> dict[str, str]:
+        """The query with which `path` can be read until `expires` (epoch seconds), as long as the caller's key is valid.
+
+        Raises:
+          Forbidden: the caller has no key that it could end with.
+        """
+        if caller.key is None and caller.name != Caller().name:
+            raise Forbidden(
+                "a link ends with the key that made it, and this request has none",
+                expected="a key",
+                remedy="Make it with a key: Authorization: Bearer amp_…",
+            )
+        values = (caller.owner, str(expires))
+        return dict(zip(LINK_PARAMETERS, (*values, self._sign("link", path, *values)), strict=True))
+
+    async def _identify_link(self, request: Request) -> Caller:
+        key_id, expires, signature = (request.query_params.get(name, "") for name in LINK_PARAMETERS)
+        if not await self._is_signed(signature, "link", request.scope["path"], key_id, expires):
+            raise Forbidden(
+                "the link is not as it was signed",
+                key="query.signature",
+                remedy="Use the link as a whole, or ask for a new one",
+            )
+        if time.time() >= int(expires):
+            raise Forbidden(
+                f"the link expired on {_format_date(int(expires))}", key="query.expires", remedy="Ask for a new one"
+            )
+        return await self._identify_id(key_id)
+
+    async def open_session(self, text: str) -> Session:
+        """A browser's session for the holder of a key; raises `Unauthorized`."""
+        key = (await self.identify_token(text)).key
+        assert key is not None
+        content = f"{key.id}.{int(time.time()) + SESSION_SEC}.{secrets.token_urlsafe(16)}"
+        cookie = f"{content}.{await self._look_up(lambda: self._sign('session', content))}"
+        return Session(cookie, self._sign("csrf", cookie))
+
+    async def find_session(self, request: Request) -> Session | None:
+        """The session of a request's cookie, where it is signed and not over."""
+        cookie = request.cookies.get(SESSION_COOKIE, "")
+        content, _, signature = cookie.rpartition(".")
+        if not content or not await self._is_signed(signature, "session", content):
+            return None
+        return Session(cookie, self._sign("csrf", cookie)) if time.time() < int(content.split(".")[1]) else None
+
+    async def _identify_session(self, request: Request) -> Caller:
+        session = await self.find_session(request)
+        if session is None:
+            raise Unauthorized("the session of this browser is over", key="cookie", remedy="Sign in again at /login")
+        if request.method not in SAFE_METHODS:
+            check_csrf(session, request.headers.get(CSRF_HEADER, ""))
+        return await self._identify_id(session.cookie.split(".")[0])
+
+
+def check_csrf(session: Session, token: str) -> None:
+    """Raise `Forbidden` where a change does not carry the token of its session."""
+    if not hmac.compare_digest(token.encode(), session.csrf_token.encode()):
+        raise Forbidden(
+            "a change by a browser's session needs the token of its page",
+            key=CSRF_HEADER,
+            remedy="Load the page again; a program sends its key instead of a cookie: Authorization: Bearer amp_…",
+        )
 
 
 def _read_credentials(header: str) -> str:
@@ -173,5 +307,10 @@ def _check_valid(key: Key | None) -> Key:
     if key.is_valid:
         return key
     at, verb = (key.expires_at, "expired") if key.revoked_at is None else (key.revoked_at, "was revoked")
-    date = datetime.fromtimestamp(at or 0.0, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    raise Unauthorized(f"the key {key.name!r} {verb} on {date}", key="authorization", remedy=HOW_TO_GET_A_KEY)
+    raise Unauthorized(
+        f"the key {key.name!r} {verb} on {_format_date(at or 0.0)}", key="authorization", remedy=HOW_TO_GET_A_KEY
+    )
+
+
+def _format_date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

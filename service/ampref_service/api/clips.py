@@ -30,6 +30,7 @@ from ampref_service.api.clip_schemas import (
 )
 from ampref_service.api.deps import Announcer, AnnouncerDep, CallerDep, ServicesDep, job_terms, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
+from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
 from ampref_service.api.problems import BODY_STATUSES, responses
@@ -194,6 +195,14 @@ def get_file(clip_id: Id, request: Request, services: ServicesDep) -> Response:
 
 
 add_file_route(router, "/{clip_id}/file", get_file, "clip_file", dependencies=READ)
+
+
+@router.post("/{clip_id}/file/link", responses=responses(404, *BODY_STATUSES), dependencies=READ)
+def link_clip_file(clip_id: Id, body: LinkBody, services: ServicesDep, links: LinkMakerDep) -> LinkView:
+    """A link to the bytes that were uploaded, which needs no key and expires."""
+    with services.catalog.session() as session:
+        clip = clips.get(session, clip_id)
+    return links.make(f"/v1/clips/{clip.id}/file", body)
 
 
 @router.delete("/{clip_id}", status_code=204, responses=responses(404, 409))

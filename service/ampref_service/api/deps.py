@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import structlog
-from fastapi import BackgroundTasks, Depends, Request, Response, Security
+from fastapi import BackgroundTasks, Depends, Query, Request, Response, Security
+from fastapi.security import HTTPBearer
 
 from amp_core.errors import Forbidden
 from ampref_service.api.auth import Authenticator
@@ -27,7 +28,23 @@ async def get_services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-async def get_caller(request: Request) -> Caller:
+async def get_authenticator(request: Request) -> Authenticator:
+    """What identifies callers."""
+    return cast(Authenticator, request.app.state.authenticator)
+
+
+async def accept_link(
+    key: Annotated[str | None, Query(description="Of a signed link: the key that made it.")] = None,
+    expires: Annotated[str | None, Query(description="Of a signed link: epoch seconds.")] = None,
+    signature: Annotated[str | None, Query(description="Of a signed link; with it no key is needed.")] = None,
+) -> None:
+    """What makes an endpoint take a signed link in the place of a key; `authorize` reads it."""
+
+
+_SCHEME = HTTPBearer(scheme_name="key", description="`amp_…`; see docs/keys.md.", auto_error=False)
+
+
+async def get_caller(request: Request, _: Annotated[object, Security(_SCHEME)]) -> Caller:
     """Who the request is from; `authorize` has checked it."""
     return cast(Caller, request.scope[_CALLER])
 
@@ -35,6 +52,11 @@ async def get_caller(request: Request) -> Caller:
 def needs(*scopes: str) -> Any:
     """The dependency of an endpoint that needs a caller with these scopes; its value is the `Caller`."""
     return Security(get_caller, scopes=scopes)
+
+
+def accepts_link(dependant: Any) -> bool:
+    """Whether an endpoint takes a signed link in the place of a key, by FastAPI's description of what it depends on."""
+    return any(dependency.call is accept_link for dependency in dependant.dependencies)
 
 
 def list_scopes(dependant: Any) -> list[str] | None:
@@ -49,15 +71,18 @@ def list_scopes(dependant: Any) -> list[str] | None:
     return scopes
 
 
-async def authorize(request: Request, scopes: list[str]) -> None:
+async def authorize(request: Request, scopes: list[str], *, may_be_link: bool = False) -> None:
     """Let a request pass whose caller has the scopes, and whose address is within the caller's bounds.
+
+    Args:
+      may_be_link: whether a signed link in the query may stand for a key.
 
     Raises:
       Unauthorized: there is no valid key.
       Forbidden: it lacks a scope, or is bound to other datasets or robots.
     """
-    authenticator = cast(Authenticator, request.app.state.authenticator)
-    caller = request.scope[_CALLER] = await authenticator.identify(request)
+    authenticator = await get_authenticator(request)
+    caller = request.scope[_CALLER] = await authenticator.identify(request, accepts_link=may_be_link)
     try:
         caller.check_scope(*scopes)
         await authenticator.check_place(caller, request.path_params)
@@ -73,6 +98,7 @@ def job_terms(services: Services, caller: Caller, priority: int = 0) -> JobTerms
     return services.job_terms(owner=caller.owner, priority=priority)
 
 
+AuthenticatorDep = Annotated[Authenticator, Depends(get_authenticator)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 

@@ -15,7 +15,11 @@ from ampref_service.api.wording import Json, resolve_schema
 
 router = APIRouter(include_in_schema=False)
 
-SAFE_PAGE = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "cache-control": "no-cache"}
+SAFE_PAGE = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "cache-control": "no-cache",
+}
 """Headers of a page on which nothing may be loaded and nothing may run, whatever a text in it would come to hold."""
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "maxLength": "length ≤", "format": "as"}

@@ -22,13 +22,14 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from amp_core.errors import IntegrityError, NotFound
+from ampref_service.api.deps import accept_link
 from ampref_service.api.problems import BODY_STATUSES, problem, responses
 from ampref_service.blobs import BlobStore, VerifiedBlob
 from ampref_service.errors import PreconditionFailed, RangeNotSatisfiable
@@ -214,7 +215,7 @@ def _verify_blob(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
 def add_file_route(
     router: APIRouter, path: str, endpoint: Callable[..., Any], name: str, *, dependencies: list[Any] | None = None
 ) -> None:
-    """Serve the file that `endpoint` returns to GET (`get_{name}`) and HEAD (`head_{name}`)."""
+    """Serve the file that `endpoint` returns to GET (`get_{name}`) and HEAD (`head_{name}`), by a key or a signed link."""
     for method in ("GET", "HEAD"):
         router.add_api_route(
             path,
@@ -223,7 +224,7 @@ def add_file_route(
             name=f"{method.lower()}_{name}",
             response_class=Response,
             responses=file_responses(BINARY),
-            dependencies=dependencies,
+            dependencies=[*(dependencies or ()), Depends(accept_link)],
         )
 
 

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from amp_core.errors import AmprefError, Busy, TooLarge
+from ampref_service.api.guard import list_security_headers
 from ampref_service.api.problems import format_traceback, problem
 from ampref_service.errors import BadRequest, InternalError, RequestTimeout
 from ampref_service.settings import MIB
@@ -56,9 +57,8 @@ def observe_requests(app: ASGIApp, observe: Observe) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers.setdefault("x-content-type-options", "nosniff")
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"].extend(list_security_headers(name for name, _ in message["headers"]))
             await send(message)
 
         try:

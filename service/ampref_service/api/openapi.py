@@ -9,8 +9,23 @@ from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
 from amp_core.version import __version__
-from ampref_service.api import arrays, clips, datasets, docs_page, events, health, jobs, robots, rollouts, schema, versions
-from ampref_service.api.problems import Problem
+from ampref_service.api import (
+    arrays,
+    audit,
+    clips,
+    datasets,
+    docs_page,
+    events,
+    health,
+    jobs,
+    keys,
+    login,
+    robots,
+    rollouts,
+    schema,
+    versions,
+)
+from ampref_service.api.problems import Problem, responses
 
 INFO: dict[str, Any] = {
     "title": "ampref",
@@ -28,7 +43,10 @@ Every error, whatever its status, is `application/problem+json` of one shape (th
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
-for noun in (clips, rollouts, arrays, jobs, events, datasets, versions, robots, schema, health, docs_page):
+for noun in (
+    *(clips, rollouts, arrays, jobs, events, datasets, versions, robots, schema, keys, audit, health),
+    *(docs_page, login),
+):
     router.include_router(noun.router)
 
 
@@ -40,12 +58,23 @@ def build_document() -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= problem.pop("$defs") | {"Problem": problem}
     for operation in (operation for operations in document["paths"].values() for operation in operations.values()):
+        if "security" in operation:
+            operation["responses"] |= _describe_problems(401, 403)
+            scopes = [scope for scheme in operation["security"] for names in scheme.values() for scope in names]
+            operation["description"] += f"\n\nScope: {', '.join(f'`{scope}`' for scope in scopes) or 'any key'}."
+            # An open service asks for no key.
+            operation["security"].append({})
+        operation["responses"] |= _describe_problems(421)
         operation["responses"] = dict(sorted(operation["responses"].items()))
         for parameter in operation.get("parameters", ()):
             _drop_null(parameter["schema"])
     for field in schemas["ClipForm"]["properties"].values():
         _drop_null(field)
     return document
+
+
+def _describe_problems(*statuses: int) -> dict[str, Any]:
+    return {str(status): answer for status, answer in responses(*statuses).items() if status in statuses}
 
 
 def _drop_null(schema: dict[str, Any]) -> None:

@@ -161,7 +161,9 @@ _DESCRIPTIONS = {
     413: "Over a limit",
     415: "Wrong content type",
     416: "The range lies outside the file",
+    421: "Not for this host",
     422: "The input cannot be used",
+    429: "Over a quota",
     500: "A fault of the service",
     503: "The database, the blobs or the broker cannot be reached, a disk is full, or there is too much at once",
 }

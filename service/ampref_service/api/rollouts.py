@@ -9,8 +9,9 @@ from pydantic import AliasChoices, Field
 
 from ampref_service.api.deps import ServicesDep, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
+from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.params import Id, Metrics, Tier, Time, View
-from ampref_service.api.problems import responses
+from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import clips, recipes, rollouts
 
@@ -101,3 +102,11 @@ def get_arrays(rollout_id: Id, request: Request, services: ServicesDep) -> Respo
 
 
 add_file_route(router, "/{rollout_id}/arrays", get_arrays, "rollout_arrays")
+
+
+@router.post("/{rollout_id}/arrays/link", responses=responses(404, *BODY_STATUSES))
+def link_arrays(rollout_id: Id, body: LinkBody, services: ServicesDep, links: LinkMakerDep) -> LinkView:
+    """A link to the export, which needs no key and expires."""
+    with services.catalog.session() as session:
+        rollout = rollouts.get(session, rollout_id)
+    return links.make(f"/v1/rollouts/{rollout.id}/arrays", body)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from amp_core.strict_json import JsonFault, read_json
-from ampref_service.api.deps import authorize, list_scopes
+from ampref_service.api.deps import accepts_link, authorize, list_scopes
 from ampref_service.api.faults import find_operation
 from ampref_service.api.forms import read_form
 from ampref_service.api.wording import Json, join_names, suggest_names
@@ -67,11 +67,11 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        scopes = list_scopes(self.dependant)
+        scopes, may_be_link = list_scopes(self.dependant), accepts_link(self.dependant)
 
         async def handle_strictly(request: Request) -> Response:
             if scopes is not None:
-                await authorize(request, scopes)
+                await authorize(request, scopes, may_be_link=may_be_link)
             operation = find_operation(request)
             _check_query(request, operation.get("parameters", ()))
             for media_type in operation.get("requestBody", {}).get("content", ()):

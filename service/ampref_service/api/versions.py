@@ -19,6 +19,7 @@ from ampref_service.api.dataset_schemas import ArchiveBody, LockBody, Locking, M
 from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
+from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
@@ -164,6 +165,17 @@ def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request
 
 
 add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)
+
+
+@router.post("/{name}/versions/{version}/files/{file}/link", responses=responses(404, *BODY_STATUSES), dependencies=READ)
+def link_version_file(
+    name: DatasetName, version: VersionOrAlias, file: FileName, body: LinkBody, services: ServicesDep, links: LinkMakerDep
+) -> LinkView:
+    """A link to one of the version's files, which needs no key and expires; of an alias, to what it means now."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+        artifact = datasets.get_file(session, name, row.version, file)
+    return links.make(f"/v1/datasets/{row.dataset}/versions/{row.version}/files/{artifact.name}", body)
 
 
 _FILE = file_responses("application/json")

@@ -23,9 +23,19 @@ def record(session: Session, actor: str, action: str, subject: str, detail: Mapp
     session.execute(_ADD, event)
 
 
-def list_events(session: Session, *, subject: str | None = None, after_id: int = 0, limit: int = 100) -> list[AuditEvent]:
-    """Events in the order they happened, from the one after `after_id`; of all subjects or of one (`version:walk==1`)."""
-    query = select(audit_events).where(audit_events.c.id > after_id).order_by(audit_events.c.id).limit(min(max(limit, 1), 1000))
-    if subject is not None:
-        query = query.where(audit_events.c.subject == subject)
+def list_events(
+    session: Session,
+    *,
+    subject: str | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    after_id: int = 0,
+    limit: int = 100,
+) -> list[AuditEvent]:
+    """Events in the order they happened, from the one after `after_id`; all, or those of one subject (`version:walk==1`), one
+    actor, one action."""
+    query = select(audit_events).where(audit_events.c.id > after_id).order_by(audit_events.c.id).limit(min(max(limit, 1), 1001))
+    for column, value in ((audit_events.c.subject, subject), (audit_events.c.actor, actor), (audit_events.c.action, action)):
+        if value is not None:
+            query = query.where(column == value)
     return [AuditEvent(**row) for row in session.execute(query).mappings()]

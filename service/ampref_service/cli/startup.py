@@ -20,6 +20,7 @@ from amp_core.cli.output import Output
 from amp_core.errors import Unavailable
 from ampref_service.blobs import insecure_endpoint, open_blobs
 from ampref_service.catalog import Catalog, keys
+from ampref_service.keys import parse_groups
 from ampref_service.settings import Settings, unknown_variables
 
 Host = Annotated[str | None, Option(help="Address to listen on; overrides AMPREF_HOST.")]
@@ -46,10 +47,11 @@ def check_keys(out: Output, settings: Settings) -> None:
     Raises:
       BadParameter: there is no key, and nobody said in so many words that none is needed.
     """
+    parse_groups(settings.proxy_groups)
     if settings.auth == "none":
         out.warn(f"no request needs a key (--no-auth): whoever reaches {settings.host} may do everything, deletion included")
         return
-    if settings.is_open_without_keys:
+    if settings.is_open_without_keys or settings.proxy_user_header:
         return
     with closing(Catalog.open(settings.database_url)) as catalog:
         try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, BadParameter, Option, Typer
 
@@ -15,9 +14,8 @@ from amp_core.cli.group import SummaryGroup
 from amp_core.cli.options import Json, Quiet, refuse_usage
 from amp_core.cli.output import Cell, Output
 from ampref_service.catalog import Catalog, keys, schema
-from ampref_service.catalog.records import Key
 from ampref_service.cli.startup import load_settings, make_folder
-from ampref_service.keys import ROLES, SCOPES, make_bounds, make_key, resolve_scopes
+from ampref_service.keys import ROLES, SCOPES, describe_key, format_time, make_bounds, make_key, resolve_scopes
 
 token = Typer(
     cls=SummaryGroup, help="Make, list and revoke the keys of a service.", no_args_is_help=True, rich_markup_mode=None
@@ -52,33 +50,6 @@ def _open_catalog(out: Output, data_dir: Path | None) -> Iterator[Catalog]:
         yield catalog
     finally:
         catalog.close()
-
-
-def describe_key(key: Key) -> dict[str, Any]:
-    """A key as JSON, without its text, which nobody has."""
-    return {
-        "id": key.id,
-        "name": key.name,
-        "hint": key.hint,
-        "state": state_of(key),
-        "scopes": list(key.scopes),
-        "datasets": None if key.bounds.datasets is None else list(key.bounds.datasets),
-        "robots": None if key.bounds.robots is None else list(key.bounds.robots),
-        **{name: _format_time(getattr(key, name)) for name in ("created_at", "expires_at", "last_used_at", "revoked_at")},
-        "created_by": key.created_by,
-        "max_bytes": key.max_bytes,
-        "max_queued": key.max_queued,
-        "max_planning_sec": key.max_planning_sec,
-    }
-
-
-def state_of(key: Key) -> str:
-    """`valid`, `expired` or `revoked`."""
-    return "valid" if key.is_valid else "expired" if key.revoked_at is None else "revoked"
-
-
-def _format_time(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @token.command("create")
@@ -123,7 +94,7 @@ def create(
     for noun, names in bounds:
         if names is not None:
             out.note(f"  {noun:<9} {', '.join(names)}")
-    out.note(f"  expires   {_format_time(key.expires_at) or 'never'}")
+    out.note(f"  expires   {format_time(key.expires_at) or 'never'}")
     out.note("to use it: export AMPREF_TOKEN=amp_…, or curl -H 'Authorization: Bearer amp_…'")
     if is_first:
         out.note("it is the first: within seconds every request to the service needs a key")

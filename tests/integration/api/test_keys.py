@@ -200,3 +200,56 @@ STANDING = {
     "root_rot": [[0.0, 0.0, 0.0, 1.0]] * 51,
     "dof_pos": [[0.0] * 8] * 51,
 }
+
+
+def test_a_key_tells_about_itself(fresh: Any, texts: dict[str, str]) -> None:
+    own = fresh.http.get("/v1/keys/self", headers=bearer(texts["walk"])).json()
+    assert (own["name"], own["datasets"], own["robots"]) == ("key:walk", ["walk*"], None)
+    assert own["key"]["state"] == "valid"
+    assert "digest" not in str(own)
+
+
+def test_a_key_makes_keys_with_no_more_rights_than_its_own(fresh: Any, texts: dict[str, str]) -> None:
+    def make(text: str, **body: Any) -> Any:
+        return fresh.http.post("/v1/keys", json=body, headers=bearer(text))
+
+    maker, _ = add_key(
+        fresh.app, "maker", "keys:write", "clips:read", "datasets:read", datasets=("walk*",), expires_in_sec=1000.0
+    )
+    child = make(maker, name="child", scopes=["clips:read"], datasets=["walk-fast"], expires_in_sec=500)
+    assert child.status_code == 201
+    assert fresh.http.get("/v1/keys/self", headers=bearer(child.json()["token"])).json()["name"] == "key:child"
+    limits: dict[str, Any] = {"datasets": ["walk"], "expires_in_sec": 500}
+    refuses(make(maker, name="x", scopes=["clips:write"], **limits), "lacks the scope clips:write", 403)
+    refuses(make(maker, name="x", roles=["lead"], **limits), "lacks the scope", 403)
+    refuses(make(maker, name="x", scopes=["clips:read"], expires_in_sec=500), "other datasets", 403)
+    refuses(make(maker, name="x", scopes=["clips:read"], datasets=["w*"], expires_in_sec=500), "other datasets", 403)
+    refuses(make(maker, name="x", scopes=["clips:read"], datasets=["walk"]), "a longer life", 403)
+    refuses(make(maker, name="x", scopes=["king"], **limits), "no scope 'king'", 422)
+    bounded, _ = add_key(fresh.app, "with-quota", max_queued=3)
+    refuses(make(bounded, name="x"), "a quota beside its maker's", 403)
+
+    items = fresh.http.get("/v1/keys", headers=bearer(maker)).json()["items"]
+    assert {item["name"] for item in items} >= {"maker", "child"}
+    assert "all" not in {item["name"] for item in items}
+    delete = fresh.http.delete
+    refuses(delete(f"/v1/keys/{items[0]['id']}x", headers=bearer(maker)), "no key", 404)
+    refuses(delete("/v1/keys/all", headers=bearer(maker)), "more rights than key:maker", 403)
+    assert delete(f"/v1/keys/{child.json()['id']}", headers=bearer(maker)).json()["state"] == "revoked"
+    refuses(fresh.http.get("/v1/keys/self", headers=bearer(child.json()["token"])), "was revoked")
+
+
+def test_the_audit_log_is_read_in_pages_and_by_filters(fresh: Any, texts: dict[str, str]) -> None:
+    def read(key: str = "all", **params: Any) -> Any:
+        return fresh.http.get("/v1/audit", params=params, headers=bearer(texts[key]))
+
+    first = read(limit=3).json()
+    assert [event["id"] for event in first["items"]] == [1, 2, 3]
+    assert read(limit=3, cursor=first["next_cursor"]).json()["items"][0]["id"] == 4
+    created = read(action="key.create").json()
+    assert created["next_cursor"] is None
+    assert {event["actor"] for event in created["items"]} >= {"operator"}
+    subject = created["items"][0]["subject"]
+    assert [event["action"] for event in read(subject=subject).json()["items"]] == ["key.create"]
+    assert read(actor="nobody").json()["items"] == []
+    refuses(read("g1"), "bound to a part of it", 403)
