@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
 from typing import Any
 
 import structlog
 
 _HANDLER = "ampref"
+_SECONDS_BETWEEN = 1.0
+
+
+class RepeatingLog:
+    """Logs errors that come by the hundred while something is away: one line a second of each kind, and how many it stands for.
+
+    Args:
+      log: where to.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[str, str], tuple[float, int]] = {}  # When a kind was logged last; how many came since.
+
+    def error(self, event: str, kind: str, **facts: Any) -> None:
+        """Log an error, or count it for the next line of its kind, which then has `repeats`."""
+        now = time.monotonic()
+        with self._lock:
+            logged_at, repeats = self._kinds.get((event, kind), (-_SECONDS_BETWEEN, 0))
+            is_due = now - logged_at >= _SECONDS_BETWEEN
+            self._kinds[event, kind] = (now, 0) if is_due else (logged_at, repeats + 1)
+        if is_due:
+            self._log.error(event, **facts, **({"repeats": repeats} if repeats else {}))
 
 
 def configure(level: str = "info", *, json: bool = False) -> None:

@@ -11,11 +11,12 @@ from pydantic import BaseModel, Field
 
 from amp_core.errors import AmprefError
 from ampref_service.api.deps import needs
-from ampref_service.api.problems import format_traceback, responses
+from ampref_service.api.problems import responses
 from ampref_service.api.strict import StrictRoute
 from ampref_service.api.telemetry import Telemetry
+from ampref_service.logs import RepeatingLog
 
-log = structlog.get_logger("ampref_service.health")
+_log = RepeatingLog(structlog.get_logger("ampref_service.health"))
 
 router = APIRouter(route_class=StrictRoute, tags=["health"])
 
@@ -31,7 +32,7 @@ class Alive(BaseModel):
 class Component(BaseModel):
     """One thing that the service cannot do without."""
 
-    name: Annotated[str, Field(description="`database`, `migrations`, `blobs`, `uploads` or `broker`")]
+    name: Annotated[str, Field(description="`database` (and its schema), `blobs`, `uploads` or `broker`")]
     ok: bool
     detail: str | None = Field(None, description="What is wrong, and what to do.")
     ms: float
@@ -44,7 +45,7 @@ class Ready(BaseModel):
     components: list[Component]
 
 
-def get_liveness(request: Request) -> Alive:
+async def get_liveness(request: Request) -> Alive:
     """The process is alive. Asks nothing of the database: restart the process when this fails, not when it is not ready."""
     return Alive(version=request.app.version, uptime_sec=round(time.monotonic() - request.app.state.started, 3))
 
@@ -60,7 +61,7 @@ def get_readiness(request: Request, response: Response) -> Ready:
             detail = str(error)
         except Exception as error:
             # The message of a driver may hold a URL with its password: it belongs into the log.
-            log.error("readiness_check_failed", component=name, exception=format_traceback(error))
+            _log.error("readiness_check_failed", name, component=name, error=f"{type(error).__name__}: {error}")
             detail = f"{type(error).__name__}: see the service's log"
         milliseconds = round((time.perf_counter() - start) * 1e3, 2)
         components.append(Component(name=name, ok=detail is None, detail=detail, ms=milliseconds))

@@ -12,7 +12,8 @@ Whatever goes wrong (an unknown route, a motion with NaN in it, a bug), the clie
     errors      every fault of a query or a body, when there may be several
 
 Values that the client sent are never echoed as JSON values: NaN and lone surrogates among them could not be serialized.
-An unexpected exception is logged with its traceback; the client reads the request id and no more.
+An unexpected exception is logged with its traceback; the client reads the request id and no more. What is away or full is
+logged as a line, at most once a second for each type.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from starlette.routing import compile_path
 from amp_core.errors import AmprefError, MotionRefused, NotFound
 from amp_core.strict_json import format_json
 from ampref_service import errors
+from ampref_service.logs import RepeatingLog
 
 log = structlog.get_logger("ampref_service.errors")
+_repeating_log = RepeatingLog(log)
 
 MEDIA_TYPE = "application/problem+json"
 _HEADERS: Mapping[int, Mapping[str, str]] = {
@@ -91,6 +94,8 @@ def problem(
 ) -> Response:
     """The response for `error`; `scope` is the ASGI scope of the request, or empty where it could not be read."""
     body = _format_problem(scope, error)
+    if telemetry := getattr(getattr(scope.get("app"), "state", None), "telemetry", None):
+        telemetry.count_problem(error.slug)
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
@@ -105,10 +110,11 @@ def format_traceback(error: BaseException) -> str:
 
 
 def _on_ampref_error(request: Request, error: AmprefError) -> Response:
-    if error.status >= 500:
-        # Damaged bytes are for the operator to mend; where they were read says no more about them.
-        details = {} if error.slug == "integrity" else {"exception": format_traceback(error)}
-        log.error("request_failed", slug=error.slug, detail=str(error), **details)
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE or error.slug == "integrity":
+        # For the operator to mend; where in the code it was met says no more about it.
+        _repeating_log.error("request_failed", error.slug, slug=error.slug, detail=str(error))
+    elif error.status >= 500:
+        log.error("request_failed", slug=error.slug, detail=str(error), exception=format_traceback(error))
     return problem(request.scope, error)
 
 

@@ -39,6 +39,13 @@ class Telemetry:
             ("route", "method", "status"),
             registry=self._registry,
         )
+        self._problems = Counter(
+            "ampref_http_problems", "Errors that were answered, by the end of their type", ("slug",), registry=self._registry
+        )
+
+    def count_problem(self, slug: str) -> None:
+        """Count one error that was answered, by its type."""
+        self._problems.labels(slug).inc()
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request; methods that HTTP does not have share a label, because clients choose them."""

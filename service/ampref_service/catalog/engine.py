@@ -8,14 +8,17 @@ import math
 import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Insert, Table, event, exc, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import QueuePool
 
 from amp_core.errors import AmprefError, DiskFull, InputRefused, Unavailable
 from amp_core.strict_json import format_json
@@ -24,7 +27,11 @@ T = TypeVar("T")
 Session: TypeAlias = Connection
 """One transaction on the catalog: what every query takes as its first argument."""
 
-_BUSY_TIMEOUT_SEC = 30.0
+_BUSY_TIMEOUT_SEC = 10.0
+_CONNECT_TIMEOUT_SEC = 3  # Of PostgreSQL; `?connect_timeout=` in the URL replaces it. libpq has whole seconds.
+_POOL_TIMEOUT_SEC = 5.0
+_SILENCE_SEC = 0.7  # After which a server that owes an answer is asked for another connection.
+_DOWN_SEC = 2.0  # For so long a server that did not answer is not asked again.
 _CHUNK = 500
 _UNDEFINED_TABLE, _DISK_FULL = "42P01", "53100"  # SQLSTATE of PostgreSQL
 
@@ -48,7 +55,86 @@ def _to_json(value: Any) -> str:
     return format_json(value, separators=(",", ":"))
 
 
-def create_engine(url: str) -> Engine:
+class _Server:
+    """Whether a PostgreSQL server answers at all.
+
+    The kernel of a server that is stopped, or of its machine, goes on acknowledging: no timeout of the server or of TCP ends a
+    wait for an answer that does not come. A slow query must not be taken for that, so the server is asked for a new connection.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parameters: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._asked = self._found_down = -math.inf
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it did not answer, a moment ago."""
+        return time.monotonic() - self._found_down < _DOWN_SEC
+
+    def connect(self, *arguments: Any, **options: Any) -> Any:
+        """A connection whose waits end when the server stops answering.
+
+        Raises:
+          psycopg.OperationalError: there is none; at once when the server is down.
+        """
+        self._parameters = arguments, options
+        if self.is_down:
+            raise psycopg.OperationalError(_SILENT)
+        try:
+            connection = _WatchedConnection.connect(*arguments, **options)
+        except psycopg.errors.ConnectionTimeout:
+            self._found_down = time.monotonic()
+            raise
+        connection.server = self
+        return connection
+
+    def is_silent(self) -> bool:
+        """Ask for a connection; whoever waits for the same server at the same time shares the outcome."""
+        with self._lock:
+            if time.monotonic() - self._asked >= _SILENCE_SEC:
+                arguments, options = self._parameters
+                try:
+                    psycopg.connect(*arguments, **options).close()
+                except psycopg.errors.ConnectionTimeout:
+                    self._found_down = time.monotonic()
+                except psycopg.Error:
+                    pass  # It refuses, so that it is there.
+                self._asked = time.monotonic()
+            return self.is_down
+
+
+class _WatchedConnection(psycopg.Connection[Any]):
+    """A connection that is given up when its server has stopped answering."""
+
+    server: _Server
+
+    def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
+        return super().wait(self._watch(gen), *arguments, **options)
+
+    def _watch(self, gen: Any) -> Any:
+        """The steps of an exchange with the server; the driver sends 0 every tenth of a second in which nothing has come."""
+        end = time.monotonic() + _SILENCE_SEC
+        try:
+            step = next(gen)
+            while True:
+                ready = yield step
+                if ready:
+                    end = time.monotonic() + _SILENCE_SEC
+                elif time.monotonic() > end:
+                    if self.server.is_silent():
+                        self.close()
+                        raise psycopg.OperationalError(_SILENT)
+                    end = time.monotonic() + _SILENCE_SEC
+                step = gen.send(ready)
+        except StopIteration as stop:
+            return stop.value
+
+
+_SILENT = "the server does not answer"
+
+
+def _create_engine(url: str, server: _Server) -> Engine:
     """An engine with what this catalog relies on.
 
     On SQLite that is WAL, foreign keys and `BEGIN IMMEDIATE`, on PostgreSQL connections that are alive.
@@ -75,8 +161,11 @@ def create_engine(url: str) -> Engine:
         pool_pre_ping=True,
         pool_size=8,
         max_overflow=24,
-        connect_args={"connect_timeout": 5, "application_name": "ampref"},
+        pool_timeout=_POOL_TIMEOUT_SEC,
+        connect_args={"application_name": "ampref"}
+        | ({} if "connect_timeout" in address.query else {"connect_timeout": _CONNECT_TIMEOUT_SEC}),
     )
+    event.listen(engine, "do_connect", lambda dialect, record, arguments, options: server.connect(*arguments, **options))
     event.listen(engine, "connect", _set_up_postgresql)
     return engine
 
@@ -124,18 +213,19 @@ class Catalog:
     """A database that holds the catalog. Safe to share between threads; make a new one after a fork.
 
     Args:
-      engine: from `create_engine`.
+      url: of the database; `normalize_url` says of which kinds.
       clock: epoch seconds, for tests; the database host's clock by default, so that leases of several machines agree.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] | None = None) -> None:
-        self.engine = engine
+    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
+        self._server = _Server()
+        self.engine = _create_engine(url, self._server)
         self._clock = clock
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] | None = None) -> Catalog:
         """Open a catalog by URL; `ampref_service.catalog.schema` makes its tables and checks that they are this release's."""
-        return cls(create_engine(url), clock)
+        return cls(url, clock)
 
     @property
     def dialect(self) -> str:
@@ -145,8 +235,7 @@ class Catalog:
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction for reading: one consistent view, nothing is kept."""
-        with _translate_errors(self.engine), self.engine.connect() as connection:
-            connection.info["ampref_clock"] = self._clock
+        with self._connect() as connection:
             if self.dialect == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin() as transaction:
@@ -156,14 +245,26 @@ class Catalog:
     @contextlib.contextmanager
     def begin(self) -> Iterator[Session]:
         """A transaction for writing: committed when the block ends, rolled back when it raises."""
-        with _translate_errors(self.engine), self.engine.connect() as connection:
-            connection.info["ampref_clock"] = self._clock
+        with self._connect() as connection:
             connection = connection.execution_options(ampref_write=True)
             with connection.begin():
                 yield connection
 
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        if self._server.is_down:
+            raise Unavailable(f"the database cannot be used: {_SILENT}", remedy="Try again once it is up")
+        with _translate_errors(self.engine), self.engine.connect() as connection:
+            connection.info["ampref_clock"] = self._clock
+            yield connection
+
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; of SQLite, with every row in the main file."""
+        if self.dialect == "sqlite" and cast(QueuePool, self.engine.pool).checkedin():
+            # The last connection of all would do that by itself, but another process, or a thread, may still hold one.
+            with contextlib.suppress(sqlite3.Error, exc.SQLAlchemyError), self.engine.connect() as connection:
+                connection.connection.execute("PRAGMA busy_timeout=1000")
+                connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.engine.dispose()
 
 

@@ -13,7 +13,6 @@ from amp_core.cli.output import Output
 from amp_core.robot import load_robots
 from ampref_service import logs, server
 from ampref_service.app import create_app
-from ampref_service.catalog import Catalog, schema
 from ampref_service.cli.startup import Host, NoAuth, Port, check_blobs, check_keys, ending_on_sigterm, load_settings, url_of
 
 
@@ -28,7 +27,7 @@ def api(host: Host = None, port: Port = None, no_auth: NoAuth = False, json_out:
     check_keys(out, settings)
     robots = load_robots(settings.robots)
     check_blobs(out, settings)
-    checks: dict[str, Callable[[], Any]] = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
+    checks: dict[str, Callable[[], Any]] = {}
     more: dict[str, Any] = {}
     if settings.embedded:
         out.warn("AMPREF_BROKER_URL is not set, so nothing scores what is uploaded here; `ampref up` would, in one process")

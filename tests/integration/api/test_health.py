@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import structlog
+
+from amp_core.errors import Unavailable
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
@@ -66,3 +69,30 @@ def test_a_bug_tells_nothing_and_has_an_id(api: Any) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "trace-7"
     assert "swordfish" not in answer.text
+
+
+def test_what_is_away_is_logged_as_a_line_now_and_then(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("the database cannot be used", remedy="Try again")
+
+    monkeypatch.setattr(api.app.state.services.catalog, "session", away)
+    with structlog.testing.capture_logs() as lines:
+        assert {api.http.get("/v1/clips").status_code for _ in range(50)} == {503}
+    lines = [line for line in lines if line["event"] == "request_failed"]
+    assert 1 <= len(lines) < 25
+    assert sum(1 + line.get("repeats", 0) for line in lines) <= 50
+    assert not any("exception" in line for line in lines)
+    monkeypatch.undo()
+    assert 'ampref_http_problems_total{slug="unavailable"} 50.0' in api.http.get("/metrics").text
+
+
+def test_a_bug_is_logged_with_its_traceback_each_time(api: Any) -> None:
+    def bug() -> None:
+        raise RuntimeError("a bug")
+
+    api.app.add_api_route("/bug", bug)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            api.http.get("/bug")
+    tracebacks = [line["exception"] for line in lines if line["event"] == "unhandled_exception"]
+    assert ["RuntimeError: a bug" in text for text in tracebacks] == [True] * 3

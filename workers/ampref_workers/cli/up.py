@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from amp_core.cli.output import Output
 from amp_core.robot import load_robots
 from ampref_service import logs, server
 from ampref_service.app import create_app
-from ampref_service.catalog import Catalog, schema
+from ampref_service.catalog import schema
 from ampref_service.children import signal_at_end_of_input
 from ampref_service.cli.startup import (
     Host,
@@ -91,7 +90,6 @@ def up(
             sys.stdout.flush()
             yield
 
-    checks = {"migrations": partial(schema.check, Catalog.open(settings.database_url))}
-    app = create_app(settings, notify=worker.notify, checks=checks, background=background, robots=robots)
+    app = create_app(settings, notify=worker.notify, background=background, robots=robots)
     with ending_on_sigterm():
         server.run(app, settings, listener)
