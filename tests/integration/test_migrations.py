@@ -287,7 +287,7 @@ def test_sqlite_is_set_up_to_survive_and_to_share(sqlite_url: str) -> None:
                 name: session.execute(text(f"PRAGMA {name}")).scalar_one()
                 for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
             }
-        assert said == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+        assert said == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
     finally:
         catalog.close()
 

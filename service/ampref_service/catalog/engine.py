@@ -65,12 +65,12 @@ class _Server:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._parameters: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        self._asked = self._found_down = -math.inf
+        self._probe_time = self._down_time = -math.inf
 
     @property
     def is_down(self) -> bool:
         """Whether it did not answer, a moment ago."""
-        return time.monotonic() - self._found_down < _DOWN_SEC
+        return time.monotonic() - self._down_time < _DOWN_SEC
 
     def connect(self, *arguments: Any, **options: Any) -> Any:
         """A connection whose waits end when the server stops answering.
@@ -84,7 +84,7 @@ class _Server:
         try:
             connection = _WatchedConnection.connect(*arguments, **options)
         except psycopg.errors.ConnectionTimeout:
-            self._found_down = time.monotonic()
+            self._down_time = time.monotonic()
             raise
         connection.server = self
         return connection
@@ -92,15 +92,15 @@ class _Server:
     def is_silent(self) -> bool:
         """Ask for a connection; whoever waits for the same server at the same time shares the outcome."""
         with self._lock:
-            if time.monotonic() - self._asked >= _SILENCE_SEC:
+            if time.monotonic() - self._probe_time >= _SILENCE_SEC:
                 arguments, options = self._parameters
                 try:
                     psycopg.connect(*arguments, **options).close()
                 except psycopg.errors.ConnectionTimeout:
-                    self._found_down = time.monotonic()
+                    self._down_time = time.monotonic()
                 except psycopg.Error:
                     pass  # It refuses, so that it is there.
-                self._asked = time.monotonic()
+                self._probe_time = time.monotonic()
             return self.is_down
 
 
