@@ -18,14 +18,13 @@ from amp_core.strict_json import format_json
 def _describe(event: Mapping[str, Any]) -> str:
     """What an event is about, on one line."""
     data = event["data"]
-    if event["kind"].startswith("version."):
-        text = f"{event['dataset']}=={data['version']}"
-        return f"{text}: {data['reason']}" if data.get("reason") else text
-    if event["kind"].startswith("job."):
-        return f"{data['job_id']}: {data['reason']}"
-    return " ".join(str(data[key]) for key in ("name", "clip_id") if data.get(key)) + (
-        f": tier {data['tier']}, {data['mode']}" if "tier" in data else ""
+    subjects = {"version": (event["dataset"], data.get("version")), "job": (data.get("job_id"),)}
+    kind = event["kind"].partition(".")[0]
+    subject = ("==" if kind == "version" else " ").join(
+        str(part) for part in subjects.get(kind, (data.get("name"), data.get("clip_id"))) if part
     )
+    detail = f"tier {data['tier']}, {data.get('mode')}" if "tier" in data else data.get("reason")
+    return f"{subject}: {detail}" if detail else subject
 
 
 COLUMNS: dict[str, Cell] = {">Position": "position", "At": "at", "Kind": "kind", "What": _describe}

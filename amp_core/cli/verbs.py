@@ -29,6 +29,7 @@ _CATALOG = {
     "amp_core.cli.jobs:jobs": "List jobs; --state quarantined shows those that need somebody to look.",
     "amp_core.cli.jobs:job": "Show one job; wait for it, cancel it or try it again.",
     "amp_core.cli.events:events": "List what happened, or follow it: clips scored, versions locked, jobs quarantined.",
+    "amp_core.cli.webhook:webhook": "Have events sent to an address; list, test, retry and remove what was added.",
     "amp_core.cli.dataset:dataset": "Lock, list, show and compare dataset versions.",
 }
 _TRAINING = {

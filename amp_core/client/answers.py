@@ -437,6 +437,52 @@ class Diff(TypedDict):
     unchanged: int
 
 
+class Event(TypedDict):
+    position: int
+    kind: str
+    at: str
+    dataset: str | None
+    data: dict[str, Any]
+
+
+class Gap(TypedDict):
+    after: int
+    oldest: int
+
+
+class EventPage(TypedDict):
+    items: list[Event]
+    next_after: int
+    gap: Gap | None
+
+
+class WebhookTest(TypedDict):
+    state: Literal["pending", "delivered", "failed"]
+    detail: str | None
+
+
+class Webhook(TypedDict):
+    id: str
+    url: str
+    kinds: list[str]
+    dataset: str | None
+    robot: str | None
+    state: str
+    reason: str | None
+    pending: int
+    failures: int
+    last_failure: str | None
+    test: WebhookTest | None
+
+
+class NewWebhook(Webhook):
+    secret: str
+
+
+class WebhookList(TypedDict):
+    items: list[Webhook]
+
+
 class LockAnswer(TypedDict):
     job: Job
     pending_clips: int

@@ -262,7 +262,7 @@ class ApiClient:
           kinds: such as `["version.locked"]`; none are all.
           filters: `after, last, dataset, robot, limit`.
         """
-        return self._get("events", params={**filters, "kind": list(kinds) or None})
+        return self._get(answers.EventPage, "events", params={**filters, "kind": list(kinds) or None})
 
     def follow_events(
         self, *, after: int | None = None, kinds: Sequence[str] = (), dataset: str | None = None, robot: str | None = None
@@ -305,9 +305,43 @@ class ApiClient:
                     if event.id.isdigit():
                         # An id without data says how far the stream is.
                         data: Any = parse_json(event.data) if event.data else None
-                        yield {"kind": "gap", **data} if event.event == "gap" else data, int(event.id)
+                        if event.event == "gap":
+                            check_answer(answers.Gap, data)
+                            data = {"kind": "gap", **data}
+                        elif data is not None:
+                            check_answer(answers.Event, data)
+                        yield data, int(event.id)
         except (RetryableError, AmprefError, httpx2.HTTPError, ValueError):
             return  # The next page says what is wrong, or what came meanwhile.
+
+    # Webhooks
+
+    def add_webhook(
+        self, url: str, *, kinds: Sequence[str] = (), dataset: str | None = None, robot: str | None = None
+    ) -> dict[str, Any]:
+        """Have events sent to an address from now on; the answer's `secret` is not shown again."""
+        body = {"url": url, "kinds": list(kinds), "dataset": dataset, "robot": robot}
+        return self._send(answers.NewWebhook, "POST", "webhooks", body=body, repeatable=False)
+
+    def list_webhooks(self) -> list[dict[str, Any]]:
+        """Every webhook, the oldest first."""
+        return list(self._get(answers.WebhookList, "webhooks")["items"])
+
+    def get_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """A webhook with its last failure and its last test."""
+        return self._get(answers.Webhook, "webhooks", webhook_id)
+
+    def remove_webhook(self, webhook_id: str) -> None:
+        """Send nothing more to an address."""
+        self._connection.json("DELETE", _join("webhooks", webhook_id), kind=None, repeatable=False)
+
+    def test_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Have a test sent; the webhook's `test` says how it ended."""
+        return self._send(answers.Webhook, "POST", "webhooks", webhook_id, "test", repeatable=False)
+
+    def retry_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Try at once, also what was quarantined."""
+        return self._send(answers.Webhook, "POST", "webhooks", webhook_id, "retry")
 
     # Datasets
 

@@ -37,6 +37,7 @@ SCOPES = {
     "datasets:waive": "lock a version although a test failed (waivers)",
     "metrics:read": "read the metrics",
     "audit:read": "read the audit log; not with a key that is bound to datasets or robots",
+    "webhooks:write": "see, make, test and remove webhooks",
     "keys:write": "make, list and revoke keys with no more rights than its own",
 }
 """Every scope, and what it permits."""

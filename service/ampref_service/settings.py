@@ -56,6 +56,15 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _split_networks(value: Any) -> Any:
+    """Names and networks from text with commas; what looks like a network and is none is refused."""
+    entries = [entry.strip().lower() for entry in value.split(",") if entry.strip()] if isinstance(value, str) else value
+    for entry in entries:
+        if "/" in entry:
+            ipaddress.ip_network(entry, strict=False)  # Its ValueError says what is wrong.
+    return entries
+
+
 class Settings(BaseSettings):
     """The service's configuration; frozen once it was read.
 
@@ -143,6 +152,11 @@ class Settings(BaseSettings):
     sse_ping_sec: int = Field(15, ge=1, description="How often an idle event stream sends a comment to stay open, in seconds.")
 
     max_streams: int = Field(1000, ge=1, description="Event streams that one API process keeps open at a time; then 503.")
+    webhook_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_networks)] = Field(
+        (),
+        description="Private hosts and networks that webhooks may lead to, separated by commas, such as "
+        "`hooks.lab,10.2.0.0/16`.",
+    )
     event_days: Positive = Field(30.0, description="How long events are kept for those who follow them, in days.")
 
     job_timeout_sec: Positive = Field(

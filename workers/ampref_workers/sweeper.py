@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import structlog
 
 from ampref_service.catalog import Catalog
 from ampref_service.event_feed import purge_events
+from ampref_service.webhooks import Deliverer
 from ampref_workers.runner import Runner
 from ampref_workers.threads import running_thread
 
-__all__ = ["collecting_blobs", "purging_events", "sweeping_jobs"]
+__all__ = ["collecting_blobs", "delivering_events", "purging_events", "sweeping_jobs"]
 
 log = structlog.get_logger("ampref_workers.sweeper")
+
+_DELIVERERS = 4
+_LOOK_SEC = 1.0
 
 
 def sweeping_jobs(runner: Runner, ring: Callable[[Sequence[str]], object], *, every_sec: float) -> AbstractContextManager[None]:
@@ -39,6 +43,17 @@ def collecting_blobs(runner: Runner, *, every_sec: float, first_after_sec: float
 def purging_events(catalog: Catalog, *, days: float, every_sec: float) -> AbstractContextManager[None]:
     """Purge the events that are older than `days`, every `every_sec`, while the block runs."""
     return _repeating(lambda end: purge_events(catalog, days=days), "purger", every_sec, every_sec)
+
+
+@contextmanager
+def delivering_events(catalog: Catalog, *, allowed_hosts: Collection[str]) -> Iterator[None]:
+    """Deliver events to webhooks while the block runs; a receiver that hangs delays a few others at most."""
+    deliverer = Deliverer(catalog, allowed_hosts)
+    with ExitStack() as stack:
+        for number in range(_DELIVERERS):
+            name = f"deliverer_{number}"
+            stack.enter_context(_repeating(lambda end: deliverer.deliver_due(end.is_set), name, _LOOK_SEC, _LOOK_SEC))
+        yield
 
 
 def _repeating(

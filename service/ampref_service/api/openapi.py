@@ -24,6 +24,7 @@ from ampref_service.api import (
     rollouts,
     schema,
     versions,
+    webhooks,
 )
 from ampref_service.api.problems import Problem, responses
 
@@ -44,7 +45,7 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
 for noun in (
-    *(clips, rollouts, arrays, jobs, events, datasets, versions, robots, schema, keys, audit, health),
+    *(clips, rollouts, arrays, jobs, events, webhooks, datasets, versions, robots, schema, keys, audit, health),
     *(docs_page, login),
 ):
     router.include_router(noun.router)

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from amp_core.errors import Unavailable
-from ampref_service.catalog import clips, job_rows
+from ampref_service.catalog import clips, job_rows, webhooks
 from ampref_service.services import Services
 
 log = structlog.get_logger("ampref_service.telemetry")
@@ -70,6 +70,7 @@ class _CatalogCollector(Collector):
         try:
             with self._services.catalog.session() as session:
                 job_counts, clip_counts = job_rows.counts(session), clips.count(session)
+                webhook_counts = webhooks.count_states(session)
             age = self._services.queue.oldest_due()
         except Unavailable as error:
             # The latencies are worth the most while the database is away.
@@ -84,7 +85,11 @@ class _CatalogCollector(Collector):
         clips_by_tier = GaugeMetricFamily(
             "ampref_clips", "Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", labels=["tier"]
         )
-        for gauge, counts in ((jobs, job_counts), (clips_by_tier, clip_counts)):
+        webhooks_by_state = GaugeMetricFamily(
+            "ampref_webhooks", "Webhooks: active, failing at this time, quarantined", labels=["state"]
+        )
+        gauges = ((jobs, job_counts), (clips_by_tier, clip_counts), (webhooks_by_state, webhook_counts))
+        for gauge, counts in gauges:
             for label, count in counts.items():
                 gauge.add_metric([label], count)
             yield gauge

@@ -655,6 +655,60 @@ class EventFilter:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Webhook:
+    """An address that events are sent to.
+
+    Args:
+      owner, key_id: who made it, as a `Caller` has it, and with which key.
+      state: `active` or `quarantined`, for this `reason`.
+      position: how far it is; `pending` events come behind that, of whatever kind.
+      failures: how often in a row its next event could not be delivered; `last_failure` says how.
+      test: `{id, state, detail, at}` of the last test: `pending`, `delivered` or `failed`.
+    """
+
+    id: str
+    url: str
+    criteria: EventFilter
+    owner: str
+    key_id: str | None
+    created_at: float
+    state: str
+    reason: str | None
+    position: int
+    pending: int
+    delivered_at: float | None
+    failures: int
+    last_failure: str | None
+    not_before: float
+    test: Mapping[str, Any] | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that it gets; none are all."""
+        return self.criteria.kinds
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset whose events it gets; None for all."""
+        return self.criteria.dataset
+
+    @property
+    def robot(self) -> str | None:
+        """The robot whose events it gets; None for all."""
+        return self.criteria.robot
+
+
+@dataclass(frozen=True)
+class WebhookClaim:
+    """A webhook that this deliverer serves while its lease lasts; `test_id` is set where a test is to be sent."""
+
+    webhook: Webhook
+    secret: str = field(repr=False)
+    token: int
+    test_id: str | None
+
+
 @dataclass(frozen=True)
 class EventPage:
     """Events in order, the position to ask from next, and what the cursor has missed."""

@@ -34,6 +34,7 @@ METRIC_COLUMNS: dict[str, type[float] | type[int]] = {metric.name: metric.type f
 
 JOB_STATES = ("queued", "running", "succeeded", "failed", "quarantined", "cancelled")
 LIVE_STATES = ("queued", "running")
+WEBHOOK_STATES = ("active", "quarantined")
 WORKER_STATES = ("working", "paused", "stopping")
 
 UNSCORED = ""
@@ -438,6 +439,36 @@ events = Table(
         sqlite_where=text("position IS NULL"),
         postgresql_where=text("position IS NULL"),
     ),
+)
+
+# `position` is how far it is, `failures` how often the next event failed in a row, `token` that of the lease. The secret is
+# kept as it is, since it signs. `bound_…` are the bounds of the key that made it.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("url", String, nullable=False),
+    Column("secret", _text(100), nullable=False),
+    Column("kinds", JSON, nullable=False),
+    Column("dataset", _text(100)),
+    Column("robot", _NAME),
+    Column("bound_datasets", JSON(none_as_null=True)),
+    Column("bound_robots", JSON(none_as_null=True)),
+    Column("owner", _NAME, nullable=False),
+    Column("key_id", _ID),
+    Column("created_at", Double, nullable=False),
+    Column("state", _text(20), nullable=False),
+    Column("reason", String),
+    Column("position", _BIG, nullable=False),
+    Column("delivered_at", Double),
+    Column("failures", Integer, nullable=False),
+    Column("last_failure", String),
+    Column("not_before", Double, nullable=False),
+    Column("test", JSON(none_as_null=True)),
+    Column("test_due", Integer, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    _check_one_of("state", WEBHOOK_STATES),
 )
 
 # One row, which whoever gives places to events locks.

@@ -16,7 +16,17 @@ from ampref_service.settings import Settings
 
 # Requests that the document allows, and that are refused for what they mean: a file that is no motion, a recipe that is none, a
 # selection without clips, a cursor of another list, a lower bound above the upper one.
-MEANING = {"post_clip", "post_rollout", "post_augment", "lock_version", "get_clips", "list_jobs", "yank_version"}
+MEANING = {
+    "post_clip",
+    "post_rollout",
+    "post_augment",
+    "lock_version",
+    "get_clips",
+    "list_jobs",
+    "yank_version",
+    "get_events",
+    "add_webhook",
+}
 
 
 class _Seeded:

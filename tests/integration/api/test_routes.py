@@ -57,6 +57,10 @@ def write_dataset(**options: Any) -> Access:
     return Access("datasets:write", DATASET, request=options)
 
 
+def write_webhooks(**options: Any) -> Access:
+    return Access("webhooks:write", request=options)
+
+
 VERSION = "/v1/datasets/{name}/versions/{version}"
 ROUTES = {
     "GET /": Access(None),
@@ -82,6 +86,12 @@ ROUTES = {
     "DELETE /v1/jobs/{job_id}": Access("jobs:write", ROBOT),
     "POST /v1/jobs/{job_id}/retry": Access("jobs:write", ROBOT),
     "GET /v1/events": Access("jobs:read", ROBOT, is_list=True),
+    "POST /v1/webhooks": write_webhooks(json={"url": "https://hooks.example.org/"}),
+    "GET /v1/webhooks": write_webhooks(),
+    "GET /v1/webhooks/{webhook_id}": write_webhooks(),
+    "DELETE /v1/webhooks/{webhook_id}": write_webhooks(),
+    "POST /v1/webhooks/{webhook_id}/test": write_webhooks(),
+    "POST /v1/webhooks/{webhook_id}/retry": write_webhooks(),
     "GET /v1/datasets": read_dataset(is_list=True),
     "GET /v1/datasets/{name}": read_dataset(),
     "GET /v1/datasets/{name}/diff": read_dataset(request={"params": {"before": "0.1.0", "after": "0.1.0"}}),
@@ -151,7 +161,13 @@ def locked(fresh: Any) -> Locked:
     ids = {
         **{"clip_id": clip_id, "rollout_id": rollout["id"], "arrays": rollout["arrays_digest"], "job_id": job_id},
         **{"name": "walk", "version": "0.1.0", "alias": "prod", "file": "features_v0.1.0.npz"},
-        **{"robot": "wildrobot", "profile": "amp-0.12", "key_id": "key_none", "motion": json.dumps(STANDING)},
+        **{
+            "robot": "wildrobot",
+            "profile": "amp-0.12",
+            "key_id": "key_none",
+            "webhook_id": "webhook_1",
+            "motion": json.dumps(STANDING),
+        },
     }
     keys = {scope: add_key(fresh.app, scope.replace(":", "-"), scope)[0] for scope in SCOPES}
     for scope in SCOPES:

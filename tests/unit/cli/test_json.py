@@ -43,6 +43,11 @@ EVENT = {
     **{"id": "event_1", "position": 1, "kind": "clip.deleted", "at": "now", "dataset": None, "robot": "wildrobot"},
     "data": {"clip_id": "clip_1", "name": "walk"},
 }
+WEBHOOK = {
+    **{"id": "webhook_1", "url": "https://hooks.example.org/", "kinds": [], "dataset": None, "robot": None, "pending": 0},
+    **{"state": "active", "reason": None, "failures": 0, "last_failure": None, "secret": "whsec_1"},
+    "test": {"id": "event_1", "state": "delivered", "detail": None, "at": "now"},
+}
 DATASET = {"name": "walk", "latest": "1.0.0", "num_versions": 1, "aliases": {}, "versions": [VERSION]}
 ANSWERS = {
     "POST /v1/clips": {"clip": CLIP, "job": JOB, "rollout": None},
@@ -51,6 +56,11 @@ ANSWERS = {
     "GET /v1/jobs": {"items": [JOB], "next_cursor": None},
     "GET /v1/jobs/job_1": JOB,
     "GET /v1/events": {"items": [EVENT], "next_after": 1, "gap": None},
+    "POST /v1/webhooks": WEBHOOK,
+    "GET /v1/webhooks": {"items": [WEBHOOK]},
+    "DELETE /v1/webhooks/webhook_1": None,
+    "POST /v1/webhooks/webhook_1/test": WEBHOOK,
+    "POST /v1/webhooks/webhook_1/retry": WEBHOOK,
     "GET /v1/rollouts/rollout_1": ROLLOUT,
     "GET /v1/robots/wildrobot": {"control_dt": 0.02},
     "POST /v1/datasets/walk/versions": {"job": JOB, "pending_clips": 0},
@@ -86,6 +96,11 @@ SHAPES = {
     "jobs": (LIST, []),
     "job": (OBJECT, ["job_1", "--wait"]),
     "events": (OBJECT, []),
+    "webhook add": (OBJECT, ["https://hooks.example.org/"]),
+    "webhook list": (LIST, []),
+    "webhook remove": (OBJECT, ["webhook_1"]),
+    "webhook test": (OBJECT, ["webhook_1"]),
+    "webhook retry": (OBJECT, ["webhook_1"]),
     "dataset lock": (OBJECT, ["walk", "1.0.0"]),
     "dataset build": (OBJECT, ["EXPORTS", "--out", "FOLDER"]),
     "dataset list": (LIST, []),
@@ -183,7 +198,7 @@ def _answer(monkeypatch: pytest.MonkeyPatch, handle: Callable[[httpx2.Request], 
         with ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle)) as api:
             yield api
 
-    for module in ("augment", "clips", "dataset", "events", "jobs", "submit", "verify"):
+    for module in ("augment", "clips", "dataset", "events", "jobs", "submit", "webhook", "verify"):
         monkeypatch.setattr(f"amp_core.cli.{module}.connect", connect)
 
 
