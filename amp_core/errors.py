@@ -13,6 +13,7 @@ command line, the HTTP API and the job table show the same facts.
     ├── Conflict                it exists already, is locked, or is in use
     ├── Unauthorized            no key, or one that is not valid
     ├── Forbidden               the key does not permit this
+    ├── QuotaExceeded           the key has used up what it may
     ├── TooLarge                over a configured limit
     ├── IntegrityError          bytes that do not have the expected digest
     ├── FeatureCodeMismatch     this machine computes features with other code than the version was locked with
@@ -133,6 +134,15 @@ class Forbidden(AmprefError):
     slug = "forbidden"
     title = "The key does not permit this"
     status = 403
+
+
+class QuotaExceeded(AmprefError):
+    """The key has used up what it may; `retry_after_sec` says when that may have changed."""
+
+    slug = "quota"
+    title = "Over a quota of the key"
+    status = 429
+    retry_after_sec = 60.0
 
 
 class TooLarge(AmprefError):

@@ -26,7 +26,7 @@ from sqlalchemy import Select, case, func, or_, select, update
 from amp_core.errors import AmprefError, Conflict
 from ampref_service.catalog import audit, events, job_rows, locking, recipes, rollouts
 from ampref_service.catalog.engine import Catalog, Session, now
-from ampref_service.catalog.records import Job, JobTerms, NewRollout, Rollout
+from ampref_service.catalog.records import Job, JobTerms, Key, NewRollout, Rollout
 from ampref_service.catalog.tables import jobs
 
 KINDS = ("rollout", "lock")
@@ -248,11 +248,12 @@ class JobQueue:
         with self._select_claimed(claim) as (session, job):
             return self._finish(session, job, "cancelled", message="cancelled while it ran")
 
-    def retry(self, job_id: str, *, owner: str | None = None, actor: str = audit.ANONYMOUS) -> Job:
+    def retry(self, job_id: str, *, owner: str | None = None, key: Key | None = None, actor: str = audit.ANONYMOUS) -> Job:
         """Queue a job again that failed, was quarantined or cancelled, with fresh attempts. Raises `NotFound`, `Conflict`.
 
         Args:
           owner: whose job the new one is; by default the old one's.
+          key: whose quotas hold for it; None: none do.
         """
         with self.catalog.begin() as session:
             job = self._lock_job(session, job_id)
@@ -273,7 +274,7 @@ class JobQueue:
                 robot=job.robot,
                 robot_digest=job.robot_digest,
                 limit_sec=job.limit_sec,
-                terms=JobTerms(self.max_attempts, job.owner if owner is None else owner, job.priority),
+                terms=JobTerms(self.max_attempts, job.owner if owner is None else owner, job.priority, key=key),
                 actor=actor,
             )[0]
 

@@ -221,7 +221,7 @@ class Caller:
     @classmethod
     def of_key(cls, key: Key) -> Caller:
         """The caller that has a key."""
-        return cls(f"key:{key.name}", key.id, frozenset(key.scopes), key.bounds, key)
+        return cls(key.actor, key.id, frozenset(key.scopes), key.bounds, key)
 
     def check_scope(self, *scopes: str) -> None:
         """Raise `Forbidden` where it lacks one of the scopes."""

@@ -5,7 +5,7 @@ Each endpoint names the scope that it needs. `StrictRoute` asks for the key and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
 import structlog
@@ -95,7 +95,7 @@ def job_terms(services: Services, caller: Caller, priority: int = 0) -> JobTerms
     """What a caller's job is queued with; raises `Forbidden` for a priority that it may not ask for."""
     if priority > 0:
         caller.check_scope("clips:priority")
-    return services.job_terms(owner=caller.owner, priority=priority)
+    return replace(services.job_terms(owner=caller.owner, priority=priority), key=caller.key)
 
 
 AuthenticatorDep = Annotated[Authenticator, Depends(get_authenticator)]

@@ -142,6 +142,6 @@ def cancel_job(job_id: Id, services: ServicesDep, caller: Writer) -> Job:
 @router.post("/{job_id}/retry", status_code=202, response_model=JobView, responses=responses(404, 409))
 def retry_job(job_id: Id, services: ServicesDep, announcer: AnnouncerDep, caller: Writer) -> Job:
     """Score again what failed, was quarantined or cancelled: a job with fresh attempts, whose address is in Location."""
-    job = services.queue.retry(job_id, owner=caller.owner, actor=caller.name)
+    job = services.queue.retry(job_id, owner=caller.owner, key=caller.key, actor=caller.name)
     announcer.announce(job)
     return job

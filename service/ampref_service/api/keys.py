@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from amp_core.errors import Forbidden
+from amp_core.errors import Forbidden, NotFound
 from ampref_service.api.deps import AuthenticatorDep, CallerDep, ServicesDep, needs
-from ampref_service.api.params import Body, Id, Time
+from ampref_service.api.params import Body, Id, Time, View
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import keys
@@ -54,6 +54,14 @@ class KeyList(BaseModel):
     items: list[KeyView]
 
 
+class UsageView(View):
+    """What a key has used of its quotas."""
+
+    bytes: int = Field(description="Of its clips.")
+    queued: int = Field(description="Its jobs that wait or run.")
+    planning_sec: float = Field(description="s of work of its jobs in 24 hours; a job that waits counts as they do on average.")
+
+
 class SelfView(BaseModel):
     """Who a request is from, and what it may do."""
 
@@ -62,6 +70,7 @@ class SelfView(BaseModel):
     datasets: list[str] | None
     robots: list[str] | None
     key: KeyView | None
+    usage: UsageView | None = Field(description="What the key has used of its quotas.")
 
 
 class KeyBody(Body):
@@ -79,9 +88,14 @@ class KeyBody(Body):
 
 
 @router.get("/self", response_model=SelfView, responses=responses())
-def get_self(caller: CallerDep) -> dict[str, Any]:
+def get_self(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Who the request is from: its scopes and bounds, and the key with its expiry and quotas."""
+    usage = None
+    if caller.key is not None:
+        with services.catalog.session() as session:
+            usage = keys.get_usage(session, caller.key)
     return {
+        "usage": usage,
         "name": caller.name,
         "scopes": sorted(caller.scopes),
         "datasets": caller.bounds.datasets,
@@ -110,9 +124,20 @@ def create_key(body: KeyBody, services: ServicesDep, authenticator: Authenticato
     return describe_key(key) | {"token": text}
 
 
+@router.delete("/self", response_model=KeyView, responses=responses(404))
+def revoke_self(services: ServicesDep, authenticator: AuthenticatorDep, caller: CallerDep) -> dict[str, Any]:
+    """End the key that the request is made with, for good: it may have been seen by somebody."""
+    if caller.key is None:
+        raise NotFound(f"this request is made without a key, by {caller.name}", expected="a key in the header Authorization")
+    with services.catalog.begin() as session:
+        key = keys.revoke_key(session, caller.key.id, actor=caller.name)
+    authenticator.forget()
+    return describe_key(key)
+
+
 @router.delete("/{key_id}", response_model=KeyView, responses=responses(404))
 def revoke_key(key_id: Id, services: ServicesDep, authenticator: AuthenticatorDep, caller: Writer) -> dict[str, Any]:
-    """End a key for good, by its id or name; one's own as well."""
+    """End a key for good, by its id or name."""
     with services.catalog.begin() as session:
         key = keys.get_key(session, key_id)
         if not _is_within(key, caller):

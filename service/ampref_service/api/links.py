@@ -19,7 +19,7 @@ LONGEST_SEC = 7 * 86_400
 class LinkBody(Body):
     """For how long a link is to be good."""
 
-    expires_in_sec: int = Field(86_400, ge=1, le=LONGEST_SEC, description="s; a week at most.")
+    expires_in_sec: float = Field(86_400.0, ge=1, le=LONGEST_SEC, description="s; a week at most.")
 
 
 class LinkView(BaseModel):
@@ -39,7 +39,7 @@ class LinkMaker:
 
     def make(self, path: str, body: LinkBody) -> LinkView:
         """A link to the file at `path`; raises `Forbidden` for a caller without a key that it could end with."""
-        expires = int(time.time()) + body.expires_in_sec
+        expires = int(time.time() + body.expires_in_sec)
         query = self.authenticator.sign_link(path, self.caller, expires)
         base = str(self.request.base_url).rstrip("/")
         return LinkView.model_validate({"url": f"{base}{path}?{urlencode(query)}", "expires_at": expires})

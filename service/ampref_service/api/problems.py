@@ -18,6 +18,7 @@ logged as a line, at most once a second for each type.
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -30,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from amp_core.errors import AmprefError, MotionRefused, NotFound
+from amp_core.errors import AmprefError, MotionRefused, NotFound, QuotaExceeded
 from amp_core.strict_json import format_json
 from ampref_service import errors
 from ampref_service.logs import RepeatingLog
@@ -115,7 +116,8 @@ def _on_ampref_error(request: Request, error: AmprefError) -> Response:
         _repeating_log.error("request_failed", error.slug, slug=error.slug, detail=str(error))
     elif error.status >= 500:
         log.error("request_failed", slug=error.slug, detail=str(error), exception=format_traceback(error))
-    return problem(request.scope, error)
+    headers = {"retry-after": str(math.ceil(error.retry_after_sec))} if isinstance(error, QuotaExceeded) else None
+    return problem(request.scope, error, headers=headers)
 
 
 def _on_http_exception(request: Request, error: HTTPException) -> Response:

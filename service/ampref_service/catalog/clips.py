@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
-from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, recipes, rollouts
+from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, keys, recipes, rollouts
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
 from ampref_service.catalog.records import (
     USUAL_TERMS,
@@ -107,6 +107,8 @@ def submit(
         audit.record(session, actor, "clip.create", f"clip:{clip.id}", {"name": new.name, "source": new.source_digest})
         recipes.add(session, recipe)
         job, new_job = _enqueue(session, clip, recipe, terms, actor)
+        if terms.key is not None:
+            keys.check_bytes(session, terms.key)
         return Submission(clip, job, None, True, new_job)
     # The row is locked until the end, so that a deletion cannot fall between finding the clip and giving it a job.
     clip_id = session.execute(select(clips.c.id).where(clips.c.identity == identity).with_for_update()).scalar_one_or_none()

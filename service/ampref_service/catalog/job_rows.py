@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, func, or_, select, update
 
 from amp_core.errors import InputRefused, NotFound
-from ampref_service.catalog import audit
+from ampref_service.catalog import audit, keys
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
 from ampref_service.catalog.records import NO_BOUNDS, USUAL_TERMS, Bounds, Job, JobTerms, Page
 from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs, workers
@@ -89,6 +89,8 @@ def enqueue(
             f"job:{values['id']}",
             {"kind": kind, "clip": clip_id, "recipe": recipe_digest, "version": version_id},
         )
+        if terms.key is not None:
+            keys.check_work(session, terms.key)
         unset: dict[str, Any] = {column.name: None for column in jobs.c if column.name not in (*values, *_UNSHOWN)}
         return Job(
             **unset, **{name: value for name, value in values.items() if name not in _UNSHOWN} | {"cancel_requested": False}

@@ -10,15 +10,18 @@ import secrets as random
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, select, update
 
-from amp_core.errors import Conflict, NotFound
+from amp_core.errors import Conflict, NotFound, QuotaExceeded
 from ampref_service.catalog import audit
 from ampref_service.catalog.engine import Session, insert_new, new_id, now
-from ampref_service.catalog.records import Bounds, Key, NewKey
-from ampref_service.catalog.tables import api_keys, clips, jobs, rollouts, secrets, versions
+from ampref_service.catalog.records import Bounds, Key, KeyUsage, NewKey
+from ampref_service.catalog.tables import LIVE_STATES, api_keys, clips, jobs, rollouts, secrets, versions
 
 _SIGNING_SECRET = "signing"
+_DAY_SEC = 86_400.0
+_UNKNOWN_WORK_SEC = 60.0
+"""What a job that waits counts for while none of its key has ended within a day."""
 
 
 def _to_key(row: RowMapping, at: float) -> Key:
@@ -113,6 +116,73 @@ def revoke_key(session: Session, key_id: str, *, actor: str) -> Key:
 def record_use(session: Session, key_id: str) -> None:
     """Note that a key was used now."""
     session.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=now(session)))
+
+
+def get_usage(session: Session, key: Key) -> KeyUsage:
+    """What a key has used of its quotas. A name may have been another key's before: only what came since counts."""
+    size = select(func.coalesce(func.sum(clips.c.size), 0)).where(
+        clips.c.actor == key.actor, clips.c.created_at >= key.created_at
+    )
+    live = select(func.count()).where(jobs.c.owner == key.id, jobs.c.state.in_(LIVE_STATES))
+    recent = jobs.c.started_at >= now(session) - _DAY_SEC
+    ended = func.sum(case((jobs.c.state.in_(LIVE_STATES), 0), else_=1))
+    work = select(func.coalesce(func.sum(jobs.c.worked_sec), 0.0), func.coalesce(ended, 0)).where(
+        jobs.c.owner == key.id, recent
+    )
+    worked_sec, count = session.execute(work).one()
+    queued = int(session.execute(live).scalar_one())
+    expected_sec = queued * (worked_sec / count if count else _UNKNOWN_WORK_SEC)
+    return KeyUsage(int(session.execute(size).scalar_one()), queued, float(worked_sec + expected_sec))
+
+
+def check_bytes(session: Session, key: Key) -> None:
+    """Raise `QuotaExceeded` where the clips that a key has stored, this transaction's included, are over its quota."""
+    if key.max_bytes is None:
+        return
+    _lock_key(session, key)
+    usage = get_usage(session, key)
+    if usage.bytes > key.max_bytes:
+        raise _refuse(
+            key, f"its clips would have {usage.bytes:,} bytes", f"at most {key.max_bytes:,}", "Delete clips", _DAY_SEC
+        )
+
+
+def check_work(session: Session, key: Key) -> None:
+    """Raise `QuotaExceeded` where the jobs of a key, this transaction's included, are over its quotas."""
+    if key.max_queued is None and key.max_planning_sec is None:
+        return
+    _lock_key(session, key)
+    usage = get_usage(session, key)
+    if key.max_queued is not None and usage.queued > key.max_queued:
+        expected = f"at most {key.max_queued:,}"
+        raise _refuse(key, f"{usage.queued:,} of its jobs would wait or run", expected, "Wait until some have ended", 30.0)
+    if key.max_planning_sec is not None and usage.planning_sec > key.max_planning_sec:
+        first = session.execute(
+            select(func.min(jobs.c.started_at)).where(jobs.c.owner == key.id, jobs.c.started_at >= now(session) - _DAY_SEC)
+        ).scalar_one()
+        wait = 60.0 if first is None else max(60.0, first + _DAY_SEC - now(session))
+        raise _refuse(
+            key,
+            f"its jobs of 24 hours would take {usage.planning_sec:,.0f} s of work, those that wait included",
+            f"at most {key.max_planning_sec:,.0f} s",
+            "Wait until the first of them is a day ago",
+            wait,
+        )
+
+
+def _lock_key(session: Session, key: Key) -> None:
+    """Let requests of one key pass one by one: each then counts what the ones before it have added."""
+    session.execute(select(api_keys.c.id).where(api_keys.c.id == key.id).with_for_update())
+
+
+def _refuse(key: Key, excess: str, expected: str, remedy: str, wait: float) -> QuotaExceeded:
+    error = QuotaExceeded(
+        f"the key {key.name!r} is at its quota: {excess}",
+        expected=expected,
+        remedy=f"{remedy}, or ask the operator for a key with a higher quota",
+    )
+    error.retry_after_sec = wait
+    return error
 
 
 def find_secret(session: Session) -> bytes | None:

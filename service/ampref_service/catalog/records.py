@@ -199,12 +199,14 @@ class JobTerms:
       owner: the id of the key that queues it, empty without one: owners take turns.
       priority: -10 to 10 among the jobs of its owner; higher is earlier.
       limit_rollout: s that one attempt may take, for a clip of so many seconds and a recipe; None: the worker's own limit.
+      key: whose quotas hold; None: none do.
     """
 
     max_attempts: int = 3
     owner: str = ""
     priority: int = 0
     limit_rollout: Callable[[float, RecipeRow], float] | None = None
+    key: Key | None = None
 
 
 USUAL_TERMS = JobTerms()
@@ -576,12 +578,26 @@ class Key(NewKey):
     revoked_at: float | None
 
     @property
+    def actor(self) -> str:
+        """What audit rows and clips name."""
+        return f"key:{self.name}"
+
+    @property
     def is_expired(self) -> bool:
         return self.expires_in_sec is not None and self.expires_in_sec <= 0
 
     @property
     def is_valid(self) -> bool:
         return self.revoked_at is None and not self.is_expired
+
+
+@dataclass(frozen=True)
+class KeyUsage:
+    """What a key has used of its quotas: bytes of its clips, jobs that wait or run, and seconds of work in 24 hours."""
+
+    bytes: int
+    queued: int
+    planning_sec: float
 
 
 @dataclass(frozen=True)

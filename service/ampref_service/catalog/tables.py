@@ -99,6 +99,7 @@ clips = Table(
     *(Column(name, _DIGEST if name.endswith("_digest") else _NAME) for name in LINEAGE_COLUMNS),
     Index("ix_clips_parent_id", "parent_id"),
     Index("ix_clips_parent_digest", "parent_digest"),
+    Index("ix_clips_actor", "actor", "created_at", "size"),
 )
 
 clip_tags = Table(
@@ -245,6 +246,7 @@ jobs = Table(
     # In the order of a claim. `not_before` is 0 for what is due.
     Index("ix_jobs_claim", "state", "not_before", "robot_digest", "owner", "rank", "created_at", "id"),
     Index("ix_jobs_owner", "owner", "started_at"),
+    Index("ix_jobs_owner_state", "owner", "state"),
     _unique_while_live("rollout", "clip_id", "recipe_digest"),
     _unique_while_live("lock", "version_id"),
 )

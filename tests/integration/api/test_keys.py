@@ -239,6 +239,12 @@ def test_a_key_makes_keys_with_no_more_rights_than_its_own(fresh: Any, texts: di
     refuses(fresh.http.get("/v1/keys/self", headers=bearer(child.json()["token"])), "was revoked")
 
 
+def test_a_key_can_end_itself(fresh: Any, texts: dict[str, str]) -> None:
+    text, _ = add_key(fresh.app, "seen-by-somebody", "clips:read")
+    assert fresh.http.delete("/v1/keys/self", headers=bearer(text)).json()["state"] == "revoked"
+    refuses(fresh.http.get("/v1/clips", headers=bearer(text)), "was revoked")
+
+
 def test_the_audit_log_is_read_in_pages_and_by_filters(fresh: Any, texts: dict[str, str]) -> None:
     def read(key: str = "all", **params: Any) -> Any:
         return fresh.http.get("/v1/audit", params=params, headers=bearer(texts[key]))
@@ -253,3 +259,13 @@ def test_the_audit_log_is_read_in_pages_and_by_filters(fresh: Any, texts: dict[s
     assert [event["action"] for event in read(subject=subject).json()["items"]] == ["key.create"]
     assert read(actor="nobody").json()["items"] == []
     refuses(read("g1"), "bound to a part of it", 403)
+
+
+def test_a_quota_is_a_429_that_says_how_much(fresh: Any, texts: dict[str, str]) -> None:
+    text, _ = add_key(fresh.app, "small", "clips:write", max_bytes=10, max_queued=5)
+    answer = fresh.http.post("/v1/clips", files={"file": ("s.json", json.dumps(STANDING | {"n": 2}))}, headers=bearer(text))
+    refuses(answer, "the key 'small' is at its quota: its clips would have", 429)
+    assert (answer.json()["type"], answer.headers["retry-after"]) == ("urn:ampref:error:quota", "86400")
+    own = fresh.http.get("/v1/keys/self", headers=bearer(text)).json()
+    assert own["usage"] == {"bytes": 0, "queued": 0, "planning_sec": 0.0}
+    assert own["key"]["max_bytes"] == 10

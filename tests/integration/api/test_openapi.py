@@ -26,6 +26,7 @@ MEANING = {
     "yank_version",
     "get_events",
     "add_webhook",
+    "create_key",
 }
 
 

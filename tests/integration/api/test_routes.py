@@ -116,6 +116,7 @@ ROUTES = {
     "POST /v1/rollouts/{rollout_id}/arrays/link": Access("clips:read", ROBOT, request={"json": {}}),
     f"POST {VERSION}/files/{{file}}/link": Access("datasets:read", DATASET, request={"json": {}}),
     "GET /v1/keys/self": Access(""),
+    "DELETE /v1/keys/self": Access(""),
     "GET /v1/keys": Access("keys:write"),
     "POST /v1/keys": Access("keys:write", request={"json": {"name": "child", "scopes": ["keys:write"]}}),
     "DELETE /v1/keys/{key_id}": Access("keys:write"),
@@ -176,7 +177,7 @@ def locked(fresh: Any) -> Locked:
     keys |= {bound: add_key(fresh.app, f"elsewhere-{bound}", **options)[0] for bound, options in ELSEWHERE.items()}
     keys["expired"] = add_key(fresh.app, "expired", expires_in_sec=-1.0)[0]
     keys["revoked"] = add_key(fresh.app, "revoked", revoked=True)[0]
-    keys["all"] = add_key(fresh.app, "all")[0]
+    keys["disposable"] = add_key(fresh.app, "disposable")[0]
     return Locked(fresh, ids, keys)
 
 
@@ -219,5 +220,5 @@ def test_every_route_asks_for_a_key_with_its_scope_and_bounds(locked: Locked, ro
         answer = locked.ask(route, access.bound)
         assert answer.status_code in (200, 404)
         assert not answer.json().get("items")
-    answer = locked.ask(route, access.scope or "all")
+    answer = locked.ask(route, access.scope or "disposable")
     assert answer.status_code < 300 or answer.status_code in (404, 409), answer.text
