@@ -6,6 +6,7 @@
 
 from amp_core.formats.clip import WIDE_LIMITS, Limits, Motion
 from amp_core.formats.names import EXTENSIONS, clean_name, label_file, name_clip
+from amp_core.formats.proportion import check_proportion
 from amp_core.formats.reader import FORMATS, QUAT_ORDERS, read_motion, sniff
 from amp_core.lineage import Lineage
 
@@ -17,6 +18,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Motion",
+    "check_proportion",
     "clean_name",
     "label_file",
     "name_clip",

@@ -7,12 +7,15 @@ from pathlib import PurePosixPath
 
 from amp_core.errors import MotionRefused
 
-__all__ = ["EXTENSIONS", "MAX_LABEL_BYTES", "clean_name", "label_file", "name_clip"]
+__all__ = ["EXTENSIONS", "LINE_SEPARATORS", "MAX_LABEL_BYTES", "clean_name", "label_file", "name_clip"]
 
 MAX_NAME_BYTES = 200
 MAX_LABEL_BYTES = 120
 EXTENSIONS = {".pkl": "pkl", ".pickle": "pkl", ".npz": "npz", ".json": "json", ".csv": "csv"}
 """The format that a file's ending declares, in lower case."""
+
+LINE_SEPARATORS = frozenset({"Zl", "Zp"})
+"""The categories of U+2028 and U+2029, which end a line in some programs and none in others."""
 
 _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _VIRAMA = 9
@@ -21,7 +24,7 @@ _VIRAMA = 9
 def clean_name(name: str) -> str:
     """A clip's name, in Unicode's NFC form, or a refusal.
 
-    Names become file names, URL parts and table cells, so: 1 to 200 bytes of UTF-8, no path separators, no control,
+    Names become file names, URL parts and table cells, so: 1 to 200 bytes of UTF-8, no path or line separators, no control,
     formatting or unassigned characters, no space at either end, no leading dot. The two joiners are permitted where a script
     or an emoji needs them (`_is_safe`).
 
@@ -84,8 +87,9 @@ def _is_safe(text: str, place: int) -> bool:
     between Arabic letters (ordinary Persian spelling), the joiner between emoji.
     """
     char = text[place]
-    if not unicodedata.category(char).startswith("C"):
-        return True
+    category = unicodedata.category(char)
+    if not category.startswith("C"):
+        return category not in LINE_SEPARATORS
     if char not in (_NON_JOINER, _JOINER) or not 0 < place < len(text) - 1:
         return False
     left, right = text[place - 1], text[place + 1]

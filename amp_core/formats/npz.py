@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 from amp_core.errors import MotionRefused
@@ -36,6 +37,8 @@ _END = struct.Struct("<4s4H2LH")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _METHOD_STORED, _METHOD_DEFLATED = 0, 8
+_ENCRYPTED, _STREAMED = 0x1, 0x8
+_SAME_FLAGS = _ENCRYPTED | _STREAMED
 _UNKNOWN32 = 0xFFFFFFFF
 
 _HEADER = re.compile(
@@ -54,7 +57,8 @@ class _Member:
     crc: int
     packed: int
     size: int
-    offset: int
+    begin: int
+    """Where its bytes are in the file."""
 
 
 # A text of up to 120 characters, four bytes each, and its header.
@@ -159,7 +163,11 @@ def _refuse(what: str, expected: str = "a whole .npz archive", *, key: str | Non
 
 
 def read_directory(data: bytes) -> list[_Member]:
-    """The central directory, which is small and at the end, or a refusal."""
+    """The members as the table of contents at the end has them, or a refusal.
+
+    The header in front of each member must say the same, members may not overlap, and nothing may lie between the table and the
+    archive's end: readers that go by one or the other would find different members.
+    """
     end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_557))
     if end < 0 or end + _END.size > len(data):
         _refuse("the archive has no end: it was cut off or damaged")
@@ -168,9 +176,10 @@ def read_directory(data: bytes) -> list[_Member]:
         _refuse("the archive's end does not fit the file")
     if total > MAX_MEMBERS or size > MAX_MEMBERS * (_CENTRAL.size + MAX_NAME_BYTES):
         _refuse(f"the archive has {total} members", f"at most {MAX_MEMBERS}")
-    if start + size > end:
-        _refuse("the archive's table of contents lies outside the file")
+    if start + size != end:
+        _refuse("the archive's table of contents is not where its end says")
     members = []
+    ranges = []
     position = start
     for _ in range(total):
         if position + _CENTRAL.size > start + size:
@@ -185,16 +194,59 @@ def read_directory(data: bytes) -> list[_Member]:
         if _UNKNOWN32 in (packed_len, raw_len, offset):
             _refuse("the archive claims members of 4 GiB or more")
         name = data[position + _CENTRAL.size : position + _CENTRAL.size + name_len]
-        members.append(_Member(name, flags, method, crc, packed_len, raw_len, offset))
+        begin = _check_local_header(data, name, offset, flags, method, (crc, raw_len, packed_len))
+        members.append(_Member(name, flags, method, crc, packed_len, raw_len, begin))
+        ranges.append((offset, begin + packed_len))
         position += _CENTRAL.size + name_len + extra_len + comment_len
     if position != start + size:
         _refuse("the archive's table of contents does not fill its size")
+    ranges = [*sorted(ranges), (start, end)]
+    if any(first[1] > second[0] for first, second in pairwise(ranges)):
+        _refuse("members of the archive lie over each other or over its table of contents")
     return members
+
+
+def _check_local_header(data: bytes, name: bytes, offset: int, flags: int, method: int, facts: tuple[int, int, int]) -> int:
+    """Compare the header in front of a member with the table of contents; where the member's bytes begin.
+
+    Args:
+      facts: the checksum, the size and the packed size by the table.
+    """
+    key = name.decode("latin-1").removesuffix(".npy")
+    if offset + _LOCAL.size > len(data) or data[offset : offset + 4] != b"PK\x03\x04":
+        _refuse("the member is not where the table of contents says", key=key)
+    (_, _, local_flags, local_method, _, _, crc, packed, size, name_len, extra_len) = _LOCAL.unpack_from(data, offset)
+    begin: int = offset + _LOCAL.size + name_len + extra_len
+    local_name = data[offset + _LOCAL.size : offset + _LOCAL.size + name_len]
+    if local_name != name:
+        fault = f"the archive's table of contents calls the member {quote(name.decode('latin-1'))}, the header in front of it"
+        _refuse(f"{fault} {quote(local_name.decode('latin-1'))}", "one name a member", key=key)
+    sizes = size, packed
+    if _UNKNOWN32 in sizes:
+        sizes = _read_large_sizes(data[begin - extra_len : begin]) or sizes
+    # What streams an archive knows checksum and sizes only after the member, and leaves zeros in front of it.
+    is_streamed = local_flags & flags & _STREAMED
+    if (local_method, local_flags & _SAME_FLAGS) != (method, flags & _SAME_FLAGS) or (
+        (crc, *sizes) != facts and not (is_streamed and {crc, *sizes} <= {0, *facts})
+    ):
+        _refuse("the header in front of the member differs from the table of contents", key=key)
+    return begin
+
+
+def _read_large_sizes(extra: bytes) -> tuple[int, int] | None:
+    """The two sizes in the field of an extra that has 64 bits for each, which numpy writes for small members, too."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        if kind == 1 and 16 <= length <= len(extra) - 4:
+            size, packed = struct.unpack_from("<2Q", extra, 4)
+            return size, packed
+        extra = extra[4 + length :]
+    return None
 
 
 def _unpack(data: bytes, member: _Member, key: str) -> bytes | memoryview:
     """The member's bytes, checked against its declared size and its CRC."""
-    if member.flags & 0x1:
+    if member.flags & _ENCRYPTED:
         _refuse("the member is encrypted", "a plain archive", key=key)
     if member.method not in (_METHOD_STORED, _METHOD_DEFLATED):
         _refuse(f"the member is packed with zip method {member.method}", "stored or deflated members", key=key)
@@ -204,13 +256,7 @@ def _unpack(data: bytes, member: _Member, key: str) -> bytes | memoryview:
             f"a ratio of at most {MAX_RATIO}",
             key=key,
         )
-    if member.offset + _LOCAL.size > len(data) or data[member.offset : member.offset + 4] != b"PK\x03\x04":
-        _refuse("the member is not where the table of contents says", key=key)
-    *_, name_len, extra_len = _LOCAL.unpack_from(data, member.offset)
-    begin = member.offset + _LOCAL.size + name_len + extra_len
-    if begin + member.packed > len(data):
-        _refuse("the member reaches past the end of the file", key=key)
-    content = memoryview(data)[begin : begin + member.packed]
+    content = memoryview(data)[member.begin : member.begin + member.packed]
     if member.method == _METHOD_STORED:
         if member.packed != member.size:
             _refuse("a stored member declares two sizes", key=key)

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 from amp_core import errors
 from amp_core.augment import Augmentation, make_variant
-from amp_core.formats import Limits, Motion, read_motion
+from amp_core.formats import Limits, Motion, check_proportion, read_motion
 from amp_core.motion import check_motion
 from amp_core.robot import Robot, find_robot
 from amp_core.strict_json import format_json
@@ -108,10 +108,11 @@ def read_clip(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Read and check a motion for a robot; the facts of the clip that it becomes."""
-    checked_limits = Limits(**limits)
-    motion = read_motion(_read_all(file), name=name, format=format, limits=checked_limits, **options)
+    checked_limits, data = Limits(**limits), _read_all(file)
+    motion = read_motion(data, name=name, format=format, limits=checked_limits, **options)
+    check_proportion(data, motion)
     check_motion(motion, _load_robot(**robot), checked_limits)
-    return _describe(motion, os.fstat(file.fileno()).st_size)
+    return _describe(motion, len(data))
 
 
 def make_variants(

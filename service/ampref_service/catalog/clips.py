@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from amp_core.errors import Conflict, InputRefused, NotFound
+from amp_core.formats.names import LINE_SEPARATORS
 from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
 from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, keys, recipes, rollouts
@@ -49,7 +50,11 @@ def check_name(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise InputRefused("the clip's name is not text", key="name", expected="valid Unicode") from None
-    if not name.strip() or len(name) > 200 or any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
+    if (
+        not name.strip()
+        or len(name) > 200
+        or any(unicodedata.category(char) in {"Cc", "Cs", *LINE_SEPARATORS} for char in name)
+    ):
         raise InputRefused(
             "the clip's name cannot be used", key="name", expected="1 to 200 characters, none of them a control character"
         )

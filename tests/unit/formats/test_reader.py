@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amp_core.errors import MotionRefused
-from amp_core.formats import Limits, Motion, clean_name, label_file, name_clip, read_motion
+from amp_core.errors import MotionRefused, TooLarge
+from amp_core.formats import Limits, Motion, check_proportion, clean_name, label_file, name_clip, read_motion
 
 KEYS = ("root_pos", "root_rot", "dof_pos")
 REAL = Path(__file__).parents[4] / "shared/data/motions"
@@ -93,6 +93,51 @@ def test_npz_written_as_a_stream(clip: dict[str, Any]) -> None:
             np.save(member, value)
             archive.writestr(f"{key}.npy", member.getvalue())
     same(read_motion(out.getvalue(), name="walk"), clip)
+
+
+def _patch_header(data: bytes, place: int, value: bytes) -> bytes:
+    """Change the header in front of `root_pos.npy`, of which only the table of contents at the end is left as it was."""
+    begin = data.index(b"root_pos.npy") - 30 + place
+    return data[:begin] + value + data[begin + len(value) :]
+
+
+def _hide_member(data: bytes) -> bytes:
+    """A second `root_pos.npy` within another member, to which the table of contents leads."""
+    inner = data[data.index(b"PK\x03\x04") : data.index(b"PK\x01\x02")]
+    out = io.BytesIO(data)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("note.npy", inner)
+    whole = out.getvalue()
+    hidden = whole.rindex(b"root_pos.npy", 0, whole.index(b"PK\x01\x02")) - 30
+    entry = whole.index(b"root_pos.npy", whole.index(b"PK\x01\x02")) - 46
+    return whole[: entry + 42] + struct.pack("<I", hidden) + whole[entry + 46 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: _patch_header(data, 30, b"dof_posx.npy"), "calls the member 'root_pos.npy'"),
+        (lambda data: _patch_header(data, 6, b"\x01\x00"), "differs from"),
+        (lambda data: _patch_header(data, 6, b"\x08\x00"), "differs from"),
+        (lambda data: _patch_header(data, 8, b"\x08\x00"), "differs from"),
+        (lambda data: _patch_header(data, 14, bytes(4)), "differs from"),
+        (lambda data: _patch_header(data, 18, b"\x01\x00\x00\x00"), "differs from"),
+        (lambda data: _patch_header(data, 22, b"\x01\x00\x00\x00"), "differs from"),
+        (_hide_member, "lie over each other"),
+        (lambda data: data[: data.index(b"PK\x05\x06")] + bytes(22) + data[data.index(b"PK\x05\x06") :], "not where its end"),
+    ],
+)
+def test_an_archive_that_two_readers_would_read_differently(
+    clip: dict[str, Any], change: Callable[[bytes], bytes], says: str
+) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for key, value in clip.items():
+            member = io.BytesIO()
+            np.save(member, value)
+            archive.writestr(f"{key}.npy", member.getvalue())
+    same(read_motion(out.getvalue(), name="walk"), clip)
+    refused(change(out.getvalue()), says, "np.savez")
 
 
 def test_json_round_trip(clip: dict[str, Any], as_json: Callable[..., bytes]) -> None:
@@ -416,8 +461,8 @@ def test_npz_damage(clip: dict[str, Any], as_npz: Callable[..., bytes]) -> None:
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("fps.npy", member.getvalue())
     refused(out.getvalue(), "twice", key="fps")
-    central = data.rindex(b"PK\x01\x02")
-    encrypted = data[: central + 8] + struct.pack("<H", 1) + data[central + 10 :]
+    local, central = data.rindex(b"PK\x03\x04"), data.rindex(b"PK\x01\x02")
+    encrypted = data[: local + 6] + b"\1\0" + data[local + 8 : central + 8] + b"\1\0" + data[central + 10 :]
     refused(encrypted, "encrypted", key="dof_pos")
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -551,6 +596,8 @@ def test_names_are_normalized() -> None:
         "a\0b",
         "a\x1b[0m",
         "\u202egpj",
+        "a\u2028b",
+        "a\u2029b",
         "wa\u200dlk",
         "wa\u200clk",
         "\u200dwalk",
@@ -633,3 +680,22 @@ def test_real_clips() -> None:
         motion = read_motion(path, name=path.stem)
         assert motion.dof_pos.shape == (motion.num_frames, 8)
         assert 33 < motion.fps < 34
+
+
+# --- Files out of proportion ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writer", ["as_npz", "as_json", "as_pickle"])
+def test_ignored_keys_are_kept_in_proportion(clip: dict[str, Any], writer: str, request: pytest.FixtureRequest) -> None:
+    """What links and bodies of ordinary retargeters take is well below the bound; 3 MB beside a second is not."""
+    write = pickle.dumps if writer == "as_pickle" else request.getfixturevalue(writer)
+    frames = len(clip["dof_pos"])
+    links = {"body_pos_w": np.zeros((frames, 30, 3)), "body_quat_w": np.zeros((frames, 30, 4)), "note": np.zeros(9)}
+    ordinary = write({**clip, **links, "link_velocities": np.zeros((frames, 30, 6))})
+    check_proportion(ordinary, read_motion(ordinary, name="walk"))
+    junk = np.random.default_rng(0).normal(size=(200, 2000))
+    excessive = write({**clip, "junk": junk, "ballast": junk[:20]})
+    with pytest.raises(TooLarge, match=r"largest are 'junk' \([\d,]{9,} bytes\), 'ballast' \([\d,]{7,} bytes\)") as caught:
+        check_proportion(excessive, read_motion(excessive, name="walk"))
+    assert "at most 1,048,576 bytes" in str(caught.value)
+    assert caught.value.file == "walk"
