@@ -67,6 +67,8 @@ def submit(
                         answer = api.submit_clip(path, recipe=bucket_recipe, **settings, **options(path))
                         answers.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
                         clip = answer["clip"]
+                        for note in answer.get("notes", ()):
+                            out.note(f"{path}: {note}")
                         if name is not None and clip["name"] != name:
                             out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
         if wait:

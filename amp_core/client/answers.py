@@ -143,6 +143,7 @@ class SubmitAnswer(TypedDict):
     clip: ClipSummary
     job: Job | None
     rollout: RolloutId | None
+    notes: NotRequired[list[str]]
 
 
 class Seam(TypedDict):

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 from amp_core import errors
 from amp_core.augment import Augmentation, make_variant
-from amp_core.formats import Limits, Motion, check_proportion, read_motion
+from amp_core.formats import Limits, Lineage, Motion, check_proportion, read_motion
 from amp_core.motion import check_motion
 from amp_core.robot import Robot, find_robot
 from amp_core.strict_json import format_json
@@ -123,11 +123,17 @@ def make_variants(
     name: str,
     format: str,
     options: dict[str, Any],
+    lineage: Mapping[str, str] | None,
     augmentations: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Make variants of a clip, each into a file of `outputs`; the facts, the name and the seam of each."""
+    """Make variants of a clip, each into a file of `outputs`; the facts, the name and the seam of each.
+
+    Args:
+      lineage: of the clip, as the catalog has it: the word of the file counts for nothing.
+    """
     checked_limits, model = Limits(**limits), _load_robot(**robot)
-    source = read_motion(_read_all(file), name=name, format=format, limits=checked_limits, **options)
+    motion = read_motion(_read_all(file), name=name, format=format, limits=checked_limits, **options)
+    source = dataclasses.replace(motion, lineage=Lineage(**lineage) if lineage else None)
     results = []
     for fields, output in zip(augmentations, outputs, strict=True):
         variant = make_variant(source, model, Augmentation(**fields))
@@ -147,7 +153,29 @@ def make_variants(
     return results
 
 
-TASKS: Mapping[str, Callable[..., Any]] = {"read_clip": read_clip, "make_variants": make_variants}
+def is_variant(
+    file: BinaryIO,
+    *,
+    robot: Mapping[str, Any],
+    limits: Mapping[str, Any],
+    name: str,
+    format: str,
+    options: dict[str, Any],
+    lineage: Mapping[str, str] | None,
+    augmentation: str,
+    digest: str,
+) -> bool:
+    """Whether a variant of a clip, made by the text of its augmentation, has the bytes of a digest."""
+    motion = read_motion(_read_all(file), name=name, format=format, limits=Limits(**limits), **options)
+    source = dataclasses.replace(motion, lineage=Lineage(**lineage) if lineage else None)
+    try:
+        variant = make_variant(source, _load_robot(**robot), Augmentation.parse(augmentation))
+    except errors.InputRefused:
+        return False
+    return variant.motion.source_digest == digest
+
+
+TASKS: Mapping[str, Callable[..., Any]] = {"read_clip": read_clip, "make_variants": make_variants, "is_variant": is_variant}
 
 
 def _read_all(file: BinaryIO) -> bytes:

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from amp_core.errors import TooLarge
 from amp_core.formats import EXTENSIONS, Limits, clean_name, label_file, name_clip
-from amp_core.lineage import Lineage
+from amp_core.lineage import LINEAGE_COLUMNS, Lineage
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from ampref_service.catalog import clips
-from ampref_service.catalog.records import JobTerms, NewClip, Submission
+from ampref_service.catalog.records import Clip, JobTerms, NewClip, Submission
 from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
 from ampref_service.settings import MIB, Settings
+
+_UNBELIEVED = (
+    "the file says that it is a variant, but made again from a clip that is here it does not come out the same: it is kept as "
+    "an original. Upload the parent first, or make the variant here: POST /v1/clips/{clip_id}/augment"
+)
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,67 @@ def start_reading(services: Services, robot: Robot, upload: Upload) -> Future[di
     )
 
 
+def start_lineage_check(services: Services, robot: Robot, facts: Mapping[str, Any], stack: ExitStack) -> Future[bool] | None:
+    """Have the variant that a file says it is made again from its parent: whether it is the same; None without that parent.
+
+    Args:
+      facts: of the file, from its reader.
+      stack: closes the parent's bytes.
+    """
+    lineage = Lineage(**facts["lineage"])
+    with services.catalog.session() as session:
+        parent_id = clips.find_by_bytes(session, lineage.parent, robot.name)
+        parent = parent_id and clips.get(session, parent_id)
+    if not parent or (parent.robot_digest, parent.lineage) != (robot.digest, lineage.ancestor):
+        return None
+    return services.readers.read(
+        "is_variant",
+        robot,
+        upload_limits(services.settings),
+        [spool_clip(services, parent, stack)],
+        augmentation=lineage.augmentation,
+        digest=facts["source_digest"],
+        **describe_source(parent),
+    )
+
+
+def spool_clip(services: Services, clip: Clip, stack: ExitStack) -> BinaryIO:
+    """The bytes of a clip in a file of the spool, which is closed with `stack`. Raises `IntegrityError`."""
+    file = stack.enter_context(services.spool.open_file())
+    for chunk in services.blobs.iter_verified(clip.blob_digest):
+        with services.spool.disk_errors():
+            file.write(chunk)
+    with services.spool.disk_errors():
+        file.flush()
+    return file
+
+
+def describe_source(clip: Clip) -> dict[str, Any]:
+    """What a reader is told of a clip that variants are made from; its lineage is that of the catalog."""
+    lineage = dict(zip(("parent", "ancestor", "augmentation"), (getattr(clip, name) for name in LINEAGE_COLUMNS), strict=True))
+    return {
+        "name": clip.name,
+        "format": clip.source_format,
+        "options": dict(clip.read_options),
+        "lineage": lineage if clip.parent_digest else None,
+    }
+
+
 def store_clip(
-    services: Services, robot: Robot, upload: Upload, facts: Mapping[str, Any], recipe: Recipe, terms: JobTerms, *, actor: str
+    services: Services,
+    robot: Robot,
+    upload: Upload,
+    facts: Mapping[str, Any],
+    recipe: Recipe,
+    terms: JobTerms,
+    *,
+    is_variant: bool,
+    actor: str,
 ) -> Submission:
     """Store an upload that was read, and queue its rollout under `recipe`; all of it is durable when this returns.
+
+    Args:
+      is_variant: whether the lineage that the file has is true; a note says of any other that it was not believed.
 
     Raises:
       MotionRefused: the clip's name cannot be one; nothing was stored.
@@ -103,13 +166,15 @@ def store_clip(
         services,
         robot,
         upload.file,
-        facts,
+        facts if is_variant else {**facts, "lineage": None},
         name=clean_name(upload.name or name_clip(upload.label)),
         read_options=upload.read_options,
         tags=upload.tags,
     )
     with services.catalog.begin() as session:
-        return clips.submit(session, new, recipe_row(recipe), terms=terms, actor=actor)
+        submission = clips.submit(session, new, recipe_row(recipe), terms=terms, actor=actor)
+    notes = () if is_variant or facts["lineage"] is None else (_UNBELIEVED,)
+    return replace(submission, notes=notes)
 
 
 def new_clip(services: Services, robot: Robot, file: BinaryIO, facts: Mapping[str, Any], **fields: Any) -> NewClip:

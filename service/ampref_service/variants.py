@@ -16,7 +16,7 @@ from ampref_service.catalog import clips
 from ampref_service.catalog.records import Clip, JobTerms, Submission
 from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
-from ampref_service.uploads import new_clip, upload_limits
+from ampref_service.uploads import describe_source, new_clip, spool_clip, upload_limits
 
 
 @dataclass(frozen=True)
@@ -68,21 +68,15 @@ def order_variants(
     `reading` raises as `ReaderPool.read`, and:
       InputRefused: the robot has no symmetry to mirror; the clip cannot be looped, or its variant is over a limit.
     """
-    source, *files = (stack.enter_context(services.spool.open_file()) for _ in range(len(augmentations) + 1))
-    for chunk in services.blobs.iter_verified(parent.blob_digest):
-        with services.spool.disk_errors():
-            source.write(chunk)
-    with services.spool.disk_errors():
-        source.flush()
+    source = spool_clip(services, parent, stack)
+    files = [stack.enter_context(services.spool.open_file()) for _ in augmentations]
     reading = services.readers.read(
         "make_variants",
         robot,
         upload_limits(services.settings),
         [source, *files],
-        name=parent.name,
-        format=parent.source_format,
-        options=dict(parent.read_options),
         augmentations=list(map(asdict, augmentations)),
+        **describe_source(parent),
     )
     return VariantOrder(parent, robot, augmentations, files, reading)
 

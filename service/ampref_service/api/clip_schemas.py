@@ -66,6 +66,7 @@ class Submitted(View):
     clip: ClipView
     job: JobView | None = Field(description="The job that scores it, or scored it.")
     rollout: RolloutSummaryView | None = Field(description="The result, when it is known already.")
+    notes: list[str] = Field(description="What of the file was not believed.")
 
 
 class SeamView(View):

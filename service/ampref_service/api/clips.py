@@ -42,7 +42,7 @@ from ampref_service.catalog.records import ListedClip, Page, Submission
 from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
 from ampref_service.recipes import recipe_row, resolve_recipe
-from ampref_service.uploads import Upload, split_tags, start_reading, store_clip
+from ampref_service.uploads import Upload, split_tags, start_lineage_check, start_reading, store_clip
 from ampref_service.variants import find_parent, order_variants, store_variants
 
 log = structlog.get_logger("ampref_service.clips")
@@ -141,8 +141,15 @@ async def post_clip(
     )
     robot, terms = services.robot(form.robot), job_terms(services, caller, form.priority)
     facts = await _wait_for_reader(request, start_reading(services, robot, upload))
-    store = partial(store_clip, services, robot, upload, facts, resolved_recipe, terms, actor=caller.name)
-    return _answer_submission(await to_thread.run_sync(store, limiter=services.spool.threads), announcer)
+    threads, is_variant = services.spool.threads, False
+    if facts["lineage"] is not None:
+        with ExitStack() as stack:
+            check = await to_thread.run_sync(start_lineage_check, services, robot, facts, stack, limiter=threads)
+            is_variant = check is not None and await _wait_for_reader(request, check)
+    store = partial(
+        store_clip, services, robot, upload, facts, resolved_recipe, terms, is_variant=is_variant, actor=caller.name
+    )
+    return _answer_submission(await to_thread.run_sync(store, limiter=threads), announcer)
 
 
 @router.get("", response_model=ClipPage, responses=page_responses(), dependencies=READ)

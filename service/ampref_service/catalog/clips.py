@@ -94,7 +94,7 @@ def submit(
     tags = check_tags(new.tags)
     identity = json_digest([new.source_digest, new.source_format, dict(new.read_options), new.robot, new.robot_digest])
     facts: dict[str, Any] = {name: getattr(new, name) for name in _UPLOAD_FIELDS} | {
-        "parent_id": new.parent_id or _find_parent(session, new),
+        "parent_id": new.parent_id or (new.lineage and find_by_bytes(session, new.lineage.parent, new.robot)),
         "read_options": dict(new.read_options),
         "tags": tags,
         **lineage_columns(new.lineage),
@@ -121,14 +121,15 @@ def submit(
         raise Conflict("this clip was deleted while it was sent again", remedy="Send it once more")
     if tags:
         _add_tags(session, clip_id, tags, actor)
+    if new.lineage is not None:  # It may have come before its parent, when its own word was all that there was.
+        lineage = {"parent_id": facts["parent_id"], **lineage_columns(new.lineage)}
+        session.execute(update(clips).where(clips.c.id == clip_id, clips.c.parent_digest.is_(None)).values(**lineage))
     return _request(session, clip_id, recipe, terms, actor)
 
 
-def _find_parent(session: Session, new: NewClip) -> str | None:
-    """The oldest clip for the same robot with the bytes that a variant was made from."""
-    if new.lineage is None:
-        return None
-    query = select(clips.c.id).where(clips.c.source_digest == new.lineage.parent, clips.c.robot == new.robot)
+def find_by_bytes(session: Session, digest: str, robot: str) -> str | None:
+    """The id of the oldest clip for a robot whose bytes have a digest, None where there is none."""
+    query = select(clips.c.id).where(clips.c.source_digest == digest, clips.c.robot == robot)
     return session.execute(query.order_by(clips.c.created_at, clips.c.id).limit(1)).scalar_one_or_none()
 
 

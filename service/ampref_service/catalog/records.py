@@ -286,7 +286,7 @@ class Submission:
     """The outcome of an upload or of a request for a rollout.
 
     `new_clip` and `new_job` say what was added. When neither was, clip and recipe were known: `rollout` is the result where
-    there is one already, `job` the job that made it or is about to.
+    there is one already, `job` the job that made it or is about to. `notes` say what of the upload was not believed.
     """
 
     clip: Clip
@@ -294,6 +294,7 @@ class Submission:
     rollout: Rollout | None
     new_clip: bool
     new_job: bool
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from amp_core.augment import Augmentation, make_variant
-from amp_core.formats import read_motion
+from amp_core.augment import motion_bytes as motion_data
+from amp_core.formats import Lineage, read_motion
 from amp_core.robot import Robot
 from ampref_service.catalog import selection
 from ampref_service.catalog.records import Select
@@ -65,18 +67,51 @@ def test_a_variant_of_a_variant_has_the_first_as_ancestor(api: Any) -> None:
     assert (left["parent"], left["parent_digest"]) == (None, child["source_digest"])
 
 
-def test_a_variant_that_was_uploaded_finds_its_parent_whichever_came_first(api: Any) -> None:
+def upload(api: Any, data: bytes) -> tuple[dict[str, Any], list[str]]:
+    answer = api.http.post("/v1/clips", files={"file": ("variant.npz", data)})
+    assert answer.status_code in (200, 202), answer.text
+    return answer.json()["clip"], answer.json()["notes"]
+
+
+def test_a_variant_that_was_uploaded_is_believed_once_it_can_be_made_again(api: Any) -> None:
     source = read_motion(motion_bytes(), name="walk")
     variant = make_variant(source, Robot.load("wildrobot"), Augmentation(mirror=True))
-    variant_clip = api.http.post("/v1/clips", files={"file": ("walk+mirror.npz", variant.data)}).json()["clip"]
-    assert (variant_clip["parent"], variant_clip["augmentation"], variant_clip["lineage"]) == (
-        None,
-        "mirror",
-        source.source_digest,
-    )
+    clip, notes = upload(api, variant.data)
+    assert (clip["parent"], clip["augmentation"], clip["lineage"]) == (None, None, clip["source_digest"])
+    assert "kept as an original" in notes[0]
     parent = api.post(data=motion_bytes()).json()["clip"]
-    assert api.http.get(f"/v1/clips/{variant_clip['id']}").json()["parent"] == parent["id"]
-    assert augment(api, parent["id"], "mirror").json()["variants"][0]["clip"]["id"] == variant_clip["id"]
+    assert api.http.get(f"/v1/clips/{clip['id']}").json()["parent"] is None
+    again, notes = upload(api, variant.data)
+    assert (again["id"], again["parent"], again["augmentation"], notes) == (clip["id"], parent["id"], "mirror", [])
+    assert again["lineage"] == source.source_digest
+    second = make_variant(read_motion(variant.data, name="walk"), Robot.load("wildrobot"), Augmentation(time_warp=0.9))
+    grandchild, notes = upload(api, second.data)
+    assert (grandchild["parent"], grandchild["lineage"], notes) == (clip["id"], source.source_digest, [])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lineage": Lineage("sha256:" + "0" * 64, "sha256:" + "0" * 64, "mirror")},
+        {"ancestor": "sha256:" + "1" * 64},
+        {"augmentation": "warp=0.9"},
+        {"augmentation": "loop=2"},
+        {"augmentation": "nonsense"},
+    ],
+)
+def test_a_lineage_that_is_not_true_is_not_believed(api: Any, changes: dict[str, Any]) -> None:
+    parent = api.post(data=motion_bytes()).json()["clip"]
+    source = read_motion(motion_bytes(), name="walk")
+    variant = make_variant(source, Robot.load("wildrobot"), Augmentation(mirror=True)).motion
+    assert variant.lineage is not None
+    lineage = changes.get("lineage") or replace(variant.lineage, **changes)
+    arrays = (variant.root_pos, variant.root_rot, variant.dof_pos)
+    clip, notes = upload(api, motion_data(variant.fps, *arrays, lineage=lineage))
+    assert (clip["parent"], clip["parent_digest"], clip["augmentation"]) == (None, None, None)
+    assert clip["lineage"] == clip["source_digest"] != parent["source_digest"]
+    assert "kept as an original" in notes[0]
+    child = augment(api, clip["id"], "heading=90").json()["variants"][0]["clip"]
+    assert child["lineage"] == clip["source_digest"], "nor is it by what is made from it"
 
 
 @pytest.mark.parametrize("texts", [["flip"], [], ["warp=0.5"], ["mirror+mirror"], ["loop=2"], ["mirror"] * 21])
