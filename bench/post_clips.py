@@ -73,9 +73,9 @@ def serve(folder: str, workers: int | None) -> None:
 
 
 def _children(server: int) -> int:
-    """Child processes of the service."""
-    tasks = Path(f"/proc/{server}/task").glob("*/children")
-    return sum(len(_text(path).split()) for path in tasks)
+    """Child processes of the service that do jobs: those that read uploads are always there."""
+    pids = " ".join(_text(path) for path in Path(f"/proc/{server}/task").glob("*/children")).split()
+    return sum("ampref_workers" in _text(Path(f"/proc/{pid}/cmdline")) for pid in pids)
 
 
 def _text(path: Path) -> str:

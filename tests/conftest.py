@@ -24,6 +24,15 @@ os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
+@pytest.fixture(autouse=True)
+def _keep_umask() -> Iterator[None]:
+    """A verb of the service, run within this process, makes the files of the process private."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    yield
+    os.umask(umask)
+
+
 @pytest.fixture(scope="session")
 def set_traps() -> Callable[..., Path]:
     """Put packages into a folder that raise when they are imported, as a stranger's repository may hold them."""

@@ -154,6 +154,13 @@ def test_the_bundled_motions_are_scored_and_show_what_tiers_are_for(submitted: l
         assert fell is None or answer["rollout"]["tier"] == -1
 
 
+def test_what_the_service_keeps_is_for_its_user_alone(up: Up, submitted: list[dict[str, Any]]) -> None:
+    data = up.home / "data"
+    paths = [data, *data.rglob("*")]
+    assert {"catalog.sqlite3", "uploads", "sha256"} <= {path.name for path in paths}
+    assert {str(path) for path in paths if path.stat().st_mode & 0o077} == set()
+
+
 def test_the_same_file_again_is_known_and_makes_no_job(up: Up, submitted: list[dict[str, Any]]) -> None:
     first = submitted[0]
     options = ["--fps", "30", "--quat-order", "wxyz"] if reading_options(Path(first["file"])) else []

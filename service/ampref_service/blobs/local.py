@@ -65,7 +65,7 @@ class LocalBlobStore(BlobStore):
                 target = self._path(digest)
                 if self._renew(target, digest):
                     return digest
-                partial.chmod(0o444)
+                partial.chmod(0o400)
                 if not target.parent.is_dir():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     sync_folder(target.parent.parent)

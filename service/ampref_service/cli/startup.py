@@ -29,7 +29,11 @@ Port = Annotated[int | None, Option(min=0, max=65535, help="Port to listen on, 0
 
 
 def load_settings(out: Output, **overrides: Any) -> Settings:
-    """The settings, with options in the place of variables. Variables that look like settings and are none cost a warning."""
+    """The settings, with options in the place of variables. Variables that look like settings and are none cost a warning.
+
+    From here on whatever this process makes, catalog, blobs and scratch folders, is for its user alone.
+    """
+    os.umask(0o077)
     settings = Settings.load(**{name: value for name, value in overrides.items() if value is not None})
     unknown = unknown_variables(os.environ)
     if unknown:
