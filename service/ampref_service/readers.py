@@ -92,7 +92,8 @@ class ReaderPool:
             "limits": asdict(limits),
             **request,
         }
-        descriptors = [os.dup(file.fileno()) for file in files]
+        with self._spool.disk_errors():
+            descriptors = [os.dup(file.fileno()) for file in files]
         future = self._executor.submit(self._read, message, descriptors)
         # Also where it is cancelled, which it can be until a reader has begun.
         future.add_done_callback(lambda _: _close_all(descriptors))

@@ -57,13 +57,19 @@ class Spool:
 
     @contextlib.contextmanager
     def disk_errors(self) -> Iterator[None]:
-        """Raise `DiskFull` or `Unavailable` for a disk that is full, read-only, closed to this user or broken.
+        """Raise `DiskFull` for a disk that is full, and `Unavailable` for anything else that is wrong with it.
 
         The first time is logged, and the first time that something was written again.
         """
         try:
-            with disk_errors(self.folder, content="uploads"):
-                yield
+            try:
+                with disk_errors(self.folder, content="uploads"):
+                    yield
+            except OSError as error:  # The folder is gone, or too many files are open.
+                raise Unavailable(
+                    f"{self.folder} cannot be used for uploads: {error.strerror or error}",
+                    remedy="Send it again; if it repeats, restart the service, which makes the folder",
+                ) from error
         except Unavailable as error:
             self._note(error)
             raise

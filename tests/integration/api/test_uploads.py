@@ -155,6 +155,18 @@ def test_a_disk_without_room_is_said_and_seen(served: Served) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_folder_that_is_gone_is_said_and_seen(served: Served) -> None:
+    folder = served.folder / "uploads"
+    folder.rmdir()
+    answer = post(served.url, clip_bytes(400))
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:ampref:error:unavailable"), answer.text
+    assert str(folder) in answer.json()["detail"]
+    assert httpx2.get(served.url + "/readyz").status_code == 503
+    folder.mkdir()
+    assert httpx2.get(served.url + "/readyz").status_code == 200
+    assert post(served.url, clip_bytes(400)).status_code == 202
+
+
 def test_an_upload_waits_for_a_reader_no_longer_than_a_request_may_take_and_nothing_is_left(tmp_path: Path) -> None:
     with (
         serving(tmp_path, request_timeout_sec=1, upload_readers=1, reader_timeout_sec=60) as served,
