@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python requirements/install.py
 export PIP_REQUIRE_VIRTUALENV := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean all-installed dev-installed
+.PHONY: help setup demo test lint format bench lock audit clean all-installed dev-installed
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ bench: dev-installed ## every benchmark; ARGS='--only NAME' for some
 
 lock: ## compile the lock files anew from pyproject.toml (needs uv)
 	requirements/lock $(UV)
+
+audit: ## known vulnerabilities of the locked packages, where the advisory source (OSV) can be reached
+	@$(PYTHON) requirements/audit.py
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis MUJOCO_LOG.TXT
