@@ -383,7 +383,7 @@ def archive(
         out.print(f"{name}=={version} is {version_state(answer) if answer['archived'] else 'no longer archived'}")
         return
     for file in answer["files"]:
-        verb = "stays" if file["media_type"] == "application/json" else "goes"
+        verb = "stays" if file["name"].endswith(".json") else "goes"
         out.print(f"  {verb:<6} {file['name']:<36} {size(file['size']):>9}")
     out.print(f"{counted(answer['num_clips'], 'clip')} of it may be purged afterwards")
     out.print("nothing was done; next: the same with --yes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,17 @@ def mode_parser(modes: Collection[str]) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+_PERIODS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def parse_period(text: str) -> float:
+    """Seconds of `90d`, `12h`, `30m` or `2w`."""
+    match = re.fullmatch(r"([0-9]{1,5})([mhdw])", text.strip(), re.ASCII)
+    if match is None or int(match[1]) == 0:
+        raise BadParameter(f"{text!r} is no period; write a number and m, h, d or w, for example 90d")
+    return float(int(match[1]) * _PERIODS[match[2]])
 
 
 def parse_bucket(text: str) -> PhysicsScale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amp_core.cli.group import CATALOG, MOTIONS, TRAINING, list_verbs
+from amp_core.cli.group import CATALOG, MOTIONS, OPERATORS, TRAINING, list_verbs
 
 _SIMULATING = {
     "amp_core.cli.score:score": "Roll motions out in MuJoCo and say which tier each reaches.",
@@ -37,9 +37,11 @@ _TRAINING = {
         "Bring a locked version to this machine, verified, and print the lines to paste into a training config."
     ),
 }
+_OPERATING = {"amp_core.cli.purge:purge": "Delete Rejected clips of long ago, with their rollouts."}
 VERBS = (
     *list_verbs(MOTIONS, _SIMULATING, extra="physics", json_word=True),
     *list_verbs(MOTIONS, _PREPARING, extra="physics"),
     *list_verbs(CATALOG, _CATALOG),
     *list_verbs(TRAINING, _TRAINING),
+    *list_verbs(OPERATORS, _OPERATING),
 )

@@ -312,6 +312,20 @@ class Yank(TypedDict):
     yank_reason: str | None
 
 
+class Archive(TypedDict):
+    archived: bool
+    archive_reason: str | None
+
+
+class Purge(TypedDict):
+    clips: int
+    rollouts: int
+    bytes: int
+    with_windows: int
+    names: list[str]
+    remaining: int
+
+
 class VersionName(TypedDict):
     version: str
 

@@ -406,17 +406,25 @@ class ApiClient:
     def archive_version(self, name: str, version: str, reason: str, *, manifest_sha256: str) -> dict[str, Any]:
         """Give up a version's features on the service; the manifest's digest says that it is the version that is meant."""
         body = {"reason": reason, "expected_manifest_sha256": manifest_sha256}
-        return self._send("POST", "datasets", name, "versions", version, "archive", body=body)
+        return self._send(answers.Archive, "POST", "datasets", name, "versions", version, "archive", body=body)
 
     def unarchive_version(self, name: str, version: str) -> dict[str, Any]:
         """Take an archive back, where the service has the features again."""
-        return self._send("POST", "datasets", name, "versions", version, "unarchive")
+        return self._send(answers.Archive, "POST", "datasets", name, "versions", version, "unarchive")
 
     def diff_versions(self, name: str, before: str, after: str) -> dict[str, Any]:
         """Which clips were added, removed and changed between two versions."""
         return self._get(answers.Diff, "datasets", name, "diff", params={"before": before, "after": after})
 
     # The service
+
+    def purge(self, *, older_than_days: float, dry_run: bool = True, **options: Any) -> dict[str, Any]:
+        """Delete Rejected clips of long ago, or count them; `options` are `tier, robot, unreferenced_rollouts, limit`.
+
+        One request deletes a part; `remaining` says how much is left.
+        """
+        body = {"older_than_days": older_than_days, "dry_run": dry_run, **options}
+        return self._send(answers.Purge, "POST", "purges", body=body)
 
     def list_robots(self) -> list[dict[str, Any]]:
         """The robots that the service knows."""

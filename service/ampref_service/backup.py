@@ -37,9 +37,6 @@ R = TypeVar("R")
 
 FORMAT = 1
 MANIFEST = "backup.json"
-OPERATOR = "operator"
-"""Who acts on the machine of the service itself."""
-
 _BLOBS = "blobs"
 _BLOB_LIST = "blobs.jsonl.gz"
 _CATALOG_PREFIX = "catalog-"
@@ -346,7 +343,7 @@ def restore_backup(
         command.upgrade(schema.config(connection), "head")
         requeued = job_rows.forget_workers(connection, "its worker is gone: the catalog was restored from a backup")
         detail = {"schema": backup.schema, "taken_at": backup.started_at, "requeued": requeued, "missing": len(faults)}
-        audit.record(connection, OPERATOR, "catalog.restore", "catalog", detail)
+        audit.record(connection, audit.OPERATOR, "catalog.restore", "catalog", detail)
     return faults
 
 

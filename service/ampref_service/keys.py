@@ -29,11 +29,12 @@ _HINT_CHARACTERS = 4
 SCOPES = {
     "clips:read": "see clips, rollouts and robots, and download them",
     "clips:write": "upload, augment, score and delete clips",
+    "clips:purge": "purge clips and rollouts that have been of no use for long",
     "clips:priority": "put a job before others (a priority above 0)",
     "jobs:read": "see jobs and events",
     "jobs:write": "cancel jobs and try them again",
     "datasets:read": "see datasets and download versions",
-    "datasets:write": "lock and yank versions, set aliases",
+    "datasets:write": "lock, yank and archive versions, set aliases",
     "datasets:waive": "lock a version although a test failed (waivers)",
     "metrics:read": "read the metrics",
     "audit:read": "read the audit log; not with a key that is bound to datasets or robots",

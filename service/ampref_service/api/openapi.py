@@ -20,6 +20,7 @@ from ampref_service.api import (
     jobs,
     keys,
     login,
+    purges,
     robots,
     rollouts,
     schema,
@@ -45,7 +46,7 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
 for noun in (
-    *(clips, rollouts, arrays, jobs, events, webhooks, datasets, versions, robots, schema, keys, audit, health),
+    *(clips, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, robots, schema, keys, audit, health),
     *(docs_page, login),
 ):
     router.include_router(noun.router)

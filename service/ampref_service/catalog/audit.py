@@ -14,6 +14,9 @@ from ampref_service.catalog.tables import audit_events
 ANONYMOUS = "anonymous"
 """Who acts until there are keys."""
 
+OPERATOR = "operator"
+"""Who acts on the catalog without the service: whoever may write its files needs no key."""
+
 _ADD = insert(audit_events).inline()
 
 

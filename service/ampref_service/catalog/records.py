@@ -602,6 +602,40 @@ class KeyUsage:
 
 
 @dataclass(frozen=True)
+class PurgeFilter:
+    """What a purge deletes.
+
+    Args:
+      tier: `rejected`: clips whose best rollout is; `unscored`: clips without a rollout.
+      older_than_days: the least age of the clip and of each of its rollouts.
+      robot: only clips for it; None for all.
+      unreferenced_rollouts: no clip, but Rejected rollouts that are not the best of their clip, mode and profile.
+      bounds: of whoever purges.
+    """
+
+    tier: Literal["rejected", "unscored"]
+    older_than_days: float
+    robot: str | None = None
+    unreferenced_rollouts: bool = False
+    bounds: Bounds = NO_BOUNDS
+
+
+@dataclass(frozen=True)
+class PurgeReport:
+    """What a purge deleted, or would delete: counts, bytes, clips that have passing windows, and names of some clips."""
+
+    clips: int = 0
+    rollouts: int = 0
+    num_bytes: int = 0
+    with_windows: int = 0
+    names: tuple[str, ...] = ()
+
+    def add(self, part: PurgeReport) -> PurgeReport:
+        """The sum of both; the names of neither."""
+        return PurgeReport(self.clips + part.clips, self.rollouts + part.rollouts, self.num_bytes + part.num_bytes)
+
+
+@dataclass(frozen=True)
 class AuditEvent:
     """Somebody changed something."""
 

@@ -6,6 +6,7 @@ curriculum, and the best by one gate profile in a version, unless the caller nam
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -157,7 +158,9 @@ def answer(session: Session, clip_id: str, recipe_digest: str) -> Rollout | None
     rollout = find(session, clip_id, recipe_digest)
     if rollout is None:
         rollout_id = job_rows.answer(session, clip_id, recipe_digest)
-        rollout = None if rollout_id is None else get(session, rollout_id)
+        # It may have been purged since.
+        with contextlib.suppress(NotFound):
+            rollout = None if rollout_id is None else get(session, rollout_id)
     return rollout
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, BadParameter, Option, Typer
+from typer import Argument, Option, Typer
 
 from amp_core.cli.group import SummaryGroup
-from amp_core.cli.options import Json, Quiet, refuse_usage
+from amp_core.cli.options import Json, Quiet, parse_period, refuse_usage
 from amp_core.cli.output import Cell, Output
-from ampref_service.catalog import Catalog, keys, schema
+from ampref_service.catalog import Catalog, audit, keys, schema
 from ampref_service.cli.startup import load_settings, make_folder
 from ampref_service.keys import ROLES, SCOPES, describe_key, format_time, make_bounds, make_key, resolve_scopes
 
@@ -22,16 +21,6 @@ token = Typer(
 )
 
 DataDir = Annotated[Path | None, Option(help="Where the service keeps everything; overrides AMPREF_DATA_DIR.")]
-_OPERATOR = "operator"  # Whom the audit log names: whoever may write the catalog's files needs no key.
-_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-
-
-def _parse_period(text: str) -> float:
-    """Seconds of `90d`, `12h`, `30m` or `2w`."""
-    match = re.fullmatch(r"([0-9]{1,5})([mhdw])", text.strip(), re.ASCII)
-    if match is None or int(match[1]) == 0:
-        raise BadParameter(f"{text!r} is no period; write a number and m, h, d or w, for example 90d")
-    return float(int(match[1]) * _SECONDS[match[2]])
 
 
 @contextmanager
@@ -63,7 +52,7 @@ def create(
     robot: Annotated[list[str] | None, Option(help="Only clips of this robot; may be repeated; default all.")] = None,
     expires: Annotated[
         float | None,
-        Option(metavar="PERIOD", parser=_parse_period, help="After this it is not valid: 12h, 90d, …; default never."),
+        Option(metavar="PERIOD", parser=parse_period, help="After this it is not valid: 12h, 90d, …; default never."),
     ] = None,
     max_bytes: Annotated[int | None, Option(min=1, help="Quota: bytes of its clips that are stored.")] = None,
     max_queued: Annotated[int | None, Option(min=1, help="Quota: jobs of it that wait or run.")] = None,
@@ -86,7 +75,7 @@ def create(
         )
     with _open_catalog(out, data_dir) as catalog, catalog.begin() as session:
         is_first = not keys.has_keys(session)
-        key = keys.add_key(session, new, actor=_OPERATOR)
+        key = keys.add_key(session, new, actor=audit.OPERATOR)
     out.print_result(describe_key(key) | {"token": text}, [text])
     out.print(text)
     out.note(f"\nthe key {key.name!r} ({key.id}), with {', '.join(key.scopes)}; it is printed this once and stored nowhere")
@@ -129,6 +118,6 @@ def revoke(
     """End a key for good. A running service refuses it within seconds."""
     out = Output(json_out, quiet=quiet)
     with _open_catalog(out, data_dir) as catalog, catalog.begin() as session:
-        key = keys.revoke_key(session, keys.get_key(session, name).id, actor=_OPERATOR)
+        key = keys.revoke_key(session, keys.get_key(session, name).id, actor=audit.OPERATOR)
     out.print_result(describe_key(key), [key.id])
     out.print(f"the key {key.name!r} ({key.id}) is revoked; a running service refuses it within seconds")

@@ -107,3 +107,19 @@ def test_an_archive_is_taken_back_with_the_same_bytes_alone(api: Any) -> None:
     api.blobs.put_bytes(content)
     assert api.http.post(f"{WALK}/unarchive").status_code == 200
     assert api.http.get(FEATURES).content == content
+
+
+def test_a_purge_shows_first_what_would_go(api: Any) -> None:
+    api.scored(1, "bad", tier=-1)
+    api.scored(2, "good")
+    body = {"older_than_days": 0}
+    shown = api.http.post("/v1/purges", json=body).json()
+    assert shown | {"bytes": 0} == {
+        **{"dry_run": True, "clips": 1, "rollouts": 1, "bytes": 0, "with_windows": 0, "names": ["bad"], "remaining": 1}
+    }
+    assert shown["bytes"] > 0
+    done = api.http.post("/v1/purges", json=body | {"dry_run": False}).json()
+    assert (done["dry_run"], done["clips"], done["bytes"], done["remaining"]) == (False, 1, shown["bytes"], 0)
+    assert [item["name"] for item in api.http.get("/v1/clips").json()["items"]] == ["good"]
+    for wrong in ({}, body | {"tier": "0"}, body | {"tier": "unscored", "unreferenced_rollouts": True}):
+        assert api.http.post("/v1/purges", json=wrong).status_code == 422

@@ -24,7 +24,8 @@ VERBS = [
     "dataset alias walk production 1.0.0", "dataset alias walk production --delete", "dataset yank walk 1.0.0 --reason no",
     "events", "events --follow", "webhook add https://hooks.example.org/", "webhook list", "webhook remove webhook_1",
     "webhook test webhook_1 --timeout 0", "webhook retry webhook_1",
-    "dataset yank walk 1.0.0 --undo", "pull walk", "pull walk==1.0.0", "verify walk==1.0.0", "verify --all",
+    "dataset yank walk 1.0.0 --undo", "dataset archive walk 1.0.0 --undo", "purge --older-than 9d",
+    "pull walk", "pull walk==1.0.0", "verify walk==1.0.0", "verify --all",
 ]  # fmt: skip
 
 RATED = ROLLOUT | {

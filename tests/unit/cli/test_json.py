@@ -74,6 +74,9 @@ ANSWERS = {
     },
     "POST /v1/datasets/walk/versions/1.0.0/unyank": VERSION,
     "POST /v1/datasets/walk/versions/1.0.0/archive": VERSION | {"archived": True, "archive_reason": "old"},
+    "POST /v1/purges": {
+        **{"clips": 2, "rollouts": 2, "bytes": 2000, "with_windows": 1, "names": ["walk"], "remaining": 2, "dry_run": True},
+    },
     "GET /v1/manifest": {
         "gates": {"clips_by_tier": {"0": 1}, "frames_by_tier": {"0": 20}},
         "clips": [{"recipe_digest": "sha256:3"}],
@@ -110,6 +113,7 @@ SHAPES = {
     "dataset yank": (OBJECT, ["walk", "1.0.0", "--undo"]),
     "dataset archive": (OBJECT, ["walk", "1.0.0", "--reason", "old", "--yes"]),
     "pull": (OBJECT, ["walk==1.0.0"]),
+    "purge": (OBJECT, ["--older-than", "90d"]),
     "api": (OBJECT, ["--port", "0"]),
     "migrate": (OBJECT, []),
     "backup": (OBJECT, ["BACKUP"]),
@@ -198,7 +202,7 @@ def _answer(monkeypatch: pytest.MonkeyPatch, handle: Callable[[httpx2.Request], 
         with ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle)) as api:
             yield api
 
-    for module in ("augment", "clips", "dataset", "events", "jobs", "submit", "webhook", "verify"):
+    for module in ("augment", "clips", "dataset", "events", "jobs", "purge", "submit", "webhook", "verify"):
         monkeypatch.setattr(f"amp_core.cli.{module}.connect", connect)
 
 
