@@ -30,23 +30,23 @@ def count_candidates(session: Session, criteria: PurgeFilter) -> PurgeReport:
     ids = _select(session, criteria)
     blobs: Any
     if criteria.unreferenced_rollouts:
-        doomed, clip_count, names = rollouts.c.id.in_(ids), 0, []
-        blobs = select(rollouts.c.arrays_digest, rollouts.c.arrays_size).where(doomed).distinct()
+        condition, clip_count, names = rollouts.c.id.in_(ids), 0, []
+        blobs = select(rollouts.c.arrays_digest, rollouts.c.arrays_size).where(condition).distinct()
     else:
-        doomed = rollouts.c.clip_id.in_(ids)
+        condition = rollouts.c.clip_id.in_(ids)
         clip_count = session.execute(select(func.count()).select_from(ids.subquery())).scalar_one()
         oldest = (
             select(clips_table.c.name).where(clips_table.c.id.in_(ids)).order_by(clips_table.c.created_at, clips_table.c.id)
         )
         names = list(session.execute(oldest.limit(_EXAMPLES)).scalars())
-        blobs = select(rollouts.c.arrays_digest, rollouts.c.arrays_size).where(doomed)
+        blobs = select(rollouts.c.arrays_digest, rollouts.c.arrays_size).where(condition)
         blobs = blobs.union(select(clips_table.c.blob_digest, clips_table.c.size).where(clips_table.c.id.in_(ids)))
     sizes = blobs.subquery()
     windows = select(rollouts.c.clip_id).join(segments, segments.c.rollout_id == rollouts.c.id)
-    with_windows = windows.where(doomed, segments.c.tier.in_(_PASSING)).distinct().subquery()
+    with_windows = windows.where(condition, segments.c.tier.in_(_PASSING)).distinct().subquery()
     return PurgeReport(
         clips=clip_count,
-        rollouts=session.execute(select(func.count()).select_from(rollouts).where(doomed)).scalar_one(),
+        rollouts=session.execute(select(func.count()).select_from(rollouts).where(condition)).scalar_one(),
         num_bytes=int(session.execute(select(func.coalesce(func.sum(sizes.c[1]), 0))).scalar_one()),
         with_windows=session.execute(select(func.count()).select_from(with_windows)).scalar_one(),
         names=tuple(names),
@@ -103,13 +103,13 @@ def _purge_batch(session: Session, criteria: PurgeFilter, size: int, actor: str)
 
 
 def _measure(
-    session: Session, doomed: ColumnElement[bool], doomed_clips: ColumnElement[bool] | None = None, clip_count: int = 0
+    session: Session, condition: ColumnElement[bool], clip_condition: ColumnElement[bool] | None = None, clip_count: int = 0
 ) -> PurgeReport:
     num_rollouts, num_bytes = session.execute(
-        select(func.count(), func.coalesce(func.sum(rollouts.c.arrays_size), 0)).where(doomed)
+        select(func.count(), func.coalesce(func.sum(rollouts.c.arrays_size), 0)).where(condition)
     ).one()
-    if doomed_clips is not None:
-        num_bytes += session.execute(select(func.coalesce(func.sum(clips_table.c.size), 0)).where(doomed_clips)).scalar_one()
+    if clip_condition is not None:
+        num_bytes += session.execute(select(func.coalesce(func.sum(clips_table.c.size), 0)).where(clip_condition)).scalar_one()
     return PurgeReport(clip_count, num_rollouts, int(num_bytes))
 
 
