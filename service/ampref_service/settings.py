@@ -204,6 +204,10 @@ class Settings(BaseSettings):
         description="Age at which a blob that no row names is garbage, in seconds; longer than any upload or job "
         "takes to commit.",
     )
+    scrub_mb_per_sec: NonNegative = Field(
+        10.0, description="How fast the scrub reads the stored files, in MB a second; 0 turns it off."
+    )
+    scrub_days: Positive = Field(7.0, description="From the beginning of one scrub of all files to that of the next, in days.")
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="Least level that is logged."

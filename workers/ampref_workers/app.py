@@ -31,7 +31,7 @@ from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import collecting_blobs, delivering_events, purging_events, sweeping_jobs
+from ampref_workers.sweeper import collecting_blobs, delivering_events, purging_events, scrubbing_blobs, sweeping_jobs
 
 __all__ = ["Worker", "check_workers", "main", "node_name", "ring_task"]
 
@@ -90,6 +90,7 @@ class Worker:
         self._sweeping.enter_context(collecting_blobs(self.runner, every_sec=self._settings.blob_grace_sec))
         delivering = delivering_events(self.runner.catalog, allowed_hosts=self._settings.webhook_allow)
         self._sweeping.enter_context(delivering)
+        self._sweeping.enter_context(scrubbing_blobs(self.runner))
         purging = purging_events(self.runner.catalog, days=self._settings.event_days, every_sec=self._settings.blob_grace_sec)
         self._sweeping.enter_context(purging)
 

@@ -17,7 +17,7 @@ from ampref_service.catalog import Catalog
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import collecting_blobs, delivering_events, purging_events, sweeping_jobs
+from ampref_workers.sweeper import collecting_blobs, delivering_events, purging_events, scrubbing_blobs, sweeping_jobs
 
 __all__ = ["EmbeddedWorker"]
 
@@ -64,6 +64,7 @@ class EmbeddedWorker:
                 sweeping_jobs(runner, lambda job_ids: self.notify(""), every_sec=settings.sweep_sec),
                 collecting_blobs(runner, every_sec=settings.blob_grace_sec),
                 delivering_events(services.catalog, allowed_hosts=settings.webhook_allow),
+                scrubbing_blobs(runner),
                 purging_events(services.catalog, days=settings.event_days, every_sec=settings.blob_grace_sec),
             ):
                 yield

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from amp_core.errors import Conflict
 from ampref_service.catalog import clips, recipes, rollouts
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
+from ampref_service.catalog.tables import REPEAT
 from ampref_service.recipes import plan_effort
 from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import SOURCE, NoReport, RobotReference, RolloutReport, RolloutRequest, export_name
@@ -23,7 +25,8 @@ def run(attempt: Attempt) -> NoReport | None:
         clip = clips.get(session, job.clip_id)
         recipe = recipes.get(session, job.recipe_digest).recipe
         rollout = rollouts.answer(session, job.clip_id, job.recipe_digest)
-    if rollout is not None:
+    is_repeat = bool(job.payload.get(REPEAT))
+    if rollout is not None and not is_repeat:
         result = {"rollout_id": rollout.id, "tier": rollout.tier}
         attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, result))
         return None
@@ -48,6 +51,14 @@ def run(attempt: Attempt) -> NoReport | None:
     for number, score in enumerate(report.scores):
         path = attempt.folder / export_name(number)
         rows.append(new_rollout(score, attempt.store(path), path.stat().st_size))
+    digests = {row.arrays_digest for row in rows}
+    if rollout is not None and is_repeat and rollout.arrays_digest not in digests:
+        raise Conflict(
+            f"scored again the clip gives other arrays, {', '.join(sorted(digests))}",
+            key=rollout.arrays_digest,
+            expected="the bytes of the first time, which the same release and MuJoCo version give",
+            remedy="Restore the file from a backup: ampref fsck --repair --from URL",
+        )
     attempt.heartbeat.persist(
         lambda: attempt.queue.complete_rollout(attempt.claim, *rows, answer=report.selected, triage=report.triage)
     )

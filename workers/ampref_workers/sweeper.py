@@ -1,20 +1,22 @@
-"""What runs beside the jobs: taking jobs from silent workers, collecting blobs that no row names, purging old events."""
+"""What runs beside the jobs: taking jobs from silent workers, collecting blobs that no row names, reading those
+that one does, purging old events."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import structlog
 
 from ampref_service.catalog import Catalog
 from ampref_service.event_feed import purge_events
+from ampref_service.integrity import scrub
 from ampref_service.webhooks import Deliverer
 from ampref_workers.runner import Runner
 from ampref_workers.threads import running_thread
 
-__all__ = ["collecting_blobs", "delivering_events", "purging_events", "sweeping_jobs"]
+__all__ = ["collecting_blobs", "delivering_events", "purging_events", "scrubbing_blobs", "sweeping_jobs"]
 
 log = structlog.get_logger("ampref_workers.sweeper")
 
@@ -38,6 +40,18 @@ def collecting_blobs(runner: Runner, *, every_sec: float, first_after_sec: float
     # Not at once: many services start together, and none of them should begin with reading a large store.
     first = min(every_sec, 60.0) if first_after_sec is None else first_after_sec
     return _repeating(lambda end: runner.collect(end.is_set), "collector", every_sec, first)
+
+
+def scrubbing_blobs(runner: Runner, *, first_after_sec: float = 60.0, every_sec: float = 60.0) -> AbstractContextManager[None]:
+    """Read all blobs again and again, slowly, while the block runs; of all processes on one catalog one does."""
+    settings = runner.settings
+    if not settings.scrub_mb_per_sec:
+        return nullcontext()
+
+    def work(end: threading.Event) -> None:
+        scrub(runner.catalog, runner.blobs, mb_per_sec=settings.scrub_mb_per_sec, round_days=settings.scrub_days, end=end)
+
+    return _repeating(work, "scrub", every_sec, first_after_sec)
 
 
 def purging_events(catalog: Catalog, *, days: float, every_sec: float) -> AbstractContextManager[None]:

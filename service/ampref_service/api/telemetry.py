@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from amp_core.errors import Unavailable
-from ampref_service.catalog import clips, job_rows, webhooks
+from ampref_service.catalog import clips, damage, job_rows, webhooks
 from ampref_service.services import Services
 
 log = structlog.get_logger("ampref_service.telemetry")
@@ -71,6 +71,7 @@ class _CatalogCollector(Collector):
             with self._services.catalog.session() as session:
                 job_counts, clip_counts = job_rows.counts(session), clips.count(session)
                 webhook_counts = webhooks.count_states(session)
+                num_damaged, scrub_age = damage.count_open(session), damage.scrub_age(session)
             age = self._services.queue.oldest_due()
         except Unavailable as error:
             # The latencies are worth the most while the database is away.
@@ -81,6 +82,15 @@ class _CatalogCollector(Collector):
             "How long the oldest job that is due has been waiting for a worker; 0 when none is",
             value=age,
         )
+        yield GaugeMetricFamily(
+            "ampref_damaged_blobs", "Blobs that are damaged or missing, as far as is known", value=num_damaged
+        )
+        if scrub_age is not None:
+            yield GaugeMetricFamily(
+                "ampref_scrub_age_seconds",
+                "Since the last complete scrub began; absent before it",
+                value=scrub_age,
+            )
         jobs = GaugeMetricFamily("ampref_jobs", "Jobs by state", labels=["state"])
         clips_by_tier = GaugeMetricFamily(
             "ampref_clips", "Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", labels=["tier"]

@@ -186,6 +186,12 @@ class LocalBlobStore(BlobStore):
                 if is_digest(digest) and (put_time := self.put_time(digest)) is not None:
                     yield digest, put_time
 
+    def iter_leftovers(self) -> Iterator[str]:
+        for path in sorted(self.root.rglob("*")):
+            name = self._name(path)
+            if path.is_file() and not is_digest(f"sha256:{''.join(Path(name).parts[-2:])}"):
+                yield name
+
     def drop_partials(self, older_than_sec: float) -> int:
         """Remove temporary files that a killed process left behind; returns how many.
 

@@ -24,6 +24,7 @@ from amp_core.digests import digest_of, digest_of_file
 from amp_core.errors import IntegrityError, NotFound, Unavailable
 from ampref_service.blobs.store import (
     CHUNK,
+    DAMAGED,
     BlobStat,
     BlobStore,
     DamageLog,
@@ -148,6 +149,12 @@ class ObjectBlobStore(BlobStore):
                     digest = "sha256:" + "".join(meta["path"].split("/")[-2:])
                     if is_digest(digest):
                         yield digest, meta["last_modified"].timestamp()
+
+    def iter_leftovers(self) -> Iterator[str]:
+        with self._store_errors():
+            for prefix in ("tmp", DAMAGED):
+                for page in obstore.list(self._store, prefix=prefix):
+                    yield from (meta["path"] for meta in page)
 
     def check(self) -> None:
         with self._store_errors():

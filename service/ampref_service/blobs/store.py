@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -35,6 +35,7 @@ WINDOW = CHUNK
 DAMAGED = "damaged"
 """The folder, or prefix, of blobs that were set aside."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_OTHER_BYTES = "has other bytes than its digest says"
 _SUM_BYTES = 16
 _MOST_SUMS = 1 << 18  # Of windows whose checksums are remembered: 256 GiB of blobs in 4 MiB of memory.
 _MOST_SMALL = 1 << 14  # Of blobs that are.
@@ -184,6 +185,28 @@ class BlobStore(abc.ABC):
             target.unlink(missing_ok=True)
             raise
 
+    @abc.abstractmethod
+    def iter_leftovers(self) -> Iterator[str]:
+        """Names of what is in the store and is no blob: parts of uploads, and blobs that were set aside."""
+
+    def find_fault(self, digest: str, on_read: Callable[[int], object] = lambda _: None) -> str:
+        """Read all of a blob and say what is wrong with it, empty where nothing is; changes and reports nothing.
+
+        `on_read` takes the bytes that were read since its last call.
+        """
+        hasher = hashlib.sha256()
+        try:
+            for chunk in self.iter_range(digest):
+                hasher.update(chunk)
+                on_read(len(chunk))
+        except InterruptedError:
+            raise
+        except OSError as error:
+            if error.errno in _UNOPENABLE:
+                raise
+            return f"cannot be read ({error.strerror or error})"
+        return "" if f"sha256:{hasher.hexdigest()}" == digest else _OTHER_BYTES
+
     def verify(self, digest: str) -> VerifiedBlob:
         """Read all of a blob.
 
@@ -249,7 +272,7 @@ class BlobStore(abc.ABC):
             self.verify(blob.digest)
             raise IntegrityError(f"{blob.digest} was written anew while it was sent", remedy="Ask for it again")
 
-    def refuse(self, digest: str, place: str | None, fault: str = "has other bytes than its digest says") -> IntegrityError:
+    def refuse(self, digest: str, place: str | None, fault: str = _OTHER_BYTES) -> IntegrityError:
         """The error for a damaged blob, which was set aside at `place`; the damage is reported."""
         owners = self.damage_log.add(digest, fault, place)
         return IntegrityError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import literal, or_, select, union, union_all
 
-from ampref_service.catalog.engine import Session
+from ampref_service.catalog.engine import Session, chunked
 from ampref_service.catalog.records import JSON_TYPE
 from ampref_service.catalog.tables import clips, rollouts, version_files, versions
 
@@ -32,6 +32,30 @@ def list_all(session: Session) -> list[str]:
     """Every digest that a clip, rollout or version names, in order."""
     references = union(*_REFERENCES.values()).subquery()
     return list(session.execute(select(references.c.digest).order_by(references.c.digest)).scalars())
+
+
+def list_after(session: Session, digest: str, limit: int) -> list[str]:
+    """The next digests that a clip, rollout or version names, in order."""
+    parts = (
+        select(query.where(column > digest).distinct().order_by(column).limit(limit).subquery().c.digest)
+        for column, query in _REFERENCES.items()
+    )
+    references = union(*parts).subquery()
+    return list(session.execute(select(references.c.digest).order_by(references.c.digest).limit(limit)).scalars())
+
+
+def unreferenced_of_many(session: Session, digests: Sequence[str]) -> set[str]:
+    """As `unreferenced`, of any number."""
+    return {digest for part in chunked(digests) for digest in unreferenced(session, part)}
+
+
+def list_rollouts(session: Session, digest: str) -> list[tuple[str, str, str]]:
+    """The rollouts that arrays belong to: their clip, their recipe's digest, and the digest of the clip's upload."""
+    query = select(rollouts.c.clip_id, rollouts.c.recipe_digest, clips.c.blob_digest).join(
+        clips, clips.c.id == rollouts.c.clip_id
+    )
+    rows = session.execute(query.where(rollouts.c.arrays_digest == digest).order_by(rollouts.c.id))
+    return [(clip_id, recipe_digest, blob) for clip_id, recipe_digest, blob in rows]
 
 
 def list_owners(session: Session, digest: str, limit: int = 5) -> list[str]:

@@ -27,7 +27,7 @@ from ampref_service.catalog.records import (
     Rollout,
     Submission,
 )
-from ampref_service.catalog.tables import clip_tags, clips, version_members, versions
+from ampref_service.catalog.tables import REPEAT, clip_tags, clips, version_members, versions
 from ampref_service.catalog.tables import curriculum as curriculum_table
 from ampref_service.catalog.tables import rollouts as rollouts_table
 
@@ -156,13 +156,21 @@ def _request(session: Session, clip_id: str, recipe: RecipeRow, terms: JobTerms,
     return Submission(clip, job, None, False, new_job)
 
 
-def _enqueue(session: Session, clip: Clip, recipe: RecipeRow, terms: JobTerms, actor: str) -> tuple[Job, bool]:
+def score_again(session: Session, clip_id: str, recipe_digest: str, *, terms: JobTerms, actor: str) -> Job:
+    """Queue a rollout that there is already, so that the same bytes are stored again; or its job that is under way."""
+    _lock_clip(session, clip_id)
+    return _enqueue(session, get(session, clip_id), recipes.get(session, recipe_digest), terms, actor, is_repeat=True)[0]
+
+
+def _enqueue(
+    session: Session, clip: Clip, recipe: RecipeRow, terms: JobTerms, actor: str, *, is_repeat: bool = False
+) -> tuple[Job, bool]:
     return job_rows.enqueue(
         session,
         "rollout",
         clip_id=clip.id,
         recipe_digest=recipe.digest,
-        payload={"clip_name": clip.name},
+        payload={"clip_name": clip.name} | ({REPEAT: True} if is_repeat else {}),
         robot=clip.robot,
         robot_digest=clip.robot_digest,
         limit_sec=terms.limit_rollout(clip.duration_sec, recipe) if terms.limit_rollout else None,

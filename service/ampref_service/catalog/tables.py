@@ -37,6 +37,9 @@ LIVE_STATES = ("queued", "running")
 WEBHOOK_STATES = ("active", "quarantined")
 WORKER_STATES = ("working", "paused", "stopping")
 
+REPEAT = "repeat"
+"""The key in the payload of a rollout job whose result is there, and whose arrays are to be stored once more."""
+
 UNSCORED = ""
 """The mode and the profile in `curriculum` of a clip that no rollout speaks for yet."""
 

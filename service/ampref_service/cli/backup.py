@@ -18,6 +18,7 @@ from ampref_service import backup as backups
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog
 from ampref_service.cli.startup import load_settings, make_folder
+from ampref_service.damage import CatalogDamageLog
 
 DataDir = Annotated[Path | None, Option(help="Where the service keeps everything; overrides AMPREF_DATA_DIR.")]
 
@@ -44,7 +45,9 @@ def backup(
         catalog = Catalog.open(settings.database_url)
         try:
             with _show_progress(out, f"backing up to {folder}") as progress:
-                result = backups.write_backup(catalog, open_blobs(settings.blob_url), folder, progress)
+                result = backups.write_backup(
+                    catalog, open_blobs(settings.blob_url, CatalogDamageLog(catalog)), folder, progress
+                )
         finally:
             catalog.close()
         faults = [

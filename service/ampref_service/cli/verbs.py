@@ -8,6 +8,7 @@ _SERVICE = {
     "ampref_service.cli.api:api": "Serve the HTTP API alone; workers run elsewhere.",
     "ampref_service.cli.backup:backup": "Copy the catalog and every file into a folder, beside the running service.",
     "ampref_service.cli.backup:restore": "Put a backup into an empty place.",
+    "ampref_service.cli.fsck:fsck": "Read every stored file, and say which are damaged or missing and what they belong to.",
     "ampref_service.cli.migrate:migrate": "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
     "ampref_service.cli.token:token": "Make, list and revoke the keys of a service.",
 }

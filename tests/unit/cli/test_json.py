@@ -116,6 +116,7 @@ SHAPES = {
     "purge": (OBJECT, ["--older-than", "90d"]),
     "api": (OBJECT, ["--port", "0"]),
     "migrate": (OBJECT, []),
+    "fsck": (OBJECT, []),
     "backup": (OBJECT, ["BACKUP"]),
     "restore": (OBJECT, ["BACKUP"]),
     "up": (OBJECT, ["--port", "0"]),
@@ -215,7 +216,7 @@ def test_a_verb_prints_or_writes_one_document(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shape = SHAPES[verb][0]
-    if verb in ("api", "backup", "restore"):
+    if verb in ("api", "fsck", "backup", "restore"):
         assert cli.run(["migrate", "-q"]) == 0
         capsys.readouterr()
     if verb == "restore":
