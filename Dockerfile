@@ -23,11 +23,11 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . 
 
 FROM python:3.11-slim-bookworm
 
-# A fixed number, so that volumes and a cluster's security policies can name the user. /data is made here because a
-# new volume takes the owner of the folder that it is mounted over.
+# A fixed number, so that volumes and a cluster's security policies can name the user. The folders are made here because
+# a new volume takes the owner of the folder that it is mounted over: /data is kept, /scratch is one container's own.
 RUN groupadd --system --gid 10001 ampref \
     && useradd --system --uid 10001 --gid ampref --home-dir /data --no-create-home --shell /usr/sbin/nologin ampref \
-    && install --directory --owner=ampref --group=ampref /data
+    && install --directory --owner=ampref --group=ampref --mode=0700 /data /scratch
 
 COPY --from=build /opt/ampref /opt/ampref
 
@@ -40,7 +40,7 @@ ENV PATH=/opt/ampref/bin:$PATH \
 
 USER 10001:10001
 WORKDIR /data
-VOLUME /data
+VOLUME ["/data", "/scratch"]
 EXPOSE 8000
 
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import kubernetes_validate
 import pytest
 import yaml
 
-from amp_core.client import ApiClient
+from amp_core.client import ApiClient, DatasetWarning, pull
+from amp_core.errors import Unauthorized
 from amp_core.motions import bundled_motions
 from ampref_service.settings import Settings
+from bench import servers
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+KUBERNETES = ROOT / "deploy" / "kubernetes"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
@@ -50,7 +54,7 @@ def interpolate(text: str, env: dict[str, str]) -> str:
 
 
 def test_compose_has_the_services_and_starts_them_in_order() -> None:
-    assert set(SERVICES) == {"postgres", "redis", "migrate", "api", "worker"}
+    assert set(SERVICES) == {"postgres", "redis", "migrate", "api", "proxy", "worker"}
     assert SERVICES["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
     for name in ("api", "worker"):
         assert SERVICES[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
@@ -58,14 +62,18 @@ def test_compose_has_the_services_and_starts_them_in_order() -> None:
     for name, service in SERVICES.items():
         assert service["healthcheck"].get("test") or name == "migrate", name
         for volume in service.get("volumes", []):
-            assert volume.partition(":")[0] in COMPOSE["volumes"], f"{name}: {volume}"
+            source = volume.rpartition(":")[0]
+            is_own = volume == "/scratch" or (ROOT / volume.partition(":")[0]).is_file()
+            assert is_own or source in COMPOSE["volumes"], f"{name}: {volume}"
     assert SERVICES["migrate"]["restart"] == "no"
+    assert SERVICES["proxy"]["depends_on"]["api"]["condition"] == "service_healthy"
 
 
-def test_compose_publishes_on_loopback_only_and_has_no_default_secret() -> None:
-    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert published == [port for port in published if port.startswith("127.0.0.1:")]
-    assert published
+def test_compose_publishes_the_proxy_alone_on_loopback_and_has_no_default_secret() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if service.get("ports")}
+    assert {name: [interpolate(port, {}) for port in ports] for name, ports in published.items()} == {
+        "proxy": ["127.0.0.1:443:443"]
+    }
     text = (ROOT / "docker-compose.yml").read_text()
     secrets = re.findall(r"\$\{\w*PASSWORD[^}]*\}", text)
     assert secrets
@@ -75,12 +83,83 @@ def test_compose_publishes_on_loopback_only_and_has_no_default_secret() -> None:
         interpolate(SERVICES["api"]["environment"]["AMPREF_DATABASE_URL"], {"POSTGRES_PASSWORD": ""})
 
 
-def test_compose_and_dockerfile_set_only_settings_that_exist() -> None:
+def test_every_container_that_stays_has_a_limit_of_memory() -> None:
+    limits = {name: interpolate(service.get("mem_limit", ""), {}) for name, service in SERVICES.items() if name != "migrate"}
+    assert all(re.fullmatch(r"[0-9]+[mg]", limit) for limit in limits.values()), limits
+    # A worker must have room for its jobs, or the kernel ends what its own limit would have let pass.
+    jobs = Settings.model_fields["worker_concurrency"].default * Settings.model_fields["job_memory_mb"].default
+    assert int(limits["worker"].removesuffix("m")) >= jobs + 512
+
+
+def test_compose_kubernetes_and_dockerfile_set_only_settings_that_exist() -> None:
     settings = {f"AMPREF_{field.upper()}" for field in Settings.model_fields}
     used = {name for service in SERVICES.values() for name in service.get("environment", {}) if name.startswith("AMPREF_")}
     used |= set(re.findall(r"\b(AMPREF_\w+)=", (ROOT / "Dockerfile").read_text()))
+    for path in KUBERNETES.glob("*.yaml"):
+        used |= set(re.findall(r"\b(AMPREF_\w+)(?::|$)", path.read_text(), re.MULTILINE))
     assert used
     assert used <= settings
+
+
+# --- kubernetes --------------------------------------------------------------------------------------------------------
+
+
+def _manifests() -> dict[tuple[str, str], dict[str, Any]]:
+    """Everything that `kubectl apply -k deploy/kubernetes` applies, by kind and name."""
+    resources = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+    documents = [document for name in resources for document in yaml.safe_load_all((KUBERNETES / name).read_text())]
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
+
+
+@pytest.mark.parametrize("path", sorted(KUBERNETES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_manifests_are_what_kubernetes_takes(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        if document["apiVersion"].startswith(("keda.sh/", "kustomize.config.k8s.io/")):
+            continue  # Kubernetes has no schema of these.
+        kubernetes_validate.validate(document, "1.37", strict=True)
+
+
+def test_pods_run_as_nobody_in_particular_with_limits_and_probes() -> None:
+    for (kind, name), document in _manifests().items():
+        if kind not in ("Deployment", "Job"):
+            continue
+        pod = document["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"], name
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+            assert kind == "Job" or {"readinessProbe", "livenessProbe"} & container.keys(), name
+
+
+def test_a_pod_of_workers_has_room_for_its_jobs() -> None:
+    (container,) = _manifests()["Deployment", "ampref-worker"]["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    jobs = int(environment["AMPREF_WORKER_CONCURRENCY"]) * int(environment["AMPREF_JOB_MEMORY_MB"])
+    assert int(container["resources"]["limits"]["memory"].removesuffix("Mi")) >= jobs + 512
+
+
+def test_what_the_manifests_name_is_there() -> None:
+    manifests = _manifests()
+    (scaled,) = (document for (kind, _), document in manifests.items() if kind == "ScaledObject")
+    assert ("Deployment", scaled["spec"]["scaleTargetRef"]["name"]) in manifests
+    (trigger,) = scaled["spec"]["triggers"]
+    assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in manifests
+    service, namespace = trigger["metadata"]["url"].removeprefix("http://").split("/")[0].split(".")[:2]
+    assert ("Service", service) in manifests
+    assert namespace == yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["namespace"]
+    telemetry = (ROOT / "service" / "ampref_service" / "api" / "telemetry.py").read_text()
+    assert f'"{trigger["metadata"]["valueLocation"]}"' in telemetry
+    settings = manifests["ConfigMap", "ampref"]["data"]
+    assert ("Service", urlsplit(settings["AMPREF_BROKER_URL"]).hostname) in manifests
+    for (kind, name), document in manifests.items():
+        if kind == "Service":
+            selector = document["spec"]["selector"]
+            assert any(
+                kind == "Deployment" and other["spec"]["template"]["metadata"]["labels"] == selector
+                for (kind, _), other in manifests.items()
+            ), name
 
 
 # --- the image ---------------------------------------------------------------------------------------------------------
@@ -216,16 +295,17 @@ def _until_healthy(service: str, environment: dict[str, str], places: dict[str, 
 
 
 def test_the_commands_that_compose_names_do_the_job_on_postgresql_and_redis(
-    pg_empty: str, redis_url: str, tmp_path: Path
+    pg_empty: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    """With the proxy, its TLS and keys: what users of the compose file have."""
+    port = str(servers.free_port())
     places = {
         "postgresql+psycopg://ampref:x@postgres:5432/ampref": pg_empty.replace("postgresql://", "postgresql+psycopg://", 1),
         "redis://redis:6379/0": redis_url,
-        "/data": str(tmp_path),
-        "0.0.0.0": "127.0.0.1",
+        "/data": str(tmp_path / "data"),
+        "/scratch": str(tmp_path / "scratch"),
+        # The address of the proxy.
+        "172.16.0.0/12": "127.0.0.0/8",
         "8000": port,
     }
     environments = {name: _on_this_machine(name, places) for name in ("migrate", "api", "worker")}
@@ -237,6 +317,14 @@ def test_the_commands_that_compose_names_do_the_job_on_postgresql_and_redis(
         subprocess.run(
             SERVICES["migrate"]["command"], env=environments["migrate"], check=True, capture_output=True, timeout=120
         )
+    # Nor is anything served to the network before there is a key.
+    refused = subprocess.run(SERVICES["api"]["command"], env=environments["api"], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2, refused.stderr
+    assert "ampref token create" in refused.stderr
+    create = ["ampref", "token", "create", "ada", "--role", "operator", "--json"]
+    process = subprocess.run(create, env=environments["migrate"], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    token = json.loads(process.stdout)["token"]
 
     processes: dict[str, subprocess.Popen[bytes]] = {}
     with contextlib.ExitStack() as stack:
@@ -255,9 +343,13 @@ def test_the_commands_that_compose_names_do_the_job_on_postgresql_and_redis(
             stack.callback(processes[name].kill)
         for name, process in processes.items():
             _until_healthy(name, environments[name], places, process)
+        url, authority = stack.enter_context(servers.caddy(ROOT / "deploy" / "Caddyfile", int(port)))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
         motion = next(path for path in bundled_motions() if path.suffix == ".json")
-        with ApiClient(f"http://127.0.0.1:{port}") as api:
+        with ApiClient(url) as anybody, pytest.raises(Unauthorized):
+            anybody.submit_clip(motion)
+        with ApiClient(url, token=token) as api:
             answer = api.submit_clip(motion)
             job = api.wait_for_job(answer["job"]["id"], timeout=120)
             assert job["state"] == "succeeded", job
@@ -265,6 +357,9 @@ def test_the_commands_that_compose_names_do_the_job_on_postgresql_and_redis(
             locking = api.lock_version("deployed", "1.0.0", select={"tier": [tier]})
             assert api.wait_for_job(locking["job"]["id"], timeout=120)["state"] == "succeeded"
             assert api.get_version("deployed", "1.0.0")["num_clips"] == 1
+        with pytest.warns(DatasetWarning, match="not ready for training"):
+            version = pull("deployed==1.0.0", url=url, token=token, cache_dir=tmp_path / "cache")
+        assert version.downloaded_bytes > 0
 
         # What compose does to stop: SIGTERM, then SIGKILL after the grace period.
         for name, process in processes.items():
