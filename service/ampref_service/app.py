@@ -31,7 +31,7 @@ from ampref_service.event_feed import EventFeed
 from ampref_service.keys import parse_groups
 from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
-from ampref_service.settings import Settings
+from ampref_service.settings import MIB, Settings
 from ampref_service.spool import Admission, Spool
 
 log = structlog.get_logger("ampref_service.app")
@@ -89,11 +89,16 @@ def create_app(
             await feed.close()
             await anyio.to_thread.run_sync(services.close)
 
+    upload_limits = {
+        "/v1/clips": settings.max_upload_bytes + UPLOAD_OVERHEAD_BYTES,
+        "/v1/clips:batch": settings.max_batch_mb * MIB,
+    }
+
     def is_upload(scope: Scope) -> bool:
-        return (scope["method"], scope["path"]) == ("POST", "/v1/clips")
+        return scope["method"] == "POST" and scope["path"] in upload_limits
 
     def body_limit(scope: Scope) -> int:
-        return settings.max_upload_bytes + UPLOAD_OVERHEAD_BYTES if is_upload(scope) else MAX_JSON_BYTES
+        return upload_limits[scope["path"]] if is_upload(scope) else MAX_JSON_BYTES
 
     def upload_size(scope: Scope) -> int | None:
         # A length that is no number, or over the limit, was refused by `limit_bodies`.

@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     reader_timeout_sec: Positive = Field(
         15.0, description="Processor time that reading one file may take, in seconds; four times that by the clock."
     )
+    max_batch_mb: int = Field(256, ge=1, description="Largest archive of `POST /v1/clips:batch` that is accepted, in MiB.")
+    max_batch_clips: int = Field(1000, ge=1, description="Members that such an archive may have.")
     max_uploads: int = Field(64, ge=1, description="Uploads that are taken at a time: arriving, waiting for a reader or read.")
     upload_budget_mb: int = Field(
         512,

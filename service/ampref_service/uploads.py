@@ -162,6 +162,20 @@ def store_clip(
     Raises:
       MotionRefused: the clip's name cannot be one; nothing was stored.
     """
+    new, notes = prepare_clip(services, robot, upload, facts, is_variant=is_variant)
+    with services.catalog.begin() as session:
+        submission = clips.submit(session, new, recipe_row(recipe), terms=terms, actor=actor)
+    return replace(submission, notes=notes)
+
+
+def prepare_clip(
+    services: Services, robot: Robot, upload: Upload, facts: Mapping[str, Any], *, is_variant: bool
+) -> tuple[NewClip, tuple[str, ...]]:
+    """Store the bytes of an upload that was read; the clip that it becomes, and what of the file was not believed.
+
+    Raises:
+      MotionRefused: the clip's name cannot be one; nothing was stored.
+    """
     new = new_clip(
         services,
         robot,
@@ -171,10 +185,7 @@ def store_clip(
         read_options=upload.read_options,
         tags=upload.tags,
     )
-    with services.catalog.begin() as session:
-        submission = clips.submit(session, new, recipe_row(recipe), terms=terms, actor=actor)
-    notes = () if is_variant or facts["lineage"] is None else (_UNBELIEVED,)
-    return replace(submission, notes=notes)
+    return new, () if is_variant or facts["lineage"] is None else (_UNBELIEVED,)
 
 
 def new_clip(services: Services, robot: Robot, file: BinaryIO, facts: Mapping[str, Any], **fields: Any) -> NewClip:

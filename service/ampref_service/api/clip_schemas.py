@@ -94,13 +94,11 @@ class Augmented(BaseModel):
     variants: list[VariantView]
 
 
-class ClipForm(BaseModel):
-    """A motion file and what to do with it."""
+class ClipTerms(BaseModel):
+    """How motion files are read and scored."""
 
     model_config = ConfigDict(extra="forbid")
 
-    file: UploadFile = Field(description="The motion: `.pkl` (GMR), `.npz`, `.json` or `.csv`.")
-    name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
     robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
     mode: Mode | None = Field(
         None,
@@ -123,6 +121,13 @@ class ClipForm(BaseModel):
         None, description="A recipe as JSON, or the part that differs from the mode's usual one; see `/v1/schema/modes`."
     )
     priority: Priority = 0
+
+
+class ClipForm(ClipTerms):
+    """A motion file and what to do with it."""
+
+    file: UploadFile = Field(description="The motion: `.pkl` (GMR), `.npz`, `.json` or `.csv`.")
+    name: Name | None = Field(None, description="The clip's name; default: the file name without its ending.")
 
 
 class RolloutBody(Body):

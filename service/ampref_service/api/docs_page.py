@@ -75,7 +75,10 @@ def _format_operation(document: Json, path: str, method: str, operation: Json) -
     fields = [(field, field["in"], field["schema"], field["required"]) for field in operation.get("parameters", ())]
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         schema = resolve_schema(document, content["schema"])
-        for name, field in schema["properties"].items():
+        if "properties" not in schema:
+            body = {"name": "body", "description": operation["requestBody"]["description"]}
+            fields.append((body, f"body ({media_type})", schema, True))
+        for name, field in schema.get("properties", {}).items():
             fields.append(({"name": name} | field, f"body ({media_type})", field, name in schema.get("required", ())))
     star = ' <span class="must">required</span>'
     rows = [

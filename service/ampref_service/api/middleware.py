@@ -166,7 +166,8 @@ class _Body:
         return TooLarge(
             "the request body is too large",
             expected=f"at most {limit}",
-            remedy="Cut the motion into shorter clips, or ask the operator to raise AMPREF_MAX_UPLOAD_BYTES",
+            remedy="Cut the motion into shorter clips or send fewer at a time, or ask the operator to raise the limit "
+            "(AMPREF_MAX_UPLOAD_BYTES, of a batch AMPREF_MAX_BATCH_MB)",
         )
 
     async def receive(self) -> Message:

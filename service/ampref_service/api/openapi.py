@@ -12,6 +12,7 @@ from amp_core.version import __version__
 from ampref_service.api import (
     arrays,
     audit,
+    batches,
     clips,
     datasets,
     docs_page,
@@ -46,7 +47,8 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
 for noun in (
-    *(clips, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, robots, schema, keys, audit, health),
+    *(clips, batches, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, robots),
+    *(schema, keys, audit, health),
     *(docs_page, login),
 ):
     router.include_router(noun.router)

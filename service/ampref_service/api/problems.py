@@ -47,7 +47,8 @@ _HEADERS: Mapping[int, Mapping[str, str]] = {
 """By status, what goes with the problem."""
 
 
-def _format_problem(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
+def format_problem(scope: Mapping[str, Any], error: AmprefError) -> dict[str, Any]:
+    """The members of the problem that `error` is, in the request of an ASGI `scope`."""
     return error.to_dict() | {
         "type": f"urn:ampref:error:{error.slug}",
         "title": error.title,
@@ -57,7 +58,7 @@ def _format_problem(scope: Mapping[str, Any], error: AmprefError) -> dict[str, A
     }
 
 
-_EXAMPLE = _format_problem(
+_EXAMPLE = format_problem(
     {"path": "/v1/clips", "ampref.request_id": "b2f0c6f2a6f94b6c9a3f3d1f6f0e8f55"},
     MotionRefused("holds NaN", file="walk.pkl", key="dof_pos", frame=17, expected="finite radians", remedy="Remove the frame"),
 )
@@ -94,7 +95,7 @@ def problem(
     scope: Mapping[str, Any], error: AmprefError, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
     """The response for `error`; `scope` is the ASGI scope of the request, or empty where it could not be read."""
-    body = _format_problem(scope, error)
+    body = format_problem(scope, error)
     if telemetry := getattr(getattr(scope.get("app"), "state", None), "telemetry", None):
         telemetry.count_problem(error.slug)
     if faults:

@@ -18,6 +18,7 @@ from ampref_service.settings import Settings
 # selection without clips, a cursor of another list, a lower bound above the upper one.
 MEANING = {
     "post_clip",
+    "post_batch",
     "post_rollout",
     "post_augment",
     "lock_version",
@@ -44,6 +45,7 @@ class _Seeded:
             await send({"type": f"lifespan.{kind}.complete"})
 
 
+schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
 _seeded = _Seeded()
 _document = create_app(Settings(data_dir=Path("never-opened"))).openapi()
 schema = schemathesis.openapi.from_dict(_document, config=SchemathesisConfig.from_dict({"generation": {"mode": "all"}}))

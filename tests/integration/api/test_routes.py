@@ -69,6 +69,7 @@ ROUTES = {
     **{f"GET {prefix}/{probe}": Access(None) for prefix in ("", "/v1") for probe in ("healthz", "readyz")},
     **{f"GET {prefix}/metrics": Access("metrics:read") for prefix in ("", "/v1")},
     "POST /v1/clips": write_clips(files={"file": ("walk.json", "{motion}")}, data={"robot": "wildrobot"}),
+    "POST /v1/clips:batch": write_clips(content=bytes(1024), headers={"content-type": "application/x-tar"}),
     "GET /v1/clips": read_clips(is_list=True),
     "GET /v1/clips/{clip_id}": read_clips(),
     "GET /v1/clips/{clip_id}/file": read_clips(),
@@ -139,7 +140,7 @@ class Locked:
     def ask(self, route: str, key: str | None) -> Any:
         method, path = route.split()
         options = _fill(ROUTES[route].request, self.ids)
-        headers = {} if key is None else bearer(self.keys[key])
+        headers = options.pop("headers", {}) | ({} if key is None else bearer(self.keys[key]))
         return self.api.http.request(method, path.format(**self.ids), headers=headers, **options)
 
 
