@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
+from amp_core.cli.bulk import JOURNAL, Journal, find_motions, submit_batches
 from amp_core.cli.options import Fps, Json, Mode, Physics, Profile, QuatOrder, Quiet, Seed, Timeout, Url
 from amp_core.cli.output import Cell, Output
-from amp_core.cli.reading import reading_options
+from amp_core.cli.reading import ReadOptions, reading_options
 from amp_core.cli.recipes import read_recipe
 from amp_core.cli.remote import JobFailed, connect, note_unfinished, wait_for_job
 from amp_core.cli.results import print_results
 from amp_core.client import ApiClient
 from amp_core.errors import AmprefError
+from amp_core.tiers import Tier
+
+_MOST_ROWS = 60
 
 
 def submit(
-    files: Annotated[list[Path], Argument(metavar="FILE", help="Motion files: .pkl, .npz, .json or .csv.")],
+    files: Annotated[list[Path], Argument(metavar="FILE", help="Motion files: .pkl, .npz, .json or .csv; or folders of them.")],
     wait: Annotated[bool, Option("--wait", help="Show live progress until every clip is scored.")] = False,
     robot: Annotated[str | None, Option(help="A robot that the service knows; default wildrobot.")] = None,
     mode: Mode = None,
@@ -32,6 +38,13 @@ def submit(
     name: Annotated[str | None, Option(help="The clip's name; default: the file name without its ending.")] = None,
     fps: Fps = None,
     quat_order: QuatOrder = None,
+    journal: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Where a folder's progress is kept; default: .ampref-submit.jsonl in the first folder."),
+    ] = None,
+    retry_refused: Annotated[
+        bool, Option("--retry-refused", help="Also send what the journal has as refused, though it has not changed.")
+    ] = False,
     url: Url = None,
     timeout: Timeout = None,
     json_out: Json = None,
@@ -40,9 +53,11 @@ def submit(
     """Upload motions and have them scored.
 
     The same file with the same recipe is known and is not scored again; with several --physics, each file is scored in
-    each of them. Exits with 1 when a file was refused or a job failed; the others are not held up.
+    each of them. Folders go in batches, with a journal: broken off, the same command goes on where it was.
+    Exits with 1 when a file was refused or a job failed; the others are not held up.
     """
-    if name is not None and len(files) > 1:
+    folders = [path for path in files if path.is_dir()]
+    if name is not None and (len(files) > 1 or folders):
         raise BadParameter("one name cannot be for several files", param_hint="--name")
     if recipe is not None and (mode is not None or seed is not None):
         raise BadParameter("the recipe has a mode and a seed; drop one of the two", param_hint="--recipe")
@@ -55,26 +70,26 @@ def submit(
     recipes: dict[str | None, dict[str, Any] | None] = {
         scale.name: (fields or {}) | {"physics": asdict(scale)} for scale in scales
     } or {None: fields}
+    files = find_motions(files)
     options = reading_options(files, fps, quat_order, out)
     answers: list[dict[str, Any]] = []
+    settings: dict[str, Any] = {"robot": robot, "mode": mode, "seed": seed, "tags": tag or ()}
     with connect(url, out, patient=True) as api:
-        with out.progress("uploading", total=len(files)) as progress:
-            settings: dict[str, Any] = {"name": name, "robot": robot, "mode": mode, "seed": seed, "tags": tag or ()}
-            for index, path in enumerate(files):
-                progress.update(index, description=f"uploading {path.name}")
-                with out.refusing(path):
-                    for bucket, bucket_recipe in recipes.items():
-                        answer = api.submit_clip(path, recipe=bucket_recipe, **settings, **options(path))
-                        answers.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
-                        clip = answer["clip"]
-                        for note in answer.get("notes", ()):
-                            out.note(f"{path}: {note}")
-                        if name is not None and clip["name"] != name:
-                            out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
+        if folders or journal is not None:
+            journal = journal or folders[0] / JOURNAL
+            for bucket, bucket_recipe in recipes.items():
+                terms = settings | {"recipe": bucket_recipe}
+                with closing(Journal(journal, terms | {"url": api.url, "fps": fps, "quat_order": quat_order})) as entries:
+                    rows = submit_batches(out, api, files, options, entries, retry_refused=retry_refused, **terms)
+                answers += [row | ({} if bucket is None else {"bucket": bucket}) for row in rows]
+        else:
+            answers = _submit_each(out, api, files, options, recipes, name=name, **settings)
         if wait:
             _wait_for_rollouts(out, api, answers, timeout)
     out.print_result(answers, dict.fromkeys(answer["clip"]["id"] for answer in answers))
-    if answers and wait:
+    if len(answers) > _MOST_ROWS:
+        _print_counts(out, answers)
+    elif answers and wait:
         print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in answers if answer["rollout"]])
         option = f" --profile {fields['gate_profile']}" if fields and "gate_profile" in fields else ""
         out.print(f"\nnext: ampref clips --tier 0{option}, then ampref dataset lock NAME VERSION --tier 0{option}")
@@ -88,6 +103,43 @@ def submit(
         out.print_table(columns, answers)
         out.print("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")
     out.exit()
+
+
+def _submit_each(
+    out: Output,
+    api: ApiClient,
+    files: Sequence[Path],
+    options: ReadOptions,
+    recipes: Mapping[str | None, dict[str, Any] | None],
+    *,
+    name: str | None,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Upload files one by one; the service's answers."""
+    answers = []
+    with out.progress("uploading", total=len(files)) as progress:
+        for index, path in enumerate(files):
+            progress.update(index, description=f"uploading {path.name}")
+            with out.refusing(path):
+                for bucket, recipe in recipes.items():
+                    answer = api.submit_clip(path, recipe=recipe, name=name, **settings, **options(path))
+                    answers.append(answer | {"file": str(path)} | ({} if bucket is None else {"bucket": bucket}))
+                    clip = answer["clip"]
+                    for note in answer.get("notes", ()):
+                        out.note(f"{path}: {note}")
+                    if name is not None and clip["name"] != name:
+                        out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
+    return answers
+
+
+def _print_counts(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
+    """What a table of so many clips would hide."""
+    tiers = Counter(Tier(answer["rollout"]["tier"]).label for answer in answers if "tier" in (answer["rollout"] or {}))
+    out.print(f"{len(answers):,} clips are in the service")
+    for tier in Tier:
+        if tiers[tier.label]:
+            out.print(f"  {tier.label:<9} {tiers[tier.label]:,}")
+    out.print("\nnext: ampref clips lists what is scored, ampref jobs what is not")
 
 
 def _wait_for_rollouts(out: Output, api: ApiClient, answers: Sequence[dict[str, Any]], timeout: float | None) -> None:

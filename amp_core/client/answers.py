@@ -146,6 +146,14 @@ class SubmitAnswer(TypedDict):
     notes: NotRequired[list[str]]
 
 
+class BatchLine(TypedDict):
+    member: NotRequired[str]
+    """Not in the last line, which has counts."""
+    status: NotRequired[int]
+    submitted: NotRequired[SubmitAnswer | None]
+    problem: NotRequired[dict[str, Any] | None]
+
+
 class Seam(TypedDict):
     residual: float
 

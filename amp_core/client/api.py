@@ -15,6 +15,7 @@ import httpx2
 
 from amp_core.client import answers
 from amp_core.client.answers import check_answer
+from amp_core.client.bulk import BatchFile, post_batch
 from amp_core.client.download import UNKNOWN_LIMIT
 from amp_core.client.http import JSON_LIMIT, Connection, Retry, RetryableError, iter_body
 from amp_core.errors import AmprefError, InputRefused, Unavailable
@@ -115,6 +116,30 @@ class ApiClient:
             upload = {"file": (source.name, file)}
             status, answer = self._connection.json("POST", "v1/clips", kind=answers.SubmitAnswer, data=form, files=upload)
         return {**answer, "known": status == 200}
+
+    def submit_batch(
+        self,
+        files: Sequence[BatchFile],
+        report: Callable[[Path, dict[str, Any] | AmprefError], None],
+        *,
+        recipe: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        **terms: Any,
+    ) -> None:
+        """Upload several motions in one request; at most 1,000, together of less than 256 MiB.
+
+        Safe to repeat. A file that is refused costs the others nothing.
+
+        Args:
+          report: called with each file once it is stored: with `{clip, job, rollout, known}`, or with why it was refused.
+          terms: `robot, mode, seed, fps, quat_order, format, priority`, the same for all of them.
+        """
+        params: dict[str, Any] = _drop_none(terms)
+        if recipe is not None:
+            params["recipe"] = json.dumps(dict(recipe))
+        if tags:
+            params["tags"] = list(tags)
+        post_batch(self._connection, files, params, report)
 
     def list_clips(self, **filters: Any) -> dict[str, Any]:
         """One page of the curriculum query, `{items, next_cursor}`.

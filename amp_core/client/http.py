@@ -495,12 +495,20 @@ def _parse_retry_after(value: str | None) -> float | None:
 
 
 def _read_problem(response: httpx2.Response, address: str) -> AmprefError:
-    """The exception that an error response stands for: by the slug of its problem type, else by its status."""
+    """The exception that an error response stands for."""
     facts: dict[str, Any] = {}
     with suppress(ValueError, zlib.error, _BodyTooLong, httpx2.HTTPError):
         document = read_json(_read_body(response, _PROBLEM_BYTES))
         facts = document if isinstance(document, dict) else {}
-    status = response.status_code
+    return problem_error(facts, response.status_code, f"{address} answered {response.status_code} {response.reason_phrase}")
+
+
+def problem_error(facts: Mapping[str, Any], status: int, default: str) -> AmprefError:
+    """The exception that a problem stands for: by the slug of its type, else by its status.
+
+    Args:
+      default: what it says where the problem says nothing.
+    """
     fallbacks = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 413: TooLarge}
     fallback = fallbacks.get(status, Unavailable if status >= 500 else InputRefused)
     slug = str(facts.get("type", "")).replace(":", "/").rsplit("/", 1)[-1]
@@ -511,7 +519,7 @@ def _read_problem(response: httpx2.Response, address: str) -> AmprefError:
 
     frame = facts.get("frame")
     return kind(
-        text("what") or text("detail") or text("title") or f"{address} answered {status} {response.reason_phrase}".strip(),
+        text("what") or text("detail") or text("title") or default.strip(),
         file=text("file"),
         key=text("key"),
         frame=frame if isinstance(frame, int) else None,
