@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +35,7 @@ _SECRET_BYTES = 32
 _PAGE = 50
 _TURN_SEC = 30.0
 """After this a webhook with many events lets others have their turn."""
+_WATCH_SEC = 0.2
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _MAX_URL = 2000
 _KEY_ENDED = "the key that made it was revoked or has expired; make it anew with another"
@@ -85,10 +86,10 @@ def _is_public(address: str) -> bool:
     """Whether an IP address is neither this machine's nor of a private, link-local or other special network."""
     number: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
-        embedded = number.ipv4_mapped or number.sixtofour
-        if embedded is None and number in _NAT64:
-            embedded = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
-        number = embedded or number
+        inner = number.ipv4_mapped or number.sixtofour
+        if inner is None and number in _NAT64:
+            inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+        number = inner or number
     return number.is_global and not number.is_multicast and not number.is_reserved
 
 
@@ -140,41 +141,88 @@ class Message:
         return cls(message_id, json.dumps(document, separators=(",", ":"), default=dict).encode())
 
 
-def post(url: str, headers: Mapping[str, str], body: bytes, *, allowed_hosts: Collection[str], timeout_sec: float) -> int:
+def post(
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    allowed_hosts: Collection[str],
+    timeout_sec: float,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
     """POST a body and return the status of the answer, of which nothing else is read. Redirects are not followed.
+
+    Args:
+      should_stop: is asked five times a second; once it is true the connection is cut.
 
     Raises:
       DeliveryFailure: there is no answer in time, or the address may not be connected to.
     """
     parts = urlsplit(url)
-    end = time.monotonic() + timeout_sec
-    try:
-        connected_socket = _connect(parts, allowed_hosts, end)
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            connected_socket = context.wrap_socket(
-                connected_socket, server_hostname=parts.hostname, do_handshake_on_connect=False
-            )
-        with contextlib.closing(connected_socket), _limit_time(connected_socket, end):
-            if isinstance(connected_socket, ssl.SSLSocket):
-                connected_socket.do_handshake()
-            connection = http.client.HTTPConnection(parts.hostname or "")
-            connection.sock = connected_socket
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("POST", target, body, {**headers, "Host": parts.netloc, "Connection": "close"})
-            with contextlib.closing(connection.getresponse()) as response:
-                if time.monotonic() >= end:  # Headers that were cut off look like whole ones.
-                    raise TimeoutError
-                return response.status
-    except (OSError, UnicodeError, http.client.HTTPException) as error:  # UnicodeError: of a name that no host can have.
-        if time.monotonic() >= end:
-            raise DeliveryFailure(f"no answer within {timeout_sec:g} s") from error
-        # The text of other errors may repeat what was answered.
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise DeliveryFailure(f"the connection failed: {reason or type(error).__name__}") from error
+    with _Watch(time.monotonic() + timeout_sec, should_stop) as watch:
+        try:
+            connected_socket = _connect(parts, allowed_hosts, watch)
+            if parts.scheme == "https":
+                context = ssl.create_default_context()
+                connected_socket = watch.connection = context.wrap_socket(
+                    connected_socket, server_hostname=parts.hostname, do_handshake_on_connect=False
+                )
+            with contextlib.closing(connected_socket):
+                if isinstance(connected_socket, ssl.SSLSocket):
+                    connected_socket.do_handshake()
+                connection = http.client.HTTPConnection(parts.hostname or "")
+                connection.sock = connected_socket
+                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                connection.request("POST", target, body, {**headers, "Host": parts.netloc, "Connection": "close"})
+                with contextlib.closing(connection.getresponse()) as response:
+                    if watch.is_over():  # Headers that were cut off look like whole ones.
+                        raise TimeoutError
+                    return response.status
+        except (OSError, UnicodeError, http.client.HTTPException) as error:  # UnicodeError: of a name that no host can have.
+            if watch.is_over():
+                raise DeliveryFailure(f"no answer within {timeout_sec:g} s") from error
+            # The text of other errors may repeat what was answered.
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise DeliveryFailure(f"the connection failed: {reason or type(error).__name__}") from error
 
 
-def _connect(parts: SplitResult, allowed_hosts: Collection[str], end: float) -> socket.socket:
+class _Watch:
+    """Cuts a connection at a time or once it should stop, whatever trickles on it.
+
+    Attributes:
+      connection: what to cut; None as long as there is none.
+    """
+
+    def __init__(self, end: float, should_stop: Callable[[], bool]) -> None:
+        self.connection: socket.socket | None = None
+        self._end = end
+        self._should_stop = should_stop
+        self._exit_event = threading.Event()
+
+    def __enter__(self) -> _Watch:
+        threading.Thread(target=self._watch, name="webhook watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit_event.set()
+
+    def is_over(self) -> bool:
+        """Whether the time is over, or it should stop."""
+        return time.monotonic() >= self._end or self._should_stop()
+
+    def left(self) -> float:
+        """s that are left."""
+        return max(self._end - time.monotonic(), 0.01)
+
+    def _watch(self) -> None:
+        while not self._exit_event.wait(min(_WATCH_SEC, self.left())):
+            if self.is_over() and self.connection is not None:
+                with contextlib.suppress(OSError):
+                    # Of the socket under TLS, whose own method would wait for the other side.
+                    socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
+
+
+def _connect(parts: SplitResult, allowed_hosts: Collection[str], watch: _Watch) -> socket.socket:
     """A connection to the first address of the URL's host that answers; each is checked before, and no name is asked twice."""
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     failure: Exception | None = None
@@ -182,9 +230,9 @@ def _connect(parts: SplitResult, allowed_hosts: Collection[str], end: float) -> 
         if not (_is_public(str(address[0])) or _is_allowed(host, str(address[0]), allowed_hosts)):
             failure = DeliveryFailure(f"{host} leads to an address inside; the operator allows it with AMPREF_WEBHOOK_ALLOW")
             continue
-        connection = socket.socket(family, kind, protocol)
+        watch.connection = connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(max(end - time.monotonic(), 0.01))
+            connection.settimeout(watch.left())
             connection.connect(address)
         except OSError as error:
             connection.close()
@@ -192,24 +240,6 @@ def _connect(parts: SplitResult, allowed_hosts: Collection[str], end: float) -> 
         else:
             return connection
     raise failure or DeliveryFailure(f"{host} has no address")
-
-
-@contextlib.contextmanager
-def _limit_time(connection: socket.socket, end: float) -> Iterator[None]:
-    """End a connection at a time, whatever trickles on it."""
-
-    def shut() -> None:
-        with contextlib.suppress(OSError):
-            # Of the socket under TLS, whose own method would wait for the other side.
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(end - time.monotonic(), 0.0), shut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class Deliverer:
@@ -251,17 +281,21 @@ class Deliverer:
         if not is_key_valid:
             self._fail(claim, _KEY_ENDED, is_final=True)
         if claim.test_id is not None:
-            detail = self._send(claim, Message.of_test(claim.test_id, webhook.id))[0] if is_key_valid else _KEY_ENDED
-            with self._catalog.begin() as session:
-                webhooks.end_test(session, claim, detail)
+            message = Message.of_test(claim.test_id, webhook.id)
+            detail = self._send(claim, message, should_stop)[0] if is_key_valid else _KEY_ENDED
+            if detail is None or not should_stop():
+                with self._catalog.begin() as session:
+                    webhooks.end_test(session, claim, detail)
         position, is_active = webhook.position, is_key_valid and webhook.state == "active"
         while is_active and not should_stop() and time.monotonic() < end:
             with self._catalog.session() as session:
                 page = events.list_page(session, webhook.criteria, after=position, limit=_PAGE)
             if page.gap is not None:
-                is_active = self._deliver(claim, Message.of_gap(webhook.id, page.gap), page.gap.oldest - 1)
+                message = Message.of_gap(webhook.id, page.gap)
+                is_active = self._deliver(claim, message, page.gap.oldest - 1, should_stop)
             for event in page.items:
-                is_active = is_active and not should_stop() and self._deliver(claim, Message.of_event(event), event.position)
+                message = Message.of_event(event)
+                is_active = is_active and not should_stop() and self._deliver(claim, message, event.position, should_stop)
             if not is_active or page.next_after == position:
                 break
             position = page.next_after
@@ -271,16 +305,17 @@ class Deliverer:
         with self._catalog.begin() as session:
             webhooks.release(session, claim)
 
-    def _deliver(self, claim: WebhookClaim, message: Message, position: int) -> bool:
-        """Send a message and keep how it went; False where this turn is over."""
-        detail, is_gone = self._send(claim, message)
+    def _deliver(self, claim: WebhookClaim, message: Message, position: int, should_stop: Callable[[], bool]) -> bool:
+        """Send a message and keep how it went; False where this turn is over. What was cut by a stop is no failure."""
+        detail, is_gone = self._send(claim, message, should_stop)
         if detail is not None:
-            self._fail(claim, detail, is_final=is_gone)
+            if not should_stop():
+                self._fail(claim, detail, is_final=is_gone)
             return False
         with self._catalog.begin() as session:
             return webhooks.advance(session, claim, position, is_delivery=True)
 
-    def _send(self, claim: WebhookClaim, message: Message) -> tuple[str | None, bool]:
+    def _send(self, claim: WebhookClaim, message: Message, should_stop: Callable[[], bool]) -> tuple[str | None, bool]:
         """What failed, None where nothing did, and whether the receiver wants nothing any more."""
         timestamp = int(time.time())
         headers = {
@@ -290,7 +325,11 @@ class Deliverer:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": sign(claim.secret, message.id, timestamp, message.body),
         }
-        options: dict[str, Any] = {"allowed_hosts": self._allowed_hosts, "timeout_sec": self._timeout_sec}
+        options: dict[str, Any] = {
+            "allowed_hosts": self._allowed_hosts,
+            "timeout_sec": self._timeout_sec,
+            "should_stop": should_stop,
+        }
         try:
             status = post(claim.webhook.url, headers, message.body, **options)
         except DeliveryFailure as failure:
