@@ -179,6 +179,7 @@ def main() -> int:
                     url = f"http://127.0.0.1:{int(server.stdout.readline())}"
                     post_until_answered(url, "first.npz", make_npz(51, 8, 10, 1))
                     result["floods"][name] = measure(url, server.pid, *flood)
+                    print(name, result["floods"][name], flush=True)
                 finally:
                     server.send_signal(signal.SIGTERM)
                     server.wait(timeout=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,8 +99,8 @@ class Motion:
         for key in ("root_pos", "root_rot", "dof_pos"):
             array = np.asarray(getattr(self, key))
             # A read-only view of a writable array could still change under the clip.
-            frozen = not array.flags.writeable and (array.base is None or isinstance(array.base, bytes))
-            if not (frozen and array.dtype == np.float64 and array.flags.c_contiguous):
+            frozen = not array.flags.writeable and (array.base is None or isinstance(_find_owner(array), bytes))
+            if not (frozen and array.dtype == np.float64 and array.flags.c_contiguous and array.flags.aligned):
                 array = np.array(array, dtype=np.float64, order="C", copy=True)
                 array.flags.writeable = False
             object.__setattr__(self, key, array)
@@ -130,6 +131,14 @@ class Motion:
     def duration_sec(self) -> float:
         """s, from the first frame to the last: (N - 1) / fps."""
         return (self.num_frames - 1) / self.fps
+
+
+def _find_owner(array: NDArray[Any]) -> object:
+    """What the memory of an array belongs to."""
+    owner: object = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) else owner
 
 
 def check_values(

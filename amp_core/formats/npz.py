@@ -268,25 +268,26 @@ def _unpack(data: bytes, member: _Member, key: str) -> bytes | memoryview:
     return out
 
 
-def _inflate(packed: memoryview, size: int, key: str) -> memoryview:
-    """Exactly `size` bytes, or a refusal; the output buffer grows only as bytes come out."""
+def _inflate(packed: memoryview, size: int, key: str) -> bytes:
+    """Exactly `size` bytes, or a refusal; the output grows only as bytes come out. They never change, so nobody copies them."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    out = bytearray()
-    position = 0
+    pieces: list[bytes] = []
+    length = position = 0
     try:
         while not inflater.eof and (position < len(packed) or inflater.unconsumed_tail):
             chunk = inflater.unconsumed_tail
             if not chunk:
                 chunk = bytes(packed[position : position + _CHUNK])
                 position += len(chunk)
-            out += inflater.decompress(chunk, _CHUNK)
-            if len(out) > size:
+            pieces.append(inflater.decompress(chunk, _CHUNK))
+            length += len(pieces[-1])
+            if length > size:
                 _refuse(f"the member unpacks to more than the {size} bytes it declares: a zip bomb", key=key)
     except zlib.error as error:
         _refuse(f"the member cannot be unpacked ({error})", key=key)
-    if not inflater.eof or len(out) != size:
-        _refuse(f"the member unpacks to {len(out)} bytes but declares {size}", key=key)
-    return memoryview(out)
+    if not inflater.eof or length != size:
+        _refuse(f"the member unpacks to {length} bytes but declares {size}", key=key)
+    return b"".join(pieces)
 
 
 def parse_npy(raw: bytes | memoryview, key: str, *, objects: bool = False) -> RawArray:
