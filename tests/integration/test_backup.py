@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from alembic.script import ScriptDirectory
 from catalogkit import add_clip, add_rollout, lock, opened
-from clientkit import QUICK
 from sqlalchemy import MetaData, exc, select, text
 from test_client_service import running
 from workerkit import Bench, script, settings_for
@@ -27,10 +26,11 @@ from ampref_service import backup as backups
 from ampref_service.app import create_app
 from ampref_service.backup import Backup, read_backup, restore_backup, verify_backup, write_backup
 from ampref_service.blobs import LocalBlobStore, open_blobs
-from ampref_service.catalog import Catalog, blob_refs, clips, datasets, locking, schema
-from ampref_service.catalog.records import Select
+from ampref_service.catalog import Catalog, blob_refs, clips, datasets, keys, locking, schema, webhooks
+from ampref_service.catalog.records import EventFilter, Select
 from ampref_service.catalog.tables import metadata
 from ampref_service.jobs import JobQueue
+from ampref_service.keys import SCOPES, make_bounds, make_key
 from ampref_service.server import listen, make_server
 from ampref_service.settings import Settings
 
@@ -120,6 +120,10 @@ def test_all_of_a_running_service_comes_back_in_an_empty_place(
         clips.add_tags(session, walk.clip_id, ["slow", "füße"])
         version = datasets.set_alias(session, "walk", "best", "1.0.0")
         datasets.yank_version(session, "walk", "1.0.0", "for the test")
+        text_of_key, key = make_key("alice", tuple(SCOPES), make_bounds((), ()))
+        keys.add_key(session, key, actor="a test")
+        hook: dict[str, Any] = {"owner": "", "key_id": None, "actor": "a test", "host": "hooks.example.org"}
+        webhooks.add(session, "https://hooks.example.org/x", "whsec_eA==", EventFilter(), **hook)
     claim = JobQueue(bench.catalog).claim("a worker that is lost") if bench.submit_score("run") else None
     assert claim is not None
 
@@ -161,7 +165,7 @@ def test_all_of_a_running_service_comes_back_in_an_empty_place(
     listener = listen(settings)
     with running(make_server(create_app(settings), settings), listener):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        pulled = pull("walk==1.0.0", url=url, manifest_sha256=version.manifest_digest, cache_dir=tmp_path, retry=QUICK)
+        pulled = pull("walk==1.0.0", url=url, manifest_sha256=version.manifest_digest, token=text_of_key, cache_dir=tmp_path)
     assert pulled.version == "1.0.0"
 
 
