@@ -206,6 +206,9 @@ class Settings(BaseSettings):
         description="Age at which a blob that no row names is garbage, in seconds; longer than any upload or job "
         "takes to commit.",
     )
+    redirect_downloads: bool = Field(
+        False, description="Send readers of a version's files to the S3 store itself, by signed URLs; they must reach it."
+    )
     scrub_mb_per_sec: NonNegative = Field(
         10.0, description="How fast the scrub reads the stored files, in MB a second; 0 turns it off."
     )

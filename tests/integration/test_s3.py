@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import obstore
 import pytest
 from starlette.testclient import TestClient
@@ -85,7 +86,22 @@ def test_a_version_is_scored_locked_served_damaged_healed_and_pulled(bench: Benc
     for file in version.files:
         bench.blobs.verify(file.digest)
 
+    # From here on the bytes come from the store itself.
+    settings = bench.settings.model_copy(update={"redirect_downloads": True})
+    with TestClient(create_app(settings), follow_redirects=False) as http:
+        origin = http.get("/v1/datasets/walk/versions/1.0.0").json()["download_origin"]
+        answer = http.get(url)
+        assert (answer.status_code, answer.headers["cache-control"], "etag" in answer.headers) == (307, "no-store", False)
+        location = answer.headers["location"]
+        assert location.startswith(f"{origin}/")
+        assert digest_of(httpx2.get(location).content) == features.digest
+        part = httpx2.get(location, headers={"range": "bytes=100-299"})
+        assert (part.status_code, part.content) == (206, whole.content[100:300])
+        assert httpx2.get(location.replace(blob_key(features.digest), blob_key(version.files[-1].digest))).status_code == 403
+        assert http.head(url).status_code == 200
+        assert http.get(url, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
     command = [sys.executable, str(Path(__file__).with_name("api") / "server.py"), str(bench.settings.data_dir)]
+    command.append("redirect_downloads=true")
     with subprocess.Popen([*command, f"blob_url={bench.settings.blob_url}"], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

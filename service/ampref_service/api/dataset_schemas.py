@@ -91,6 +91,9 @@ class VersionView(VersionSummary):
     buckets: list[BucketView] = Field(description="By the physics that the clips were simulated in, the robot's own first.")
     aliases: list[str] = Field(description="That point to this version now; `latest` among them.")
     files: list[FileView]
+    download_origin: str | None = Field(
+        None, description="Where else a GET of these files may send the reader, as `scheme://host[:port]`; nowhere else."
+    )
     manifest_url: str | None
 
 

@@ -40,6 +40,7 @@ BINARY = "application/octet-stream"
 TAR = "application/x-tar"
 
 _TAR_BLOCK = tarfile.BLOCKSIZE
+_REDIRECT_SEC = 600.0  # How long a signed URL is valid: a download that was begun in time goes on.
 _READERS = 4  # Blobs that are read for the first time at once.
 _TURNS: RunVar[tuple[WeakValueDictionary[str, anyio.Lock], anyio.CapacityLimiter]] = RunVar("ampref_turns")
 
@@ -71,14 +72,29 @@ class StoredFile:
         }
 
 
-def serve_file(request: Request, blobs: BlobStore, file: StoredFile, extra_headers: dict[str, str] | None = None) -> Response:
-    """The answer to a GET or HEAD of `file`: 200, 206, 304, 412 or 416. A damaged blob is refused when the answer is sent."""
+def serve_file(
+    request: Request,
+    blobs: BlobStore,
+    file: StoredFile,
+    extra_headers: dict[str, str] | None = None,
+    *,
+    may_redirect: bool = False,
+) -> Response:
+    """The answer to a GET or HEAD of `file`: 200, 206, 304, 412 or 416. A damaged blob is refused when the answer is sent.
+
+    With `may_redirect` a GET is sent to the store itself (307) where that has URLs of its own. No digest is promised then: the
+    reader has it from the version, and checks it.
+    """
     conditions, headers = request.headers, file.headers() | (extra_headers or {})
     if "if-match" in conditions and not _lists_etag(conditions["if-match"], file.etag, weak=False):
         mismatch = PreconditionFailed("If-Match names other bytes than there are", key="if-match", expected=file.etag)
         return problem(request.scope, mismatch)
     if "if-none-match" in conditions and _lists_etag(conditions["if-none-match"], file.etag, weak=True):
         return Response(status_code=304, headers=headers)
+    if may_redirect and request.method == "GET" and (url := blobs.sign_url(file.digest, _REDIRECT_SEC)) is not None:
+        if not blobs.exists(file.digest):
+            raise blobs.refuse(file.digest, None, "is not there")
+        return Response(status_code=307, headers=(extra_headers or {}) | {"location": url, "cache-control": "no-store"})
     # RFC 9110 §14.2: a range is for GET alone.
     has_range = request.method == "GET" and conditions.get("if-range", file.etag).strip() == file.etag
     span = _parse_range(conditions.get("range", ""), file.size) if has_range else None
@@ -240,6 +256,7 @@ def file_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
         200: {"description": "The whole file", "content": binary, "headers": headers},
         206: {"description": "The range that was asked for", "content": binary, "headers": headers},
         304: {"description": "The client's copy is current", "headers": headers},
+        307: {"description": "The file of a version is at `Location`, for some minutes; only with `AMPREF_REDIRECT_DOWNLOADS`"},
         **responses(404, 412, 416),
     }
 

@@ -60,7 +60,10 @@ def get_version(name: DatasetName, version: VersionOrAlias, services: ServicesDe
     with services.catalog.session() as session:
         row = find_version(session, name, version)
         response.headers.update(_warn_of_yank(row))
-        return view_version(session, row, version)
+        view = view_version(session, row, version)
+    if services.settings.redirect_downloads:
+        view.download_origin = services.blobs.origin
+    return view
 
 
 def view_version(session: Session, row: Version, asked_for: str) -> VersionView:
@@ -161,7 +164,8 @@ def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request
     with services.catalog.session() as session:
         row = find_version(session, name, version)
         artifact = datasets.get_file(session, name, row.version, file)
-    return serve_file(request, services.blobs, _describe_file(artifact, row, version), _warn_of_yank(row))
+    stored_file, may_redirect = _describe_file(artifact, row, version), services.settings.redirect_downloads
+    return serve_file(request, services.blobs, stored_file, _warn_of_yank(row), may_redirect=may_redirect)
 
 
 add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -127,6 +128,12 @@ class BlobStore(abc.ABC):
     def sign_url(self, digest: str, expires_in_sec: float) -> str | None:
         """A URL of the store itself from which a blob can be read for some seconds; None where it has none."""
         return None
+
+    @property
+    def origin(self) -> str | None:
+        """Where the URLs of `sign_url` lead, as `scheme://host[:port]`; None where there are none."""
+        url = self.sign_url("sha256:" + "0" * 64, 1.0)
+        return None if url is None else "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
     def size(self, digest: str) -> int:
         """Bytes in a blob."""
