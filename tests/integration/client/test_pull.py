@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from clientkit import files_in, partials, same_files
-from datasetkit import LAYOUT, Site, make_bundle
+from datasetkit import LAYOUT, Site, make_bundle, send_problem
 
 from amp_core.client import DatasetWarning, Readiness
-from amp_core.errors import FeatureCodeMismatch, IntegrityError, NotFound, NotReady, Unavailable
+from amp_core.errors import FeatureCodeMismatch, FileGone, IntegrityError, NotFound, NotReady, Unavailable
 from amp_core.strict_json import canonical_json
 
 # The main line
@@ -289,3 +289,18 @@ def test_the_lines_to_paste_say_that_a_version_is_not_ready(site: Site, small: A
         text = get().training_config()
     assert text.startswith("# walk==0.11.0 is not ready for training\n")
     assert "allow_not_ready=True," in text
+
+
+def test_an_archived_version_is_used_from_the_cache_alone(site: Site, get: Any, small: Any, tmp_path: Path) -> None:
+    def refuse_features(handler: Any) -> bool:
+        is_gone = handler.path.endswith(".npz")
+        if is_gone:
+            send_problem(handler, 410, "gone", "walk==0.11.0 was archived on 2026-11-29 by alice: replaced")
+        return is_gone
+
+    site.add(small)
+    first = get()
+    site.before = refuse_features
+    assert get().files == first.files
+    with pytest.raises(FileGone, match="archived on 2026-11-29 by alice: replaced"):
+        get(cache_dir=tmp_path / "another")
