@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import re
+import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -362,7 +363,7 @@ class Connection:
             and not proxy_bypass(url.host)
         )
         if has_proxy not in self._clients:
-            transport = self._transport or (None if has_proxy else DirectTransport(httpx2.create_ssl_context))
+            transport = self._transport or (None if has_proxy else DirectTransport(_make_context))
             try:
                 self._clients[has_proxy] = httpx2.Client(
                     # A user and a password would be sent in the place of the key.
@@ -396,6 +397,19 @@ class Connection:
             expected=f"an answer of {self._origin} itself",
             remedy="If the service is there, give that address by AMPREF_URL; otherwise do not trust it.",
         )
+
+
+def _make_context() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        raise Unavailable(
+            f"the certificates of trusted servers cannot be read ({error.strerror or error})",
+            file=", ".join(f"{name}={os.environ[name]}" for name in names) or None,
+            expected="certificates in PEM",
+            remedy="Correct or unset that variable.",
+        ) from error
 
 
 class _CountedStream(httpx2.SyncByteStream):

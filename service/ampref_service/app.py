@@ -28,6 +28,7 @@ from ampref_service.api.middleware import admit_uploads, limit_bodies, observe_r
 from ampref_service.api.telemetry import Telemetry
 from ampref_service.catalog.schema import check as check_schema
 from ampref_service.event_feed import EventFeed
+from ampref_service.job_feed import JobFeed
 from ampref_service.keys import parse_groups
 from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
@@ -78,6 +79,9 @@ def create_app(
         app.state.event_feed = feed = EventFeed(
             services.catalog, every_sec=settings.sse_interval_sec, max_followers=settings.max_streams
         )
+        app.state.job_feed = job_feed = JobFeed(
+            services.catalog, every_sec=settings.sse_interval_sec, max_followers=settings.max_streams
+        )
         try:
             with contextlib.ExitStack() as stack:
                 if background is not None:
@@ -87,6 +91,7 @@ def create_app(
         finally:
             app.state.authenticator.close()
             await feed.close()
+            await job_feed.close()
             await anyio.to_thread.run_sync(services.close)
 
     upload_limits = {
@@ -114,6 +119,7 @@ def create_app(
     )
     app.openapi = openapi.build_document  # type: ignore[method-assign]
     app.state.telemetry = telemetry
+    app.state.routes = openapi.ROUTES
     app.state.admission = Admission(settings)
     app.state.started = time.monotonic()
     app.include_router(openapi.router)

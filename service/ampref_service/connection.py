@@ -108,6 +108,11 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
+async def _refuse_headers(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 400, "headers": _HEADERS})
+    await send({"type": "http.response.body", "body": bytes(_PROBLEM.body)})
+
+
 def mark_requests(app: ASGIApp) -> ASGIApp:
     """`app`, which marks the beginning of each request and the end of its answer on the request's `Connection`."""
 
@@ -127,8 +132,11 @@ def mark_requests(app: ASGIApp) -> ASGIApp:
                 connection.end_request(request)
 
         connection.begin_request(request)
+        # What arrives at once is complete before uvicorn looks at its limit.
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
         try:
-            await app(scope, receive, send_and_mark)
+            await (_refuse_headers if size > MAX_HEADER_BYTES else app)(scope, receive, send_and_mark)
         finally:
             connection.end_request(request)
 

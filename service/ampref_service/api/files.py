@@ -229,7 +229,13 @@ def _verify_blob(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
 
 
 def add_file_route(
-    router: APIRouter, path: str, endpoint: Callable[..., Any], name: str, *, dependencies: list[Any] | None = None
+    router: APIRouter,
+    path: str,
+    endpoint: Callable[..., Any],
+    name: str,
+    *,
+    media_types: Sequence[str] = (BINARY,),
+    dependencies: list[Any] | None = None,
 ) -> None:
     """Serve the file that `endpoint` returns to GET (`get_{name}`) and HEAD (`head_{name}`), by a key or a signed link."""
     for method in ("GET", "HEAD"):
@@ -239,14 +245,14 @@ def add_file_route(
             methods=[method],
             name=f"{method.lower()}_{name}",
             response_class=Response,
-            responses=file_responses(BINARY),
+            responses=file_responses(*media_types),
             dependencies=[*(dependencies or ()), Depends(accept_link)],
         )
 
 
-def file_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
+def file_responses(*media_types: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of an endpoint that serves a file, or that there is none."""
-    binary = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    binary = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
     headers = {
         "ETag": {"description": "The file's SHA-256, quoted.", "schema": {"type": "string"}},
         "Repr-Digest": {"description": "The file's SHA-256 (RFC 9530).", "schema": {"type": "string"}},

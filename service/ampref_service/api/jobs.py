@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Any, Literal, cast
 
-import anyio
-import anyio.to_thread
-from fastapi import Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from pydantic import Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from amp_core.errors import NotFound
 from ampref_service.api.deps import AnnouncerDep, CallerDep, ServicesDep, needs
 from ampref_service.api.pages import PageView, link_next, page_responses
 from ampref_service.api.params import Cursor, Id, Time, View
@@ -20,8 +18,8 @@ from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import job_rows
 from ampref_service.catalog.records import Job, Page
+from ampref_service.job_feed import JobFeed
 from ampref_service.keys import Caller
-from ampref_service.services import Services
 
 router = make_router("jobs")
 
@@ -93,6 +91,11 @@ def get_job(job_id: Id, services: ServicesDep) -> Job:
         return job_rows.get(session, job_id)
 
 
+async def get_feed(request: Request) -> JobFeed:
+    """The application's one poller of jobs."""
+    return cast(JobFeed, request.app.state.job_feed)
+
+
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`progress` events while it is queued or runs, then one `done`; the data of each is the job.",
@@ -107,30 +110,26 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 def get_job_events(
     job_id: Id,
     services: ServicesDep,
+    feed: Annotated[JobFeed, Depends(get_feed)],
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
 ) -> Response:
     """Follow a job by server-sent events, to its end."""
+    feed.check_room()
     job = get_job(job_id, services)
     event_id = re.fullmatch(r"\s*([0-9]{1,18})\s*", last_event_id or "")
     if job.finished and event_id and int(event_id[1]) >= job.revision:
         return Response(status_code=204)
-    events = _follow_job(services, job_id, last_event_id)
+    events = _format_events(feed.follow(job), last_event_id)
     return EventSourceResponse(events, ping=services.settings.sse_ping_sec, sep="\n")
 
 
-async def _follow_job(services: Services, job_id: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
-    while True:
-        try:
-            job = await anyio.to_thread.run_sync(get_job, job_id, services)
-        except NotFound:
-            return
-        if str(job.revision) != last_event_id:
-            last_event_id = str(job.revision)
-            data = JobView.model_validate(job).model_dump_json()
-            yield ServerSentEvent(data, event="done" if job.finished else "progress", id=last_event_id, retry=2000)
-        if job.finished:
-            return
-        await anyio.sleep(services.settings.sse_interval_sec)
+async def _format_events(revisions: AsyncGenerator[Job, None], last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
+    async with contextlib.aclosing(revisions):
+        async for job in revisions:
+            if str(job.revision) != last_event_id:
+                data = JobView.model_validate(job).model_dump_json()
+                event = "done" if job.finished else "progress"
+                yield ServerSentEvent(data, event=event, id=str(job.revision), retry=2000)
 
 
 @router.delete("/{job_id}", response_model=JobView, responses=responses(404, 409))

@@ -46,12 +46,16 @@ Every error, whatever its status, is `application/problem+json` of one shape (th
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
-for noun in (
+_NOUNS = (
     *(clips, batches, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, robots),
     *(schema, keys, audit, health),
     *(docs_page, login),
-):
+)
+for noun in _NOUNS:
     router.include_router(noun.router)
+
+ROUTES = tuple(route for noun in _NOUNS for route in noun.router.routes)
+"""Every route, those of the pages included."""
 
 
 @functools.cache

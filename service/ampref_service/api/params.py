@@ -5,19 +5,25 @@ Every text has a pattern without control characters: PostgreSQL cannot store NUL
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from amp_core.dataset.names import check_alias, check_dataset_name, check_version
+from amp_core.recipe import GENERATED_MODES, MODES
 from ampref_service.api.wording import EXPECTED
 
 
-def text_field(pattern: str, expected: str, **constraints: Any) -> Any:
-    """A field of text that matches `pattern`; errors describe it by `expected`, which the OpenAPI document has beside it."""
-    return Field(pattern=pattern, json_schema_extra={EXPECTED: expected}, **constraints)
+def text_field(pattern: str, expected: str, *, values: Sequence[str] = (), **constraints: Any) -> Any:
+    """A field of text that matches `pattern`; errors describe it by `expected`, which the OpenAPI document has beside it.
+
+    Args:
+      values: for the document, what there is; what reads the text says more about another one than a type could.
+    """
+    extra: dict[str, Any] = {EXPECTED: expected, **({"enum": list(values)} if values else {})}
+    return Field(pattern=pattern, json_schema_extra=extra, **constraints)
 
 
 def _validator(check: Callable[[str], object]) -> AfterValidator:
@@ -56,7 +62,9 @@ Tag = Annotated[
 Priority = Annotated[
     int, Field(ge=-10, le=10, description="Among the caller's own jobs: a higher one is scored earlier; default 0.")
 ]
-Mode = Annotated[str, text_field(r"^[a-z_]{1,32}$", "the name of a mode, for example rollout")]
+Mode = Annotated[str, text_field(r"^[a-z_]{1,32}$", "the name of a mode, for example rollout", values=MODES)]
+GeneratedMode = Annotated[str, Field(json_schema_extra={"enum": list(GENERATED_MODES)})]
+"""Of a rollout that there is."""
 Digest = Annotated[str, text_field(r"^sha256:[0-9a-f]{64}$", "a digest: sha256: and 64 lower-case hex digits")]
 Tier = Literal[0, 1, -1]
 LockableTier = Literal[0, 1]

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import compile_path
+from starlette.routing import Match
 
 from amp_core.errors import AmprefError, MotionRefused, NotFound, QuotaExceeded
 from amp_core.strict_json import format_json
@@ -130,9 +130,8 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
         result = NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are")
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # The router names only the methods of the first route with this path.
-        paths = request.app.openapi()["paths"].items()
-        operations = {method.upper() for template, item in paths if compile_path(template)[0].match(path) for method in item}
-        methods = ", ".join(sorted(operations))
+        routes = (route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE)
+        methods = ", ".join(sorted({method for route in routes for method in route.methods}))
         result, headers = (
             errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods),
             {"allow": methods},

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from ampref_service.api.deps import ServicesDep, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
 from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
-from ampref_service.api.params import Id, Metrics, Tier, Time, View
+from ampref_service.api.params import GeneratedMode, Id, Metrics, Tier, Time, View
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import clips, recipes, rollouts
@@ -23,7 +23,7 @@ class RolloutSummaryView(View):
 
     id: str
     recipe_digest: str
-    mode: str
+    mode: GeneratedMode
     tier: Tier = Field(description="0, 1, or -1 for Rejected.")
     tier_reason: str
     frames: int

@@ -18,7 +18,7 @@ from amp_core.verify.html import page
 from ampref_service.api.dataset_schemas import ArchiveBody, LockBody, Locking, MemberPage, VersionView, YankBody
 from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
-from ampref_service.api.files import IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
+from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
 from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
@@ -168,7 +168,14 @@ def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request
     return serve_file(request, services.blobs, stored_file, _warn_of_yank(row), may_redirect=may_redirect)
 
 
-add_file_route(router, "/{name}/versions/{version}/files/{file}", get_file, "version_file", dependencies=READ)
+add_file_route(
+    router,
+    "/{name}/versions/{version}/files/{file}",
+    get_file,
+    "version_file",
+    media_types=("application/json", BINARY),
+    dependencies=READ,
+)
 
 
 @router.post("/{name}/versions/{version}/files/{file}/link", responses=responses(404, *BODY_STATUSES), dependencies=READ)

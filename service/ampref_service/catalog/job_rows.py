@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, func, or
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit, keys
-from ampref_service.catalog.engine import Session, insert_new, new_id, now
+from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
 from ampref_service.catalog.records import NO_BOUNDS, USUAL_TERMS, Bounds, Job, JobTerms, Page
 from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs, workers
 
@@ -30,6 +30,18 @@ def get(session: Session, job_id: str) -> Job:
     if row is None:
         raise NotFound(f"no job {job_id[:80]!r}", remedy="`ampref jobs` (GET /v1/jobs) lists them")
     return to_job(row)
+
+
+def read_changes(session: Session, revisions: Mapping[str, int]) -> dict[str, Job | None]:
+    """Of the jobs with these revisions those that have another one now; None for one that is gone."""
+    current: dict[str, int] = {}
+    for part in chunked(list(revisions)):
+        current |= dict(session.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(part))).tuples().all())
+    changes: dict[str, Job | None] = {job_id: None for job_id in revisions if job_id not in current}
+    for part in chunked([job_id for job_id, revision in current.items() if revisions[job_id] != revision]):
+        rows = session.execute(select(jobs).where(jobs.c.id.in_(part))).mappings()
+        changes |= {row["id"]: to_job(row) for row in rows}
+    return changes
 
 
 def enqueue(

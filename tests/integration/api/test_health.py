@@ -28,6 +28,21 @@ def test_what_is_down_is_named(api: Any) -> None:
     assert "secret" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("HEAD", "/docs", "GET"),
+        ("HEAD", "/v1/jobs", "GET"),
+        ("PUT", "/v1/clips", "GET, POST"),
+        ("PATCH", "/v1/clips/clip_0", "DELETE, GET"),
+        ("POST", "/v1/clips/clip_0/file", "GET, HEAD"),
+    ],
+)
+def test_what_an_address_does_not_answer_it_says(idle: Any, method: str, path: str, allowed: str) -> None:
+    answer = idle.http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 def test_metrics_have_few_labels(api: Any) -> None:
     clip = api.scored(1)
     api.http.get(f"/v1/clips/{clip}")

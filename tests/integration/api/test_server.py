@@ -87,6 +87,16 @@ def test_headers_that_stop_are_given_up(served: Served, head: bytes) -> None:
         assert _read(connection) == b""
 
 
+def test_headers_over_the_limit_are_refused_also_where_they_come_at_once(served: Served) -> None:
+    for size, status in ((30_000, b"200"), (40_000, b"400")):
+        with served.connect() as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Fill: " + b"a" * size + b"\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            answer = _read(connection)
+        assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+    assert b"headers of at most 32,768 bytes" in answer
+
+
 def test_headers_that_trickle_are_given_up(served: Served) -> None:
     count = 0
     with served.connect() as connection, contextlib.suppress(ConnectionError):
