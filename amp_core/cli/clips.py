@@ -23,6 +23,7 @@ from amp_core.recipe import GATE_PROFILE, PhysicsScale
 from amp_core.tiers import Tier
 
 PAGE = 200
+MOST_ROWS = 10**9
 CLIP_KEYS = ("name", "robot", "source_digest", "source_format", "frames_in", "fps_in", "duration_sec", "tags", "created_at")
 VARIANT_KEYS = ("parent", "parent_digest", "augmentation", "lineage")
 
@@ -49,7 +50,8 @@ def clips(
     ] = None,
     sort: Annotated[str | None, Option(help="created_at, duration_sec or a metric; with - before it descending.")] = None,
     limit: Annotated[
-        int | None, Option(min=1, help="At most so many; default 50, with --fetch or --pin every one.", show_default=False)
+        int | None,
+        Option(min=1, max=MOST_ROWS, help="At most so many; default 50, with --fetch or --pin every one.", show_default=False),
     ] = None,
     unlimited: Annotated[bool, Option("--all", help="Every one, however many.")] = False,
     fetch: Annotated[

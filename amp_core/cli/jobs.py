@@ -30,7 +30,7 @@ COLUMNS: dict[str, Cell] = {
 def jobs(
     state: Annotated[str | None, Option(help="queued, running, succeeded, failed, quarantined or cancelled.")] = None,
     kind: Annotated[str | None, Option(help="rollout or lock.")] = None,
-    limit: Annotated[int, Option(min=1, help="At most so many, the newest first.")] = 20,
+    limit: Annotated[int, Option(min=1, max=10**9, help="At most so many, the newest first.")] = 20,
     url: Url = None,
     json_out: Json = None,
     quiet: Quiet = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -117,8 +118,19 @@ def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(TERMINATED)
 
 
+def _mend_streams() -> None:
+    """Let everything be printed: to a closed stream, in a locale of ASCII, with the name of a file that is no text."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # It was closed; a file that is opened later would get its number.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> NoReturn:
     """The console script."""
+    _mend_streams()
     signal.signal(signal.SIGTERM, _on_terminate)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _on_terminate)

@@ -111,4 +111,5 @@ def _without_foreign_keys(catalog: Catalog) -> Iterator[Connection]:
                 if broken:
                     raise Unavailable(f"the migration would break {len(broken)} references", remedy="Restore a backup")
         finally:
-            raw.execute("PRAGMA foreign_keys=ON")
+            if not connection.invalidated:  # As a signal in the middle of a statement makes it.
+                raw.execute("PRAGMA foreign_keys=ON")
