@@ -36,11 +36,12 @@ def read_changes(session: Session, revisions: Mapping[str, int]) -> dict[str, Jo
     """Of the jobs with these revisions those that have another one now; None for one that is gone."""
     current: dict[str, int] = {}
     for part in chunked(list(revisions)):
-        current |= dict(session.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(part))).tuples().all())
+        rows = session.execute(select(jobs.c.id, jobs.c.revision).where(jobs.c.id.in_(part)))
+        current |= {row.id: row.revision for row in rows}
     changes: dict[str, Job | None] = {job_id: None for job_id in revisions if job_id not in current}
     for part in chunked([job_id for job_id, revision in current.items() if revisions[job_id] != revision]):
-        rows = session.execute(select(jobs).where(jobs.c.id.in_(part))).mappings()
-        changes |= {row["id"]: to_job(row) for row in rows}
+        complete = session.execute(select(jobs).where(jobs.c.id.in_(part))).mappings()
+        changes |= {row["id"]: to_job(row) for row in complete}
     return changes
 
 
