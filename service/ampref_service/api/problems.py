@@ -19,6 +19,7 @@ logged as a line, at most once a second for each type.
 from __future__ import annotations
 
 import math
+import random
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -31,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from amp_core.errors import AmprefError, MotionRefused, NotFound, QuotaExceeded
+from amp_core.errors import AmprefError, Busy, MotionRefused, NotFound, QuotaExceeded
 from amp_core.strict_json import format_json
 from ampref_service import errors
 from ampref_service.logs import RepeatingLog
@@ -40,6 +41,7 @@ log = structlog.get_logger("ampref_service.errors")
 _repeating_log = RepeatingLog(log)
 
 MEDIA_TYPE = "application/problem+json"
+_BUSY_RETRY_SEC = (2, 8)
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": 'Bearer realm="ampref"'},
     HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "5"},
@@ -103,6 +105,9 @@ def problem(
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
     content = format_json(body, ensure_ascii=True).encode()
     all_headers = {**_HEADERS.get(error.status, {}), **(headers or {}), "cache-control": "no-store"}
+    if isinstance(error, Busy):
+        # Those who were turned away together would come back together.
+        all_headers["retry-after"] = str(random.randint(*_BUSY_RETRY_SEC))
     return Response(content, error.status, all_headers, MEDIA_TYPE)
 
 

@@ -126,7 +126,7 @@ def test_what_arrives_counts_before_it_has_arrived(served: Served) -> None:
             second.sendall(head + b"Content-Length: 500000\r\nExpect: 100-continue\r\n\r\n")
             answer = second.recv(65536)
         assert answer.startswith(b"HTTP/1.1 503"), "said before the body is asked for"
-        assert b"retry-after: 5" in answer
+        assert b"retry-after: " in answer
     wait_until(lambda: post(served.url, clip_bytes(1, 40_000)).status_code == 202)
 
 
