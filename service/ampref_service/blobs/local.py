@@ -36,6 +36,8 @@ _DELETION_PREFIX = "gone-"
 class LocalBlobStore(BlobStore):
     """Blobs as files below `root`, which is made where it is missing."""
 
+    has_cheap_stat = True
+
     def __init__(self, root: Path, damage_log: DamageLog | None = None) -> None:
         super().__init__(damage_log)
         self.root = Path(os.path.abspath(root))

@@ -223,6 +223,24 @@ def test_a_window_that_rots_after_it_was_verified_is_not_sent(store: BlobStore, 
     assert not store.exists(digest)
 
 
+def test_rot_that_leaves_no_trace_is_found_by_the_next_check(local: LocalBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = local.put_bytes(TRUTH)
+    blob = local.verify_once(digest)
+    assert b"".join(local.iter_windows(blob, 0, len(TRUTH))) == TRUTH
+    path = local.local_path(digest)
+    assert path is not None
+    status = path.stat()
+    path.chmod(0o600)
+    with open(path, "r+b") as file:
+        file.seek(1_500_000)
+        file.write(bytes([TRUTH[1_500_000] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert local.find_verified(digest) is blob, "neither size nor time tell"
+    monkeypatch.setattr("ampref_service.blobs.store.TRUST_SEC", 0.0)
+    with pytest.raises(IntegrityError, match="damaged"):
+        list(local.iter_windows(blob, 0, len(TRUTH)))
+
+
 def test_what_was_replaced_meanwhile_is_not_set_aside(store: BlobStore) -> None:
     digest = store.put_bytes(TRUTH)
     overwrite(store, digest, DAMAGES["one bit"])
