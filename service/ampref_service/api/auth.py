@@ -172,10 +172,14 @@ class Authenticator:
 
     async def check_place(self, caller: Caller, path: Mapping[str, str]) -> None:
         """Raise `Forbidden` for an address, by its variable parts, whose dataset or robot is out of the caller's bounds."""
-        if caller.bounds.is_open or not path:
+        if caller.bounds.is_open:
             return
+        if "robot" in path:
+            caller.check_robot(path["robot"])
         if "name" in path:
             caller.check_dataset(path["name"])  # Also one that is not there yet.
+        if path.keys().isdisjoint(keys.PLACES):
+            return
         dataset, robot = await self._look_up(lambda: self._find_place(path))
         if dataset is not None:
             caller.check_dataset(dataset)

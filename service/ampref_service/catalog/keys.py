@@ -18,6 +18,8 @@ from ampref_service.catalog.engine import Session, insert_new, new_id, now
 from ampref_service.catalog.records import Bounds, Key, KeyUsage, NewKey
 from ampref_service.catalog.tables import LIVE_STATES, api_keys, clips, jobs, rollouts, secrets, versions
 
+PLACES = frozenset({"name", "clip_id", "rollout_id", "job_id"})
+"""Variable parts of addresses whose dataset or robot the catalog knows; `name` is a dataset's."""
 _SIGNING_SECRET = "signing"
 _DAY_SEC = 86_400.0
 _UNKNOWN_WORK_SEC = 60.0
@@ -203,7 +205,7 @@ def find_place(session: Session, path: Mapping[str, str]) -> tuple[str | None, s
     """The dataset and the robot that an address is about; None where it names none, or one that is not there.
 
     Args:
-      path: the variable parts of the address by name: `name` (of a dataset), `clip_id`, `rollout_id`, `job_id`, `robot`.
+      path: the variable parts of the address by name; at least one is of `PLACES`.
     """
     if "clip_id" in path:
         return None, session.execute(select(clips.c.robot).where(clips.c.id == path["clip_id"])).scalar_one_or_none()
@@ -213,7 +215,5 @@ def find_place(session: Session, path: Mapping[str, str]) -> tuple[str | None, s
     if "job_id" in path:
         row = session.execute(select(jobs.c.payload, jobs.c.robot).where(jobs.c.id == path["job_id"])).one_or_none()
         return (None, None) if row is None else (row.payload.get("dataset"), row.robot)
-    if "name" in path:
-        robot = select(versions.c.robot).where(versions.c.dataset == path["name"]).limit(1)
-        return path["name"], session.execute(robot).scalar_one_or_none()
-    return None, path.get("robot")
+    robot = select(versions.c.robot).where(versions.c.dataset == path["name"]).limit(1)
+    return path["name"], session.execute(robot).scalar_one_or_none()
