@@ -20,6 +20,7 @@ from amp_core.client import ApiClient, Retry
 from amp_core.errors import NotFound
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
+from ampref_service.catalog import keys
 
 JOB = {
     **{"id": "job_1", "kind": "rollout", "state": "succeeded", "progress": 1.0, "message": None, "error": None},
@@ -84,6 +85,7 @@ ANSWERS = {
 }
 
 LIST, OBJECT = list, dict
+_TOKEN_VERBS = ("token create", "token list", "token revoke")
 SHAPES = {
     "score": (LIST, ["MOTION", "--mode", "rollout"]),
     "verify": (OBJECT, ["MOTION", "--mode", "rollout", "--only", "7"]),
@@ -119,6 +121,9 @@ SHAPES = {
     "fsck": (OBJECT, []),
     "backup": (OBJECT, ["BACKUP"]),
     "restore": (OBJECT, ["BACKUP"]),
+    "token create": (OBJECT, ["node"]),
+    "token list": (LIST, []),
+    "token revoke": (OBJECT, ["node"]),
     "up": (OBJECT, ["--port", "0"]),
     "worker": (OBJECT, []),
     "demo": (OBJECT, []),
@@ -223,6 +228,12 @@ def test_a_verb_prints_or_writes_one_document(
         assert call("backup", "-q") == 0
         monkeypatch.setattr("ampref_service.backup.restore_backup", lambda *_, **__: [])  # It would succeed only once.
         capsys.readouterr()
+    if verb.startswith("token"):
+        assert call("token create", "-q") == 0
+        # They would succeed only once.
+        monkeypatch.setattr(keys, "add_key", lambda session, *_, **__: keys.get_key(session, "node"))
+        monkeypatch.setattr(keys, "revoke_key", lambda session, key_id, **_: keys.get_key(session, key_id))
+        capsys.readouterr()
     for options in (["--json"], ["--json", "-"], ["--json=-", *(["-q"] if verb not in ("api", "worker") else [])]):
         assert call(verb, *options) == 0
         assert isinstance(json.loads(capsys.readouterr().out), shape)
@@ -261,7 +272,7 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
         "dataset build": ["--robot", "nobody"],
         "submit": ["--recipe", str(tmp_path / "none.json")],
         "migrate": ["--to", "nonsense"],
-        "up": ["--data-dir", str(tmp_path / "file" / "data")],
+        **{verb: ["--data-dir", str(tmp_path / "file" / "data")] for verb in ("up", *_TOKEN_VERBS)},
     }
     if verb == "robots":
         monkeypatch.setattr("amp_core.cli.robots.bundled_robots", refuse)
