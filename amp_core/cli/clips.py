@@ -124,6 +124,9 @@ def _fetch_clips(out: Output, options: Mapping[str, Any], folder: Path | None, p
         clips = load_clips(**options, progress=lambda amount, total: progress.update(amount, total=total))
     for warning in caught:
         out.warn(str(warning.message))
+    # Nothing leaves nothing behind: neither an empty folder nor a list of no clips.
+    if not clips:
+        folder = pin = None
     paths = [clip.path for clip in clips] if folder is None else clips.save(folder)
     if pin is not None:
         clips.pin(pin)

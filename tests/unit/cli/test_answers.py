@@ -199,3 +199,10 @@ def test_no_part_of_an_answer_leads_to_a_traceback(verb: str, service: Service, 
         service.answers[path] = answer
     assert codes <= {0, 1}
     assert 1 in codes
+
+
+def test_a_query_that_matches_nothing_leaves_nothing_behind(service: Service, tmp_path: Path) -> None:
+    service.answers = {"/v1/clips": {"items": [], "next_cursor": None}}
+    assert run("clips --fetch out --pin list.json") == 0
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "list.json").exists()
