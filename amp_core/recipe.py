@@ -339,7 +339,7 @@ class Planner:
     def effort(self) -> float:
         """The work of all attempts, in plans with the default settings."""
         default = _DEFAULT_PLANNER
-        rounds = self.rounds * default.replan_sec / self.replan_sec
+        rounds = self.rounds * default.replan_sec / self.replan_sec * default.step_sec / self.step_sec
         plan = rounds * self.branches * self.horizon_sec / (default.rounds * default.branches * default.horizon_sec)
         return plan * sum(self.samples_of(attempt) for attempt in range(self.attempts)) / default.samples
 

@@ -75,6 +75,8 @@ def create_app(
             "uploads": services.spool.check,
             **(checks or {}),
         }
+        # What they tell of keeps jobs waiting, and no request.
+        app.state.optional_checks = {"workers": services.check_workers, "queue": services.check_queue}
         telemetry.watch(services)
         app.state.event_feed = feed = EventFeed(
             services.catalog, every_sec=settings.sse_interval_sec, max_followers=settings.max_streams

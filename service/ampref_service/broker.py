@@ -133,7 +133,7 @@ def _broker_url(settings: Settings) -> str:
             "no broker is set, and Celery needs one",
             key="AMPREF_BROKER_URL",
             expected="redis://HOST:PORT/DB",
-            remedy="Set it, or use `ampref up`, whose workers need no broker",
+            remedy="Set it, or use `ampref up` or `ampref worker --until-empty`, which need no broker",
         )
     return settings.broker_url
 

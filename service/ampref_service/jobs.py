@@ -10,13 +10,18 @@ claim that it belongs to, so a worker that was believed dead and wakes up again 
                   ▼              ▼
                cancelled     cancelled
 
-`release` and `postpone` bring a running job back to the queue, too, and the attempt does not count.
+`release`, `postpone` (the worker's machine is at fault) and a sweep (the worker is lost) bring a running job back to the queue,
+too, and the attempt does not count: it is no evidence against the clip.
+
+Owners take turns (`claim`). No order depends on a wall clock alone: what is due has `not_before` 0, and a lease or a pause that
+ends further in the future than any can is over, because the clock went back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +29,20 @@ from typing import Any
 from sqlalchemy import Select, case, func, or_, select, update
 
 from amp_core.errors import AmprefError, Conflict
-from ampref_service.catalog import audit, events, job_rows, locking, recipes, rollouts
-from ampref_service.catalog.engine import Catalog, Session, now
+from ampref_service.catalog import audit, events, job_rows, locking, recipes, rollouts, worker_rows
+from ampref_service.catalog.engine import Catalog, Session, now, select_distinct
 from ampref_service.catalog.records import Job, JobTerms, Key, NewRollout, Rollout
-from ampref_service.catalog.tables import jobs
+from ampref_service.catalog.tables import LIVE_STATES, clips, jobs
 
 KINDS = ("rollout", "lock")
+ALONE_FROM_LOSSES = 3
+"""A job with which so many workers were lost is run alone, so that it takes no other job along."""
+
 _LONGEST_PAUSE_SEC = 300.0
 _SWEEP_BATCH = 1000
+_CLAIM_BATCH = 5  # Pauses that a claim ends; a sweep ends all of them.
+_LAST_RANK = 100  # Behind every priority.
+_SEVERAL = "several"
 
 
 class LeaseLost(Conflict):
@@ -43,19 +54,19 @@ class LeaseLost(Conflict):
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that this worker owns while it sends heartbeats."""
+    """A job that this worker owns while it sends heartbeats; `worker_id` is its row in `workers`."""
 
     job: Job
     token: int
     worker: str
+    worker_id: str | None = None
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """The jobs that a sweep took from silent workers, and those to ring for (`wake`)."""
+    """The jobs that a sweep took from lost workers, and those to ring for (`wake`)."""
 
     requeued: tuple[str, ...]
-    quarantined: tuple[str, ...]
     cancelled: tuple[str, ...]
     wake: tuple[str, ...]
 
@@ -66,7 +77,8 @@ class JobQueue:
     Args:
       lease_sec: how long a claim lasts without a heartbeat.
       max_attempts: claims of one job before it is quarantined.
-      backoff_sec: pause before the second attempt; it doubles with each one, to at most 5 minutes.
+      backoff_sec: pause before the second attempt; it doubles with each one, to at most 5 minutes. Another worker that has the
+        robot need not wait for it.
       ring_again_sec: how long a queued job waits before the sweep has it announced again.
     """
 
@@ -85,18 +97,29 @@ class JobQueue:
         self.backoff_sec = backoff_sec
         self.ring_again_sec = ring_again_sec
 
-    def claim(self, worker: str, *, kinds: Sequence[str] = KINDS) -> Claim | None:
-        """Take the oldest job that is due, or None. An attempt counts from here: a worker that dies has used it up."""
+    def claim(
+        self,
+        worker: str,
+        *,
+        worker_id: str | None = None,
+        robots: Collection[str] | None = None,
+        kinds: Sequence[str] = KINDS,
+        can_run_alone: bool = True,
+    ) -> Claim | None:
+        """Take a job that is due, or None.
+
+        It is of the owner with the fewest running jobs, of these the one that was served the longest ago; and of its jobs that
+        with the highest priority, then the oldest. The attempt counts from here, until it turns out to be no evidence.
+
+        Args:
+          worker: who has it, for people.
+          worker_id: its row in `workers`; a job that is not to go to this worker now stays.
+          robots: digests of those that it has; None for all.
+          can_run_alone: False leaves the jobs that are to be run alone.
+        """
         with self.catalog.begin() as session:
             at = now(session)
-            due = (
-                select(jobs.c.id)
-                .where(jobs.c.state == "queued", jobs.c.not_before <= at, jobs.c.kind.in_(kinds))
-                .order_by(jobs.c.created_at, jobs.c.id)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            job_id = session.execute(due).scalar_one_or_none()
+            job_id = self._find_due(session, at, worker_id, robots, kinds, can_run_alone)
             if job_id is None:
                 return None
             session.execute(
@@ -105,6 +128,7 @@ class JobQueue:
                 .values(
                     state="running",
                     worker=worker[:200],
+                    worker_id=worker_id,
                     attempts=jobs.c.attempts + 1,
                     token=jobs.c.token + 1,
                     started_at=at,
@@ -116,7 +140,68 @@ class JobQueue:
                 )
             )
             job = job_rows.get(session, job_id)
-        return Claim(job, job.token, worker)
+        return Claim(job, job.token, worker, worker_id)
+
+    def _find_due(
+        self,
+        session: Session,
+        at: float,
+        worker_id: str | None,
+        robots: Collection[str] | None,
+        kinds: Sequence[str],
+        can_run_alone: bool,
+    ) -> str | None:
+        """The id of the job that a worker is to claim, its row locked.
+
+        The queue is lanes of one robot and owner, each in the order of an index: however long it is, a few rows are read.
+        """
+        self._end_pauses(session, at, _CLAIM_BATCH)
+        due = (jobs.c.state == "queued", jobs.c.not_before == 0)
+        if robots is None:
+            robots = session.execute(select_distinct(jobs.c.robot_digest, *due)).scalars().all()
+        last_starts: dict[str, float] = {}
+        lanes: dict[str, list[str]] = {}
+        for digest in dict.fromkeys(("", *robots)):
+            owners = select_distinct(jobs.c.owner, *due, jobs.c.robot_digest == digest).subquery()
+            # A start in the future is from before the clock went back.
+            last = select(func.max(jobs.c.started_at)).where(jobs.c.owner == owners.c.value, jobs.c.started_at <= at)
+            for owner, started_at in session.execute(select(owners.c.value, last.scalar_subquery())):
+                last_starts[owner] = started_at or 0.0
+                lanes.setdefault(owner, []).append(digest)
+        if not lanes:
+            return None
+        # Counted here: SQLite would group by reading the whole index of owners.
+        counts = Counter(session.execute(select(jobs.c.owner).where(jobs.c.state == "running")).scalars())
+        open_to_worker = [*due]
+        if worker_id is not None:
+            pause_is_over = or_(jobs.c.avoid_until <= at, jobs.c.avoid_until > at + _LONGEST_PAUSE_SEC)
+            open_to_worker.append(or_(jobs.c.avoid_worker.is_(None), jobs.c.avoid_worker != worker_id, pause_is_over))
+        if tuple(kinds) != KINDS:
+            open_to_worker.append(jobs.c.kind.in_(kinds))
+        if not can_run_alone:
+            open_to_worker.append(jobs.c.losses < ALONE_FROM_LOSSES)
+        for owner in sorted(lanes, key=lambda owner: (counts[owner], last_starts[owner], owner)):
+            heads: list[tuple[int, float, str]] = []
+            for digest in lanes[owner]:
+                head = (
+                    select(jobs.c.rank, jobs.c.created_at, jobs.c.id)
+                    .where(*open_to_worker, jobs.c.robot_digest == digest, jobs.c.owner == owner)
+                    .order_by(jobs.c.rank, jobs.c.created_at, jobs.c.id)
+                    .limit(1)
+                    .with_for_update(skip_locked=True)
+                )
+                heads.extend(session.execute(head))
+            if heads:
+                return min(heads)[-1]
+        return None
+
+    def _end_pauses(self, session: Session, at: float, limit: int) -> int:
+        """Make jobs due whose pause is over; how many."""
+        over = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.not_before > 0, jobs.c.not_before <= at)
+        job_ids = session.execute(over.limit(limit).with_for_update(skip_locked=True)).scalars().all()
+        if job_ids:
+            session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(not_before=0.0, updated_at=at))
+        return len(job_ids)
 
     def heartbeat(self, claim: Claim, progress: float | None = None, message: str | None = None) -> bool:
         """Renew a lease and report progress (0 to 1). True while the work is to go on, False once the job is to be cancelled.
@@ -149,33 +234,34 @@ class JobQueue:
     ) -> Job:
         """Finish a job: `work` writes the result, in the same transaction; what it returns is added to `result`.
 
-        Raises `LeaseLost`, and then nothing was written.
+        A job whose cancellation was asked for is cancelled instead, and nothing of it is stored. Raises `LeaseLost`, and then
+        nothing was written.
         """
         with self._select_claimed(claim) as (session, job):
+            if job.cancel_requested:
+                return self._finish(session, job, "cancelled", message="cancelled while it ran")
             document = dict(result or {})
             if work is not None:
                 document |= work(session) or {}
             return self._finish(session, job, "succeeded", progress=1.0, result=document, message=None, error=None)
 
-    def complete_rollout(
-        self, claim: Claim, *new: NewRollout, answer: int = 0, triage: Mapping[str, Any] | None = None
-    ) -> Rollout:
+    def complete_rollout(self, claim: Claim, *new: NewRollout, answer: int = 0, triage: Mapping[str, Any] | None = None) -> Job:
         """Finish a rollout job: its rollouts, their segments, the curriculum and the job change together, or nothing does.
 
-        Where the clip has a result for a recipe already, that result stays. Raises `LeaseLost`.
+        Where the clip has a result for a recipe already, that result stays. Cancelled and raising `LeaseLost` as `complete`.
 
         Args:
           new: what the job made: one rollout, but in mode `auto` one for each mode that was tried, in order.
-          answer: which of them is the job's answer; it is returned.
+          answer: which of them is the job's answer.
           triage: what mode `auto` found that the clip lacks; kept in the job's result, with the ids of all its rollouts.
         """
         job = claim.job
         if job.clip_id is None or job.recipe_digest is None:
             raise ValueError(f"{job.id} is not a rollout job")
-        rows: list[Rollout] = []
         clip_id, recipe_digest = job.clip_id, job.recipe_digest
 
         def store(session: Session) -> Mapping[str, Any]:
+            rows: list[Rollout] = []
             for rollout in new:
                 if rollout.recipe is not None:
                     recipes.add(session, rollout.recipe)
@@ -188,44 +274,67 @@ class JobQueue:
             attempts = [{"rollout_id": row.id, "mode": row.mode, "tier": row.tier} for row in rows]
             return result | {"triage": dict(triage), "tried": attempts}
 
-        self.complete(claim, work=store)
-        return rows[answer]
+        return self.complete(claim, work=store)
 
-    def fail(self, claim: Claim, error: AmprefError | Mapping[str, Any], *, retry: bool = True) -> Job:
-        """End an attempt that failed.
+    def fail(self, claim: Claim, error: AmprefError | Mapping[str, Any], *, retry: bool = True, doubtful: bool = False) -> Job:
+        """End an attempt that failed: the clip is to blame, as far as can be told.
 
-        With `retry` the job is queued again after a pause, or quarantined with its reason after the last attempt; without, it
-        has failed for good: the input is bad, and no attempt would be better. Raises `LeaseLost`.
+        With `retry` the job is queued again, at once for another worker that has the robot, else after a pause; or quarantined
+        with its reason after the last attempt. Without, it has failed for good: the input is bad, and no attempt would be
+        better. Raises `LeaseLost`.
+
+        Args:
+          doubtful: the child was killed from outside, which counts for the last attempt only where it happened on two workers,
+            or where there is no second one.
         """
         reason = error.to_dict() if isinstance(error, AmprefError) else dict(error)
         with self._select_claimed(claim) as (session, job):
-            if retry or job.cancel_requested:
-                return self._end_attempt(session, job, reason)
-            return self._finish(session, job, "failed", error=reason)
+            if job.cancel_requested:
+                return self._finish(session, job, "cancelled", error=reason)
+            if not retry:
+                return self._finish(session, job, "failed", error=reason)
+            alternative = worker_rows.find_other(session, job, claim.worker_id)
+            failed_on = claim.worker_id if job.failed_on in (None, claim.worker_id) else _SEVERAL
+            attempts, pause = job.attempts, self._pause(job.attempts - 1)
+            if attempts >= job.max_attempts:
+                if not doubtful or failed_on == _SEVERAL or alternative is None:
+                    return self._finish(session, job, "quarantined", error=reason, faults=0)
+                attempts, pause = attempts - 1, _LONGEST_PAUSE_SEC
+            values = {"attempts": attempts, "failed_on": failed_on, "faults": 0, "error": reason}
+            return self._requeue(session, job, pause, avoid=claim.worker_id if alternative else None, **values)
 
     def release(self, claim: Claim) -> Job:
         """Give a job back unharmed (the worker is to stop): it is queued at once and the attempt does not count."""
-        return self._give_back(claim, 0.0, None)
+        with self._select_claimed(claim) as (session, job):
+            if job.cancel_requested:
+                return self._finish(session, job, "cancelled")
+            return self._requeue(session, job, 0.0, attempts=job.attempts - 1, error=None)
 
-    def postpone(self, claim: Claim, error: AmprefError, pause: float) -> Job:
+    def postpone(self, claim: Claim, error: AmprefError, pause: float | None = None) -> Job:
         """Give a job back that this machine cannot do now (its disk is full): the attempt does not count, the reason is kept.
 
+        The first time, another worker that could take it may do so at once.
+
         Args:
-          pause: seconds before it is due again.
+          pause: seconds before it is due again; None: the usual pause, by how often that has happened in a row.
 
         Raises `LeaseLost`.
         """
-        # The message is for whoever follows the job.
-        return self._give_back(claim, pause, error.to_dict(), message=error.what[:500])
-
-    def _give_back(self, claim: Claim, pause: float, error: Mapping[str, Any] | None, **values: Any) -> Job:
+        reason = error.to_dict()
         with self._select_claimed(claim) as (session, job):
             if job.cancel_requested:
-                return self._finish(session, job, "cancelled", **({} if error is None else {"error": error}))
-            return self._requeue(session, job, error, attempts=job.attempts - 1, pause=pause, **values)
+                return self._finish(session, job, "cancelled", error=reason)
+            alternative = worker_rows.find_other(session, job, claim.worker_id) if job.faults == 0 else None
+            # The message is for whoever follows the job.
+            values = {"attempts": job.attempts - 1, "faults": job.faults + 1, "error": reason, "message": error.what[:500]}
+            pause = self._pause(job.faults + 1) if pause is None else pause
+            return self._requeue(session, job, pause, avoid=claim.worker_id if alternative else None, **values)
 
     def cancel(self, job_id: str, *, actor: str = audit.ANONYMOUS) -> Job:
-        """Cancel a job: a queued one at once, a running one at its worker's next heartbeat. Raises `NotFound`, `Conflict`."""
+        """Cancel a job: a queued one at once, a running one at its worker's next heartbeat, or at once where its lease is over.
+
+        Raises `NotFound`, `Conflict`.
+        """
         with self.catalog.begin() as session:
             job = self._lock_job(session, job_id)
             if job.finished:
@@ -234,6 +343,8 @@ class JobQueue:
                 raise Conflict(f"the job {job_id} has {job.state} already", remedy="There is nothing left to cancel")
             if job.state == "queued":
                 self._finish(session, job, "cancelled", message="cancelled before it began")
+            elif self._is_lease_over(job.lease_until, now(session)):
+                self._finish(session, job, "cancelled", message="cancelled; its worker fell silent")
             elif not job.cancel_requested:
                 session.execute(
                     update(jobs)
@@ -265,6 +376,14 @@ class JobQueue:
                 )
             if job.state not in ("failed", "quarantined", "cancelled"):
                 raise Conflict(f"the rollout job {job_id} is {job.state}", expected="a rollout job that did not succeed")
+            # Locked until the end, so that it cannot be deleted between this look and the commit.
+            clip = select(clips.c.id).where(clips.c.id == job.clip_id).with_for_update(read=True)
+            if session.execute(clip).first() is None:
+                raise Conflict(
+                    f"the clip {job.clip_id} of the job {job_id} was deleted",
+                    expected="a job whose clip is there",
+                    remedy="Post the clip again: ampref submit FILE",
+                )
             return job_rows.enqueue(
                 session,
                 job.kind,
@@ -279,36 +398,80 @@ class JobQueue:
             )[0]
 
     def sweep(self) -> SweepReport:
-        """Take jobs away from workers that fell silent, and list the jobs to ring for.
+        """Take jobs away from workers that fell silent, end pauses, and list the jobs to ring for.
 
         Those are the due jobs that no worker was rung for, or not for `ring_again_sec`: a broker that lost its messages is made
         good here. Any number of processes may sweep at a time.
         """
         with self.catalog.session() as session:
-            silent = select(jobs.c.id).where(jobs.c.state == "running", jobs.c.lease_until < now(session))
-            job_ids = list(session.execute(silent.limit(_SWEEP_BATCH)).scalars())
-        states: dict[str, list[str]] = {"queued": [], "quarantined": [], "cancelled": []}
+            at = now(session)
+            over = or_(jobs.c.lease_until < at, jobs.c.lease_until > at + 2 * self.lease_sec)
+            silent = select(jobs.c.id).where(jobs.c.state == "running", over).limit(_SWEEP_BATCH)
+            job_ids = session.execute(silent).scalars().all()
+            longest = select(func.max(jobs.c.not_before)).where(jobs.c.state == "queued")
+            is_clock_back = (session.execute(longest).scalar_one() or 0.0) > at + _LONGEST_PAUSE_SEC
+        queued_ids, cancelled_ids = self._take_back(job_ids)
+        if is_clock_back:
+            with self.catalog.begin() as session:
+                at = now(session)
+                impossible = (jobs.c.state == "queued", jobs.c.not_before > at + _LONGEST_PAUSE_SEC)
+                session.execute(update(jobs).where(*impossible).values(not_before=0.0, updated_at=at))
+        while True:
+            with self.catalog.begin() as session:
+                if self._end_pauses(session, now(session), _SWEEP_BATCH) < _SWEEP_BATCH:
+                    break
+        return SweepReport(queued_ids, cancelled_ids, self._list_to_wake())
+
+    def take_from(self, worker_ids: Collection[str]) -> SweepReport:
+        """Take the jobs of workers that are known to be dead, without waiting for their leases, and forget these workers."""
+        with self.catalog.session() as session:
+            running = select(jobs.c.id).where(jobs.c.state == "running", jobs.c.worker_id.in_(list(worker_ids)))
+            job_ids = session.execute(running).scalars().all()
+        queued_ids, cancelled_ids = self._take_back(job_ids, worker_ids)
+        with self.catalog.begin() as session:
+            worker_rows.remove(session, worker_ids)
+        return SweepReport(queued_ids, cancelled_ids, ())
+
+    def _take_back(self, job_ids: Sequence[str], worker_ids: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Queue the jobs of lost workers again: which were queued, which cancelled.
+
+        A lost worker is no evidence against the clip, so that no attempt counts. `losses` does: the job waits longer each time,
+        and from `ALONE_FROM_LOSSES` on is run alone and after the other jobs of its owner.
+        """
+        ids: dict[str, list[str]] = {"queued": [], "cancelled": []}
         for job_id in job_ids:
             # One transaction a job: a sweep that dies half-way has done what it has done.
             with self.catalog.begin() as session:
                 query = select(jobs).where(jobs.c.id == job_id).with_for_update(skip_locked=True)
                 row = session.execute(query).mappings().one_or_none()
-                if row is None or row["state"] != "running" or row["lease_until"] >= now(session):
+                if row is None or row["state"] != "running":
+                    continue
+                if row["worker_id"] not in worker_ids and not self._is_lease_over(row["lease_until"], now(session)):
                     continue
                 job = job_rows.to_job(row)
                 if job.cancel_requested:
                     self._finish(session, job, "cancelled", message="cancelled; its worker fell silent")
-                    states["cancelled"].append(job_id)
+                    ids["cancelled"].append(job_id)
                     continue
+                losses = job.losses + 1
                 reason = {
                     "type": "worker-lost",
                     "title": "The worker fell silent",
-                    "detail": f"worker {job.worker} sent no heartbeat in attempt {job.attempts} of {job.max_attempts}; "
-                    "it was killed, lost its machine or ran out of memory",
+                    "detail": f"worker {job.worker} sent no heartbeat: it was killed, lost its machine or ran out of memory; "
+                    f"workers lost with this job: {losses}, which is no attempt",
                 }
-                states[self._end_attempt(session, job, reason).state].append(job_id)
-        requeued_ids, quarantined_ids, cancelled_ids = map(tuple, states.values())
-        return SweepReport(requeued_ids, quarantined_ids, cancelled_ids, self._list_to_wake())
+                rank = _LAST_RANK * (losses >= ALONE_FROM_LOSSES) - job.priority
+                values: dict[str, Any] = {"attempts": job.attempts - 1, "losses": losses, "rank": rank, "error": reason}
+                self._requeue(session, job, self._pause(losses) if losses > 1 else 0.0, **values)
+                ids["queued"].append(job_id)
+        return tuple(ids["queued"]), tuple(ids["cancelled"])
+
+    def _is_lease_over(self, lease_until: float | None, at: float) -> bool:
+        """Whether a lease ran out, or ends later than any can: then the clock went back."""
+        return lease_until is None or not at <= lease_until <= at + 2 * self.lease_sec
+
+    def _pause(self, doublings: int) -> float:
+        return min(self.backoff_sec * 2.0 ** min(doublings, 30), _LONGEST_PAUSE_SEC)
 
     def _list_to_wake(self) -> tuple[str, ...]:
         """The due jobs to ring for, which count as rung for from now on."""
@@ -325,9 +488,16 @@ class JobQueue:
         return job_ids
 
     def _select_unrung(self, at: float) -> Select[Any]:
-        unrung = or_(jobs.c.rung_at.is_(None), jobs.c.rung_at < at - self.ring_again_sec)
+        # A ring in the future is from before the clock went back.
+        unrung = or_(jobs.c.rung_at.is_(None), jobs.c.rung_at < at - self.ring_again_sec, jobs.c.rung_at > at)
         query = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.not_before <= at, unrung)
         return query.order_by(jobs.c.created_at, jobs.c.id)
+
+    def is_empty(self, robots: Collection[str]) -> bool:
+        """Whether no job is queued or runs that a worker with robots of these digests could take."""
+        live = select(jobs.c.id).where(jobs.c.state.in_(LIVE_STATES), jobs.c.robot_digest.in_(("", *robots)))
+        with self.catalog.session() as session:
+            return session.execute(live.limit(1)).first() is None
 
     def oldest_due(self) -> float:
         """Seconds for which the job that has been due the longest has waited for a worker; 0 when none is due."""
@@ -354,19 +524,13 @@ class JobQueue:
                 )
             yield session, job
 
-    def _end_attempt(self, session: Session, job: Job, error: Mapping[str, Any]) -> Job:
-        """After an attempt that came to nothing: cancel, quarantine or queue the job."""
-        if job.cancel_requested or job.attempts >= job.max_attempts:
-            return self._finish(session, job, "cancelled" if job.cancel_requested else "quarantined", error=error)
-        pause = min(self.backoff_sec * 2 ** (job.attempts - 1), _LONGEST_PAUSE_SEC)
-        return self._requeue(session, job, error, attempts=job.attempts, pause=pause)
-
-    def _requeue(
-        self, session: Session, job: Job, error: Mapping[str, Any] | None, *, attempts: int, pause: float, **values: Any
-    ) -> Job:
+    def _requeue(self, session: Session, job: Job, pause: float, *, avoid: str | None = None, **values: Any) -> Job:
+        """Queue a running job again: due after the pause, or at once for every worker but the one to avoid."""
         at = now(session)
-        due = {"attempts": attempts, "not_before": at + pause, "rung_at": None, "error": error, "progress": 0.0}
-        return self._change_owner(session, job, "queued", at, values | due)
+        until = at + pause if pause > 0 else 0.0
+        due = {"not_before": until} if avoid is None else {"not_before": 0.0, "avoid_worker": avoid, "avoid_until": until}
+        no_pause = {"avoid_worker": None, "avoid_until": None, "rung_at": None, "progress": 0.0}
+        return self._change_owner(session, job, "queued", at, no_pause | due | values)
 
     def _finish(self, session: Session, job: Job, state: str, **values: Any) -> Job:
         at = now(session)
@@ -384,6 +548,7 @@ class JobQueue:
         counters: dict[str, Any] = {"token": jobs.c.token + 1, "revision": jobs.c.revision + 1}
         if job.state == "running" and job.started_at is not None:
             # Within what an attempt may take: a clock that jumped is nobody's work.
-            counters["worked_sec"] = jobs.c.worked_sec + min(max(at - job.started_at, 0.0), job.limit_sec or math.inf)
+            worked_sec = min(at, job.lease_until or at) - job.started_at
+            counters["worked_sec"] = jobs.c.worked_sec + min(max(worked_sec, 0.0), job.limit_sec or math.inf)
         session.execute(update(jobs).where(jobs.c.id == job.id).values({**values, **common, **counters}))
         return job_rows.get(session, job.id)

@@ -11,13 +11,14 @@ from amp_core.tiers import check_recipe
 from ampref_service.catalog.records import RecipeRow
 
 
-def resolve_recipe(mode: str | None, seed: int | None, recipe: Any) -> Recipe:
+def resolve_recipe(mode: str | None, seed: int | None, recipe: Any, *, max_plans: float) -> Recipe:
     """The recipe of a request: a mode's usual one, a complete one, or the part that differs from the usual one.
 
     `mode` and `seed` are those of a recipe that does not state them itself.
 
     Raises:
-      RecipeRefused: there is no such recipe, it cannot be used here, or `mode` or `seed` contradicts it.
+      RecipeRefused: there is no such recipe, it cannot be used here, `mode` or `seed` contradicts it, or it asks for more than
+        `max_plans` plans of the usual size.
     """
     if recipe is None:
         return Recipe.for_mode(mode or DEFAULT_MODE, seed=seed or 0)
@@ -34,6 +35,16 @@ def resolve_recipe(mode: str | None, seed: int | None, recipe: Any) -> Recipe:
     result = Recipe.from_dict(recipe)
     # Before it is stored: the worker would refuse it too.
     check_recipe(result)
+    plans = plan_effort(result.to_dict())
+    if plans > max_plans:
+        raise RecipeRefused(
+            f"the recipe asks for as much work as {plans:.6g} plans of the usual size",
+            key="planner",
+            expected=f"at most {max_plans:.6g}; the usual recipe of mode {result.mode} asks for "
+            f"{plan_effort(Recipe.for_mode(result.mode).to_dict()):.6g}",
+            remedy="Ask for fewer samples, rounds, branches or attempts, or a longer step, or have the operator raise "
+            "AMPREF_MAX_PLANS",
+        )
     return result
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from amp_core.errors import NotFound
+from amp_core.errors import NotFound, Unavailable
 from amp_core.robot import Robot, load_robots
 from ampref_service.blobs import BlobStore, open_blobs
-from ampref_service.catalog import Catalog
+from ampref_service.catalog import Catalog, worker_rows
 from ampref_service.catalog.records import JobTerms, RecipeRow
 from ampref_service.damage import CatalogDamageLog
 from ampref_service.jobs import JobQueue
@@ -67,6 +67,24 @@ class Services:
         """Close what was opened."""
         self.readers.close()
         self.catalog.close()
+
+    def check_workers(self) -> None:
+        """Raise `Unavailable` where no live worker takes jobs."""
+        with self.catalog.session() as session:
+            live = [worker for worker in worker_rows.list_workers(session) if worker.live]
+        if not any(worker.state == "working" for worker in live):
+            reasons = "".join(f"; {worker.name} is {worker.state}: {worker.reason}" for worker in live)
+            raise Unavailable(f"no live worker takes jobs{reasons}", remedy="Start one, or mend what it names: ampref worker")
+
+    def check_queue(self) -> None:
+        """Raise `Unavailable` where jobs are due that no live worker can take."""
+        with self.catalog.session() as session:
+            reasons = worker_rows.stuck_robots(session)
+        if reasons:
+            raise Unavailable(
+                f"a job that is due {'; another '.join(reasons)}",
+                remedy="Start a worker that has the robot (AMPREF_ROBOTS), or cancel these jobs",
+            )
 
     def ring(self, job_id: str) -> None:
         """Wake a worker for a job that was committed. A broken doorbell changes nothing: the sweeper rings again."""

@@ -23,7 +23,6 @@ from amp_core.readiness import TEST_IDS, parse_tests
 
 MIB = 1024 * 1024
 _PREFIX = "AMPREF_"
-_MOST_PLANS = 64
 _SEE_DOCS = "Correct or unset it, then start again; docs/catalog.md lists every setting"
 _URLS = {
     "database_url": (r"(sqlite|postgres|postgresql)(\+\w+)?(:|$)", "a database URL starts with sqlite:/// or postgresql://"),
@@ -162,12 +161,15 @@ class Settings(BaseSettings):
     event_days: Positive = Field(30.0, description="How long events are kept for those who follow them, in days.")
 
     job_timeout_sec: Positive = Field(
-        900.0, description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed."
+        120.0, description="Wall-clock limit of one attempt of a rollout job, in seconds; then its child is killed."
     )
     plan_timeout_factor: NonNegative = Field(
-        30.0,
+        20.0,
         description="Seconds on top of that for each second of the clip and each plan of the usual size; for jobs that "
         "may plan.",
+    )
+    max_plans: Positive = Field(
+        32.0, description="Plans of the usual size that a recipe may ask for; one that asks for more is refused."
     )
     lock_timeout_sec: Positive = Field(
         3600.0,
@@ -271,12 +273,12 @@ class Settings(BaseSettings):
 
     def rollout_timeout(self, duration_sec: float, plans: float) -> float:
         """s that one attempt of a rollout job may take, for a clip of this duration and this many plans of the usual size."""
-        return self.job_timeout_sec + self.plan_timeout_factor * duration_sec * min(plans, _MOST_PLANS)
+        return self.job_timeout_sec + self.plan_timeout_factor * duration_sec * min(plans, self.max_plans)
 
     @property
     def longest_job_sec(self) -> float:
         """s that no attempt of any job can exceed."""
-        return max(self.rollout_timeout(self.max_duration_sec, _MOST_PLANS), self.lock_limit_sec)
+        return max(self.rollout_timeout(self.max_duration_sec, self.max_plans), self.lock_limit_sec)
 
     @property
     def lock_limit_sec(self) -> float:

@@ -27,6 +27,7 @@ from ampref_workers.protocol import (
     VERIFICATION,
     LockRequest,
     Message,
+    ProbeRequest,
     RolloutReport,
     RolloutRequest,
     TestFailure,
@@ -60,6 +61,7 @@ def misbehave(job_dir: Path, request: Behaviour | RolloutRequest, report: Progre
     match what:
         case "answer":
             place = {"session": os.getsid(0), "group": os.getpgrp(), "pid": os.getpid(), "nice": os.nice(0)}
+            place["oom_score_adj"] = int(Path("/proc/self/oom_score_adj").read_text())
             packages = [str(package.__file__) for package in (amp_core, ampref_workers)]
             return Answer({"answer": detail, "environ": dict(os.environ), "cwd": os.getcwd(), "packages": packages, **place})
         case "hang":
@@ -227,4 +229,5 @@ def lock(job_dir: Path, request: LockRequest, report: Progress) -> Any:
 
 if __name__ == "__main__":
     handlers = {Behaviour: "__main__:misbehave", RolloutRequest: "__main__:rollout", VerifyRequest: "__main__:verify"}
-    serve(Path(sys.argv[1]), {**handlers, LockRequest: "__main__:lock"})
+    handlers |= {LockRequest: "__main__:lock", ProbeRequest: HANDLERS[ProbeRequest]}
+    serve(Path(sys.argv[1]), handlers)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from workerkit import CHILD, WORKER, Bench, alive, kill, script, settings_for, wait_until
 
+from ampref_service.jobs import JobQueue
 from ampref_workers.embedded import EmbeddedWorker
 from ampref_workers.sweeper import collecting_blobs, sweeping_jobs
 
@@ -87,6 +88,39 @@ def test_two_processes_share_one_database(tmp_path: Path, database_url: str) -> 
     assert [len(bench.rollouts(job.clip_id)) for job in jobs] == [1] * len(jobs)
     assert 1 <= len(workers) <= 2
     bench.close()
+
+
+UNTIL_EMPTY = f"""
+from types import SimpleNamespace
+from ampref_service.blobs import open_blobs
+from ampref_service.catalog import Catalog
+from ampref_service.settings import Settings
+from ampref_workers.embedded import EmbeddedWorker
+
+settings = Settings.load()
+opened = SimpleNamespace(catalog=Catalog.open(settings.database_url), blobs=open_blobs(settings.blob_url))
+EmbeddedWorker(settings, command={CHILD!r}).run_until_empty(opened)
+"""
+
+
+def test_a_batch_of_workers_ends_when_nothing_is_left(tmp_path: Path, database_url: str) -> None:
+    bench = Bench(settings_for(tmp_path, database_url))
+    jobs = [bench.submit_score(f"clip{number}", frames=30) for number in range(4)]
+    poison = bench.submit("segfault")
+    with script(UNTIL_EMPTY, bench.settings) as one, script(UNTIL_EMPTY, bench.settings) as two:
+        assert [one.wait(120), two.wait(120)] == [0, 0]
+    assert [bench.job(job.id).state for job in jobs] == ["succeeded"] * 4
+    assert bench.job(poison.id).state == "quarantined", "its pauses were waited for"
+    bench.close()
+
+
+def test_a_worker_of_a_batch_waits_for_what_runs_elsewhere(bench: Bench) -> None:
+    job = bench.submit_score("lost", frames=30)
+    claim = JobQueue(bench.catalog, lease_sec=bench.settings.lease_sec).claim("elsewhere")
+    assert claim is not None
+    # That worker never comes back: the job is taken up here when its lease is over.
+    EmbeddedWorker(bench.settings, command=CHILD).run_until_empty(bench)
+    assert (bench.job(job.id).state, bench.job(job.id).losses) == ("succeeded", 1)
 
 
 def test_the_sweeper_outlives_what_it_meets() -> None:

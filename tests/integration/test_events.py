@@ -59,7 +59,7 @@ def test_every_change_leaves_its_event_in_its_own_transaction(database_url: str)
     assert {event.robot for event in page.items} == {"wildrobot"}
     assert [event.dataset for event in page.items] == [None, None, None, "walk", "walk", "walk", None]
     scored, failed, quarantined, locked, yanked, _, deleted = (event.data for event in page.items)
-    assert (scored["rollout_id"], scored["clip_id"], scored["tier"]) == (rollout.id, walk.id, 0)
+    assert (scored["rollout_id"], scored["clip_id"], scored["tier"]) == ((rollout.result or {})["rollout_id"], walk.id, 0)
     assert scored["job_id"] == claims[walk.id].job.id
     assert (failed["clip_id"], failed["reason"], quarantined["clip_id"]) == (squat.id, "its knee is a hinge", hop.id)
     assert (locked["version"], locked["num_clips"], locked["ready"]) == ("1.0.0", 1, True)

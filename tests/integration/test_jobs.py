@@ -92,16 +92,17 @@ def test_a_job_that_tried_several_modes_stores_them_all_or_nothing(queue: JobQue
         queue.complete_rollout(mine, *tried, answer=1, triage={})
     clock.at += 2
     mine = claim(queue)
-    shown = queue.complete_rollout(mine, *tried, answer=1, triage={"lacks": []})
+    queue.complete_rollout(mine, *tried, answer=1, triage={"lacks": []})
     with queue.catalog.session() as session:
         found = rollouts.for_clip(session, clip_id)
+        shown = found[0]
         assert [(one.mode, one.tier, one.recipe_digest) for one in found] == [
             ("tracked", 0, recipe("tracked").digest),
             ("rollout", -1, recipe("rollout").digest),
         ]
         (listed,) = list_clips(session, ClipQuery()).items
         assert listed.rollout is not None
-        assert listed.rollout.id == shown.id == found[0].id
+        assert listed.rollout.id == shown.id
         # Each clip is in a version once, however many modes it was tried in.
         for wanted in ({}, {"tiers": (0, 1)}, {"mode": "tracked"}, {"segments": True}):
             (member,) = selection.select_members(session, Select("wildrobot", **wanted))
@@ -152,7 +153,8 @@ def test_a_result_the_curriculum_and_the_job_change_together(queue: JobQueue) ->
     mine = claim(queue)
     stored = queue.complete_rollout(mine, result(0))
     done = job(queue, mine.job.id)
-    assert (done.state, done.progress, done.result) == ("succeeded", 1.0, {"rollout_id": stored.id, "tier": 0})
+    assert stored == done
+    assert (done.state, done.progress, (done.result or {})["tier"]) == ("succeeded", 1.0, 0)
     with pytest.raises(LeaseLost):
         queue.complete_rollout(mine, result(0))
     with pytest.raises(LeaseLost):
@@ -199,9 +201,9 @@ def test_a_silent_worker_loses_its_job_and_what_it_writes_later_is_refused(queue
     swept = queue.sweep()
     assert swept.requeued == (late.job.id,)
     waiting = job(queue, late.job.id)
-    assert (waiting.state, waiting.not_before) == ("queued", clock.at + 2)
+    assert (waiting.state, waiting.attempts, waiting.losses) == ("queued", 0, 1)
     assert waiting.error is not None
-    assert "worker late sent no heartbeat in attempt 1 of 3" in waiting.error["detail"]
+    assert "worker late sent no heartbeat" in waiting.error["detail"]
     assert queue.cancel_requested(late), "its child is stopped at the next look, not only once another worker has the job"
     for write in (
         lambda: queue.heartbeat(late, 0.9),
@@ -213,14 +215,12 @@ def test_a_silent_worker_loses_its_job_and_what_it_writes_later_is_refused(queue
         with pytest.raises(LeaseLost, match="this worker's is 1"):
             write()
     assert job(queue, late.job.id) == waiting
-    assert queue.claim("other") is None, "there is a pause before the next attempt"
-    clock.at += 2
     other = claim(queue, "other")
-    assert (other.job.id, other.job.attempts) == (late.job.id, 2)
+    assert (other.job.id, other.job.attempts) == (late.job.id, 1)
     assert other.token > late.token
     with pytest.raises(LeaseLost):
         queue.complete_rollout(late, result(1))
-    assert queue.complete_rollout(other, result(0)).tier == 0
+    assert (queue.complete_rollout(other, result(0)).result or {})["tier"] == 0
     with queue.catalog.session() as session:
         assert session.execute(select(func.count()).select_from(t.rollouts)).scalar_one() == 1
 
@@ -252,20 +252,25 @@ def test_a_heartbeat_between_the_look_of_a_sweep_and_its_lock_keeps_the_job(
     assert (job(queue, mine.job.id).state, job(queue, mine.job.id).token) == ("running", mine.token)
 
 
-def test_a_job_that_kills_its_workers_is_quarantined_with_its_reason(queue: JobQueue, clock: Clock) -> None:
-    add_clip(queue.catalog)
-    for attempt in range(3):
-        assert claim(queue, f"w{attempt}").job.attempts == attempt + 1
+def test_a_lost_worker_is_no_evidence_against_a_clip(queue: JobQueue, clock: Clock) -> None:
+    """It costs no attempt, however often; the pauses grow, and the job goes behind the others of its owner and is run alone."""
+    unlucky = add_clip(queue.catalog, "unlucky")
+    pauses = []
+    for losses in range(1, 12):
+        mine = claim(queue, f"w{losses}")
+        assert (mine.job.clip_id, mine.job.attempts) == (unlucky.id, 1)
         clock.at += 31
         swept = queue.sweep()
-        assert (len(swept.requeued), len(swept.quarantined)) == ((1, 0) if attempt < 2 else (0, 1))
-        clock.at += 10
-    found = job(queue, swept.quarantined[0])
-    assert found.state == "quarantined"
-    assert found.error is not None
-    assert "attempt 3 of 3" in found.error["detail"]
-    assert queue.claim("w") is None
-    assert queue.sweep().wake == ()
+        assert swept.requeued == (mine.job.id,)
+        waiting = job(queue, mine.job.id)
+        assert (waiting.state, waiting.attempts, waiting.losses) == ("queued", 0, losses)
+        pauses.append(max(0.0, waiting.not_before - clock.at))
+        clock.at += pauses[-1]
+    assert pauses == [0, 8, 16, 32, 64, 128, 256, *[300] * 4]
+    later = add_clip(queue.catalog, "later")
+    assert claim(queue).job.clip_id == later.id
+    assert queue.claim("busy", can_run_alone=False) is None
+    assert claim(queue).job.clip_id == unlucky.id
 
 
 def test_failed_attempts_wait_longer_each_time_and_then_stop(queue: JobQueue, clock: Clock) -> None:
@@ -441,8 +446,7 @@ def test_a_claim_ends_with_the_process_that_died_on_it(queue: JobQueue, clock: C
     assert counts(queue)["running"] == 1
     clock.at = 4e9
     assert len(queue.sweep().requeued) == 1
-    clock.at += 10
-    assert claim(queue).job.attempts == 2
+    assert claim(queue).job.token == 3
 
 
 def test_the_time_that_is_left_follows_from_the_rate_since_the_start(queue: JobQueue, clock: Clock) -> None:

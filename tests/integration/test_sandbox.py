@@ -22,6 +22,7 @@ from amp_core.kernels import kernel_variables
 from ampref_workers import sandbox
 from ampref_workers.protocol import (
     Failed,
+    HostFault,
     NoReport,
     NoRoom,
     Refused,
@@ -117,7 +118,7 @@ def test_a_refusal_keeps_its_facts(tmp_path: Path) -> None:
     [
         ("eat", "memory", "memory: it needed more than its 512 MiB"),
         ("segfault", "crash", "SIGSEGV"),
-        ("killed", "crash", "SIGKILL; a machine that is short of memory"),
+        ("killed", "killed", "SIGKILL; a machine that is short of memory"),
         ("abort", "crash", "SIGABRT"),
         ("exit 0", "crash", "status 0 and no result"),
         ("exit 3", "crash", "status 3 and no result"),
@@ -235,3 +236,24 @@ def test_a_child_dies_with_its_parent(tmp_path: Path, number: int) -> None:
             parent.kill()
         parent.wait(10)
     wait_until(lambda: alive(tmp_path) == [], "the child is gone as well")
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("/bin/false",), "exited with status 1"),
+        ((sys.executable, "-c", "import nothing_of_that_name"), "No module named 'nothing_of_that_name'"),
+        ((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), "SIGKILL"),
+    ],
+)
+def test_a_child_that_cannot_begin_is_no_evidence(tmp_path: Path, command: tuple[str, ...], reason: str) -> None:
+    outcome = sandbox.run(tmp_path, Behaviour("answer yes"), Answer, QUICK, command=command)
+    assert isinstance(outcome, HostFault)
+    assert "could not begin its work" in outcome.reason
+    assert reason in outcome.reason
+
+
+def test_a_kernel_that_is_short_of_memory_takes_the_child_first(tmp_path: Path) -> None:
+    outcome = do(tmp_path, "answer yes")
+    assert isinstance(outcome, Answer)
+    assert outcome.value["oom_score_adj"] > int(Path("/proc/self/oom_score_adj").read_text())

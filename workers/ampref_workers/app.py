@@ -25,13 +25,20 @@ from celery import Celery, signals  # type: ignore[import-untyped]
 
 from amp_core.errors import Unavailable
 from ampref_service.blobs import open_blobs
-from ampref_service.broker import RING, Doorbell, check_broker, make_celery
+from ampref_service.broker import QUEUE, RING, Doorbell, check_broker, make_celery
 from ampref_service.catalog import Catalog, schema
 from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import collecting_blobs, delivering_events, purging_events, scrubbing_blobs, sweeping_jobs
+from ampref_workers.sweeper import (
+    collecting_blobs,
+    delivering_events,
+    keeping_presence,
+    purging_events,
+    scrubbing_blobs,
+    sweeping_jobs,
+)
 
 __all__ = ["Worker", "check_workers", "main", "node_name", "ring_task"]
 
@@ -52,6 +59,8 @@ class Worker:
         self._command = command
         self._runner: Runner | None = None
         self._owner = -1
+        self._hostname: str | None = None
+        self._is_deaf = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._bell = Doorbell(settings)
@@ -79,13 +88,29 @@ class Worker:
         if self._stop.is_set():
             return "stopping"
         ending = self.runner.run_once(self._stop.is_set)
-        if ending == "released":
+        if ending in ("released", "queued"):
             self._bell.ring([""])  # For another worker, so that it need not wait for a sweep.
+        if ending == "paused" and self._hostname is not None and not self._is_deaf:
+            # Messages are for workers that can work.
+            self._is_deaf = True
+            self._app.control.cancel_consumer(QUEUE, destination=[self._hostname])
+            self._bell.ring([""])
         return ending
 
-    def start(self, **_: Any) -> None:
+    def _resume(self) -> None:
+        if self._is_deaf:
+            self._is_deaf = False
+            self._app.control.add_consumer(QUEUE, destination=[self._hostname])
+        self._bell.ring([""])
+
+    def start(self, sender: Any = None, **_: Any) -> None:
         """Begin to sweep; Celery's worker takes messages from here."""
         self._stop.clear()
+        self._hostname = getattr(sender, "hostname", None)
+        presence = self.runner.presence
+        presence.enter()
+        self._sweeping.callback(presence.leave)
+        self._sweeping.enter_context(keeping_presence(presence, self._resume))
         self._sweeping.enter_context(sweeping_jobs(self.runner, self._bell.ring, every_sec=self._settings.sweep_sec))
         self._sweeping.enter_context(collecting_blobs(self.runner, every_sec=self._settings.blob_grace_sec))
         delivering = delivering_events(self.runner.catalog, allowed_hosts=self._settings.webhook_allow)
@@ -97,6 +122,8 @@ class Worker:
     def stop(self, **_: Any) -> None:
         """Take no more jobs. With a pool of threads the running children are killed now and their jobs released."""
         self._stop.set()
+        if self._runner is not None and self._owner == os.getpid():
+            self._runner.presence.stop()
 
     def close(self, **_: Any) -> None:
         """Stop sweeping, and close the catalog."""

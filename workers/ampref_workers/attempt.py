@@ -29,6 +29,7 @@ class Attempt:
       folder: private to this attempt; removed at its end.
       heartbeat: carries progress, has `should_stop`, and repeats writes.
       command: what the sandbox starts.
+      threads: of the physics.
     """
 
     claim: Claim
@@ -39,6 +40,7 @@ class Attempt:
     blobs: BlobStore
     queue: JobQueue
     command: Sequence[str]
+    threads: int
 
     def run_child(
         self, request: Message, report: type[M], limits: SandboxLimits, *, begin: float = 0.0, end: float = 1.0
@@ -81,9 +83,9 @@ class Attempt:
             raise self.blobs.refuse(digest, None, "is not there") from None
 
 
-def child_limits(settings: Settings, timeout_sec: float) -> SandboxLimits:
+def child_limits(settings: Settings, timeout_sec: float, threads: int) -> SandboxLimits:
     """Of a child whose threads may all be busy all the while: the clock is to end it, as that is what should be reported."""
-    cpu = int(max(2, settings.job_threads) * timeout_sec) + 5
+    cpu = int(max(2, threads) * timeout_sec) + 5
     return SandboxLimits(timeout_sec, settings.job_memory_mb, cpu_sec=cpu)
 
 

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from amp_core.errors import AmprefError, DiskFull, PhysicsFailed, Unavailable
+from amp_core.errors import AmprefError, DiskFull, EngineRefused, PhysicsFailed, RobotRefused, Unavailable
 from amp_core.files import NO_ROOM, write_file
 from amp_core.progress import Progress
 from ampref_service.children import limit_process, tie_to_parent
@@ -28,10 +28,13 @@ from ampref_workers.protocol import (
     REQUEST,
     RESULT,
     SANDBOX,
+    START_LINE,
     Failed,
+    HostFault,
     LockRequest,
     Message,
     NoRoom,
+    ProbeRequest,
     Refused,
     RolloutRequest,
     Sandbox,
@@ -44,6 +47,7 @@ from ampref_workers.protocol import (
 __all__ = ["HANDLERS", "main", "serve"]
 
 HANDLERS: Mapping[type[Message], str] = {
+    ProbeRequest: "ampref_workers.scoring:probe",
     RolloutRequest: "ampref_workers.scoring:handle",
     VerifyRequest: "ampref_workers.verifying:handle",
     LockRequest: "ampref_workers.locking:handle",
@@ -74,6 +78,8 @@ def serve(job_dir: Path, handlers: Mapping[type[Message], str]) -> None:
     try:
         request = decode((job_dir / REQUEST).read_bytes(), *handlers)
         handle = pkgutil.resolve_name(handlers[type(request)])
+        with contextlib.suppress(OSError):
+            os.write(sandbox.progress_fd, START_LINE + b"\n")
         data = handle(job_dir, request, _progress_to(sandbox.progress_fd)).encode()
     except Exception as error:
         release_memory()
@@ -91,12 +97,15 @@ def serve(job_dir: Path, handlers: Mapping[type[Message], str]) -> None:
     os._exit(0)
 
 
-def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) -> Refused | Failed | NoRoom:
+def _describe_failure(error: Exception, job_dir: Path, limits: SandboxLimits) -> Refused | Failed | NoRoom | HostFault:
     # The second is MuJoCo's C allocator.
     if isinstance(error, MemoryError) or (not isinstance(error, AmprefError) and "allocate memory" in str(error).lower()):
         return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB")
     if isinstance(error, DiskFull) or _is_full(error):
         return no_room(job_dir)
+    if isinstance(error, RobotRefused | EngineRefused):
+        # Of what is installed here: the catalog has only clips whose robot there was.
+        return HostFault(str(error))
     if isinstance(error, PhysicsFailed | Unavailable):
         # Not for certain the input's fault: it costs an attempt and may go well the next time.
         return Failed("exception", f"exception: {error}")

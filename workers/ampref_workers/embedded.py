@@ -9,17 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from amp_core.errors import Unavailable
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
+from ampref_service.jobs import JobQueue
 from ampref_service.settings import Settings
+from ampref_workers.presence import Presence
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import collecting_blobs, delivering_events, purging_events, scrubbing_blobs, sweeping_jobs
+from ampref_workers.sweeper import (
+    collecting_blobs,
+    delivering_events,
+    keeping_presence,
+    purging_events,
+    scrubbing_blobs,
+    sweeping_jobs,
+)
 
 __all__ = ["EmbeddedWorker"]
+
+
+_PATIENCE_SEC = 300.0
 
 
 class Services(Protocol):
@@ -34,9 +48,11 @@ class Services(Protocol):
 class EmbeddedWorker:
     """Pass `notify` and `running` to `create_app(settings, notify=..., background=...)`."""
 
-    def __init__(self, settings: Settings, *, command: Sequence[str] = CHILD) -> None:
+    def __init__(self, settings: Settings, *, command: Sequence[str] = CHILD, robots: Mapping[str, str] | None = None) -> None:
         self._settings = settings
         self._command = command
+        self._robots = robots
+        self._presence: Presence | None = None
         self._stop = threading.Event()
         self._bell = threading.Condition()
         self._rings = 0
@@ -51,7 +67,9 @@ class EmbeddedWorker:
     def running(self, services: Services) -> Iterator[None]:
         """Work until the block ends. Then children are killed, and their jobs go back to the queue unharmed."""
         settings = self._settings
-        runner = Runner(settings, services.catalog, services.blobs, command=self._command)
+        runner = Runner(settings, services.catalog, services.blobs, command=self._command, robots=self._robots)
+        self._presence = runner.presence
+        runner.presence.enter()
         threads = [
             threading.Thread(target=self._run_jobs, args=(runner,), name=f"worker {number}", daemon=True)
             for number in range(settings.worker_concurrency)
@@ -61,6 +79,7 @@ class EmbeddedWorker:
             thread.start()
         try:
             with (
+                keeping_presence(runner.presence, lambda: self.notify("")),
                 sweeping_jobs(runner, lambda job_ids: self.notify(""), every_sec=settings.sweep_sec),
                 collecting_blobs(runner, every_sec=settings.blob_grace_sec),
                 delivering_events(services.catalog, allowed_hosts=settings.webhook_allow),
@@ -69,10 +88,41 @@ class EmbeddedWorker:
             ):
                 yield
         finally:
+            runner.presence.stop()
             self._stop.set()
             self.notify("")
             for thread in threads:
                 thread.join()
+            runner.presence.leave()
+            self._presence = None
+
+    def run_until_empty(self, services: Services) -> None:
+        """Work until no job is queued or runs, here or elsewhere, that this worker could take: a running one may come back.
+
+        Raises:
+          Unavailable: this machine could not work for `_PATIENCE_SEC`, while there was work.
+        """
+        queue = JobQueue(services.catalog)
+        paused_at: float | None = None
+        with self.running(services):
+            assert self._presence is not None
+            robots = set(self._presence.robots.values())
+            while True:
+                with contextlib.suppress(Unavailable):  # A database that is away for a moment.
+                    if queue.is_empty(robots):
+                        return
+                paused_at = None if self._presence.reason is None else paused_at or time.monotonic()
+                if paused_at is not None and time.monotonic() - paused_at > _PATIENCE_SEC:
+                    self.check()
+                time.sleep(self._settings.poll_sec)
+
+    def check(self) -> None:
+        """Raise `Unavailable` while the workers of this process are paused."""
+        if self._presence is not None and self._presence.reason is not None:
+            raise Unavailable(
+                f"the workers in this process are paused: {self._presence.reason}",
+                remedy="Mend that; they go on by themselves within a minute",
+            )
 
     def _run_jobs(self, runner: Runner) -> None:
         while not self._stop.is_set():
@@ -80,5 +130,5 @@ class EmbeddedWorker:
             ending = runner.run_once(self._stop.is_set)
             with self._bell:
                 # A ring since the look at the table is not missed: the count has changed.
-                if ending in ("idle", "unavailable") and self._rings == rings and not self._stop.is_set():
+                if ending in ("idle", "paused", "unavailable") and self._rings == rings and not self._stop.is_set():
                     self._bell.wait(self._settings.poll_sec)

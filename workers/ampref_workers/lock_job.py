@@ -11,7 +11,7 @@ from amp_core.errors import Conflict, IntegrityError, Unavailable
 from amp_core.readiness import TEST_IDS
 from ampref_service.catalog import datasets, locking, selection
 from ampref_service.catalog.engine import Session
-from ampref_service.catalog.records import RolloutSource, Select, SelectedRollout, VersionFile, VersionMember
+from ampref_service.catalog.records import Job, RolloutSource, Select, SelectedRollout, VersionFile, VersionMember
 from ampref_service.settings import Settings
 from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import (
@@ -38,8 +38,8 @@ _REASON_CHARACTERS = 400
 _MOST_FAILURES = 5  # Quoted in an error.
 
 
-def run(attempt: Attempt) -> NoReport | None:
-    """Lock a version, if its members pass the readiness tests or their failures are waived; None where it is locked."""
+def run(attempt: Attempt) -> NoReport | Job:
+    """Lock a version, if its members pass the readiness tests or their failures are waived; the job where that has ended."""
     job, settings = attempt.claim.job, attempt.settings
     assert job.version_id is not None
     with attempt.catalog.session() as session:
@@ -69,10 +69,10 @@ def run(attempt: Attempt) -> NoReport | None:
                 robot=robot,
                 members=members,
                 only=settings.lock_test_ids,
-                threads=settings.job_threads,
+                threads=attempt.threads,
             ),
             VerifyReport,
-            child_limits(settings, settings.verify_timeout_sec),
+            child_limits(settings, settings.verify_timeout_sec, attempt.threads),
             end=_TESTS_SHARE,
         )
         if isinstance(verification, NoReport):
@@ -99,8 +99,7 @@ def run(attempt: Attempt) -> NoReport | None:
     )
     if isinstance(report, NoReport):
         return report
-    _publish(attempt, job.version_id, rollouts, report)
-    return None
+    return _publish(attempt, job.version_id, rollouts, report)
 
 
 def _member(settings: Settings, rollout: SelectedRollout, files: Mapping[str, Path], origin: RolloutSource | None) -> Member:
@@ -135,7 +134,7 @@ def _refuse_lock(name: str, version: str, failures: Sequence[TestFailure]) -> Co
     )
 
 
-def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollout], report: LockReport) -> None:
+def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollout], report: LockReport) -> Job:
     """Store the version's files and the tests' report, then show the version: one transaction under the claim's token."""
     attempt.heartbeat.report(1.0, "storing the files")
     files = []
@@ -175,4 +174,4 @@ def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollo
         )
         return {"dataset": version.dataset, "version": version.version, "dataset_hash": version.dataset_hash}
 
-    attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, work=publish))
+    return attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, work=publish))

@@ -2,7 +2,7 @@
 
     request.json    the work: a `RolloutRequest`, `VerifyRequest` or `LockRequest`
     sandbox.json    the `Sandbox` that the child runs in
-    result.json     the end: the report of the work, or `Refused`, `Failed` or `NoRoom`
+    result.json     the end: the report of the work, or `Refused`, `Failed`, `NoRoom` or `HostFault`
 
 The arrays, archives and reports that go with a message are files whose names are here. A worker and its children are of one
 release, so a message has no version.
@@ -33,6 +33,10 @@ VERSION_FOLDER = "version"
 
 TESTS_OFF = "turned off by the operator's setting AMPREF_LOCK_TESTS"
 """The reason of a readiness test that did not run."""
+
+START_LINE = b"started"
+"""The line on the pipe for progress by which a child says that it begins the work: what goes wrong before is the machine's
+fault."""
 
 DISK_FULL = 73
 """The exit status of a child that had no room to write even its result (`EX_CANTCREAT`)."""
@@ -85,7 +89,7 @@ class SandboxLimits:
     """What one child may use.
 
     Args:
-      timeout_sec: wall clock from start to exit, interpreter start included.
+      timeout_sec: wall clock from the begin of the work to the exit; the interpreter's start is not part of it.
       memory_mb: MiB of private memory. On Linux files that are only mapped for reading do not count (`RLIMIT_DATA`);
         elsewhere it is the address space (`RLIMIT_AS`), and systems that do not enforce that only have the clock.
       cpu_sec: processor seconds, all threads together; `None` is twice the wall clock and a bit.
@@ -132,7 +136,7 @@ class Failed(Message):
       stderr: the end of what it wrote there.
     """
 
-    kind: Literal["timeout", "memory", "crash", "exception"]
+    kind: Literal["timeout", "memory", "crash", "killed", "exception"]
     reason: str
     stderr: str = ""
 
@@ -155,11 +159,24 @@ def no_room(job_dir: Path) -> NoRoom:
 
 
 @dataclass(frozen=True)
+class HostFault(Message):
+    """The machine could not begin the work, or lacks what it needs: not the input's fault, costs no attempt.
+
+    Args:
+      reason: one sentence for people.
+      stderr: the end of what the child wrote there.
+    """
+
+    reason: str
+    stderr: str = ""
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The child was killed because the caller asked for it: cancelled, lease lost, shutting down."""
 
 
-NoReport = Refused | Failed | NoRoom | Stopped
+NoReport = Refused | Failed | NoRoom | HostFault | Stopped
 """Why there is no report of the work."""
 
 
@@ -186,6 +203,16 @@ class Reading:
     fps: float | None
     quat_order: str | None
     limits: Limits
+
+
+@dataclass(frozen=True)
+class ProbeRequest(Message):
+    """Show that a child can start and import what a rollout needs."""
+
+
+@dataclass(frozen=True)
+class ProbeReport(Message):
+    """It can."""
 
 
 @dataclass(frozen=True)

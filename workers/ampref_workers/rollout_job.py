@@ -7,7 +7,7 @@ from typing import Any
 
 from amp_core.errors import Conflict
 from ampref_service.catalog import clips, recipes, rollouts
-from ampref_service.catalog.records import NewRollout, RecipeRow, Segment
+from ampref_service.catalog.records import Job, NewRollout, RecipeRow, Segment
 from ampref_service.catalog.tables import REPEAT
 from ampref_service.recipes import plan_effort
 from ampref_workers.attempt import Attempt, child_limits, reading
@@ -16,8 +16,8 @@ from ampref_workers.protocol import SOURCE, NoReport, RobotReference, RolloutRep
 __all__ = ["new_rollout", "run"]
 
 
-def run(attempt: Attempt) -> NoReport | None:
-    """Score a clip under the job's recipe, unless it has been; None where the job is complete."""
+def run(attempt: Attempt) -> NoReport | Job:
+    """Score a clip under the job's recipe, unless it has been; the job where that has ended."""
     job = attempt.claim.job
     assert job.clip_id is not None
     assert job.recipe_digest is not None
@@ -28,8 +28,7 @@ def run(attempt: Attempt) -> NoReport | None:
     is_repeat = bool(job.payload.get(REPEAT))
     if rollout is not None and not is_repeat:
         result = {"rollout_id": rollout.id, "tier": rollout.tier}
-        attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, result))
-        return None
+        return attempt.heartbeat.persist(lambda: attempt.queue.complete(attempt.claim, result))
     attempt.copy(clip.blob_digest, attempt.folder / SOURCE)
     settings = attempt.settings
     request = RolloutRequest(
@@ -38,11 +37,11 @@ def run(attempt: Attempt) -> NoReport | None:
         robot=RobotReference(clip.robot, clip.robot_digest, tuple(map(str, settings.robots))),
         reading=reading(settings, clip.source_format, clip.read_options),
         recipe=recipe,
-        threads=settings.job_threads,
+        threads=attempt.threads,
     )
     # What was said when it was queued; a job of an older release has no limit of its own.
     limit_sec = job.limit_sec or settings.rollout_timeout(clip.duration_sec, plan_effort(recipe))
-    limits = child_limits(settings, limit_sec)
+    limits = child_limits(settings, limit_sec, attempt.threads)
     report = attempt.run_child(request, RolloutReport, limits)
     if isinstance(report, NoReport):
         return report
@@ -59,10 +58,9 @@ def run(attempt: Attempt) -> NoReport | None:
             expected="the bytes of the first time, which the same release and MuJoCo version give",
             remedy="Restore the file from a backup: ampref fsck --repair --from URL",
         )
-    attempt.heartbeat.persist(
+    return attempt.heartbeat.persist(
         lambda: attempt.queue.complete_rollout(attempt.claim, *rows, answer=report.selected, triage=report.triage)
     )
-    return None
 
 
 def new_rollout(score: Mapping[str, Any], arrays_digest: str, arrays_size: int) -> NewRollout:

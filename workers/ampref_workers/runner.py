@@ -30,18 +30,22 @@ from amp_core.errors import (
     FeatureCodeMismatch,
     InputRefused,
     IntegrityError,
+    NotFound,
     TooLarge,
+    Unavailable,
 )
 from amp_core.files import NO_ROOM
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog
+from ampref_service.catalog.records import Job
 from ampref_service.garbage import delete_unreferenced
-from ampref_service.jobs import Claim, JobQueue, LeaseLost, SweepReport
+from ampref_service.jobs import ALONE_FROM_LOSSES, Claim, JobQueue, LeaseLost, SweepReport
 from ampref_service.settings import Settings
 from ampref_workers import lock_job, rollout_job
 from ampref_workers.attempt import Attempt
 from ampref_workers.heartbeat import Heartbeat
-from ampref_workers.protocol import Failed, NoReport, NoRoom, Refused, Stopped
+from ampref_workers.presence import Presence
+from ampref_workers.protocol import Failed, HostFault, NoReport, NoRoom, Refused, Stopped
 from ampref_workers.sandbox import CHILD
 from ampref_workers.threads import running_thread
 
@@ -49,15 +53,28 @@ __all__ = ["RunEnding", "Runner"]
 
 log = structlog.get_logger("ampref_workers.runner")
 
-RunEnding = Literal["idle", "unavailable", "succeeded", "failed", "quarantined", "queued", "released", "cancelled", "lost"]
-"""The end of a `run_once`. `idle`: nothing was due; `queued`: there will be another attempt; `lost`: the job was
-another worker's by the time there was a result; `unavailable`: the database could not be reached."""
+RunEnding = Literal[
+    "idle", "paused", "unavailable", "succeeded", "failed", "quarantined", "queued", "released", "cancelled", "lost"
+]
+"""The end of a `run_once`. `idle`: nothing was due; `paused`: this machine cannot work at present; `queued`: there will be
+another attempt; `lost`: the job was another worker's by the time there was a result; `unavailable`: the database could not be
+reached."""
 
-_JOBS: Mapping[str, Callable[[Attempt], NoReport | None]] = {"rollout": rollout_job.run, "lock": lock_job.run}
+_JOBS: Mapping[str, Callable[[Attempt], NoReport | Job]] = {"rollout": rollout_job.run, "lock": lock_job.run}
+# What the catalog and the blobs say of a job. Whatever else is raised in this process is its own fault or its machine's, as it
+# never reads a clip.
 _PERMANENT = (InputRefused, Conflict, TooLarge, IntegrityError, FeatureCodeMismatch)
+_VERDICTS = (*_PERMANENT, NotFound)
 _FOLDER_GRACE_SEC = 3600.0
 NO_ROOM_PAUSE_SEC = 60.0
 """How long a job waits that found a disk full: short beside the time it takes a person to make room."""
+
+
+class HostUnfit(Unavailable):
+    """A worker gave a job back because of its machine; the attempt does not count."""
+
+    slug = "host-fault"
+    title = "The worker's machine could not begin"
 
 
 class Runner:
@@ -68,6 +85,7 @@ class Runner:
       catalog, blobs: opened by the caller, who closes them.
       name: who holds the lease, as the job table shows it; by default host and process.
       command: what the sandbox starts; tests put a misbehaving child here.
+      robots: names and digests of what this worker has installed; by default those of `settings` are loaded.
     """
 
     def __init__(
@@ -78,6 +96,7 @@ class Runner:
         *,
         name: str | None = None,
         command: Sequence[str] = CHILD,
+        robots: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
@@ -90,22 +109,53 @@ class Runner:
             backoff_sec=settings.retry_backoff_sec,
             ring_again_sec=max(3 * settings.sweep_sec, 1.0),
         )
+        self.presence = Presence(settings, catalog, blobs, self.jobs, name=self.name, command=command, robots=robots)
         self._command = tuple(command)
         self._folder = settings.data_dir / "work"
+        self._lock = threading.Lock()
+        self._running = 0
+        self._is_alone = False
 
     def run_once(self, should_stop: Callable[[], bool] = lambda: False) -> RunEnding:
-        """Claim the oldest job that is due and bring it to an end.
+        """Claim the job whose turn it is and bring it to an end.
 
         `should_stop` is asked about ten times a second; once it is true the child is killed and the job goes back to the queue
         without having cost an attempt.
         """
+        self.presence.refresh()
+        if self.presence.reason is not None:
+            return "paused"
         try:
-            claim = self.jobs.claim(f"{self.name}:{threading.get_ident() % 100_000}")
+            claim = self._claim()
         except Exception as error:
             log.warning("claim_failed", error=str(error))
             return "unavailable"
         if claim is None:
             return "idle"
+        try:
+            return self._run_claimed(claim, should_stop)
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._is_alone = False
+
+    def _claim(self) -> Claim | None:
+        """Claim a job, unless one runs that is to be alone."""
+        with self._lock:
+            if self._is_alone:
+                return None
+            claim = self.jobs.claim(
+                f"{self.name}:{threading.get_ident() % 100_000}",
+                worker_id=self.presence.id,
+                robots=set(self.presence.robots.values()),
+                can_run_alone=self._running == 0,
+            )
+            if claim is not None:
+                self._running += 1
+                self._is_alone = claim.job.losses >= ALONE_FROM_LOSSES
+            return claim
+
+    def _run_claimed(self, claim: Claim, should_stop: Callable[[], bool]) -> RunEnding:
         with structlog.contextvars.bound_contextvars(job=claim.job.id, kind=claim.job.kind, attempt=claim.job.attempts):
             log.info("job_started")
             start = time.monotonic()
@@ -126,9 +176,8 @@ class Runner:
     def sweep(self) -> SweepReport:
         """Take jobs from silent workers, and remove the folders of killed ones; returns for which jobs to ring."""
         swept = self.jobs.sweep()
-        for ids, event in ((swept.requeued, "jobs_requeued"), (swept.quarantined, "jobs_quarantined")):
-            if ids:
-                log.warning(event, jobs=ids, reason="their worker fell silent")
+        if swept.requeued:
+            log.warning("jobs_requeued", jobs=swept.requeued, reason="their worker fell silent")
         oldest = time.time() - self.settings.longest_job_sec - _FOLDER_GRACE_SEC  # No attempt can still use these folders.
         with contextlib.suppress(OSError):
             for folder in self._folder.iterdir():
@@ -153,30 +202,43 @@ class Runner:
                 run = _JOBS.get(claim.job.kind)
                 if run is None:
                     raise InputRefused(f"this worker knows no job kind {claim.job.kind!r}", expected=" or ".join(_JOBS))
-                attempt = Attempt(claim, folder, heartbeat, self.settings, self.catalog, self.blobs, self.jobs, self._command)
+                attempt = Attempt(
+                    claim,
+                    folder,
+                    heartbeat,
+                    self.settings,
+                    self.catalog,
+                    self.blobs,
+                    self.jobs,
+                    self._command,
+                    self.presence.threads,
+                )
                 return self._settle(claim, run(attempt), heartbeat)
         except LeaseLost:
             raise
         except DiskFull as error:
             return self._postpone(claim, error.what, heartbeat, file=error.file)
-        except AmprefError as error:
+        except _VERDICTS as error:
             return self._fail(claim, error.to_dict(), heartbeat, retry=not isinstance(error, _PERMANENT))
         except Exception as error:  # MemoryError included: it must not end the worker.
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 return self._postpone(claim, f"no space left for jobs in {self._folder}", heartbeat)
-            log.exception("job_crashed")
-            detail = f"{type(error).__name__}: {error}"[:1000]
-            return self._fail(claim, {"type": "worker-error", "title": "The worker failed", "detail": detail}, heartbeat)
+            if not isinstance(error, AmprefError | OSError):
+                log.exception("job_crashed")
+            return self._give_back(claim, f"{type(error).__name__}: {error}"[:1000], heartbeat)
 
-    def _settle(self, claim: Claim, outcome: NoReport | None, heartbeat: Heartbeat) -> RunEnding:
+    def _settle(self, claim: Claim, outcome: NoReport | Job, heartbeat: Heartbeat) -> RunEnding:
         match outcome:
-            case None:
-                return "succeeded"
+            case Job():
+                self.presence.note_end()
+                return cast(RunEnding, outcome.state)
             case Refused(error):
                 return self._fail(claim, error, heartbeat, retry=False)
             case Failed():
                 log.warning("attempt_failed", reason=outcome.reason)
-                return self._fail(claim, outcome.problem(), heartbeat)
+                return self._fail(claim, outcome.problem(), heartbeat, doubtful=outcome.kind == "killed")
+            case HostFault():
+                return self._give_back(claim, outcome.reason, heartbeat)
             case NoRoom():
                 return self._postpone(claim, outcome.reason, heartbeat)
             case Stopped() if heartbeat.lease_lost:
@@ -188,14 +250,26 @@ class Runner:
                 self.jobs.release(claim)
                 return "released"
 
-    def _fail(self, claim: Claim, error: Mapping[str, Any], heartbeat: Heartbeat, *, retry: bool = True) -> RunEnding:
+    def _fail(
+        self, claim: Claim, error: Mapping[str, Any], heartbeat: Heartbeat, *, retry: bool = True, doubtful: bool = False
+    ) -> RunEnding:
         log.warning("job_failed", reason=error.get("detail"), retry=retry)
-        job = heartbeat.persist(lambda: self.jobs.fail(claim, error, retry=retry))
+        self.presence.note_end()
+        job = heartbeat.persist(lambda: self.jobs.fail(claim, error, retry=retry, doubtful=doubtful))
+        return cast(RunEnding, job.state)
+
+    def _give_back(self, claim: Claim, reason: str, heartbeat: Heartbeat) -> RunEnding:
+        """This machine is at fault: the job is for another one, or for later."""
+        log.warning("host_fault", reason=reason)
+        self.presence.note_fault(reason)
+        error = HostUnfit(f"the worker {self.name} could not begin: {reason}", remedy="The job goes on by itself")
+        job = heartbeat.persist(lambda: self.jobs.postpone(claim, error))
         return cast(RunEnding, job.state)
 
     def _postpone(self, claim: Claim, reason: str, heartbeat: Heartbeat, *, file: str | None = None) -> RunEnding:
         """A disk is full, which is not the clip's fault: the job waits for room."""
         log.warning("disk_full", reason=reason, file=file, again_in_sec=NO_ROOM_PAUSE_SEC)
+        self.presence.note_fault(reason)
         error = DiskFull(reason, file=file, remedy="Make room there; the job goes on by itself within a minute or so")
         # Where it is the catalog's own disk this cannot be written either. Giving up would use up the attempt, and a worker
         # without a catalog has nothing else to do.

@@ -31,7 +31,9 @@ from ampref_workers.protocol import (
     REQUEST,
     RESULT,
     SANDBOX,
+    START_LINE,
     Failed,
+    HostFault,
     M,
     Message,
     NoReport,
@@ -50,6 +52,8 @@ CHILD: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_workers.child")
 """The command that the job folder is appended to. `-P` keeps the job folder, where it runs, off the import path."""
 
 _TICK_SEC = 0.1
+_OOM_SCORE = "800"
+_START_SEC = 120.0  # For the interpreter and its imports: they say nothing of the work.
 _GRACE_SEC = 5.0  # For the kernel to take a killed process away.
 _STDERR_TAIL = 4_000  # Bytes of the end of what the child wrote there.
 _LINE_MAX = 64 << 10  # Bytes; a longer progress line is dropped rather than collected.
@@ -98,6 +102,9 @@ def run(
         )
         with contextlib.suppress(OSError):  # It may have ended already.
             os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + limits.nice)
+        with contextlib.suppress(OSError):  # Not Linux.
+            # A kernel that is short of memory ends the child, and not the worker with everything that it does.
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_OOM_SCORE)
     except BaseException:
         os.close(progress_read)
         raise
@@ -105,15 +112,21 @@ def run(
         os.close(progress_write)
     pipes = _Pipes(process, os.fdopen(progress_read, "rb", buffering=0), on_progress)
     try:
-        end = pipes.read_until_exit(time.monotonic() + limits.timeout_sec, should_stop)
+        end = pipes.read_until_exit(limits.timeout_sec, should_stop)
     finally:
         _kill(process)
         pipes.close()
     if end == "stopped":
         return Stopped()
+    if end == "timeout" and not pipes.has_started:
+        return HostFault(f"a child did not begin its work within {_START_SEC:g} s", pipes.stderr)
     if end == "timeout":
         return Failed("timeout", f"timeout: still running after {limits.timeout_sec:g} s, so it was killed", pipes.stderr)
-    return _read_outcome(job_dir, process.returncode, report, limits, pipes.stderr)
+    outcome = _read_outcome(job_dir, process.returncode, report, limits, pipes.stderr)
+    if pipes.has_started or isinstance(outcome, NoRoom):
+        return outcome
+    reason = outcome.reason if isinstance(outcome, Failed | HostFault) else getattr(outcome, "error", {}).get("detail")
+    return HostFault(f"a child could not begin its work: {reason}", pipes.stderr)
 
 
 class _Pipes:
@@ -125,6 +138,7 @@ class _Pipes:
         self._on_progress = on_progress
         self._line = b""
         self._tail = b""
+        self.has_started = False
         self._pipes = (progress, process.stderr)
         self._selector = selectors.DefaultSelector()
         for pipe in self._pipes:
@@ -136,9 +150,14 @@ class _Pipes:
         """The end of what the child wrote there."""
         return self._tail.decode("utf-8", "replace").strip()
 
-    def read_until_exit(self, deadline: float, should_stop: Callable[[], bool] | None) -> Literal["exit", "timeout", "stopped"]:
-        """Wait for the exit, the deadline (monotonic, s) or `should_stop`, whichever is first."""
+    def read_until_exit(
+        self, timeout_sec: float, should_stop: Callable[[], bool] | None
+    ) -> Literal["exit", "timeout", "stopped"]:
+        """Wait for the exit, the end of the time or `should_stop`; the time counts from where the child works."""
+        deadline, has_started = time.monotonic() + _START_SEC, False
         while not _has_exited(self._process):
+            if self.has_started and not has_started:
+                deadline, has_started = time.monotonic() + timeout_sec, True
             if should_stop is not None and should_stop():
                 return "stopped"
             remaining = deadline - time.monotonic()
@@ -182,6 +201,9 @@ class _Pipes:
         *lines, self._line = (self._line + data).split(b"\n")
         if len(self._line) > _LINE_MAX:
             self._line = b""
+        if START_LINE in lines:
+            self.has_started = True
+            lines.remove(START_LINE)
         if not lines or self._on_progress is None:
             return
         try:
@@ -210,7 +232,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _read_outcome(
     job_dir: Path, returncode: int, report: type[M], limits: SandboxLimits, stderr: str
-) -> M | Refused | Failed | NoRoom:
+) -> M | Refused | Failed | NoRoom | HostFault:
     """The outcome of a child that ended by itself."""
     if returncode < 0:
         return _describe_signal(-returncode, limits, stderr)
@@ -219,8 +241,10 @@ def _read_outcome(
     path = job_dir / RESULT
     try:
         if returncode == 0 and path.stat().st_size <= _RESULT_MAX:
-            ending = decode(path.read_bytes(), report, Refused, Failed, NoRoom)
-            return replace(ending, stderr=stderr) if isinstance(ending, Failed) else cast(M | Refused | NoRoom, ending)
+            ending = decode(path.read_bytes(), report, Refused, Failed, NoRoom, HostFault)
+            return (
+                replace(ending, stderr=stderr) if isinstance(ending, Failed) else cast(M | Refused | NoRoom | HostFault, ending)
+            )
     except (OSError, ValueError, KeyError, TypeError):
         pass  # It left no result, or half of one.
     return Failed("crash", f"crash: the child exited with status {returncode} and no result{_last_line(stderr)}", stderr)
@@ -234,7 +258,7 @@ def _describe_signal(number: int, limits: SandboxLimits, stderr: str) -> Failed:
     if number == signal.SIGXCPU:
         return Failed("timeout", "timeout: it used up its processor time", stderr)
     if number == signal.SIGKILL:
-        return Failed("crash", "crash: the child was killed by SIGKILL; a machine that is short of memory does this", stderr)
+        return Failed("killed", "crash: the child was killed by SIGKILL; a machine that is short of memory does this", stderr)
     if "bad_alloc" in stderr or "ould not allocate memory" in stderr:
         return Failed("memory", f"memory: it needed more than its {limits.memory_mb} MiB and died of {name}", stderr)
     return Failed("crash", f"crash: the child died of {name}{_last_line(stderr)}", stderr)

@@ -10,10 +10,15 @@ from amp_core.progress import Progress
 from amp_core.recipe import Recipe
 from amp_core.scoring import score
 from amp_core.strict_json import json_data
-from ampref_workers.protocol import SOURCE, RolloutReport, RolloutRequest, export_name
+from ampref_workers.protocol import SOURCE, ProbeReport, ProbeRequest, RolloutReport, RolloutRequest, export_name
 from ampref_workers.robots import load_robot
 
-__all__ = ["handle"]
+__all__ = ["handle", "probe"]
+
+
+def probe(job_dir: Path, request: ProbeRequest, report: Progress) -> ProbeReport:
+    """Nothing: this module was imported."""
+    return ProbeReport()
 
 
 def handle(job_dir: Path, request: RolloutRequest, report: Progress) -> RolloutReport:

@@ -13,15 +13,17 @@ from ampref_service.catalog import Catalog
 from ampref_service.event_feed import purge_events
 from ampref_service.integrity import scrub
 from ampref_service.webhooks import Deliverer
+from ampref_workers.presence import Presence
 from ampref_workers.runner import Runner
 from ampref_workers.threads import running_thread
 
-__all__ = ["collecting_blobs", "delivering_events", "purging_events", "scrubbing_blobs", "sweeping_jobs"]
+__all__ = ["collecting_blobs", "delivering_events", "keeping_presence", "purging_events", "scrubbing_blobs", "sweeping_jobs"]
 
 log = structlog.get_logger("ampref_workers.sweeper")
 
 _DELIVERERS = 4
 _LOOK_SEC = 1.0
+_PRESENCE_SEC = 1.0
 
 
 def sweeping_jobs(runner: Runner, ring: Callable[[Sequence[str]], object], *, every_sec: float) -> AbstractContextManager[None]:
@@ -68,6 +70,16 @@ def delivering_events(catalog: Catalog, *, allowed_hosts: Collection[str]) -> It
             name = f"deliverer_{number}"
             stack.enter_context(_repeating(lambda end: deliverer.deliver_due(end.is_set), name, _LOOK_SEC, _LOOK_SEC))
         yield
+
+
+def keeping_presence(presence: Presence, ring: Callable[[], object]) -> AbstractContextManager[None]:
+    """Keep a worker's row up to date while the block runs; `ring` is called when a paused worker can work again."""
+
+    def refresh(_end: threading.Event) -> None:
+        if presence.refresh():
+            ring()
+
+    return _repeating(refresh, "presence", _PRESENCE_SEC, _PRESENCE_SEC)
 
 
 def _repeating(

@@ -76,7 +76,7 @@ async def post_batch(
     """Upload many motions as one tar archive and have them scored; each is told of by itself, and may be sent again."""
     caller.check_robot(query.robot)
     recipe = None if query.recipe is None else parse_body(query.recipe.encode(), subject="the recipe")
-    resolved_recipe = resolve_recipe(query.mode, query.seed, recipe)
+    resolved_recipe = resolve_recipe(query.mode, query.seed, recipe, max_plans=services.settings.max_plans)
     robot, terms = services.robot(query.robot), job_terms(services, caller, query.priority)
     archive = services.spool.open_file()
     try:

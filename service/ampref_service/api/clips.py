@@ -131,7 +131,7 @@ async def post_clip(
     """Upload a motion and have it scored. It is read and checked in full before anything is stored."""
     caller.check_robot(form.robot)
     recipe = None if form.recipe is None else parse_body(form.recipe.encode(), subject="the recipe")
-    resolved_recipe = resolve_recipe(form.mode, form.seed, recipe)
+    resolved_recipe = resolve_recipe(form.mode, form.seed, recipe, max_plans=services.settings.max_plans)
     upload = Upload(
         file=form.file.file,
         size=form.file.size or 0,
@@ -223,7 +223,7 @@ def delete_clip(clip_id: Id, services: ServicesDep, caller: Writer) -> None:
 @router.post("/{clip_id}/rollouts", status_code=202, response_model=Submitted, responses=_SUBMIT_RESPONSES)
 def post_rollout(clip_id: Id, body: RolloutBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer) -> Submission:
     """Score a clip again with another recipe."""
-    recipe = recipe_row(resolve_recipe(body.mode, body.seed, body.recipe))
+    recipe = recipe_row(resolve_recipe(body.mode, body.seed, body.recipe, max_plans=services.settings.max_plans))
     terms = job_terms(services, caller, body.priority)
     with services.catalog.begin() as session:
         submission = clips.request_rollout(session, clip_id, recipe, terms=terms, actor=caller.name)
@@ -235,7 +235,7 @@ async def post_augment(
     clip_id: Id, body: AugmentBody, request: Request, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
 ) -> dict[str, Any]:
     """Make variants of a clip for coverage, each a clip of its own, and have them scored: all of them, or none."""
-    recipe = resolve_recipe(body.mode, body.seed, body.recipe)
+    recipe = resolve_recipe(body.mode, body.seed, body.recipe, max_plans=services.settings.max_plans)
     terms = job_terms(services, caller, body.priority)
     augmentations, tags = parse_all(body.augmentations), split_tags(body.tags)
     parent, robot = await to_thread.run_sync(find_parent, services, clip_id)

@@ -30,10 +30,11 @@ class Alive(BaseModel):
 
 
 class Component(BaseModel):
-    """One thing that the service cannot do without."""
+    """One thing that the service needs, or that its jobs do."""
 
-    name: Annotated[str, Field(description="`database` (and its schema), `blobs`, `uploads` or `broker`")]
+    name: Annotated[str, Field(description="`database` (and its schema), `blobs`, `uploads`, `broker`, `workers` or `queue`")]
     ok: bool
+    needed: Annotated[bool, Field(description="Whether requests cannot be served without it.")]
     detail: str | None = Field(None, description="What is wrong, and what to do.")
     ms: float
 
@@ -51,9 +52,10 @@ async def get_liveness(request: Request) -> Alive:
 
 
 def get_readiness(request: Request, response: Response) -> Ready:
-    """Every component is tried; 503 when one is down, with its name."""
+    """Every component is tried; 503 when one that is needed is down, with its name."""
     components = []
-    for name, check in request.app.state.checks.items():
+    state = request.app.state
+    for name, check in {**state.optional_checks, **state.checks}.items():
         start, detail = time.perf_counter(), None
         try:
             check()
@@ -64,8 +66,8 @@ def get_readiness(request: Request, response: Response) -> Ready:
             _log.error("readiness_check_failed", name, component=name, error=f"{type(error).__name__}: {error}")
             detail = f"{type(error).__name__}: see the service's log"
         milliseconds = round((time.perf_counter() - start) * 1e3, 2)
-        components.append(Component(name=name, ok=detail is None, detail=detail, ms=milliseconds))
-    is_ready = all(component.ok for component in components)
+        components.append(Component(name=name, ok=detail is None, needed=name in state.checks, detail=detail, ms=milliseconds))
+    is_ready = all(component.ok or not component.needed for component in components)
     response.status_code = 200 if is_ready else 503
     return Ready(status="ready" if is_ready else "not-ready", components=components)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import Depends, Header, Query, Request, Response
@@ -16,7 +17,7 @@ from ampref_service.api.pages import PageView, link_next, page_responses
 from ampref_service.api.params import Cursor, Id, Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
-from ampref_service.catalog import job_rows
+from ampref_service.catalog import job_rows, worker_rows
 from ampref_service.catalog.records import Job, Page
 from ampref_service.job_feed import JobFeed
 from ampref_service.keys import Caller
@@ -81,14 +82,15 @@ def list_jobs(
     """Jobs, newest first; `state=quarantined` lists those that need somebody to look."""
     with services.catalog.session() as session:
         page = job_rows.list_jobs(session, state=state, kind=kind, limit=limit, cursor=cursor, bounds=caller.bounds)
+        page = replace(page, items=tuple(worker_rows.explain_waiting(session, page.items)))
     return link_next(request, response, page)
 
 
 @router.get("/{job_id}", response_model=JobView, responses=responses(404), dependencies=READ)
 def get_job(job_id: Id, services: ServicesDep) -> Job:
-    """A job's state and progress."""
+    """A job's state and progress; of a queued one that no live worker can take, the message says why."""
     with services.catalog.session() as session:
-        return job_rows.get(session, job_id)
+        return worker_rows.explain_waiting(session, [job_rows.get(session, job_id)])[0]
 
 
 async def get_feed(request: Request) -> JobFeed:

@@ -27,6 +27,7 @@ from ampref_service.api import (
     schema,
     versions,
     webhooks,
+    workers,
 )
 from ampref_service.api.problems import Problem, responses
 
@@ -47,7 +48,7 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 """Every endpoint of the service."""
 
 _NOUNS = (
-    *(clips, batches, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, robots),
+    *(clips, batches, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, workers, robots),
     *(schema, keys, audit, health),
     *(docs_page, login),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterator
 
 import structlog
@@ -10,7 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from amp_core.errors import Unavailable
-from ampref_service.catalog import clips, damage, job_rows, webhooks
+from ampref_service.catalog import clips, damage, job_rows, webhooks, worker_rows
+from ampref_service.catalog.tables import WORKER_STATES
 from ampref_service.services import Services
 
 log = structlog.get_logger("ampref_service.telemetry")
@@ -72,6 +74,7 @@ class _CatalogCollector(Collector):
                 job_counts, clip_counts = job_rows.counts(session), clips.count(session)
                 webhook_counts = webhooks.count_states(session)
                 num_damaged, scrub_age = damage.count_open(session), damage.scrub_age(session)
+                workers = worker_rows.list_workers(session)
             age = self._services.queue.oldest_due()
         except Unavailable as error:
             # The latencies are worth the most while the database is away.
@@ -91,6 +94,14 @@ class _CatalogCollector(Collector):
                 "Since the last complete scrub began; absent before it",
                 value=scrub_age,
             )
+        yield GaugeMetricFamily(
+            "ampref_worker_host_faults",
+            "Jobs that the workers seen within a day gave back because their machines failed",
+            value=sum(worker.host_faults for worker in workers),
+        )
+        by_state = Counts(worker.state for worker in workers if worker.live)
+        worker_counts = {state: by_state[state] for state in WORKER_STATES}
+        workers_by_state = GaugeMetricFamily("ampref_workers", "Live workers by state", labels=["state"])
         jobs = GaugeMetricFamily("ampref_jobs", "Jobs by state", labels=["state"])
         clips_by_tier = GaugeMetricFamily(
             "ampref_clips", "Clips by the tier of their best rollout: 0, 1, -1, unscored; and their total", labels=["tier"]
@@ -98,7 +109,12 @@ class _CatalogCollector(Collector):
         webhooks_by_state = GaugeMetricFamily(
             "ampref_webhooks", "Webhooks: active, failing at this time, quarantined", labels=["state"]
         )
-        gauges = ((jobs, job_counts), (clips_by_tier, clip_counts), (webhooks_by_state, webhook_counts))
+        gauges = (
+            (jobs, job_counts),
+            (clips_by_tier, clip_counts),
+            (webhooks_by_state, webhook_counts),
+            (workers_by_state, worker_counts),
+        )
         for gauge, counts in gauges:
             for label, count in counts.items():
                 gauge.add_metric([label], count)

@@ -67,7 +67,8 @@ def enqueue(
     """
     at = now(session)
     values: dict[str, Any] = {
-        "id": new_id("job"),
+        # Pages of jobs are in the order of their ids.
+        "id": new_id("job", after=session.execute(select(func.max(jobs.c.id))).scalar_one()),
         "kind": kind,
         "state": "queued",
         "clip_id": clip_id,

@@ -191,6 +191,38 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Worker:
+    """A process that runs jobs.
+
+    Args:
+      machine: where it runs, the same for every container of one machine.
+      release: of this software.
+      robots: names and digests of what it has installed.
+      concurrency: jobs that it runs at a time.
+      state: `working`, `paused` (its machine failed; it takes no job until a probe goes well) or `stopping`.
+      reason: why it is paused.
+      jobs: that it has brought to an end; `host_faults`: that it gave back because its machine failed.
+      live: whether it was seen lately.
+    """
+
+    id: str
+    name: str
+    host: str
+    machine: str
+    pid: int
+    release: str
+    robots: Mapping[str, str]
+    concurrency: int
+    state: str = "working"
+    reason: str | None = None
+    started_at: float = 0.0
+    seen_at: float = 0.0
+    jobs: int = 0
+    host_faults: int = 0
+    live: bool = True
+
+
+@dataclass(frozen=True)
 class JobTerms:
     """On what terms a job is queued.
 

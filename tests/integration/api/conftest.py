@@ -128,7 +128,7 @@ class Api:
             segments=[Segment(0, 50, tier, 0.9)],
             recipe=recipe,
         )
-        return self.queue.complete_rollout(claim, new).id
+        return str((self.queue.complete_rollout(claim, new).result or {})["rollout_id"])
 
     def _recipe(self, claim: Claim, mode: str) -> RecipeRow:
         """What a rollout in a mode is kept under: the job's recipe or, where that is of mode auto, its stage."""

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from amp_core.errors import PhysicsFailed
+from ampref_service.catalog import worker_rows
+from ampref_service.catalog.records import Worker
 
 
 def _events(text: str) -> list[dict[str, Any]]:
@@ -142,3 +144,42 @@ def test_a_quarantined_job_says_why_and_can_be_retried(api: Any) -> None:
     assert api.rung[-1] == fresh["id"]
     assert api.http.post(f"/v1/jobs/{fresh['id']}/retry").status_code == 409
     assert api.http.post("/v1/jobs/nope/retry").status_code == 404
+
+
+def test_the_limit_of_a_job_is_known_beforehand(api: Any) -> None:
+    settings = api.app.state.services.settings
+    clip = api.post(1, mode="rollout").json()
+    assert clip["job"]["limit_sec"] == settings.job_timeout_sec
+    url = f"/v1/clips/{clip['clip']['id']}/rollouts"
+    planned = api.http.post(url, json={"mode": "tracked"}).json()["job"]
+    duration_sec = clip["clip"]["duration_sec"]
+    assert planned["limit_sec"] == settings.job_timeout_sec + settings.plan_timeout_factor * duration_sec * 7
+    for planner in ({"samples": 4096}, {"step_sec": 0.0005}):
+        refused = api.http.post(url, json={"recipe": {"mode": "tracked", "planner": planner}})
+        assert (refused.status_code, refused.json()["type"]) == (422, "urn:ampref:error:recipe-refused")
+        assert "plans of the usual size" in refused.json()["what"]
+        assert "at most 32; the usual recipe of mode tracked asks for 7" in refused.json()["expected"]
+
+
+def test_priorities_and_workers_are_shown(api: Any) -> None:
+    first, urgent = api.post(1).json()["job"], api.post(2, priority=3).json()["job"]
+    assert (first["priority"], urgent["priority"], urgent["robot"]) == (0, 3, "wildrobot")
+    assert api.claim().job.id == urgent["id"]
+    assert "no live one is known" in api.http.get(f"/v1/jobs/{first['id']}").json()["message"]
+    assert api.http.get("/v1/workers").json() == {"items": []}
+    worker = Worker("worker_1", "h:1", "h", "m", 1, "0", {"wildrobot": first["robot_digest"]}, 2, "paused", "no disk")
+    with api.catalog.begin() as session:
+        worker_rows.save(session, worker)
+    (shown,) = api.http.get("/v1/workers").json()["items"]
+    assert (shown["state"], shown["reason"], shown["live"], shown["robots"]) == ("paused", "no disk", True, worker.robots)
+    components = {row["name"]: row for row in api.http.get("/readyz").json()["components"]}
+    assert [(components[name]["ok"], components[name]["needed"]) for name in ("workers", "queue")] == [(False, False)] * 2
+    assert "no disk" in components["queue"]["detail"]
+    assert 'ampref_workers{state="paused"} 1.0' in api.http.get("/metrics").text
+
+
+def test_a_retry_of_a_deleted_clips_job_is_refused(api: Any) -> None:
+    made = api.post(1).json()
+    assert api.http.delete(f"/v1/clips/{made['clip']['id']}").status_code == 204
+    refused = api.http.post(f"/v1/jobs/{made['job']['id']}/retry")
+    assert (refused.status_code, "was deleted" in refused.json()["what"]) == (409, True)

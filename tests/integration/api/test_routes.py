@@ -93,6 +93,7 @@ ROUTES = {
     "DELETE /v1/webhooks/{webhook_id}": write_webhooks(),
     "POST /v1/webhooks/{webhook_id}/test": write_webhooks(),
     "POST /v1/webhooks/{webhook_id}/retry": write_webhooks(),
+    "GET /v1/workers": Access("jobs:read"),
     "GET /v1/datasets": read_dataset(is_list=True),
     "GET /v1/datasets/{name}": read_dataset(),
     "GET /v1/datasets/{name}/diff": read_dataset(request={"params": {"before": "0.1.0", "after": "0.1.0"}}),

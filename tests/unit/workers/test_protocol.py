@@ -9,6 +9,7 @@ import pytest
 from amp_core.formats import Limits
 from ampref_workers.protocol import (
     Failed,
+    HostFault,
     LockedFile,
     LockReport,
     LockRequest,
@@ -68,6 +69,7 @@ MEMBER = Member(
         Refused({"type": "motion-refused"}),
         Failed("memory", "why", "x"),
         NoRoom("in /work"),
+        HostFault("no descriptors", "x"),
     ],
 )  # fmt: skip
 def test_a_message_comes_back_as_it_was(message: Message) -> None:

@@ -73,7 +73,7 @@ def up(
     listener.listen()
     if stop_with_parent:
         signal_at_end_of_input(signal.SIGTERM)
-    worker = EmbeddedWorker(settings)
+    worker = EmbeddedWorker(settings, robots={robot.name: robot.digest for robot in robots.values()})
 
     @contextlib.contextmanager
     def background(services: Services) -> Iterator[None]:
@@ -90,6 +90,7 @@ def up(
             sys.stdout.flush()
             yield
 
-    app = create_app(settings, notify=worker.notify, background=background, robots=robots)
+    checks = {"workers": worker.check}
+    app = create_app(settings, notify=worker.notify, checks=checks, background=background, robots=robots)
     with ending_on_sigterm():
         server.run(app, settings, listener)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
+from types import SimpleNamespace
 from typing import Annotated
 
 from typer import Option
@@ -13,14 +15,25 @@ from amp_core.cli.options import Json
 from amp_core.cli.output import Output
 from amp_core.robot import load_robots
 from ampref_service import logs
+from ampref_service.blobs import open_blobs
+from ampref_service.catalog import Catalog, schema
 from ampref_service.cli.startup import check_blobs, ending_on_sigterm, load_settings, warn_missing_tests
+from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.app import check_workers, main
+from ampref_workers.embedded import EmbeddedWorker
 
 
 def worker(
     check: Annotated[
         bool, Option("--check", help="Ask whether this machine's worker answers, and exit with 0 if it does.")
+    ] = False,
+    until_empty: Annotated[
+        bool,
+        Option(
+            "--until-empty",
+            help="Take jobs from the table, without a broker, until none is queued or runs; for batch systems such as Slurm.",
+        ),
     ] = False,
     json_out: Json = None,
 ) -> None:
@@ -35,8 +48,16 @@ def worker(
     settings = load_settings(out)
     logs.configure(settings.log_level, json=settings.log_json)
     warn_missing_tests(out, settings)
-    load_robots(settings.robots)
+    robots = {robot.name: robot.digest for robot in load_robots(settings.robots).values()}
     check_blobs(out, settings)
+    if until_empty:
+        with ending_on_sigterm(), contextlib.closing(Catalog.open(settings.database_url)) as catalog:
+            schema.check(catalog)
+            out.print_result({"pid": os.getpid()})
+            sys.stdout.flush()
+            blobs = open_blobs(settings.blob_url, CatalogDamageLog(catalog))
+            EmbeddedWorker(settings, robots=robots).run_until_empty(SimpleNamespace(catalog=catalog, blobs=blobs))
+        return
     out.print_result({"pid": os.getpid()})
     sys.stdout.flush()
     with ending_on_sigterm():
