@@ -101,7 +101,15 @@ def test_a_file_that_moves_forward_may_take_longer(site: Site, large: Any, get: 
 
 
 def test_a_trickling_stream_of_events_does_not_extend_the_wait(site: Site, trickle: Any) -> None:
-    job = {"id": "job_1", "kind": "rollout", "state": "running", "progress": 0.5, "attempts": 1, "max_attempts": 3}
+    job: dict[str, Any] = {
+        "id": "job_1",
+        "kind": "rollout",
+        "state": "running",
+        "progress": 0.5,
+        "attempts": 1,
+        "max_attempts": 3,
+    }
+    job["result"] = None
     done = f"event: done\ndata: {json.dumps(job | {'state': 'succeeded'})}\n\n".encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     events = trickle(b": ping\n\n" * 60 + done, where="/events", head=head)

@@ -134,8 +134,11 @@ def test_which_addresses_are_the_services_own(url: str, target: str, is_followed
     assert len(asked) == 1 + is_followed
 
 
-def test_a_manifest_elsewhere_is_not_fetched(site: Site, elsewhere: Site) -> None:
-    site.before = lambda handler: send_json(handler, {"manifest_url": f"{elsewhere.url}/manifest"}) is None
-    with ApiClient(site.url, retry=QUICK) as api, pytest.raises(Unavailable, match=f"names {elsewhere.url}/manifest"):
-        api.get_manifest("walk", "0.11.0")
+def test_an_address_elsewhere_in_an_answer_is_not_asked(site: Site, elsewhere: Site) -> None:
+    """Such as a version's `manifest_url`."""
+    with (
+        closing(Connection(site.url, retry=QUICK)) as connection,
+        pytest.raises(Unavailable, match=f"names {elsewhere.url}/manifest"),
+    ):
+        connection.json("GET", f"{elsewhere.url}/manifest")
     assert not elsewhere.requests
