@@ -312,6 +312,7 @@ def test_a_cursor_holds_what_its_integer_column_can(database_url: str, key: floa
 CHANGES: dict[str, Any] = {
     "tier": 0,
     "robot": "wildrobot",
+    "robots": ("wildrobot",),
     "mode": "tracked",
     "gate_profile": "amp-0.12",
     "tags": ("x",),

@@ -73,9 +73,9 @@ def restore(
     json_out: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Put a backup into an empty place: an empty database, of either kind, and a blob store.
+    """Put a backup into an empty place.
 
-    Exit 1 when something of the backup was damaged or missing.
+    That is an empty database, of either kind, and a blob store. Exit 1 when something of the backup was damaged or missing.
     """
     out = Output(json_out, quiet=quiet)
     settings = load_settings(out, data_dir=data_dir)

@@ -128,7 +128,7 @@ def test_a_robot_that_only_the_catalog_knows_can_be_asked_for(api: Any) -> None:
         ),
         ("POST", "/v1/datasets/walk/versions", {"version": "0.1.0", "select": {"tier": 7}}, "body.select.tier", "one of 0, 1"),
         ("POST", "/v1/datasets/walk/versions", {"select": {}}, "body.version", "it is missing; expected a version MAJOR"),
-        ("POST", "/v1/datasets/walk/versions", [], "body", "an object with only select, version"),
+        ("POST", "/v1/datasets/walk/versions", [], "body", "an object with only priority, select, version"),
         ("GET", "/v1/jobs?state=finished", None, "query.state", "one of queued, running"),
     ],
 )

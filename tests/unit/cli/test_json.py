@@ -29,10 +29,12 @@ JOB = {
 ROLLOUT = {
     **{"id": "rollout_1", "clip_name": "walk", "mode": "rollout", "tier": 0, "tier_reason": "all gates passed"},
     **{"bucket": "canonical", "frames": 20, "duration_sec": 0.4, "quality_metrics": {}, "segments": [], "ingest": {}},
+    **{"gate_profile": "amp-0.12", "recipe_digest": "sha256:3", "arrays_digest": "sha256:4", "recipe": {}, "provenance": {}},
 }
 CLIP = {
     **{"id": "clip_1", "name": "walk", "robot": "wildrobot", "source_digest": "sha256:1", "source_format": "npz"},
     **{"frames_in": 20, "fps_in": 50.0, "duration_sec": 0.4, "tags": [], "created_at": "now", "augmentation": None},
+    **{"lineage": "sha256:1", "read_options": {}},
     **{"rollout": ROLLOUT, "rollouts": [ROLLOUT], "jobs": [JOB]},
 }
 VERSION = {
@@ -63,12 +65,12 @@ ANSWERS = {
     "POST /v1/webhooks/webhook_1/test": WEBHOOK,
     "POST /v1/webhooks/webhook_1/retry": WEBHOOK,
     "GET /v1/rollouts/rollout_1": ROLLOUT,
-    "GET /v1/robots/wildrobot": {"control_dt": 0.02},
+    "GET /v1/robots/wildrobot": {"name": "wildrobot", "control_dt": 0.02},
     "POST /v1/datasets/walk/versions": {"job": JOB, "pending_clips": 0},
     "GET /v1/datasets": {"items": [DATASET], "next_cursor": None},
     "GET /v1/datasets/walk": DATASET,
     "GET /v1/datasets/walk/versions/1.0.0": VERSION,
-    "PUT /v1/datasets/walk/aliases/best": {},
+    "PUT /v1/datasets/walk/aliases/best": VERSION,
     "GET /v1/datasets/walk/diff": {
         **{"before": "1.0.0", "after": "1.0.0", "added": [], "removed": [], "changed": [], "unchanged": 1},
         **{"same_features": True},
