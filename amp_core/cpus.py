@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["cgroup_cpus", "usable_cpus"]
+__all__ = ["cgroup_cpus", "machine_cpus", "usable_cpus"]
 
 
 def usable_cpus() -> int:
@@ -24,6 +24,11 @@ def usable_cpus() -> int:
         count = os.cpu_count() or 1
     quota = cgroup_cpus()
     return count if quota is None else min(count, math.ceil(quota))
+
+
+def machine_cpus() -> int:
+    """The processors of the machine, whatever part of it this process may use."""
+    return max(os.cpu_count() or 1, usable_cpus())
 
 
 def cgroup_cpus(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:

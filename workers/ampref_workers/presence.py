@@ -23,7 +23,7 @@ from pathlib import Path
 
 import structlog
 
-from amp_core.cpus import usable_cpus
+from amp_core.cpus import machine_cpus
 from amp_core.robot import load_robots
 from amp_core.version import __version__
 from ampref_service.blobs import BlobStore
@@ -256,11 +256,6 @@ class Presence:
                 log.warning("jobs_of_dead_workers_taken_back", requeued=report.requeued, cancelled=report.cancelled)
             for path in dead.values():
                 path.unlink(missing_ok=True)
-
-
-def machine_cpus() -> int:
-    """The processors of the machine, whatever part of it this process may use."""
-    return max(os.cpu_count() or 1, usable_cpus())
 
 
 def _machine() -> str:
