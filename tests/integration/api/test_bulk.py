@@ -145,3 +145,12 @@ def test_a_journal_that_is_none_is_refused_and_kept(served: Served, folder: Path
 def test_a_folder_without_motions_is_refused(served: Served, tmp_path: Path) -> None:
     status, _, errors = submit(served, str(tmp_path))
     assert (status, "there is no motion file in it" in errors) == (1, True)
+
+
+def test_a_name_that_is_no_unicode_is_sent_and_found_in_the_journal(served: Served, folder: Path) -> None:
+    (folder / "bad.json").unlink()
+    (folder / os.fsdecode(b"caf\xe9.json")).write_bytes(motion_bytes(77_000))
+    status, _, errors = submit(served, str(folder))
+    assert status == 0, errors
+    status, _, errors = submit(served, str(folder))
+    assert (status, "4 of 4 files are in the journal; 0 are sent" in errors) == (0, True), errors
