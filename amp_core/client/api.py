@@ -97,14 +97,8 @@ class ApiClient:
 
         Safe to repeat: the same bytes with the same recipe are one clip and one job.
         """
-        form: dict[str, Any] = _drop_none(
-            {"name": name, "robot": robot, "mode": mode, "quat_order": quat_order, "format": format}
-        )
-        form |= {key: str(value) for key, value in _drop_none({"seed": seed, "fps": fps}).items()}
-        if recipe is not None:
-            form["recipe"] = json.dumps(dict(recipe))
-        if tags:
-            form["tags"] = list(tags)
+        terms = {"robot": robot, "mode": mode, "seed": seed, "fps": fps, "quat_order": quat_order, "format": format}
+        form = _clip_fields(recipe, tags, name=name, **terms)
         source = Path(path)
         try:
             file = open(source, "rb")  # noqa: SIM115 (closed below; only this call's errors are refusals)
@@ -134,12 +128,7 @@ class ApiClient:
           report: called with each file once it is stored: with `{clip, job, rollout, known}`, or with why it was refused.
           terms: `robot, mode, seed, fps, quat_order, format, priority`, the same for all of them.
         """
-        params: dict[str, Any] = _drop_none(terms)
-        if recipe is not None:
-            params["recipe"] = json.dumps(dict(recipe))
-        if tags:
-            params["tags"] = list(tags)
-        post_batch(self._connection, files, params, report)
+        post_batch(self._connection, files, _clip_fields(recipe, tags, **terms), report)
 
     def list_clips(self, **filters: Any) -> dict[str, Any]:
         """One page of the curriculum query, `{items, next_cursor}`.
@@ -510,6 +499,16 @@ class ApiClient:
             raise Unavailable(
                 f"the file cannot be written ({error.strerror or error})", file=str(target), remedy="Give another path."
             ) from error
+
+
+def _clip_fields(recipe: Mapping[str, Any] | None, tags: Sequence[str], **terms: Any) -> dict[str, Any]:
+    """The fields of an upload besides its file, as text."""
+    fields: dict[str, Any] = {key: str(value) for key, value in _drop_none(terms).items()}
+    if recipe is not None:
+        fields["recipe"] = json.dumps(dict(recipe))
+    if tags:
+        fields["tags"] = list(tags)
+    return fields
 
 
 def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:

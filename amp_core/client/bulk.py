@@ -11,7 +11,7 @@ from typing import Any
 
 from amp_core.client import answers
 from amp_core.client.answers import AnswerFault, check_answer
-from amp_core.client.http import Connection, Retry, RetryableError, problem_error
+from amp_core.client.http import Connection, Retry, RetryableError, iter_body, problem_error
 from amp_core.errors import AmprefError, InputRefused, Unavailable
 from amp_core.strict_json import read_json
 
@@ -61,7 +61,11 @@ def post_batch(connection: Connection, files: Sequence[BatchFile], params: Mappi
 
     def send(retry: Retry) -> None:
         failures.clear()
-        headers = {"content-type": "application/x-tar", "accept": "application/x-ndjson, application/problem+json"}
+        headers = {
+            "content-type": "application/x-tar",
+            "accept": "application/x-ndjson, application/problem+json",
+            "accept-encoding": "identity",
+        }
         chunks, size = _format_archive(remaining)
         options: dict[str, Any] = {
             "params": dict(params),
@@ -69,7 +73,7 @@ def post_batch(connection: Connection, files: Sequence[BatchFile], params: Mappi
             "headers": headers | {"content-length": str(size)},
         }
         with connection.stream("POST", _PATH, retry=retry, is_transfer=True, **options) as response:
-            for line in _iterate_lines(connection, response.iter_bytes()):
+            for line in _iterate_lines(connection, iter_body(response)):
                 try:
                     check_answer(answers.BatchLine, line)
                     if "member" not in line:

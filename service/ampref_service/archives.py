@@ -57,11 +57,10 @@ def iterate_members(file: BinaryIO) -> Iterator[ArchiveMember]:
             name = _read_pax_name(file, offset, info.size) or name
         elif info.type == tarfile.GNUTYPE_LONGNAME:
             name = _decode_name(_read(file, offset, min(info.size, _MAX_NAME_BYTES)).rstrip(b"\0"))
-        elif info.type not in (tarfile.XGLTYPE, tarfile.DIRTYPE):
-            fault = None if info.type in _FILES else "it is a link" if info.type in _LINKS else "it is no ordinary file"
-            yield ArchiveMember(_printable(name or info.name), offset, info.size, fault)
-            name = None
-        elif info.type == tarfile.DIRTYPE:
+        elif info.type != tarfile.XGLTYPE:
+            if info.type != tarfile.DIRTYPE:
+                fault = None if info.type in _FILES else "it is a link" if info.type in _LINKS else "it is no ordinary file"
+                yield ArchiveMember(_printable(name or info.name), offset, info.size, fault)
             name = None
     raise _archive_error("the archive has no end: it was cut off")
 

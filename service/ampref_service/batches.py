@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import structlog
 from anyio import to_thread
@@ -25,6 +26,7 @@ from ampref_service.recipes import recipe_row
 from ampref_service.services import Services
 from ampref_service.uploads import Upload, prepare_clip, start_lineage_check, start_reading
 
+T = TypeVar("T")
 log = structlog.get_logger("ampref_service.batches")
 
 GROUP_SIZE = 16
@@ -39,7 +41,7 @@ class Batch:
 
     Args:
       archive: holds the bytes of the members.
-      template: an upload with what is the same for all of them (format, fps, quat_order, tags); its file is not read.
+      reading: what an `Upload` has of all of them alike: `format, fps, quat_order, tags`.
     """
 
     archive: BinaryIO
@@ -47,63 +49,37 @@ class Batch:
     robot: Robot
     recipe: Recipe
     terms: JobTerms
-    template: Upload
+    reading: Mapping[str, Any]
     actor: str
 
 
 Outcome = Submission | AmprefError
 """What became of a member."""
 
+_Reading = tuple[Upload, Future[dict[str, Any]]] | AmprefError
+"""A member that a reader was given, or why it was not."""
+
 
 async def store_batch(services: Services, batch: Batch) -> AsyncIterator[tuple[ArchiveMember, Outcome]]:
     """Each member with what became of it, in order, once that is durable. While a group is stored, the next is being read."""
+
+    async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+        return await to_thread.run_sync(function, services, batch, *arguments, limiter=services.spool.threads)
+
     groups = [batch.members[start : start + GROUP_SIZE] for start in range(0, len(batch.members), GROUP_SIZE)]
-    following: list[_Reading] = []
+    readings = await in_thread(_start_readings, groups[0]) if groups else []
     try:
-        for index, group in enumerate(groups):
-            readings = following or await _run(services, _start_readings, services, batch, group)
-            facts = [await reading.wait() for reading in readings]
-            following = []
-            if index + 1 < len(groups):
-                following = await _run(services, _start_readings, services, batch, groups[index + 1])
-            outcomes = await _run(services, _store_group, services, batch, readings, facts)
-            for outcome in zip(group, outcomes, strict=True):
+        for group, next_group in itertools.zip_longest(groups, groups[1:], fillvalue=()):
+            uploads = [await _wait_for_facts(reading) for reading in readings]
+            readings = await in_thread(_start_readings, next_group)
+            for outcome in zip(group, await in_thread(_store_group, uploads), strict=True):
                 yield outcome
     finally:
-        for reading in following:
-            reading.cancel()
-
-
-async def _run(services: Services, function: Any, *arguments: Any) -> Any:
-    return await to_thread.run_sync(function, *arguments, limiter=services.spool.threads)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """A member that a reader was given, or the reason why it was not."""
-
-    upload: Upload | None
-    future: Future[dict[str, Any]] | None
-    error: AmprefError | None = None
-
-    async def wait(self) -> dict[str, Any] | AmprefError:
-        """The facts that the reader found, or why there are none."""
-        if self.future is None:
-            assert self.error is not None
-            return self.error
-        try:
-            return await asyncio.wrap_future(self.future)
-        except AmprefError as error:
-            return error
-        except Exception:
-            log.exception("reading_failed")
-            return InternalError()
-
-    def cancel(self) -> None:
-        if self.future is not None:
-            self.future.cancel()
-        if self.upload is not None:
-            self.upload.file.close()
+        for reading in readings:
+            if not isinstance(reading, AmprefError):
+                upload, future = reading
+                future.cancel()
+                upload.file.close()
 
 
 def _start_readings(services: Services, batch: Batch, group: Sequence[ArchiveMember]) -> list[_Reading]:
@@ -111,37 +87,46 @@ def _start_readings(services: Services, batch: Batch, group: Sequence[ArchiveMem
 
 
 def _start_reading(services: Services, batch: Batch, member: ArchiveMember) -> _Reading:
+    if member.fault is not None:
+        return InputRefused(member.fault, file=member.name, expected="motion files and folders of them")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(services.spool.store(_read_member(services, batch.archive, member)))
+            upload = Upload(file, member.size, member.name, **batch.reading)
+            future = start_reading(services, batch.robot, upload)
+        except AmprefError as error:
+            return error
+        stack.pop_all()
+    return upload, future
+
+
+def _read_member(services: Services, archive: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
+    for start in range(0, member.size, _COPY_BYTES):
+        with services.spool.disk_errors():
+            yield os.pread(archive.fileno(), min(_COPY_BYTES, member.size - start), member.offset + start)
+
+
+async def _wait_for_facts(reading: _Reading) -> tuple[Upload, dict[str, Any]] | AmprefError:
+    """A member with what its reader found, or why there is none; then its file is closed."""
+    if isinstance(reading, AmprefError):
+        return reading
+    upload, future = reading
     try:
-        if member.fault is not None:
-            raise InputRefused(member.fault, file=member.name, expected="motion files and folders of them")
-        upload = dataclasses.replace(
-            batch.template, file=_extract(services, batch.archive, member), size=member.size, filename=member.name
-        )
-    except AmprefError as error:
-        return _Reading(None, None, error)
-    try:
-        return _Reading(upload, start_reading(services, batch.robot, upload))
+        return upload, await asyncio.wrap_future(future)
     except AmprefError as error:
         upload.file.close()
-        return _Reading(None, None, error)
-
-
-def _extract(services: Services, archive: BinaryIO, member: ArchiveMember) -> BinaryIO:
-    """A member as a file of its own, which its reader reads."""
-    with contextlib.ExitStack() as stack, services.spool.disk_errors():
-        file = stack.enter_context(services.spool.open_file())
-        for start in range(0, member.size, _COPY_BYTES):
-            file.write(os.pread(archive.fileno(), min(_COPY_BYTES, member.size - start), member.offset + start))
-        file.flush()
-        stack.pop_all()
-    return file
+        return error
+    except Exception:
+        log.exception("reading_failed")
+        upload.file.close()
+        return InternalError()
 
 
 def _store_group(
-    services: Services, batch: Batch, readings: Sequence[_Reading], facts: Sequence[dict[str, Any] | AmprefError]
+    services: Services, batch: Batch, uploads: Sequence[tuple[Upload, dict[str, Any]] | AmprefError]
 ) -> list[Outcome]:
     """Store the bytes of a group, then its clips and jobs in one transaction, in which each is undone by itself."""
-    prepared = [_prepare(services, batch, *pair) for pair in zip(readings, facts, strict=True)]
+    prepared = [item if isinstance(item, AmprefError) else _prepare(services, batch, *item) for item in uploads]
     row = recipe_row(batch.recipe)
     try:
         with services.catalog.begin() as session:
@@ -154,25 +139,10 @@ def _store_group(
     return outcomes
 
 
-def _submit(session: Session, batch: Batch, new: NewClip, notes: tuple[str, ...], recipe: RecipeRow) -> Outcome:
-    try:
-        with session.begin_nested():
-            submission = clips.submit(session, new, recipe, terms=batch.terms, actor=batch.actor)
-    except AmprefError as error:
-        return error
-    return dataclasses.replace(submission, notes=notes)
-
-
 def _prepare(
-    services: Services, batch: Batch, reading: _Reading, facts: dict[str, Any] | AmprefError
+    services: Services, batch: Batch, upload: Upload, facts: dict[str, Any]
 ) -> tuple[NewClip, tuple[str, ...]] | AmprefError:
     """The clip that a member becomes, once its bytes are stored, with what of it was not believed."""
-    upload = reading.upload
-    if upload is None or isinstance(facts, AmprefError):
-        if upload is not None:
-            upload.file.close()
-        assert isinstance(facts, AmprefError)
-        return facts
     with upload.file, contextlib.ExitStack() as stack:
         try:
             check = facts["lineage"] and start_lineage_check(services, batch.robot, facts, stack)
@@ -180,3 +150,12 @@ def _prepare(
             return prepare_clip(services, batch.robot, upload, facts, is_variant=is_variant)
         except AmprefError as error:
             return error
+
+
+def _submit(session: Session, batch: Batch, new: NewClip, notes: tuple[str, ...], recipe: RecipeRow) -> Outcome:
+    try:
+        with session.begin_nested():
+            submission = clips.submit(session, new, recipe, terms=batch.terms, actor=batch.actor)
+    except AmprefError as error:
+        return error
+    return dataclasses.replace(submission, notes=notes)

@@ -12,14 +12,12 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-import structlog
 
-from amp_core.errors import Unavailable
 from ampref_service.catalog import Catalog, events
 from ampref_service.catalog.records import Event, EventFilter, EventGap, EventPage
+from ampref_service.poller import Poller
 
 T = TypeVar("T")
-log = structlog.get_logger("ampref_service.event_feed")
 
 LONGEST_STREAM_SEC = 600.0
 """After this a stream ends and is resumed by its reader, which shows its key again."""
@@ -71,35 +69,22 @@ def purge_events(catalog: Catalog, *, days: float) -> int:
     return count
 
 
-class EventFeed:
-    """Follows the stream for many readers with one query an interval, while there are any. Of one event loop.
+class EventFeed(Poller):
+    """Follows the stream for many readers with one query an interval."""
 
-    Args:
-      every_sec: how often it looks.
-      max_followers: how many readers there may be.
-    """
+    streams = "streams"
+    remedy = "Try again in a moment, on another API process, or ask for pages (Accept: application/json)"
+    failure_event = "events_not_read"
 
     def __init__(self, catalog: Catalog, *, every_sec: float, max_followers: int) -> None:
+        super().__init__(every_sec=every_sec, max_followers=max_followers)
         self._catalog = catalog
-        self._every_sec = every_sec
-        self._max_followers = max_followers
         self._followers = 0
-        self._poller: asyncio.Task[None] | None = None
         self._threads: anyio.CapacityLimiter | None = None
         self._recent: deque[Event] = deque()
         # Every event after `_floor` up to `_head` is in `_recent`; None while nobody looks.
         self._floor = 0
         self._head: int | None = None
-        self._news = asyncio.Event()
-
-    def check_room(self) -> None:
-        """Raise `Unavailable` where one more reader would be too many."""
-        if self._followers >= self._max_followers:
-            raise Unavailable(
-                f"{self._followers} streams are open already",
-                expected=f"at most {self._max_followers} (AMPREF_MAX_STREAMS)",
-                remedy="Try again in a moment, on another API process, or ask for pages (Accept: application/json)",
-            )
 
     async def follow(
         self, criteria: EventFilter, after: int | None, *, last: int = 0
@@ -138,12 +123,6 @@ class EventFeed:
                     yield page.next_after
                 position = page.next_after
 
-    async def close(self) -> None:
-        """Stop looking."""
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait([self._poller])
-
     async def _in_thread(self, read: Callable[..., T], *arguments: Any, **options: Any) -> T:
         self._threads = self._threads or anyio.CapacityLimiter(_THREADS)
         call = functools.partial(read, self._catalog, *arguments, **options)
@@ -152,23 +131,20 @@ class EventFeed:
     @contextlib.contextmanager
     def _join(self) -> Iterator[None]:
         self._followers += 1
-        if self._poller is None:
-            self._poller = asyncio.create_task(self._poll())
+        self._start()
         try:
             yield
         finally:
             self._followers -= 1
 
+    def _count_followers(self) -> int:
+        return self._followers
+
     async def _poll(self) -> None:
         try:
-            while self._followers:
-                try:
-                    await self._look()
-                except Exception as error:  # Readers wait for it: it goes on.
-                    log.warning("events_not_read", error=str(error))
-                await asyncio.sleep(self._every_sec)
+            await super()._poll()
         finally:
-            self._poller, self._head = None, None
+            self._head = None
             self._recent.clear()
 
     async def _look(self) -> None:
@@ -185,6 +161,4 @@ class EventFeed:
             self._head = page.next_after
             while len(self._recent) > _RECENT:
                 self._floor = self._recent.popleft().position
-        # Whoever waits looks once, and then waits for the next news.
-        self._news.set()
-        self._news = asyncio.Event()
+        self._announce()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 from collections import Counter
@@ -10,40 +9,25 @@ from collections.abc import AsyncGenerator, Iterator
 
 import anyio
 import anyio.to_thread
-import structlog
 
-from amp_core.errors import Unavailable
 from ampref_service.catalog import Catalog, job_rows
 from ampref_service.catalog.records import Job
+from ampref_service.poller import Poller
 
-log = structlog.get_logger("ampref_service.job_feed")
 
+class JobFeed(Poller):
+    """Looks at all followed jobs with one query an interval."""
 
-class JobFeed:
-    """Looks at all followed jobs with one query an interval, while there are any. Of one event loop.
-
-    Args:
-      every_sec: how often it looks.
-      max_followers: how many readers there may be.
-    """
+    streams = "streams of jobs"
+    remedy = "Ask for the job itself now and then (GET /v1/jobs/{job_id}), or try again in a moment"
+    failure_event = "jobs_not_read"
 
     def __init__(self, catalog: Catalog, *, every_sec: float, max_followers: int) -> None:
+        super().__init__(every_sec=every_sec, max_followers=max_followers)
         self._catalog = catalog
-        self._every_sec = every_sec
-        self._max_followers = max_followers
         self._followers: Counter[str] = Counter()  # By job.
         self._jobs: dict[str, Job | None] = {}  # As they were last read; None for one that is gone.
-        self._poller: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
-
-    def check_room(self) -> None:
-        """Raise `Unavailable` where one more reader would be too many."""
-        if (count := self._followers.total()) >= self._max_followers:
-            raise Unavailable(
-                f"{count} streams of jobs are open already",
-                expected=f"at most {self._max_followers} (AMPREF_MAX_STREAMS)",
-                remedy="Ask for the job itself now and then (GET /v1/jobs/{job_id}), or try again in a moment",
-            )
+        self._thread: anyio.CapacityLimiter | None = None
 
     async def follow(self, job: Job) -> AsyncGenerator[Job, None]:
         """The job as it is and after each change, to its end."""
@@ -61,20 +45,13 @@ class JobFeed:
                 else:
                     return
 
-    async def close(self) -> None:
-        """Stop looking."""
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait([self._poller])
-
     @contextlib.contextmanager
     def _join(self, job: Job) -> Iterator[None]:
         self._followers[job.id] += 1
         latest = self._jobs.setdefault(job.id, job)
         if latest is not None and latest.revision < job.revision:
             self._jobs[job.id] = job
-        if self._poller is None:
-            self._poller = asyncio.create_task(self._poll())
+        self._start()
         try:
             yield
         finally:
@@ -82,26 +59,20 @@ class JobFeed:
             if not self._followers[job.id]:
                 del self._followers[job.id], self._jobs[job.id]
 
-    async def _poll(self) -> None:
-        limiter = anyio.CapacityLimiter(1)  # A slow catalog takes no more than one thread from the requests.
-        try:
-            while self._followers:
-                revisions = {job.id: job.revision for job in self._jobs.values() if job is not None and not job.finished}
-                read = functools.partial(_read_changes, self._catalog, revisions)
-                try:
-                    changes = await anyio.to_thread.run_sync(read, limiter=limiter)
-                except Exception as error:  # Readers wait for it: it goes on.
-                    log.warning("jobs_not_read", error=str(error))
-                    changes = {}
-                for job_id, job in changes.items():
-                    if job_id in self._jobs:
-                        self._jobs[job_id] = job
-                if changes:
-                    self._news.set()
-                    self._news = asyncio.Event()
-                await asyncio.sleep(self._every_sec)
-        finally:
-            self._poller = None
+    def _count_followers(self) -> int:
+        return self._followers.total()
+
+    async def _look(self) -> None:
+        # A slow catalog takes no more than one thread from the requests.
+        self._thread = self._thread or anyio.CapacityLimiter(1)
+        revisions = {job.id: job.revision for job in self._jobs.values() if job is not None and not job.finished}
+        read = functools.partial(_read_changes, self._catalog, revisions)
+        changes = await anyio.to_thread.run_sync(read, limiter=self._thread)
+        for job_id, job in changes.items():
+            if job_id in self._jobs:
+                self._jobs[job_id] = job
+        if changes:
+            self._announce()
 
 
 def _read_changes(catalog: Catalog, revisions: dict[str, int]) -> dict[str, Job | None]:

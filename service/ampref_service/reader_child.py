@@ -132,8 +132,7 @@ def make_variants(
       lineage: of the clip, as the catalog has it: the word of the file counts for nothing.
     """
     checked_limits, model = Limits(**limits), _load_robot(**robot)
-    motion = read_motion(_read_all(file), name=name, format=format, limits=checked_limits, **options)
-    source = dataclasses.replace(motion, lineage=Lineage(**lineage) if lineage else None)
+    source = _read_source(file, checked_limits, name, format, options, lineage)
     results = []
     for fields, output in zip(augmentations, outputs, strict=True):
         variant = make_variant(source, model, Augmentation(**fields))
@@ -166,8 +165,7 @@ def is_variant(
     digest: str,
 ) -> bool:
     """Whether a variant of a clip, made by the text of its augmentation, has the bytes of a digest."""
-    motion = read_motion(_read_all(file), name=name, format=format, limits=Limits(**limits), **options)
-    source = dataclasses.replace(motion, lineage=Lineage(**lineage) if lineage else None)
+    source = _read_source(file, Limits(**limits), name, format, options, lineage)
     try:
         variant = make_variant(source, _load_robot(**robot), Augmentation.parse(augmentation))
     except errors.InputRefused:
@@ -176,6 +174,14 @@ def is_variant(
 
 
 TASKS: Mapping[str, Callable[..., Any]] = {"read_clip": read_clip, "make_variants": make_variants, "is_variant": is_variant}
+
+
+def _read_source(
+    file: BinaryIO, limits: Limits, name: str, format: str, options: dict[str, Any], lineage: Mapping[str, str] | None
+) -> Motion:
+    """A clip that variants are made from, with the lineage that the catalog has of it."""
+    motion = read_motion(_read_all(file), name=name, format=format, limits=limits, **options)
+    return dataclasses.replace(motion, lineage=Lineage(**lineage) if lineage else None)
 
 
 def _read_all(file: BinaryIO) -> bytes:

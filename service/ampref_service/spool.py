@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 import anyio
@@ -43,6 +43,18 @@ class Spool:
         """A new file, which is gone once it is closed."""
         with self.disk_errors():
             return cast(BinaryIO, tempfile.TemporaryFile(dir=self.folder))
+
+    def store(self, chunks: Iterable[bytes]) -> BinaryIO:
+        """Some bytes in a new file. What fails in `chunks` is raised as it is."""
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(self.open_file())
+            for chunk in chunks:
+                with self.disk_errors():
+                    file.write(chunk)
+            with self.disk_errors():
+                file.flush()
+            stack.pop_all()
+        return file
 
     async def write(self, file: BinaryIO, data: bytes) -> None:
         """Append to a file, in one of `threads`."""

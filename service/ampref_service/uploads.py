@@ -114,22 +114,16 @@ def start_lineage_check(services: Services, robot: Robot, facts: Mapping[str, An
         "is_variant",
         robot,
         upload_limits(services.settings),
-        [spool_clip(services, parent, stack)],
+        [stack.enter_context(spool_clip(services, parent))],
         augmentation=lineage.augmentation,
         digest=facts["source_digest"],
         **describe_source(parent),
     )
 
 
-def spool_clip(services: Services, clip: Clip, stack: ExitStack) -> BinaryIO:
-    """The bytes of a clip in a file of the spool, which is closed with `stack`. Raises `IntegrityError`."""
-    file = stack.enter_context(services.spool.open_file())
-    for chunk in services.blobs.iter_verified(clip.blob_digest):
-        with services.spool.disk_errors():
-            file.write(chunk)
-    with services.spool.disk_errors():
-        file.flush()
-    return file
+def spool_clip(services: Services, clip: Clip) -> BinaryIO:
+    """The bytes of a clip in a file of the spool. Raises `IntegrityError`."""
+    return services.spool.store(services.blobs.iter_verified(clip.blob_digest))
 
 
 def describe_source(clip: Clip) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def order_variants(
     `reading` raises as `ReaderPool.read`, and:
       InputRefused: the robot has no symmetry to mirror; the clip cannot be looped, or its variant is over a limit.
     """
-    source = spool_clip(services, parent, stack)
+    source = stack.enter_context(spool_clip(services, parent))
     files = [stack.enter_context(services.spool.open_file()) for _ in augmentations]
     reading = services.readers.read(
         "make_variants",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from catalogkit import Clock, add_clip, add_rollout, opened, recipe, result
+from catalogkit import Clock, add_clip, add_rollout, recipe, result
 from workerkit import settings_for
 
 from amp_core.cli import main as cli
@@ -31,17 +31,6 @@ from ampref_service.server import listen, make_server
 from ampref_workers.embedded import EmbeddedWorker
 
 OWN, SLIPPERY, HEAVY = PhysicsScale(), PhysicsScale(friction=0.7), PhysicsScale(mass=1.1)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def catalog(database_url: str, clock: Clock) -> Iterator[Catalog]:
-    with opened(database_url, clock) as found:
-        yield found
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,28 +12,12 @@ from catalogkit import Clock, add_clip, new_clip, opened, recipe, result
 from sqlalchemy import func, select, update
 
 from amp_core.errors import Conflict, InputRefused, MotionRefused, NotFound
-from ampref_service.catalog import Catalog, clips, job_rows, locking, rollouts, selection
+from ampref_service.catalog import clips, job_rows, locking, rollouts, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
 from ampref_service.catalog.engine import Session, now
 from ampref_service.catalog.records import Job, Select
 from ampref_service.jobs import Claim, JobQueue, LeaseLost
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def catalog(database_url: str, clock: Clock) -> Iterator[Catalog]:
-    with opened(database_url, clock) as found:
-        yield found
-
-
-@pytest.fixture
-def queue(catalog: Catalog) -> JobQueue:
-    return JobQueue(catalog, lease_sec=30, max_attempts=3, backoff_sec=2, ring_again_sec=60)
 
 
 def claim(queue: JobQueue, worker: str = "w") -> Claim:

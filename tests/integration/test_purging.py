@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from catalogkit import Clock, add_clip, add_rollout, lock, opened, recipe, result, rows
+from catalogkit import Clock, add_clip, add_rollout, lock, recipe, result, rows
 from sqlalchemy import select
 
 from ampref_service.catalog import Catalog, audit, clips, datasets, purging
@@ -17,17 +16,6 @@ from ampref_service.jobs import JobQueue
 DAY = 86_400.0
 REJECTED = PurgeFilter("rejected", 90.0)
 SEGMENTS = Select("wildrobot", segments=True)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def catalog(database_url: str, clock: Clock) -> Iterator[Catalog]:
-    with opened(database_url, clock) as value:
-        yield value
 
 
 def end_jobs(catalog: Catalog) -> None:

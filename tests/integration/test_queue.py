@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogkit import Clock, add_clip, new_clip, opened, recipe, result, sha
+from catalogkit import Clock, add_clip, new_clip, recipe, result, sha
 from sqlalchemy import column as lightweight
 from sqlalchemy import insert, select, table, text, update
 
@@ -21,22 +20,6 @@ from ampref_service.catalog.records import Job, JobTerms, Select, Worker
 from ampref_service.jobs import Claim, JobQueue
 
 ROBOT = sha("robot")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def catalog(database_url: str, clock: Clock) -> Iterator[Catalog]:
-    with opened(database_url, clock) as found:
-        yield found
-
-
-@pytest.fixture
-def queue(catalog: Catalog) -> JobQueue:
-    return JobQueue(catalog, lease_sec=30, max_attempts=3, backoff_sec=2, ring_again_sec=60)
 
 
 def submit(queue: JobQueue, name: str, owner: str = "", priority: int = 0, **changes: Any) -> Job:

@@ -31,14 +31,7 @@ from ampref_service.damage import CatalogDamageLog
 from ampref_service.settings import Settings
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import (
-    collecting_blobs,
-    delivering_events,
-    keeping_presence,
-    purging_events,
-    scrubbing_blobs,
-    sweeping_jobs,
-)
+from ampref_workers.sweeper import running_beside_jobs
 
 __all__ = ["Worker", "check_workers", "main", "node_name", "ring_task"]
 
@@ -110,14 +103,7 @@ class Worker:
         presence = self.runner.presence
         presence.enter()
         self._sweeping.callback(presence.leave)
-        self._sweeping.enter_context(keeping_presence(presence, self._resume))
-        self._sweeping.enter_context(sweeping_jobs(self.runner, self._bell.ring, every_sec=self._settings.sweep_sec))
-        self._sweeping.enter_context(collecting_blobs(self.runner, every_sec=self._settings.blob_grace_sec))
-        delivering = delivering_events(self.runner.catalog, allowed_hosts=self._settings.webhook_allow)
-        self._sweeping.enter_context(delivering)
-        self._sweeping.enter_context(scrubbing_blobs(self.runner))
-        purging = purging_events(self.runner.catalog, days=self._settings.event_days, every_sec=self._settings.blob_grace_sec)
-        self._sweeping.enter_context(purging)
+        self._sweeping.enter_context(running_beside_jobs(self.runner, ring=self._bell.ring, on_resume=self._resume))
 
     def stop(self, **_: Any) -> None:
         """Take no more jobs. With a pool of threads the running children are killed now and their jobs released."""

@@ -21,14 +21,7 @@ from ampref_service.settings import Settings
 from ampref_workers.presence import Presence
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD
-from ampref_workers.sweeper import (
-    collecting_blobs,
-    delivering_events,
-    keeping_presence,
-    purging_events,
-    scrubbing_blobs,
-    sweeping_jobs,
-)
+from ampref_workers.sweeper import running_beside_jobs
 
 __all__ = ["EmbeddedWorker"]
 
@@ -78,14 +71,7 @@ class EmbeddedWorker:
         for thread in threads:
             thread.start()
         try:
-            with (
-                keeping_presence(runner.presence, lambda: self.notify("")),
-                sweeping_jobs(runner, lambda job_ids: self.notify(""), every_sec=settings.sweep_sec),
-                collecting_blobs(runner, every_sec=settings.blob_grace_sec),
-                delivering_events(services.catalog, allowed_hosts=settings.webhook_allow),
-                scrubbing_blobs(runner),
-                purging_events(services.catalog, days=settings.event_days, every_sec=settings.blob_grace_sec),
-            ):
+            with running_beside_jobs(runner, ring=lambda job_ids: self.notify(""), on_resume=lambda: self.notify("")):
                 yield
         finally:
             runner.presence.stop()

@@ -17,13 +17,43 @@ from ampref_workers.presence import Presence
 from ampref_workers.runner import Runner
 from ampref_workers.threads import running_thread
 
-__all__ = ["collecting_blobs", "delivering_events", "keeping_presence", "purging_events", "scrubbing_blobs", "sweeping_jobs"]
+__all__ = [
+    "collecting_blobs",
+    "delivering_events",
+    "keeping_presence",
+    "purging_events",
+    "running_beside_jobs",
+    "scrubbing_blobs",
+    "sweeping_jobs",
+]
 
 log = structlog.get_logger("ampref_workers.sweeper")
 
 _DELIVERERS = 4
 _LOOK_SEC = 1.0
 _PRESENCE_SEC = 1.0
+
+
+@contextmanager
+def running_beside_jobs(
+    runner: Runner, *, ring: Callable[[Sequence[str]], object], on_resume: Callable[[], object]
+) -> Iterator[None]:
+    """Everything that a worker process does beside its jobs, while the block runs.
+
+    Args:
+      ring: takes the jobs that are due.
+      on_resume: called when a paused worker can work again.
+    """
+    settings = runner.settings
+    with (
+        keeping_presence(runner.presence, on_resume),
+        sweeping_jobs(runner, ring, every_sec=settings.sweep_sec),
+        collecting_blobs(runner, every_sec=settings.blob_grace_sec),
+        delivering_events(runner.catalog, allowed_hosts=settings.webhook_allow),
+        scrubbing_blobs(runner),
+        purging_events(runner.catalog, days=settings.event_days, every_sec=settings.blob_grace_sec),
+    ):
+        yield
 
 
 def sweeping_jobs(runner: Runner, ring: Callable[[Sequence[str]], object], *, every_sec: float) -> AbstractContextManager[None]:

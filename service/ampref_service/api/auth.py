@@ -120,16 +120,13 @@ class Authenticator:
         return await self._identify_digest(digest_token(text.strip()))
 
     async def _identify_digest(self, digest: str) -> Caller:
-        caller = self._find_entry(digest)
-        return await self._look_up(lambda: self._remember(digest, keys.find_by_digest)) if caller is None else caller
+        return await self._identify_by(keys.find_by_digest, digest)
 
-    async def _identify_id(self, key_id: str) -> Caller:
-        caller = self._find_entry(key_id)
-        return await self._look_up(lambda: self._remember(key_id, keys.find_by_id)) if caller is None else caller
-
-    def _find_entry(self, name: str) -> Caller | None:
+    async def _identify_by(self, find: Callable[..., Key | None], name: str) -> Caller:
         entry = self._entries.get(name)
-        return entry.caller if entry is not None and read_clock() < entry.end else None
+        if entry is not None and read_clock() < entry.end:
+            return entry.caller
+        return await self._look_up(lambda: self._remember(name, find))
 
     def _remember(self, name: str, find: Callable[..., Key | None]) -> Caller:
         at = read_clock()
@@ -248,7 +245,7 @@ class Authenticator:
             raise Forbidden(
                 f"the link expired on {_format_date(int(expires))}", key="query.expires", remedy="Ask for a new one"
             )
-        return await self._identify_id(key_id)
+        return await self._identify_by(keys.find_by_id, key_id)
 
     async def open_session(self, text: str) -> Session:
         """A browser's session for the holder of a key; raises `Unauthorized`."""
@@ -272,7 +269,7 @@ class Authenticator:
             raise Unauthorized("the session of this browser is over", key="cookie", remedy="Sign in again at /login")
         if request.method not in SAFE_METHODS:
             check_csrf(session, request.headers.get(CSRF_HEADER, ""))
-        return await self._identify_id(session.cookie.split(".")[0])
+        return await self._identify_by(keys.find_by_id, session.cookie.split(".")[0])
 
 
 def check_csrf(session: Session, token: str) -> None:

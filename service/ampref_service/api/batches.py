@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from itertools import islice
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import Query, Request
-from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from amp_core.errors import AmprefError, TooLarge
 from amp_core.strict_json import format_json
 from ampref_service.api.clip_schemas import ClipTerms, Submitted
 from ampref_service.api.deps import ServicesDep, job_terms, needs
-from ampref_service.api.problems import BODY_STATUSES, Problem, format_problem, responses
+from ampref_service.api.problems import BODY_STATUSES, format_problem, responses
 from ampref_service.api.strict import make_router, parse_body
 from ampref_service.archives import iterate_members
 from ampref_service.batches import Batch, store_batch
 from ampref_service.keys import Caller
 from ampref_service.recipes import resolve_recipe
 from ampref_service.services import Services
-from ampref_service.uploads import Upload, split_tags
+from ampref_service.uploads import split_tags
 
 router = make_router("clips")
 
@@ -32,27 +30,11 @@ MEDIA_TYPE = "application/x-ndjson"
 _TAR = "application/x-tar"
 
 
-class BatchLine(BaseModel):
-    """What became of one member of the archive."""
-
-    member: str = Field(description="Its name in the archive.")
-    status: int = Field(description="202: stored and queued; 200: known already; else that of `problem`.")
-    submitted: Submitted | None = None
-    problem: Problem | None = Field(None, description="Why it was not taken. Sending the others again is not needed.")
-
-
-class BatchEnd(BaseModel):
-    """The last line: without it the answer is not whole."""
-
-    num_members: int
-    num_accepted: int
-    num_known: int
-    num_refused: int
-
-
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A line of JSON for each member, in order, once it is stored (`BatchLine`); then one `BatchEnd`.",
+        "description": "A line of JSON for each member, in order, once it is stored: `member`, `status` (202 accepted, 200 "
+        "known already, else that of the problem), and `submitted` or `problem`. Then one with `num_members`, `num_accepted`, "
+        "`num_known` and `num_refused`, without which the answer is not whole.",
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     },
     **responses(404, 409, *BODY_STATUSES),
@@ -78,6 +60,7 @@ async def post_batch(
     recipe = None if query.recipe is None else parse_body(query.recipe.encode(), subject="the recipe")
     resolved_recipe = resolve_recipe(query.mode, query.seed, recipe, max_plans=services.settings.max_plans)
     robot, terms = services.robot(query.robot), job_terms(services, caller, query.priority)
+    tags = split_tags(query.tags)
     archive = services.spool.open_file()
     try:
         async for chunk in request.stream():
@@ -96,31 +79,26 @@ async def post_batch(
     except BaseException:
         archive.close()
         raise
-    template = Upload(archive, 0, "", tags=split_tags(query.tags), **query.model_dump(include={"format", "fps", "quat_order"}))
-    batch = Batch(archive, members, robot, resolved_recipe, terms, template, caller.name)
+    reading = query.model_dump(include={"format", "fps", "quat_order"}) | {"tags": tags}
+    batch = Batch(archive, members, robot, resolved_recipe, terms, reading, caller.name)
     return StreamingResponse(_format_lines(request, services, batch), media_type=MEDIA_TYPE)
 
 
 async def _format_lines(request: Request, services: Services, batch: Batch) -> AsyncIterator[bytes]:
     counts: Counter[str] = Counter()
     with batch.archive:
-        try:
-            async for member, outcome in store_batch(services, batch):
-                if isinstance(outcome, AmprefError):
-                    counts["refused"] += 1
-                    problem = format_problem(request.scope, outcome)
-                    line: dict[str, Any] = {"member": member.name, "status": outcome.status, "problem": problem}
-                else:
-                    is_known = outcome.rollout is not None or not outcome.new_job
-                    counts["known" if is_known else "accepted"] += 1
-                    submitted = Submitted.model_validate(outcome).model_dump(mode="json")
-                    line = {"member": member.name, "status": 200 if is_known else 202, "submitted": submitted}
-                yield _format_line(line)
-        except ClientDisconnect:
-            return
+        async for member, outcome in store_batch(services, batch):
+            if isinstance(outcome, AmprefError):
+                counts["refused"] += 1
+                line = {"status": outcome.status, "problem": format_problem(request.scope, outcome)}
+            else:
+                counts["known" if outcome.is_known else "accepted"] += 1
+                submitted = Submitted.model_validate(outcome).model_dump(mode="json")
+                line = {"status": 200 if outcome.is_known else 202, "submitted": submitted}
+            yield _format_line({"member": member.name, **line})
     totals = {f"num_{name}": counts[name] for name in ("accepted", "known", "refused")}
-    yield _format_line({"num_members": len(batch.members)} | totals)
+    yield _format_line({"num_members": len(batch.members), **totals})
 
 
-def _format_line(line: dict[str, Any]) -> bytes:
+def _format_line(line: Mapping[str, Any]) -> bytes:
     return format_json(line, ensure_ascii=True).encode() + b"\n"

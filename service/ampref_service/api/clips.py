@@ -108,8 +108,7 @@ def _announce(submissions: Sequence[Submission], announcer: Announcer) -> None:
     for submission in submissions:
         if submission.new_job and submission.job is not None:
             announcer.ring(submission.job)
-    is_known = all(submission.rollout is not None or not submission.new_job for submission in submissions)
-    announcer.response.status_code = 200 if is_known else 202
+    announcer.response.status_code = 200 if all(submission.is_known for submission in submissions) else 202
 
 
 def _answer_submission(submission: Submission, announcer: Announcer) -> Submission:

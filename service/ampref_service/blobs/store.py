@@ -177,7 +177,10 @@ class BlobStore(abc.ABC):
 
     def iter_verified(self, digest: str) -> Iterator[bytes]:
         """All bytes of a blob in chunks; raises `IntegrityError` after the last one where they do not have the digest."""
-        hasher, stat = hashlib.sha256(), self.stat(digest)
+        yield from self._iter_hashed(digest, self.stat(digest))
+
+    def _iter_hashed(self, digest: str, stat: BlobStat) -> Iterator[bytes]:
+        hasher = hashlib.sha256()
         with self._read_errors(digest):
             for chunk in self.iter_range(digest):
                 hasher.update(chunk)
@@ -226,14 +229,10 @@ class BlobStore(abc.ABC):
         Raises:
           IntegrityError: its bytes do not have the digest; it was set aside and reported.
         """
-        hasher, sums, stat = hashlib.sha256(), bytearray(), self.stat(digest)
-        with self._read_errors(digest):
-            for chunk in self.iter_range(digest):
-                hasher.update(chunk)
-                for window in split_windows(chunk):
-                    sums += window_sum(window)
-        if f"sha256:{hasher.hexdigest()}" != digest:
-            raise self.refuse(digest, self.set_aside(digest, stat.identity))
+        sums, stat = bytearray(), self.stat(digest)
+        for chunk in self._iter_hashed(digest, stat):
+            for window in split_windows(chunk):
+                sums += window_sum(window)
         blob = VerifiedBlob(digest, stat, bytes(sums))
         self._remember(blob)
         return blob

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -343,6 +343,12 @@ def select_distinct(column: ColumnElement[Any], *conditions: ColumnElement[bool]
     following = select(func.min(column)).where(*conditions, column > steps.c.value).scalar_subquery()
     steps = steps.union_all(select(following).where(steps.c.value.is_not(None)))
     return select(steps.c.value).where(steps.c.value.is_not(None))
+
+
+def match_names(column: ColumnElement[Any], patterns: Iterable[str]) -> Iterator[ColumnElement[bool]]:
+    """The conditions, any of which is enough, that a column is one of some names or begins as a `prefix*`."""
+    for pattern in patterns:
+        yield column.startswith(pattern[:-1], autoescape=True) if pattern.endswith("*") else column == pattern
 
 
 def chunked(items: Sequence[T]) -> Iterator[Sequence[T]]:

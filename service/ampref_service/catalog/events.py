@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, update
 
-from ampref_service.catalog.engine import Session, new_id, now
+from ampref_service.catalog.engine import Session, match_names, new_id, now
 from ampref_service.catalog.records import Event, EventFilter, EventGap, EventKind, EventPage, Job, Rollout
 from ampref_service.catalog.tables import clips, event_stream, events
 
@@ -119,10 +119,7 @@ def _select(criteria: EventFilter) -> Select[Any]:
     if criteria.robot is not None:
         query = query.where(events.c.robot == criteria.robot)
     if criteria.bounds.datasets is not None:
-        names = (
-            events.c.dataset.startswith(pattern[:-1], autoescape=True) if pattern.endswith("*") else events.c.dataset == pattern
-            for pattern in criteria.bounds.datasets
-        )
+        names = match_names(events.c.dataset, criteria.bounds.datasets)
         query = query.where(or_(events.c.dataset.is_(None), *names))
     if criteria.bounds.robots is not None:
         query = query.where(events.c.robot.in_(criteria.bounds.robots))

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, func, or
 
 from amp_core.errors import InputRefused, NotFound
 from ampref_service.catalog import audit, keys
-from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
+from ampref_service.catalog.engine import Session, chunked, insert_new, match_names, new_id, now
 from ampref_service.catalog.records import NO_BOUNDS, USUAL_TERMS, Bounds, Job, JobTerms, Page
 from ampref_service.catalog.tables import JOB_STATES, LIVE_STATES, jobs, workers
 
@@ -175,11 +175,7 @@ def list_conditions(bounds: Bounds) -> Iterator[ColumnElement[bool]]:
     """The conditions on `jobs` that their datasets and robots are within bounds."""
     if bounds.datasets is not None:
         dataset = jobs.c.payload["dataset"].as_string()
-        names = (
-            dataset.startswith(pattern[:-1], autoescape=True) if pattern.endswith("*") else dataset == pattern
-            for pattern in bounds.datasets
-        )
-        yield or_(jobs.c.kind != "lock", *names)
+        yield or_(jobs.c.kind != "lock", *match_names(dataset, bounds.datasets))
     if bounds.robots is not None:
         yield jobs.c.robot.in_(bounds.robots)
 

@@ -328,6 +328,11 @@ class Submission:
     new_job: bool
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether clip and recipe were known before: there is nothing to wait for but what is under way already."""
+        return self.rollout is not None or not self.new_job
+
 
 @dataclass(frozen=True)
 class DeletedClip:

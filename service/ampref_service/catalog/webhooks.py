@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, Update, and_, delete, func, insert, or_, select, update
 
 from amp_core.errors import Conflict, NotFound
-from ampref_service.catalog import audit
+from ampref_service.catalog import audit, keys
 from ampref_service.catalog.engine import Session, new_id, now
 from ampref_service.catalog.records import Bounds, EventFilter, Webhook, WebhookClaim
-from ampref_service.catalog.tables import api_keys, event_stream, webhooks
+from ampref_service.catalog.tables import event_stream, webhooks
 
 LEASE_SEC = 60.0
 PAUSES_SEC = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 28800.0)
@@ -159,9 +159,8 @@ def is_key_valid(session: Session, claim: WebhookClaim) -> bool:
     """Whether the key that made the webhook is neither revoked nor expired; True where it was made without one."""
     if claim.webhook.key_id is None:
         return True
-    query = select(api_keys.c.revoked_at, api_keys.c.expires_at).where(api_keys.c.id == claim.webhook.key_id)
-    row = session.execute(query).one_or_none()
-    return row is not None and row.revoked_at is None and (row.expires_at is None or row.expires_at > now(session))
+    key = keys.find_by_id(session, claim.webhook.key_id)
+    return key is not None and key.is_valid
 
 
 def advance(session: Session, claim: WebhookClaim, position: int, *, is_delivery: bool = False) -> bool:
