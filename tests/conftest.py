@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -25,12 +26,18 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
 @pytest.fixture(autouse=True)
-def _keep_umask() -> Iterator[None]:
-    """A verb of the service, run within this process, makes the files of the process private."""
+def _keep_umask_and_logs() -> Iterator[None]:
+    """A verb of the service, run within this process, makes the files private and logs to the stderr of its test."""
     umask = os.umask(0o022)
     os.umask(umask)
+    root, configuration = logging.getLogger(), structlog.get_config()
+    handlers, level = list(root.handlers), root.level
     yield
     os.umask(umask)
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    structlog.configure(**configuration)
 
 
 @pytest.fixture(scope="session")

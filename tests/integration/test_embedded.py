@@ -149,7 +149,7 @@ def test_the_sweeper_stops_without_waiting_for_its_next_round() -> None:
 
 
 def test_garbage_is_collected_while_it_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ampref_workers.embedded.collecting_blobs", partial(collecting_blobs, first_after_sec=0.0))
+    monkeypatch.setattr("ampref_workers.sweeper.collecting_blobs", partial(collecting_blobs, first_after_sec=0.0))
     kept = bench.submit_score("kept", frames=20)
     old, young = bench.blobs.put_bytes(b"left by a killed upload"), bench.blobs.put_bytes(b"an upload that is under way")
     for digest, _ in list(bench.blobs.iter_digests()):
