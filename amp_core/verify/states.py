@@ -79,16 +79,54 @@ class Drive:
         forced_qpos = None if self.forced is None else flip_quaternions(robot, self.forced)
         return replace(self, qpos=flip_quaternions(robot, self.qpos[None])[0], forced=forced_qpos)
 
-    def tail(self, frame: int, data: Any) -> Drive:
-        """The rest of the drive from a frame on, started from the state of an `MjData`."""
+    def tail(self, frame: int, trace: Trace) -> Drive:
+        """The rest of the drive from a frame on, started from the state before it in a trace of the drive."""
         return Drive(
-            qpos=data.qpos.copy(),
-            qvel=data.qvel.copy(),
+            qpos=trace.qpos[frame - 1],
+            qvel=trace.qvel[frame - 1],
             ctrl=self.ctrl[frame:],
             stab=self.stab[frame:],
             forced=None if self.forced is None else self.forced[frame:],
-            warmstart=data.qacc_warmstart.copy(),
+            warmstart=trace.warmstart[frame - 1],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a simulation went through in N frames of S substeps.
+
+    Args:
+      qpos, qvel, warmstart: (N, nq), (N, nv), (N, nv) after each frame.
+      substep_qpos, substep_qvel: (N·S, nq), (N·S, nv) before each substep.
+      contacts: N·S times, of the substep, (n, 2) the geoms in contact and (n,) their depths [m].
+    """
+
+    qpos: Array
+    qvel: Array
+    warmstart: Array
+    substep_qpos: Array
+    substep_qvel: Array
+    contacts: list[tuple[npt.NDArray[np.int32], Array]]
+
+    def has_same_contacts(self, substep: int, other: Trace, other_substep: int) -> bool:
+        """Whether the same geoms touch equally deep in a substep of this one and of another.
+
+        Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the
+        surface comes a substep apart, and two boxes side by side touch in several ways.
+        """
+        (pairs, depths), (other_pairs, other_depths) = self.contacts[substep], other.contacts[other_substep]
+        if len(pairs) != len(other_pairs):
+            return False
+        order, other_order = (np.lexsort((d, p[:, 1], p[:, 0])) for p, d in ((pairs, depths), (other_pairs, other_depths)))
+        return bool(
+            np.array_equal(pairs[order], other_pairs[other_order])
+            and (np.abs(depths[order] - other_depths[other_order]) <= _SAME_DEPTH).all()
+        )
+
+    def touches_itself(self, substep: int, ground_geom: int) -> bool:
+        """Whether two geoms are in contact in a substep of which neither is the ground."""
+        pairs, _ = self.contacts[substep]
+        return bool((pairs != ground_geom).all(axis=1).any())
 
 
 class Loop:
@@ -144,30 +182,21 @@ class Loop:
             loads[channel] += up if first == ground else -up
         return loads
 
-    def contacts(self) -> list[tuple[int, float]]:
-        """The pairs of geoms in contact in the last substep, each as one number, and their depths [m]; sorted."""
-        count = int(self.data.ncon)
-        if count == 0:
-            return []
-        pairs, depths = self.data.contact.geom[:count].tolist(), self.data.contact.dist[:count].tolist()
-        return sorted((a * self.model.ngeom + b, depth) for (a, b), depth in zip(pairs, depths, strict=True))
-
-    def touches_itself(self) -> bool:
-        """Whether two geoms are in contact of which neither is the ground."""
-        count = int(self.data.ncon)
-        return count > 0 and bool((self.data.contact.geom[:count] != self.robot.ground_geom).all(axis=1).any())
-
-
-def has_same_contacts(loop: Loop, rotated_loop: Loop) -> bool:
-    """Whether the same geoms touch equally deep.
-
-    Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the surface
-    comes a substep apart, and two boxes side by side touch in several ways.
-    """
-    contacts, rotated_contacts = loop.contacts(), rotated_loop.contacts()
-    return len(contacts) == len(rotated_contacts) and all(
-        a[0] == b[0] and abs(a[1] - b[1]) <= _SAME_DEPTH for a, b in zip(contacts, rotated_contacts, strict=True)
-    )
+    def trace(self, frames: int) -> Trace:
+        """The coming frames."""
+        data, model, substeps = self.data, self.model, self.robot.substeps
+        qpos, qvel, warmstart = np.empty((frames, model.nq)), np.empty((frames, model.nv)), np.empty((frames, model.nv))
+        substep_qpos, substep_qvel = np.empty((frames * substeps, model.nq)), np.empty((frames * substeps, model.nv))
+        contacts = []
+        for k in range(frames):
+            self.begin_frame()
+            for s in range(k * substeps, (k + 1) * substeps):
+                substep_qpos[s], substep_qvel[s] = data.qpos, data.qvel
+                self.substep()
+                contact, count = data.contact, int(data.ncon)
+                contacts.append((contact.geom[:count].copy(), contact.dist[:count].copy()))
+            qpos[k], qvel[k], warmstart[k] = data.qpos, data.qvel, data.qacc_warmstart
+        return Trace(qpos, qvel, warmstart, substep_qpos, substep_qvel, contacts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,10 @@ from amp_core.verify.states import (
     SUSPICIOUS,
     Drive,
     Loop,
+    Trace,
     compute_features,
     flip_quaternions,
     has_pyramidal_cone,
-    has_same_contacts,
     heading_length,
     max_magnitude,
     rotate_states,
@@ -119,13 +119,16 @@ def check_rotated_simulations(findings: Findings, context: Context, clips: Seque
     if pyramidal:
         plans += [("elliptic", angle, True) for angle in (QUARTER_TURNS[0], *HEADINGS)]
     evidence: list[dict[str, Any]] = []
+    originals: dict[tuple[str, int], Original] = {}
     for number, (cone, angle, is_required) in enumerate(plans):
         comparisons = []
         for n, (clip, frames) in enumerate(pairs):
             context.progress((number + n / len(pairs)) / len(plans), f"{clip.name} turned by {angle:g}°")
-            model = robot.scaled_model(clip.recipe.physics)
-            model = with_elliptic_cone(model) if cone == "elliptic" else model
-            comparison = compare_rotated(robot, model, Drive.of(clip, frames), math.radians(angle), restart=is_required)
+            if (cone, n) not in originals:
+                model = robot.scaled_model(clip.recipe.physics)
+                model = with_elliptic_cone(model) if cone == "elliptic" else model
+                originals[cone, n] = Original(robot, model, Drive.of(clip, frames))
+            comparison = compare_rotated(originals[cone, n], math.radians(angle), restart=is_required)
             comparisons.append(comparison)
             evidence.append(
                 {
@@ -207,71 +210,98 @@ def check_agreement(
         findings.add_reason(f"turned by {angle:g}°, no clip agrees for {required_span} frames: too little to tell")
 
 
-def compare_rotated(robot: Robot, model: Any, drive: Drive, angle: float, restart: bool) -> Comparison:
-    """Simulate a drive and, in lockstep, the same rotated.
+class Original:
+    """A drive simulated as it is, to be compared with the same in other headings.
+
+    Args:
+      robot: that it is of.
+      model: of the robot, at some physics scale.
+      drive: N frames.
+    """
+
+    def __init__(self, robot: Robot, model: Any, drive: Drive) -> None:
+        self.robot, self.model, self.drive = robot, model, drive
+        self.trace = Loop(robot, model, drive).trace(len(drive.ctrl))
+        self.features = self.moving_features(self.trace.qpos, self.trace.qvel)
+
+    def moving_features(self, qpos: Array, qvel: Array) -> Floats:
+        """(N, F - C) the features of states, without those of contacts."""
+        channels = len(self.robot.channels)
+        return compute_features(self.robot, qpos, qvel, np.zeros((len(qpos), channels)))[:, : self.robot.layout.dim - channels]
+
+    def errors(self, start: int, rotated: Trace) -> Array:
+        """(n, F - C) relative differences of n rotated frames from the same ones, of which `start` is the first."""
+        features = self.moving_features(rotated.qpos, rotated.qvel)
+        return relative_error(features, self.features[start : start + len(features)])
+
+    def differ_by_contacts(self, start: int, rotated: Trace, end: int) -> bool:
+        """Whether, in rotated frames before `end`, collision detection chose other contacts while the states still agreed."""
+        first = start * self.robot.substeps
+        for s in range(min(len(rotated.contacts), end * self.robot.substeps - first)):
+            if not self.trace.has_same_contacts(first + s, rotated, s):
+                expected, actual = (
+                    self.moving_features(trace.substep_qpos[i : i + 1], trace.substep_qvel[i : i + 1])
+                    for trace, i in ((self.trace, first + s), (rotated, s))
+                )
+                if float(relative_error(actual, expected).max()) <= _EQUAL_STATES:
+                    return True
+        return False
+
+    def touches_itself(self, start: int, end: int) -> bool:
+        """Whether geoms of the robot touch each other in the frames from `start` to before `end`."""
+        substeps = range(start * self.robot.substeps, end * self.robot.substeps)
+        return any(self.trace.touches_itself(s, self.robot.ground_geom) for s in substeps)
+
+
+def compare_rotated(original: Original, angle: float, restart: bool) -> Comparison:
+    """Simulate a drive rotated by `angle` rad, and compare it with the original.
 
     Args:
       restart: rotate the state anew every `ANEW_FRAMES` frames, so that rounding has no time to grow, and after every break;
         else the comparison ends with the first difference.
     """
-    straight = Loop(robot, model, drive)
-    free_loop: Loop | None = Loop(robot, model, drive.rotate_yaw(robot, angle))
-    rotated_loop = Loop(robot, model, drive.rotate_yaw(robot, angle)) if restart else None
+    robot, model, drive = original.robot, original.model, original.drive
     frames = len(drive.ctrl)
-    pyramid_rotates = has_pyramidal_cone(model) and abs(math.cos(angle)) < 1.0 - 1e-12
     result = Comparison(frames, alone_until=frames)
-    span = since_restart = 0
-    contacts_differ = touched_itself = False
-    no_contacts = np.zeros((1, len(robot.channels)))
-    moving = slice(0, robot.layout.dim - len(robot.channels))
-
-    def features(qpos: Array, qvel: Array) -> Floats:
-        return compute_features(robot, qpos[None], qvel[None], no_contacts)[0, moving]
-
-    for k in range(frames):
-        loops = [loop for loop in (straight, rotated_loop, free_loop) if loop is not None]
-        for loop in loops:
-            loop.begin_frame()
-        for _ in range(robot.substeps):
-            states = [(loop.data.qpos.copy(), loop.data.qvel.copy()) for loop in loops[:2]] if rotated_loop is not None else []
-            for loop in loops:
-                loop.substep()
-            if rotated_loop is not None:
-                if not contacts_differ and not has_same_contacts(straight, rotated_loop):
-                    # Other contacts excuse a break only if the states agreed until then.
-                    expected, actual = (features(*state) for state in states)
-                    contacts_differ = float(relative_error(actual, expected).max()) <= _EQUAL_STATES
-                touched_itself = touched_itself or (pyramid_rotates and straight.touches_itself())
-        expected = features(straight.data.qpos, straight.data.qvel)
-        if free_loop is not None:
-            error = relative_error(features(free_loop.data.qpos, free_loop.data.qvel), expected)
-            if not float(error.max()) <= YAW_SIMULATED:
-                result.alone_until, free_loop = k, None
-                if rotated_loop is None:
-                    return Comparison(k + 1, alone_until=k, agreed=k, span=k)
-        if rotated_loop is None:
-            continue
-        error = relative_error(features(rotated_loop.data.qpos, rotated_loop.data.qvel), expected)
-        since_restart += 1
-        if float(error.max()) <= YAW_SIMULATED:
-            result.agreed += 1
-            span += 1
-            result.span = max(result.span, span)
-            if since_restart < ANEW_FRAMES:
-                continue
-        else:
+    loop, start = Loop(robot, model, drive.rotate_yaw(robot, angle)), 0
+    while start < frames and result.alone_until == frames:
+        count = min(ANEW_FRAMES, frames - start)
+        differing = ~(original.errors(start, loop.trace(count)).max(axis=1) <= YAW_SIMULATED)
+        if differing.any():
+            result.alone_until = start + int(np.argmax(differing))
+        start += count
+    if not restart:
+        agreed = result.alone_until
+        return Comparison(min(agreed + 1, frames), alone_until=agreed, agreed=agreed, span=agreed)
+    pyramid_rotates = has_pyramidal_cone(model) and abs(math.cos(angle)) < 1.0 - 1e-12
+    begin = span = 0
+    while begin < frames:
+        rest = drive if begin == 0 else drive.tail(begin, original.trace)
+        loop = Loop(robot, model, rest.rotate_yaw(robot, angle))
+        start, end = begin, min(begin + ANEW_FRAMES, frames)
+        traces: list[tuple[int, Trace]] = []
+        broken: Array | None = None
+        while start < end and broken is None:
+            # In steps that double, as most simulations either agree to the end or break soon.
+            traces.append((start, loop.trace(min(max(1, start - begin), end - start))))
+            errors = original.errors(*traces[-1])
+            differing = ~(errors.max(axis=1) <= YAW_SIMULATED)
+            broken = errors[np.argmax(differing)] if differing.any() else None
+            start += int(np.argmax(differing)) if differing.any() else len(errors)
+        result.agreed += start - begin
+        span += start - begin
+        result.span = max(result.span, span)
+        if broken is not None:
             span = 0
-            if contacts_differ:
+            if any(original.differ_by_contacts(first, trace, start + 1) for first, trace in traces):
                 result.chaos += 1
-            elif touched_itself:
+            elif pyramid_rotates and original.touches_itself(begin, start + 1):
                 result.crosswise += 1
             elif result.unexplained is None:
-                worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
-                result.unexplained = (k, float(error[worst]), robot.layout.names[worst])
-        rotated_loop = Loop(robot, model, drive.tail(k + 1, straight.data).rotate_yaw(robot, angle))
-        since_restart, contacts_differ, touched_itself = 0, False, False
-    if not restart:
-        result.agreed = result.span = frames
+                worst = int(np.argmax(np.nan_to_num(broken, nan=np.inf)))
+                result.unexplained = (start, float(broken[worst]), robot.layout.names[worst])
+            start += 1
+        begin = start
     return result
 
 

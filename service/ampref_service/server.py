@@ -23,9 +23,13 @@ from amp_core.errors import Unavailable
 from ampref_service.connection import MAX_HEADER_BYTES, Connection, mark_requests
 from ampref_service.settings import Settings
 
+_BACKLOG = 512
+
 
 def listen(settings: Settings) -> socket.socket:
-    """A bound socket on `host:port`; port 0 takes a free one, which `getsockname()` returns.
+    """A listening socket on `host:port`; port 0 takes a free one, which `getsockname()` returns.
+
+    Who connects before the server runs waits for it.
 
     Raises:
       Unavailable: the address cannot be listened on.
@@ -37,6 +41,7 @@ def listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise Unavailable(
@@ -64,7 +69,7 @@ def make_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         timeout_keep_alive=settings.keep_alive_sec,
         timeout_graceful_shutdown=settings.shutdown_grace_sec,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        backlog=512,
+        backlog=_BACKLOG,
     )
     config.load()
     config.http_protocol_class = functools.partial(  # type: ignore[assignment]

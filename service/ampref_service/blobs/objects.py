@@ -179,6 +179,11 @@ class ObjectBlobStore(BlobStore):
         except (BaseError, OSError) as error:
             if digest is not None and isinstance(error, NotFoundError | FileNotFoundError):
                 raise missing_blob(digest) from None
+            if "NoSuchBucket" in str(error):
+                raise Unavailable(
+                    f"the blob store {self._name} has no bucket: the server knows none of this name",
+                    remedy="Make the bucket there, or correct AMPREF_BLOB_URL",
+                ) from error
             raise Unavailable(
                 f"the blob store {self._name} failed: {str(error).splitlines()[0][:300]}",
                 remedy="Check AMPREF_BLOB_URL, its credentials and that the store is up, then try again",

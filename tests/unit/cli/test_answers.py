@@ -120,6 +120,7 @@ def service() -> Iterator[Service]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # Head and body in one packet: the second of two waits 40 ms for the first one's acknowledgement.
 
         def log_message(self, *_: Any) -> None:
             pass
