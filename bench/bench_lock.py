@@ -28,6 +28,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,32 +91,18 @@ def lock(folder: Path, out: Path, clips: int, frames: int) -> dict[str, float]:
     }
 
 
-def seed(data_dir: Path, clips: int, frames: int) -> None:
-    """A catalog with `clips` scored clips of `frames` frames, their exports in the blob store."""
-    from sqlalchemy import update
-
-    from amp_core.features import feature_code_hash
+def make_rollouts(robot: Any, recipe: Any, folder: Path, frames: int) -> list[tuple[Any, Any, Any, Any]]:
+    """The arrays of two rollouts with their metrics, verdict and windows: the bundled walk, and the same with a fall."""
     from amp_core.formats import read_motion
     from amp_core.motions import bundled_motions
     from amp_core.quality import EXPORT_ARRAYS, FrameSeries, measure
-    from amp_core.recipe import Recipe
-    from amp_core.robot import Robot
     from amp_core.scoring import score
     from amp_core.segments import find_segments
     from amp_core.tiers import classify, gate_profile
-    from ampref_service.blobs import open_blobs
-    from ampref_service.catalog import Catalog, rollouts, schema, tables
-    from ampref_service.catalog.clips import submit
-    from ampref_service.catalog.records import NewClip, NewRollout, RecipeRow, Segment
-    from ampref_service.settings import Settings
 
-    settings = Settings.load(data_dir=data_dir, lock_tests="none")
-    schema.upgrade(settings.database_url)
-    catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
-    robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
     motion = read_motion(next(path for path in bundled_motions() if path.stem == "walk"), name="walk")
     result = score([motion], robot, recipe)[0]
-    result.export(export := data_dir / "export.npz")
+    result.export(export := folder / "export.npz")
     with np.load(export) as archive:
         count = len(archive["qpos"])
         # The walk as often as it fits, and the same with a fall in the end.
@@ -131,6 +118,28 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
         metrics, profile = measure(series), gate_profile(recipe.gate_profile)
         verdict = classify(metrics, profile, recipe.mode, height_range=robot.height_range)
         versions.append((arrays, metrics, verdict, find_segments(series, profile, recipe.mode, robot.control_dt)))
+    return versions
+
+
+def seed(data_dir: Path, clips: int, frames: int) -> None:
+    """A catalog with `clips` scored clips of `frames` frames, their exports in the blob store."""
+    from sqlalchemy import update
+
+    from amp_core.features import feature_code_hash
+    from amp_core.recipe import Recipe
+    from amp_core.robot import Robot
+    from ampref_service.blobs import open_blobs
+    from ampref_service.catalog import Catalog, rollouts, schema, tables
+    from ampref_service.catalog.clips import submit
+    from ampref_service.catalog.records import NewClip, NewRollout, RecipeRow, Segment
+    from ampref_service.settings import Settings
+
+    settings = Settings.load(data_dir=data_dir, lock_tests="none")
+    schema.upgrade(settings.database_url)
+    catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
+    robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
+    versions = make_rollouts(robot, recipe, data_dir, frames)
+    export = data_dir / "export.npz"
     rng = np.random.default_rng(0)
     with catalog.begin() as session:
         for index in range(clips):

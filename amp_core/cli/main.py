@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import signal
@@ -68,15 +67,10 @@ def _reword(error: typer.TyperException, arguments: Sequence[str]) -> None:
         error.message = text.format(input=details["input"], **details.get("ctx", {}))
 
 
-@functools.cache
-def _get_command() -> Any:
-    return typer.main.get_command(app)
-
-
 def _call_verb(arguments: Sequence[str] | None) -> Any:
     """Call typer. A C library whose import Ctrl-C cuts short raises an error of its own; that is an interruption, too."""
     try:
-        return _get_command().main(args=arguments, prog_name="ampref", standalone_mode=False)
+        return typer.main.get_command(app).main(args=arguments, prog_name="ampref", standalone_mode=False)
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:

@@ -19,6 +19,7 @@ ends further in the future than any can is over, because the clock went back.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,11 +27,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, case, func, or_, select, update
+from sqlalchemy import CompoundSelect, Select, bindparam, case, func, null, or_, select, union_all, update
 
 from amp_core.errors import AmprefError, Conflict
 from ampref_service.catalog import audit, events, job_rows, locking, recipes, rollouts, worker_rows
-from ampref_service.catalog.engine import Catalog, Session, now, select_distinct
+from ampref_service.catalog.engine import Catalog, Session, chunked, now, select_distinct
 from ampref_service.catalog.records import Job, JobTerms, Key, NewRollout, Rollout
 from ampref_service.catalog.tables import LIVE_STATES, clips, jobs
 
@@ -40,7 +41,7 @@ ALONE_FROM_LOSSES = 3
 
 _LONGEST_PAUSE_SEC = 300.0
 _SWEEP_BATCH = 1000
-_CLAIM_BATCH = 5  # Pauses that a claim ends; a sweep ends all of them.
+_CLAIM_BATCH = 5  # Pauses that a claim ends where nothing else is due; a sweep ends all of them.
 _LAST_RANK = 100  # Behind every priority.
 _SEVERAL = "several"
 
@@ -122,24 +123,9 @@ class JobQueue:
             job_id = self._find_due(session, at, worker_id, robots, kinds, can_run_alone)
             if job_id is None:
                 return None
-            session.execute(
-                update(jobs)
-                .where(jobs.c.id == job_id)
-                .values(
-                    state="running",
-                    worker=worker[:200],
-                    worker_id=worker_id,
-                    attempts=jobs.c.attempts + 1,
-                    token=jobs.c.token + 1,
-                    started_at=at,
-                    updated_at=at,
-                    lease_until=at + self.lease_sec,
-                    progress=0.0,
-                    message=None,
-                    revision=jobs.c.revision + 1,
-                )
-            )
-            job = job_rows.get(session, job_id)
+            facts = {"job_id": job_id, "claimant": worker[:200], "claimant_id": worker_id, "at": at}
+            row = session.execute(_TAKE, facts | {"lease_end": at + self.lease_sec}).mappings().one()
+            job = job_rows.to_job(row)
         return Claim(job, job.token, worker, worker_id)
 
     def _find_due(
@@ -155,50 +141,42 @@ class JobQueue:
 
         The queue is lanes of one robot and owner, each in the order of an index: however long it is, a few rows are read.
         """
-        self._end_pauses(session, at, _CLAIM_BATCH)
-        due = (jobs.c.state == "queued", jobs.c.not_before == 0)
-        if robots is None:
-            robots = session.execute(select_distinct(jobs.c.robot_digest, *due)).scalars().all()
-        last_starts: dict[str, float] = {}
-        lanes: dict[str, list[str]] = {}
-        for digest in dict.fromkeys(("", *robots)):
-            owners = select_distinct(jobs.c.owner, *due, jobs.c.robot_digest == digest).subquery()
-            # A start in the future is from before the clock went back.
-            last = select(func.max(jobs.c.started_at)).where(jobs.c.owner == owners.c.value, jobs.c.started_at <= at)
-            for owner, started_at in session.execute(select(owners.c.value, last.scalar_subquery())):
-                last_starts[owner] = started_at or 0.0
-                lanes.setdefault(owner, []).append(digest)
-        if not lanes:
-            return None
-        # Counted here: SQLite would group by reading the whole index of owners.
-        counts = Counter(session.execute(select(jobs.c.owner).where(jobs.c.state == "running")).scalars())
-        open_to_worker = [*due]
-        if worker_id is not None:
-            pause_is_over = or_(jobs.c.avoid_until <= at, jobs.c.avoid_until > at + _LONGEST_PAUSE_SEC)
-            open_to_worker.append(or_(jobs.c.avoid_worker.is_(None), jobs.c.avoid_worker != worker_id, pause_is_over))
-        if tuple(kinds) != KINDS:
-            open_to_worker.append(jobs.c.kind.in_(kinds))
-        if not can_run_alone:
-            open_to_worker.append(jobs.c.losses < ALONE_FROM_LOSSES)
-        for owner in sorted(lanes, key=lambda owner: (counts[owner], last_starts[owner], owner)):
+        lanes, last_starts, running = self._list_lanes(session, at, robots)
+        # Else the sweep ends them.
+        if not lanes and self._end_pauses(session, at, _CLAIM_BATCH):
+            lanes, last_starts, running = self._list_lanes(session, at, robots)
+        head = _select_head(worker_id is not None, tuple(kinds), can_run_alone)
+        for owner in sorted(lanes, key=lambda owner: (running[owner], last_starts[owner], owner)):
             heads: list[tuple[int, float, str]] = []
             for digest in lanes[owner]:
-                head = (
-                    select(jobs.c.rank, jobs.c.created_at, jobs.c.id)
-                    .where(*open_to_worker, jobs.c.robot_digest == digest, jobs.c.owner == owner)
-                    .order_by(jobs.c.rank, jobs.c.created_at, jobs.c.id)
-                    .limit(1)
-                    .with_for_update(skip_locked=True)
-                )
-                heads.extend(session.execute(head))
+                facts: dict[str, Any] = {"digest": digest, "lane_owner": owner}
+                facts |= {} if worker_id is None else {"claimant_id": worker_id, "at": at, "latest": at + _LONGEST_PAUSE_SEC}
+                heads += [(rank, created_at, job_id) for rank, created_at, job_id in session.execute(head, facts)]
             if heads:
                 return min(heads)[-1]
         return None
 
+    def _list_lanes(
+        self, session: Session, at: float, robots: Collection[str] | None
+    ) -> tuple[dict[str, list[str]], dict[str, float], Counter[str]]:
+        """Of each owner with due jobs the digests of their robots, its last start, and how many jobs of each owner run."""
+        if robots is None:
+            robots = session.execute(_DUE_ROBOTS).scalars().all()
+        names = {f"digest_{number}": digest for number, digest in enumerate(dict.fromkeys(("", *robots)))}
+        lanes: dict[str, list[str]] = {}
+        last_starts: dict[str, float] = {}
+        running: Counter[str] = Counter()
+        for digest, owner, started_at in session.execute(_select_lanes(len(names)), names | {"at": at}):
+            if digest is None:
+                running[owner] += 1
+            else:
+                last_starts[owner] = started_at or 0.0
+                lanes.setdefault(owner, []).append(digest)
+        return lanes, last_starts, running
+
     def _end_pauses(self, session: Session, at: float, limit: int) -> int:
         """Make jobs due whose pause is over; how many."""
-        over = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.not_before > 0, jobs.c.not_before <= at)
-        job_ids = session.execute(over.limit(limit).with_for_update(skip_locked=True)).scalars().all()
+        job_ids = session.execute(_OVER_PAUSES, {"at": at, "most": limit}).scalars().all()
         if job_ids:
             session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(not_before=0.0, updated_at=at))
         return len(job_ids)
@@ -476,22 +454,24 @@ class JobQueue:
     def _list_to_wake(self) -> tuple[str, ...]:
         """The due jobs to ring for, which count as rung for from now on."""
         with self.catalog.session() as session:
-            # A look without the write lock first, which an idle queue need not take every few seconds.
-            if session.execute(self._select_unrung(now(session)).limit(1)).first() is None:
-                return ()
-        with self.catalog.begin() as session:
-            at = now(session)
-            query = self._select_unrung(at).limit(_SWEEP_BATCH).with_for_update(skip_locked=True)
-            job_ids = tuple(session.execute(query).scalars())
-            if job_ids:
-                session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(rung_at=at))
-        return job_ids
+            job_ids = self._find_unrung(session, now(session))
+        if job_ids:
+            with self.catalog.begin() as session:
+                for part in chunked(job_ids):
+                    session.execute(update(jobs).where(jobs.c.id.in_(part)).values(rung_at=now(session)))
+        return tuple(job_ids)
 
-    def _select_unrung(self, at: float) -> Select[Any]:
-        # A ring in the future is from before the clock went back.
-        unrung = or_(jobs.c.rung_at.is_(None), jobs.c.rung_at < at - self.ring_again_sec, jobs.c.rung_at > at)
-        query = select(jobs.c.id).where(jobs.c.state == "queued", jobs.c.not_before <= at, unrung)
-        return query.order_by(jobs.c.created_at, jobs.c.id)
+    def _find_unrung(self, session: Session, at: float) -> list[str]:
+        """Of the first jobs of each robot that are due those that nobody was rung for lately.
+
+        The first are enough: any message wakes a worker, which takes the job whose turn it is.
+        """
+        found: list[str] = []
+        for digest in session.execute(_DUE_ROBOTS).scalars().all():
+            lane = select(jobs.c.id, jobs.c.rung_at).where(*_DUE, jobs.c.robot_digest == digest).limit(_SWEEP_BATCH)
+            # A ring in the future is from before the clock went back.
+            found += [row.id for row in session.execute(lane) if not at - self.ring_again_sec <= (row.rung_at or 0.0) <= at]
+        return found
 
     def is_empty(self, robots: Collection[str]) -> bool:
         """Whether no job is queued or runs that a worker with robots of these digests could take."""
@@ -552,3 +532,63 @@ class JobQueue:
             counters["worked_sec"] = jobs.c.worked_sec + min(max(worked_sec, 0.0), job.limit_sec or math.inf)
         session.execute(update(jobs).where(jobs.c.id == job.id).values({**values, **common, **counters}))
         return job_rows.get(session, job.id)
+
+
+# Statements of a claim, which are put together once: that takes longer than the database needs to run them.
+
+_DUE = (jobs.c.state == "queued", jobs.c.not_before == 0)
+_DUE_ROBOTS = select_distinct(jobs.c.robot_digest, *_DUE)
+_OVER_PAUSES = (
+    select(jobs.c.id)
+    .where(jobs.c.state == "queued", jobs.c.not_before > 0, jobs.c.not_before <= bindparam("at"))
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"))
+    .values(
+        state="running",
+        worker=bindparam("claimant"),
+        worker_id=bindparam("claimant_id"),
+        attempts=jobs.c.attempts + 1,
+        token=jobs.c.token + 1,
+        started_at=bindparam("at"),
+        updated_at=bindparam("at"),
+        lease_until=bindparam("lease_end"),
+        progress=0.0,
+        message=None,
+        revision=jobs.c.revision + 1,
+    )
+    .returning(*jobs.c)
+)
+
+
+@functools.cache
+def _select_lanes(count: int) -> CompoundSelect[Any]:
+    """Of so many robots, each lane's digest and owner, and when the owner was served the last time; and the owners of running
+    jobs, without a digest."""
+    # One row a job: SQLite would count by reading the whole index of owners.
+    parts = [select(null(), jobs.c.owner, null()).where(jobs.c.state == "running")]
+    for number in range(count):
+        digest = bindparam(f"digest_{number}", type_=jobs.c.robot_digest.type)
+        owners = select_distinct(jobs.c.owner, *_DUE, jobs.c.robot_digest == digest).subquery()
+        # A start in the future is from before the clock went back.
+        last = select(func.max(jobs.c.started_at)).where(jobs.c.owner == owners.c.value, jobs.c.started_at <= bindparam("at"))
+        parts.append(select(digest, owners.c.value, last.scalar_subquery()))
+    return union_all(*parts)
+
+
+@functools.cache
+def _select_head(is_known: bool, kinds: tuple[str, ...], can_run_alone: bool) -> Select[int, float, str]:
+    """The first job of a lane that a worker may have, locked; `is_known`: a worker with a row, which a job may avoid."""
+    conditions = [*_DUE, jobs.c.robot_digest == bindparam("digest"), jobs.c.owner == bindparam("lane_owner")]
+    if is_known:
+        pause_is_over = or_(jobs.c.avoid_until <= bindparam("at"), jobs.c.avoid_until > bindparam("latest"))
+        conditions.append(or_(jobs.c.avoid_worker.is_(None), jobs.c.avoid_worker != bindparam("claimant_id"), pause_is_over))
+    if kinds != KINDS:
+        conditions.append(jobs.c.kind.in_(kinds))
+    if not can_run_alone:
+        conditions.append(jobs.c.losses < ALONE_FROM_LOSSES)
+    columns = (jobs.c.rank, jobs.c.created_at, jobs.c.id)
+    return select(*columns).where(*conditions).order_by(*columns).limit(1).with_for_update(skip_locked=True)

@@ -339,7 +339,7 @@ def _insert_new(dialect: str, table: Table) -> Insert:
 
 def select_distinct(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Select[Any]:
     """The different values of a column, as `value`, by one step in an index for each: DISTINCT would read every row."""
-    steps = select(func.min(column).label("value")).where(*conditions).cte("steps", recursive=True)
+    steps = select(func.min(column).label("value")).where(*conditions).cte(recursive=True)
     following = select(func.min(column)).where(*conditions, column > steps.c.value).scalar_subquery()
     steps = steps.union_all(select(following).where(steps.c.value.is_not(None)))
     return select(steps.c.value).where(steps.c.value.is_not(None))
