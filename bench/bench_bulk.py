@@ -148,7 +148,7 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
     (motions := folder / "motions").mkdir()
     write_motions(motions, count, frames)
     seconds: dict[str, float] = {}
-    figures: dict[str, Any] = {"clips": count}
+    report: dict[str, Any] = {"clips": count}
 
     @contextlib.contextmanager
     def timed(step: str) -> Iterator[None]:
@@ -170,27 +170,27 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
             start = time.perf_counter()
             httpx2.get(f"{url}/v1/clips", params={"tier": 0}, timeout=60).raise_for_status()
             pages.append(time.perf_counter() - start)
-        figures["first_page_ms"] = round(statistics.median(pages) * 1000, 1)
+        report["first_page_ms"] = round(statistics.median(pages) * 1000, 1)
         with timed("walk"), httpx2.Client(timeout=60) as http:
-            found, cursor = 0, None
+            listed, cursor = 0, None
             while True:
                 params = {"tier": 0, "limit": 200} | ({} if cursor is None else {"cursor": cursor})
                 page = http.get(f"{url}/v1/clips", params=params).raise_for_status().json()
-                found, cursor = found + len(page["items"]), page["next_cursor"]
+                listed, cursor = listed + len(page["items"]), page["next_cursor"]
                 if cursor is None:
                     break
         with timed("lock"):
             version = lock(settings, url)
-        if not found == version["num_clips"] == count:
-            raise RuntimeError(f"of {count} clips {found} were listed and {version['num_clips']} locked")
+        if not listed == version["num_clips"] == count:
+            raise RuntimeError(f"of {count} clips {listed} were listed and {version['num_clips']} locked")
         with timed("pull"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pulled = pull("bulk==1.0.0", url=url, cache_dir=folder / "cache")
     sizes = {file["name"].partition("_v")[0]: file["size"] for file in version["files"]}
     kinds = {"worker": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
-    figures |= {"seconds": {step: round(value, 2) for step, value in seconds.items()}}
-    figures |= {"mb": {name: round(size / 1e6, 1) for name, size in sizes.items()}, "files": len(pulled.files)}
-    return figures | {"peak_mib": {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}}
+    report |= {"seconds": {step: round(value, 2) for step, value in seconds.items()}}
+    report |= {"mb": {name: round(size / 1e6, 1) for name, size in sizes.items()}, "files": len(pulled.files)}
+    return report | {"peak_mib": {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}}
 
 
 def main() -> int:
@@ -208,9 +208,9 @@ def main() -> int:
         with postgres(durable=True) as url:
             # In a process of its own, whose peak of memory is that of this number alone.
             command = [sys.executable, "-m", "bench.bench_bulk", "--frames", str(arguments.frames), "--one", count, url]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        print(done.stdout, end="", flush=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        print(process.stdout, end="", flush=True)
+        results.append(json.loads(process.stdout.splitlines()[-1]))
     first = results[0]
     for result in results:
         costs = {step: (result["seconds"][step] / result["clips"], first["seconds"][step] / first["clips"]) for step in STEPS}

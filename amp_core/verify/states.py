@@ -108,19 +108,21 @@ class Trace:
     substep_qvel: Array
     contacts: list[tuple[npt.NDArray[np.int32], Array]]
 
-    def has_same_contacts(self, substep: int, other: Trace, other_substep: int) -> bool:
-        """Whether the same geoms touch equally deep in a substep of this one and of another.
+    def has_same_contacts(self, substep: int, rotated: Trace, rotated_substep: int) -> bool:
+        """Whether the same geoms touch equally deep in a substep of this one and of a rotated one.
 
         Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the
         surface comes a substep apart, and two boxes side by side touch in several ways.
         """
-        (pairs, depths), (other_pairs, other_depths) = self.contacts[substep], other.contacts[other_substep]
-        if len(pairs) != len(other_pairs):
+        (pairs, depths), (rotated_pairs, rotated_depths) = self.contacts[substep], rotated.contacts[rotated_substep]
+        if len(pairs) != len(rotated_pairs):
             return False
-        order, other_order = (np.lexsort((d, p[:, 1], p[:, 0])) for p, d in ((pairs, depths), (other_pairs, other_depths)))
+        order, rotated_order = (
+            np.lexsort((d, p[:, 1], p[:, 0])) for p, d in ((pairs, depths), (rotated_pairs, rotated_depths))
+        )
         return bool(
-            np.array_equal(pairs[order], other_pairs[other_order])
-            and (np.abs(depths[order] - other_depths[other_order]) <= _SAME_DEPTH).all()
+            np.array_equal(pairs[order], rotated_pairs[rotated_order])
+            and (np.abs(depths[order] - rotated_depths[rotated_order]) <= _SAME_DEPTH).all()
         )
 
     def touches_itself(self, substep: int, ground_geom: int) -> bool:

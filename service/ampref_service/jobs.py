@@ -466,12 +466,12 @@ class JobQueue:
 
         The first are enough: any message wakes a worker, which takes the job whose turn it is.
         """
-        found: list[str] = []
+        job_ids: list[str] = []
         for digest in session.execute(_DUE_ROBOTS).scalars().all():
             lane = select(jobs.c.id, jobs.c.rung_at).where(*_DUE, jobs.c.robot_digest == digest).limit(_SWEEP_BATCH)
             # A ring in the future is from before the clock went back.
-            found += [row.id for row in session.execute(lane) if not at - self.ring_again_sec <= (row.rung_at or 0.0) <= at]
-        return found
+            job_ids += [row.id for row in session.execute(lane) if not at - self.ring_again_sec <= (row.rung_at or 0.0) <= at]
+        return job_ids
 
     def is_empty(self, robots: Collection[str]) -> bool:
         """Whether no job is queued or runs that a worker with robots of these digests could take."""
