@@ -68,7 +68,8 @@ class Retry:
     """How patient the client is.
 
     Args:
-      attempts: tries before giving up; a download counts anew whenever it has moved forward.
+      attempts: tries before giving up; a download counts anew whenever it has moved forward, and one that the service asked to
+        come back later does not count.
       timeout: seconds for all tries of one request with their waits, its answer included. A file or an upload gets them anew
         with each MiB.
       wait_initial, wait_max: seconds before the second try and at most; they double in between, with jitter.
@@ -247,7 +248,8 @@ class Connection:
     def retry_call(self, call: Callable[[Retry], T], retry: Retry) -> T:
         """`call(retry)`, repeated with waits while it raises `RetryableError` and patience lasts; each repetition is logged.
 
-        The `retry` that is passed has the time that is left.
+        A service that is full says when to come back: that is no failed try, and goes on until the time is over. The `retry`
+        that is passed has the time that is left.
         """
         end, attempt = time.monotonic() + retry.timeout, 1
         while True:
@@ -259,11 +261,12 @@ class Connection:
                     # Jitter keeps the nodes of a cluster, which fail together, from coming back together.
                     jitter = random.uniform(0.0, retry.wait_initial)
                     wait = min(retry.wait_initial * 2.0 ** min(attempt - 1, 30) + jitter, retry.wait_max)
-                if attempt >= retry.attempts or time.monotonic() + wait >= end:
+                is_asked = failure.wait is not None and retry.attempts > 1
+                if (attempt >= retry.attempts and not is_asked) or time.monotonic() + wait >= end:
                     raise failure.error from failure.__cause__
                 log.warning("%s; trying again in %.1f s", failure.error.what, wait)
             time.sleep(wait)
-            attempt += 1
+            attempt += not is_asked
 
     @contextmanager
     def stream(

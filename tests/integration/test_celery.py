@@ -28,14 +28,7 @@ main(command={CHILD!r}, arguments=["--hostname=" + sys.argv[1] + "@test"])
 
 
 @pytest.fixture
-def bench(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Bench]:
-    made = Bench(settings_for(tmp_path, database_url, broker_url=redis_url, worker_concurrency=2))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def on_sqlite(tmp_path: Path, redis_url: str) -> Iterator[Bench]:
+def bench(tmp_path: Path, redis_url: str) -> Iterator[Bench]:
     made = Bench(settings_for(tmp_path, broker_url=redis_url, worker_concurrency=2))
     yield made
     made.close()
@@ -65,8 +58,7 @@ def test_two_workers_killed_and_flushed_lose_nothing_and_score_nothing_twice(ben
     wait_until(lambda: alive(work_folder(bench)) == [], "no child is left")
 
 
-def test_jobs_that_were_never_rung_for_are_found(on_sqlite: Bench) -> None:
-    bench = on_sqlite
+def test_jobs_that_were_never_rung_for_are_found(bench: Bench) -> None:
     jobs = [bench.submit_score("before", frames=20)]
     with script(WORKER, bench.settings, "one"):
         assert_all_scored_once(bench, jobs)
@@ -74,8 +66,7 @@ def test_jobs_that_were_never_rung_for_are_found(on_sqlite: Bench) -> None:
         assert_all_scored_once(bench, jobs)
 
 
-def test_sigterm_gives_running_jobs_back(on_sqlite: Bench) -> None:
-    bench = on_sqlite
+def test_sigterm_gives_running_jobs_back(bench: Bench) -> None:
     job = bench.submit("hang")
     with script(WORKER, bench.settings, "one") as process:
         bench.wait(job, "running", timeout=60)
@@ -85,8 +76,7 @@ def test_sigterm_gives_running_jobs_back(on_sqlite: Bench) -> None:
     assert alive(work_folder(bench)) == []
 
 
-def test_a_clip_that_crashes_its_child_costs_the_worker_nothing(on_sqlite: Bench) -> None:
-    bench = on_sqlite
+def test_a_clip_that_crashes_its_child_costs_the_worker_nothing(bench: Bench) -> None:
     poison, good = bench.submit("segfault"), bench.submit_score("stand")
     with script(WORKER, bench.settings, "one") as process:
         assert_all_scored_once(bench, [good])
@@ -95,8 +85,8 @@ def test_a_clip_that_crashes_its_child_costs_the_worker_nothing(on_sqlite: Bench
     assert (ended.state, ended.attempts) == ("quarantined", 3)
 
 
-def test_a_worker_answers_and_says_so(on_sqlite: Bench) -> None:
-    settings = on_sqlite.settings
+def test_a_worker_answers_and_says_so(bench: Bench) -> None:
+    settings = bench.settings
     with pytest.raises(Unavailable, match="no worker answers"):
         check_workers(settings, timeout=0.3)
     with script(WORKER, settings, "celery"):
@@ -129,9 +119,8 @@ def _answers(settings) -> bool:  # type: ignore[no-untyped-def]
     ids=lambda command: command[0],
 )
 def test_a_worker_starts_in_a_folder_that_holds_packages_with_common_names(
-    command: list[str], on_sqlite: Bench, set_traps: Callable[..., Path]
+    command: list[str], bench: Bench, set_traps: Callable[..., Path]
 ) -> None:
-    bench = on_sqlite
     job = bench.submit_score("stand", frames=20)
     set_traps(bench.settings.data_dir, "service", "workers", "migrations")
     command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
@@ -155,8 +144,8 @@ def test_importing_the_application_reads_no_setting() -> None:
     assert done.stdout == "imported\n", done.stderr
 
 
-def test_rings_do_not_pile_up_while_nobody_listens(on_sqlite: Bench) -> None:
-    bell = Doorbell(on_sqlite.settings)
+def test_rings_do_not_pile_up_while_nobody_listens(bench: Bench) -> None:
+    bell = Doorbell(bench.settings)
     ids = [f"job{number}" for number in range(20)]
     for _ in range(3):
         assert bell.ring(ids)
@@ -180,15 +169,15 @@ def test_a_broker_that_is_away_delays_no_request(tmp_path: Path) -> None:
     assert not Doorbell(settings).ring(["job"])
 
 
-def test_messages_are_json_and_outlive_their_worker(on_sqlite: Bench) -> None:
-    conf = make_celery(on_sqlite.settings).conf
+def test_messages_are_json_and_outlive_their_worker(bench: Bench) -> None:
+    conf = make_celery(bench.settings).conf
     assert conf.accept_content == ["json"]
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost, conf.worker_prefetch_multiplier) == (True, True, 1)
-    longest = on_sqlite.settings.longest_job_sec
+    longest = bench.settings.longest_job_sec
     assert conf.broker_transport_options["visibility_timeout"] > longest
 
 
-def test_a_pickled_message_is_thrown_away_unread(on_sqlite: Bench, tmp_path: Path) -> None:
+def test_a_pickled_message_is_thrown_away_unread(bench: Bench, tmp_path: Path) -> None:
     """Whoever can write to Redis must not be able to run code in a worker."""
     import base64
     import json
@@ -210,7 +199,6 @@ def test_a_pickled_message_is_thrown_away_unread(on_sqlite: Bench, tmp_path: Pat
             "delivery_tag": "1",
         },
     }
-    bench = on_sqlite
     with redis.Redis.from_url(str(bench.settings.broker_url)) as connection:
         connection.lpush(QUEUE, json.dumps(message))
         job = bench.submit_score("stand", frames=20)

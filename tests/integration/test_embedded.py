@@ -103,15 +103,13 @@ EmbeddedWorker(settings, command={CHILD!r}).run_until_empty(opened)
 """
 
 
-def test_a_batch_of_workers_ends_when_nothing_is_left(tmp_path: Path, database_url: str) -> None:
-    bench = Bench(settings_for(tmp_path, database_url))
+def test_a_batch_of_workers_ends_when_nothing_is_left(bench: Bench) -> None:
     jobs = [bench.submit_score(f"clip{number}", frames=30) for number in range(4)]
     poison = bench.submit("segfault")
     with script(UNTIL_EMPTY, bench.settings) as one, script(UNTIL_EMPTY, bench.settings) as two:
         assert [one.wait(120), two.wait(120)] == [0, 0]
     assert [bench.job(job.id).state for job in jobs] == ["succeeded"] * 4
     assert bench.job(poison.id).state == "quarantined", "its pauses were waited for"
-    bench.close()
 
 
 def test_a_worker_of_a_batch_waits_for_what_runs_elsewhere(bench: Bench) -> None:

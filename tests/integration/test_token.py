@@ -105,6 +105,16 @@ def test_what_cannot_be_is_wrong_usage(run: Any, arguments: tuple[str, ...], wor
     assert words in run("token", "create", *arguments, code=2)[1]
 
 
+@pytest.mark.parametrize("verb", ["token list", "token revoke ada", "fsck", "backup copy"])
+def test_a_folder_without_a_catalog_is_refused_and_gets_none(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([*verb.split(), "--data-dir", "misspelt"]) == 1
+    assert f"no service keeps its catalog in {tmp_path / 'misspelt' / 'catalog.sqlite3'}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_old_catalog_is_not_migrated_by_the_way(run: Any) -> None:
     url = Settings.load().database_url
     schema.upgrade(url, "0009")

@@ -12,6 +12,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from typing import TypeVar
 import structlog
 from starlette.requests import Request
 
-from amp_core.errors import AmprefError, Forbidden, Unauthorized
+from amp_core.errors import AmprefError, Forbidden, Unauthorized, Unavailable
 from ampref_service.api.guard import BY_PROXY, SAFE_METHODS
 from ampref_service.catalog import Catalog, keys
 from ampref_service.catalog.records import Key
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 read_clock = time.monotonic
 REMEMBER_SEC = 2.0
+_STALE_SEC = 300.0  # For so long a key that was looked up is remembered where the catalog is away.
 """How long a look-up counts."""
 SESSION_COOKIE = "ampref_session"
 SESSION_SEC = 12 * 3600
@@ -49,7 +51,8 @@ _MAX_ENTRIES = 4096
 class _Entry:
     caller: Caller
     end: float
-    """By the monotonic clock."""
+    last_end: float
+    """By the monotonic clock: until when it counts, and until when while the catalog is away."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,13 @@ class Authenticator:
         entry = self._entries.get(name)
         if entry is not None and read_clock() < entry.end:
             return entry.caller
-        return await self._look_up(lambda: self._remember(name, find))
+        try:
+            return await self._look_up(lambda: self._remember(name, find))
+        except Unavailable:
+            # What needs no catalog, above all the metrics, tells whoever was known a while ago that it is away.
+            if entry is None or read_clock() >= entry.last_end:
+                raise
+            return entry.caller
 
     def _remember(self, name: str, find: Callable[..., Key | None]) -> Caller:
         at = read_clock()
@@ -135,7 +144,8 @@ class Authenticator:
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
         caller, left = Caller.of_key(key), key.expires_in_sec
-        self._entries[name] = _Entry(caller, at + min(REMEMBER_SEC, REMEMBER_SEC if left is None else left))
+        bound = math.inf if left is None else left
+        self._entries[name] = _Entry(caller, at + min(REMEMBER_SEC, bound), at + min(_STALE_SEC, bound))
         if at - self._last_uses.get(key.id, -_RECORD_USE_SEC) >= _RECORD_USE_SEC:
             self._last_uses[key.id] = at
             self._pool.submit(self._record_use, key.id)
@@ -154,8 +164,12 @@ class Authenticator:
         if self._has_keys or not self._settings.is_open_without_keys:
             return False
         if read_clock() >= self._open_end:
-            self._has_keys = await self._look_up(self._look_for_keys)
-            self._open_end = read_clock() + REMEMBER_SEC
+            try:
+                self._has_keys = await self._look_up(self._look_for_keys)
+                self._open_end = read_clock() + REMEMBER_SEC
+            except Unavailable:
+                if self._open_end == 0.0:
+                    raise
         return not self._has_keys
 
     def _look_for_keys(self) -> bool:

@@ -17,7 +17,7 @@ from amp_core.progress import Progress
 from ampref_service import backup as backups
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog
-from ampref_service.cli.startup import load_settings, make_folder
+from ampref_service.cli.startup import check_catalog_is_there, load_settings, make_folder
 from ampref_service.damage import CatalogDamageLog
 
 DataDir = Annotated[Path | None, Option(help="Where the service keeps everything; overrides AMPREF_DATA_DIR.")]
@@ -42,6 +42,7 @@ def backup(
             faults = backups.verify_backup(result, progress)
     else:
         settings = load_settings(out, data_dir=data_dir)
+        check_catalog_is_there(settings)
         catalog = Catalog.open(settings.database_url)
         try:
             with _show_progress(out, f"backing up to {folder}") as progress:

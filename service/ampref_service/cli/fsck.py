@@ -15,7 +15,7 @@ from amp_core.errors import IntegrityError
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog, schema
 from ampref_service.catalog.records import JobTerms
-from ampref_service.cli.startup import load_settings, make_folder
+from ampref_service.cli.startup import check_catalog_is_there, load_settings, make_folder
 from ampref_service.damage import CatalogDamageLog
 from ampref_service.integrity import Finding, inspect_blobs, repair_blobs
 
@@ -42,6 +42,7 @@ def fsck(
     out = Output(json_out, quiet=quiet)
     settings = load_settings(out, data_dir=data_dir)
     good_store = None if source is None else _open_source(source)
+    check_catalog_is_there(settings)
     catalog = Catalog.open(settings.database_url)
     try:
         schema.check(catalog)

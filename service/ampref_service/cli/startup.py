@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from sqlalchemy import make_url
 from typer import BadParameter, Option
 
 from amp_core.cli.exit_codes import TERMINATED
 from amp_core.cli.output import Output
-from amp_core.errors import Unavailable
+from amp_core.errors import NotFound, Unavailable
 from ampref_service.blobs import insecure_endpoint, open_blobs
 from ampref_service.catalog import Catalog, keys
 from ampref_service.keys import parse_groups
@@ -93,6 +94,17 @@ def make_folder(folder: Path) -> None:
             expected="a folder that this user may write",
             remedy="Choose another with --data-dir or AMPREF_DATA_DIR, or give this one to the user that runs the service",
         ) from None
+
+
+def check_catalog_is_there(settings: Settings) -> None:
+    """Raise `NotFound` where the catalog is a file that does not exist, which opening it would make."""
+    url = make_url(settings.database_url)
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").exists():
+        raise NotFound(
+            f"no service keeps its catalog in {url.database}",
+            expected="the data folder of a service",
+            remedy="Name it with --data-dir or AMPREF_DATA_DIR",
+        )
 
 
 def check_blobs(out: Output, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from amp_core.cli.group import SummaryGroup
 from amp_core.cli.options import Json, Quiet, parse_period, refuse_usage
 from amp_core.cli.output import Cell, Output
 from ampref_service.catalog import Catalog, audit, keys, schema
-from ampref_service.cli.startup import load_settings, make_folder
+from ampref_service.cli.startup import check_catalog_is_there, load_settings, make_folder
 from ampref_service.keys import ROLES, SCOPES, describe_key, format_time, make_bounds, make_key, resolve_scopes
 
 token = Typer(
@@ -24,17 +24,24 @@ DataDir = Annotated[Path | None, Option(help="Where the service keeps everything
 
 
 @contextmanager
-def _open_catalog(out: Output, data_dir: Path | None) -> Iterator[Catalog]:
-    """The catalog of the service's settings; one that is empty is made, so that a key can be there before the first start."""
+def _open_catalog(out: Output, data_dir: Path | None, *, make: bool = False) -> Iterator[Catalog]:
+    """The catalog of the service's settings.
+
+    Args:
+      make: where there is none, it is made, so that a key can be there before the first start.
+    """
     settings = load_settings(out, data_dir=data_dir)
-    if settings.database_url.startswith("sqlite"):
+    if not make:
+        check_catalog_is_there(settings)
+    elif settings.database_url.startswith("sqlite"):
         make_folder(settings.data_dir)
     catalog = Catalog.open(settings.database_url)
     try:
-        with catalog.session() as session:
-            is_empty = schema.current(session) is None
-        if is_empty:
-            schema.upgrade(settings.database_url)
+        if make:
+            with catalog.session() as session:
+                is_empty = schema.current(session) is None
+            if is_empty:
+                schema.upgrade(settings.database_url)
         schema.check(catalog)
         yield catalog
     finally:
@@ -73,7 +80,7 @@ def create(
             max_queued=max_queued,
             max_planning_sec=max_planning_sec,
         )
-    with _open_catalog(out, data_dir) as catalog, catalog.begin() as session:
+    with _open_catalog(out, data_dir, make=True) as catalog, catalog.begin() as session:
         is_first = not keys.has_keys(session)
         key = keys.add_key(session, new, actor=audit.OPERATOR)
     out.print_result(describe_key(key) | {"token": text}, [text])

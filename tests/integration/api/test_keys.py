@@ -10,6 +10,7 @@ import pytest
 from keykit import add_key, bearer
 from sqlalchemy import update
 
+from amp_core.errors import Unavailable
 from ampref_service.api import auth
 from ampref_service.catalog import audit, keys
 from ampref_service.catalog.tables import clips, curriculum, jobs
@@ -46,6 +47,25 @@ def test_keys_of_another_process_count_within_seconds(api: Any, monkeypatch: pyt
         keys.revoke_key(session, key.id, actor="operator")
     clock[0] += auth.REMEMBER_SEC
     refuses(api.http.get("/v1/clips", headers=bearer(text)), "was revoked")
+
+
+def test_the_metrics_are_read_while_the_catalog_is_away(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(auth, "read_clock", lambda: clock[0])
+    text, _ = add_key(api.app, "prometheus", "metrics:read", "clips:read")
+    stranger, _ = add_key(api.app, "stranger", "metrics:read", tell=False)
+    assert api.http.get("/metrics", headers=bearer(text)).status_code == 200
+
+    def go_away() -> Any:
+        raise Unavailable("the database cannot be used", remedy="Try again")
+
+    monkeypatch.setattr(api.catalog, "session", go_away)
+    clock[0] += 200.0
+    assert "ampref_" in api.http.get("/metrics", headers=bearer(text)).text
+    assert api.http.get("/v1/clips", headers=bearer(text)).status_code == 503
+    assert api.http.get("/metrics", headers=bearer(stranger)).status_code == 503
+    clock[0] += 200.0
+    assert api.http.get("/metrics", headers=bearer(text)).status_code == 503
 
 
 def test_a_key_that_expires_is_not_remembered_for_longer(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

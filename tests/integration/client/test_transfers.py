@@ -114,6 +114,20 @@ def test_retry_after_is_honoured(site: Site, small: Any, get: Any) -> None:
     assert times[1] - times[0] >= 1.0
 
 
+def test_a_service_that_is_full_is_asked_again_until_the_time_is_over(site: Site, small: Any, get: Any) -> None:
+    site.add(small)
+    refusals = iter(range(20))
+
+    def full(handler: BaseHTTPRequestHandler) -> bool:
+        if next(refusals, None) is None:
+            return False
+        send_json(handler, {"what": "all readers are at work", "type": "busy"}, 503, Retry_After="0")
+        return True
+
+    site.before = full
+    assert same_files(get(), small)
+
+
 def test_a_service_that_asks_for_too_much_patience_is_not_waited_for(site: Site, small: Any, get: Any) -> None:
     def busy(handler: BaseHTTPRequestHandler) -> bool:
         send_json(handler, {"what": "maintenance", "type": "unavailable"}, 503, Retry_After="86400")
