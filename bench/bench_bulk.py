@@ -172,17 +172,17 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
             pages.append(time.perf_counter() - start)
         report["first_page_ms"] = round(statistics.median(pages) * 1000, 1)
         with timed("walk"), httpx2.Client(timeout=60) as http:
-            listed, cursor = 0, None
+            num_listed, cursor = 0, None
             while True:
                 params = {"tier": 0, "limit": 200} | ({} if cursor is None else {"cursor": cursor})
                 page = http.get(f"{url}/v1/clips", params=params).raise_for_status().json()
-                listed, cursor = listed + len(page["items"]), page["next_cursor"]
+                num_listed, cursor = num_listed + len(page["items"]), page["next_cursor"]
                 if cursor is None:
                     break
         with timed("lock"):
             version = lock(settings, url)
-        if not listed == version["num_clips"] == count:
-            raise RuntimeError(f"of {count} clips {listed} were listed and {version['num_clips']} locked")
+        if not num_listed == version["num_clips"] == count:
+            raise RuntimeError(f"of {count} clips {num_listed} were listed and {version['num_clips']} locked")
         with timed("pull"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pulled = pull("bulk==1.0.0", url=url, cache_dir=folder / "cache")

@@ -108,21 +108,19 @@ class Trace:
     substep_qvel: Array
     contacts: list[tuple[npt.NDArray[np.int32], Array]]
 
-    def has_same_contacts(self, substep: int, rotated: Trace, rotated_substep: int) -> bool:
+    def has_same_contacts(self, substep: int, turn: Trace, turn_substep: int) -> bool:
         """Whether the same geoms touch equally deep in a substep of this one and of a rotated one.
 
         Where two simulations agree, collision detection may still choose otherwise: a contact that begins exactly at the
         surface comes a substep apart, and two boxes side by side touch in several ways.
         """
-        (pairs, depths), (rotated_pairs, rotated_depths) = self.contacts[substep], rotated.contacts[rotated_substep]
-        if len(pairs) != len(rotated_pairs):
+        (pairs, depths), (turn_pairs, turn_depths) = self.contacts[substep], turn.contacts[turn_substep]
+        if len(pairs) != len(turn_pairs):
             return False
-        order, rotated_order = (
-            np.lexsort((d, p[:, 1], p[:, 0])) for p, d in ((pairs, depths), (rotated_pairs, rotated_depths))
-        )
+        order, turn_order = (np.lexsort((d, p[:, 1], p[:, 0])) for p, d in ((pairs, depths), (turn_pairs, turn_depths)))
         return bool(
-            np.array_equal(pairs[order], rotated_pairs[rotated_order])
-            and (np.abs(depths[order] - rotated_depths[rotated_order]) <= _SAME_DEPTH).all()
+            np.array_equal(pairs[order], turn_pairs[turn_order])
+            and (np.abs(depths[order] - turn_depths[turn_order]) <= _SAME_DEPTH).all()
         )
 
     def touches_itself(self, substep: int, ground_geom: int) -> bool:

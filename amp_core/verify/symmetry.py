@@ -229,19 +229,19 @@ class Original:
         channels = len(self.robot.channels)
         return compute_features(self.robot, qpos, qvel, np.zeros((len(qpos), channels)))[:, : self.robot.layout.dim - channels]
 
-    def errors(self, start: int, rotated: Trace) -> Array:
+    def errors(self, start: int, turn: Trace) -> Array:
         """(n, F - C) relative differences of n rotated frames from the same ones, of which `start` is the first."""
-        features = self.moving_features(rotated.qpos, rotated.qvel)
+        features = self.moving_features(turn.qpos, turn.qvel)
         return relative_error(features, self.features[start : start + len(features)])
 
-    def differ_by_contacts(self, start: int, rotated: Trace, end: int) -> bool:
+    def differ_by_contacts(self, start: int, turn: Trace, end: int) -> bool:
         """Whether, in rotated frames before `end`, collision detection chose other contacts while the states still agreed."""
         first = start * self.robot.substeps
-        for s in range(min(len(rotated.contacts), end * self.robot.substeps - first)):
-            if not self.trace.has_same_contacts(first + s, rotated, s):
+        for s in range(min(len(turn.contacts), end * self.robot.substeps - first)):
+            if not self.trace.has_same_contacts(first + s, turn, s):
                 expected, actual = (
                     self.moving_features(trace.substep_qpos[i : i + 1], trace.substep_qvel[i : i + 1])
-                    for trace, i in ((self.trace, first + s), (rotated, s))
+                    for trace, i in ((self.trace, first + s), (turn, s))
                 )
                 if float(relative_error(actual, expected).max()) <= _EQUAL_STATES:
                     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -121,6 +122,16 @@ def fleet(tmp_path: Path, pg_empty: str, s3_url: str, redis_url: str) -> Iterato
         fleet.kill(name)
 
 
+def listening_ports(pid: int) -> set[int]:
+    """Where a process or one of its descendants listens."""
+    ports: set[int] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ports |= {one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN}
+    return ports
+
+
 def write_clips(folder: Path, count: int) -> None:
     """Different motions, each of a second or a little more."""
     folder.mkdir()
@@ -213,11 +224,10 @@ def test_the_slurm_script_empties_the_queue_without_a_broker_and_a_port(tmp_path
         tasks = [
             subprocess.Popen(["bash", str(script)], env=environment, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)
         ]
-        found = set()
+        found: set[int] = set()
         for task in tasks:
             while task.poll() is None:
-                for process in [psutil.Process(task.pid), *psutil.Process(task.pid).children(recursive=True)]:
-                    found |= {one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN}
+                found |= listening_ports(task.pid)
                 time.sleep(0.2)
             assert task.stderr is not None
             with task.stderr:

@@ -114,6 +114,11 @@ def test_a_version_is_scored_locked_served_damaged_healed_and_pulled(bench: Benc
             server.kill()
 
 
+def test_a_bucket_that_is_not_there_is_named(s3_url: str) -> None:
+    with pytest.raises(Unavailable, match="the blob store s3://nowhere/x has no bucket"):
+        list(open_blobs("s3://nowhere/x").iter_digests())
+
+
 def test_what_the_store_says_is_in_the_error(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     open_blobs(s3_url).check()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
