@@ -90,33 +90,48 @@ def read_text(path: Path) -> str:
         return ""  # Of a thread or a process that has just ended.
 
 
+def ask(url: str) -> None:
+    """Ask `/healthz` ten times a second until stdin ends; prints the milliseconds."""
+    end = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        end.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    milliseconds = []
+    with httpx2.Client(base_url=url, timeout=120) as client:
+        client.get("/healthz")
+        print("ready", flush=True)
+        while not end.wait(0.1):
+            start = time.perf_counter()
+            assert client.get("/healthz").status_code == 200
+            milliseconds.append((time.perf_counter() - start) * 1e3)
+    print(json.dumps(milliseconds))
+
+
 class Watch:
-    """Asks `/healthz` and looks at memory while the block runs."""
+    """Asks `/healthz`, in a process of its own, and looks at memory while the block runs."""
 
     def __init__(self, url: str, pid: int) -> None:
         self.milliseconds: list[float] = []
         self.rss_mb: list[float] = []
-        self._url = url
         self._pid = pid
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=target) for target in (self._ask, self._look)]
+        self._thread = threading.Thread(target=self._look)
+        command = [sys.executable, __file__, "--ask", url]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
 
     def __enter__(self) -> Watch:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        with httpx2.Client(base_url=self._url, timeout=120) as client:
-            while not self._end.wait(0.1):
-                start = time.perf_counter()
-                assert client.get("/healthz").status_code == 200
-                self.milliseconds.append((time.perf_counter() - start) * 1e3)
+        self._thread.join()
+        self.milliseconds = json.loads(self._process.communicate()[0])
 
     def _look(self) -> None:
         while not self._end.wait(0.05):
@@ -165,9 +180,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--ask", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options.serve)
+        return 0
+    if options.ask:
+        ask(options.ask)
         return 0
     result: dict[str, Any] = {"cores": usable_cpus(), "load_before": round(os.getloadavg()[0], 1), "floods": {}}
     for name, flood in FLOODS.items():

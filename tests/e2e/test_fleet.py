@@ -211,6 +211,7 @@ def test_the_slurm_script_empties_the_queue_without_a_broker_and_a_port(tmp_path
     fleet = Fleet(tmp_path, pg_empty, s3_url)
     fleet.run("migrate")
     address = fleet.start_api("api")
+    tasks: list[subprocess.Popen[bytes]] = []
     try:
         write_clips(tmp_path / "motions", 4)
         fleet.run("submit", str(tmp_path / "motions"), *MODE, AMPREF_URL=address)
@@ -221,9 +222,11 @@ def test_the_slurm_script_empties_the_queue_without_a_broker_and_a_port(tmp_path
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AMPREF_")}
         environment |= {"PATH": f"{Path(AMPREF).parent}:{os.environ['PATH']}", "SLURM_TMPDIR": str(scratch)}
         environment |= {"AMPREF_WORKER_ENV": str(settings), "SLURM_JOB_ID": "7"}
-        tasks = [
-            subprocess.Popen(["bash", str(script)], env=environment, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)
-        ]
+        for _ in range(2):
+            command = ["bash", str(script)]
+            tasks.append(
+                subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+            )
         found: set[int] = set()
         for task in tasks:
             while task.poll() is None:
@@ -245,3 +248,6 @@ def test_the_slurm_script_empties_the_queue_without_a_broker_and_a_port(tmp_path
         assert (refused.returncode, "is missing" in refused.stderr) == (2, True)
     finally:
         fleet.kill("api")
+        for task in tasks:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(task.pid, signal.SIGKILL)
