@@ -130,6 +130,7 @@ def test_a_worker_starts_in_a_folder_that_holds_packages_with_common_names(
         process = subprocess.Popen(command, env=environment(bench.settings), stdout=log, stderr=log, cwd=where)
     try:
         assert bench.wait(job, timeout=60).state == "failed"
+        assert "Umask:\t0077" in Path(f"/proc/{process.pid}/status").read_text(), "what it makes is for its user alone"
         process.terminate()
         assert process.wait(20) == 0
     finally:

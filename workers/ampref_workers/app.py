@@ -182,6 +182,7 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = Settings.load()
+    os.umask(0o077)  # As `ampref worker` does: what it keeps is for its user alone.
     app = make_celery(settings)
     app.ampref_worker = Worker(app, settings)  # Celery holds the receivers of its signals weakly.
     globals()["app"] = app
