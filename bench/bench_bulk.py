@@ -37,8 +37,8 @@ from typing import Any
 import httpx2
 import numpy as np
 
-from bench.bench_lock import make_rollouts
-from bench.servers import postgres
+from bench import servers
+from bench.bench_lock import make_rollouts, store_rollout
 
 LIMIT_GROWTH = 2.0
 STEPS = ("submit", "score", "walk", "lock", "pull")
@@ -65,52 +65,26 @@ def serving(environment: dict[str, str]) -> Iterator[str]:
     command = [AMPREF, "api", "--port", "0", "--json"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            assert process.stdout is not None
-            text = ""
-            while not text.endswith("}\n"):
-                line = process.stdout.readline()
-                if not line:
-                    raise RuntimeError(f"the service did not start: {text}")
-                text += line
-            yield str(json.loads(text)["url"])
+            yield str(servers.read_first_document(process)["url"])
         finally:
             process.kill()
 
 
 def simulate_scores(settings: Any, frames: int) -> int:
     """Be the worker of every queued job, with results that are made up; how many."""
-    from amp_core.features import feature_code_hash
-    from amp_core.npz import write_npz
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
     from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog
-    from ampref_service.catalog.records import NewRollout, Segment
     from ampref_service.jobs import JobQueue
 
     robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
     catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
-    queue, rng, export = JobQueue(catalog), np.random.default_rng(1), settings.data_dir / "export.npz"
-    arrays, metrics, verdict, windows = make_rollouts(robot, recipe, settings.data_dir, frames)[0]
+    queue, rng = JobQueue(catalog), np.random.default_rng(1)
+    rollout = make_rollouts(robot, recipe, settings.data_dir, frames)[0]
     count = 0
     while (claim := queue.claim("bench", robots={robot.digest})) is not None:
-        write_npz(export, arrays | {"features": rng.normal(size=(frames, robot.layout.dim)).astype(np.float32)})
-        rollout = NewRollout(
-            mode=recipe.mode,
-            tier=verdict.tier,
-            tier_reason=verdict.tier_reason,
-            gate_profile=recipe.gate_profile,
-            metrics=metrics,
-            frames=frames,
-            duration_sec=frames / 50.0,
-            arrays_digest=blobs.put_file(export),
-            arrays_size=export.stat().st_size,
-            feature_code_hash=feature_code_hash(),
-            mujoco_version="4.0.1",
-            result={"gates": [gate.to_dict() for gate in verdict.gates], "segments": [window.to_dict() for window in windows]},
-            segments=[Segment(window.start, window.stop, window.tier, window.score) for window in windows],
-        )
-        queue.complete_rollout(claim, rollout)
+        queue.complete_rollout(claim, store_rollout(rollout, recipe, blobs, settings.data_dir, rng))
         count += 1
     catalog.close()
     return count
@@ -205,7 +179,7 @@ def main() -> int:
         return 0
     results = []
     for count in arguments.clips.split(","):
-        with postgres(durable=True) as url:
+        with servers.postgres(durable=True) as url:
             # In a process of its own, whose peak of memory is that of this number alone.
             command = [sys.executable, "-m", "bench.bench_bulk", "--frames", str(arguments.frames), "--one", count, url]
             process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -121,17 +121,42 @@ def make_rollouts(robot: Any, recipe: Any, folder: Path, frames: int) -> list[tu
     return versions
 
 
+def store_rollout(rollout: tuple[Any, Any, Any, Any], recipe: Any, blobs: Any, folder: Path, rng: np.random.Generator) -> Any:
+    """One of `make_rollouts` with random features, so that it is no duplicate; its export is stored."""
+    from amp_core.features import feature_code_hash
+    from ampref_service.catalog.records import NewRollout, Segment
+
+    arrays, metrics, verdict, windows = rollout
+    frames = len(arrays["qpos"])
+    features = rng.normal(size=(frames, arrays["features"].shape[1])).astype(np.float32)
+    write_npz(export := folder / "export.npz", arrays | {"features": features})
+    return NewRollout(
+        mode=recipe.mode,
+        tier=verdict.tier,
+        tier_reason=verdict.tier_reason,
+        gate_profile=recipe.gate_profile,
+        metrics=metrics,
+        frames=frames,
+        duration_sec=frames / 50.0,
+        arrays_digest=blobs.put_file(export),
+        arrays_size=export.stat().st_size,
+        feature_code_hash=feature_code_hash(),
+        mujoco_version="4.0.1",
+        result={"gates": [gate.to_dict() for gate in verdict.gates], "segments": [window.to_dict() for window in windows]},
+        segments=[Segment(window.start, window.stop, window.tier, window.score) for window in windows],
+    )
+
+
 def seed(data_dir: Path, clips: int, frames: int) -> None:
     """A catalog with `clips` scored clips of `frames` frames, their exports in the blob store."""
     from sqlalchemy import update
 
-    from amp_core.features import feature_code_hash
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
     from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog, rollouts, schema, tables
     from ampref_service.catalog.clips import submit
-    from ampref_service.catalog.records import NewClip, NewRollout, RecipeRow, Segment
+    from ampref_service.catalog.records import NewClip, RecipeRow
     from ampref_service.settings import Settings
 
     settings = Settings.load(data_dir=data_dir, lock_tests="none")
@@ -139,12 +164,9 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
     catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
     robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
     versions = make_rollouts(robot, recipe, data_dir, frames)
-    export = data_dir / "export.npz"
     rng = np.random.default_rng(0)
     with catalog.begin() as session:
         for index in range(clips):
-            arrays, metrics, verdict, windows = versions[index % 10 == 9]
-            write_npz(export, arrays | {"features": rng.normal(size=(frames, robot.layout.dim)).astype(np.float32)})
             source = "sha256:" + hashlib.sha256(f"motion {index}".encode()).hexdigest()
             clip = NewClip(
                 name=f"clip_{index:06d}",
@@ -159,24 +181,7 @@ def seed(data_dir: Path, clips: int, frames: int) -> None:
                 duration_sec=frames / 50.0,
             )
             submission = submit(session, clip, RecipeRow(recipe.digest, recipe.mode, recipe.to_dict()))
-            rollout = NewRollout(
-                mode=recipe.mode,
-                tier=verdict.tier,
-                tier_reason=verdict.tier_reason,
-                gate_profile=recipe.gate_profile,
-                metrics=metrics,
-                frames=frames,
-                duration_sec=frames / 50.0,
-                arrays_digest=blobs.put_file(export),
-                arrays_size=export.stat().st_size,
-                feature_code_hash=feature_code_hash(),
-                mujoco_version="4.0.1",
-                result={
-                    "gates": [gate.to_dict() for gate in verdict.gates],
-                    "segments": [window.to_dict() for window in windows],
-                },
-                segments=[Segment(window.start, window.stop, window.tier, window.score) for window in windows],
-            )
+            rollout = store_rollout(versions[index % 10 == 9], recipe, blobs, data_dir, rng)
             rollouts.add(session, submission.clip.id, recipe.digest, rollout)
         # No worker scored the clips: their jobs count as done, so that the lock is the only job left.
         session.execute(update(tables.jobs).values(state="succeeded"))

@@ -78,7 +78,6 @@ def serve(folder: str) -> None:
     settings = Settings(data_dir=Path(folder), port=0)
     schema.upgrade(settings.database_url)
     listener = listen(settings)
-    listener.listen()
     print(listener.getsockname()[1], flush=True)
     make_server(create_app(settings), settings).run(sockets=[listener])
 

@@ -40,6 +40,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def read_first_document(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The JSON object that a service started with `--json` prints when it listens, or what it printed of an error."""
+    assert process.stdout is not None
+    text = line = ""
+    while line != "}\n":
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the service ended with {process.wait()} before it listened: {text}")
+        text += line
+    return dict(json.loads(text))
+
+
 def _package(name: str, wheel: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:

@@ -24,6 +24,7 @@ import redis
 from amp_core.digests import digest_of_file
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
+from bench.servers import read_first_document
 
 AMPREF = str(Path(sys.executable).with_name("ampref"))
 ROOT = Path(__file__).parents[2]
@@ -79,15 +80,9 @@ class Fleet:
 
     def start_api(self, name: str) -> str:
         """An API on a free port; its address."""
-        process = self.start(name, "api", "--port", "0", "--json")
-        assert process.stdout is not None
-        text = ""
-        while not text.endswith("}\n"):
-            line = process.stdout.readline()
-            assert line, text + self.log(name)
-            text += line
-        assert "url" in text, text
-        return str(json.loads(text)["url"])
+        facts = read_first_document(self.start(name, "api", "--port", "0", "--json"))
+        assert "url" in facts, (facts, self.log(name))
+        return str(facts["url"])
 
     def run(self, *command: str, at: str = "operator", code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         """`ampref` in the foreground; its exit code is checked."""

@@ -27,6 +27,7 @@ from amp_core.client import load_dataset
 from amp_core.errors import NotFound, NotReady
 from amp_core.motions import bundled_motions, reading_options
 from amp_core.readiness import TEST_IDS
+from bench.servers import read_first_document
 
 CSV = ["--fps", "30", "--quat-order", "wxyz"]
 AMPREF = str(Path(sys.executable).with_name("ampref"))
@@ -105,16 +106,9 @@ def start(home: Path, data: Path) -> Up:
             env=_environment(home, AMPREF_LOCK_TESTS=",".join(TESTS)),
             start_new_session=True,
         )
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if line.rstrip() == "}":
-            facts = json.loads(text)
-            assert facts["pid"] == process.pid
-            return Up(process, facts["url"], home)
-    process.wait()
-    raise AssertionError((home / "up.log").read_text())
+    facts = read_first_document(process)
+    assert facts.get("pid") == process.pid, (facts, (home / "up.log").read_text())
+    return Up(process, facts["url"], home)
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,6 @@ def up(
     check_keys(out, settings)
     listener = server.listen(settings)
     # From this line on connections wait for the application instead of being refused.
-    listener.listen()
     if stop_with_parent:
         signal_at_end_of_input(signal.SIGTERM)
     worker = EmbeddedWorker(settings, robots={robot.name: robot.digest for robot in robots.values()})
