@@ -24,6 +24,7 @@ from amp_core.quality import EXPORT_ARRAYS, FrameSeries, measure
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.reference import read_members
 from amp_core.robot import Robot
+from amp_core.sequences import LazySequence
 from amp_core.strict_json import format_json
 from amp_core.tiers import Classification, Tier, classify, gate_profile
 from amp_core.verify.checklist import document
@@ -32,6 +33,7 @@ from amp_core.version import GENERATOR_VERSION
 __all__ = ["CHECKS", "admit", "assemble", "check_candidates", "classify_candidate"]
 
 _MOST_PROBLEMS = 5  # Quoted in an error.
+_ONE_ORIGIN = ("robot_digest", "mujoco_version", "gate_profile")
 
 
 @dataclass(frozen=True)
@@ -61,29 +63,44 @@ def check_candidates(
     """Make every check in `CHECKS` and return their outcomes, which the version keeps.
 
     Args:
+      members: read once, and not held: each may be made on access.
       remedy: how the caller's user scores a clip again, or leaves it out.
       report: called with the fraction of the members that was looked at.
 
     Raises:
       AmprefError: of the first failed check, with the problems that any check found.
     """
-    problems = {
-        "one_origin": _find_odd_origins(members),
-        "feature_code_hash": [
-            f"clip {member.name!r} has features of other code ({member.feature_code_hash})"
-            for member in members
-            if member.feature_code_hash != feature_code_hash()
-        ],
-        "tier": [
-            f"clip {member.name!r} is stored as tier {member.tier}, but its metrics give {tier}"
-            for member in members
-            if (tier := classify_candidate(member, robot).tier) != member.tier
-        ],
-        "arrays": _find_changed_arrays(members, lambda fraction: report(0.2 * fraction)),
-        "metrics": [],
-    }
-    if not problems["arrays"]:
-        problems["metrics"] = find_changed_metrics(members, robot, lambda fraction: report(0.2 + 0.8 * fraction))
+    problems: dict[str, list[str]] = {name: [] for name in CHECKS}
+    origins: dict[str, dict[str, str]] = {key: {} for key in _ONE_ORIGIN}
+    generators = []
+    for number, member in enumerate(members):
+        report(number / len(members))
+        for key, clips in origins.items():
+            clips.setdefault(str(getattr(member, key)), member.name)
+        if member.generator_version != GENERATOR_VERSION:
+            generators.append(
+                f"clip {member.name!r} was made by generator {member.generator_version}; this one is {GENERATOR_VERSION}"
+            )
+        if member.feature_code_hash != feature_code_hash():
+            problem = f"clip {member.name!r} has features of other code ({member.feature_code_hash})"
+            problems["feature_code_hash"].append(problem)
+        if (tier := classify_candidate(member, robot).tier) != member.tier:
+            problem = f"clip {member.name!r} is stored as tier {member.tier}, but its metrics give {tier}"
+            problems["tier"].append(problem)
+        if problem := _find_changed_arrays(member):
+            problems["arrays"].append(problem)
+        # Of arrays that are not the clip's, the figures say nothing.
+        elif not problems["arrays"] and (problem := find_changed_metrics(member, robot)):
+            problems["metrics"].append(problem)
+    if problems["arrays"]:
+        problems["metrics"] = []
+    # The manifest has one line on the origin of all members.
+    for key, clips in origins.items():
+        if len(clips) > 1:
+            odd = list(clips.values())[1]
+            values = ", ".join(sorted(clips))
+            problems["one_origin"].append(f"{key} is not the same for all ({values}; the second with clip {odd!r})")
+    problems["one_origin"] += generators
     failed_checks = [name for name in CHECKS if problems[name]]
     if failed_checks:
         check = CHECKS[failed_checks[0]]
@@ -104,72 +121,43 @@ def classify_candidate(member: Candidate, robot: Robot) -> Classification:
     return classify(member.metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
 
 
-def _find_odd_origins(members: Sequence[Candidate]) -> list[str]:
-    """Members with another robot model, MuJoCo or gate profile than the others, or of another generator than this one.
-
-    The manifest has one line on the origin of all members.
-    """
-    problems = []
-    for key in ("robot_digest", "mujoco_version", "gate_profile"):
-        values = sorted({str(getattr(member, key)) for member in members})
-        if len(values) > 1:
-            odd = next(member.name for member in members if str(getattr(member, key)) != values[0])
-            problems.append(f"{key} is not the same for all ({', '.join(values)}; the second with clip {odd!r})")
-    for member in members:
-        if member.generator_version != GENERATOR_VERSION:
-            problems.append(
-                f"clip {member.name!r} was made by generator {member.generator_version}; this one is {GENERATOR_VERSION}"
-            )
-    return problems
+def _find_changed_arrays(member: Candidate) -> str:
+    """What is wrong with the bytes of a member's arrays; empty where they are the ones that were scored."""
+    try:
+        digest = digest_of_file(member.path)
+    except OSError as error:
+        return f"the arrays of clip {member.name!r} cannot be read ({error.strerror})"
+    if digest != member.arrays_digest:
+        return f"the arrays of clip {member.name!r} have another digest than when they were scored"
+    return ""
 
 
-def _find_changed_arrays(members: Sequence[Candidate], report: Callable[[float], None]) -> list[str]:
-    """Members whose arrays' bytes are not the ones that were scored."""
-    problems = []
-    for number, member in enumerate(members):
-        try:
-            digest = digest_of_file(member.path)
-        except OSError as error:
-            problems.append(f"the arrays of clip {member.name!r} cannot be read ({error.strerror})")
-            continue
-        if digest != member.arrays_digest:
-            problems.append(f"the arrays of clip {member.name!r} have another digest than when they were scored")
-        report(number / len(members))
-    return problems
-
-
-def find_changed_metrics(members: Sequence[Candidate], robot: Robot, report: Callable[[float], None]) -> list[str]:
-    """Members whose stored metrics, or the tiers of whose windows, are not what their arrays give."""
-    problems = []
-    for number, member in enumerate(members):
-        report(number / len(members))
-        recipe = Recipe.for_mode(member.mode, physics=PhysicsScale(**(member.physics or {})))
-        try:
-            series = FrameSeries.from_export(
-                read_members(member.path, EXPORT_ARRAYS), replace(recipe, gate_profile=member.gate_profile), robot
-            )
-        except AmprefError as error:
-            problems.append(f"the arrays of clip {member.name!r} cannot be measured ({error.what})")
-            continue
-        clip_metrics = measure(series)
-        text = _compare_metrics(clip_metrics, member.metrics)
-        for i, (start, end, tier) in enumerate(member.ranges):
-            is_whole = (start, end) == (0, series.clip_frames)
-            metrics = clip_metrics if is_whole else measure(series, start, min(end, len(series)))
-            gates = classify(metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
-            expected = member.tier if is_whole else gates.tier  # That of the whole clip is a check of its own.
-            window = f"frames {start} to {end}"
-            if end > len(series):
-                text = text or f"{window} are taken of {len(series)}"
-            elif expected != tier and Tier.worst((expected, tier)) != tier:
-                text = text or f"{window} are stored as tier {tier} and give {expected}"
-            elif i < len(member.range_metrics):
-                weights = {name: metrics[name] for name in WEIGHT_METRICS if name in member.range_metrics[i]}
-                change = _compare_metrics(weights, member.range_metrics[i])
-                text = text or (f"{change} of {window}" if change else "")
-        if text:
-            problems.append(f"clip {member.name!r} has other metrics than its arrays give ({text})")
-    return problems
+def find_changed_metrics(member: Candidate, robot: Robot) -> str:
+    """What of a member's stored metrics, or of the tiers of its windows, is not as its arrays give it; empty where all is."""
+    recipe = Recipe.for_mode(member.mode, physics=PhysicsScale(**(member.physics or {})))
+    try:
+        series = FrameSeries.from_export(
+            read_members(member.path, EXPORT_ARRAYS), replace(recipe, gate_profile=member.gate_profile), robot
+        )
+    except AmprefError as error:
+        return f"the arrays of clip {member.name!r} cannot be measured ({error.what})"
+    clip_metrics = measure(series)
+    text = _compare_metrics(clip_metrics, member.metrics)
+    for i, (start, end, tier) in enumerate(member.ranges):
+        is_whole = (start, end) == (0, series.clip_frames)
+        metrics = clip_metrics if is_whole else measure(series, start, min(end, len(series)))
+        gates = classify(metrics, gate_profile(member.gate_profile), member.mode, height_range=robot.height_range)
+        expected = member.tier if is_whole else gates.tier  # That of the whole clip is a check of its own.
+        window = f"frames {start} to {end}"
+        if end > len(series):
+            text = text or f"{window} are taken of {len(series)}"
+        elif expected != tier and Tier.worst((expected, tier)) != tier:
+            text = text or f"{window} are stored as tier {tier} and give {expected}"
+        elif i < len(member.range_metrics):
+            weights = {name: metrics[name] for name in WEIGHT_METRICS if name in member.range_metrics[i]}
+            change = _compare_metrics(weights, member.range_metrics[i])
+            text = text or (f"{change} of {window}" if change else "")
+    return f"clip {member.name!r} has other metrics than its arrays give ({text})" if text else ""
 
 
 _ROUNDING = 1e-9
@@ -202,7 +190,7 @@ def admit(member: Candidate, robot: Robot) -> Member:
         range_metrics=member.range_metrics,
         quality_metrics=member.metrics,
         load=partial(mmap_member, member.path, "features"),
-        gates=[gate.to_dict() for gate in classify_candidate(member, robot).gates],
+        gates=[{"name": gate.name, "passed": gate.passed} for gate in classify_candidate(member, robot).gates],
         parent=member.parent_digest,
         lineage=member.ancestor_digest or "",
         augmentation=member.augmentation,
@@ -240,7 +228,7 @@ def assemble(
     statuses = [{key: test[key] for key in ("id", "name", "status")} for test in verification["tests"]]
     try:
         bundle = lock_bundle(
-            (admit(member, robot) for member in members),
+            LazySequence(len(members), lambda number: admit(members[number], robot)),
             folder,
             name=name,
             version=version,

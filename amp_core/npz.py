@@ -10,14 +10,17 @@ Members are stored, not deflated; the alignment is made by padding each local he
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
+import mmap
 import os
 import struct
 import sys
 import tokenize
+import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,10 +31,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from amp_core.errors import InputRefused, IntegrityError, NotFound
 
-__all__ = ["ALIGNMENT", "ARCHIVE_FAULTS", "NpzWriter", "mmap_member", "write_npz"]
+__all__ = ["ALIGNMENT", "ARCHIVE_FAULTS", "PAGE_ALIGNMENT", "NpzWriter", "mmap_member", "mmap_shards", "write_npz"]
 
 ALIGNMENT = 64
 """Bytes. A cache line, and what numpy itself pads a `.npy` header to."""
+
+PAGE_ALIGNMENT = 1 << 14
+"""Bytes. A multiple of the pages of x86-64 (4 KiB) and of ARM machines with 4 or 16 KiB: data on such boundaries, and of such a
+length, can be mapped behind that of another file."""
 
 # Booleans, integers, floats, complex numbers, bytes and text: everything with a fixed size that needs no pickle.
 _KINDS = "biufcSU"
@@ -74,9 +81,13 @@ class NpzWriter:
 
     Memory stays at one chunk. The archive is complete when the block ends; if the block raises, a file that the writer opened
     itself is removed.
+
+    Args:
+      alignment: bytes; the data of every member begins on a multiple of it. At most 32 KiB, a power of two.
     """
 
-    def __init__(self, target: str | os.PathLike[str] | BinaryIO) -> None:
+    def __init__(self, target: str | os.PathLike[str] | BinaryIO, *, alignment: int = ALIGNMENT) -> None:
+        self._alignment = alignment
         self._path = Path(target) if isinstance(target, (str, os.PathLike)) else None
         self._archive = zipfile.ZipFile(target, "w")
         self._member: _Member | None = None
@@ -105,11 +116,13 @@ class NpzWriter:
         large = header.tell() + math.prod(shape) * stored_dtype.itemsize > zipfile.ZIP64_LIMIT
         # The padding counts the ZIP64 field in every member, so that the data's offset does not depend on the member's size.
         fixed_size = self._archive.start_dir + _LOCAL_HEADER + len(file_name.encode()) + _ZIP64_EXTRA + _PAD_MIN
-        pad = _PAD_MIN + -fixed_size % ALIGNMENT + (0 if large else _ZIP64_EXTRA)
+        # The header of a .npy is a multiple of 64 bytes as well.
+        fixed_size += header.tell() % self._alignment
+        pad = _PAD_MIN + -fixed_size % self._alignment + (0 if large else _ZIP64_EXTRA)
         info = zipfile.ZipInfo(file_name)  # Of 1980-01-01, the earliest day that a zip can hold.
         info.create_system = 3  # Unix, whose permissions are in the high half of the attributes.
         info.external_attr = 0o100644 << 16
-        info.extra = struct.pack("<HHH", _PAD_ID, pad - 4, ALIGNMENT) + bytes(pad - _PAD_MIN)
+        info.extra = struct.pack("<HHH", _PAD_ID, pad - 4, self._alignment) + bytes(pad - _PAD_MIN)
         stream = self._archive.open(info, "w", force_zip64=large)
         info.flag_bits |= _UTF8_NAME  # zipfile writes the local header once more when the stream is closed.
         stream.write(header.getvalue())
@@ -209,6 +222,77 @@ def mmap_member(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
             return array
         except ARCHIVE_FAULTS as error:
             raise _archive_error(path, str(error) or type(error).__name__) from error
+
+
+def mmap_shards(paths: Sequence[str | os.PathLike[str]], name: str) -> NDArray[Any]:
+    """One array whose rows lie in several archives, one after the other; read-only.
+
+    The files are mapped behind each other, so that nothing is read before it is touched. Where that cannot be done (another
+    alignment than `PAGE_ALIGNMENT`, larger pages, no POSIX), the array is read into memory.
+
+    Raises: as `mmap_member`, and
+      IntegrityError: the arrays of the files do not fit together.
+    """
+    parts = [mmap_member(path, name) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    for path, part in zip(paths, parts, strict=True):
+        if (
+            part.ndim == 0
+            or (part.shape[1:], part.dtype) != (parts[0].shape[1:], parts[0].dtype)
+            or not part.flags.c_contiguous
+        ):
+            raise _archive_error(Path(path), f"member {name!r} does not continue that of {Path(paths[0]).name}")
+    array = _map_behind_each_other(parts)
+    if array is None:
+        array = np.concatenate(parts)
+        array.flags.writeable = False
+    return array
+
+
+_MAP_FIXED = 0x10  # On Linux and macOS alike; Python's mmap does not name it.
+
+
+def _map_behind_each_other(parts: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """The memory-mapped arrays as one, by mapping their files anew; None where that cannot be done."""
+    page = mmap.ALLOCATIONGRANULARITY
+    offsets = [part.offset for part in parts if isinstance(part, np.memmap)]
+    is_aligned = all(offset % page == 0 for offset in offsets) and all(part.nbytes % page == 0 for part in parts[:-1])
+    if os.name != "posix" or len(offsets) < len(parts) or not is_aligned:
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    failure = ctypes.c_void_p(-1).value
+    size = sum(part.nbytes for part in parts)
+    start = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if start == failure:
+        return None
+    address = start
+    for part, offset in zip(parts, offsets, strict=True):
+        with open(part.filename, "rb") as file:  # type: ignore[attr-defined]
+            flags = mmap.MAP_SHARED | _MAP_FIXED
+            if libc.mmap(address, part.nbytes, mmap.PROT_READ, flags, file.fileno(), offset) == failure:
+                libc.munmap(start, size)
+                return None
+        address += part.nbytes
+    mapping = _Mapping()
+    mapping.__array_interface__ = {
+        "data": (start, True),
+        "shape": (sum(len(part) for part in parts), *parts[0].shape[1:]),
+        "typestr": parts[0].dtype.str,
+        "version": 3,
+    }
+    # At the exit of the interpreter, others may still read.
+    weakref.finalize(mapping, libc.munmap, start, size).atexit = False
+    return np.asarray(mapping)
+
+
+class _Mapping:
+    """Owns mapped memory, as the base of the array over it."""
+
+    __array_interface__: dict[str, Any]
 
 
 def _stored_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:

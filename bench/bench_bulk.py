@@ -6,12 +6,12 @@ The service is `ampref api` in a process of its own, on PostgreSQL (durable) and
 a new database:
 
 * `submit`: `ampref submit FOLDER`, small motions (npz), each different, from the files to the journal's last line.
-* `score`: a simulation, since no physics is in it: every job is claimed and completed by one thread, as a worker does, with the
-  arrays of a walk and features of its own, which are stored as a blob.
+* `score`: a simulation, since no physics is in it: every job is claimed and completed by one of two processes, as workers do,
+  with the arrays of a walk and features of its own, which are stored as a blob.
 * `query`: `GET /v1/clips`, Tier 0, 50 a page: the first page (median of 20); `walk`: all pages of 200, one after the other.
 * `lock`: a version of everything in Tier 0, from the request to its end, by a worker and its child. The readiness tests are off
   (`lock_tests=none`): no such test would let random features pass.
-* `pull`: by the client into an empty cache, verified.
+* `pull`: by the client into an empty cache, verified; `load`: `load_dataset` of that in a new process.
 
 142,000 clips are as many as BONES-SEED has. Each figure is seconds; `growth` is the cost of a clip against that with the
 smallest number of clips in the same run.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -31,6 +32,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,14 @@ from bench import servers
 from bench.bench_lock import make_rollouts, store_rollout
 
 LIMIT_GROWTH = 2.0
-STEPS = ("submit", "score", "walk", "lock", "pull")
+STEPS = ("submit", "score", "walk", "lock", "pull", "load")
+_LOAD = """
+import resource, sys, warnings
+from amp_core import load_dataset
+warnings.simplefilter("ignore")
+data = load_dataset("bulk==1.0.0", url=sys.argv[1], cache_dir=sys.argv[2], offline=True, allow_not_ready=True)
+print(len(data), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
 AMPREF = str(Path(sys.executable).with_name("ampref"))
 
 
@@ -70,21 +79,24 @@ def serving(environment: dict[str, str]) -> Iterator[str]:
             process.kill()
 
 
-def simulate_scores(settings: Any, frames: int) -> int:
-    """Be the worker of every queued job, with results that are made up; how many."""
+def simulate_scores(data_dir: Path, database_url: str, frames: int, number: int) -> int:
+    """Be worker `number` of the queued jobs, with results that are made up, until there is none; how many."""
     from amp_core.recipe import Recipe
     from amp_core.robot import Robot
     from ampref_service.blobs import open_blobs
     from ampref_service.catalog import Catalog
     from ampref_service.jobs import JobQueue
+    from ampref_service.settings import Settings
 
+    settings = Settings.load(data_dir=data_dir, database_url=database_url)
     robot, recipe = Robot.load("wildrobot"), Recipe.for_mode("rollout")
     catalog, blobs = Catalog.open(settings.database_url), open_blobs(settings.blob_url)
-    queue, rng = JobQueue(catalog), np.random.default_rng(1)
-    rollout = make_rollouts(robot, recipe, settings.data_dir, frames)[0]
+    queue, rng = JobQueue(catalog), np.random.default_rng(number)
+    (folder := data_dir / f"worker-{number}").mkdir()
+    rollout = make_rollouts(robot, recipe, folder, frames)[0]
     count = 0
-    while (claim := queue.claim("bench", robots={robot.digest})) is not None:
-        queue.complete_rollout(claim, store_rollout(rollout, recipe, blobs, settings.data_dir, rng))
+    while (claim := queue.claim(f"bench-{number}", robots={robot.digest})) is not None:
+        queue.complete_rollout(claim, store_rollout(rollout, recipe, blobs, folder, rng))
         count += 1
     catalog.close()
     return count
@@ -135,8 +147,9 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
         with timed("submit"):
             command = [AMPREF, "submit", str(motions), "--mode", "rollout", "--url", url, "--quiet"]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-        with timed("score"):
-            scored = simulate_scores(settings, frames)
+        with timed("score"), ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            counts = [pool.submit(simulate_scores, settings.data_dir, database_url, frames, number) for number in (1, 2)]
+            scored = sum(future.result() for future in counts)
         if scored != count:
             raise RuntimeError(f"{scored} of {count} clips were scored")
         pages = []
@@ -160,11 +173,18 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
         with timed("pull"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pulled = pull("bulk==1.0.0", url=url, cache_dir=folder / "cache")
-    sizes = {file["name"].partition("_v")[0]: file["size"] for file in version["files"]}
+        with timed("load"):
+            command = [sys.executable, "-c", _LOAD, url, str(folder / "cache")]
+            num_rows, peak = map(int, subprocess.check_output(command, text=True).split())
+    sizes: dict[str, int] = {}
+    for file in version["files"]:
+        kind = file["name"].partition("_v")[0]
+        sizes[kind] = sizes.get(kind, 0) + file["size"]
     kinds = {"worker": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
     report |= {"seconds": {step: round(value, 2) for step, value in seconds.items()}}
     report |= {"mb": {name: round(size / 1e6, 1) for name, size in sizes.items()}, "files": len(pulled.files)}
-    return report | {"peak_mib": {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}}
+    peaks = {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}
+    return report | {"peak_mib": peaks | {"reader": peak}, "frames": num_rows}
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def pull(
     cache_dir: Annotated[
         Path | None, Option(help="Where versions are kept; overrides AMPREF_CACHE, default ~/.cache/ampref.")
     ] = None,
-    to: Annotated[Path | None, Option(metavar="DIR", help="Also copy the three files into this folder.")] = None,
+    to: Annotated[Path | None, Option(metavar="DIR", help="Also copy the files into this folder.")] = None,
     offline: Annotated[
         bool | None, Option("--offline/--online", help="Ask no service; default: fall back on the cache.")
     ] = None,
@@ -54,7 +54,7 @@ def pull(
         version.wait_for_disk()
     for warning in caught:
         out.warn(str(warning.message))
-    out.print_result(version.to_dict(), [str(version.features)])
+    out.print_result(version.to_dict(), [str(path) for path in version.shards])
     source = f"{size(version.downloaded_bytes)} downloaded" if version.downloaded_bytes else "the cache had everything"
     contents = f"{counted(version.num_clips, 'clip')}, {counted(version.num_frames, 'frame')}"
     out.print(f"{version.name}=={version.version}: {contents}; {source}, verified against the manifest's digests")

@@ -16,7 +16,7 @@ from amp_core.client.answers import LockedManifest
 from amp_core.client.versions import check_manifest
 from amp_core.digests import digest_of_file
 from amp_core.errors import IntegrityError, RobotRefused
-from amp_core.npz import mmap_member
+from amp_core.npz import mmap_shards
 from amp_core.progress import Progress
 from amp_core.robot import Robot, bundled_robots
 from amp_core.strict_json import read_json
@@ -40,7 +40,7 @@ class LockedVersion:
 
 @contextmanager
 def open_version(api: ApiClient, spec: str, robot: str | None, progress: Progress) -> Iterator[LockedVersion]:
-    """Fetch a version: its three files into the cache, its members' exports and sources into a temporary folder.
+    """Fetch a version: its files into the cache, its members' exports and sources into a temporary folder.
 
     Args:
       robot: a bundled name, or a path to a robot.yaml; None for the bundled one of the version's name.
@@ -72,7 +72,7 @@ def open_version(api: ApiClient, spec: str, robot: str | None, progress: Progres
     with tempfile.TemporaryDirectory(prefix="ampref-verify-") as folder:
         clips = tuple(_fetch_clips(api, version, manifest, Path(folder), progress))
         stats = read_json(version.normalization_stats.read_bytes())
-        artifacts = Artifacts(features=mmap_member(version.features, "features"), stats=stats, manifest=manifest)
+        artifacts = Artifacts(features=mmap_shards(version.shards, "features"), stats=stats, manifest=manifest)
         facts = {"dataset": version.name, "version": version.version, "manifest_sha256": version.manifest_sha256}
         files = {"normalization_stats": version.normalization_stats, "manifest": version.manifest}
         lock_facts = {key: f"{path.name} {digest_of_file(path)}" for key, path in files.items()}

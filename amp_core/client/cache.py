@@ -3,7 +3,7 @@
     blobs/sha256/ab/abcd…                    one verified file, read-only, named by its SHA-256
     refs/<server>/<name>/<version>.json      the manifest's digest of a version, as that server gave it
     refs/<server>/<name>/@<alias>.json       the version that an alias last meant
-    snapshots/<name>/<version>-<digest>/     links to the three files under their own names
+    snapshots/<name>/<version>-<digest>/     links to its files under their own names
     partial/<digest>.<machine>.<pid>.<random>  a download of one process
 
 It may lie on a cluster file system where locks do nothing, so no lock is taken: nobody writes to a file that another process

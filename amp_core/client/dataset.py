@@ -24,7 +24,7 @@ from amp_core.client.versions import PulledVersion, pull_ready
 from amp_core.dataset.manifest import read_json_object
 from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.errors import IntegrityError
-from amp_core.npz import mmap_member
+from amp_core.npz import mmap_shards
 
 __all__ = ["STD_FLOOR", "Dataset", "DatasetBucket", "DatasetPart", "load_dataset"]
 
@@ -48,7 +48,7 @@ def load_dataset(
 ) -> Dataset:
     """A locked version, downloaded once, verified, memory-mapped.
 
-    Every load verifies the three files as `pull` does and computes `dataset_hash` again from the mapped rows; what was
+    Every load verifies the files as `pull` does and computes `dataset_hash` again from the mapped rows; what was
     downloaded is on the disk when it returns. Without `manifest_sha256` the service decides what the version is, and a log line
     gives the digest to pin.
 
@@ -162,11 +162,11 @@ class Dataset(_RowSampler):
         self.manifest = read_json_object(pulled.manifest)
         self.stats = read_json_object(pulled.normalization_stats)
         self.layout: dict[str, Any] = self.manifest["feature_layout"]
-        self.features: NDArray[np.float32] = mmap_member(pulled.features, "features")
+        self.features: NDArray[np.float32] = mmap_shards(pulled.shards, "features")
         self._mapped = self.features
-        self.clip_index: NDArray[np.int32] = mmap_member(pulled.features, "clip_index")
-        self.segment_index: NDArray[np.int32] = mmap_member(pulled.features, "segment_index")
-        self.sample_weight: NDArray[np.float32] = mmap_member(pulled.features, "sample_weight")
+        self.clip_index: NDArray[np.int32] = mmap_shards(pulled.shards, "clip_index")
+        self.segment_index: NDArray[np.int32] = mmap_shards(pulled.shards, "segment_index")
+        self.sample_weight: NDArray[np.float32] = mmap_shards(pulled.shards, "sample_weight")
         self._check()
 
     def __len__(self) -> int:
@@ -301,7 +301,7 @@ class Dataset(_RowSampler):
         return values
 
     def _check(self) -> None:
-        """Check that the three files agree, and that the rows have the hash in the manifest."""
+        """Check that the files agree, and that the rows have the hash in the manifest."""
         rows = self.manifest["num_frames"]
         arrays = {
             "features": ((rows, self.layout.get("dim")), np.float32),
@@ -312,7 +312,7 @@ class Dataset(_RowSampler):
         for key, (shape, dtype) in arrays.items():
             array: NDArray[Any] = getattr(self, key)
             if array.shape != shape or array.dtype != dtype:
-                raise self._disagree(self.pulled.features, key, f"{np.dtype(dtype)} {shape}", f"{array.dtype} {array.shape}")
+                raise self._disagree(self.pulled.shards[0], key, f"{np.dtype(dtype)} {shape}", f"{array.dtype} {array.shape}")
         for key in ("version", "dataset_hash", "feature_code_hash", "num_clips", "num_frames"):
             if self.stats.get(key) != self.manifest[key]:
                 raise self._disagree(self.pulled.normalization_stats, key, self.manifest[key], self.stats.get(key))
@@ -323,7 +323,7 @@ class Dataset(_RowSampler):
         for start in range(0, rows, _HASH_ROWS):
             sha.update(np.ascontiguousarray(self.features[start : start + _HASH_ROWS]).data)
         if (digest := f"sha256:{sha.hexdigest()}") != self.manifest["dataset_hash"]:
-            raise self._disagree(self.pulled.features, "dataset_hash", self.manifest["dataset_hash"], digest)
+            raise self._disagree(self.pulled.shards[0], "dataset_hash", self.manifest["dataset_hash"], digest)
 
     def _disagree(self, path: Path, key: str, expected: object, actual: object) -> IntegrityError:
         return IntegrityError(

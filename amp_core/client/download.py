@@ -10,8 +10,9 @@ import hashlib
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +94,18 @@ def is_intact(path: Path, remote: RemoteFile) -> bool:
 
 
 def download(
-    connection: Connection, cache: Cache, remote: RemoteFile, progress: Progress | None = None, *, adopt: bool = True
+    connection: Connection,
+    cache: Cache,
+    remote: RemoteFile,
+    progress: Progress | None = None,
+    *,
+    stop: threading.Event | None = None,
+    adopt: bool = True,
 ) -> Path:
     """Fetch, verify and publish one file.
 
     Args:
+      stop: ends the download with a `CancelledError` when it is set; what came is kept.
       adopt: whether to begin with what an interrupted download of the same file has left behind.
     Raises:
       IntegrityError: the service sent other bytes than the digest promises; none of them is kept.
@@ -107,7 +115,7 @@ def download(
     try:
         with cache.partials.create(remote.digest) as (partial, descriptor):
             cache.partials.sweep(partial)
-            writer = FileWriter(descriptor, remote, progress)
+            writer = FileWriter(descriptor, remote, progress, stop)
             if adopt and remote.size is not None:
                 num_adopted = _adopt(cache, remote, partial, writer)
             _receive(connection, remote, writer)
@@ -119,7 +127,7 @@ def download(
         if not num_adopted:
             raise
     # The bytes that were left behind may have been wrong.
-    return download(connection, cache, remote, progress, adopt=False)
+    return download(connection, cache, remote, progress, stop=stop, adopt=False)
 
 
 class FileWriter:
@@ -127,13 +135,17 @@ class FileWriter:
 
     Args:
       descriptor: of the partial file.
+      stop: refuses further bytes when it is set.
     Attributes:
       position: bytes that are written.
       limit: bytes that the file has, or may have.
     """
 
-    def __init__(self, descriptor: int, remote: RemoteFile, progress: Progress | None) -> None:
+    def __init__(
+        self, descriptor: int, remote: RemoteFile, progress: Progress | None, stop: threading.Event | None = None
+    ) -> None:
         self.position = 0
+        self._stop = stop
         self._descriptor = descriptor
         self._remote = remote
         self._progress = progress
@@ -147,7 +159,10 @@ class FileWriter:
         Raises:
           IntegrityError: they exceed the file's size, or complete a block that has another digest.
           OSError: the file cannot be written.
+          CancelledError: the download is to end.
         """
+        if self._stop is not None and self._stop.is_set():
+            raise CancelledError
         self.check_size(self.position + len(data))
         view = memoryview(data)
         while view:

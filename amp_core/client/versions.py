@@ -1,4 +1,4 @@
-"""From a spec to three verified files on this machine."""
+"""From a spec to verified files on this machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import Future
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from amp_core.client.resolve import Resolver, warn
 from amp_core.client.spec import check_digest, parse_spec
 from amp_core.dataset.blocks import BLOCK_ALGORITHM, BLOCK_SIZE, BLOCKS_AVAILABLE
 from amp_core.dataset.manifest import read_manifest
-from amp_core.dataset.names import file_names
+from amp_core.dataset.names import file_names, shard_names
 from amp_core.errors import FeatureCodeMismatch, InputRefused, IntegrityError, NotFound, Unavailable
 from amp_core.features import feature_code_hash
 from amp_core.files import NO_ROOM, replace_file
@@ -34,14 +35,17 @@ __all__ = ["PulledVersion", "check_manifest", "pull", "pull_ready"]
 
 log = logging.getLogger("amp_core.client")
 
+_SHARDS_AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class PulledVersion:
     """A version that is complete and verified on this machine.
 
     Args:
-      features, normalization_stats, manifest: paths of the three files.
-      manifest_sha256: pins the version: the manifest names the digests of the other two.
+      shards: paths of the files with the features, in the order of their rows; one, but for a large version.
+      normalization_stats, manifest: paths of the other files.
+      manifest_sha256: pins the version: the manifest names the digests of the other files.
       readiness: whether its checklist permits training, and what it lacks.
       downloaded_bytes: what came over the network; 0 when the cache had everything.
       disk: done when the files are on the disk; see `wait_for_disk`.
@@ -55,7 +59,7 @@ class PulledVersion:
     feature_code_hash: str
     num_clips: int
     num_frames: int
-    features: Path
+    shards: tuple[Path, ...]
     normalization_stats: Path
     manifest: Path
     yanked: bool
@@ -72,18 +76,33 @@ class PulledVersion:
         self.disk.result()
 
     @property
-    def files(self) -> tuple[Path, Path, Path]:
-        return self.features, self.normalization_stats, self.manifest
+    def features(self) -> Path:
+        """The one file with the features.
+
+        Raises:
+          ValueError: they are in several shards, each of which is a part of the data.
+        """
+        if len(self.shards) > 1:
+            raise ValueError(
+                f"the features of {self.name}=={self.version} are in {len(self.shards)} files: use `shards`, "
+                "or `load_dataset`, which maps them as one array"
+            )
+        return self.shards[0]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return *self.shards, self.normalization_stats, self.manifest
 
     def training_config(self) -> str:
         """Lines to paste: the training config's YAML, and the Python that loads exactly these bytes."""
         is_ready = self.readiness.ready is not False
         comment = "" if is_ready else f"# {self.readiness.describe(f'{self.name}=={self.version}')}\n"
         option = "" if is_ready else "    allow_not_ready=True,\n"
+        features = [str(path) for path in self.shards] if len(self.shards) > 1 else str(self.features)
         return (
             f"{comment}# training config (YAML)\n"
             "amp:\n"
-            f"  reference_data: {json.dumps(str(self.features), ensure_ascii=False)}\n"
+            f"  reference_data: {json.dumps(features, ensure_ascii=False)}\n"
             f"  normalization: {json.dumps(str(self.normalization_stats), ensure_ascii=False)}\n"
             "\n"
             "# or in Python\n"
@@ -99,6 +118,8 @@ class PulledVersion:
     def to_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready data."""
         facts = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items() if key != "disk"}
+        shards = [str(path) for path in self.shards]
+        facts |= {"shards": shards, "features": shards[0] if len(shards) == 1 else None}
         return facts | {"readiness": self.readiness.to_dict(), "training_config": self.training_config()}
 
 
@@ -129,7 +150,7 @@ def pull(
       manifest_sha256: the version's digest, from an earlier pull: anything else is refused.
       cache_dir: default `$AMPREF_CACHE`, then `~/.cache/ampref`.
       offline: True asks no service; None means `$AMPREF_OFFLINE`, else to ask and to fall back on a complete cache.
-      to: a folder that gets copies of the three files under their own names.
+      to: a folder that gets copies of the files under their own names.
       progress: called with bytes done and in total for the features.
       token: the service's key; default `$AMPREF_TOKEN`, then the file `~/.config/ampref/token`. Nobody else gets it.
       retry: patience with the network.
@@ -198,10 +219,12 @@ def pull_ready(
             readiness.check(name, version)  # Before its rows are downloaded.
         elif readiness.ready is False:
             warn(f"{readiness.describe(f'{name}=={version}')}. 'ampref dataset show {name} {version}' prints its checklist.")
-        stats = _describe_file(manifest, "normalization_stats", f"{base}/{names.normalization_stats}", origin)
-        features = _describe_file(manifest, "features", f"{base}/{names.features}", origin)
+        entries = manifest.get("files")
+        entries = entries if isinstance(entries, Mapping) else {}
+        stats = _describe_file(entries.get("normalization_stats"), f"{base}/{names.normalization_stats}", origin)
+        shards = _describe_shards(entries.get("features"), base, names.features, origin)
         downloaded_bytes += obtain(stats)
-        downloaded_bytes += obtain(features, progress)
+        downloaded_bytes += _obtain_shards(obtain, tuple(shards.values()), progress)
     finally:
         if connection is not None:
             connection.close()
@@ -213,7 +236,7 @@ def pull_ready(
     }
     cache.write_ref(name, version, ref)
     digests = {
-        names.features: features.digest,
+        **{file: shard.digest for file, shard in shards.items()},
         names.normalization_stats: stats.digest,
         names.manifest: resolution.manifest,
     }
@@ -227,7 +250,7 @@ def pull_ready(
         url=hide_password(address),
         manifest_sha256=resolution.manifest,
         **{key: manifest[key] for key in ("dataset_hash", "feature_code_hash", "num_clips", "num_frames")},
-        features=paths[names.features],
+        shards=tuple(paths[file] for file in shards),
         normalization_stats=paths[names.normalization_stats],
         manifest=paths[names.manifest],
         yanked=resolution.yanked,
@@ -239,13 +262,19 @@ def pull_ready(
 
 
 def _obtain(
-    spec: str, connection: Connection | None, cache: Cache, remote: RemoteFile, progress: Progress | None = None
+    spec: str,
+    connection: Connection | None,
+    cache: Cache,
+    remote: RemoteFile,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> int:
     """Have the verified file in the cache; how many bytes were downloaded for it.
 
     Args:
       spec: of the version, for messages.
       connection: None when no service can be asked.
+      stop: ends the download.
     """
     blob = cache.blob(remote.digest)
     is_damaged = blob.exists()
@@ -262,13 +291,50 @@ def _obtain(
         )
     if not is_damaged and cache.wait_for_peer(remote.digest) and is_intact(blob, remote):
         return 0
-    return download(connection, cache, remote, progress).stat().st_size
+    return download(connection, cache, remote, progress, stop=stop).stat().st_size
 
 
-def _describe_file(manifest: Mapping[str, Any], kind: str, path: str, origin: str | None) -> RemoteFile:
+def _obtain_shards(obtain: Callable[..., int], shards: Sequence[RemoteFile], progress: Progress | None) -> int:
+    """`_obtain` for each, several at a time; how many bytes were downloaded. The first failure ends the others."""
+    if len(shards) == 1:
+        return obtain(shards[0], progress)
+    amounts, stop, total = [0] * len(shards), threading.Event(), sum(shard.size or 0 for shard in shards)
+
+    def obtain_shard(number: int) -> int:
+        def report(amount: int) -> None:
+            with reporting:
+                amounts[number] = amount
+                if progress is not None:
+                    progress(sum(amounts), total)
+
+        num_bytes = obtain(shards[number], lambda amount, _: report(amount), stop)
+        report(shards[number].size or 0)
+        return num_bytes
+
+    reporting = threading.Lock()
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE, "ampref-pull") as pool:
+        futures = [pool.submit(obtain_shard, number) for number in range(len(shards))]
+        try:
+            # In the order of their ends, so that a failure is seen when it happens.
+            return sum(future.result() for future in as_completed(futures))
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _describe_shards(entry: Any, base: str, name: str, origin: str | None) -> dict[str, RemoteFile]:
+    """The files with the features, by their names: the one called `name`, or its shards."""
+    shards = entry.get("shards") if isinstance(entry, Mapping) else None
+    entries = shards if isinstance(shards, list) and len(shards) > 1 else [entry]
+    files = zip(shard_names(name, len(entries)), entries, strict=True)
+    return {file: _describe_file(shard, f"{base}/{file}", origin) for file, shard in files}
+
+
+def _describe_file(entry: Any, path: str, origin: str | None) -> RemoteFile:
     """A file as the manifest describes it. Its name there is not used: names of files come from the version alone."""
+    kind = path.rpartition("/")[2]
     try:
-        entry = manifest["files"][kind]
         size, blocks = entry["size"], None
         if type(size) is not int or size < 0:
             raise TypeError("size")
@@ -278,12 +344,12 @@ def _describe_file(manifest: Mapping[str, Any], kind: str, path: str, origin: st
             blocks = tuple(str(digest) for digest in listing["digests"])
             if len(blocks) != -(-size // BLOCK_SIZE):
                 raise TypeError("blocks")
-        return RemoteFile(path, check_digest(entry["sha256"], f"files.{kind}.sha256"), size, blocks, origin)
+        return RemoteFile(path, check_digest(entry["sha256"], f"sha256 of {kind}"), size, blocks, origin)
     except (KeyError, TypeError, InputRefused) as error:
         raise IntegrityError(
             "the manifest does not describe its files",
-            key=f"files.{kind}",
-            expected="name, size and sha256",
+            key="files",
+            expected=f"name, size and sha256 of {kind}",
             remedy="Lock the version again with this release of ampref.",
         ) from error
 

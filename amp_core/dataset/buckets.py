@@ -7,7 +7,8 @@ with the figures of the whole version: rows, clips by tier, hash and statistics.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,33 @@ from amp_core.dataset.members import Member
 from amp_core.dataset.statistics import ColumnStats
 from amp_core.recipe import PhysicsScale
 
-__all__ = ["Bucket", "count_outcome", "make_buckets"]
+__all__ = ["Bucket", "Outcome", "make_buckets"]
+
+
+class Outcome:
+    """The gates' outcome over members: clips and frames by tier, and for each gate how many clips failed it."""
+
+    def __init__(self) -> None:
+        self.num_clips = 0
+        self.num_segments = 0
+        self._clips: Counter[str] = Counter()
+        self._frames: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+
+    def add(self, member: Member) -> None:
+        """Count a member."""
+        self.num_clips += 1
+        self.num_segments += len(member.ranges)
+        self._clips[str(member.tier)] += 1
+        for (start, end), tier in zip(member.ranges, member.tiers, strict=True):
+            self._frames[str(tier)] += int(end - start)
+        for gate in member.gates:
+            self._failures[str(gate["name"])] += not gate["passed"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's `gates`."""
+        counts = {"clips_by_tier": self._clips, "frames_by_tier": self._frames, "clips_failed_by_gate": self._failures}
+        return {key: dict(count) for key, count in counts.items()}
 
 
 class Bucket:
@@ -26,14 +53,16 @@ class Bucket:
 
     Args:
       scale: the physics of the bucket.
-      members: those of the version that were generated in it.
       dim: number of columns, F.
       with_hash: whether to hash the rows; a version's only bucket has the version's own hash.
+
+    Attributes:
+      outcome: of its members; who writes their rows adds them.
     """
 
-    def __init__(self, scale: PhysicsScale, members: Sequence[Member], dim: int, *, with_hash: bool) -> None:
+    def __init__(self, scale: PhysicsScale, dim: int, *, with_hash: bool) -> None:
         self.scale = scale
-        self.members = members
+        self.outcome = Outcome()
         self.stats = ColumnStats(dim)
         self._sha = hashlib.sha256() if with_hash else None
         self._runs: list[list[int]] = []
@@ -57,9 +86,9 @@ class Bucket:
         return {
             "name": self.scale.name,
             "physics": asdict(self.scale),
-            "num_clips": len(self.members),
-            "num_segments": sum(len(member.ranges) for member in self.members),
-            "gates": count_outcome(self.members),
+            "num_clips": self.outcome.num_clips,
+            "num_segments": self.outcome.num_segments,
+            "gates": self.outcome.to_dict(),
             "num_frames": self.stats.count,
             "rows": self._runs,
             "dataset_hash": dataset_hash if self._sha is None else f"sha256:{self._sha.hexdigest()}",
@@ -67,25 +96,7 @@ class Bucket:
         }
 
 
-def make_buckets(members: Sequence[Member], dim: int) -> list[Bucket]:
+def make_buckets(scales: Iterable[PhysicsScale], dim: int) -> dict[PhysicsScale, Bucket]:
     """An empty bucket for each physics, the robot's own first."""
-    scales = sorted({member.scale for member in members})
-    return [
-        Bucket(scale, [member for member in members if member.scale == scale], dim, with_hash=len(scales) > 1)
-        for scale in scales
-    ]
-
-
-def count_outcome(members: Iterable[Member]) -> dict[str, Any]:
-    """The gates' outcome over members: clips and frames by tier, and for each gate how many clips failed it."""
-    clips: dict[str, int] = {}
-    frames: dict[str, int] = {}
-    failures: dict[str, int] = {}
-    for member in members:
-        clips[str(member.tier)] = clips.get(str(member.tier), 0) + 1
-        for (start, end), tier in zip(member.ranges, member.tiers, strict=True):
-            frames[str(tier)] = frames.get(str(tier), 0) + int(end - start)
-        for gate in member.gates:
-            name = str(gate["name"])
-            failures[name] = failures.get(name, 0) + (not gate["passed"])
-    return {"clips_by_tier": clips, "frames_by_tier": frames, "clips_failed_by_gate": failures}
+    ordered = sorted(set(scales))
+    return {scale: Bucket(scale, dim, with_hash=len(ordered) > 1) for scale in ordered}

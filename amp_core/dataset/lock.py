@@ -1,7 +1,7 @@
-"""Locking: selected frames of scored rollouts become the three files of a version.
+"""Locking: selected frames of scored rollouts become the files of a version.
 
-One pass over the frames feeds the archive, the dataset hash, the statistics and the coverage, so that memory holds one member's
-frames at a time, however many members there are.
+One pass over the frames feeds the archives, the dataset hash, the statistics and the coverage, so that memory holds one
+member's frames at a time, and of the other members what decides their order and weights.
 """
 
 from __future__ import annotations
@@ -10,36 +10,42 @@ import errno
 import hashlib
 import math
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amp_core.dataset.blocks import BLOCK_ALGORITHM, BLOCK_SIZE, block_digests
-from amp_core.dataset.buckets import count_outcome, make_buckets
+from amp_core.dataset.buckets import Bucket, Outcome, make_buckets
 from amp_core.dataset.coverage import Coverage
-from amp_core.dataset.manifest import MANIFEST_SCHEMA
-from amp_core.dataset.members import Member, RobotLike, sort_members
-from amp_core.dataset.names import check_dataset_name, file_names
+from amp_core.dataset.manifest import MANIFEST_SCHEMA, SHARDED_SCHEMA
+from amp_core.dataset.members import Member, Place, RobotLike, sort_members
+from amp_core.dataset.names import check_dataset_name, file_names, shard_names
 from amp_core.dataset.statistics import ColumnStats
-from amp_core.dataset.weights import describe_weighting, normalize_weights, raw_weight
+from amp_core.dataset.weights import describe_weighting, normalize_weights
 from amp_core.digests import digest_of_file
 from amp_core.errors import DiskFull, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureLayout, feature_code_hash
 from amp_core.files import NO_ROOM, partial_path, publish_file
-from amp_core.npz import NpzWriter
-from amp_core.strict_json import canonical_json
+from amp_core.npz import ALIGNMENT, PAGE_ALIGNMENT, NpzWriter
+from amp_core.strict_json import canonical_json, format_json
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
 
-__all__ = ["Bundle", "BundleFile", "lock_bundle"]
+__all__ = ["SHARD_BYTES", "Bundle", "BundleFile", "lock_bundle"]
 
 _CANNOT_WRITE = NO_ROOM | {errno.EFBIG, errno.EROFS, errno.EACCES}
 _STEP = 1 << 15  # Rows handled at once: about 3.5 MB of 27 float32.
+_HEADERS = 1 << 12  # More bytes than an archive of four members has beside their data and its alignment.
+
+SHARD_BYTES = 256 << 20
+"""The largest file of features; those of a larger version are shards."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,14 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The three files of a version, complete on disk.
+    """The files of a version, complete on disk.
 
-    `duplicates` are the members that were left out, as the manifest has them: their frames are those of another one.
+    Args:
+      shards: the features, in one file or several, in the order of their rows.
+      duplicates: the members that were left out, as the manifest has them: their frames are those of another one.
     """
 
-    features: BundleFile
+    shards: tuple[BundleFile, ...]
     normalization_stats: BundleFile
     manifest: BundleFile
     dataset_hash: str
@@ -78,8 +86,15 @@ class Bundle:
     duplicates: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def files(self) -> tuple[BundleFile, BundleFile, BundleFile]:
-        return self.features, self.normalization_stats, self.manifest
+    def features(self) -> BundleFile:
+        """The one file with the features; `ValueError` where they are in several shards."""
+        if len(self.shards) > 1:
+            raise ValueError(f"the features are in {len(self.shards)} shards: use `shards`")
+        return self.shards[0]
+
+    @property
+    def files(self) -> tuple[BundleFile, ...]:
+        return *self.shards, self.normalization_stats, self.manifest
 
 
 def lock_bundle(
@@ -95,14 +110,18 @@ def lock_bundle(
     waivers: Sequence[Mapping[str, Any]] = (),
     verification: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    shard_bytes: int | None = None,
 ) -> Bundle:
     """Write `features_v{V}.npz`, `normalization_stats_v{V}.json` and `dataset_manifest_v{V}.json` into `out_dir`.
+
+    Features of more than `shard_bytes` (by default `SHARD_BYTES`) become shards, `features_v{V}-00001-of-0000N.npz`.
 
     The same members give the same bytes, on any day and in whatever order they are passed: they are sorted by name, digest
     and recipe. Each file appears under its name only when it is complete and on disk; after an error none of them is left.
 
     Args:
-      members: the rollouts. Their metadata is held, their frames are loaded one member at a time.
+      members: the rollouts. Of a `Sequence` each is asked for three times and not held, so that it may be made on access;
+        their frames are loaded one member at a time.
       out_dir: an existing folder, for example of the job that locks.
       robot: every member was generated with this one.
       mujoco_version: of the generation.
@@ -120,33 +139,45 @@ def lock_bundle(
     check_dataset_name(name)
     names = file_names(version)
     folder = Path(out_dir)
-    distinct, duplicates = split_duplicates(sort_members(members))
-    rows = _Rows(distinct, robot, gate_profile)
-    with _staging(folder, names) as partial:
-        rows.write(partial[names.features], progress)
-        blocks = block_digests(partial[names.features])
-        features = _publish(partial[names.features], folder / names.features)
+    members = members if isinstance(members, Sequence) else list(members)
+    places, duplicates = split_duplicates(members, sort_members(members))
+    rows = _Rows(members, places, robot, gate_profile)
+    shard_rows = _count_shard_rows(rows.total, robot.layout.dim, shard_bytes or SHARD_BYTES)
+    shards = shard_names(names.features, -(-rows.total // shard_rows))
+    with (
+        _staging(folder, (*shards, names.normalization_stats, names.manifest)) as partial,
+        tempfile.TemporaryFile(dir=folder) as clips,
+    ):
+        rows.write([partial[shard] for shard in shards], shard_rows, clips, progress)
+        features = []
+        for number, shard in enumerate(shards):
+            blocks = {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": block_digests(partial[shard])}
+            file = _publish(partial[shard], folder / shard)
+            limits = [number * shard_rows, min((number + 1) * shard_rows, rows.total)]
+            features.append((file, file.to_dict() | {"blocks": blocks}, {"rows": limits}))
         dataset_hash, code_hash = rows.digest, feature_code_hash()
         common = {
             "version": version,
             "dataset_hash": dataset_hash,
             "feature_code_hash": code_hash,
             "generation_date": GENERATOR_RELEASE_DATE,
-            "num_clips": len(rows.members),
-            "num_frames": rows.count,
+            "num_clips": len(places),
+            "num_frames": rows.total,
         }
-        stats = {
-            **common,
-            **rows.statistics.to_dict(),
-            "clips": [{"name": member.name, "tier": member.worst_tier, "frames": member.frames} for member in rows.members],
-        }
+        stats = {**common, **rows.statistics.to_dict(), "clips": rows.clips}
         partial[names.normalization_stats].write_bytes(canonical_json(stats))
         normalization = _publish(partial[names.normalization_stats], folder / names.normalization_stats)
 
         coverage = rows.coverage.to_dict()
+        entry = features[0][1]
+        if len(shards) > 1:
+            entry = {
+                "size": sum(file.size for file, _, _ in features),
+                "shards": [entry | limits for _, entry, limits in features],
+            }
         manifest = {
             **common,
-            "schema": MANIFEST_SCHEMA,
+            "schema": MANIFEST_SCHEMA if len(shards) == 1 else SHARDED_SCHEMA,
             "name": name,
             "generator_version": GENERATOR_VERSION,
             "mujoco_version": mujoco_version,
@@ -154,7 +185,7 @@ def lock_bundle(
             "joint_names": list(robot.joint_names),
             "feature_layout": robot.layout.to_dict(),
             "gate_profile": gate_profile,
-            "gates": count_outcome(rows.members),
+            "gates": rows.outcome.to_dict(),
             "select": dict(select or {}),
             "waivers": [dict(waiver) for waiver in waivers],
             "verification": None if verification is None else dict(verification),
@@ -162,51 +193,76 @@ def lock_bundle(
             "weighting": describe_weighting(rows.weights, rows.lengths),
             "coverage": coverage,
             "buckets": [bucket.to_dict(dataset_hash) for bucket in rows.buckets],
-            "files": {
-                "features": features.to_dict()
-                | {"blocks": {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": blocks}},
-                "normalization_stats": normalization.to_dict(),
-            },
-            "clips": rows.clips,
+            "files": {"features": entry, "normalization_stats": normalization.to_dict()},
             "duplicates": duplicates,
         }
-        partial[names.manifest].write_bytes(canonical_json(manifest))
+        _write_manifest(partial[names.manifest], manifest, clips)
         manifest_file = _publish(partial[names.manifest], folder / names.manifest)
-    counts = len(rows.members), rows.count, len(rows.lengths)
-    return Bundle(features, normalization, manifest_file, dataset_hash, code_hash, *counts, coverage, tuple(duplicates))
+    return Bundle(
+        tuple(file for file, _, _ in features),
+        normalization,
+        manifest_file,
+        dataset_hash,
+        code_hash,
+        num_clips=len(places),
+        num_frames=rows.total,
+        num_segments=len(rows.lengths),
+        coverage=coverage,
+        duplicates=tuple(duplicates),
+    )
 
 
-def split_duplicates(members: Sequence[Member]) -> tuple[list[Member], list[dict[str, Any]]]:
-    """The members with frames of their own, and the others, each with the first member of the same physics and features.
+def _count_shard_rows(total: int, dim: int, shard_bytes: int) -> int:
+    """Rows of each shard but the last; all of them where one file is small enough."""
+    row_bytes = 4 * (dim + 3)
+    if total * row_bytes + _HEADERS <= shard_bytes:
+        return total
+    # So many rows of any array of four-byte elements fill whole pages.
+    step = PAGE_ALIGNMENT // 4
+    return max(step, (shard_bytes - 4 * PAGE_ALIGNMENT - _HEADERS) // row_bytes // step * step)
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any], clips: BinaryIO) -> None:
+    """Write the manifest with the clips of the file, a line each: all of them together may be larger than the memory."""
+    head, key, tail = canonical_json({**manifest, "clips": []}).partition(b'\n  "clips": [')
+    with open(path, "wb") as file:
+        file.write(head + key + b"\n")
+        clips.seek(0)
+        shutil.copyfileobj(clips, file)
+        file.write(b"\n  " + tail)
+
+
+def split_duplicates(members: Sequence[Member], places: Sequence[Place]) -> tuple[list[Place], list[dict[str, Any]]]:
+    """The places of members with frames of their own, and the others, each with the first one of the same physics and features.
 
     A motion that is in the catalog twice (as two formats, or under two names) would weigh twice in the statistics and be drawn
     twice as often.
 
     Args:
-      members: in the order of the version.
+      places: in the order of the version.
 
     Returns:
       The first of each set of equal members, and the manifest's `duplicates`: `{name, digest, recipe_digest, of}`.
     """
 
-    def identify(member: Member) -> dict[str, Any]:
-        return {"name": member.name, "digest": member.digest, "recipe_digest": member.recipe_digest}
+    def identify(place: Place) -> dict[str, Any]:
+        return {"name": place.name, "digest": place.digest, "recipe_digest": place.recipe_digest}
 
-    lengths = Counter((member.scale, member.frames) for member in members)
-    originals: dict[tuple[Any, ...], Member] = {}
+    lengths = Counter((place.scale, place.frames) for place in places)
+    originals: dict[tuple[Any, ...], Place] = {}
     distinct, duplicates = [], []
-    for member in members:
-        original = member
+    for place in places:
+        original = place
         # A member of a length of its own need not be read.
-        if lengths[member.scale, member.frames] > 1:
-            features, sha = member.load(), hashlib.sha256()
-            for start, end in member.ranges:
+        if lengths[place.scale, place.frames] > 1:
+            features, sha = members[place.number].load(), hashlib.sha256()
+            for start, end in place.ranges:
                 sha.update(np.ascontiguousarray(features[start:end]).data)
-            original = originals.setdefault((member.scale, member.frames, sha.digest()), member)
-        if original is member:
-            distinct.append(member)
+            original = originals.setdefault((place.scale, place.frames, sha.digest()), place)
+        if original is place:
+            distinct.append(place)
         else:
-            duplicates.append(identify(member) | {"of": identify(original)})
+            duplicates.append(identify(place) | {"of": identify(original)})
     return distinct, duplicates
 
 
@@ -215,26 +271,31 @@ class _Rows:
 
     Attributes:
       lengths, weights: frames and weight of a frame of each segment.
-      clips: the manifest's entries of the members written so far.
-      count: rows written so far.
+      total: the number of rows.
+      clips: the statistics' entries of the members that are written.
     """
 
-    def __init__(self, members: Sequence[Member], robot: RobotLike, gate_profile: str) -> None:
-        self.members, self.gate_profile = members, gate_profile
+    def __init__(self, members: Sequence[Member], places: Sequence[Place], robot: RobotLike, gate_profile: str) -> None:
         self.layout = robot.layout
-        self.buckets = make_buckets(members, robot.layout.dim)
         self.coverage = Coverage(robot.layout, robot.control_dt, robot.feet)
-        self.lengths = [end - start for member in members for start, end in member.ranges]
-        self._margins = [margins for member in members for margins in member.margins]
-        self.weights = normalize_weights([raw_weight(margins) for margins in self._margins], self.lengths)
+        self.outcome = Outcome()
+        self.lengths = [end - start for place in places for start, end in place.ranges]
+        self.weights = normalize_weights([weight for place in places for weight in place.raw_weights], self.lengths)
+        self.total = sum(self.lengths)
         self.clips: list[dict[str, Any]] = []
-        self.count = 0
+        self._members, self._places, self._gate_profile = members, places, gate_profile
+        self._buckets = make_buckets((place.scale for place in places), robot.layout.dim)
         self._sha = hashlib.sha256()
 
     @property
     def digest(self) -> str:
         """The dataset hash: of the rows as little-endian float32."""
         return f"sha256:{self._sha.hexdigest()}"
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """The buckets in their order."""
+        return list(self._buckets.values())
 
     @property
     def statistics(self) -> ColumnStats:
@@ -244,55 +305,77 @@ class _Rows:
             stats.merge(bucket.stats)
         return stats
 
-    def write(self, path: Path, progress: Callable[[int, int], None] | None) -> None:
-        """Write the features archive, member by member."""
-        total = sum(self.lengths)
-        owners: list[int] = []
-        with open(path, "wb") as file, NpzWriter(file) as writer:
-            writer.begin("features", (total, self.layout.dim), np.float32)
-            for clip, member in enumerate(self.members):
-                self._write_member(writer, member, first_segment=len(owners))
-                owners += [clip] * len(member.ranges)
-                if progress is not None:
-                    progress(self.count, total)
-            for key, values in (
-                ("clip_index", np.asarray(owners, np.int32)),
-                ("segment_index", np.arange(len(owners), dtype=np.int32)),
-                ("sample_weight", np.asarray(self.weights, np.float32)),
-            ):
-                writer.add(key, np.repeat(values, self.lengths))
+    def write(
+        self, paths: Sequence[Path], shard_rows: int, clips: BinaryIO, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Write the features' archives, `shard_rows` in each; the manifest's entries go to the file `clips`."""
+        owners = np.repeat(np.arange(len(self._places), dtype=np.int32), [len(place.ranges) for place in self._places])
+        weights, ends = np.asarray(self.weights, np.float32), np.cumsum(self.lengths)
+        pieces = self._iterate(clips, progress)
+        rest = next(pieces)
+        for first, path in zip(range(0, self.total, shard_rows), paths, strict=True):
+            last = min(first + shard_rows, self.total)
+            alignment = ALIGNMENT if len(paths) == 1 else PAGE_ALIGNMENT
+            with open(path, "wb") as file, NpzWriter(file, alignment=alignment) as writer:
+                writer.begin("features", (last - first, self.layout.dim), np.float32)
+                count = first
+                while count < last:
+                    rows, rest = rest[: last - count], rest[last - count :]
+                    writer.write(rows)
+                    count += len(rows)
+                    if not len(rest):
+                        rest = next(pieces, rest)
+                segments = np.searchsorted(ends, np.arange(first, last), side="right")
+                writer.add("clip_index", owners[segments])
+                writer.add("segment_index", segments.astype(np.int32))
+                writer.add("sample_weight", weights[segments])
 
-    def _write_member(self, writer: NpzWriter, member: Member, first_segment: int) -> None:
-        index, bucket = next((i, bucket) for i, bucket in enumerate(self.buckets) if bucket.scale == member.scale)
-        features = member.load()
-        last = member.ranges[-1][1]
-        dim = self.layout.dim
-        if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != dim or len(features) < last:
-            raise IntegrityError(
-                f"the features of clip {member.name!r} are {features.dtype} of shape {features.shape}",
-                key="features",
-                expected=f"float32 of shape (at least {last}, {dim})",
-                remedy="Score the clip again with this robot.",
-            )
-        self.coverage.begin_clip(member.name, member.source, original=member.source == member.digest)
-        segments = []
-        for segment, ((start, end), tier) in enumerate(zip(member.ranges, member.tiers, strict=True), first_segment):
-            segments.append(
-                {
-                    **{"segment_index": segment, "start": int(start), "end": int(end), "row": self.count, "tier": tier},
-                    **{"margins": self._margins[segment], "weight": self.weights[segment]},
-                }
-            )
-            self.coverage.begin_segment(tier)
-            for first in range(start, end, _STEP):
-                rows = np.ascontiguousarray(features[first : min(end, first + _STEP)])
-                _check_finite(rows, first, member, self.layout)
-                writer.write(rows)
-                self._sha.update(np.ascontiguousarray(rows, dtype="<f4").data)
-                bucket.add(self.count, rows)
-                self.coverage.add(rows)
-                self.count += len(rows)
-        self.clips.append(_describe_clip(member, index, segments) | {"gate_profile": self.gate_profile})
+    def _iterate(self, clips: BinaryIO, progress: Callable[[int, int], None] | None) -> Iterator[NDArray[np.float32]]:
+        """The rows in pieces; of each member whose rows were taken, its entry is in `clips`."""
+        numbers = {scale: number for number, scale in enumerate(self._buckets)}
+        count = segment = 0
+        for place in self._places:
+            member, bucket = self._members[place.number], self._buckets[place.scale]
+            features = _load(member, self.layout.dim)
+            self.coverage.begin_clip(member.name, member.source, original=member.source == member.digest)
+            segments = []
+            for (start, end), tier, margins in zip(place.ranges, member.tiers, member.margins, strict=True):
+                segments.append(
+                    {
+                        **{"segment_index": segment, "start": start, "end": end, "row": count, "tier": tier},
+                        **{"margins": margins, "weight": self.weights[segment]},
+                    }
+                )
+                segment += 1
+                self.coverage.begin_segment(tier)
+                for first in range(start, end, _STEP):
+                    rows = np.ascontiguousarray(features[first : min(end, first + _STEP)])
+                    _check_finite(rows, first, member, self.layout)
+                    self._sha.update(np.ascontiguousarray(rows, dtype="<f4").data)
+                    bucket.add(count, rows)
+                    self.coverage.add(rows)
+                    count += len(rows)
+                    yield rows
+            self.outcome.add(member)
+            bucket.outcome.add(member)
+            self.clips.append({"name": member.name, "tier": member.worst_tier, "frames": place.frames})
+            entry = _describe_clip(member, numbers[place.scale], segments) | {"gate_profile": self._gate_profile}
+            separator = ",\n    " if len(self.clips) > 1 else "    "
+            clips.write((separator + format_json(entry, sort_keys=True, separators=(",", ":"))).encode("utf-8"))
+            if progress is not None:
+                progress(count, self.total)
+
+
+def _load(member: Member, dim: int) -> NDArray[np.float32]:
+    features, last = member.load(), member.ranges[-1][1]
+    if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != dim or len(features) < last:
+        raise IntegrityError(
+            f"the features of clip {member.name!r} are {features.dtype} of shape {features.shape}",
+            key="features",
+            expected=f"float32 of shape (at least {last}, {dim})",
+            remedy="Score the clip again with this robot.",
+        )
+    return features
 
 
 def _check_finite(rows: NDArray[np.float32], first: int, member: Member, layout: FeatureLayout) -> None:
@@ -333,7 +416,6 @@ def _describe_clip(member: Member, bucket: int, segments: list[dict[str, Any]]) 
         "frames": int(member.frames),
         "segments": segments,
         "quality_metrics": {key: convert(value, key) for key, value in member.quality_metrics.items()},
-        "gates": [{key: convert(value, key) for key, value in gate.items()} for gate in member.gates],
     }
 
 

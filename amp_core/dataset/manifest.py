@@ -8,10 +8,13 @@ from typing import Any
 from amp_core.errors import IntegrityError
 from amp_core.strict_json import read_json
 
-__all__ = ["MANIFEST_SCHEMA", "read_json_object", "read_manifest"]
+__all__ = ["MANIFEST_SCHEMA", "SHARDED_SCHEMA", "read_json_object", "read_manifest"]
 
 MANIFEST_SCHEMA = "ampref-dataset-manifest/1"
 """Names the manifest's keys and their meaning; a reader refuses a number that it does not know."""
+
+SHARDED_SCHEMA = "ampref-dataset-manifest/2"
+"""The same, with the features in shards: a reader of the first would look for a file that there is not."""
 
 _TYPES = {"dataset_hash": str, "feature_code_hash": str, "num_clips": int, "num_frames": int, "feature_layout": dict}
 
@@ -23,12 +26,12 @@ def read_manifest(path: Path, name: str, version: str) -> dict[str, Any]:
       IntegrityError: it is not JSON, follows another schema, is of another dataset or version, or lacks a value.
     """
     manifest = read_json_object(path, "manifest")
-    if manifest.get("schema") != MANIFEST_SCHEMA:
+    if manifest.get("schema") not in (MANIFEST_SCHEMA, SHARDED_SCHEMA):
         raise IntegrityError(
             f"the manifest follows {manifest.get('schema')!r}",
             file=str(path),
             key="schema",
-            expected=MANIFEST_SCHEMA,
+            expected=f"{MANIFEST_SCHEMA} or {SHARDED_SCHEMA}",
             remedy="Install the release of ampref that the version was locked with, or a newer one.",
         )
     if (manifest.get("name"), manifest.get("version")) != (name, version):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from amp_core.dataset.coverage import FootLike
-from amp_core.dataset.weights import margins
+from amp_core.dataset.weights import margins, raw_weight
 from amp_core.errors import InputRefused
 from amp_core.features import FeatureLayout
 from amp_core.recipe import PhysicsScale
 from amp_core.tiers import Tier
 
-__all__ = ["Member", "RobotFacts", "RobotLike", "sort_members"]
+__all__ = ["Member", "Place", "RobotFacts", "RobotLike", "sort_members"]
 
 
 class RobotLike(Protocol):
@@ -67,7 +69,7 @@ class Member:
       quality_metrics: of the whole rollout; numbers or None.
       load: returns the whole rollout's features, (N, F) float32; called when the member is written, and before that where
         another one has as many frames.
-      gates: outcome of every gate, `{name, value, threshold, passed}`; of the whole rollout.
+      gates: outcome of every gate, with its `name` and whether it `passed`; of the whole rollout.
       range_tiers: of each range on its own, where the ranges are windows of a clip; `tier` for each when empty.
       range_metrics: of each range on its own, for its weight; `quality_metrics` for each when empty. `WEIGHT_METRICS` are
         enough; a missing one has no margin.
@@ -150,33 +152,59 @@ class Member:
             )
 
 
-def sort_members(members: Iterable[Member]) -> list[Member]:
-    """The members by name, digest and recipe, each checked.
+class Place(NamedTuple):
+    """What a lock remembers of a member between its passes.
+
+    Args:
+      name, digest, recipe_digest: as of the member; the order of a version.
+      number: the member's place in the sequence that it came in.
+      scale, ranges: as of the member.
+      raw_weights: of each range.
+    """
+
+    name: str
+    digest: str
+    recipe_digest: str
+    number: int
+    scale: PhysicsScale
+    ranges: tuple[tuple[int, int], ...]
+    raw_weights: tuple[float, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many frames the version takes."""
+        return sum(end - start for start, end in self.ranges)
+
+
+def sort_members(members: Sequence[Member]) -> list[Place]:
+    """The places of the members by name, digest and recipe, each member checked.
 
     Raises:
       InputRefused: there is none, a pair of motion and recipe comes twice, or `Member.check` refuses one.
     """
-
-    def key(member: Member) -> tuple[str, str, str]:
-        return member.name, member.digest, member.recipe_digest
-
-    sorted_members = sorted(members, key=key)
-    if not sorted_members:
+    scales: dict[PhysicsScale, PhysicsScale] = {}
+    places = []
+    for number, member in enumerate(members):
+        member.check()
+        scale = scales.setdefault(member.scale, member.scale)
+        ranges = tuple((int(start), int(end)) for start, end in member.ranges)
+        weights = tuple(raw_weight(margins) for margins in member.margins)
+        identity = member.name, member.digest, sys.intern(member.recipe_digest)
+        places.append(Place(*identity, number, scale, ranges, weights))
+    places.sort()
+    if not places:
         raise InputRefused(
             "the selection holds no clip",
             key="select",
             expected="at least one rollout with a frame range",
             remedy="Widen the selection, or score more clips: ampref clips lists what there is.",
         )
-    previous: Member | None = None
-    for member in sorted_members:
-        if previous is not None and key(previous) == key(member):
+    for previous, place in pairwise(places):
+        if previous[:3] == place[:3]:
             raise InputRefused(
-                f"clip {member.name!r} comes twice with the same recipe",
+                f"clip {place.name!r} comes twice with the same recipe",
                 key="clips",
                 expected="every pair of motion and recipe once",
                 remedy="Put all frame ranges of a rollout into one member.",
             )
-        member.check()
-        previous = member
-    return sorted_members
+    return places

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from amp_core.errors import InputRefused
 
-__all__ = ["FileNames", "check_alias", "check_dataset_name", "check_version", "file_names"]
+__all__ = ["FileNames", "check_alias", "check_dataset_name", "check_version", "file_names", "shard_names"]
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _NUMBER = r"(?:0|[1-9][0-9]{0,5})"
@@ -31,6 +31,12 @@ def file_names(version: str) -> FileNames:
     """The specification's file names for `version`, which is checked."""
     check_version(version)
     return FileNames(f"features_v{version}.npz", f"normalization_stats_v{version}.json", f"dataset_manifest_v{version}.json")
+
+
+def shard_names(name: str, count: int) -> tuple[str, ...]:
+    """The names of the files that stand for the file `name` (`features_v0.11.0.npz`) in `count` shards; its own for one."""
+    stem, dot, suffix = name.rpartition(".")
+    return (name,) if count == 1 else tuple(f"{stem}-{i:05}-of-{count:05}{dot}{suffix}" for i in range(1, count + 1))
 
 
 def check_dataset_name(name: str) -> str:

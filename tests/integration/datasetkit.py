@@ -24,7 +24,9 @@ JOINTS = ("left_knee", "right_knee")
 LAYOUT = FeatureLayout.for_robot(JOINTS, ("left_foot", "right_foot"))
 
 
-def make_bundle(folder: Path, *, clips: int = 3, frames: int = 50, version: str = "0.11.0", seed: int = 0) -> Bundle:
+def make_bundle(
+    folder: Path, *, clips: int = 3, frames: int = 50, version: str = "0.11.0", seed: int = 0, shard_bytes: int | None = None
+) -> Bundle:
     """A version of `walk` from made-up rows; two segments a clip."""
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -48,9 +50,8 @@ def make_bundle(folder: Path, *, clips: int = 3, frames: int = 50, version: str 
         for index in range(clips)
     ]
     robot = RobotFacts("stick", "sha256:" + "0" * 64, JOINTS, 0.02, LAYOUT)
-    return lock_bundle(
-        members, folder, name="walk", version=version, robot=robot, mujoco_version="4.0.1", gate_profile="amp-0.11"
-    )
+    facts = {"name": "walk", "version": version, "robot": robot, "mujoco_version": "4.0.1", "gate_profile": "amp-0.11"}
+    return lock_bundle(members, folder, shard_bytes=shard_bytes, **facts)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from workerkit import CHILD, Bench, alive, settings_for, wait_until
 
@@ -399,6 +401,27 @@ def test_a_lock_publishes_the_whole_version(bench: Bench) -> None:
     assert coverage == manifest["coverage"]
     assert coverage["seconds"] == pytest.approx((40 + 41 + 42) * manifest["robot"]["control_dt"])
     assert [source["name"] for source in coverage["sources"]] == ["clip2", "clip1", "clip0"]
+
+
+def test_a_large_version_is_stored_in_shards(bench: Bench) -> None:
+    """Of at most 1 MiB in these tests, where the product's have 256."""
+    for number in range(3):
+        bench.submit_score(f"clip{number:0{number + 1}}", frames=5_000)
+        assert runner(bench).run_once() == "succeeded"
+    begin_lock(bench)
+    assert runner(bench).run_once() == "succeeded"
+    with bench.catalog.session() as session:
+        version = datasets.get_version(session, "walk", "1.0.0")
+    names = [file.name for file in version.files]
+    shards = [f"features_v1.0.0-0000{number}-of-00004.npz" for number in (1, 2, 3, 4)]
+    assert set(names) == {*shards, *(name for name in names if name.endswith(".json"))}
+    rows = []
+    for file in version.files:
+        if file.name in shards:
+            with bench.blobs.open(file.digest) as stored:
+                rows.append(np.load(stored)["features"])
+    assert [len(part) for part in rows] == [4_096, 4_096, 4_096, 15_000 - 3 * 4_096]
+    assert version.dataset_hash == f"sha256:{hashlib.sha256(np.concatenate(rows).tobytes()).hexdigest()}"
 
 
 def test_a_version_keeps_a_clip_and_its_variants_together(bench: Bench) -> None:

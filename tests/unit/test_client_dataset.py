@@ -80,7 +80,7 @@ def reweighted(data: Dataset, folder: Path, weights: Callable[[np.ndarray], np.n
         arrays = dict(archive)
     arrays["sample_weight"] = weights(np.arange(len(data))).astype(np.float32)
     write_npz(folder / "reweighted.npz", arrays)
-    return Dataset(dataclasses.replace(data.pulled, features=folder / "reweighted.npz"))
+    return Dataset(dataclasses.replace(data.pulled, shards=(folder / "reweighted.npz",)))
 
 
 def test_it_says_what_it_is(data: Dataset) -> None:

@@ -162,7 +162,7 @@ def test_the_manifest_says_what_the_contract_lists(bundle: Bundle) -> None:
     assert (stats["sha256"], stats["size"]) == (bundle.normalization_stats.sha256, bundle.normalization_stats.size)
     assert features["blocks"]["digests"] == block_digests(bundle.features.path)
     clip = manifest["clips"][0]
-    assert {"name", "digest", "tier", "mode", "recipe_digest", "frames", "quality_metrics", "gates"} < set(clip)
+    assert {"name", "digest", "tier", "mode", "recipe_digest", "frames", "quality_metrics"} < set(clip)
     alike = {"margins": {"load": 0.0, "slip": 0.0, "tilt": 0.0}, "weight": 1.0}
     assert clip["segments"] == [
         {"segment_index": 0, "start": 5, "end": 15, "row": 0, "tier": 0, **alike},

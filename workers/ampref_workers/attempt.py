@@ -72,7 +72,8 @@ class Attempt:
             return path
         path = self.folder / "blobs" / digest.removeprefix("sha256:")
         path.parent.mkdir(exist_ok=True)
-        self.copy(digest, path)
+        if not path.exists():
+            self.copy(digest, path)
         return path
 
     def copy(self, digest: str, target: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, fields, replace
+from itertools import islice
+from typing import Any, NamedTuple
 
 from amp_core.errors import Conflict, IntegrityError, Unavailable
 from amp_core.readiness import TEST_IDS
@@ -15,6 +16,7 @@ from ampref_service.catalog.records import Job, RolloutSource, Select, SelectedR
 from ampref_service.settings import Settings
 from ampref_workers.attempt import Attempt, child_limits, reading
 from ampref_workers.protocol import (
+    MEMBERS,
     VERSION_FOLDER,
     LockReport,
     LockRequest,
@@ -28,6 +30,7 @@ from ampref_workers.protocol import (
     TestFailure,
     VerifyReport,
     VerifyRequest,
+    decode,
 )
 
 __all__ = ["run"]
@@ -36,6 +39,8 @@ _TESTS_SHARE = 0.9  # Of the progress: the tests take far longer than writing th
 _LOCK_FILE_MB = 1 << 20  # 1 TiB, which is no limit in practice: the size of a version is not bounded.
 _REASON_CHARACTERS = 400
 _MOST_FAILURES = 5  # Quoted in an error.
+_SELECTED = "selected.jsonl"
+_PART = 500  # Rollouts whose sources are asked for at once.
 
 
 def run(attempt: Attempt) -> NoReport | Job:
@@ -44,22 +49,12 @@ def run(attempt: Attempt) -> NoReport | Job:
     assert job.version_id is not None
     with attempt.catalog.session() as session:
         version = datasets.get_version_by_id(session, job.version_id)
-        rollouts = sorted(
-            selection.select_members(session, Select.from_dict(version.select)),
-            # The order of the segments in the version's file, which is `lock_bundle`'s.
-            key=lambda rollout: (rollout.name, rollout.source_digest, rollout.recipe_digest),
-        )
-        with_tests = bool(rollouts and settings.lock_test_ids)
-        origins = selection.get_sources(session, [rollout.rollout_id for rollout in rollouts]) if with_tests else {}
+        rollouts = _select(session, attempt, Select.from_dict(version.select))
     attempt.heartbeat.report(0.0, "gathering the arrays")
-    files: dict[str, Path] = {}
-    for digest in [rollout.arrays_digest for rollout in rollouts] + [origin.blob_digest for origin in origins.values()]:
-        if attempt.heartbeat.should_stop():
-            return Stopped()
-        if digest not in files:
-            files[digest] = attempt.fetch(digest)
-    members = tuple(_member(settings, rollout, files, origins.get(rollout.rollout_id)) for rollout in rollouts)
-    robot = RobotReference(version.robot, members[0].robot_digest if members else "", tuple(map(str, settings.robots)))
+    if not _gather(attempt, rollouts):
+        return Stopped()
+    with_tests = bool(rollouts and settings.lock_test_ids)
+    robot = RobotReference(version.robot, rollouts[0].robot_digest if rollouts else "", tuple(map(str, settings.robots)))
     waivers = tuple(job.payload.get("waivers") or ())
     if with_tests:
         verification = attempt.run_child(
@@ -67,7 +62,6 @@ def run(attempt: Attempt) -> NoReport | Job:
                 name=version.dataset,
                 version=version.version,
                 robot=robot,
-                members=members,
                 only=settings.lock_test_ids,
                 threads=attempt.threads,
             ),
@@ -87,7 +81,6 @@ def run(attempt: Attempt) -> NoReport | Job:
             name=version.dataset,
             version=version.version,
             robot=robot,
-            members=members,
             select=version.select,
             verified=with_tests,
             waivers=waivers,
@@ -102,19 +95,59 @@ def run(attempt: Attempt) -> NoReport | Job:
     return _publish(attempt, job.version_id, rollouts, report)
 
 
-def _member(settings: Settings, rollout: SelectedRollout, files: Mapping[str, Path], origin: RolloutSource | None) -> Member:
-    source = (
-        MemberSource(
-            path=str(files[origin.blob_digest]),
-            reading=reading(settings, origin.source_format, origin.read_options),
-            recipe=origin.recipe,
-            attempt=origin.attempt,
-        )
-        if origin
-        else None
-    )
+class _Rollout(NamedTuple):
+    """What a worker remembers of a member; the rest is a line in a file, which begins at byte `offset`."""
+
+    name: str
+    source_digest: str
+    recipe_digest: str
+    offset: int
+    clip_id: str
+    rollout_id: str
+    robot_digest: str
+    ranges: tuple[tuple[int, int, int], ...]
+
+
+def _select(session: Session, attempt: Attempt, criteria: Select) -> list[_Rollout]:
+    """The rollouts of a version, in the order of the segments in its file, which is `lock_bundle`'s.
+
+    Each is a `Member` in the file `_SELECTED`, with digests where paths will be.
+    """
+    settings, rollouts = attempt.settings, []
+    with open(attempt.folder / _SELECTED, "wb") as file:
+        stream = selection.select_members(session, criteria)
+        while part := list(islice(stream, _PART)):
+            origins = selection.get_sources(session, [row.rollout_id for row in part]) if settings.lock_test_ids else {}
+            for row in part:
+                identity = row.name, row.source_digest, row.recipe_digest
+                rollouts.append(
+                    _Rollout(*identity, file.tell(), row.clip_id, row.rollout_id, sys.intern(row.robot_digest), row.ranges)
+                )
+                file.write(_make_member(settings, row, origins.get(row.rollout_id)).encode() + b"\n")
+    return sorted(rollouts)
+
+
+def _make_member(settings: Settings, row: SelectedRollout, origin: RolloutSource | None) -> Member:
+    source = None
+    if origin:
+        options = reading(settings, origin.source_format, origin.read_options)
+        source = MemberSource(path=origin.blob_digest, reading=options, recipe=origin.recipe, attempt=origin.attempt)
     columns = {field.name for field in fields(Member)} & {field.name for field in fields(SelectedRollout)}
-    return Member(path=str(files[rollout.arrays_digest]), source=source, **{name: getattr(rollout, name) for name in columns})
+    return Member(path=row.arrays_digest, source=source, **{name: getattr(row, name) for name in columns})
+
+
+def _gather(attempt: Attempt, rollouts: Sequence[_Rollout]) -> bool:
+    """Have the files of the members here, and the members in `MEMBERS`; False where the attempt is to stop."""
+    with open(attempt.folder / _SELECTED, "rb") as selected, open(attempt.folder / MEMBERS, "wb") as file:
+        for rollout in rollouts:
+            if attempt.heartbeat.should_stop():
+                return False
+            selected.seek(rollout.offset)
+            member = decode(selected.readline(), Member)
+            source = member.source and replace(member.source, path=str(attempt.fetch(member.source.path)))
+            file.write(replace(member, path=str(attempt.fetch(member.path)), source=source).encode() + b"\n")
+    (attempt.folder / _SELECTED).unlink()
+    return True
 
 
 def _refuse_lock(name: str, version: str, failures: Sequence[TestFailure]) -> Conflict:
@@ -134,7 +167,7 @@ def _refuse_lock(name: str, version: str, failures: Sequence[TestFailure]) -> Co
     )
 
 
-def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollout], report: LockReport) -> Job:
+def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[_Rollout], report: LockReport) -> Job:
     """Store the version's files and the tests' report, then show the version: one transaction under the claim's token."""
     attempt.heartbeat.report(1.0, "storing the files")
     files = []
@@ -150,18 +183,17 @@ def _publish(attempt: Attempt, version_id: str, rollouts: Sequence[SelectedRollo
         media_type = "application/json" if file.name.endswith(".json") else "application/octet-stream"
         files.append(VersionFile(file.name, digest, file.size, media_type))
     duplicates = {(entry["name"], entry["digest"], entry["recipe_digest"]) for entry in report.duplicates}
-    ranges = [
-        VersionMember(rollout.clip_id, rollout.rollout_id, rollout.name, start, end, tier)
-        for rollout in rollouts
-        if (rollout.name, rollout.source_digest, rollout.recipe_digest) not in duplicates
-        for start, end, tier in rollout.ranges
-    ]
 
     def publish(session: Session) -> Mapping[str, Any]:
         version = locking.publish_version(
             session,
             version_id,
-            members=ranges,
+            members=(
+                VersionMember(rollout.clip_id, rollout.rollout_id, rollout.name, start, end, tier)
+                for rollout in rollouts
+                if (rollout.name, rollout.source_digest, rollout.recipe_digest) not in duplicates
+                for start, end, tier in rollout.ranges
+            ),
             files=files,
             dataset_hash=report.dataset_hash,
             feature_code_hash=report.feature_code_hash,

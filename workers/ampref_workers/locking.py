@@ -15,7 +15,7 @@ from amp_core.progress import Progress
 from amp_core.readiness import TEST_IDS, skip_report
 from amp_core.strict_json import read_json
 from amp_core.verify.checklist import outcome
-from ampref_workers.members import load_and_check
+from ampref_workers.members import load_and_check, open_members
 from ampref_workers.protocol import (
     TESTS_OFF,
     VERIFICATION,
@@ -35,12 +35,13 @@ def handle(job_dir: Path, request: LockRequest, report: Progress) -> LockReport:
       IntegrityError: a feature is not finite, or a member is not as it was scored.
       AmprefError: as `load_and_check`.
     """
-    robot, checks = load_and_check(request.robot, request.members, lambda share, text: report(0.5 * share, text))
+    members = open_members(job_dir)
+    robot, checks = load_and_check(request.robot, members, lambda share, text: report(0.5 * share, text))
     verification = _read_verification(job_dir, request)
     folder = job_dir / VERSION_FOLDER
     folder.mkdir()
     bundle, full_report = assemble(
-        request.members,
+        members,
         folder,
         name=request.name,
         version=request.version,

@@ -1,24 +1,43 @@
-"""The robot of a version's members, and the checks of the members."""
+"""The members of a version to be, their robot, and their checks."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from amp_core.admission import check_candidates
 from amp_core.errors import InputRefused
 from amp_core.progress import Progress
 from amp_core.robot import Robot
-from ampref_workers.protocol import Member, RobotReference
+from amp_core.sequences import LazySequence
+from ampref_workers.protocol import MEMBERS, Member, RobotReference, decode
 from ampref_workers.robots import load_robot
 
-__all__ = ["load_and_check"]
+__all__ = ["load_and_check", "open_members"]
 
 # The same recipe on the same clip is known and not generated again.
 _REMEDY = (
     "Have the clip scored anew (ampref clip ID --delete, then ampref submit FILE), or leave it out: name the others, each with "
     "--clip (select.clips)"
 )
+
+
+def open_members(job_dir: Path) -> Sequence[Member]:
+    """The members in a job's folder; each is read when it is asked for."""
+    path = job_dir / MEMBERS
+    ends = array("q", [0])
+    with open(path, "rb") as file:
+        for line in file:
+            ends.append(ends[-1] + len(line))
+
+    def read(number: int) -> Member:
+        file.seek(ends[number])
+        return decode(file.read(ends[number + 1] - ends[number]), Member)
+
+    file = open(path, "rb")  # noqa: SIM115 - as long as the members are
+    return LazySequence(len(ends) - 1, read)
 
 
 def load_and_check(robot: RobotReference, members: Sequence[Member], report: Progress) -> tuple[Robot, dict[str, Any]]:

@@ -11,7 +11,8 @@ release, so a message has no version.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -27,6 +28,9 @@ SOURCE = "source.bin"
 
 VERIFICATION = "verification.json"
 """The whole report of the readiness tests."""
+
+MEMBERS = "members.jsonl"
+"""The members of a version to be, in the order in which it will have them: a `Member` a line."""
 
 VERSION_FOLDER = "version"
 """The folder of a version's finished files."""
@@ -52,8 +56,7 @@ class Message:
 
     def encode(self) -> bytes:
         """As JSON; a `ValueError` where strict JSON has no such value."""
-        fields = asdict(self)  # type: ignore[call-overload]
-        return format_json({"message": type(self).__name__, **fields}, ensure_ascii=True).encode()
+        return format_json({"message": type(self).__name__, **vars(self)}, default=vars, ensure_ascii=True).encode()
 
 
 M = TypeVar("M", bound=Message)
@@ -70,6 +73,9 @@ def decode(data: bytes, *kinds: type[M]) -> M:
     return cast(M, _restore(kind, fields))
 
 
+_read_hints = cache(get_type_hints)
+
+
 def _restore(kind: Any, value: Any) -> Any:
     """A JSON value as the annotation `kind` has it."""
     if value is None:
@@ -77,7 +83,7 @@ def _restore(kind: Any, value: Any) -> Any:
     if isinstance(kind, UnionType):
         kind = kind.__args__[0]
     if is_dataclass(kind):
-        kinds = get_type_hints(kind)
+        kinds = _read_hints(cast(type, kind))
         return kind(**{name: _restore(kinds[name], item) for name, item in value.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple:
         return tuple(_restore(get_args(kind)[0], item) for item in value)
@@ -253,7 +259,7 @@ class MemberSource:
 
 
 @dataclass(frozen=True)
-class Member(Candidate):
+class Member(Candidate, Message):
     """A rollout of a version, as the catalog remembers it; `source` is None where no test needs it."""
 
     source: MemberSource | None = None
@@ -261,12 +267,11 @@ class Member(Candidate):
 
 @dataclass(frozen=True)
 class _VersionRequest(Message):
-    """Work on a version to be, with its members in the order in which it will have them."""
+    """Work on a version to be, whose members are in `MEMBERS`."""
 
     name: str
     version: str
     robot: RobotReference
-    members: tuple[Member, ...]
 
 
 @dataclass(frozen=True)

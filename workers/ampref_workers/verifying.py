@@ -9,7 +9,7 @@ from amp_core.progress import Progress
 from amp_core.strict_json import finite_data, format_json
 from amp_core.verify import Subject, verify
 from amp_core.verify.stored import stored_clip
-from ampref_workers.members import load_and_check
+from ampref_workers.members import load_and_check, open_members
 from ampref_workers.protocol import TESTS_OFF, VERIFICATION, TestFailure, VerifyReport, VerifyRequest
 
 __all__ = ["handle"]
@@ -19,9 +19,10 @@ _CHECKS_SHARE = 0.02  # Of the progress; hashing the arrays is quick beside test
 
 def handle(job_dir: Path, request: VerifyRequest, report: Progress) -> VerifyReport:
     """Test the members and leave the whole report as `VERIFICATION`."""
-    robot, _ = load_and_check(request.robot, request.members, lambda share, text: report(_CHECKS_SHARE * share, text))
+    members = open_members(job_dir)
+    robot, _ = load_and_check(request.robot, members, lambda share, text: report(_CHECKS_SHARE * share, text))
     clips = []
-    for member in request.members:
+    for member in members:
         source = member.source
         assert source is not None
         clips.append(

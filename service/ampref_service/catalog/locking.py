@@ -139,17 +139,21 @@ def publish_version(
     if version.state != "locking":
         raise Conflict(f"{version.dataset}=={version.version} is locked already")
     at = now(session)
-    rows = [asdict(member) | {"version_id": version_id, "position": i} for i, member in enumerate(members)]
-    if not rows:
+    ranges = list(members)
+    if not ranges:
         raise InputRefused("the version has no members", expected="at least one clip", remedy="Widen the selection")
     # The clips, then their rollouts, are locked until the end, so that none can be deleted between this look and the commit.
     for table, name in ((clips, "clip_id"), (rollouts, "rollout_id")):
-        for part in chunked(sorted({row[name] for row in rows})):
-            query = select(table.c.id).where(table.c.id.in_(part)).with_for_update(read=True)
-            missing = set(part) - set(session.execute(query).scalars())
+        for ids in chunked(sorted({str(getattr(member, name)) for member in ranges})):
+            query = select(table.c.id).where(table.c.id.in_(ids)).with_for_update(read=True)
+            missing = set(ids) - set(session.execute(query).scalars())
             if missing:
                 raise _clip_deleted(version, min(missing))
-    session.execute(insert(version_members), rows)
+    position = 0
+    for part in chunked(ranges):
+        rows = [asdict(member) | {"version_id": version_id, "position": position + i} for i, member in enumerate(part)]
+        session.execute(insert(version_members), rows)
+        position += len(part)
     session.execute(insert(version_files), [asdict(file) | {"version_id": version_id} for file in files])
     session.execute(
         update(versions)

@@ -173,9 +173,10 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
     monkeypatch.setattr("ampref_workers.cli.worker.main", lambda _: None)
     _answer(monkeypatch, lambda request: httpx2.Response(200, json=ANSWERS[f"{request.method} {request.url.path}"]))
     pulled = SimpleNamespace(
-        **{"features": motion, "downloaded_bytes": 0, "num_clips": 1, "num_frames": 20, "name": "walk", "version": "1.0.0"},
+        **{"downloaded_bytes": 0, "num_clips": 1, "num_frames": 20, "name": "walk", "version": "1.0.0"},
         **{
             "files": [motion],
+            "shards": (motion,),
             "wait_for_disk": lambda: None,
             "training_config": lambda: "",
             "to_dict": lambda: DATASET,
@@ -185,7 +186,6 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
     file = SimpleNamespace(path=motion, sha256="sha256:2", to_dict=dict)
     bundle = SimpleNamespace(
         **{"num_clips": 1, "num_frames": 20, "dataset_hash": "sha256:1", "manifest": file, "duplicates": (), "files": [file]},
-        features=motion,
     )
     report = {"ready": True, "checks": [], "groups": [], "waivers": []}
     monkeypatch.setattr("amp_core.cli.build.build_version", lambda *_, **__: (bundle, report))
