@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from workerkit import CHILD, WORKER, Bench, alive, kill, script, settings_for, wait_until
 
+from amp_core.errors import Unavailable
 from ampref_service.jobs import JobQueue
 from ampref_workers.embedded import EmbeddedWorker
 from ampref_workers.sweeper import collecting_blobs, sweeping_jobs
@@ -91,6 +92,7 @@ def test_two_processes_share_one_database(tmp_path: Path, database_url: str) -> 
 
 
 UNTIL_EMPTY = f"""
+import signal, sys
 from types import SimpleNamespace
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog
@@ -99,6 +101,7 @@ from ampref_workers.embedded import EmbeddedWorker
 
 settings = Settings.load()
 opened = SimpleNamespace(catalog=Catalog.open(settings.database_url), blobs=open_blobs(settings.blob_url))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As the command does.
 EmbeddedWorker(settings, command={CHILD!r}).run_until_empty(opened)
 """
 
@@ -110,6 +113,25 @@ def test_a_batch_of_workers_ends_when_nothing_is_left(bench: Bench) -> None:
         assert [one.wait(120), two.wait(120)] == [0, 0]
     assert [bench.job(job.id).state for job in jobs] == ["succeeded"] * 4
     assert bench.job(poison.id).state == "quarantined", "its pauses were waited for"
+
+
+def test_a_worker_of_a_batch_gives_its_job_back_when_its_time_is_up(bench: Bench) -> None:
+    job = bench.submit("hang")
+    with script(UNTIL_EMPTY, bench.settings) as worker:
+        wait_until(lambda: bench.job(job.id).state == "running", "it has the job")
+        worker.terminate()
+        worker.wait(60)
+    assert (bench.job(job.id).state, bench.job(job.id).attempts, bench.job(job.id).losses) == ("queued", 0, 0)
+
+
+def test_a_worker_of_a_batch_does_not_wait_for_good_for_a_catalog(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise Unavailable("the catalog cannot be reached")
+
+    monkeypatch.setattr("ampref_workers.embedded._PATIENCE_SEC", 0.3)
+    monkeypatch.setattr("ampref_workers.embedded.JobQueue.is_empty", fail)
+    with pytest.raises(Unavailable, match="the catalog cannot be reached"):
+        EmbeddedWorker(bench.settings, command=CHILD).run_until_empty(bench)
 
 
 def test_a_worker_of_a_batch_waits_for_what_runs_elsewhere(bench: Bench) -> None:

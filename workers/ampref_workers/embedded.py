@@ -86,20 +86,23 @@ class EmbeddedWorker:
         """Work until no job is queued or runs, here or elsewhere, that this worker could take: a running one may come back.
 
         Raises:
-          Unavailable: this machine could not work for `_PATIENCE_SEC`, while there was work.
+          Unavailable: this machine could not work for `_PATIENCE_SEC`, or the catalog was away, while there was work.
         """
         queue = JobQueue(services.catalog)
-        paused_at: float | None = None
+        fault_at: float | None = None
         with self.running(services):
             assert self._presence is not None
             robots = set(self._presence.robots.values())
             while True:
-                with contextlib.suppress(Unavailable):  # A database that is away for a moment.
+                try:
                     if queue.is_empty(robots):
                         return
-                paused_at = None if self._presence.reason is None else paused_at or time.monotonic()
-                if paused_at is not None and time.monotonic() - paused_at > _PATIENCE_SEC:
                     self.check()
+                    fault_at = None
+                except Unavailable:
+                    fault_at = fault_at or time.monotonic()
+                    if time.monotonic() - fault_at > _PATIENCE_SEC:
+                        raise
                 time.sleep(self._settings.poll_sec)
 
     def check(self) -> None:
