@@ -23,6 +23,7 @@ from typing import Any
 import httpx2
 import pytest
 from catalogkit import Clock, opened
+from clientkit import make_certificate
 from keykit import add_key, bearer
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
@@ -380,6 +381,27 @@ def test_what_the_operator_allows_is_reached(receiver: Receiver, monkeypatch: py
     for allowed_hosts in (("other.lab",), ("10.0.0.0/8",)):
         with pytest.raises(DeliveryFailure):
             post(f"http://hooks.lab:{port}/", {}, b"", allowed_hosts=allowed_hosts, timeout_sec=5)
+
+
+def test_a_receiver_behind_tls_must_have_a_certificate_of_its_name(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = receiver.server.server_port
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+    certificate, context = make_certificate(tmp_path, "DNS:hooks.lab")
+    receiver.server.socket = context.wrap_socket(receiver.server.socket, server_side=True)
+
+    def send(host: str) -> int:
+        return post(f"https://{host}:{port}/", {}, b"{}", allowed_hosts=("127.0.0.1",), timeout_sec=5)
+
+    with pytest.raises(DeliveryFailure, match=r"the connection failed: .*CERTIFICATE_VERIFY_FAILED"):
+        send("hooks.lab")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert send("hooks.lab") == 204
+    with pytest.raises(DeliveryFailure, match=r"the connection failed: .*CERTIFICATE_VERIFY_FAILED"):
+        send("other.lab")
+    assert len(receiver.deliveries) == 1
 
 
 @pytest.mark.parametrize(

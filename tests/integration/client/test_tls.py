@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from clientkit import QUICK
+from clientkit import QUICK, make_certificate
 from datasetkit import Site, redirect, send_json
 
 from amp_core.client.http import Connection
@@ -24,14 +22,7 @@ from amp_core.errors import Unavailable
 @pytest.fixture
 def tls_site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The address of an https server on this machine that knows one dataset, and its certificate, which nobody trusts yet."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command = [openssl, "req", "-x509", *curve, "-addext", names, "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    certificate, context = make_certificate(tmp_path, "DNS:localhost,IP:127.0.0.1")
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -39,9 +30,6 @@ def tls_site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
         def do_GET(self) -> None:
             send_json(self, {"name": "walk", "latest": None, "aliases": {}})
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
 
     class Server(ThreadingHTTPServer):
         def get_request(self) -> tuple[Any, Any]:
