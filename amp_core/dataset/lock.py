@@ -149,12 +149,7 @@ def lock_bundle(
         tempfile.TemporaryFile(dir=folder) as clips,
     ):
         rows.write([partial[shard] for shard in shards], shard_rows, clips, progress)
-        features = []
-        for number, shard in enumerate(shards):
-            blocks = {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": block_digests(partial[shard])}
-            file = _publish(partial[shard], folder / shard)
-            limits = [number * shard_rows, min((number + 1) * shard_rows, rows.total)]
-            features.append((file, file.to_dict() | {"blocks": blocks}, {"rows": limits}))
+        features = tuple(_publish(partial[shard], folder / shard) for shard in shards)
         dataset_hash, code_hash = rows.digest, feature_code_hash()
         common = {
             "version": version,
@@ -169,12 +164,6 @@ def lock_bundle(
         normalization = _publish(partial[names.normalization_stats], folder / names.normalization_stats)
 
         coverage = rows.coverage.to_dict()
-        entry = features[0][1]
-        if len(shards) > 1:
-            entry = {
-                "size": sum(file.size for file, _, _ in features),
-                "shards": [entry | limits for _, entry, limits in features],
-            }
         manifest = {
             **common,
             "schema": MANIFEST_SCHEMA if len(shards) == 1 else SHARDED_SCHEMA,
@@ -193,13 +182,16 @@ def lock_bundle(
             "weighting": describe_weighting(rows.weights, rows.lengths),
             "coverage": coverage,
             "buckets": [bucket.to_dict(dataset_hash) for bucket in rows.buckets],
-            "files": {"features": entry, "normalization_stats": normalization.to_dict()},
+            "files": {
+                "features": _describe_features(features, shard_rows, rows.total),
+                "normalization_stats": normalization.to_dict(),
+            },
             "duplicates": duplicates,
         }
         _write_manifest(partial[names.manifest], manifest, clips)
         manifest_file = _publish(partial[names.manifest], folder / names.manifest)
     return Bundle(
-        tuple(file for file, _, _ in features),
+        features,
         normalization,
         manifest_file,
         dataset_hash,
@@ -220,6 +212,16 @@ def _count_shard_rows(total: int, dim: int, shard_bytes: int) -> int:
     # So many rows of any array of four-byte elements fill whole pages.
     step = PAGE_ALIGNMENT // 4
     return max(step, (shard_bytes - 4 * PAGE_ALIGNMENT - _HEADERS) // row_bytes // step * step)
+
+
+def _describe_features(shards: Sequence[BundleFile], shard_rows: int, total: int) -> dict[str, Any]:
+    """The features in the manifest's `files`."""
+    entries = []
+    for number, file in enumerate(shards):
+        blocks = {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": block_digests(file.path)}
+        rows = [number * shard_rows, min((number + 1) * shard_rows, total)]
+        entries.append(file.to_dict() | {"blocks": blocks} | ({"rows": rows} if len(shards) > 1 else {}))
+    return entries[0] if len(entries) == 1 else {"size": sum(file.size for file in shards), "shards": entries}
 
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any], clips: BinaryIO) -> None:
