@@ -87,7 +87,7 @@ def lock(folder: Path, out: Path, clips: int, frames: int) -> dict[str, float]:
         "seconds": time.perf_counter() - start,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "frames": bundle.num_frames,
-        "features_mb": bundle.features.size / 1e6,
+        "features_mb": sum(file.size for file in bundle.shards) / 1e6,
     }
 
 

@@ -57,8 +57,16 @@ def lock_random(folder: Path, megabytes: int) -> Bundle:
         )
         for i in range(CLIPS)
     ]
+    # In one file, as `curl` and nginx have it as well.
     return lock_bundle(
-        members, folder, name="walk", version="0.11.0", robot=ROBOT, mujoco_version="4.0.1", gate_profile="amp-0.11"
+        members,
+        folder,
+        name="walk",
+        version="0.11.0",
+        robot=ROBOT,
+        mujoco_version="4.0.1",
+        gate_profile="amp-0.11",
+        shard_bytes=1 << 40,
     )
 
 

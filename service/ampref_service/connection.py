@@ -1,12 +1,19 @@
-"""What stands between a socket and uvicorn's HTTP protocol: a deadline for headers, and our answer to what is no HTTP."""
+"""What stands between a socket and uvicorn's HTTP protocol.
+
+It has a deadline for headers, our answer to what is no HTTP, and ASGI's extension `http.response.zerocopysend`, by which the
+kernel sends parts of files itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+import contextlib
+from typing import IO, Any, cast
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ampref_service.api.files import ZERO_COPY
 from ampref_service.api.guard import list_security_headers
 from ampref_service.api.problems import problem
 from ampref_service.errors import BadRequest
@@ -14,6 +21,7 @@ from ampref_service.errors import BadRequest
 MAX_HEADER_BYTES = 32 * 1024
 """How many bytes the request line and the headers may have."""
 
+_LINGER_SEC = 5.0  # How long a client may take to close a connection whose last byte it was sent.
 _STATE_KEY = "ampref.connection"
 # What is no HTTP has no path and no id, but its answer has the one shape of all errors.
 _PROBLEM = problem(
@@ -82,6 +90,31 @@ class Connection(asyncio.Protocol):
         elif not self._is_refused:
             self._transport.write(data)
 
+    async def send_file(self, file: IO[bytes], offset: int, count: int, receive: Receive) -> None:
+        """Send a part of a file; `ClientDisconnect` where nobody takes it."""
+        try:
+            await asyncio.get_running_loop().sendfile(self._transport, file, offset, count)
+        except (ConnectionError, RuntimeError) as error:  # RuntimeError: the transport is being closed.
+            await self.abort(receive)
+            raise ClientDisconnect from error
+
+    async def abort(self, receive: Receive) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+        await _wait_for_disconnect(receive)
+
+    async def end_file(self, receive: Receive) -> None:
+        """End the connection after its last byte, once the client has closed it or some seconds are over.
+
+        The client first: unread bytes of its next request would make the kernel throw away what is on the way.
+        """
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+            self._transport.write_eof()
+            async with asyncio.timeout(_LINGER_SEC):
+                await _wait_for_disconnect(receive)
+        self._transport.close()
+        await _wait_for_disconnect(receive)
+
     def begin_request(self, request: object) -> None:
         """The headers of `request` have arrived."""
         self._request = request
@@ -108,6 +141,12 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """uvicorn takes an application that ends before it has seen the end of its connection for a faulty one."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _refuse_headers(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 400, "headers": _HEADERS})
     await send({"type": "http.response.body", "body": bytes(_PROBLEM.body)})
@@ -124,19 +163,28 @@ def mark_requests(app: ASGIApp) -> ASGIApp:
         request = object()
 
         async def send_and_mark(message: Message) -> None:
-            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            is_last = message["type"] in ("http.response.body", ZERO_COPY) and not message.get("more_body", False)
             if is_last:
                 connection.end_answer()
-            await send(message)
+            if message["type"] == ZERO_COPY:
+                await connection.send_file(message["file"], message["offset"], message["count"], receive)
+                if is_last:
+                    await connection.end_file(receive)
+            else:
+                await send(message)
             if is_last:
                 connection.end_request(request)
 
         connection.begin_request(request)
+        scope = {**scope, "extensions": {**scope.get("extensions", {}), ZERO_COPY: {}}}
         # What arrives at once is complete before uvicorn looks at its limit.
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum(len(name) + len(value) for name, value in scope["headers"])
         try:
             await (_refuse_headers if size > MAX_HEADER_BYTES else app)(scope, receive, send_and_mark)
+        except asyncio.CancelledError:
+            # The server stops, and the client has not taken its answer within the time that was left: no fault to trace back.
+            await connection.abort(receive)
         finally:
             connection.end_request(request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -13,6 +14,12 @@ from typing import Any
 
 import httpx2
 import psutil
+from sqlalchemy import update
+
+from ampref_service.blobs import LocalBlobStore
+from ampref_service.catalog import Catalog
+from ampref_service.catalog.tables import clips
+from ampref_service.settings import Settings
 
 MIB = 1024 * 1024
 
@@ -76,3 +83,18 @@ def serving(folder: Path, *, stderr: Any = None, **overrides: Any) -> Iterator[S
             yield served
         finally:
             process.kill()
+
+
+def plant_file(served: Served, data: bytes | bytearray) -> tuple[str, Path]:
+    """Have a server serve these bytes as the file of a clip: the path of its URL, and where they lie."""
+    frames = range(51)
+    motion = {"fps": 50.0, "root_pos": [[0, 0, 0.45] for _ in frames], "root_rot": [[0, 0, 0, 1] for _ in frames]}
+    motion |= {"dof_pos": [[0.01 * i] * 8 for i in frames]}
+    clip = httpx2.post(served.url + "/v1/clips", files={"file": ("walk.json", json.dumps(motion).encode())}).json()["clip"]
+    store = LocalBlobStore(served.folder / "blobs")
+    digest = store.put_bytes(data)
+    with contextlib.closing(Catalog.open(Settings(data_dir=served.folder).database_url)) as catalog, catalog.begin() as session:
+        session.execute(update(clips).values(blob_digest=digest, size=len(data)))
+    path = store.local_path(digest)
+    assert path is not None
+    return f"/v1/clips/{clip['id']}/file", path

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import math
+import os
 import re
 import tempfile
 import threading
@@ -283,9 +284,29 @@ class BlobStore(abc.ABC):
                     continue
                 break
         if position < end:
-            # All of it is read, so that what was replaced in the meantime is not set aside.
-            self.verify(blob.digest)
-            raise IntegrityError(f"{blob.digest} was written anew while it was sent", remedy="Ask for it again")
+            raise self._refuse_window(blob)
+
+    def check_windows(self, blob: VerifiedBlob, file: BinaryIO, start: int, end: int) -> None:
+        """Check the windows of a blob's open file that hold the bytes `start ≤ i < end`, but for those that are trusted.
+
+        Raises:
+          IntegrityError: they are not what they were.
+        """
+        with self._read_errors(blob.digest):
+            for index in range(start // WINDOW, -(-end // WINDOW)):
+                if not self._is_trusted(blob, index):
+                    if not blob.has_window(index, os.pread(file.fileno(), WINDOW, index * WINDOW)):
+                        raise self._refuse_window(blob)
+                    blob.checked_at[index] = time.monotonic()
+
+    def are_trusted(self, blob: VerifiedBlob, start: int, end: int) -> bool:
+        """Whether `check_windows` would read nothing."""
+        return all(self._is_trusted(blob, index) for index in range(start // WINDOW, -(-end // WINDOW)))
+
+    def _refuse_window(self, blob: VerifiedBlob) -> IntegrityError:
+        """The error for a window with other bytes. All of the blob is read: what was replaced meanwhile is not set aside."""
+        self.verify(blob.digest)
+        return IntegrityError(f"{blob.digest} was written anew while it was sent", remedy="Ask for it again")
 
     def _is_trusted(self, blob: VerifiedBlob, index: int) -> bool:
         """Whether a window was checked a moment ago, in a file that was not written since: many nodes read one file at once."""

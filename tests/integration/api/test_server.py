@@ -18,12 +18,8 @@ import httpx2
 import numpy as np
 import psutil
 import pytest
-from serverkit import MIB, Served, serving
-from sqlalchemy import update
+from serverkit import MIB, Served, plant_file, serving
 
-from ampref_service.blobs import LocalBlobStore
-from ampref_service.catalog import Catalog
-from ampref_service.catalog.tables import clips
 from ampref_service.server import listen
 from ampref_service.settings import Settings
 
@@ -234,25 +230,15 @@ def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
 
 
 def test_a_window_that_rots_while_it_is_sent_ends_the_connection(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
     data = bytearray(np.random.default_rng(0).bytes(24 * MIB))
-    with serving(tmp_path) as server, contextlib.closing(Catalog.open(settings.database_url)) as catalog:
-        frames = range(51)
-        motion = {"fps": 50.0, "root_pos": [[0, 0, 0.45] for _ in frames], "root_rot": [[0, 0, 0, 1] for _ in frames]}
-        motion |= {"dof_pos": [[0.01 * i] * 8 for i in frames]}
-        clip = httpx2.post(server.url + "/v1/clips", files={"file": ("walk.json", json.dumps(motion).encode())}).json()["clip"]
-        store = LocalBlobStore(tmp_path / "blobs")
-        digest = store.put_bytes(data)
-        with catalog.begin() as session:
-            session.execute(update(clips).values(blob_digest=digest, size=len(data)))
+    with serving(tmp_path) as server:
+        url, path = plant_file(server, data)
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
             connection.settimeout(30)
             connection.connect(("127.0.0.1", server.port))
-            connection.sendall(f"GET /v1/clips/{clip['id']}/file HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+            connection.sendall(f"GET {url} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
             head = connection.recv(64 * 1024)
-            path = store.local_path(digest)
-            assert path is not None
             path.chmod(0o600)
             with open(path, "r+b") as file:
                 file.seek(-1, io.SEEK_END)
@@ -265,4 +251,4 @@ def test_a_window_that_rots_while_it_is_sent_ends_the_connection(tmp_path: Path)
         assert f"content-length: {len(data)}".encode() in headers
         assert MIB < len(body) < len(data)
         assert data.startswith(body)
-        assert httpx2.get(f"{server.url}/v1/clips/{clip['id']}/file").json()["type"] == "urn:ampref:error:integrity"
+        assert httpx2.get(server.url + url).json()["type"] == "urn:ampref:error:integrity"
