@@ -135,7 +135,7 @@ def write_backup(catalog: Catalog, store: BlobStore, folder: Path, progress: Pro
       Conflict: the folder holds something else.
       Unavailable: the database, the store or the folder cannot be used; an earlier backup in the folder stays what it was.
     """
-    schema.check(catalog)
+    schema.check(catalog, exact=True)
     with _explain_errors(folder):
         earlier = _prepare_folder(folder)
         target = LocalBlobStore(folder / _BLOBS)

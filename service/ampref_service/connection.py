@@ -160,10 +160,12 @@ def mark_requests(app: ASGIApp) -> ASGIApp:
         if connection is None:
             await app(scope, receive, send)
             return
-        request = object()
+        request, has_begun, has_ended = object(), False, False
 
         async def send_and_mark(message: Message) -> None:
-            is_last = message["type"] in ("http.response.body", ZERO_COPY) and not message.get("more_body", False)
+            nonlocal has_begun, has_ended
+            has_begun = True
+            has_ended = is_last = message["type"] in ("http.response.body", ZERO_COPY) and not message.get("more_body", False)
             if is_last:
                 connection.end_answer()
             if message["type"] == ZERO_COPY:
@@ -182,6 +184,8 @@ def mark_requests(app: ASGIApp) -> ASGIApp:
         size += sum(len(name) + len(value) for name, value in scope["headers"])
         try:
             await (_refuse_headers if size > MAX_HEADER_BYTES else app)(scope, receive, send_and_mark)
+            if has_begun and not has_ended:  # What it was was logged.
+                await connection.abort(receive)
         except asyncio.CancelledError:
             # The server stops, and the client has not taken its answer within the time that was left: no fault to trace back.
             await connection.abort(receive)

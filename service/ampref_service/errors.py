@@ -69,3 +69,7 @@ class InternalError(AmprefError):
             "the service failed to answer this request; it is a fault of the service, not of the request",
             remedy="Quote the request id to the operator, who finds the traceback in the service's log under it",
         )
+
+
+class BrokenAnswer(Exception):
+    """An answer cannot be sent to its end, and only the end of the connection can tell the client. It was reported already."""

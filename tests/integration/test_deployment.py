@@ -20,10 +20,13 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
 from amp_core.client import ApiClient, DatasetWarning, pull
 from amp_core.errors import Unauthorized
 from amp_core.motions import bundled_motions
+from ampref_service.app import create_app
+from ampref_service.catalog import schema
 from ampref_service.settings import Settings
 from bench import servers
 
@@ -149,8 +152,6 @@ def test_what_the_manifests_name_is_there() -> None:
     service, namespace = trigger["metadata"]["url"].removeprefix("http://").split("/")[0].split(".")[:2]
     assert ("Service", service) in manifests
     assert namespace == yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["namespace"]
-    telemetry = (ROOT / "service" / "ampref_service" / "api" / "telemetry.py").read_text()
-    assert f'"{trigger["metadata"]["valueLocation"]}"' in telemetry
     settings = manifests["ConfigMap", "ampref"]["data"]
     assert ("Service", urlsplit(settings["AMPREF_BROKER_URL"]).hostname) in manifests
     for (kind, name), document in manifests.items():
@@ -160,6 +161,18 @@ def test_what_the_manifests_name_is_there() -> None:
                 kind == "Deployment" and other["spec"]["template"]["metadata"]["labels"] == selector
                 for (kind, _), other in manifests.items()
             ), name
+
+
+def test_the_autoscaler_reads_its_metric_from_the_service_as_the_manifests_set_it_up(tmp_path: Path) -> None:
+    manifests = _manifests()
+    (scaled,) = (document for (kind, _), document in manifests.items() if kind == "ScaledObject")
+    facts = scaled["spec"]["triggers"][0]["metadata"]
+    hosts = manifests["ConfigMap", "ampref"]["data"]["AMPREF_ALLOWED_HOSTS"].split(",")
+    schema.upgrade((settings := Settings(data_dir=tmp_path, allowed_hosts=tuple(hosts))).database_url)
+    with TestClient(create_app(settings), base_url=f"http://{urlsplit(facts['url']).hostname}") as client:
+        answer = client.get(urlsplit(facts["url"]).path)
+    assert answer.status_code == 200, answer.text
+    assert re.search(rf"^{facts['valueLocation']} \S+$", answer.text, re.MULTILINE)
 
 
 # --- the image ---------------------------------------------------------------------------------------------------------

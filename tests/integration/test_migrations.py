@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from catalogkit import Clock, add_clip, add_rollout, opened, recipe, result
 from sqlalchemy import column, event, insert, inspect, select, text, update
 from sqlalchemy import table as lightweight
+from starlette.testclient import TestClient
 
 from amp_core.errors import DiskFull, Unavailable
 from amp_core.lineage import Lineage
@@ -21,9 +23,11 @@ from amp_core.metrics import METRICS
 from amp_core.recipe import GATE_PROFILE
 from amp_core.tiers import SUPERSEDED_PROFILES
 from ampref_migrations.versions import v0009_profiles
+from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, Session, audit, schema
 from ampref_service.catalog.records import Segment
 from ampref_service.catalog.tables import METRIC_COLUMNS, audit_events, curriculum, metadata, recipes, rollouts
+from ampref_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -228,15 +232,36 @@ def test_a_database_without_the_schema_says_what_to_type(empty_database_url: str
         catalog.close()
 
 
+def set_revision(catalog: Catalog, revision: str) -> None:
+    with catalog.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
 def test_a_database_of_another_release_says_so(database_url: str) -> None:
-    catalog = Catalog.open(database_url)
-    try:
-        with catalog.begin() as session:
-            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        with pytest.raises(Unavailable, match="has schema 9999"):
+    with opened(database_url) as catalog:
+        set_revision(catalog, "9999")
+        with pytest.raises(Unavailable, match="schema 9999, of a newer release than this one") as refusal:
             schema.check(catalog)
-    finally:
-        catalog.close()
+        assert "ampref migrate" not in str(refusal.value), "which would change nothing"
+
+
+def test_a_release_goes_on_beside_the_next_one_that_has_migrated(sqlite_url: str, tmp_path: Path) -> None:
+    """A revision of the same hundred is one that running code of older releases can live with."""
+    with opened(sqlite_url) as catalog:
+        set_revision(catalog, schema.head()[:-2] + "99")
+        schema.check(catalog)
+        # A copy without the newer release's tables would be no backup.
+        with pytest.raises(Unavailable, match="newer release"):
+            schema.check(catalog, exact=True)
+    settings = Settings(data_dir=tmp_path, database_url=sqlite_url)
+    with TestClient(create_app(settings)) as client:
+        assert {part["name"]: part["ok"] for part in client.get("/readyz").json()["components"]}["database"] is True
+        assert client.get("/v1/clips").status_code == 200
+    # An old worker that is started again, as when its pod moves.
+    environment = {**os.environ, "AMPREF_DATABASE_URL": sqlite_url, "AMPREF_DATA_DIR": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name("ampref")), "worker", "--until-empty"]
+    worker = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert worker.returncode == 0, worker.stderr
 
 
 def test_a_server_that_is_not_there_is_unavailable_and_its_password_is_not_told() -> None:

@@ -62,7 +62,7 @@ def test_a_key_is_printed_once_and_its_text_is_stored_nowhere(run: Any, data_dir
 
 def test_it_has_what_the_options_say(run: Any) -> None:
     run("token", "create", "admin", "--quiet")
-    out, _ = run(
+    out, err = run(
         *("token", "create", "node7", "--role", "reader", "--scope", "jobs:write", "--dataset", "walk*", "--robot", "g1"),
         *("--expires", "90d", "--max-bytes", "5", "--max-queued", "6", "--max-planning-sec", "7", "--json"),
     )
@@ -71,6 +71,7 @@ def test_it_has_what_the_options_say(run: Any) -> None:
     assert (key["datasets"], key["robots"], key["state"]) == (["walk*"], ["g1"], "valid")
     assert (key["max_bytes"], key["max_queued"], key["max_planning_sec"]) == (5, 6, 7.0)
     assert key["expires_at"] > key["created_at"]
+    assert key["token"] not in err, "where logs are kept"
     listed = json.loads(run("token", "list", "--json")[0])
     assert [row["name"] for row in listed] == ["admin", "node7"]
     assert listed[1] == {name: value for name, value in key.items() if name != "token"}

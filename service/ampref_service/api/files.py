@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import re
 import tarfile
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from amp_core.errors import IntegrityError, NotFound
 from ampref_service.api.deps import accept_link
 from ampref_service.api.problems import BODY_STATUSES, problem, responses
 from ampref_service.blobs import BlobStore, VerifiedBlob
-from ampref_service.errors import PreconditionFailed, RangeNotSatisfiable
+from ampref_service.errors import BrokenAnswer, PreconditionFailed, RangeNotSatisfiable
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "public, no-cache"
@@ -184,9 +185,15 @@ class _BlobResponse(StreamingResponse):
             if ZERO_COPY in scope.get("extensions", {}) and self._is_from_disk():
                 await self._send_from_disk(send, verified_blobs[0])
                 return
-            self.body_iterator = iterate_in_threadpool(self._read(verified_blobs))
+            # The first window is checked before a header promises a digest: it may have rotted since the blob was verified.
+            reader = self._read(verified_blobs)
+            first = await anyio.to_thread.run_sync(next, reader, b"")
+            self.body_iterator = iterate_in_threadpool(itertools.chain([first], reader))
         async with contextlib.aclosing(cast(AsyncGenerator[bytes, None], self.body_iterator)):
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send)
+            except IntegrityError as error:
+                raise BrokenAnswer(error.what) from error
 
     def _is_from_disk(self) -> bool:
         """Whether it is a large part of one file of this machine, which the kernel can send by itself."""
@@ -197,33 +204,52 @@ class _BlobResponse(StreamingResponse):
         """Have the kernel send the file, a span after each check of its windows, which it then holds in its cache."""
         _, file, position, stop = self._parts[0]
         with await anyio.to_thread.run_sync(_open_blob, self._blobs, file) as stored:
-            self.headers["connection"] = "close"
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            has_begun = False
             while position < stop:
                 end = min(stop, position - position % _SPAN + _SPAN)
-                if not self._blobs.are_trusted(blob, position, end):
-                    await anyio.to_thread.run_sync(self._blobs.check_windows, blob, stored, position, end)
+                try:
+                    if not self._blobs.are_trusted(blob, position, end):
+                        with _naming(file):
+                            await anyio.to_thread.run_sync(self._blobs.check_windows, blob, stored, position, end)
+                except IntegrityError as error:
+                    if has_begun:
+                        raise BrokenAnswer(error.what) from error
+                    raise
+                if not has_begun:
+                    self.headers["connection"] = "close"
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                    has_begun = True
                 message = {"type": ZERO_COPY, "file": stored, "offset": position, "count": end - position}
                 await send(message | {"more_body": end < stop})
                 position = end
 
     def _read(self, verified_blobs: Sequence[VerifiedBlob]) -> Iterator[bytes | memoryview]:
         # Opened by the first chunk that is asked for: nothing stays open of an answer that is never begun.
-        for (header, _, start, stop), blob in zip(self._parts, verified_blobs, strict=True):
+        for (header, file, start, stop), blob in zip(self._parts, verified_blobs, strict=True):
             if header:
                 yield header
-            yield from self._blobs.iter_windows(blob, start, stop)
+            with _naming(file):
+                yield from self._blobs.iter_windows(blob, start, stop)
         if self._end:
             yield self._end
 
 
-def _open_blob(blobs: BlobStore, file: StoredFile) -> BinaryIO:
+@contextlib.contextmanager
+def _naming(file: StoredFile) -> Iterator[None]:
+    """Errors of damage name the file."""
     try:
-        return blobs.open(file.digest)
-    except NotFound:
-        error = blobs.refuse(file.digest, None, "is not there")
-    error.file = file.filename
-    raise error
+        yield
+    except IntegrityError as error:
+        error.file = file.filename
+        raise
+
+
+def _open_blob(blobs: BlobStore, file: StoredFile) -> BinaryIO:
+    with _naming(file):
+        try:
+            return blobs.open(file.digest)
+        except NotFound:
+            raise blobs.refuse(file.digest, None, "is not there") from None
 
 
 def _find_verified(blobs: BlobStore, file: StoredFile) -> VerifiedBlob | None:
@@ -256,14 +282,11 @@ def _verify_blob(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
     Raises:
       IntegrityError: it is missing, cannot be read or has other bytes; nothing is promised of it then.
     """
-    try:
-        return blobs.verify_once(file.digest)
-    except NotFound:
-        error = blobs.refuse(file.digest, None, "is not there")
-    except IntegrityError as damage:
-        error = damage
-    error.file = file.filename
-    raise error
+    with _naming(file):
+        try:
+            return blobs.verify_once(file.digest)
+        except NotFound:
+            raise blobs.refuse(file.digest, None, "is not there") from None
 
 
 def add_file_route(

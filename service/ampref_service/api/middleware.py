@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from amp_core.errors import AmprefError, Busy, TooLarge
 from ampref_service.api.guard import list_security_headers
 from ampref_service.api.problems import format_traceback, problem
-from ampref_service.errors import BadRequest, InternalError, RequestTimeout
+from ampref_service.errors import BadRequest, BrokenAnswer, InternalError, RequestTimeout
 from ampref_service.settings import MIB
 from ampref_service.spool import Admission
 
@@ -34,6 +34,7 @@ _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 # After an early refusal the connection is closed, but not before the client had a moment to read why: closing a socket with
 # unread bytes in it makes the kernel throw the answer away.
 _LINGER_SEC = 5.0
+_STEP_BYTES = MIB  # So many more bytes of a body give it its time anew: a batch may take longer over a slow line.
 _LINGER_BYTES = 256 * MIB
 
 Observe = Callable[[str, str, int, float], None]
@@ -66,6 +67,8 @@ def observe_requests(app: ASGIApp, observe: Observe) -> ASGIApp:
                 await app(scope, receive, send_with_id)
         except ClientDisconnect:
             log.info("client_left", request_id=request_id, path=scope["path"])
+        except BrokenAnswer as error:
+            log.error("answer_broken_off", request_id=request_id, path=scope["path"], reason=str(error))
         except Exception as error:
             log.error("unhandled_exception", request_id=request_id, path=scope["path"], exception=format_traceback(error))
             if status:
@@ -95,7 +98,7 @@ def limit_bodies(app: ASGIApp, limit: Callable[[Scope], int], timeout_sec: float
 
     Args:
       limit: gives the bytes that the body of a request may have.
-      timeout_sec: a body that has not arrived after this is given up (408).
+      timeout_sec: a body of which in this time neither the rest nor another `_STEP_BYTES` has arrived is given up (408).
     """
 
     async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,8 +147,10 @@ class _Body:
         headers = Headers(scope=scope)
         self._receive = receive
         self._limit = limit
+        self._timeout_sec = timeout_sec
         self._deadline = time.monotonic() + timeout_sec
         self._size = 0
+        self._next_step = _STEP_BYTES
         self._declared_size = headers.get("content-length")
         self._complete = (self._declared_size or "0").strip() == "0" and "transfer-encoding" not in headers
         # Whether the client is about to send: not one that waits for a "100 Continue", which the first `receive` sends.
@@ -192,6 +197,9 @@ class _Body:
             message = await self._receive()
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
+            if self._size >= self._next_step:
+                self._next_step = self._size + _STEP_BYTES
+                self._deadline = time.monotonic() + self._timeout_sec
             self._complete = not message.get("more_body", False)
         return message
 

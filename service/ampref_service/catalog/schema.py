@@ -62,15 +62,34 @@ def current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def check(catalog: Catalog) -> None:
-    """Raise `Unavailable` unless the database answers and has the schema of this code."""
+def check(catalog: Catalog, *, exact: bool = False) -> None:
+    """Raise `Unavailable` unless the database answers and has the schema of this code, or a newer one that it can live with.
+
+    While an upgrade is rolled out, this release's processes go on beside those of the next one, which has migrated.
+
+    Args:
+      exact: refuse a newer schema as well, for what must know every table.
+    """
     with catalog.session() as session:
         revision = current(session)
-    if revision != head():
+    needed = head()
+    if revision == needed:
+        return
+    if revision is None or is_known(revision):
         raise Unavailable(
-            f"the database has schema {revision or 'none'}, this release needs {head()}",
+            f"the database has schema {revision or 'none'}, this release needs {needed}",
             remedy="Run `ampref migrate`, with the same AMPREF_DATABASE_URL",
         )
+    if exact or _series(revision) != _series(needed):
+        raise Unavailable(
+            f"the database has schema {revision}, of a newer release than this one, which needs {needed}",
+            remedy="Install the release that the database was migrated by",
+        )
+
+
+def _series(revision: str) -> str:
+    """What a revision has in common with those whose code can work on it: all but the last two digits."""
+    return revision[:-2]
 
 
 @contextlib.contextmanager

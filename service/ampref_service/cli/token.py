@@ -84,7 +84,8 @@ def create(
         is_first = not keys.has_keys(session)
         key = keys.add_key(session, new, actor=audit.OPERATOR)
     out.print_result(describe_key(key) | {"token": text}, [text])
-    out.print(text)
+    if not out.to_stdout:
+        out.print(text)
     out.note(f"\nthe key {key.name!r} ({key.id}), with {', '.join(key.scopes)}; it is printed this once and stored nowhere")
     bounds = [("datasets", key.bounds.datasets), ("robots", key.bounds.robots)]
     for noun, names in bounds:

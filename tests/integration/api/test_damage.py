@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_a_clip_whose_file_rots_is_refused_until_it_is_posted_again(
         assert session.execute(select(blob_damage.c.healed_at)).scalar_one() is not None
     # What cannot even be moved away is reported once more when it is replaced.
     assert list(dict.fromkeys(events(api, digest))) == ["blob.damage", "blob.heal"]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_rot_after_a_file_was_verified_is_seen_before_its_digest_is_promised(api: Any, header: dict[str, str]) -> None:
+    """Rot on a disk changes no time of a file."""
+    clip = api.post(1).json()["clip"]
+    url, path = f"/v1/clips/{clip['id']}/file", api.blobs.local_path(clip["source_digest"])
+    assert api.http.head(url).status_code == 200
+    status = path.stat()
+    flip_bit(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    answer = api.http.get(url, headers=header)
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:ampref:error:integrity")
+    assert answer.json()["file"], "the file has a name"
+    check_refused(api, url, clip["source_digest"], clip["id"])
 
 
 def test_rot_that_nobody_has_read_is_healed_by_a_put_as_well(api: Any) -> None:

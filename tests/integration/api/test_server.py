@@ -76,6 +76,20 @@ def test_a_body_that_stops_is_given_up(served: Served) -> None:
     assert _body(answer)["type"] == "urn:ampref:error:request-timeout"
 
 
+def test_a_body_that_moves_forward_has_its_time_anew(served: Served) -> None:
+    """A line that brings a MiB in the time of a whole small body is slow, and no attack."""
+    with served.connect() as connection:
+        connection.sendall(
+            b"POST /v1/clips:batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\nContent-Length: 4194304\r\n\r\n"
+        )
+        for _ in range(4):
+            connection.sendall(bytes(MIB))
+            time.sleep(0.8)
+        answer = _read(connection)
+    # Four MiB of zeros are an archive without members.
+    assert not answer.startswith(b"HTTP/1.1 408"), answer
+
+
 @pytest.mark.parametrize("head", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
 def test_headers_that_stop_are_given_up(served: Served, head: bytes) -> None:
     with served.connect() as connection:

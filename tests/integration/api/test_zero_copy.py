@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -106,6 +107,37 @@ def test_others_are_answered_beside_slow_readers(planted: tuple[Served, str, Pat
         thread.start()
         thread.join(60)
         assert received[0] > len(DATA), "the last of them gets all, although the others read nothing"
+
+
+def test_rot_at_the_beginning_is_refused_and_later_ends_the_answer(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "wb") as log, serving(tmp_path, stderr=log) as server:
+        url, path = plant_file(server, DATA)
+        path.chmod(0o600)
+        assert httpx2.head(server.url + url).status_code == 200
+        status = path.stat()
+        flip(path, 20 * MIB)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.get(server.url + url)
+        # Set aside, and put back by the next upload, here by hand.
+        assert httpx2.get(server.url + url).json()["type"] == "urn:ampref:error:integrity"
+        path.write_bytes(DATA)
+        assert httpx2.head(server.url + url).status_code == 200
+        status = path.stat()
+        flip(path, 5)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        refusal = httpx2.get(server.url + url)
+        assert (refusal.status_code, refusal.json()["type"]) == (500, "urn:ampref:error:integrity")
+    assert b"Traceback" not in (tmp_path / "log").read_bytes()
+    assert (tmp_path / "log").read_bytes().count(b"answer_broken_off") == 1
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
 
 
 def test_a_slow_reader_does_not_keep_a_server_from_stopping(tmp_path: Path) -> None:
