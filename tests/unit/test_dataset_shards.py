@@ -54,30 +54,30 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return lock(tmp_path_factory.mktemp("sharded") / "out", shard_bytes=SHARD)
+def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return lock(tmp_path_factory.mktemp("large") / "out", shard_bytes=SHARD)
 
 
-def test_shards_hold_the_same_rows_as_one_file(whole: Bundle, sharded: Bundle) -> None:
-    assert [file.name for file in sharded.shards] == [f"features_v1.0.0-0000{i}-of-00004.npz" for i in (1, 2, 3, 4)]
-    assert all(file.size <= SHARD for file in sharded.shards)
-    paths = [file.path for file in sharded.shards]
+def test_shards_hold_the_same_rows_as_one_file(whole: Bundle, large: Bundle) -> None:
+    assert [file.name for file in large.shards] == [f"features_v1.0.0-0000{i}-of-00004.npz" for i in (1, 2, 3, 4)]
+    assert all(file.size <= SHARD for file in large.shards)
+    paths = [file.path for file in large.shards]
     for key in KEYS:
         expected = mmap_member(whole.features.path, key)
         array = mmap_shards(paths, key)
         assert (array.dtype, array.flags.writeable) == (expected.dtype, False)
         assert np.array_equal(array, expected), key
         assert np.array_equal(np.concatenate([np.load(path)[key] for path in paths]), expected), "numpy reads each of them"
-    assert whole.dataset_hash == sharded.dataset_hash
-    assert whole.normalization_stats.sha256 == sharded.normalization_stats.sha256
+    assert whole.dataset_hash == large.dataset_hash
+    assert whole.normalization_stats.sha256 == large.normalization_stats.sha256
 
 
-def test_the_manifest_pins_each_shard_and_says_which_rows_it_has(whole: Bundle, sharded: Bundle) -> None:
-    manifest = manifest_of(sharded)
+def test_the_manifest_pins_each_shard_and_says_which_rows_it_has(whole: Bundle, large: Bundle) -> None:
+    manifest = manifest_of(large)
     assert manifest["schema"] == "ampref-dataset-manifest/2"
     entry = manifest["files"]["features"]
-    assert entry["size"] == sum(file.size for file in sharded.shards)
-    for shard, file in zip(entry["shards"], sharded.shards, strict=True):
+    assert entry["size"] == sum(file.size for file in large.shards)
+    for shard, file in zip(entry["shards"], large.shards, strict=True):
         assert (shard["name"], shard["size"]) == (file.name, file.size)
         assert shard["sha256"] == "sha256:" + hashlib.sha256(file.path.read_bytes()).hexdigest()
         start, end = shard["rows"]
@@ -89,14 +89,14 @@ def test_the_manifest_pins_each_shard_and_says_which_rows_it_has(whole: Bundle, 
     assert rest == {key: value for key, value in single.items() if key not in ("files", "schema")}
 
 
-def test_the_same_members_give_the_same_shards(sharded: Bundle, tmp_path: Path) -> None:
+def test_the_same_members_give_the_same_shards(large: Bundle, tmp_path: Path) -> None:
     again = lock(tmp_path / "out", shard_bytes=SHARD)
-    assert [file.sha256 for file in again.files] == [file.sha256 for file in sharded.files]
+    assert [file.sha256 for file in again.files] == [file.sha256 for file in large.files]
 
 
-def test_one_shard_is_not_taken_for_the_features(sharded: Bundle) -> None:
+def test_one_shard_is_not_taken_for_the_features(large: Bundle) -> None:
     with pytest.raises(ValueError, match="in 4 shards"):
-        _ = sharded.features
+        _ = large.features
 
 
 def test_the_mapping_lives_as_long_as_a_view_of_it_and_no_longer(tmp_path: Path) -> None:

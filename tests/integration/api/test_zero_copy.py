@@ -22,8 +22,8 @@ DATA = np.random.default_rng(0).bytes(24 * MIB + 5)
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str, Path]]:
-    folder = tmp_path_factory.mktemp("planted")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str, Path]]:
+    folder = tmp_path_factory.mktemp("stage")
     with open(folder / "log", "wb") as log, serving(folder, stderr=log) as server:
         url, _ = plant_file(server, DATA)
         yield server, url, folder / "log"
@@ -41,9 +41,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
     ],
 )
 def test_the_kernel_sends_the_bytes_that_were_asked_for(
-    planted: tuple[Served, str, Path], header: str | None, start: int, stop: int
+    stage: tuple[Served, str, Path], header: str | None, start: int, stop: int
 ) -> None:
-    server, url, _ = planted
+    server, url, _ = stage
     answer = httpx2.get(server.url + url, headers={"range": header} if header else {})
     assert answer.status_code == (206 if header else 200)
     assert answer.headers["connection"] == "close", "as uvicorn has not seen the body"
@@ -51,8 +51,8 @@ def test_the_kernel_sends_the_bytes_that_were_asked_for(
     assert answer.content == DATA[start:stop]
 
 
-def test_other_answers_keep_the_connection(planted: tuple[Served, str, Path]) -> None:
-    server, url, _ = planted
+def test_other_answers_keep_the_connection(stage: tuple[Served, str, Path]) -> None:
+    server, url, _ = stage
     with httpx2.Client(base_url=server.url) as client:
         head = client.head(url)
         assert (head.headers["content-length"], "connection" in head.headers) == (str(len(DATA)), False)
@@ -61,9 +61,9 @@ def test_other_answers_keep_the_connection(planted: tuple[Served, str, Path]) ->
         assert client.get(url, headers={"if-none-match": head.headers["etag"]}).status_code == 304
 
 
-def test_a_request_behind_a_large_answer_does_not_cut_it(planted: tuple[Served, str, Path]) -> None:
+def test_a_request_behind_a_large_answer_does_not_cut_it(stage: tuple[Served, str, Path]) -> None:
     """Bytes that nobody reads make a kernel reset the connection, and with it what is on the way."""
-    server, url, _ = planted
+    server, url, _ = stage
     request = f"GET {url} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
     with server.connect() as connection:
         connection.sendall(request + b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -75,8 +75,8 @@ def test_a_request_behind_a_large_answer_does_not_cut_it(planted: tuple[Served, 
     assert body == DATA
 
 
-def test_a_client_that_leaves_costs_nothing(planted: tuple[Served, str, Path]) -> None:
-    server, url, log = planted
+def test_a_client_that_leaves_costs_nothing(stage: tuple[Served, str, Path]) -> None:
+    server, url, log = stage
     process = psutil.Process(server.process.pid)
     before = process.num_fds()
     for _ in range(20):
@@ -89,8 +89,8 @@ def test_a_client_that_leaves_costs_nothing(planted: tuple[Served, str, Path]) -
     assert b"without completing" not in log.read_bytes()
 
 
-def test_others_are_answered_beside_slow_readers(planted: tuple[Served, str, Path]) -> None:
-    server, url, _ = planted
+def test_others_are_answered_beside_slow_readers(stage: tuple[Served, str, Path]) -> None:
+    server, url, _ = stage
     with contextlib.ExitStack() as stack:
         for _ in range(60):
             connection = stack.enter_context(server.connect())

@@ -17,24 +17,24 @@ from amp_core.errors import IntegrityError, Unavailable
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Six shards, five of 8,192 rows."""
-    return make_bundle(tmp_path_factory.mktemp("sharded"), clips=5, frames=9_000, shard_bytes=700_000)
+    return make_bundle(tmp_path_factory.mktemp("large"), clips=5, frames=9_000, shard_bytes=700_000)
 
 
-def test_all_shards_are_pulled_and_mapped_as_one_array(site: Site, sharded: Any, load: Any, get: Any, tmp_path: Path) -> None:
-    site.add(sharded)
+def test_all_shards_are_pulled_and_mapped_as_one_array(site: Site, large: Any, load: Any, get: Any, tmp_path: Path) -> None:
+    site.add(large)
     seen: list[tuple[int, int]] = []
-    pulled = get(manifest_sha256=sharded.manifest.sha256, progress=lambda amount, total: seen.append((amount, total)))
-    assert same_files(pulled, sharded)
+    pulled = get(manifest_sha256=large.manifest.sha256, progress=lambda amount, total: seen.append((amount, total)))
+    assert same_files(pulled, large)
     assert len(pulled.shards) == 6
-    size = sum(file.size for file in sharded.shards)
+    size = sum(file.size for file in large.shards)
     assert seen[-1] == (size, size)
     assert [amount for amount, _ in seen] == sorted(amount for amount, _ in seen)
     data = load()
-    assert data.features.shape == (sharded.num_frames, LAYOUT.dim)
+    assert data.features.shape == (large.num_frames, LAYOUT.dim)
     assert not data.features.flags.writeable
-    expected = np.concatenate([np.load(file.path)["features"] for file in sharded.shards])
+    expected = np.concatenate([np.load(file.path)["features"] for file in large.shards])
     assert np.array_equal(data.features, expected)
     # A pair whose rows lie in two shards is a transition like any other.
     first, second = data.sample_transitions(np.random.default_rng(0), 300_000)
@@ -45,9 +45,9 @@ def test_all_shards_are_pulled_and_mapped_as_one_array(site: Site, sharded: Any,
     assert partials(tmp_path) == []
 
 
-def test_shards_are_fetched_side_by_side(site: Site, sharded: Any, get: Any) -> None:
+def test_shards_are_fetched_side_by_side(site: Site, large: Any, get: Any) -> None:
     """Each of the first requests is answered only when another one has come."""
-    site.add(sharded)
+    site.add(large)
     together = threading.Barrier(2, timeout=5)
 
     def meet(handler: BaseHTTPRequestHandler) -> bool:
@@ -56,11 +56,11 @@ def test_shards_are_fetched_side_by_side(site: Site, sharded: Any, get: Any) -> 
         return False
 
     site.before = meet
-    assert same_files(get(), sharded)
+    assert same_files(get(), large)
 
 
-def test_the_first_shard_alone_is_refused_as_the_features(site: Site, sharded: Any, get: Any) -> None:
-    site.add(sharded)
+def test_the_first_shard_alone_is_refused_as_the_features(site: Site, large: Any, get: Any) -> None:
+    site.add(large)
     pulled = get()
     with pytest.raises(ValueError, match="are in 6 files: use `shards`, or `load_dataset`"):
         _ = pulled.features
@@ -69,40 +69,40 @@ def test_the_first_shard_alone_is_refused_as_the_features(site: Site, sharded: A
     assert all(str(path) in pulled.training_config() for path in pulled.shards)
 
 
-def test_copies_have_the_shards_names(site: Site, sharded: Any, get: Any, tmp_path: Path) -> None:
-    site.add(sharded)
+def test_copies_have_the_shards_names(site: Site, large: Any, get: Any, tmp_path: Path) -> None:
+    site.add(large)
     get(to=tmp_path / "copies")
-    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == sorted(file.name for file in sharded.files)
+    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == sorted(file.name for file in large.files)
 
 
-def test_a_damaged_shard_ends_the_pull_and_the_intact_ones_stay(site: Site, sharded: Any, get: Any, tmp_path: Path) -> None:
-    site.add(sharded)
-    name = f"0.11.0/{sharded.shards[5].name}"
+def test_a_damaged_shard_ends_the_pull_and_the_intact_ones_stay(site: Site, large: Any, get: Any, tmp_path: Path) -> None:
+    site.add(large)
+    name = f"0.11.0/{large.shards[5].name}"
     data = bytearray(site.contents[name])
     data[100_000] ^= 1
     site.contents[name] = bytes(data)
     with pytest.raises(IntegrityError, match="sent other bytes"):
         get()
-    site.contents[name] = sharded.shards[5].path.read_bytes()
+    site.contents[name] = large.shards[5].path.read_bytes()
     num_requests = len(site.file_requests)
-    assert same_files(get(), sharded)
+    assert same_files(get(), large)
     fetched = {file for file, _ in site.file_requests[num_requests:]}
-    assert sharded.shards[5].name in fetched
-    assert sharded.shards[0].name not in fetched, "it was complete"
+    assert large.shards[5].name in fetched
+    assert large.shards[0].name not in fetched, "it was complete"
     assert partials(tmp_path) == []
 
 
-def test_a_failure_ends_the_other_downloads(site: Site, sharded: Any, get: Any) -> None:
+def test_a_failure_ends_the_other_downloads(site: Site, large: Any, get: Any) -> None:
     """The service is gone for one shard, and trickles the others: nobody waits for them."""
-    site.add(sharded)
+    site.add(large)
 
     def answer(handler: BaseHTTPRequestHandler) -> bool:
-        if sharded.shards[0].name in handler.path:
+        if large.shards[0].name in handler.path:
             handler.send_error(503)
             return True
         if "-of-" in handler.path:
             handler.send_response(200)
-            handler.send_header("Content-Length", str(sharded.shards[0].size))
+            handler.send_header("Content-Length", str(large.shards[0].size))
             handler.end_headers()
             for _ in range(100):
                 handler.wfile.write(b"x" * 1024)
