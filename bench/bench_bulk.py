@@ -1,4 +1,4 @@
-"""A large set through the whole service: submitted, scored, queried, locked and pulled; how each step's cost grows.
+"""A large set through the whole service: submitted, scored, queried, locked and local_version; how each step's cost grows.
 
     python -m bench.bench_bulk [--clips 1000,10000,142000] [--frames N]
 
@@ -172,7 +172,7 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
             raise RuntimeError(f"of {count} clips {num_listed} were listed and {version['num_clips']} locked")
         with timed("pull"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pulled = pull("bulk==1.0.0", url=url, cache_dir=folder / "cache")
+            local_version = pull("bulk==1.0.0", url=url, cache_dir=folder / "cache")
         with timed("load"):
             command = [sys.executable, "-c", _LOAD, url, str(folder / "cache")]
             num_rows, peak = map(int, subprocess.check_output(command, text=True).split())
@@ -182,7 +182,7 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
         sizes[kind] = sizes.get(kind, 0) + file["size"]
     kinds = {"worker": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
     report |= {"seconds": {step: round(value, 2) for step, value in seconds.items()}}
-    report |= {"mb": {name: round(size / 1e6, 1) for name, size in sizes.items()}, "files": len(pulled.files)}
+    report |= {"mb": {name: round(size / 1e6, 1) for name, size in sizes.items()}, "files": len(local_version.files)}
     peaks = {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}
     return report | {"peak_mib": peaks | {"reader": peak}, "frames": num_rows}
 

@@ -58,9 +58,9 @@ def _root(
 
 def _reword(error: typer.TyperException, arguments: Sequence[str]) -> None:
     """Replace pydantic's message about a value, which does not repeat it; explain a file that looks like an option."""
-    dashed = next((word for word in arguments if word.startswith("-") and os.path.isfile(word)), None)
-    if dashed is not None and getattr(error, "option_name", None):
-        error.message += f" (for the file: ./{dashed})"
+    dash_file = next((word for word in arguments if word.startswith("-") and os.path.isfile(word)), None)
+    if dash_file is not None and getattr(error, "option_name", None):
+        error.message += f" (for the file: ./{dash_file})"
     if list_errors := getattr(error.__cause__, "errors", None):
         details = list_errors()[0]
         text = _FAULTS.get(details["type"], details["msg"].removeprefix("Value error, ").replace("{", "{{").replace("}", "}}"))

@@ -168,12 +168,12 @@ class ClipSet(Sequence[ReferenceClip]):
         """
         target = Path(folder)
         stems = [_UNSAFE.sub("_", clip.name).strip(". ") or "clip" for clip in self._clips]
-        folded = [stem.casefold() for stem in stems]
+        case_free = [stem.casefold() for stem in stems]
         paths = []
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for clip, stem, key in zip(self._clips, stems, folded, strict=True):
-                suffix = f"-{clip.arrays_digest.removeprefix('sha256:')[:12]}" if folded.count(key) > 1 else ""
+            for clip, stem, key in zip(self._clips, stems, case_free, strict=True):
+                suffix = f"-{clip.arrays_digest.removeprefix('sha256:')[:12]}" if case_free.count(key) > 1 else ""
                 path = target / f"{stem}{suffix}.npz"
                 with replace_file(path) as partial:
                     shutil.copyfile(clip.path, partial)

@@ -98,5 +98,5 @@ class Bucket:
 
 def make_buckets(scales: Iterable[PhysicsScale], dim: int) -> dict[PhysicsScale, Bucket]:
     """An empty bucket for each physics, the robot's own first."""
-    ordered = sorted(set(scales))
-    return {scale: Bucket(scale, dim, with_hash=len(ordered) > 1) for scale in ordered}
+    physics = sorted(set(scales))
+    return {scale: Bucket(scale, dim, with_hash=len(physics) > 1) for scale in physics}

@@ -138,12 +138,12 @@ def _make_member(settings: Settings, row: SelectedRollout, origin: RolloutSource
 
 def _gather(attempt: Attempt, rollouts: Sequence[_Rollout]) -> bool:
     """Have the files of the members here, and the members in `MEMBERS`; False where the attempt is to stop."""
-    with open(attempt.folder / _SELECTED, "rb") as selected, open(attempt.folder / MEMBERS, "wb") as file:
+    with open(attempt.folder / _SELECTED, "rb") as lines, open(attempt.folder / MEMBERS, "wb") as file:
         for rollout in rollouts:
             if attempt.heartbeat.should_stop():
                 return False
-            selected.seek(rollout.offset)
-            member = decode(selected.readline(), Member)
+            lines.seek(rollout.offset)
+            member = decode(lines.readline(), Member)
             source = member.source and replace(member.source, path=str(attempt.fetch(member.source.path)))
             file.write(replace(member, path=str(attempt.fetch(member.path)), source=source).encode() + b"\n")
     (attempt.folder / _SELECTED).unlink()

@@ -203,14 +203,14 @@ class _BlobResponse(StreamingResponse):
     async def _send_from_disk(self, send: Send, blob: VerifiedBlob) -> None:
         """Have the kernel send the file, a span after each check of its windows, which it then holds in its cache."""
         _, file, position, stop = self._parts[0]
-        with await anyio.to_thread.run_sync(_open_blob, self._blobs, file) as stored:
+        with await anyio.to_thread.run_sync(_open_blob, self._blobs, file) as content:
             has_begun = False
             while position < stop:
                 end = min(stop, position - position % _SPAN + _SPAN)
                 try:
                     if not self._blobs.are_trusted(blob, position, end):
                         with _naming(file):
-                            await anyio.to_thread.run_sync(self._blobs.check_windows, blob, stored, position, end)
+                            await anyio.to_thread.run_sync(self._blobs.check_windows, blob, content, position, end)
                 except IntegrityError as error:
                     if has_begun:
                         raise BrokenAnswer(error.what) from error
@@ -219,7 +219,7 @@ class _BlobResponse(StreamingResponse):
                     self.headers["connection"] = "close"
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                     has_begun = True
-                message = {"type": ZERO_COPY, "file": stored, "offset": position, "count": end - position}
+                message = {"type": ZERO_COPY, "file": content, "offset": position, "count": end - position}
                 await send(message | {"more_body": end < stop})
                 position = end
 
