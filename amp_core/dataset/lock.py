@@ -7,9 +7,11 @@ member's frames at a time, and of the other members what decides their order and
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -33,7 +35,7 @@ from amp_core.dataset.weights import describe_weighting, normalize_weights
 from amp_core.digests import digest_of_file
 from amp_core.errors import DiskFull, IntegrityError, PhysicsFailed, Unavailable
 from amp_core.features import FeatureLayout, feature_code_hash
-from amp_core.files import NO_ROOM, partial_path, publish_file
+from amp_core.files import NO_ROOM, partial_path, publish_file, sync_file, sync_folder
 from amp_core.npz import ALIGNMENT, PAGE_ALIGNMENT, NpzWriter
 from amp_core.strict_json import canonical_json, format_json
 from amp_core.version import GENERATOR_RELEASE_DATE, GENERATOR_VERSION
@@ -117,7 +119,7 @@ def lock_bundle(
     Features of more than `shard_bytes` (by default `SHARD_BYTES`) become shards, `features_v{V}-00001-of-0000N.npz`.
 
     The same members give the same bytes, on any day and in whatever order they are passed: they are sorted by name, digest
-    and recipe. Each file appears under its name only when it is complete and on disk; after an error none of them is left.
+    and recipe. Files appear under their names when all of them are complete and on disk; an error leaves the folder as it was.
 
     Args:
       members: the rollouts. Of a `Sequence` each is asked for three times and not held, so that it may be made on access;
@@ -149,7 +151,7 @@ def lock_bundle(
         tempfile.TemporaryFile(dir=folder) as clips,
     ):
         rows.write([partial[shard] for shard in shards], shard_rows, clips, progress)
-        features = tuple(_publish(partial[shard], folder / shard) for shard in shards)
+        features = tuple(_measure(partial[shard], folder / shard) for shard in shards)
         dataset_hash, code_hash = rows.digest, feature_code_hash()
         common = {
             "version": version,
@@ -161,7 +163,7 @@ def lock_bundle(
         }
         stats = {**common, **rows.statistics.to_dict(), "clips": rows.clips}
         partial[names.normalization_stats].write_bytes(canonical_json(stats))
-        normalization = _publish(partial[names.normalization_stats], folder / names.normalization_stats)
+        normalization = _measure(partial[names.normalization_stats], folder / names.normalization_stats)
 
         coverage = rows.coverage.to_dict()
         manifest = {
@@ -183,13 +185,14 @@ def lock_bundle(
             "coverage": coverage,
             "buckets": [bucket.to_dict(dataset_hash) for bucket in rows.buckets],
             "files": {
-                "features": _describe_features(features, shard_rows, rows.total),
+                "features": _describe_features(features, partial, shard_rows, rows.total),
                 "normalization_stats": normalization.to_dict(),
             },
             "duplicates": duplicates,
         }
         _write_manifest(partial[names.manifest], manifest, clips)
-        manifest_file = _publish(partial[names.manifest], folder / names.manifest)
+        manifest_file = _measure(partial[names.manifest], folder / names.manifest)
+        _publish(folder, partial, names.features)
     return Bundle(
         features,
         normalization,
@@ -214,11 +217,13 @@ def _count_shard_rows(total: int, dim: int, shard_bytes: int) -> int:
     return max(step, (shard_bytes - 4 * PAGE_ALIGNMENT - _HEADERS) // row_bytes // step * step)
 
 
-def _describe_features(shards: Sequence[BundleFile], shard_rows: int, total: int) -> dict[str, Any]:
+def _describe_features(
+    shards: Sequence[BundleFile], partial: Mapping[str, Path], shard_rows: int, total: int
+) -> dict[str, Any]:
     """The features in the manifest's `files`."""
     entries = []
     for number, file in enumerate(shards):
-        blocks = {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": block_digests(file.path)}
+        blocks = {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": block_digests(partial[file.name])}
         rows = [number * shard_rows, min((number + 1) * shard_rows, total)]
         entries.append(file.to_dict() | {"blocks": blocks} | ({"rows": rows} if len(shards) > 1 else {}))
     return entries[0] if len(entries) == 1 else {"size": sum(file.size for file in shards), "shards": entries}
@@ -423,14 +428,13 @@ def _describe_clip(member: Member, bucket: int, segments: list[dict[str, Any]]) 
 
 @contextmanager
 def _staging(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """Partial files to write to, by their final name. After an error neither they nor the finished files are left."""
+    """Partial files to write to, by their final name. After an error none is left; what was there before is as it was."""
     partial = {name: partial_path(folder / name) for name in names}
     try:
         yield partial
     except BaseException as error:
-        for name, path in partial.items():
+        for path in partial.values():
             path.unlink(missing_ok=True)
-            (folder / name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
             raise (DiskFull if error.errno in NO_ROOM else Unavailable)(
                 f"the version cannot be written ({error.strerror or error})",
@@ -440,8 +444,19 @@ def _staging(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
         raise
 
 
-def _publish(partial: Path, final: Path) -> BundleFile:
-    """Put a finished partial file on disk under its name."""
-    file = BundleFile(final, partial.stat().st_size, digest_of_file(partial))
-    publish_file(partial, final, durable=True)
-    return file
+def _measure(partial: Path, final: Path) -> BundleFile:
+    return BundleFile(final, partial.stat().st_size, digest_of_file(partial))
+
+
+def _publish(folder: Path, partial: Mapping[str, Path], features: str) -> None:
+    """Put the finished files on disk under their names, the manifest last; shards of an earlier build of the version go."""
+    for path in partial.values():
+        sync_file(path)
+    stem, suffix = features.removesuffix(".npz"), re.compile(r"(-\d{5}-of-\d{5})?\.npz")
+    stale = [path for path in folder.glob(f"{glob.escape(stem)}*.npz") if suffix.fullmatch(path.name.removeprefix(stem))]
+    for path in stale:
+        if path.name not in partial:
+            path.unlink()
+    for name, path in partial.items():
+        publish_file(path, folder / name)
+    sync_folder(folder)

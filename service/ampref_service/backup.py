@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ MANIFEST = "backup.json"
 _BLOBS = "blobs"
 _BLOB_LIST = "blobs.jsonl.gz"
 _CATALOG_PREFIX = "catalog-"
+_ROWS_FOLDER = re.compile(rf"{_CATALOG_PREFIX}\d{{8}}T\d{{6}}Z-[0-9a-f]{{8}}")
 _THREADS = 8  # A small blob costs the wait for the disk, or for S3, and hardly any work.
 _MOST_DUMPS = 3
 _MOST_NAMED = 5  # Digests in an error.
@@ -151,7 +153,7 @@ def write_backup(catalog: Catalog, store: BlobStore, folder: Path, progress: Pro
             shutil.rmtree(folder / backup.catalog)
         backup = replace(backup, finished_at=time.time())
         write_file(folder / MANIFEST, (format_json(backup.to_dict(), indent=2) + "\n").encode(), durable=True)
-        for path in folder.glob(f"{_CATALOG_PREFIX}*"):
+        for path in filter(_is_rows_folder, folder.iterdir()):
             # Of this command's own kind, killed before its end; a younger one may be at work.
             is_stale = time.time() - path.stat().st_mtime > 24 * 3600
             if path.name != backup.catalog and (is_stale or (earlier is not None and path.name == earlier.catalog)):
@@ -162,11 +164,7 @@ def write_backup(catalog: Catalog, store: BlobStore, folder: Path, progress: Pro
 def _prepare_folder(folder: Path) -> Backup | None:
     """Make the folder, readable by its owner alone; returns the backup that it holds."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    strangers = [
-        path.name
-        for path in folder.iterdir()
-        if path.name not in (MANIFEST, _BLOBS) and not path.name.startswith(_CATALOG_PREFIX)
-    ]
+    strangers = [path.name for path in folder.iterdir() if path.name not in (MANIFEST, _BLOBS) and not _is_rows_folder(path)]
     if strangers and not (folder / MANIFEST).exists():
         raise Conflict(
             f"the folder holds something that is no backup: {', '.join(sorted(strangers)[:_MOST_NAMED])}",
@@ -177,6 +175,10 @@ def _prepare_folder(folder: Path) -> Backup | None:
         return read_backup(folder)
     except NotFound:
         return None
+
+
+def _is_rows_folder(path: Path) -> bool:
+    return _ROWS_FOLDER.fullmatch(path.name) is not None and path.is_dir()
 
 
 def _write_rows(catalog: Catalog, folder: Path) -> Backup:
@@ -211,10 +213,8 @@ def _copy_blobs(store: BlobStore, target: LocalBlobStore, backup: Backup, progre
         """The size of a blob and whether it was copied; None where there is none to copy."""
         path = target.root / blob_key(digest)
         try:
-            if path.is_file():
-                if path.stat().st_size == store.size(digest):
-                    return path.stat().st_size, False
-                path.unlink()
+            if path.is_file() and path.stat().st_size == store.size(digest):
+                return path.stat().st_size, False
             target.put_chunks(store.iter_verified(digest))
             return path.stat().st_size, True
         except (NotFound, IntegrityError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import threading
@@ -296,6 +297,23 @@ def test_what_the_store_has_lost_is_told_and_kept_from_an_earlier_backup(small: 
     assert verify_backup(again) == []
 
 
+def test_a_truncated_blob_costs_no_good_copy(small: Bench, tmp_path: Path) -> None:
+    """As a loss of power leaves files."""
+    early = write_backup(small.catalog, small.blobs, tmp_path / "early")
+    digest = next(early.iter_blobs())[0]
+    path = small.settings.data_dir / "blobs" / f"sha256/{digest[7:9]}/{digest[9:]}"
+    path.chmod(0o600)
+    os.truncate(path, path.stat().st_size - 1)
+    again = write_backup(small.catalog, small.blobs, tmp_path / "early")
+    assert (again.absent, verify_backup(again)) == ((), [])
+    # The other way round: the copy is the one that is cut.
+    copy = tmp_path / "early" / "blobs" / f"sha256/{digest[7:9]}/{digest[9:]}"
+    small.blobs.put_bytes(copy.read_bytes())
+    copy.chmod(0o600)
+    os.truncate(copy, 1)
+    assert verify_backup(write_backup(small.catalog, small.blobs, tmp_path / "early")) == []
+
+
 DYING = """
 import os, resource, signal, sys
 from pathlib import Path
@@ -370,6 +388,19 @@ def test_a_folder_of_something_else_is_left_alone(small: Bench, tmp_path: Path) 
     with pytest.raises(Conflict, match=r"holds something that is no backup.*thesis\.tex"):
         write_backup(small.catalog, small.blobs, tmp_path)
     assert not (tmp_path / "backup.json").exists()
+
+
+def test_what_only_looks_like_a_backups_own_is_left_alone(small: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "backup"
+    write_backup(small.catalog, small.blobs, folder)
+    strangers = [folder / "catalog-photos" / "a.jpg", folder / "catalog-2024.csv", folder / "blobs" / "tmp" / "mine.txt"]
+    for path in strangers:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        for old in (path, path.parent):
+            os.utime(old, (0, 0))
+    write_backup(small.catalog, small.blobs, folder)
+    assert all(path.exists() for path in strangers)
 
 
 def test_the_commands(

@@ -353,6 +353,28 @@ def test_an_older_attempts_folder_is_removed(bench: Bench) -> None:
     assert leftovers(bench) == []
 
 
+def test_what_somebody_else_keeps_in_the_data_folder_is_left_alone(tmp_path: Path) -> None:
+    """A data folder may be somebody's home."""
+    bench = Bench(settings_for(tmp_path, blob_grace_sec=60.0))
+    data_dir = bench.settings.data_dir
+    own = [data_dir / "work" / "job_0-7" / "half", data_dir / "blobs" / "tmp" / ".put.1.0123456789ab.partial"]
+    strangers = [data_dir / name / "thesis" / "chapter.tex" for name in ("work", "blobs/tmp")]
+    strangers += [data_dir / "work" / "notes.txt", data_dir / "workers" / "pay-roll.csv", data_dir / "blobs" / "tmp" / "a.txt"]
+    for path in own + strangers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (0, 0))
+        os.utime(path.parent, (0, 0))
+    worker = runner(bench)
+    worker.presence.enter()
+    worker.sweep()
+    worker.collect()
+    worker.presence.leave()
+    assert [path for path in strangers if not path.exists()] == []
+    assert [path for path in own if path.exists()] == []
+    bench.close()
+
+
 # Locks -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -238,6 +238,15 @@ def test_what_cannot_be_locked_is_refused_and_leaves_nothing(
     assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_lock_that_fails_leaves_an_earlier_version_as_it_was(tmp_path: Path) -> None:
+    earlier = lock([make() for make in MEMBERS], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {file.name for file in earlier.files}
+    with pytest.raises(PhysicsFailed):
+        lock([member("a"), member("b", quality_metrics={"x": float("nan")})], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_missing_folder_is_an_error_of_its_own_kind(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):

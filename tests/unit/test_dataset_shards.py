@@ -26,7 +26,7 @@ SHARD = 700_000
 
 
 def lock(folder: Path, *, clips: int = 5, frames: int = 5_000, version: str = "1.0.0", **options: Any) -> Bundle:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     members = [
         Member(
             name=f"clip{index}",
@@ -92,6 +92,17 @@ def test_the_manifest_pins_each_shard_and_says_which_rows_it_has(whole: Bundle, 
 def test_the_same_members_give_the_same_shards(large: Bundle, tmp_path: Path) -> None:
     again = lock(tmp_path / "out", shard_bytes=SHARD)
     assert [file.sha256 for file in again.files] == [file.sha256 for file in large.files]
+
+
+def test_no_shard_of_an_earlier_build_stays_beside_the_new_files(tmp_path: Path) -> None:
+    lock(tmp_path / "out", shard_bytes=SHARD)
+    strangers = ["features_v1.0.01.npz", "features_v1.0.0-rc.1.npz", "features_v1.0.0-00001-of-00002.npz.bak"]
+    for name in strangers:
+        (tmp_path / "out" / name).touch()
+    for options in ({"clips": 3, "shard_bytes": SHARD}, {}, {"shard_bytes": SHARD}):
+        bundle = lock(tmp_path / "out", **options)
+        names = sorted([*(file.name for file in bundle.files), *strangers])
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 def test_one_shard_is_not_taken_for_the_features(large: Bundle) -> None:

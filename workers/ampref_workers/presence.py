@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import platform
+import re
 import shutil
 import tempfile
 import threading
@@ -45,6 +46,7 @@ FAULTS_TO_PAUSE = 3
 _REFRESH_SEC = 5.0
 FIRST_PROBE_SEC, _LONGEST_PROBE_SEC = 5.0, 60.0
 _PROBE_TIMEOUT_SEC = 120.0
+_LOCK_FILE = re.compile(r".+-worker_[0-9a-z]+")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -233,6 +235,8 @@ class Presence:
         with contextlib.ExitStack() as stack:
             for path in folder.iterdir():
                 machine, _, worker_id = path.name.rpartition("-")
+                if not _LOCK_FILE.fullmatch(path.name):
+                    continue
                 if machine != self._machine:
                     # Of another boot of this machine, or of another machine, whose locks this one may not see.
                     if time.time() - path.stat().st_mtime > 24 * 3600:

@@ -14,6 +14,7 @@ import contextlib
 import math
 import os
 import platform
+import re
 import shutil
 import threading
 import time
@@ -66,6 +67,7 @@ _JOBS: Mapping[str, Callable[[Attempt], NoReport | Job]] = {"rollout": rollout_j
 _PERMANENT = (InputRefused, Conflict, TooLarge, IntegrityError, FeatureCodeMismatch)
 _VERDICTS = (*_PERMANENT, NotFound)
 _FOLDER_GRACE_SEC = 3600.0
+_ATTEMPT_FOLDER = re.compile(r"job_[0-9a-z]+-\d+")
 NO_ROOM_PAUSE_SEC = 60.0
 """How long a job waits that found a disk full: short beside the time it takes a person to make room."""
 
@@ -181,7 +183,8 @@ class Runner:
         oldest = time.time() - self.settings.longest_job_sec - _FOLDER_GRACE_SEC  # No attempt can still use these folders.
         with contextlib.suppress(OSError):
             for folder in self._folder.iterdir():
-                if folder.stat().st_mtime < oldest:
+                # Whatever else is there is somebody else's: a data folder may be one's home.
+                if _ATTEMPT_FOLDER.fullmatch(folder.name) and folder.stat().st_mtime < oldest:
                     shutil.rmtree(folder, ignore_errors=True)
         return swept
 

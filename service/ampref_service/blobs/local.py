@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,8 @@ from ampref_service.blobs.store import (
 )
 
 _DELETION_PREFIX = "gone-"
+_SCRATCH_FILE = re.compile(rf"\.(put|check)\.\d+\.[0-9a-f]{{12}}\.partial|{_DELETION_PREFIX}\d+-\d+-[0-9a-f]{{64}}")
+"""What this store leaves in its `tmp` when it is killed; other files there are somebody else's."""
 
 
 class LocalBlobStore(BlobStore):
@@ -201,6 +204,8 @@ class LocalBlobStore(BlobStore):
         """
         count = 0
         for path in self._scratch.iterdir():
+            if not _SCRATCH_FILE.fullmatch(path.name):
+                continue
             digest = f"sha256:{path.name.rpartition('-')[2]}"
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime <= older_than_sec:
