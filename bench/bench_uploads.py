@@ -3,9 +3,9 @@
     python bench/bench_uploads.py [--json OUT]
 
 Three floods, each at once: 60 npz (2.8 MB) of 120,000 frames and 66 values, which are not for this robot; 40 JSON clips of
-3.6 MB; 60 npz (2.1 MB) of a minute at 1,000 fps. A client that is turned away (503) comes again when it is told to. The service runs
-without workers. `/healthz` is asked ten times a second, before and during each flood; memory is what is resident of the API
-and its readers together.
+3.6 MB; 60 npz (2.1 MB) of a minute at 1,000 fps. A client that is turned away (503) comes again when it is told to. The
+service runs without workers. `/healthz` is asked ten times a second, before and during each flood; memory is what is resident
+of the API and its readers together.
 """
 
 from __future__ import annotations
