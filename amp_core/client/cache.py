@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -107,10 +108,11 @@ class Cache:
                 paths[file] = blob
         return paths
 
-    def wait_for_peer(self, digest: str) -> bool:
+    def wait_for_peer(self, digest: str, stop: threading.Event) -> bool:
         """Whether another process that downloads the same file has finished it.
 
-        Returns at once when no process downloads it, and after some seconds when none that does makes progress.
+        Returns at once when no process downloads it or when `stop` is set, and after some seconds when none that does makes
+        progress.
         """
         sizes: dict[Path, int] = {}
         last_progress = time.monotonic()
@@ -122,7 +124,8 @@ class Cache:
                 sizes, last_progress = peers, time.monotonic()
             elif time.monotonic() - last_progress > _STALL_SEC:
                 return False
-            time.sleep(0.1)
+            if stop.wait(0.1):
+                return False
         return True
 
     def publish(self, partial: Path, digest: str) -> Path:

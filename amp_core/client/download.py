@@ -99,23 +99,22 @@ def download(
     remote: RemoteFile,
     progress: Progress | None = None,
     *,
-    stop: threading.Event | None = None,
     adopt: bool = True,
 ) -> Path:
     """Fetch, verify and publish one file.
 
     Args:
-      stop: ends the download with a `CancelledError` when it is set; what came is kept.
       adopt: whether to begin with what an interrupted download of the same file has left behind.
     Raises:
       IntegrityError: the service sent other bytes than the digest promises; none of them is kept.
       Unavailable: the service cannot be reached (what came is kept, to resume from), or the cache cannot hold the file.
+      CancelledError: the connection was told to stop; what came is kept.
     """
     num_adopted = 0
     try:
         with cache.partials.create(remote.digest) as (partial, descriptor):
             cache.partials.sweep(partial)
-            writer = FileWriter(descriptor, remote, progress, stop)
+            writer = FileWriter(descriptor, remote, progress, connection.stop)
             if adopt and remote.size is not None:
                 num_adopted = _adopt(cache, remote, partial, writer)
             _receive(connection, remote, writer)
@@ -127,7 +126,7 @@ def download(
         if not num_adopted:
             raise
     # The bytes that were left behind may have been wrong.
-    return download(connection, cache, remote, progress, stop=stop, adopt=False)
+    return download(connection, cache, remote, progress, adopt=False)
 
 
 class FileWriter:
@@ -233,8 +232,10 @@ def _adopt(cache: Cache, remote: RemoteFile, partial: Path, writer: FileWriter) 
                 if not remote.has_block(block, writer.position):
                     break
                 writer.write(block)
-    finally:
+    except (OSError, IntegrityError):
         partial_path.unlink(missing_ok=True)
+        raise
+    partial_path.unlink(missing_ok=True)
     log.info("resuming %s at %d bytes", remote.path, writer.position)
     return writer.position
 

@@ -9,9 +9,11 @@ import os
 import random
 import re
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,6 +187,7 @@ class Connection:
     Attributes:
       address: its URL, with the user and password that it may hold.
       url: the same as messages have it.
+      stop: is set when the calls are to end; see `abort`.
     """
 
     def __init__(
@@ -202,10 +205,20 @@ class Connection:
         self._origin = origin_of(httpx2.URL(self.url))
         self._transport = transport
         self._clients: dict[bool, httpx2.Client] = {}
+        self._direct = DirectTransport(_make_context)
+        self.stop = threading.Event()
 
     def close(self) -> None:
         for client in self._clients.values():
             client.close()
+
+    def abort(self) -> None:
+        """End the calls that other threads have made with a `CancelledError`, and refuse new ones.
+
+        Those through a proxy of the environment end when their next bytes come, or by their deadline.
+        """
+        self.stop.set()
+        self._direct.abort()
 
     def json(
         self,
@@ -250,12 +263,17 @@ class Connection:
 
         A service that is full says when to come back: that is no failed try, and goes on until the time is over. The `retry`
         that is passed has the time that is left.
+
+        Raises:
+          CancelledError: another thread has called `abort`.
         """
         end, attempt = time.monotonic() + retry.timeout, 1
-        while True:
+        while not self.stop.is_set():
             try:
                 return call(replace(retry, timeout=end - time.monotonic()))
             except RetryableError as failure:
+                if self.stop.is_set():
+                    break
                 wait = failure.wait
                 if wait is None:
                     # Jitter keeps the nodes of a cluster, which fail together, from coming back together.
@@ -265,8 +283,9 @@ class Connection:
                 if (attempt >= retry.attempts and not is_asked) or time.monotonic() + wait >= end:
                     raise failure.error from failure.__cause__
                 log.warning("%s; trying again in %.1f s", failure.error.what, wait)
-            time.sleep(wait)
+            self.stop.wait(wait)
             attempt += not is_asked
+        raise CancelledError
 
     @contextmanager
     def stream(
@@ -366,7 +385,7 @@ class Connection:
             and not proxy_bypass(url.host)
         )
         if has_proxy not in self._clients:
-            transport = self._transport or (None if has_proxy else DirectTransport(_make_context))
+            transport = self._transport or (None if has_proxy else self._direct)
             try:
                 self._clients[has_proxy] = httpx2.Client(
                     # A user and a password would be sent in the place of the key.

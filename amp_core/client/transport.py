@@ -12,7 +12,9 @@ import io
 import select
 import socket
 import ssl
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -89,6 +91,9 @@ class DirectTransport(httpx2.BaseTransport):
         self._make_context = make_context
         self._context: ssl.SSLContext | None = None
         self._idle: deque[tuple[_Key, float, http.client.HTTPConnection]] = deque()
+        self._sockets: weakref.WeakSet[_Socket] = weakref.WeakSet()
+        self._lock = threading.Lock()  # For the sockets and whether they may be used.
+        self._is_aborted = False
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The response, its body unread.
@@ -128,6 +133,14 @@ class DirectTransport(httpx2.BaseTransport):
         while self._idle:
             self._idle.pop()[2].close()
 
+    def abort(self) -> None:
+        """Break every connection off, so that no other thread waits for bytes any more; there are no new ones."""
+        with self._lock:
+            self._is_aborted = True
+            sockets = list(self._sockets)
+        for sock in sockets:
+            sock.abort()
+
     def _connect(self, key: _Key, seconds: float, deadline: Deadline) -> http.client.HTTPConnection:
         scheme, host, port = key
         connection: http.client.HTTPConnection
@@ -140,7 +153,14 @@ class DirectTransport(httpx2.BaseTransport):
         with _translated(httpx2.ConnectTimeout, httpx2.ConnectError):
             connection.timeout = deadline.limit(seconds)
             connection.connect()
-        connection.sock = cast(Any, _Socket(connection.sock))
+        sock = _Socket(connection.sock)
+        connection.sock = cast(Any, sock)
+        with self._lock:
+            self._sockets.add(sock)
+            is_aborted = self._is_aborted
+        if is_aborted:
+            connection.close()
+            raise httpx2.ConnectError("the calls were ended")
         return connection
 
     def _take(self, key: _Key) -> http.client.HTTPConnection | None:
@@ -194,6 +214,12 @@ class _Socket:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return not poll.poll(0)
+
+    def abort(self) -> None:
+        """End the reads and writes that other threads are waiting for."""
+        # That of a TLS socket would forget the encryption, which a read in another thread still needs.
+        with suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._sock.close()

@@ -8,11 +8,14 @@ import logging
 import os
 import shutil
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import httpx2
@@ -36,6 +39,7 @@ __all__ = ["PulledVersion", "check_manifest", "pull", "pull_ready"]
 log = logging.getLogger("amp_core.client")
 
 _SHARDS_AT_ONCE = 4
+_STOP_SEC = 1.0  # Seconds that downloads get to let go of their partial files when the pull ends early.
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ def pull_ready(
         stats = _describe_file(entries.get("normalization_stats"), f"{base}/{names.normalization_stats}", origin)
         shards = _describe_shards(entries.get("features"), base, names.features, origin)
         downloaded_bytes += obtain(stats)
-        downloaded_bytes += _obtain_shards(obtain, tuple(shards.values()), progress)
+        downloaded_bytes += _obtain_shards(obtain, connection, tuple(shards.values()), progress)
     finally:
         if connection is not None:
             connection.close()
@@ -267,14 +271,12 @@ def _obtain(
     cache: Cache,
     remote: RemoteFile,
     progress: Progress | None = None,
-    stop: threading.Event | None = None,
 ) -> int:
     """Have the verified file in the cache; how many bytes were downloaded for it.
 
     Args:
       spec: of the version, for messages.
       connection: None when no service can be asked.
-      stop: ends the download.
     """
     blob = cache.blob(remote.digest)
     is_damaged = blob.exists()
@@ -289,38 +291,59 @@ def _obtain(
             expected=remote.digest,
             remedy=f"Run 'ampref pull {spec}' where the service can be reached, with the same cache.",
         )
-    if not is_damaged and cache.wait_for_peer(remote.digest) and is_intact(blob, remote):
+    if not is_damaged and cache.wait_for_peer(remote.digest, connection.stop) and is_intact(blob, remote):
         return 0
-    return download(connection, cache, remote, progress, stop=stop).stat().st_size
+    return download(connection, cache, remote, progress).stat().st_size
 
 
-def _obtain_shards(obtain: Callable[..., int], shards: Sequence[RemoteFile], progress: Progress | None) -> int:
-    """`_obtain` for each, several at a time; how many bytes were downloaded. The first failure ends the others."""
+def _obtain_shards(
+    obtain: Callable[..., int], connection: Connection | None, shards: Sequence[RemoteFile], progress: Progress | None
+) -> int:
+    """`obtain` for each, several at a time; how many bytes were downloaded. The first failure and Ctrl-C end the others."""
     if len(shards) == 1:
         return obtain(shards[0], progress)
-    amounts, stop, total = [0] * len(shards), threading.Event(), sum(shard.size or 0 for shard in shards)
-
-    def obtain_shard(number: int) -> int:
-        def report(amount: int) -> None:
-            with reporting:
-                amounts[number] = amount
-                if progress is not None:
-                    progress(sum(amounts), total)
-
-        num_bytes = obtain(shards[number], lambda amount, _: report(amount), stop)
-        report(shards[number].size or 0)
-        return num_bytes
-
+    amounts, total = [0] * len(shards), sum(shard.size or 0 for shard in shards)
+    numbers = iter(range(len(shards)))
+    results: SimpleQueue[int | BaseException] = SimpleQueue()
     reporting = threading.Lock()
-    with ThreadPoolExecutor(_SHARDS_AT_ONCE, "ampref-pull") as pool:
-        futures = [pool.submit(obtain_shard, number) for number in range(len(shards))]
-        try:
-            # In the order of their ends, so that a failure is seen when it happens.
-            return sum(future.result() for future in as_completed(futures))
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def report(number: int, amount: int) -> None:
+        with reporting:
+            amounts[number] = amount
+            if progress is not None:
+                progress(sum(amounts), total)
+
+    def obtain_rest() -> None:
+        for number in numbers:
+            try:
+                num_bytes = obtain(shards[number], lambda amount, _, number=number: report(number, amount))
+                report(number, shards[number].size or 0)
+                results.put(num_bytes)
+            except BaseException as error:
+                results.put(error)
+
+    # Not of an executor, whose threads the interpreter waits for at its exit, however long a name is looked up.
+    threads = [threading.Thread(target=obtain_rest, name="ampref-pull", daemon=True) for _ in shards[:_SHARDS_AT_ONCE]]
+    downloaded_bytes = 0
+    try:
+        for thread in threads:
+            thread.start()
+        # In the order of their ends, so that a failure is seen when it happens.
+        for _ in shards:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            downloaded_bytes += result
+    except BaseException:
+        deque(numbers, maxlen=0)  # None is begun any more.
+        if connection is not None:
+            connection.abort()
+        end = time.monotonic() + _STOP_SEC
+        for thread in threads:
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
+        raise
+    return downloaded_bytes
 
 
 def _describe_shards(entry: Any, base: str, name: str, origin: str | None) -> dict[str, RemoteFile]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from clientkit import partials, same_files
-from datasetkit import LAYOUT, Site, make_bundle
+from datasetkit import LAYOUT, Site, make_bundle, send_json
 
-from amp_core.errors import IntegrityError, Unavailable
+from amp_core.client import Retry
+from amp_core.errors import IntegrityError
 
 
 @pytest.fixture(scope="module")
@@ -92,26 +95,97 @@ def test_a_damaged_shard_ends_the_pull_and_the_intact_ones_stay(site: Site, larg
     assert partials(tmp_path) == []
 
 
-def test_a_failure_ends_the_other_downloads(site: Site, large: Any, get: Any) -> None:
-    """The service is gone for one shard, and trickles the others: nobody waits for them."""
+def stall(handler: BaseHTTPRequestHandler, data: bytes, amount: int) -> None:
+    """The first bytes of an answer, and no more for half a minute."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data[:amount])
+    handler.wfile.flush()
+    time.sleep(30)
+
+
+def refuse_for_long(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+    send_json(handler, {"what": "maintenance"}, 503, Retry_After="30")
+
+
+@pytest.mark.parametrize(
+    ("answer", "sizes"),
+    [
+        (refuse_for_long, []),
+        (lambda handler, data: stall(handler, data, 0), []),
+        (lambda handler, data: stall(handler, data, 300_000), [300_000] * 4),
+        (lambda handler, data: time.sleep(30), []),
+    ],
+    ids=["503", "no byte", "some bytes", "no headers"],
+)
+def test_ctrl_c_ends_a_pull_at_once_and_keeps_what_came(
+    site: Site,
+    large: Any,
+    get: Any,
+    tmp_path: Path,
+    answer: Callable[[BaseHTTPRequestHandler, bytes], None],
+    sizes: list[int],
+) -> None:
     site.add(large)
+    waiting = threading.Semaphore(0)
+
+    def wait(handler: BaseHTTPRequestHandler) -> bool:
+        if "-of-" not in handler.path:
+            return False
+        waiting.release()
+        answer(handler, site.contents[f"0.11.0/{handler.path.rpartition('/')[2]}"])
+        handler.close_connection = True
+        return True
+
+    times, end = [], time.monotonic() + 20
+
+    def interrupt() -> None:
+        for _ in range(4):
+            waiting.acquire(timeout=10)
+        while time.monotonic() < end and sum(path.stat().st_size for path in partials(tmp_path)) < sum(sizes):
+            time.sleep(0.02)
+        time.sleep(0.2)
+        times.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    site.before = wait
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        get(retry=Retry(timeout=60))
+    assert time.monotonic() - times[0] < 2.5
+    assert not [thread for thread in threading.enumerate() if thread.name == "ampref-pull"]
+    assert [path.stat().st_size for path in partials(tmp_path)] == sizes
+    site.before = None
+    assert same_files(get(), large)
+    assert partials(tmp_path) == []
+
+
+def test_a_failure_ends_the_other_downloads(site: Site, large: Any, get: Any) -> None:
+    """One shard is damaged, two others stall, and one is to come back for later: nobody waits for them."""
+    site.add(large)
+    waiting = threading.Semaphore(0)
 
     def answer(handler: BaseHTTPRequestHandler) -> bool:
-        if large.shards[0].name in handler.path:
-            handler.send_error(503)
-            return True
-        if "-of-" in handler.path:
+        number = next((number for number, shard in enumerate(large.shards) if shard.name in handler.path), None)
+        if number == 0:
+            for _ in range(3):
+                waiting.acquire(timeout=10)
             handler.send_response(200)
             handler.send_header("Content-Length", str(large.shards[0].size))
             handler.end_headers()
-            for _ in range(100):
-                handler.wfile.write(b"x" * 1024)
-                handler.wfile.flush()
-                time.sleep(0.1)
-        return False
+            handler.wfile.write(b"x" * large.shards[0].size)
+        elif number is not None:
+            waiting.release()
+            if number == 3:
+                refuse_for_long(handler, b"")
+            else:
+                stall(handler, site.contents[f"0.11.0/{large.shards[number].name}"], 1024)
+        return number is not None
 
     site.before = answer
     started = time.monotonic()
-    with pytest.raises(Unavailable):
-        get()
-    assert time.monotonic() - started < 30
+    with pytest.raises(IntegrityError, match="sent other bytes"):
+        get(retry=Retry(timeout=60))
+    assert time.monotonic() - started < 5
+    assert not [thread for thread in threading.enumerate() if thread.name == "ampref-pull"]
