@@ -143,14 +143,17 @@ class DirectTransport(httpx2.BaseTransport):
 
     def _connect(self, key: _Key, seconds: float, deadline: Deadline) -> http.client.HTTPConnection:
         scheme, host, port = key
+        if ":" in host:
+            host = host.replace("%25", "%", 1)  # The zone of an IPv6 address, as URLs have it (RFC 6874).
+        if scheme == "https" and self._context is None:
+            self._context = self._make_context()
         connection: http.client.HTTPConnection
-        if scheme == "https":
-            if self._context is None:
-                self._context = self._make_context()
-            connection = http.client.HTTPSConnection(host, port, context=self._context)
-        else:
-            connection = http.client.HTTPConnection(host, port)
         with _translated(httpx2.ConnectTimeout, httpx2.ConnectError):
+            # Without a port it would take the last group of an IPv6 address for one.
+            if scheme == "https":
+                connection = http.client.HTTPSConnection(host, 443 if port is None else port, context=self._context)
+            else:
+                connection = http.client.HTTPConnection(host, 80 if port is None else port)
             connection.timeout = deadline.limit(seconds)
             connection.connect()
         sock = _Socket(connection.sock)

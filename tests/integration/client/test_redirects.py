@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler
@@ -142,3 +143,29 @@ def test_an_address_elsewhere_in_an_answer_is_not_asked(site: Site, elsewhere: S
     ):
         connection.json("GET", f"{elsewhere.url}/manifest")
     assert not elsewhere.requests
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://[2001:db8::5]", "2001:db8::5", 80),
+        ("https://[2001:db8::5]", "2001:db8::5", 443),
+        ("http://[2001:db8::a1]", "2001:db8::a1", 80),
+        ("http://[2001:db8::5]:8000", "2001:db8::5", 8000),
+        ("http://[fe80::1%25x]", "fe80::1%x", 80),
+    ],
+)
+def test_an_ipv6_address_is_taken_as_it_is(url: str, host: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], *_: Any, **__: Any) -> socket.socket:
+        addresses.append(address)
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with (
+        closing(Connection(url, retry=QUICK.impatient())) as connection,
+        pytest.raises(Unavailable, match=r"cannot be reached \(refused\)"),
+    ):
+        connection.json("GET", "v1/x")
+    assert addresses == [(host, port)]
