@@ -265,8 +265,8 @@ def _receive_once(connection: Connection, remote: RemoteFile, writer: FileWriter
         "GET", remote.path, headers=headers, retry=retry, is_transfer=True, origin=remote.origin
     ) as response:
         skip = _count_known(response, remote, writer.position)
-        length = response.headers.get("content-length", "")
-        writer.check_size(writer.position - skip + (int(length) if length.isdecimal() else 0))
+        length = re.fullmatch(r"\d{1,18}", response.headers.get("content-length", ""))
+        writer.check_size(writer.position - skip + (int(length[0]) if length else 0))
         for chunk in response.iter_raw():
             writer.write(chunk[skip:])
             skip = max(0, skip - len(chunk))
@@ -284,7 +284,7 @@ def _count_known(response: httpx2.Response, remote: RemoteFile, position: int) -
     """How many bytes of this response the writer has: all up to `position` where the service sends the file from its start."""
     if response.status_code != 206:
         return position
-    match = re.fullmatch(r"bytes (\d+)-.*", response.headers.get("content-range", ""))
+    match = re.fullmatch(r"bytes (\d{1,18})-.*", response.headers.get("content-range", ""))
     if match is None or int(match[1]) > position:
         raise Unavailable(
             "the service answered another byte range than was asked for",

@@ -472,7 +472,7 @@ def _read_body(response: httpx2.Response, limit: int) -> bytes:
     length, encoding = response.headers.get("content-length", ""), response.headers.get("content-encoding", "identity")
     if encoding not in ("identity", "gzip"):
         raise ValueError(encoding)
-    if length.isdecimal() and int(length) > limit:
+    if length.isdecimal() and float(length) > limit:  # Python reads no integer of more than 4,300 digits.
         raise _BodyTooLong
     # The HTTP library would unpack a chunk of 64 KiB to 64 MiB at once.
     decompressor = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
@@ -520,10 +520,8 @@ def _parse_retry_after(value: str | None) -> float | None:
     """Seconds that a Retry-After header asks for: a number or an HTTP date."""
     if value is None:
         return None
-    try:
-        return max(0.0, float(int(value)))
-    except ValueError:
-        pass
+    if value.isdecimal():
+        return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):

@@ -127,7 +127,9 @@ class DirectTransport(httpx2.BaseTransport):
             connection.close()
             raise
         keep = partial(self._keep, key, connection) if is_sent and not response.will_close else None
-        return httpx2.Response(response.status, headers=response.getheaders(), stream=_Body(connection, response, keep))
+        # `http.client` reads every byte as a character of Latin-1; the HTTP library takes bytes as they are.
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.getheaders()]
+        return httpx2.Response(response.status, headers=headers, stream=_Body(connection, response, keep))
 
     def close(self) -> None:
         while self._idle:

@@ -18,7 +18,7 @@ from datasetkit import Site, send_json
 
 from amp_core.client import ApiClient, Retry
 from amp_core.client.http import JSON_LIMIT
-from amp_core.errors import IntegrityError, Unavailable
+from amp_core.errors import AmprefError, IntegrityError, Unavailable
 
 HASTY = Retry(attempts=3, timeout=0.5, wait_initial=0.01, wait_max=0.02, connect=2, read=5)
 Answer = Callable[[BaseHTTPRequestHandler], bool]
@@ -187,3 +187,52 @@ def test_a_file_that_is_longer_than_declared_is_refused_before_its_bytes(
     with pytest.raises(IntegrityError, match="more bytes than the file has"):
         get()
     assert partials(tmp_path) == []
+
+
+NINES = b"9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "words"),
+    [
+        (b"503", b"Retry-After: \xb2", "answered 503"),
+        (b"503", b"Retry-After: " + NINES, "answered 503"),
+        (b"503", b"Retry-After: " + NINES[:4000], "answered 503"),
+        (b"503", b"Retry-After: nan", "answered 503"),
+        (b"503", b"Retry-After: -5", "answered 503"),
+        (b"503", b"X-\xe9\xff: \xff", "answered 503"),
+        (b"503 \xff", b"Set-Cookie: \xff=\xfe; Path=\xfd", "answered 503"),
+        (b"302", b"Location: \xff", "redirects more than 5 times"),
+        (b"302", b"Location: http://\xff/", "redirects to"),
+        (b"302", b"Location: http://[\xff/", "answered 302"),
+        (b"200", b"Content-Encoding: \xff", "not JSON"),
+        (b"200", b"Content-Type: text/\xff; charset=\xff", "not JSON"),
+        (b"200", b"Content-Length: " + NINES, "answered more than"),
+        (b"200", b"Content-Length: \xb2", "not JSON"),
+    ],
+)
+def test_a_header_that_is_no_text_or_no_number_is_no_traceback(site: Site, status: bytes, header: bytes, words: str) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> bool:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 " + status + b"\r\n" + header + b"\r\n\r\nbody")
+        return True
+
+    site.before = answer
+    with pytest.raises(AmprefError, match=words):
+        robots(site)
+
+
+@pytest.mark.parametrize("header", ["Content-Range: bytes %s-", "Content-Length: %s"])
+def test_a_number_of_thousands_of_digits_is_refused(site: Site, large: Any, get: Any, header: str) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.headers.get("Range") is None:
+            return False
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 206 Partial Content\r\n" + (header % NINES.decode()).encode() + b"\r\n\r\n")
+        return True
+
+    site.add(large)
+    site.break_after = [6_000_000]
+    site.before = answer
+    with pytest.raises(Unavailable, match="another byte range"):
+        get()
