@@ -25,12 +25,14 @@ from amp_core.dataset.manifest import read_json_object
 from amp_core.dataset.statistics import STD_FLOOR
 from amp_core.errors import IntegrityError
 from amp_core.npz import mmap_shards
+from amp_core.strict_json import format_json
 
 __all__ = ["STD_FLOOR", "Dataset", "DatasetBucket", "DatasetPart", "load_dataset"]
 
 log = logging.getLogger("amp_core.client")
 
 _HASH_ROWS = 1 << 16
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def load_dataset(
@@ -301,7 +303,7 @@ class Dataset(_RowSampler):
         return values
 
     def _check(self) -> None:
-        """Check that the files agree, and that the rows have the hash in the manifest."""
+        """Check that the files agree and can be trained on, and that the rows have the hash in the manifest."""
         rows = self.manifest["num_frames"]
         arrays = {
             "features": ((rows, self.layout.get("dim")), np.float32),
@@ -317,17 +319,54 @@ class Dataset(_RowSampler):
             if self.stats.get(key) != self.manifest[key]:
                 raise self._disagree(self.pulled.normalization_stats, key, self.manifest[key], self.stats.get(key))
         for key in ("mean", "std", "min", "max", "clip_low", "clip_high"):
-            if len(self.stats.get(key, ())) != self.dim:
-                raise self._disagree(self.pulled.normalization_stats, key, f"{self.dim} values", "another number")
+            self._check_statistic(key, self.stats.get(key))
+        self._check_segments(rows)
         sha = hashlib.sha256()
         for start in range(0, rows, _HASH_ROWS):
             sha.update(np.ascontiguousarray(self.features[start : start + _HASH_ROWS]).data)
         if (digest := f"sha256:{sha.hexdigest()}") != self.manifest["dataset_hash"]:
             raise self._disagree(self.pulled.shards[0], "dataset_hash", self.manifest["dataset_hash"], digest)
 
+    def _check_statistic(self, key: str, values: object) -> None:
+        """Check a statistic: a float32 for each feature. No deviation is negative."""
+        least = 0.0 if key == "std" else -_LARGEST
+        expected = f"{self.dim} finite numbers" + " from 0 on" * (key == "std")
+        if not isinstance(values, list) or len(values) != self.dim:
+            actual = f"a list of {len(values)}" if isinstance(values, list) else f"the value {_show(values)}"
+            raise self._disagree(self.pulled.normalization_stats, key, expected, actual)
+        for value in values:
+            if type(value) not in (int, float) or not least <= value <= _LARGEST:
+                raise self._disagree(self.pulled.normalization_stats, key, expected, f"the value {_show(value)}")
+
+    def _check_segments(self, rows: int) -> None:
+        """Check that the rows are the manifest's segments one after the other, and that their weights can be drawn by."""
+        clips = self.manifest["clips"]
+        lengths = [segment["end"] - segment["start"] for clip in clips for segment in clip["segments"]]
+        if min(lengths, default=0) < 1 or sum(lengths) != rows:
+            raise self._disagree(self.pulled.manifest, "clips", f"segments of {rows:,} frames together", "segments of others")
+        ends = np.cumsum(lengths)
+        owners = np.repeat(np.arange(len(clips)), [len(clip["segments"]) for clip in clips])
+        greatest_weight = 0.0
+        for start in range(0, rows, _HASH_ROWS):
+            piece = slice(start, min(start + _HASH_ROWS, rows))
+            segments = np.searchsorted(ends, np.arange(piece.start, piece.stop), side="right")
+            for key, expected in (("segment_index", segments), ("clip_index", owners[segments])):
+                wrong = np.flatnonzero(getattr(self, key)[piece] != expected)
+                if len(wrong):
+                    row = int(wrong[0])
+                    actual = f"{getattr(self, key)[start + row]} in row {start + row:,}"
+                    raise self._disagree(self.pulled.shards[0], key, f"{expected[row]}, as in the manifest", actual)
+            least, greatest = float(self.sample_weight[piece].min()), float(self.sample_weight[piece].max())
+            if not 0.0 <= least <= greatest <= _LARGEST:  # NaN is neither.
+                actual = f"a weight of {least if not least >= 0.0 else greatest}"
+                raise self._disagree(self.pulled.shards[0], "sample_weight", "finite numbers from 0 on", actual)
+            greatest_weight = max(greatest_weight, greatest)
+        if not greatest_weight:
+            raise self._disagree(self.pulled.shards[0], "sample_weight", "rows that are drawn", "a weight of 0 for every row")
+
     def _disagree(self, path: Path, key: str, expected: object, actual: object) -> IntegrityError:
         return IntegrityError(
-            f"this file of {self._label} has {actual} where the manifest says otherwise",
+            f"{actual} in this file of {self._label} cannot be right",
             file=str(path),
             key=key,
             expected=str(expected),
@@ -419,6 +458,12 @@ class DatasetBucket(DatasetPart):
 
     def __repr__(self) -> str:
         return f"<DatasetBucket {self.name} of {self.dataset._label}: {len(self):,} frames, {len(self.clips)} clips>"
+
+
+def _show(value: object) -> str:
+    """A value of a JSON document, cut short."""
+    text = format_json(value)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _freeze(values: NDArray[np.float64]) -> NDArray[np.float32]:

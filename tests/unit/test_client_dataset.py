@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 from amp_core.client import STD_FLOOR, Dataset, load_dataset
 from amp_core.dataset import Bundle, Member, RobotFacts, lock_bundle
+from amp_core.errors import IntegrityError
 from amp_core.features import FeatureLayout
 from amp_core.npz import write_npz
 
@@ -74,13 +78,16 @@ def data(tmp_path: Path) -> Dataset:
 
 def reweighted(data: Dataset, folder: Path, weights: Callable[[np.ndarray], np.ndarray]) -> Dataset:
     """The same rows with other weights, as a later rule might set them."""
-    import dataclasses
+    return with_array(data, folder, "sample_weight", weights(np.arange(len(data))))
 
+
+def with_array(data: Dataset, folder: Path, key: str, values: np.ndarray) -> Dataset:
+    """The same version with another array, as a service may have locked it."""
     with np.load(data.pulled.features) as archive:
         arrays = dict(archive)
-    arrays["sample_weight"] = weights(np.arange(len(data))).astype(np.float32)
-    write_npz(folder / "reweighted.npz", arrays)
-    return Dataset(dataclasses.replace(data.pulled, shards=(folder / "reweighted.npz",)))
+    arrays[key] = values.astype(arrays[key].dtype)
+    write_npz(folder / "other.npz", arrays)
+    return Dataset(dataclasses.replace(data.pulled, shards=(folder / "other.npz",)))
 
 
 def test_it_says_what_it_is(data: Dataset) -> None:
@@ -244,3 +251,82 @@ def test_a_manifest_from_before_lineage_has_originals_alone(data: Dataset) -> No
     for clip in data.manifest["clips"]:
         clip.pop("lineage", None)
     assert len(data.split((0.25,) * 4)) == 4
+
+
+@pytest.mark.parametrize("key", ["mean", "std", "min", "max", "clip_low", "clip_high"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values: 5, "the value 5"),
+        (lambda values: None, "the value null"),
+        (lambda values: "0123456789", 'the value "0123456789"'),
+        (lambda values: dict.fromkeys("0123456789", 1.0), "the value {"),
+        (lambda values: values[:-1], "a list of 9"),
+        (lambda values: [*values[:-1], None], "the value null"),
+        (lambda values: [*values[:-1], "1"], 'the value "1"'),
+        (lambda values: [*values[:-1], True], "the value true"),
+        (lambda values: [*values[:-1], [1.0]], r"the value \[1\.0\]"),
+        (lambda values: [*values[:-1], 1e39], r"the value 1e\+39"),
+    ],
+)
+def test_statistics_that_are_no_numbers_are_refused(
+    data: Dataset, tmp_path: Path, key: str, change: Callable[[list[float]], Any], words: str
+) -> None:
+    stats = tmp_path / "stats.json"
+    stats.write_text(json.dumps(data.stats | {key: change(data.stats[key])}))
+    with pytest.raises(IntegrityError, match=rf"key '{key}': {words}.* in this file of hop.* expected 10 finite numbers"):
+        Dataset(dataclasses.replace(data.pulled, normalization_stats=stats))
+
+
+def test_a_negative_deviation_is_refused(data: Dataset, tmp_path: Path) -> None:
+    stats = tmp_path / "stats.json"
+    stats.write_text(json.dumps(data.stats | {"std": [-1.0, *data.stats["std"][1:]]}))
+    with pytest.raises(IntegrityError, match=r"the value -1\.0 .* expected 10 finite numbers from 0 on"):
+        Dataset(dataclasses.replace(data.pulled, normalization_stats=stats))
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (np.nan, "a weight of nan"),
+        (np.inf, "a weight of inf"),
+        (-np.inf, "a weight of -inf"),
+        (-1.0, r"a weight of -1\.0"),
+    ],
+)
+def test_weights_that_cannot_be_drawn_by_are_refused(data: Dataset, tmp_path: Path, weight: float, words: str) -> None:
+    with pytest.raises(IntegrityError, match=rf"key 'sample_weight': {words}.* expected finite numbers from 0 on"):
+        reweighted(data, tmp_path, lambda row: np.where(row == 7, weight, 1.0))
+
+
+def test_weights_that_draw_nothing_are_refused(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="a weight of 0 for every row"):
+        reweighted(data, tmp_path, lambda row: 0.0 * row)
+
+
+@pytest.mark.parametrize("key", ["segment_index", "clip_index"])
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        (lambda index: index[::-1], 0),
+        (lambda index: 0 * index, 5),
+        (lambda index: index + 1, 0),
+        (lambda index: -index, 5),
+        (lambda index: np.roll(index, -1), 4),
+        (lambda index: np.where(np.arange(17) == 16, 1 << 30, index), 16),
+    ],
+)
+def test_indices_that_are_not_those_of_the_manifest_are_refused(
+    data: Dataset, tmp_path: Path, key: str, change: Callable[[np.ndarray], np.ndarray], row: int
+) -> None:
+    with pytest.raises(IntegrityError, match=rf"key '{key}': -?\d+ in row {row} .* expected \d, as in the manifest"):
+        with_array(data, tmp_path, key, change(np.array(getattr(data, key))))
+
+
+@pytest.mark.parametrize("end", [-5, 0, 4, 10**25])
+def test_a_manifest_whose_segments_are_not_its_rows_is_refused(data: Dataset, tmp_path: Path, end: int) -> None:
+    data.manifest["clips"][0]["segments"][0]["end"] = end
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps(data.manifest))
+    with pytest.raises(IntegrityError, match=r"key 'clips': segments of others .* expected segments of 17 frames together"):
+        Dataset(dataclasses.replace(data.pulled, manifest=manifest))
