@@ -13,12 +13,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["NO_ROOM", "partial_path", "publish_file", "replace_file", "sync_file", "sync_folder", "write_file"]
+from amp_core.errors import InputRefused
+
+__all__ = ["NO_ROOM", "expand_home", "partial_path", "publish_file", "replace_file", "sync_file", "sync_folder", "write_file"]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The error numbers of a disk, or a quota, that is full."""
 
 _NAME_CHARACTERS = 40  # Of the target's name; four bytes each leave room below the 255 bytes of most file systems.
+
+
+def expand_home(path: Path) -> Path:
+    """A path with the home folder that its `~` or `~USER` stands for; raises `InputRefused` where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise InputRefused(
+            f"no home folder is known for {path.parts[0]}",
+            file=str(path),
+            expected="~ of a user that there is",
+            remedy="Write the path as a whole; ./~NAME is a file of that name",
+        ) from None
 
 
 def partial_path(target: Path) -> Path:

@@ -29,7 +29,7 @@ import httpx2
 
 from amp_core.client.partials import Partials
 from amp_core.errors import Unavailable
-from amp_core.files import NO_ROOM, publish_file, replace_file, sync_file, sync_folder, write_file
+from amp_core.files import NO_ROOM, expand_home, publish_file, replace_file, sync_file, sync_folder, write_file
 from amp_core.strict_json import canonical_json, read_json
 
 __all__ = ["Cache", "resolve_cache_dir"]
@@ -43,8 +43,8 @@ _DENIAL_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def resolve_cache_dir(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """`cache_dir`, else `$AMPREF_CACHE`, else `~/.cache/ampref`."""
-    return Path(cache_dir or os.environ.get("AMPREF_CACHE") or Path("~/.cache/ampref")).expanduser().absolute()
+    """`cache_dir`, else `$AMPREF_CACHE`, else `~/.cache/ampref`; raises `InputRefused` for a `~` that is nobody's."""
+    return expand_home(Path(cache_dir or os.environ.get("AMPREF_CACHE") or "~/.cache/ampref")).absolute()
 
 
 class Cache:

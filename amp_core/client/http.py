@@ -35,6 +35,7 @@ from amp_core.errors import (
     Unauthorized,
     Unavailable,
 )
+from amp_core.files import expand_home
 from amp_core.strict_json import read_json
 
 __all__ = [
@@ -150,7 +151,7 @@ def resolve_token(token: str | None, url: str) -> str | None:
 
 
 def _read_token_file(url: str) -> str | None:
-    path = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "ampref" / "token"
+    path = expand_home(Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")) / "ampref" / "token"
     try:
         with open(path, encoding="utf-8") as file:
             if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:

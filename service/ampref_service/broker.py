@@ -14,7 +14,7 @@ import redis
 import structlog
 from celery import Celery  # type: ignore[import-untyped]
 
-from amp_core.errors import Unavailable
+from amp_core.errors import InputRefused, Unavailable
 from ampref_service.settings import Settings
 
 QUEUE = "ampref"
@@ -139,7 +139,18 @@ def _broker_url(settings: Settings) -> str:
 
 
 def _connect_redis(url: str) -> redis.Redis | None:
-    """A client, which connects on first use; None for a broker in memory."""
+    """A client, which connects on first use; None for a broker in memory; raises `InputRefused` for the URL's options."""
     if not url.startswith(("redis://", "rediss://")):
         return None
-    return redis.Redis.from_url(url, socket_timeout=_CONNECT_SEC, socket_connect_timeout=_CONNECT_SEC)
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=_CONNECT_SEC, socket_connect_timeout=_CONNECT_SEC)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # Reads every option, and connects to nothing.
+    except (redis.RedisError, ValueError, TypeError):
+        raise InputRefused(
+            "an option of the broker's URL cannot be used",
+            key="AMPREF_BROKER_URL",
+            expected="behind ? the options of redis-py, such as ssl_cert_reqs=required",
+            remedy="Correct or remove it, then start again",
+        ) from None
+    return client

@@ -19,16 +19,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from amp_core.cpus import usable_cpus
 from amp_core.errors import InputRefused
+from amp_core.files import expand_home
 from amp_core.readiness import TEST_IDS, parse_tests
+from ampref_service.urls import check_blob_url, check_broker_url, check_database_url
 
 MIB = 1024 * 1024
 _PREFIX = "AMPREF_"
 _SEE_DOCS = "Correct or unset it, then start again; docs/catalog.md lists every setting"
-_URLS = {
-    "database_url": (r"(sqlite|postgres|postgresql)(\+\w+)?(:|$)", "a database URL starts with sqlite:/// or postgresql://"),
-    "blob_url": (r"(file|s3|gs|az|memory)://", "a blob URL starts with file:/// or s3://"),
-    "broker_url": (r"(redis|rediss|memory)://", "a broker URL starts with redis:// or rediss://"),
-}
+_URLS = {"database_url": check_database_url, "blob_url": check_blob_url, "broker_url": check_broker_url}
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -37,8 +35,15 @@ FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_TOK
 """Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
 
 
-# A worker's child has another working directory, so that no path may be relative.
-_AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path.expanduser())))]
+def _make_absolute(path: Path) -> Path:
+    # A worker's child has another working directory, so that no path may be relative.
+    try:
+        return Path(os.path.abspath(expand_home(path)))
+    except InputRefused as error:
+        raise ValueError(error.what) from None
+
+
+_AbsolutePath = Annotated[Path, AfterValidator(_make_absolute)]
 
 
 _Names = Annotated[
@@ -252,9 +257,11 @@ class Settings(BaseSettings):
     @field_validator(*_URLS, mode="after")
     @classmethod
     def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        pattern, expected = _URLS[str(info.field_name)]
-        if value and not re.match(pattern, value):
-            raise ValueError(expected)
+        if value:
+            try:
+                _URLS[str(info.field_name)](value)
+            except InputRefused as error:
+                raise ValueError(f"{error.what}; expected {error.expected}") from None
         return value or (None if info.field_name == "broker_url" else value)
 
     @model_validator(mode="after")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from amp_core.client.cache import resolve_cache_dir
+from amp_core.errors import InputRefused
 from amp_core.files import partial_path, publish_file, replace_file, write_file
 
 
@@ -64,6 +66,12 @@ def test_a_link_is_replaced_as_a_file_is(tmp_path: Path) -> None:
         partial.symlink_to("new")
     assert os.readlink(link) == "new"
     assert list(tmp_path.iterdir()) == [link]
+
+
+def test_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMPREF_CACHE", "~nobody-of-that-name/x")
+    with pytest.raises(InputRefused, match=r"no home folder is known for ~nobody-of-that-name.*Write the path as a whole"):
+        resolve_cache_dir(None)
 
 
 def test_every_write_has_a_partial_file_of_its_own_even_of_the_longest_name(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Insert, Select, Table,
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
-from amp_core.errors import AmprefError, DiskFull, InputRefused, Unavailable
+from amp_core.errors import AmprefError, DiskFull, Unavailable
+from amp_core.files import expand_home
 from amp_core.strict_json import format_json
+from ampref_service.urls import normalize_url
 
 T = TypeVar("T")
 Session: TypeAlias = Connection
@@ -34,20 +36,6 @@ _SILENCE_SEC = 0.7  # After which a server that owes an answer is asked for anot
 _DOWN_SEC = 2.0  # For so long a server that did not answer is not asked again.
 _CHUNK = 500
 _UNDEFINED_TABLE, _DISK_FULL = "42P01", "53100"  # SQLSTATE of PostgreSQL
-
-
-def normalize_url(url: str) -> str:
-    """A database URL with its driver: `postgresql://` and `postgres://` mean psycopg 3."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
-        raise InputRefused(
-            "the database URL is of no kind that is known", expected="sqlite:///FILE or postgresql://USER@HOST/DB"
-        )
-    if scheme in ("postgresql", "postgres"):
-        return f"postgresql+psycopg://{rest}"
-    if scheme.partition("+")[0] == "sqlite" and (rest in ("", "/") or ":memory:" in rest or "mode=memory" in rest):
-        raise InputRefused("an in-memory SQLite catalog cannot be shared with workers", expected="sqlite:///FILE")
-    return url
 
 
 def _to_json(value: Any) -> str:
@@ -142,7 +130,7 @@ def _create_engine(url: str, server: _Server) -> Engine:
     address = make_url(normalize_url(url))
     if address.get_backend_name() == "sqlite":
         if address.database:
-            path = Path(address.database).expanduser()
+            path = expand_home(Path(address.database))
             path.parent.mkdir(parents=True, exist_ok=True)
             address = address.set(database=os.path.abspath(path))
         engine = sa.create_engine(
@@ -213,7 +201,7 @@ class Catalog:
     """A database that holds the catalog. Safe to share between threads; make a new one after a fork.
 
     Args:
-      url: of the database; `normalize_url` says of which kinds.
+      url: of the database; `ampref_service.urls` says of which kinds.
       clock: epoch seconds, for tests; the database host's clock by default, so that leases of several machines agree.
     """
 

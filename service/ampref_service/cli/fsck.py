@@ -12,6 +12,7 @@ from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
 from amp_core.cpus import usable_cpus
 from amp_core.errors import IntegrityError
+from amp_core.files import expand_home
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog, schema
 from ampref_service.catalog.records import JobTerms
@@ -97,5 +98,5 @@ def _open_source(source: str) -> BlobStore:
     """The store that a URL or a folder names; a backup has its files in a folder of its own."""
     if "://" in source:
         return open_blobs(source)
-    folder = Path(source).expanduser().absolute()
+    folder = expand_home(Path(source)).absolute()
     return open_blobs((folder / "blobs" if (folder / "backup.json").exists() else folder).as_uri())

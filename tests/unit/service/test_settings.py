@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from amp_core.errors import InputRefused
+from ampref_service.broker import Doorbell
 from ampref_service.settings import FOREIGN_VARIABLES, Settings, unknown_variables
 
 
@@ -59,6 +60,29 @@ def test_robots_are_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
         ("AMPREF_BROKER_URL", "amqp://x", "redis://"),
         ("AMPREF_DATABASE_URL", "mysql://root:secret@db/x", "postgresql://"),
         ("AMPREF_BLOB_URL", "/tmp/blobs", "file:///"),
+        ("AMPREF_BLOB_URL", "file:///secret%00b", "file:///"),
+        ("AMPREF_BLOB_URL", "file://secret/b", "names no folder"),
+        ("AMPREF_BLOB_URL", "s3://[secret", "host or port"),
+        ("AMPREF_DATABASE_URL", "sqlite:", "no kind that is known"),
+        ("AMPREF_DATABASE_URL", "sqlite+secret:///x", "no kind that is known"),
+        ("AMPREF_DATABASE_URL", "sqlite:////x?timeout=secret", "cannot be read"),
+        ("AMPREF_DATABASE_URL", "sqlite:////x?nope=secret", "cannot be read"),
+        ("AMPREF_DATABASE_URL", "sqlite:////x%00secret", "names no file"),
+        ("AMPREF_DATABASE_URL", "sqlite:///~nosecretuser/x", "names no file"),
+        ("AMPREF_DATABASE_URL", "postgresql+secret://x/y", "no kind that is known"),
+        ("AMPREF_DATABASE_URL", "postgresql://h:secret/x", "cannot be read"),
+        ("AMPREF_DATABASE_URL", "postgresql://h:99999/x", "host or port"),
+        ("AMPREF_DATABASE_URL", "postgresql://me:se@secret@h/x", "write @ as %40"),
+        ("AMPREF_DATABASE_URL", "postgresql://h/x?connect_timeout=secret", "cannot be read"),
+        ("AMPREF_DATABASE_URL", "postgresql://h/x?nope=secret", "cannot be read"),
+        ("AMPREF_BROKER_URL", "redis://:pa/secret@h:6379/0", "write @ as %40"),
+        ("AMPREF_BROKER_URL", "redis://:12/secret@h:6379/0", "write @ as %40"),
+        ("AMPREF_BROKER_URL", "redis://:12#secret@h:6379/0", "write @ as %40"),
+        ("AMPREF_BROKER_URL", "redis://:12?secret@h:6379/0", "write @ as %40"),
+        ("AMPREF_BROKER_URL", "redis://[secret", "host or port"),
+        ("AMPREF_BROKER_URL", "redis://secret:99999", "host or port"),
+        ("AMPREF_BROKER_URL", "redis://127.0.0.1:1/secret", "database's number"),
+        ("AMPREF_DATA_DIR", "~nobody-of-that-name/x", "no home folder is known for ~nobody-of-that-name"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_variable(
@@ -71,6 +95,30 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(
     assert message in str(refused.value)
     assert "secret" not in str(refused.value)
     assert "docs/" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AMPREF_BLOB_URL", "s3://bucket/prefix"),
+        ("AMPREF_DATABASE_URL", "sqlite:////tmp/x?timeout=5"),
+        ("AMPREF_DATABASE_URL", "postgres://me:p%40ss/w@[::1]:5432/x?connect_timeout=5&sslmode=require&application_name=a"),
+        ("AMPREF_DATABASE_URL", "postgresql+psycopg:///x?host=/run/postgresql"),
+        ("AMPREF_BROKER_URL", "rediss://:p%40ss@[::1]:6379?ssl_cert_reqs=none"),
+        ("AMPREF_BROKER_URL", "redis://redis"),
+        ("AMPREF_BROKER_URL", "memory://"),
+    ],
+)
+def test_a_url_with_options_and_a_quoted_password_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(Settings.load(), name.removeprefix("AMPREF_").lower()) == value
+
+
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=secret", "nope=secret", "socket_timeout=secret"])
+def test_an_option_of_the_broker_that_redis_does_not_take_is_refused_before_the_worker_starts(option: str) -> None:
+    with pytest.raises(InputRefused, match="AMPREF_BROKER_URL") as refused:
+        Doorbell(Settings.load(broker_url=f"rediss://127.0.0.1:1/0?{option}"))
+    assert "secret" not in str(refused.value)
 
 
 def test_every_bad_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
