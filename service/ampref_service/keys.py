@@ -21,6 +21,11 @@ from amp_core.dataset.names import check_dataset_name
 from amp_core.errors import Forbidden, InputRefused, Unauthorized
 from ampref_service.catalog.records import NO_BOUNDS, Bounds, Key, NewKey
 
+MAX_BYTES = 2**53
+MAX_QUEUED = 2**31 - 1
+MAX_SEC = 1e9
+"""The highest bounds that a key can have: what every JSON reader, and each column, keeps exact; 31 years."""
+
 PREFIX = "amp_"
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_CHARACTERS = 32
@@ -159,11 +164,14 @@ def make_key(
     Raises:
       InputRefused: the name cannot be used.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name, re.ASCII) or name.startswith("key_"):
+    # `key_…` is an id, and `/v1/keys/self` the key that asks.
+    is_reserved = name.startswith("key_") or name == "self"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name, re.ASCII) or is_reserved:
         raise InputRefused(
             f"the name {name[:80]!r} cannot be used",
             key="name",
-            expected="1 to 64 letters, digits, '.', '_', '@' or '-', not beginning with key_; for example alice-laptop",
+            expected="1 to 64 letters, digits, '.', '_', '@' or '-', not beginning with key_ and not self; for example "
+            "alice-laptop",
         )
     text = make_token()
     new = NewKey(
@@ -223,6 +231,19 @@ class Caller:
     def of_key(cls, key: Key) -> Caller:
         """The caller that has a key."""
         return cls(key.actor, key.id, frozenset(key.scopes), key.bounds, key)
+
+    def check_key(self, noun: str) -> None:
+        """Raise `Forbidden` for a user of a proxy: what is made ends with the key that made it, and users end nowhere here.
+
+        Args:
+          noun: what is to be made, such as `a link`.
+        """
+        if self.key is None and self.name != Caller().name:
+            raise Forbidden(
+                f"{noun} ends with the key that made it, and this request has none",
+                expected="a key",
+                remedy="Make it with a key: Authorization: Bearer amp_…",
+            )
 
     def check_scope(self, *scopes: str) -> None:
         """Raise `Forbidden` where it lacks one of the scopes."""

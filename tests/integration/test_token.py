@@ -100,6 +100,11 @@ def test_revoking_by_name_and_by_id(run: Any) -> None:
         (("x", "--expires", "soon"), "no period"),
         (("x", "--expires", "0d"), "no period"),
         (("x", "--max-queued", "0"), "1"),
+        (("x", "--max-queued", "99999999999999999999"), "is more than 2147483647"),
+        (("x", "--max-bytes", "99999999999999999999"), "is more than 9007199254740992"),
+        (("x", "--max-planning-sec", "inf"), "is more than 1000000000"),
+        (("x", "--max-planning-sec", "1e400"), "is more than 1000000000"),
+        (("self",), "cannot be used"),
     ],
 )
 def test_what_cannot_be_is_wrong_usage(run: Any, arguments: tuple[str, ...], words: str) -> None:

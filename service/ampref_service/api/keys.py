@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 
 from amp_core.errors import Forbidden, NotFound
 from ampref_service.api.deps import AuthenticatorDep, CallerDep, ServicesDep, needs
-from ampref_service.api.params import Body, Id, Time, View
+from ampref_service.api.params import Body, IdOrKeyName, Time, View
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import keys
 from ampref_service.catalog.records import Bounds, Key
-from ampref_service.keys import Caller, describe_key, make_bounds, make_key, resolve_scopes
+from ampref_service.keys import MAX_BYTES, MAX_QUEUED, MAX_SEC, Caller, describe_key, make_bounds, make_key, resolve_scopes
 
 router = make_router("keys")
 
@@ -81,10 +81,10 @@ class KeyBody(Body):
     roles: _Texts = Field(default_factory=list, description="Shorthands for scopes; `reader` where neither names any.")
     datasets: _Texts = Field(default_factory=list, description="Only these datasets, or `prefix*`; none: all.")
     robots: _Texts = Field(default_factory=list, description="Only these robots; none: all.")
-    expires_in_sec: Annotated[float | None, Field(gt=0, le=1e9, allow_inf_nan=False)] = None
-    max_bytes: Annotated[int | None, Field(ge=1, le=2**53)] = None
-    max_queued: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
-    max_planning_sec: Annotated[float | None, Field(gt=0, le=1e9, allow_inf_nan=False)] = None
+    expires_in_sec: Annotated[float | None, Field(gt=0, le=MAX_SEC, allow_inf_nan=False)] = None
+    max_bytes: Annotated[int | None, Field(ge=1, le=MAX_BYTES)] = None
+    max_queued: Annotated[int | None, Field(ge=1, le=MAX_QUEUED)] = None
+    max_planning_sec: Annotated[float | None, Field(gt=0, le=MAX_SEC, allow_inf_nan=False)] = None
 
 
 @router.get("/self", response_model=SelfView, responses=responses())
@@ -136,7 +136,7 @@ def revoke_self(services: ServicesDep, authenticator: AuthenticatorDep, caller: 
 
 
 @router.delete("/{key_id}", response_model=KeyView, responses=responses(404))
-def revoke_key(key_id: Id, services: ServicesDep, authenticator: AuthenticatorDep, caller: Writer) -> dict[str, Any]:
+def revoke_key(key_id: IdOrKeyName, services: ServicesDep, authenticator: AuthenticatorDep, caller: Writer) -> dict[str, Any]:
     """End a key for good, by its id or name."""
     with services.catalog.begin() as session:
         key = keys.get_key(session, key_id)

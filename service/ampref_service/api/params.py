@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from amp_core.dataset.names import check_alias, check_dataset_name, check_version
 from amp_core.recipe import GENERATED_MODES, MODES
@@ -41,6 +41,7 @@ def _validator(check: Callable[[str], object]) -> AfterValidator:
 _CURSOR = "the `next_cursor` of the page before, unchanged"
 
 Id = Annotated[str, text_field(r"^[A-Za-z0-9_.-]{1,64}$", "an id as the service gave it, for example clip_01k8m3")]
+IdOrKeyName = Annotated[str, text_field(r"^[A-Za-z0-9_.@-]{1,64}$", "a key's id or name, for example alice-laptop")]
 Name = Annotated[
     str,
     text_field(
@@ -135,3 +136,10 @@ class Body(BaseModel):
     """A request body; a key that it does not have is refused rather than ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_whole_float(cls, value: Any, info: ValidationInfo) -> Any:
+        # To JSON Schema, and so to the OpenAPI document, 285.0 is an integer.
+        is_whole = isinstance(value, float) and value.is_integer()
+        return int(value) if is_whole and cls.model_fields[str(info.field_name)].annotation in (int, int | None) else value

@@ -78,6 +78,7 @@ def _owner(caller: Caller) -> str | None:
 @router.post("", status_code=201, response_model=NewWebhookView, responses=responses(409, *BODY_STATUSES))
 def add_webhook(body: WebhookBody, services: ServicesDep, response: Response, caller: Writer) -> dict[str, Any]:
     """Have events sent to an address from now on. The answer has the secret, which is not shown again."""
+    caller.check_key("a webhook")
     if body.dataset is not None:
         caller.check_dataset(body.dataset)
     if body.robot is not None:

@@ -14,7 +14,18 @@ from amp_core.cli.options import Json, Quiet, parse_period, refuse_usage
 from amp_core.cli.output import Cell, Output
 from ampref_service.catalog import Catalog, audit, keys, schema
 from ampref_service.cli.startup import check_catalog_is_there, load_settings, make_folder
-from ampref_service.keys import ROLES, SCOPES, describe_key, format_time, make_bounds, make_key, resolve_scopes
+from ampref_service.keys import (
+    MAX_BYTES,
+    MAX_QUEUED,
+    MAX_SEC,
+    ROLES,
+    SCOPES,
+    describe_key,
+    format_time,
+    make_bounds,
+    make_key,
+    resolve_scopes,
+)
 
 token = Typer(
     cls=SummaryGroup, help="Make, list and revoke the keys of a service.", no_args_is_help=True, rich_markup_mode=None
@@ -61,9 +72,9 @@ def create(
         float | None,
         Option(metavar="PERIOD", parser=parse_period, help="After this it is not valid: 12h, 90d, …; default never."),
     ] = None,
-    max_bytes: Annotated[int | None, Option(min=1, help="Quota: bytes of its clips that are stored.")] = None,
-    max_queued: Annotated[int | None, Option(min=1, help="Quota: jobs of it that wait or run.")] = None,
-    max_planning_sec: Annotated[float | None, Option(min=1, help="Quota: seconds of work in 24 hours.")] = None,
+    max_bytes: Annotated[int | None, Option(min=1, max=MAX_BYTES, help="Quota: bytes of its clips that are stored.")] = None,
+    max_queued: Annotated[int | None, Option(min=1, max=MAX_QUEUED, help="Quota: jobs of it that wait or run.")] = None,
+    max_planning_sec: Annotated[float | None, Option(min=1, max=MAX_SEC, help="Quota: seconds of work in 24 hours.")] = None,
     data_dir: DataDir = None,
     json_out: Json = None,
     quiet: Quiet = False,

@@ -218,7 +218,11 @@ def test_a_wrong_key_opens_no_session(browser: Any) -> None:
 # Users of a proxy
 
 
-PROXY = {"trusted_proxies": "10.0.0.0/8,::1", "proxy_user_header": "X-Forwarded-User", "proxy_groups": "leads=lead,*=reader"}
+PROXY = {
+    "trusted_proxies": "10.0.0.0/8,::1",
+    "proxy_user_header": "X-Forwarded-User",
+    "proxy_groups": "leads=lead,operators=operator,*=reader",
+}
 
 
 def test_a_trusted_proxy_names_users_and_their_groups(tmp_path: Path) -> None:
@@ -233,6 +237,14 @@ def test_a_trusted_proxy_names_users_and_their_groups(tmp_path: Path) -> None:
         assert http.get("/v1/clips", headers=bob).status_code == 200
         assert http.delete("/v1/clips/nope", headers=bob).status_code == 403
         assert http.delete("/v1/clips/nope", headers=alice).status_code == 404
+        # Nothing that would outlast the person: it ends with a key.
+        operator = alice | {"x-forwarded-groups": "operators"}
+        answer = http.post("/v1/webhooks", json={"url": "https://hooks.example.org/"}, headers=operator)
+        assert answer.status_code == 403
+        assert "a webhook ends with the key that made it" in answer.json()["detail"]
+        text, _ = add_key(http.app, "alice")  # type: ignore[arg-type]
+        answer = http.post("/v1/webhooks", json={"url": "https://hooks.example.org/"}, headers=operator | bearer(text))
+        assert answer.status_code == 201
         # A page's origin is the host by which the proxy was asked.
         assert http.delete("/v1/clips/nope", headers=alice | {"origin": "https://amp.example.org"}).status_code == 404
         assert http.delete("/v1/clips/nope", headers=alice | {"origin": "http://localhost:8000"}).status_code == 403

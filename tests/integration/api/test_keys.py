@@ -111,12 +111,13 @@ def texts(fresh: Any) -> dict[str, str]:
         ("Bearer " + PREFIX + "é" * 38, "no key"),
         ("Digest x", "expected Bearer and a key"),
         ("Basic !!!", "cannot be read"),
+        ("Basic \xe9\xe9", "cannot be read"),
         ("Basic " + base64.b64encode(b"user:hunter2").decode(), "no key"),
         pytest.param(f"Bearer {make_token()}", "there is no such key", id="unknown"),
     ],
 )
 def test_what_is_no_key_is_refused_and_not_repeated(fresh: Any, texts: dict[str, str], header: str, words: str) -> None:
-    answer = fresh.http.get("/v1/clips", headers={"authorization": header.encode()})
+    answer = fresh.http.get("/v1/clips", headers={"authorization": header.encode("latin-1")})
     refuses(answer, words)
     assert header.partition(" ")[2][:20] not in answer.text or len(header) < 12
     assert "hunter2" not in answer.text
@@ -263,6 +264,16 @@ def test_a_key_can_end_itself(fresh: Any, texts: dict[str, str]) -> None:
     text, _ = add_key(fresh.app, "seen-by-somebody", "clips:read")
     assert fresh.http.delete("/v1/keys/self", headers=bearer(text)).json()["state"] == "revoked"
     refuses(fresh.http.get("/v1/clips", headers=bearer(text)), "was revoked")
+
+
+def test_every_name_that_a_key_may_have_reaches_that_key_alone(fresh: Any, texts: dict[str, str]) -> None:
+    headers = bearer(texts["all"])
+    refuses(fresh.http.post("/v1/keys", json={"name": "self"}, headers=headers), "not self", 422)
+    for name in ("al@x", "a._-@b"):
+        answer = fresh.http.post("/v1/keys", json={"name": name, "max_queued": 7.0}, headers=headers)
+        assert (answer.status_code, answer.json()["max_queued"]) == (201, 7), "7.0 is an integer to JSON Schema"
+        assert fresh.http.delete(f"/v1/keys/{name}", headers=headers).json()["name"] == name
+    assert fresh.http.get("/v1/keys/self", headers=headers).status_code == 200
 
 
 def test_the_audit_log_is_read_in_pages_and_by_filters(fresh: Any, texts: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ MEANING = {
     "get_events",
     "add_webhook",
     "create_key",
+    "post_purge",
 }
 
 
