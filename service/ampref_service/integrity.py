@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from amp_core.digests import digest_of_file
-from amp_core.errors import IntegrityError, NotFound
+from amp_core.errors import IntegrityError, NotFound, Unavailable
 from amp_core.progress import Progress
 from ampref_service.blobs import BlobStore
 from ampref_service.catalog import Catalog, blob_refs, clips, damage
@@ -183,8 +183,12 @@ def repair_blobs(
         _report(store, digest)
     findings = []
     for finding in inspection.findings:
-        is_restored = source is not None and _copy_blob(source, store, finding.digest, scratch)
-        findings.append(replace(finding, outcome="restored") if is_restored else finding)
+        if source is None:
+            findings.append(finding)
+        elif fault := _copy_blob(source, store, finding.digest, scratch):
+            findings.append(replace(finding, fault=f"{finding.fault}; at the source it {fault}"))
+        else:
+            findings.append(replace(finding, outcome="restored"))
     lost_digests = {finding.digest for finding in findings if finding.outcome == "found"}
     findings = [
         _queue_repeat(catalog, finding, lost_digests, terms, actor) if finding.digest in lost_digests else finding
@@ -203,13 +207,20 @@ def _report(store: BlobStore, digest: str) -> None:
         pass
 
 
-def _copy_blob(source: BlobStore, store: BlobStore, digest: str, scratch: Path) -> bool:
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, contextlib.suppress(NotFound):
+def _copy_blob(source: BlobStore, store: BlobStore, digest: str, scratch: Path) -> str:
+    """Bring a blob's bytes from another store; what is wrong with them there, empty where they are here now."""
+    try:
+        if fault := source.find_fault(digest):
+            return fault
+    except NotFound:
+        return _MISSING
+    except Unavailable as error:
+        return f"cannot be read ({error.what})"
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / "blob"
         with open(path, "wb") as out:
             out.writelines(source.iter_range(digest))
-        return digest_of_file(path) == digest and store.put_file(path) == digest
-    return False
+        return "" if digest_of_file(path) == digest and store.put_file(path) == digest else "changed while it was read"
 
 
 def _queue_repeat(catalog: Catalog, finding: Finding, lost_digests: set[str], terms: JobTerms, actor: str) -> Finding:

@@ -137,6 +137,30 @@ def test_fsck_names_what_is_wrong_and_repair_takes_it_from_a_backup(
         ]
 
 
+def test_a_source_is_only_read_and_one_blob_of_it_that_cannot_be_read_keeps_no_other_back(
+    local: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (upload, arrays) = fill(local, 1)["clip0"]
+    backup = tmp_path / "backup"
+    assert cli.run(["backup", "-q", str(backup)]) == 0
+    local.blobs.delete(upload)
+    local.blobs.delete(arrays)
+    for typo in (tmp_path / "typo" / "nope", local.settings.data_dir):
+        assert cli.run(["fsck", "--repair", "--from", str(typo)]) == 1
+        assert f"no stored files are in {typo}" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+
+    shutil.rmtree(backup / "blobs" / "tmp", ignore_errors=True)
+    copy = backup / "blobs" / blob_key(arrays)
+    copy.unlink()
+    copy.mkdir()
+    code, report = fsck(capsys, "--repair", "--from", str(backup))
+    findings = {finding["digest"]: finding for finding in report["findings"]}
+    assert (code, findings[upload]["outcome"]) == (1, "restored")
+    assert "at the source it cannot be read (Is a directory)" in findings[arrays]["fault"]
+    assert not (backup / "blobs" / "tmp").exists()
+
+
 def test_arrays_without_a_backup_are_scored_again_to_the_same_bytes(local: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     local.submit_motion("walk", Recipe.for_mode("rollout"), 30)
     runner = Runner(local.settings, local.catalog, local.blobs)

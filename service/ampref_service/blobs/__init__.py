@@ -20,10 +20,13 @@ from ampref_service.urls import check_blob_url
 __all__ = ["BlobStore", "DamageLog", "LocalBlobStore", "ObjectBlobStore", "VerifiedBlob", "insecure_endpoint", "open_blobs"]
 
 
-def open_blobs(url: str, damage_log: DamageLog | None = None) -> BlobStore:
-    """The store at `file:///FOLDER` (made where it is missing), `s3://BUCKET/PREFIX`, or `memory://` (tests).
+def open_blobs(url: str, damage_log: DamageLog | None = None, *, make: bool = True) -> BlobStore:
+    """The store at `file:///FOLDER`, `s3://BUCKET/PREFIX`, or `memory://` (tests).
 
     `damage_log` is told of damaged blobs; without it they are only logged.
+
+    Args:
+      make: whether the folders are made where they are missing; False for a store that is only read.
 
     Raises:
       InputRefused: the URL names no store.
@@ -31,7 +34,7 @@ def open_blobs(url: str, damage_log: DamageLog | None = None) -> BlobStore:
     check_blob_url(url)
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return LocalBlobStore(Path(unquote(parts.path)), damage_log)
+        return LocalBlobStore(Path(unquote(parts.path)), damage_log, make=make)
     if parts.scheme == "memory":
         return ObjectBlobStore(obstore.store.MemoryStore(), "memory://", damage_log)
     try:

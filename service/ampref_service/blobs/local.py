@@ -37,16 +37,21 @@ _SCRATCH_FILE = re.compile(rf"\.(put|check)\.\d+\.[0-9a-f]{{12}}\.partial|{_DELE
 
 
 class LocalBlobStore(BlobStore):
-    """Blobs as files below `root`, which is made where it is missing."""
+    """Blobs as files below `root`.
+
+    Args:
+      make: whether its folders are made where they are missing; a store that is only read may lie where nothing can be written.
+    """
 
     has_cheap_stat = True
 
-    def __init__(self, root: Path, damage_log: DamageLog | None = None) -> None:
+    def __init__(self, root: Path, damage_log: DamageLog | None = None, *, make: bool = True) -> None:
         super().__init__(damage_log)
         self.root = Path(os.path.abspath(root))
         self._scratch = self.root / "tmp"
-        with disk_errors(self.root):
-            self._scratch.mkdir(parents=True, exist_ok=True)
+        if make:
+            with disk_errors(self.root):
+                self._scratch.mkdir(parents=True, exist_ok=True)
 
     def put_file(self, path: Path) -> str:
         with open(path, "rb") as source:

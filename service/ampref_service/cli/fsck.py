@@ -11,7 +11,7 @@ from typer import Option
 from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
 from amp_core.cpus import usable_cpus
-from amp_core.errors import IntegrityError
+from amp_core.errors import IntegrityError, NotFound
 from amp_core.files import expand_home
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog, schema
@@ -95,8 +95,21 @@ def _to_error(finding: Finding) -> IntegrityError:
 
 
 def _open_source(source: str) -> BlobStore:
-    """The store that a URL or a folder names; a backup has its files in a folder of its own."""
-    if "://" in source:
-        return open_blobs(source)
-    folder = expand_home(Path(source)).absolute()
-    return open_blobs((folder / "blobs" if (folder / "backup.json").exists() else folder).as_uri())
+    """The store that a URL or a folder names, to be read; a backup has its files in a folder of its own.
+
+    Raises:
+      NotFound: nothing is stored there.
+    """
+    url = source
+    if "://" not in source:
+        folder = expand_home(Path(source)).absolute()
+        url = (folder / "blobs" if (folder / "backup.json").exists() else folder).as_uri()
+    store = open_blobs(url, make=False)
+    if next(store.iter_digests(), None) is None:
+        raise NotFound(
+            f"no stored files are in {source}",
+            key="--from",
+            expected="the folder of a backup, or a store: a folder with sha256 in it, or its URL",
+            remedy="Correct it, then try again; nothing was changed",
+        )
+    return store
