@@ -15,7 +15,17 @@ from pathlib import Path
 
 from amp_core.errors import InputRefused
 
-__all__ = ["NO_ROOM", "expand_home", "partial_path", "publish_file", "replace_file", "sync_file", "sync_folder", "write_file"]
+__all__ = [
+    "NO_ROOM",
+    "expand_home",
+    "is_special",
+    "partial_path",
+    "publish_file",
+    "replace_file",
+    "sync_file",
+    "sync_folder",
+    "write_file",
+]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The error numbers of a disk, or a quota, that is full."""
@@ -62,10 +72,21 @@ def replace_file(target: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_file(target: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write `data` as the whole of `target`, whose folder is made where it is missing."""
+    """Write `data` as the whole of `target`, whose folder is made where it is missing.
+
+    A pipe or a device is written to: a file in its place would be of no use to whoever reads it.
+    """
+    if is_special(target):
+        target.write_bytes(data)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(target, durable=durable) as partial:
         partial.write_bytes(data)
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something that is neither a file nor a folder, such as a pipe or a device."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def sync_file(path: Path) -> None:

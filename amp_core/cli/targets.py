@@ -12,7 +12,7 @@ from pathlib import Path
 from typer import BadParameter
 
 from amp_core.errors import InputRefused
-from amp_core.files import NO_ROOM
+from amp_core.files import NO_ROOM, is_special
 
 MOTION_SUFFIXES = (".pkl", ".npz", ".csv")
 _MOTION_KEYS = {"root_pos", "root_rot", "dof_pos"}
@@ -46,7 +46,10 @@ def check_file(path: Path) -> None:
             expected="a file in a folder that exists",
             remedy=f"Check the path, or: mkdir -p {path.parent}",
         )
-    _check_folder(path.parent)
+    if is_special(path):
+        _check_access(path, os.W_OK)
+        return
+    _check_access(path.parent, os.W_OK | os.X_OK)
     with refuse_unwritable(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -73,7 +76,7 @@ def made_folder(path: Path | None) -> Iterator[None]:
     is_new = not path.exists()
     with refuse_unwritable(path):
         path.mkdir(parents=True, exist_ok=True)
-    _check_folder(path)
+    _check_access(path, os.W_OK | os.X_OK)
     try:
         yield
     finally:
@@ -82,7 +85,7 @@ def made_folder(path: Path | None) -> Iterator[None]:
                 path.rmdir()
 
 
-def _check_folder(folder: Path) -> None:
-    with refuse_unwritable(folder):
-        if not os.access(folder, os.W_OK | os.X_OK):
+def _check_access(path: Path, mode: int) -> None:
+    with refuse_unwritable(path):
+        if not os.access(path, mode):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

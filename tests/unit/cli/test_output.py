@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +14,22 @@ from amp_core.cli.main import run
 from amp_core.cli.output import STDOUT, Output, dumps, print_error
 from amp_core.cli.text import size, tier_name, time_left
 from amp_core.errors import MotionRefused
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_document_goes_into_a_pipe_which_stays_one(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    tmp_path.chmod(0o500)  # Its folder need not be writable, as that of the devices is not.
+    try:
+        Output(tmp_path / name).print_result({"a": 1})
+        assert json.loads(os.read(reader, 100)) == {"a": 1}
+    finally:
+        tmp_path.chmod(0o700)
+        os.close(reader)
+    assert (tmp_path / name).is_fifo()
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_an_error_says_what_where_what_was_expected_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
