@@ -12,6 +12,7 @@ What it cannot bound is a client that reads its answer slowly; a proxy in front 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import gc
 import socket
@@ -42,10 +43,18 @@ def listen(settings: Settings) -> socket.socket:
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(_BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
+        is_no_name = isinstance(error, socket.gaierror | UnicodeError)
+        if is_no_name or (isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL):
+            fault = "the host's name cannot be resolved" if is_no_name else "this machine has no such address"
+            raise Unavailable(
+                f"cannot listen on {settings.host}: {fault}",
+                expected="an address of this machine, such as 127.0.0.1, or a name that it is found by",
+                remedy="Choose another with --host or AMPREF_HOST",
+            ) from error
         raise Unavailable(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+            f"cannot listen on {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}",
             remedy="Stop what uses it, or choose another with --port or AMPREF_PORT (0 takes a free one)",
         ) from error
     listener.set_inheritable(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -16,9 +17,11 @@ import pytest
 import redis
 from workerkit import CHILD, Bench, alive, environment, kill, script, settings_for, wait_until
 
+from amp_core.cli import main as cli
 from amp_core.errors import Unavailable
 from ampref_service.broker import QUEUE, Doorbell, Notifier, check_broker, make_celery
 from ampref_workers.app import check_workers
+from ampref_workers.runner import Runner
 
 WORKER = f"""
 import sys
@@ -92,6 +95,23 @@ def test_a_worker_answers_and_says_so(bench: Bench) -> None:
     with script(WORKER, settings, "celery"):
         wait_until(lambda: _answers(settings), "the worker answers", 60)
         assert check_workers(settings, hostname="test") == ["celery@test"]
+
+
+def test_the_check_tells_why_a_worker_that_answers_is_paused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment(bench.settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ampref_workers.cli.worker.check_workers", lambda settings, hostname: [f"ampref-1@{hostname}"])
+    presence = Runner(bench.settings, bench.catalog, bench.blobs, name="here:1", command=CHILD).presence
+    presence.note_fault("the scratch folder cannot be written")
+    assert cli.run(["worker", "--check"]) == 0
+    assert "here:1 is paused: the scratch folder cannot be written" in capsys.readouterr().out
+    # A catalog that cannot be read is no fault of the worker's.
+    monkeypatch.setenv("AMPREF_DATABASE_URL", f"sqlite:///{bench.settings.data_dir / 'none' / 'x'}")
+    assert cli.run(["worker", "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"answers": [f"ampref-1@{platform.node()}"], "workers": []}
+    assert not (bench.settings.data_dir / "none").exists()
 
 
 def test_two_workers_of_one_machine_have_two_names() -> None:

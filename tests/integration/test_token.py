@@ -111,12 +111,13 @@ def test_what_cannot_be_is_wrong_usage(run: Any, arguments: tuple[str, ...], wor
     assert words in run("token", "create", *arguments, code=2)[1]
 
 
-@pytest.mark.parametrize("verb", ["token list", "token revoke ada", "fsck", "backup copy"])
+@pytest.mark.parametrize("verb", ["token list", "token revoke ada", "fsck", "backup copy", "worker --until-empty"])
 def test_a_folder_without_a_catalog_is_refused_and_gets_none(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.run([*verb.split(), "--data-dir", "misspelt"]) == 1
+    monkeypatch.setenv("AMPREF_DATA_DIR", "misspelt")
+    assert cli.run([*verb.split(), *(() if verb.startswith("worker") else ("--data-dir", "misspelt"))]) == 1
     assert f"no service keeps its catalog in {tmp_path / 'misspelt' / 'catalog.sqlite3'}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

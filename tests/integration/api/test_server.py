@@ -20,6 +20,7 @@ import psutil
 import pytest
 from serverkit import MIB, Served, plant_file, serving
 
+from amp_core.errors import Unavailable
 from ampref_service.server import listen
 from ampref_service.settings import Settings
 
@@ -241,6 +242,20 @@ def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
         listener.listen()
         with socket.create_connection(listener.getsockname()[:2]), listener.accept()[0] as accepted:
             assert accepted.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("nope.invalid", "the host's name cannot be resolved"),
+        ("x" * 64 + ".invalid", "the host's name cannot be resolved"),
+        ("192.0.2.1", "this machine has no such address"),
+    ],
+)
+def test_a_host_that_is_not_here_is_no_port_in_use(tmp_path: Path, host: str, words: str) -> None:
+    with pytest.raises(Unavailable, match=words) as refused:
+        listen(Settings(data_dir=tmp_path, host=host, port=0))
+    assert "--host" in (refused.value.remedy or "")
 
 
 def test_a_window_that_rots_while_it_is_sent_ends_the_connection(tmp_path: Path) -> None:
