@@ -59,9 +59,10 @@ MEMBER = Member(
         Sandbox(1, 2, SandboxLimits(cpu_sec=7)),
         RolloutRequest("walk", "sha256:s", ROBOT, Reading("npz", None, None, LIMITS), {"mode": "auto"}, 2),
         RolloutReport(({"tier": 0}, {"tier": 1}), 1, {"cause": "none"}),
-        VerifyRequest("walk", "1.0.0", ROBOT, (MEMBER, MEMBER), ("6", "7"), 2),
+        VerifyRequest("walk", "1.0.0", ROBOT, ("6", "7"), 2),
+        MEMBER,
         VerifyReport((TestFailure("6", "6 Load", "too heavy"),)),
-        LockRequest("walk", "1.0.0", ROBOT, (MEMBER,), {"tiers": [0]}, True, ({"test": "6", "reason": "x"},), "r.json"),
+        LockRequest("walk", "1.0.0", ROBOT, {"tiers": [0]}, True, ({"test": "6", "reason": "x"},), "r.json"),
         LockReport(
             (LockedFile("m.json", 3, "sha256:m"),), "m.json", LockedFile("r.json", 4, "sha256:v"), "sha256:d", "sha256:f",
             1, 50, {"ready": True}, {"seconds": 1.0},
