@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import psutil
+from catalogkit import make_catalog
 from sqlalchemy import update
 
 from ampref_service.blobs import LocalBlobStore
@@ -68,6 +69,7 @@ def peak_memory(pid: int) -> int:
 
 @contextlib.contextmanager
 def serving(folder: Path, *, stderr: Any = None, **overrides: Any) -> Iterator[Served]:
+    make_catalog(f"sqlite:///{folder / 'catalog.sqlite3'}")
     command = [sys.executable, str(Path(__file__).with_name("api") / "server.py"), str(folder)]
     command += [f"{name}={value}" for name, value in overrides.items()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:

@@ -52,7 +52,11 @@ def test_up_and_down_and_up_again(empty_database_url: str) -> None:
 def test_every_revision_goes_up_and_down(empty_database_url: str) -> None:
     from alembic.script import ScriptDirectory
 
-    revisions = [script.revision for script in ScriptDirectory.from_config(schema.config()).walk_revisions()][::-1]
+    history = ScriptDirectory.from_config(schema.config())
+    revisions = [script.revision for script in history.walk_revisions()][::-1]
+    # Who asks for the head reads the names of the files, without Alembic.
+    assert history.get_current_head() == schema.head() == revisions[-1]
+    assert all(map(schema.is_known, revisions))
     before = "base"
     for revision in revisions:
         assert schema.upgrade(empty_database_url, revision) == revision

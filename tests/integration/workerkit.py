@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from catalogkit import make_catalog
 
 from amp_core.formats import Lineage, read_motion
 from amp_core.motions import bundled_motions
@@ -25,7 +26,7 @@ from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.tiers import classify, gate_profile
 from ampref_service.blobs import open_blobs
-from ampref_service.catalog import Catalog, clips, job_rows, rollouts, schema
+from ampref_service.catalog import Catalog, clips, job_rows, rollouts
 from ampref_service.catalog.records import Job, JobTerms, NewClip, RecipeRow, Rollout
 from ampref_service.catalog.tables import METRIC_COLUMNS
 from ampref_service.damage import CatalogDamageLog
@@ -86,7 +87,7 @@ class Bench:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        schema.upgrade(settings.database_url)
+        make_catalog(settings.database_url)
         self.catalog = Catalog.open(settings.database_url)
         self.blobs = open_blobs(settings.blob_url, CatalogDamageLog(self.catalog))
         self.robot = wildrobot()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from catalogkit import make_catalog
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -25,7 +26,7 @@ from amp_core.recipe import Recipe
 from amp_core.verify.checklist import document
 from ampref_service.app import create_app
 from ampref_service.blobs import BlobStore
-from ampref_service.catalog import Catalog, datasets, locking, recipes, schema, selection
+from ampref_service.catalog import Catalog, datasets, locking, recipes, selection
 from ampref_service.catalog.records import NewRollout, RecipeRow, Segment, Select, Version, VersionFile, VersionMember
 from ampref_service.jobs import Claim, JobQueue
 from ampref_service.readers import ReaderPool
@@ -242,7 +243,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @contextlib.contextmanager
 def open_api(settings: Settings) -> Iterator[Api]:
     """The API for `settings`, on a migrated catalog."""
-    schema.upgrade(settings.database_url)
+    make_catalog(settings.database_url)
     rung: list[str] = []
     app = create_app(settings, notify=rung.append, open_readers=lambda settings, spool: _shared_readers())
     with TestClient(app) as http:

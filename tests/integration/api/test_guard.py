@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from catalogkit import make_catalog
 from keykit import add_key, bearer
 from starlette.testclient import TestClient
 
 from amp_core.errors import InputRefused
 from ampref_service.app import create_app
-from ampref_service.catalog import keys, schema
+from ampref_service.catalog import keys
 from ampref_service.settings import Settings
 
 HEADERS = {
@@ -31,7 +32,7 @@ HEADERS = {
 def serving(folder: Path, *, client: str = "127.0.0.1", **options: Any) -> Iterator[TestClient]:
     """A service with settings of its own, and a client with an address."""
     settings = Settings.load(data_dir=folder / "data", **options)
-    schema.upgrade(settings.database_url)
+    make_catalog(settings.database_url)
     with TestClient(create_app(settings), base_url="http://localhost:8000", client=(client, 5)) as http:
         yield http
 
