@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from amp_core.cli import group
 from bench.servers import S3Server, postgres, redis, seaweedfs
 
 # The width of a terminal that the tests have not: tables are as wide as they are in a file.
@@ -38,6 +40,14 @@ def _keep_umask_and_logs() -> Iterator[None]:
         root.removeHandler(handler)
     root.setLevel(level)
     structlog.configure(**configuration)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_entry_points_once() -> Iterator[None]:
+    """A command that runs within this process looks through every installed distribution, which takes longer than most do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group, "entry_points", functools.cache(group.entry_points))
+        yield
 
 
 @pytest.fixture(scope="session")

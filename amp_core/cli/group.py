@@ -6,6 +6,7 @@ needs none of the extras and stays fast.
 
 from __future__ import annotations
 
+import functools
 import os
 import pkgutil
 import re
@@ -64,18 +65,23 @@ class Verb(NamedTuple):
 
     def load(self) -> TyperCommand | TyperGroup:
         """Import the verb."""
-        target = pkgutil.resolve_name(self.target)
-        if isinstance(target, typer.Typer):
-            group = typer.main.get_group(target)
-            for command in group.commands.values():
-                _name_values(command)
-            return group
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(self.name)(target)
-        command = typer.main.get_command(app)
-        assert isinstance(command, TyperCommand)
-        _name_values(command)
-        return command
+        return _build_command(self.name, pkgutil.resolve_name(self.target))
+
+
+@functools.cache
+def _build_command(name: str, target: Any) -> TyperCommand | TyperGroup:
+    """typer evaluates every annotation of every verb of a group, several times: once is enough for a process."""
+    if isinstance(target, typer.Typer):
+        group = typer.main.get_group(target)
+        for command in group.commands.values():
+            _name_values(command)
+        return group
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name)(target)
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand)
+    _name_values(command)
+    return command
 
 
 def list_verbs(panel: str, summaries: Mapping[str, str], *, extra: str | None = None, json_word: bool = False) -> list[Verb]:
