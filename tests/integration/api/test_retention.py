@@ -121,5 +121,12 @@ def test_a_purge_shows_first_what_would_go(api: Any) -> None:
     done = api.http.post("/v1/purges", json=body | {"dry_run": False}).json()
     assert (done["dry_run"], done["clips"], done["bytes"], done["remaining"]) == (False, 1, shown["bytes"], 0)
     assert [item["name"] for item in api.http.get("/v1/clips").json()["items"]] == ["good"]
-    for wrong in ({}, body | {"tier": "0"}, body | {"tier": "unscored", "unreferenced_rollouts": True}):
+    assert api.http.post("/v1/purges", json=body | {"limit": 5.0}).status_code == 200
+    for wrong in (
+        {},
+        body | {"limit": 5.5},
+        body | {"limit": "5"},
+        body | {"tier": "0"},
+        body | {"tier": "unscored", "unreferenced_rollouts": True},
+    ):
         assert api.http.post("/v1/purges", json=wrong).status_code == 422
