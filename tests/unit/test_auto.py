@@ -178,7 +178,7 @@ def _timeless(found: Score) -> dict[str, Any]:
 
 def test_auto_tries_the_tracked_mode_and_keeps_both(robot: Robot) -> None:
     heard = Heard()
-    found = score([toppling(robot), bundled("walk", 150)], robot, AUTO, progress=heard)[0]
+    found = score([toppling(robot, 40), bundled("walk", 60)], robot, AUTO, progress=heard)[0]
     assert found.auto is not None
     # Nobody can stand on it, so that a harness is tried last.
     stages = [AUTO.stage(mode) for mode in ("rollout", "tracked", "assisted")]
@@ -189,7 +189,7 @@ def test_auto_tries_the_tracked_mode_and_keeps_both(robot: Robot) -> None:
     assert facts["provenance"]["recipe_digest"] == AUTO.stage(facts["mode"]).digest
     assert "balance" in [lack["what"] for lack in facts["auto"]["triage"]["lacks"]]
     # What is kept of each is what its own recipe alone gives.
-    tracked = score([toppling(robot)], robot, AUTO.stage("tracked"))[0]
+    tracked = score([toppling(robot, 40)], robot, AUTO.stage("tracked"))[0]
     assert _timeless(found.auto.tried[1]) == _timeless(tracked)
     assert heard.shares == sorted(heard.shares)
     # Nobody is told to try what was tried.
@@ -237,7 +237,7 @@ def test_a_clip_that_excludes_itself_is_not_planned_for(robot: Robot) -> None:
     assert "clip_feet_slide" in [finding.code for finding in found.diagnosis.findings if finding.severity == "fatal"]
 
 
-def hopping(robot: Robot, frames: int = 60) -> Motion:
+def hopping(robot: Robot, frames: int = 30) -> Motion:
     """Its feet are in the air for over a quarter of the time, and nobody can stand on its hip."""
     motion = toppling(robot, frames)
     path, seconds = np.array(motion.root_pos), np.arange(frames) / motion.fps

@@ -22,7 +22,7 @@ def test_plans_do_not_depend_on_the_kernels_that_the_processor_would_get(tmp_pat
     if not kernel_variables():
         pytest.skip("no kernels are pinned on this machine")
     motion = read_motion(next(path for path in bundled_motions() if path.stem == "walk_long_stride"), name="walk")
-    np.savez(tmp_path / "walk.npz", fps=motion.fps, **{k: getattr(motion, k)[:60] for k in ("root_pos", "root_rot", "dof_pos")})
+    np.savez(tmp_path / "walk.npz", fps=motion.fps, **{k: getattr(motion, k)[:30] for k in ("root_pos", "root_rot", "dof_pos")})
     recipe = {"mode": "tracked", "planner": {"attempts": 1, "samples": 32}}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     found = []
