@@ -21,6 +21,7 @@ import ampref_workers
 from amp_core.kernels import kernel_variables
 from ampref_workers import sandbox
 from ampref_workers.protocol import (
+    MEMBERS,
     Failed,
     HostFault,
     NoReport,
@@ -101,6 +102,7 @@ def test_the_child_runs_the_code_of_its_parent(tmp_path: Path) -> None:
 
 def test_the_job_folder_is_not_on_the_import_path(tmp_path: Path, set_traps: Callable[..., Path]) -> None:
     set_traps(tmp_path, "amp_core", "ampref_workers", "numpy")
+    (tmp_path / MEMBERS).touch()
     robot = RobotReference("no-such-robot", "sha256:0", ())
     outcome = sandbox.run(tmp_path, VerifyRequest("walk", "1.0.0", robot, (), threads=1), VerifyReport, QUICK)
     assert isinstance(outcome, Refused), outcome
