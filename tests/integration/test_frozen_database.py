@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,9 +105,12 @@ def test_a_frozen_server_is_told_within_seconds_and_forgotten_when_it_goes_on(se
         # Connections are open and idle, as many as there may be.
         assert {future.result() for future in [pool.submit(call) for call in calls]} <= {200, 202}
         freeze()
+        began = time.monotonic()
         futures = [pool.submit(call) for call in calls]
         assert client.get("/healthz", timeout=3).status_code == 200
         assert [future.result() for future in futures] == [503] * len(calls)
+        # The bound of every answer is 5 s; they were asked for at once.
+        assert time.monotonic() - began < 10
         assert [pool.submit(call).result() for call in (read, write, ask_readiness)] == [503] * 3
         freeze.resume()
         wait_until(lambda: ask_readiness() == 200, "it is ready again")

@@ -375,6 +375,27 @@ def test_what_somebody_else_keeps_in_the_data_folder_is_left_alone(tmp_path: Pat
     bench.close()
 
 
+def test_workers_of_one_machine_share_its_processors(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ampref_workers.presence.machine_cpus", lambda: 8)
+    monkeypatch.setattr("ampref_service.settings.usable_cpus", lambda: 8)
+    bench.settings = bench.settings.model_copy(update={"worker_concurrency": 1})
+    first, second, elsewhere = (runner(bench).presence for _ in range(3))
+    monkeypatch.setattr(elsewhere, "_machine", "another machine")
+    threads = []
+    for presence in (first, elsewhere, second):
+        presence.enter()
+        first._saved_at = None  # As after some seconds.
+        first.refresh()
+        threads.append(first.threads)
+    assert threads == [8, 8, 4]
+    second.leave()
+    first._saved_at = None
+    first.refresh()
+    assert first.threads == 8
+    for presence in (first, elsewhere):
+        presence.leave()
+
+
 # Locks -----------------------------------------------------------------------------------------------------------------------
 
 
