@@ -22,7 +22,7 @@ demo: all-installed ## the whole line on this machine: serve, post, score, lock,
 	@$(BIN)/ampref demo $(ARGS)
 
 test: dev-installed ## the whole test suite, real PostgreSQL and Redis included (ARGS='-k name')
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: dev-installed ## ruff, mypy, the import rules, the names
 	$(BIN)/ruff check .
