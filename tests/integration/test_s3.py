@@ -12,9 +12,10 @@ from pathlib import Path
 
 import httpx2
 import obstore
+import psutil
 import pytest
 from starlette.testclient import TestClient
-from workerkit import CHILD, Bench, environment, settings_for
+from workerkit import CHILD, Bench, environment, settings_for, wait_until
 
 from amp_core.client import DatasetWarning, pull
 from amp_core.digests import digest_of
@@ -142,6 +143,9 @@ def test_a_frozen_endpoint_fails_the_check(s3_server: S3Server, s3_url: str) -> 
     store.check()
     s3_server.process.send_signal(signal.SIGSTOP)
     try:
+        # On a busy machine its threads run on for a moment.
+        process = psutil.Process(s3_server.process.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the server is stopped")
         with pytest.raises(Unavailable, match="the blob store s3://ampref/"):
             store.check()
     finally:
