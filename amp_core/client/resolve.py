@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,14 +150,9 @@ class Resolver:
         aliases = dict(dataset.get("aliases", {}))
         if latest := aliases.get("latest") or dataset.get("latest"):
             aliases["latest"] = latest
-        versions = [item["version"] for item in dataset.get("versions", ())]
+        versions = dataset.get("versions", ())
         if alias == "latest" and "latest" not in aliases and versions:
-            raise NotFound(
-                f"dataset {name!r} has no latest version: each of its {len(versions)} is yanked or a pre-release",
-                key="alias",
-                expected="an exact version, or an alias",
-                remedy=f"See 'ampref dataset show {name}'; a yanked version is still there, such as {name}=={versions[0]}.",
-            )
+            raise _no_latest(name, versions)
         if alias not in aliases:
             raise NotFound(
                 f"dataset {name!r} has no version called {alias!r}",
@@ -177,6 +173,27 @@ class Resolver:
                 expected=self._pin,
                 remedy="Correct the pinned digest if another version or service was meant; otherwise do not train on this.",
             )
+
+
+def _no_latest(name: str, versions: Sequence[Mapping[str, Any]]) -> NotFound:
+    """The error for a dataset of which no version is `latest`: what they are, and which of them can be pulled all the same."""
+    states = Counter(
+        "archived" if item.get("archived") is True else "yanked" if item.get("yanked") is True else "a pre-release"
+        for item in versions
+    )
+    first = next((item["version"] for item in versions if item.get("archived") is not True), None)
+    return NotFound(
+        f"dataset {name!r} has no latest version: of its {len(versions)}, "
+        + " and ".join(f"{count} {'is' if count == 1 else 'are'} {state}" for state, count in states.items()),
+        key="alias",
+        expected="a version that is neither yanked nor archived" if first is None else "an exact version, or an alias",
+        remedy=f"See 'ampref dataset show {name}'; "
+        + (
+            "an archived version has no features any more: lock one anew ('ampref dataset lock')."
+            if first is None
+            else f"{name}=={first} can be pulled by its exact name."
+        ),
+    )
 
 
 def _build(version: str, manifest: str, facts: Mapping[str, Any], *, online: bool) -> Resolution:
