@@ -366,24 +366,26 @@ def archive(
 ) -> None:
     """Give up the features of a version; its manifest, verification and members stay, and its name is never locked again.
 
-    Its clips may be deleted or purged afterwards.
+    Clips of it that no other version holds may be deleted afterwards.
     """
     if undo == (reason is not None):
         raise BadParameter("say why it is not needed, or --undo", param_hint="--reason")
     out = Output(json_out, quiet=quiet)
     with connect(url, out) as api:
+        row = {} if reason is None else api.get_version(name, version)
         if reason is None:
             answer = api.unarchive_version(name, version)
         else:
-            answer = api.get_version(name, version)
-            if yes:
-                answer = api.archive_version(name, version, reason, manifest_sha256=answer["manifest_sha256"])
+            answer = api.archive_version(name, version, reason, manifest_sha256=row["manifest_sha256"], dry_run=not yes)
     out.print_result(answer)
     if yes or undo:
         out.print(f"{name}=={version} is {version_state(answer) if answer['archived'] else 'no longer archived'}")
         return
-    for file in answer["files"]:
+    for file in row["files"]:
         verb = "stays" if file["name"].endswith(".json") else "goes"
         out.print(f"  {verb:<6} {file['name']:<36} {size(file['size']):>9}")
-    out.print(f"{counted(answer['num_clips'], 'clip')} of it may be purged afterwards")
+    out.print(
+        f"{counted(answer['free_clips'], 'clip')} of {row['num_clips']}, which no other version holds, may be deleted "
+        f"afterwards; ampref purge takes {answer['purgeable_clips']} of them once old enough"
+    )
     out.print("nothing was done; next: the same with --yes")

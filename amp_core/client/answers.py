@@ -325,6 +325,11 @@ class Archive(TypedDict):
     archive_reason: str | None
 
 
+class ArchiveReport(Archive):
+    free_clips: int
+    purgeable_clips: int
+
+
 class Purge(TypedDict):
     clips: int
     rollouts: int

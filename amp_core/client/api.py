@@ -417,10 +417,18 @@ class ApiClient:
         """Take a yank back."""
         return self._send(answers.Yank, "POST", "datasets", name, "versions", version, "unyank")
 
-    def archive_version(self, name: str, version: str, reason: str, *, manifest_sha256: str) -> dict[str, Any]:
-        """Give up a version's features on the service; the manifest's digest says that it is the version that is meant."""
-        body = {"reason": reason, "expected_manifest_sha256": manifest_sha256}
-        return self._send(answers.Archive, "POST", "datasets", name, "versions", version, "archive", body=body)
+    def archive_version(
+        self, name: str, version: str, reason: str, *, manifest_sha256: str, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Give up a version's features on the service; the manifest's digest says that it is the version that is meant.
+
+        Args:
+          dry_run: only say what would be free, and refuse what would be refused.
+        """
+        body: dict[str, Any] = {"reason": reason, "expected_manifest_sha256": manifest_sha256}
+        if dry_run:
+            body["dry_run"] = True
+        return self._send(answers.ArchiveReport, "POST", "datasets", name, "versions", version, "archive", body=body)
 
     def unarchive_version(self, name: str, version: str) -> dict[str, Any]:
         """Take an archive back, where the service has the features again."""

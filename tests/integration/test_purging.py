@@ -78,6 +78,8 @@ def test_an_archived_version_holds_nothing(catalog: Catalog, clock: Clock) -> No
     version = lock(catalog, wanted=SEGMENTS)
     clock.at += 100 * DAY
     assert count(catalog).clips == 0
+    with catalog.session() as session:
+        assert purging.count_released(session, version.id) == (1, 1)
     assert version.manifest_digest is not None
     with catalog.begin() as session:
         datasets.archive_version(session, "walk", "1.0.0", "old", expected_manifest=version.manifest_digest)

@@ -235,6 +235,16 @@ class ArchiveBody(Body):
 
     reason: Note
     expected_manifest_sha256: Digest = Field(description="The version's `manifest_sha256`, as it was looked at.")
+    dry_run: bool = Field(False, description="Only refuse what would be refused.")
+
+
+class ArchiveView(VersionView):
+    """A version that is archived or, of a dry run, would be."""
+
+    free_clips: int = Field(description="Its clips that no other version holds: they may be deleted while it is archived.")
+    purgeable_clips: int = Field(
+        description="Those of them that a purge takes once they are old enough, since no rollout passes."
+    )
 
 
 class MemberView(View):

@@ -15,7 +15,7 @@ from amp_core.errors import NotFound
 from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
-from ampref_service.api.dataset_schemas import ArchiveBody, LockBody, Locking, MemberPage, VersionView, YankBody
+from ampref_service.api.dataset_schemas import ArchiveBody, ArchiveView, LockBody, Locking, MemberPage, VersionView, YankBody
 from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
@@ -24,7 +24,7 @@ from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
-from ampref_service.catalog import Session, datasets, members
+from ampref_service.catalog import Session, datasets, members, purging
 from ampref_service.catalog.records import Page, Version, VersionFile, VersionMember
 from ampref_service.keys import Caller
 from ampref_service.versions import find_version, request_lock, restore_version
@@ -123,13 +123,20 @@ def unyank_version(name: DatasetName, version: ExactVersion, services: ServicesD
 @router.post("/{name}/versions/{version}/archive", responses=responses(404, 409, *BODY_STATUSES))
 def archive_version(
     name: DatasetName, version: ExactVersion, body: ArchiveBody, services: ServicesDep, caller: Writer
-) -> VersionView:
+) -> ArchiveView:
     """Give up a version's features: their address is a 410, `latest` skips it, its clips may be purged. The rest stays."""
     with services.catalog.begin() as session:
         row = datasets.archive_version(
-            session, name, version, body.reason, expected_manifest=body.expected_manifest_sha256, actor=caller.name
+            session,
+            name,
+            version,
+            body.reason,
+            expected_manifest=body.expected_manifest_sha256,
+            dry_run=body.dry_run,
+            actor=caller.name,
         )
-        return view_version(session, row, version)
+        free, purgeable = purging.count_released(session, row.id)
+        return ArchiveView(**dict(view_version(session, row, version)), free_clips=free, purgeable_clips=purgeable)
 
 
 @router.post("/{name}/versions/{version}/unarchive", responses=responses(404, 409))

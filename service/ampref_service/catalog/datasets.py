@@ -253,9 +253,19 @@ def _get_exact(session: Session, dataset: str, version: str) -> Version:
 
 
 def archive_version(
-    session: Session, dataset: str, version: str, reason: str, *, expected_manifest: str, actor: str = audit.ANONYMOUS
+    session: Session,
+    dataset: str,
+    version: str,
+    reason: str,
+    *,
+    expected_manifest: str,
+    dry_run: bool = False,
+    actor: str = audit.ANONYMOUS,
 ) -> Version:
     """Give up a version's features, and the hold on its clips; everything else of it stays. Done twice, it is done once.
+
+    Args:
+      dry_run: only refuse what would be refused.
 
     Raises:
       NotFound: there is no such version.
@@ -285,7 +295,7 @@ def archive_version(
             f"the alias {', '.join(names)} leads to {dataset}=={version}",
             remedy=f"Point it at another version first: ampref dataset alias {dataset} {names[0]} VERSION",
         )
-    if target.archived:
+    if target.archived or dry_run:
         return target
     reason = reason.strip()[:1000]
     _set_archive(session, target.id, now(session), actor, reason)

@@ -53,6 +53,21 @@ def count_candidates(session: Session, criteria: PurgeFilter) -> PurgeReport:
     )
 
 
+def count_released(session: Session, version_id: str) -> tuple[int, int]:
+    """Clips that no version but this one holds, and those of them that a purge takes once they are old enough."""
+    holder = version_members.alias()
+    is_held = exists().where(
+        holder.c.clip_id == clips_table.c.id,
+        holder.c.version_id == versions.c.id,
+        versions.c.id != version_id,
+        versions.c.archived_at.is_(None),
+    )
+    is_member = exists().where(version_members.c.clip_id == clips_table.c.id, version_members.c.version_id == version_id)
+    is_passing = exists().where(rollouts.c.clip_id == clips_table.c.id, rollouts.c.tier.in_(_PASSING))
+    query = select(func.count()).select_from(clips_table).where(is_member, ~is_held)
+    return session.execute(query).scalar_one(), session.execute(query.where(~is_passing)).scalar_one()
+
+
 def purge(catalog: Catalog, criteria: PurgeFilter, *, limit: int, actor: str = audit.ANONYMOUS) -> PurgeReport:
     """Delete candidates, the oldest first, in transactions of at most `BATCH`; each clip and rollout is in the audit log.
 

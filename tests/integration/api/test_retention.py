@@ -87,9 +87,23 @@ def test_another_version_than_was_looked_at_is_not_archived(api: Any) -> None:
     answer = archive(api, expected_manifest_sha256="sha256:" + "0" * 64)
     assert (answer.status_code, answer.json()["key"]) == (409, "expected_manifest_sha256")
     api.http.put("/v1/datasets/walk/aliases/best", json={"version": "0.1.0"})
-    assert "the alias best leads to walk==0.1.0" in archive(api).json()["what"]
+    for dry_run in (True, False):
+        assert "the alias best leads to walk==0.1.0" in archive(api, dry_run=dry_run).json()["what"]
     assert archive(api, reason="").status_code == 422
     assert api.http.get(FEATURES).status_code == 200
+
+
+def test_a_dry_run_counts_what_would_be_free(api: Any) -> None:
+    api.scored(1)
+    api.scored(2, "squat")
+    api.lock()
+    api.lock(version="0.2.0", clips=["squat"])
+    shown = archive(api, dry_run=True).json()
+    assert (shown["archived"], shown["free_clips"], shown["purgeable_clips"]) == (False, 1, 0)
+    assert api.http.get(WALK).json()["archived"] is False
+    assert archive(api).json()["archived"] is True
+    last = archive(api, "/v1/datasets/walk/versions/0.2.0", dry_run=True).json()
+    assert (last["version"], last["free_clips"]) == ("0.2.0", 1)
 
 
 def test_an_archive_is_taken_back_with_the_same_bytes_alone(api: Any) -> None:

@@ -24,7 +24,8 @@ VERBS = [
     "dataset alias walk production 1.0.0", "dataset alias walk production --delete", "dataset yank walk 1.0.0 --reason no",
     "events", "events --follow", "webhook add https://hooks.example.org/", "webhook list", "webhook remove webhook_1",
     "webhook test webhook_1 --timeout 0", "webhook retry webhook_1",
-    "dataset yank walk 1.0.0 --undo", "dataset archive walk 1.0.0 --undo", "purge --older-than 9d",
+    "dataset yank walk 1.0.0 --undo", "dataset archive walk 1.0.0 --undo",
+    "dataset archive walk 1.0.0 --reason old", "purge --older-than 9d",
     "pull walk", "pull walk==1.0.0", "verify walk==1.0.0", "verify --all",
 ]  # fmt: skip
 
@@ -46,6 +47,7 @@ COMPLETE_VERSION = VERSION | {
     "files": [{"name": "a", "sha256": "sha256:0", "size": 9, "url": "/v1/manifest"}],
 }
 DATASET = {"name": "walk", "latest": "1.0.0", "aliases": {"best": "1.0.0"}, "versions": [VERSION]}
+ARCHIVE = VERSION | {"archived": False, "archive_reason": None, "free_clips": 1, "purgeable_clips": 0}
 VARIANT = SUBMISSION | {"augmentation": "mirror", "seam": {"residual": 0.1}}
 ROBOT = {"name": "r", "control_dt": 0.02}
 EVENT = {
@@ -101,6 +103,10 @@ CALLS: dict[str, dict[str, Any]] = {
         }
     },
     "dataset yank walk 1.0.0 --reason no": {"/v1/datasets/walk/versions/1.0.0/yank": VERSION | {"yanked": True}},
+    "dataset archive walk 1.0.0 --reason old": {
+        "/v1/datasets/walk/versions/1.0.0": COMPLETE_VERSION,
+        "/v1/datasets/walk/versions/1.0.0/archive": ARCHIVE,
+    },
     "pull walk": {"/v1/datasets/walk": DATASET, "/v1/datasets/walk/versions/1.0.0": COMPLETE_VERSION},
 }
 
@@ -200,6 +206,35 @@ def test_no_part_of_an_answer_leads_to_a_traceback(verb: str, service: Service, 
         service.answers[path] = answer
     assert codes <= {0, 1}
     assert 1 in codes
+
+
+def test_a_dry_run_of_an_archive_says_which_clips_are_free(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    service.answers = CALLS["dataset archive walk 1.0.0 --reason old"]
+    assert run("dataset archive walk 1.0.0 --reason old") == 0
+    out = capsys.readouterr().out
+    assert "1 clip of 2, which no other version holds, may be deleted afterwards; ampref purge takes 0 of them" in out
+    assert "nothing was done" in out
+
+
+@pytest.mark.parametrize(
+    ("facts", "states", "remedy"),
+    [
+        ([{"archived": True}, {"archived": True}], "of its 2, 2 are archived", "has no features any more: lock one anew"),
+        (
+            [{"archived": True}, {"yanked": True, "archived": False}],
+            "of its 2, 1 is archived and 1 is yanked",
+            "walk==0.1.1 can be pulled by its exact name",
+        ),
+    ],
+)
+def test_a_dataset_without_latest_says_what_its_versions_are(
+    facts: list[dict[str, Any]], states: str, remedy: str, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = [VERSION | {"version": f"0.1.{number}"} | fact for number, fact in enumerate(facts)]
+    service.answers = {"/v1/datasets/walk": {"name": "walk", "latest": None, "aliases": {}, "versions": versions}}
+    assert run("pull walk") == 1
+    error = capsys.readouterr().err
+    assert (states in error, remedy in error) == (True, True), error
 
 
 def test_a_query_that_matches_nothing_leaves_nothing_behind(service: Service, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ ANSWERS = {
         **{"same_features": True},
     },
     "POST /v1/datasets/walk/versions/1.0.0/unyank": VERSION,
-    "POST /v1/datasets/walk/versions/1.0.0/archive": VERSION | {"archived": True, "archive_reason": "old"},
+    "POST /v1/datasets/walk/versions/1.0.0/archive": VERSION
+    | {"archived": True, "archive_reason": "old", "free_clips": 1, "purgeable_clips": 0},
     "POST /v1/purges": {
         **{"clips": 2, "rollouts": 2, "bytes": 2000, "with_windows": 1, "names": ["walk"], "remaining": 2, "dry_run": True},
     },
