@@ -88,7 +88,7 @@ def create_app(
             with contextlib.ExitStack() as stack:
                 if background is not None:
                     await anyio.to_thread.run_sync(stack.enter_context, background(services))
-                log.info("service_ready", robots=sorted(services.robots), embedded=settings.embedded)
+                log.info("service_ready", robots=sorted(services.robots), workers="here" if background else "elsewhere")
                 yield
         finally:
             app.state.authenticator.close()

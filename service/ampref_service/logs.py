@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -15,7 +16,8 @@ _SECONDS_BETWEEN = 1.0
 
 
 class RepeatingLog:
-    """Logs errors that come by the hundred while something is away: one line a second of each kind, and how many it stands for.
+    """Logs what comes by the hundred, such as errors while something is away: one line a second of each kind, and how many it
+    stands for.
 
     Args:
       log: where to.
@@ -28,13 +30,20 @@ class RepeatingLog:
 
     def error(self, event: str, kind: str, **facts: Any) -> None:
         """Log an error, or count it for the next line of its kind, which then has `repeats`."""
+        self._write(self._log.error, event, kind, facts)
+
+    def warning(self, event: str, kind: str, **facts: Any) -> None:
+        """The same as a warning."""
+        self._write(self._log.warning, event, kind, facts)
+
+    def _write(self, write: Callable[..., Any], event: str, kind: str, facts: Mapping[str, Any]) -> None:
         now = time.monotonic()
         with self._lock:
             logged_at, repeats = self._kinds.get((event, kind), (-_SECONDS_BETWEEN, 0))
             is_due = now - logged_at >= _SECONDS_BETWEEN
             self._kinds[event, kind] = (now, 0) if is_due else (logged_at, repeats + 1)
         if is_due:
-            self._log.error(event, **facts, **({"repeats": repeats} if repeats else {}))
+            write(event, **facts, **({"repeats": repeats} if repeats else {}))
 
 
 def configure(level: str = "info", *, json: bool = False) -> None:

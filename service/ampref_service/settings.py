@@ -222,7 +222,8 @@ class Settings(BaseSettings):
     scrub_days: Positive = Field(7.0, description="From the beginning of one scrub of all files to that of the next, in days.")
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
-        "info", description="Least level that is logged."
+        "info",
+        description="Least level that `ampref api` and `worker` log; `ampref up` too, but `warning` unless this is set.",
     )
     log_json: bool = Field(False, description="Log one JSON object a line instead of text for people.")
 

@@ -141,6 +141,14 @@ def test_another_address_than_loopback_needs_a_key_or_the_word(run: Any, data_di
         with pytest.raises(Unauthorized, match="set AMPREF_TOKEN"):
             api.list_datasets()
         assert "may do everything" not in log.read_text()
+        assert "request_refused" in log.read_text(), "by default"
+        assert ("workers=elsewhere" in log.read_text()) == (verb == "api")
+
+
+def test_a_refused_start_leaves_nothing_behind(run: Any, data_dir: Path) -> None:
+    for verb in ("up", "api"):
+        assert "there is no key yet" in run(verb, "--host", "0.0.0.0", "--port", "0", code=2)[1].replace("\n", " ")
+    assert not data_dir.exists()
 
 
 def test_the_word_opens_it_with_a_warning(run: Any, data_dir: Path) -> None:

@@ -15,7 +15,7 @@ from amp_core.errors import AmprefError, TooLarge
 from amp_core.strict_json import format_json
 from ampref_service.api.clip_schemas import ClipTerms, Submitted
 from ampref_service.api.deps import ServicesDep, job_terms, needs
-from ampref_service.api.problems import BODY_STATUSES, format_problem, responses
+from ampref_service.api.problems import BODY_STATUSES, format_problem, log_refusal, responses
 from ampref_service.api.strict import make_router, parse_body
 from ampref_service.archives import iterate_members
 from ampref_service.batches import Batch, store_batch
@@ -90,6 +90,7 @@ async def _format_lines(request: Request, services: Services, batch: Batch) -> A
         async for member, outcome in store_batch(services, batch):
             if isinstance(outcome, AmprefError):
                 counts["refused"] += 1
+                log_refusal(request.scope, outcome)
                 line = {"status": outcome.status, "problem": format_problem(request.scope, outcome)}
             else:
                 counts["known" if outcome.is_known else "accepted"] += 1

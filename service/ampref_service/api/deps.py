@@ -8,17 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
-import structlog
 from fastapi import BackgroundTasks, Depends, Query, Request, Response, Security
 from fastapi.security import HTTPBearer
 
-from amp_core.errors import Forbidden
 from ampref_service.api.auth import Authenticator
 from ampref_service.catalog.records import Job, JobTerms
 from ampref_service.keys import Caller
 from ampref_service.services import Services
-
-log = structlog.get_logger("ampref_service.auth")
 
 _CALLER = "ampref.caller"
 
@@ -83,12 +79,8 @@ async def authorize(request: Request, scopes: list[str], *, may_be_link: bool = 
     """
     authenticator = await get_authenticator(request)
     caller = request.scope[_CALLER] = await authenticator.identify(request, accepts_link=may_be_link)
-    try:
-        caller.check_scope(*scopes)
-        await authenticator.check_place(caller, request.path_params)
-    except Forbidden as error:
-        log.info("request_refused", caller=caller.name, key=caller.owner, reason=error.what)
-        raise
+    caller.check_scope(*scopes)
+    await authenticator.check_place(caller, request.path_params)
 
 
 def job_terms(services: Services, caller: Caller, priority: int = 0) -> JobTerms:

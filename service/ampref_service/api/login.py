@@ -12,6 +12,7 @@ from amp_core.errors import Unauthorized
 from ampref_service.api.auth import SESSION_COOKIE, SESSION_SEC, check_csrf
 from ampref_service.api.deps import AuthenticatorDep
 from ampref_service.api.docs_page import SAFE_PAGE
+from ampref_service.api.problems import log_refusal
 
 router = APIRouter(include_in_schema=False)
 
@@ -48,6 +49,7 @@ async def post_login(
     try:
         session = await authenticator.open_session(key)
     except Unauthorized as error:
+        log_refusal(request.scope, error)
         return _show_form(f"{error.what}", status=401)
     response = RedirectResponse("login", 303, {"cache-control": "no-store"})
     response.set_cookie(

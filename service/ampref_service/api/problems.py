@@ -12,8 +12,8 @@ Whatever goes wrong (an unknown route, a motion with NaN in it, a bug), the clie
     errors      every fault of a query or a body, when there may be several
 
 Values that the client sent are never echoed as JSON values: NaN and lone surrogates among them could not be serialized.
-An unexpected exception is logged with its traceback; the client reads the request id and no more. What is away or full is
-logged as a line, at most once a second for each type.
+An unexpected exception is logged with its traceback; the client reads the request id and no more. What is away or full, and who
+is refused (401, 403, 429), is logged as a line, at most once a second for each type and caller.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _repeating_log = RepeatingLog(log)
 
 MEDIA_TYPE = "application/problem+json"
 _BUSY_RETRY_SEC = (2, 8)
+_REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": 'Bearer realm="ampref"'},
     HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": "5"},
@@ -100,6 +101,7 @@ def problem(
     body = format_problem(scope, error)
     if telemetry := getattr(getattr(scope.get("app"), "state", None), "telemetry", None):
         telemetry.count_problem(error.slug)
+    log_refusal(scope, error)
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]
     # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
@@ -109,6 +111,23 @@ def problem(
         # Those who were turned away together would come back together.
         all_headers["retry-after"] = str(random.randint(*_BUSY_RETRY_SEC))
     return Response(content, error.status, all_headers, MEDIA_TYPE)
+
+
+def log_refusal(scope: Mapping[str, Any], error: AmprefError) -> None:
+    """Log who was refused what, for want of a key, a right or a quota; a refused request leaves no other trace."""
+    if error.status not in _REFUSALS:
+        return
+    caller = getattr(scope.get("ampref.caller"), "name", "")
+    _repeating_log.warning(
+        "request_refused",
+        f"{error.slug} {caller}",
+        status=error.status,
+        caller=caller,
+        client=(scope.get("client") or ("",))[0],
+        method=scope.get("method"),
+        path=scope.get("path"),
+        reason=error.what,
+    )
 
 
 def format_traceback(error: BaseException) -> str:

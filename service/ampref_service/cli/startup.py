@@ -19,6 +19,7 @@ from typer import BadParameter, Option
 from amp_core.cli.exit_codes import TERMINATED
 from amp_core.cli.output import Output
 from amp_core.errors import NotFound, Unavailable
+from ampref_service import logs
 from ampref_service.blobs import insecure_endpoint, open_blobs
 from ampref_service.catalog import Catalog, keys
 from ampref_service.keys import parse_groups
@@ -32,10 +33,12 @@ Port = Annotated[int | None, Option(min=0, max=65535, help="Port to listen on, 0
 def load_settings(out: Output, **overrides: Any) -> Settings:
     """The settings, with options in the place of variables. Variables that look like settings and are none cost a warning.
 
-    From here on whatever this process makes, catalog, blobs and scratch folders, is for its user alone.
+    From here on whatever this process makes, catalog, blobs and scratch folders, is for its user alone. Warnings and errors are
+    logged to stderr, unless the verb asks for more.
     """
     os.umask(0o077)
     settings = Settings.load(**{name: value for name, value in overrides.items() if value is not None})
+    logs.configure("warning", json=settings.log_json)
     unknown = unknown_variables(os.environ)
     if unknown:
         names = ", ".join(name + (f" (did you mean {near}?)" if near else "") for name, near in unknown.items())
@@ -58,14 +61,14 @@ def check_keys(out: Output, settings: Settings) -> None:
         return
     if settings.is_open_without_keys or settings.proxy_user_header:
         return
-    with closing(Catalog.open(settings.database_url)) as catalog:
-        try:
-            with catalog.session() as session:
-                is_lacking = not keys.has_keys(session)
-        except Unavailable:
-            return  # The service refuses every request as long as it cannot look a key up.
-    if not is_lacking:
-        return
+    if has_catalog(settings):
+        with closing(Catalog.open(settings.database_url)) as catalog:
+            try:
+                with catalog.session() as session:
+                    if keys.has_keys(session):
+                        return
+            except Unavailable:
+                return  # The service refuses every request as long as it cannot look a key up.
     option = f" --data-dir {shlex.quote(str(settings.data_dir))}" if settings.database_url.startswith("sqlite") else ""
     if settings.is_loopback:
         out.warn(f"every request needs a key, and there is none yet; make one: {FIRST_KEY}{option}")
@@ -96,12 +99,17 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def has_catalog(settings: Settings) -> bool:
+    """Whether there is a database; False for a file that does not exist, which opening it would make."""
+    url = make_url(settings.database_url)
+    return not url.drivername.startswith("sqlite") or Path(url.database or "").exists()
+
+
 def check_catalog_is_there(settings: Settings) -> None:
     """Raise `NotFound` where the catalog is a file that does not exist, which opening it would make."""
-    url = make_url(settings.database_url)
-    if url.drivername.startswith("sqlite") and not Path(url.database or "").exists():
+    if not has_catalog(settings):
         raise NotFound(
-            f"no service keeps its catalog in {url.database}",
+            f"no service keeps its catalog in {make_url(settings.database_url).database}",
             expected="the data folder of a service",
             remedy="Name it with --data-dir or AMPREF_DATA_DIR",
         )

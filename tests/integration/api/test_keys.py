@@ -7,14 +7,16 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 from keykit import add_key, bearer
 from sqlalchemy import update
 
 from amp_core.errors import Unavailable
-from ampref_service.api import auth
+from ampref_service.api import auth, problems
 from ampref_service.catalog import audit, keys
 from ampref_service.catalog.tables import clips, curriculum, jobs
 from ampref_service.keys import PREFIX, SCOPES, make_token
+from ampref_service.logs import RepeatingLog
 
 
 def refuses(answer: Any, words: str, status: int = 401) -> None:
@@ -161,6 +163,19 @@ def test_a_cursor_belongs_to_the_list_of_its_key(fresh: Any, texts: dict[str, st
     page = fresh.http.get("/v1/clips?limit=1", headers=bearer(texts["all"])).json()
     answer = fresh.http.get(f"/v1/clips?limit=1&cursor={page['next_cursor']}", headers=bearer(texts["g1"]))
     assert answer.status_code == 422
+
+
+def test_who_is_refused_is_logged_as_a_warning(fresh: Any, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "_repeating_log", RepeatingLog(problems.log))
+    with structlog.testing.capture_logs() as lines:
+        for header in ({}, {}, bearer(texts["walk"])):
+            fresh.http.get("/v1/datasets/run", headers=header)
+    lines = [line for line in lines if line["event"] == "request_refused"]
+    assert [(line["log_level"], line["status"], line["caller"]) for line in lines] == [
+        ("warning", 401, ""),
+        ("warning", 403, "key:walk"),
+    ]
+    assert (lines[1]["path"], "'run'" in lines[1]["reason"]) == ("/v1/datasets/run", True)
 
 
 def test_what_is_out_of_reach_is_forbidden_by_its_name(fresh: Any, texts: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ from ampref_service.cli.startup import (
     check_blobs,
     check_keys,
     ending_on_sigterm,
+    has_catalog,
     load_settings,
     make_folder,
     url_of,
@@ -64,10 +65,14 @@ def up(
     logs.configure(settings.log_level if os.environ.get("AMPREF_LOG_LEVEL") else "warning", json=settings.log_json)
     warn_missing_tests(out, settings)
     robots = load_robots(settings.robots)  # Before anything is started; the server would refuse them with a traceback.
+    is_new = not has_catalog(settings)
+    if is_new:
+        check_keys(out, settings)  # A refusal leaves no folder behind.
     make_folder(settings.data_dir)
     check_blobs(out, settings)
     schema.upgrade(settings.database_url)
-    check_keys(out, settings)
+    if not is_new:
+        check_keys(out, settings)
     listener = server.listen(settings)
     # From this line on connections wait for the application instead of being refused.
     if stop_with_parent:

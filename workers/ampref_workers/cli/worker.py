@@ -49,6 +49,7 @@ def worker(
     if check:
         # It runs every few seconds as a health check, so that it warns of nothing.
         settings = Settings.load()
+        logs.configure("warning", json=settings.log_json)
         answers = check_workers(settings, hostname=platform.node())
         states = _list_states(settings)
         out.print_result({"answers": answers, "workers": states})
