@@ -111,7 +111,7 @@ def send_test(
     state, detail = _test_state(row), (row["test"] or {}).get("detail")
     out.print_result(row, [state])
     if state == "pending":
-        detail = f"no worker has sent it within {timeout:g} s; check that one runs: ampref jobs"
+        detail = f"no worker has sent it within {timeout:g} s; ampref jobs shows whether one is at work"
     out.print(f"{webhook_id}: {state}" + (f": {detail}" if detail else ""))
     out.exit(failed=state != "delivered")
 

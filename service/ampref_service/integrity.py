@@ -231,7 +231,7 @@ def _queue_repeat(catalog: Catalog, finding: Finding, lost_digests: set[str], te
             if clip_blob in lost_digests:
                 continue
             job = clips.score_again(session, clip_id, recipe_digest, terms=terms, actor=actor)
-            remedy = f"a worker scores it again and puts the same bytes back: ampref jobs {job.id}"
+            remedy = f"a worker scores it again and puts the same bytes back: ampref job {job.id} --wait"
             return replace(finding, outcome="queued", job=job.id, remedy=remedy)
         is_upload = any(owner.startswith("clip ") for owner in finding.owners)
     return replace(finding, outcome="lost", remedy=("post the same file again, or " if is_upload else "") + backup)

@@ -45,10 +45,7 @@ _SUM_BYTES = 16
 _MOST_SUMS = 1 << 18  # Of windows whose checksums are remembered: 256 GiB of blobs in 4 MiB of memory.
 _MOST_SMALL = 1 << 14  # Of blobs that are.
 _UNOPENABLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_REMEDY = (
-    "Send the same bytes again, which puts them back, or have the operator restore the blob store (AMPREF_BLOB_URL) from a "
-    "backup; docs/storage.md says how"
-)
+_REMEDY = "The operator brings it back: ampref fsck --repair --from BACKUP (the folder of a backup; docs/storage.md)"
 
 
 class BlobStat(NamedTuple):
@@ -324,7 +321,8 @@ class BlobStore(abc.ABC):
             + (f"; it belongs to {owners}" if owners else ""),
             key=digest,
             expected=f"bytes with the digest {digest}",
-            remedy=_REMEDY,
+            # Whoever reads a version cannot send its files; a clip's comes from somebody who may have it.
+            remedy=_REMEDY + ("; or send the clip's file again" if owners.startswith("clip ") else ""),
         )
 
     @contextlib.contextmanager

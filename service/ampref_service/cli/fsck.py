@@ -74,10 +74,10 @@ def fsck(
     for outcome, text in states.items():
         if count := sum(finding.outcome == outcome for finding in result.findings):
             out.print(f"  {text:<22} {count}")
-    counts = {"no row names": len(result.unreferenced), "no blobs": len(result.leftovers), "healed before": len(result.healed)}
-    for text, count in counts.items():
-        if count:
-            out.print(f"  {text:<22} {count}")
+    lists = {"no row names": result.unreferenced, "other files": result.leftovers, "healed before": result.healed}
+    for text, names in lists.items():
+        if names:
+            out.print(f"  {text:<22} {len(names)}")
     for finding in result.findings:
         if finding.outcome != "restored":
             out.refuse(_to_error(finding))

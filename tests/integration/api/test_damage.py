@@ -62,7 +62,8 @@ def check_refused(api: Any, url: str, digest: str, owner: str) -> None:
             problem = answer.json()
             assert problem["type"] == "urn:ampref:error:integrity"
             assert (problem["key"], owner in problem["what"]) == (digest, True), problem["what"]
-            assert "Send the same bytes again" in problem["remedy"]
+            assert "ampref fsck --repair --from BACKUP" in problem["remedy"]
+            assert ("send the clip's file again" in problem["remedy"]) == owner.startswith("clip")
 
 
 def check_served(api: Any, url: str, digest: str) -> None:
@@ -167,7 +168,7 @@ def test_two_services_on_one_store_see_each_others_damage_and_healing(api: Any, 
     other.verify_once(digest)
     check_served(api, f"/v1/clips/{clip['id']}/file", digest)
     flip_bit(other.local_path(digest) or Path())
-    check_refused(api, f"/v1/clips/{clip['id']}/file", digest, "clip")
+    check_refused(api, f"/v1/clips/{clip['id']}/file", digest, "clip ")
     assert not other.exists(digest)
     api.post(1)
     assert other.read_bytes(digest)
