@@ -29,7 +29,7 @@ from amp_core.strict_json import format_json, read_json
 from amp_core.version import __version__
 from ampref_service.blobs import BlobStore, LocalBlobStore
 from ampref_service.blobs.store import blob_key, disk_errors
-from ampref_service.catalog import Catalog, audit, blob_refs, dump, job_rows, schema
+from ampref_service.catalog import Catalog, audit, blob_refs, dump, job_rows, schema, webhooks
 from ampref_service.catalog.engine import chunked
 from ampref_service.catalog.tables import metadata
 
@@ -44,6 +44,7 @@ _CATALOG_PREFIX = "catalog-"
 _ROWS_FOLDER = re.compile(rf"{_CATALOG_PREFIX}\d{{8}}T\d{{6}}Z-[0-9a-f]{{8}}")
 _THREADS = 8  # A small blob costs the wait for the disk, or for S3, and hardly any work.
 _MOST_DUMPS = 3
+_RESTORED = "the catalog was restored from a backup, and its original may deliver beside it"
 _MOST_NAMED = 5  # Digests in an error.
 
 
@@ -294,7 +295,13 @@ def _is_intact(path: Path, size: int, digest: str) -> bool:
 
 
 def restore_backup(
-    backup: Backup, database_url: str, store: BlobStore, *, allow_missing: bool = False, progress: Progress | None = None
+    backup: Backup,
+    database_url: str,
+    store: BlobStore,
+    *,
+    allow_missing: bool = False,
+    keep_webhooks: bool = False,
+    progress: Progress | None = None,
 ) -> list[AmprefError]:
     """Put a backup into an empty database and a blob store, and bring the schema to this release's.
 
@@ -302,6 +309,7 @@ def restore_backup(
 
     Args:
       allow_missing: restore what there is, where blobs are damaged or missing; they are returned.
+      keep_webhooks: leave them as they are. The original may go on beside the copy, so that otherwise each is quarantined.
 
     Raises:
       Conflict: the database has rows, or the backup is of a newer release.
@@ -342,7 +350,9 @@ def restore_backup(
             )
         command.upgrade(schema.config(connection), "head")
         requeued = job_rows.forget_workers(connection, "its worker is gone: the catalog was restored from a backup")
-        detail = {"schema": backup.schema, "taken_at": backup.started_at, "requeued": requeued, "missing": len(faults)}
+        paused = 0 if keep_webhooks else webhooks.quarantine_all(connection, _RESTORED)
+        facts = {"schema": backup.schema, "taken_at": backup.started_at}
+        detail = facts | {"requeued": requeued, "missing": len(faults), "quarantined_webhooks": paused}
         audit.record(connection, audit.OPERATOR, "catalog.restore", "catalog", detail)
     return faults
 

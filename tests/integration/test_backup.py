@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -139,7 +140,7 @@ def test_all_of_a_running_service_comes_back_in_an_empty_place(
 
     settings = settings_for(tmp_path / "restored", other_url, port=0)
     store = open_blobs(settings.blob_url)
-    assert restore_backup(read_backup(folder), settings.database_url, store) == []
+    assert restore_backup(read_backup(folder), settings.database_url, store, keep_webhooks=True) == []
     with opened(settings.database_url) as catalog:
         assert missing_blobs(catalog, store) == []
         before, after = rows_of(bench.catalog), rows_of(catalog)
@@ -412,7 +413,14 @@ def test_the_commands(
     document = json.loads(capsys.readouterr().out)
     assert (document["tables"]["clips"], document["blobs"]["count"], document["faults"]) == (2, 2, [])
     assert cli.run(["backup", str(folder), "--verify"]) == 0
-    assert "2 clips" in capsys.readouterr().out
+    assert re.search(r"2 clips.*\n  verified   every byte\n", capsys.readouterr().out, re.DOTALL)
+    for words in ("copied     2 blobs\n", "copied     0 blobs; the others were there\n"):
+        assert cli.run(["backup", str(tmp_path / "other"), "--data-dir", str(small.settings.data_dir)]) == 0
+        assert words in capsys.readouterr().out
+    for inside in (small.settings.data_dir, small.settings.data_dir / "x" / "y"):
+        assert cli.run(["backup", str(inside), "--data-dir", str(small.settings.data_dir)]) == 1
+        assert "within what it is a backup of" in capsys.readouterr().err
+    assert not (small.settings.data_dir / "x").exists()
     monkeypatch.delenv("AMPREF_DATABASE_URL")
     assert cli.run(["restore", str(folder), "--data-dir", str(tmp_path / "restored")]) == 0
     assert cli.run(["restore", str(folder), "--data-dir", str(tmp_path / "restored")]) == 1
@@ -426,3 +434,27 @@ def test_the_commands(
     assert cli.run(["restore", str(tmp_path / "no-blobs"), "--data-dir", str(tmp_path / "third"), "--allow-missing"]) == 1
     assert cli.run(["restore", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path / "fourth")]) == 1
     assert "no complete backup is there" in capsys.readouterr().err
+
+
+def test_a_restored_copy_sends_nothing_to_webhooks_until_it_is_told(
+    small: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small.catalog.begin() as session:
+        facts: dict[str, Any] = {"owner": "", "key_id": None, "actor": "a test", "host": "hooks.example.org"}
+        hook = webhooks.add(session, "https://hooks.example.org/x", "whsec_eA==", EventFilter(), **facts)
+        webhooks.request_test(session, hook.id)
+    small.submit_score("an event that was not delivered")
+    write_backup(small.catalog, small.blobs, tmp_path / "backup")
+    for folder, options in (("copy", []), ("successor", ["--keep-webhooks"])):
+        assert cli.run(["restore", str(tmp_path / "backup"), "--data-dir", str(tmp_path / folder), *options]) == 0
+        out = capsys.readouterr().out
+        assert "those that waited or ran in the backup are run here" in out
+        with opened(f"sqlite:///{tmp_path / folder / 'catalog.sqlite3'}") as catalog, catalog.begin() as session:
+            copy = webhooks.get(session, hook.id)
+            assert (copy.state, webhooks.is_due(session), "quarantined" in out) == (
+                ("active", True, False) if options else ("quarantined", False, True)
+            )
+            if not options:
+                assert "restored from a backup" in (copy.reason or "")
+                webhooks.retry(session, hook.id, actor="operator")
+                assert webhooks.get(session, hook.id).position == hook.position

@@ -114,6 +114,13 @@ def retry(session: Session, webhook_id: str, *, actor: str) -> None:
     audit.record(session, actor, "webhook.retry", f"webhook:{webhook_id}")
 
 
+def quarantine_all(session: Session, reason: str) -> int:
+    """Have nothing sent to any webhook, a test included, until it is retried; returns how many were active."""
+    session.execute(update(webhooks).values(test_due=0))
+    query = update(webhooks).where(webhooks.c.state == "active").values(state="quarantined", reason=reason)
+    return session.execute(query, execution_options={"preserve_rowcount": True}).rowcount
+
+
 def count_states(session: Session) -> dict[str, int]:
     """How many webhooks are active, fail at this time, and are quarantined."""
     counts = {"active": 0, "failing": 0, "quarantined": 0}

@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import make_url
 from typer import Argument, Option
 
 from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
-from amp_core.errors import AmprefError, IntegrityError
+from amp_core.cli.text import counted
+from amp_core.errors import AmprefError, Conflict, IntegrityError
+from amp_core.files import expand_home
 from amp_core.progress import Progress
 from ampref_service import backup as backups
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog
 from ampref_service.cli.startup import check_catalog_is_there, load_settings, make_folder
 from ampref_service.damage import CatalogDamageLog
+from ampref_service.settings import Settings
 
 DataDir = Annotated[Path | None, Option(help="Where the service keeps everything; overrides AMPREF_DATA_DIR.")]
 
@@ -43,6 +47,7 @@ def backup(
     else:
         settings = load_settings(out, data_dir=data_dir)
         check_catalog_is_there(settings)
+        _check_outside(folder, settings)
         catalog = Catalog.open(settings.database_url)
         try:
             with _show_progress(out, f"backing up to {folder}") as progress:
@@ -59,8 +64,11 @@ def backup(
             for digest in result.absent
         ]
     _print_backup(out, result, faults)
-    if not verify:
-        out.print(f"  copied     {result.copied} blobs; the others were there")
+    if verify:
+        out.print("  verified   every byte" + (f"; {counted(len(faults), 'blob')} damaged or missing" if faults else ""))
+    else:
+        is_renewed = result.copied < result.num_blobs
+        out.print(f"  copied     {result.copied} blobs{'; the others were there' if is_renewed else ''}")
         out.print(f"next: ampref backup {folder} --verify")
     out.exit()
 
@@ -69,6 +77,10 @@ def restore(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="The backup's folder.")],
     allow_missing: Annotated[
         bool, Option("--allow-missing", help="Restore the rest where blobs of the backup are damaged or missing.")
+    ] = False,
+    keep_webhooks: Annotated[
+        bool,
+        Option("--keep-webhooks", help="Let the webhooks go on; without, each waits for ampref webhook retry ID."),
     ] = False,
     data_dir: DataDir = None,
     json_out: Json = None,
@@ -85,12 +97,35 @@ def restore(
         make_folder(settings.data_dir)
     with _show_progress(out, f"restoring {folder}") as progress:
         faults = backups.restore_backup(
-            source, settings.database_url, open_blobs(settings.blob_url), allow_missing=allow_missing, progress=progress
+            source,
+            settings.database_url,
+            open_blobs(settings.blob_url),
+            allow_missing=allow_missing,
+            keep_webhooks=keep_webhooks,
+            progress=progress,
         )
     _print_backup(out, source, faults)
     out.print(f"  restored   to {make_url(settings.database_url).render_as_string(hide_password=True)}")
+    out.print("  jobs       those that waited or ran in the backup are run here")
+    if source.tables.get("webhooks") and not keep_webhooks:
+        out.print("  webhooks   are quarantined: what takes the original's place sends again after ampref webhook retry ID")
     out.print("next: start the service")
     out.exit()
+
+
+def _check_outside(folder: Path, settings: Settings) -> None:
+    """Raise `Conflict` for a backup within what it is a backup of: one disk would lose both."""
+    url = urlsplit(settings.blob_url)
+    places = [settings.data_dir, *([Path(unquote(url.path))] if url.scheme == "file" else [])]
+    target = expand_home(folder).resolve()
+    for place in places:
+        if target.is_relative_to(place.resolve()):
+            raise Conflict(
+                f"the backup would be within what it is a backup of, {place}",
+                file=str(folder),
+                expected="a folder elsewhere, best on another disk",
+                remedy="Name another folder",
+            )
 
 
 def _print_backup(out: Output, result: backups.Backup, faults: list[AmprefError]) -> None:
