@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from amp_core.cli.output import Output
 from amp_core.cli.reading import ReadOptions
+from amp_core.cli.text import counted
 from amp_core.client import ApiClient
 from amp_core.client.bulk import BatchFile
 from amp_core.commands import quote_path
-from amp_core.errors import AmprefError, InputRefused, NotFound
+from amp_core.errors import AmprefError, Busy, DiskFull, InputRefused, NotFound, QuotaExceeded, Unavailable
 from amp_core.formats import EXTENSIONS
 from amp_core.strict_json import json_digest
 
-__all__ = ["JOURNAL", "Journal", "find_motions", "submit_batches"]
+__all__ = ["JOURNAL", "Journal", "find_motions", "note_rest", "submit_batches"]
 
 JOURNAL = ".ampref-submit.jsonl"
 """The journal of a folder, in that folder."""
@@ -25,6 +27,9 @@ JOURNAL = ".ampref-submit.jsonl"
 _BATCH_CLIPS = 200
 _BATCH_BYTES = 32 << 20
 _MOST_REFUSALS = 10  # Printed in full; the others are counted.
+_MOST_KNOWN_REFUSALS = 3  # The same of an earlier run.
+_PASSING = frozenset(kind.slug for kind in (QuotaExceeded, Unavailable, Busy, DiskFull))
+"""Refusals that are about the moment and not about the file; an earlier release kept them."""
 
 
 def find_motions(paths: Sequence[Path]) -> list[Path]:
@@ -96,8 +101,12 @@ class Journal:
         for number, line in enumerate(lines.splitlines(), 1):
             try:
                 entry = json.loads(line)  # Not `read_json`: a file's name may be no Unicode, which strict JSON refuses.
+                if entry.get("refused", {}).get("type") in _PASSING:
+                    continue
+                if entry.get("job"):
+                    entry["job"] = {"id": entry["job"]["id"]}  # An earlier release kept its state, which does not last.
                 self._entries[entry["terms"], entry["file"]] = entry
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise InputRefused(
                     f"line {number} is none of a journal",
                     file=str(self._path),
@@ -123,14 +132,18 @@ class Journal:
         else:
             clip, job, rollout = (answer[key] for key in ("clip", "job", "rollout"))
             entry["clip"] = {"id": clip["id"], "name": clip["name"]}
-            entry["job"] = job and {"id": job["id"], "state": job["state"]}
+            entry["job"] = job and {"id": job["id"]}  # Its state will be another when the entry is read.
             entry["rollout"] = rollout and {"id": rollout["id"]}
         self._file.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
         self._file.flush()
         return entry
 
     def close(self) -> None:
+        """Close it; one that holds nothing is removed."""
         self._file.close()
+        with suppress(OSError):
+            if not self._path.stat().st_size:
+                self._path.unlink()
 
 
 def submit_batches(
@@ -146,7 +159,7 @@ def submit_batches(
     """Send the files that the journal does not have; `{file, clip, job, rollout}` of every file that the service has."""
     entries: dict[Path, dict[str, Any]] = {}
     statuses: dict[Path, os.stat_result] = {}
-    n_sent = 0
+    n_sent = n_busy = 0
     for path in files:
         with out.refusing(path):
             try:
@@ -158,19 +171,25 @@ def submit_batches(
                 entries[path] = entry
     missing = [path for path in statuses if path not in entries]
     if entries:
-        out.note(f"{len(entries):,} of {len(files):,} files are in the journal; {len(missing):,} are sent")
+        out.note(f"{len(entries):,} of {len(files):,} files are in the journal; {len(missing):,} to send")
     n_refused = _refuse_known(out, entries)
 
-    with out.progress("uploading", total=len(missing)) as progress:
+    def count() -> tuple[int, int]:
+        return sum("clip" in entry for entry in entries.values()), len(statuses) - len(entries)
+
+    with note_rest(out, count), out.progress("uploading", total=len(missing)) as progress:
 
         def report(path: Path, answer: dict[str, Any] | AmprefError) -> None:
-            nonlocal n_sent, n_refused
-            entries[path] = journal.add(path, statuses[path], answer)
+            nonlocal n_sent, n_refused, n_busy
             n_sent += 1
             progress.update(n_sent, description=f"{n_sent:,} of {len(missing):,} files")
+            is_passing = isinstance(answer, AmprefError) and answer.slug in _PASSING
+            if not is_passing:
+                entries[path] = journal.add(path, statuses[path], answer)
             if isinstance(answer, AmprefError):
-                n_refused += 1
-                if n_refused <= _MOST_REFUSALS:
+                n_busy += is_passing
+                n_refused += not is_passing
+                if n_refused + n_busy <= _MOST_REFUSALS:
                     out.refuse(answer)
                 else:
                     out.refusals.append(answer)
@@ -189,6 +208,8 @@ def submit_batches(
                         report(file.path, refusal)
     if n_refused > _MOST_REFUSALS:
         out.warn(f'{n_refused:,} files were refused; all reasons are in the journal, under "refused"')
+    if n_busy:
+        out.warn(f"the service could not take {counted(n_busy, 'file')} at the moment; the same command goes on")
     return [
         {"file": str(path), **{key: entries[path][key] for key in ("clip", "job", "rollout")}}
         for path in files
@@ -196,17 +217,47 @@ def submit_batches(
     ]
 
 
+@contextmanager
+def note_rest(out: Output, count: Callable[[], tuple[int, int]]) -> Iterator[None]:
+    """When a quota or Ctrl-C ends the block, say how far it came and that the same command goes on.
+
+    Args:
+      count: returns how many files the service has and how many are still to be sent.
+
+    Raises:
+      QuotaExceeded: the block raised it.
+    """
+    try:
+        yield
+    except QuotaExceeded as error:
+        n_accepted, n_left = count()
+        raise QuotaExceeded(
+            f"{error.what}; {counted(n_accepted, 'file')} accepted, {n_left:,} not sent",
+            expected=error.expected,
+            remedy=f"{error.remedy or 'Wait'}; then the same command goes on",
+        ) from error
+    except KeyboardInterrupt:
+        n_accepted, n_left = count()
+        out.note(f"{counted(n_accepted, 'file')} accepted, {n_left:,} not sent; the same command goes on")
+        raise
+
+
 def _refuse_known(out: Output, entries: Mapping[Path, Mapping[str, Any]]) -> int:
-    """Count the files that were refused in an earlier run, so that this one fails as well."""
-    count = sum("refused" in entry for entry in entries.values())
-    if count:
-        files = "file was" if count == 1 else "files were"
+    """Print the first files that were refused in an earlier run, and count them, so that this one fails as well."""
+    refusals = {path: entry["refused"] for path, entry in entries.items() if "refused" in entry}
+    for path, facts in list(refusals.items())[:_MOST_KNOWN_REFUSALS]:
+        places = {name: facts.get(name) for name in ("key", "frame", "expected", "remedy")}
+        out.refuse(InputRefused(str(facts.get("what") or facts.get("detail")), file=str(path), **places))
+    if refusals:
+        first = f", the first {_MOST_KNOWN_REFUSALS} are named above" if len(refusals) > _MOST_KNOWN_REFUSALS else ""
+        files, have, them = ("file was", "has", "it") if len(refusals) == 1 else ("files were", "have", "them")
         out.refuse(
             InputRefused(
-                f"{count:,} {files} refused before", remedy="Mend and send them again, or send them again: --retry-refused"
+                f"{len(refusals):,} {files} refused before and {have} not changed since{first}",
+                remedy=f"Mend {them}, then the same command sends {them}; to send {them} without a change: --retry-refused",
             )
         )
-    return count
+    return len(refusals)
 
 
 def _pack(

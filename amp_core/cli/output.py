@@ -140,7 +140,7 @@ class Output:
 
     @contextmanager
     def refusing(self, file: Path | None = None) -> Iterator[None]:
-        """Refuse what the block raises, instead of ending the command; a service that is gone ends it.
+        """Refuse what the block raises, instead of ending the command; a service that is gone or full ends it, and a quota.
 
         Args:
           file: the file that the block is about.
@@ -148,7 +148,7 @@ class Output:
         try:
             yield
         except AmprefError as error:
-            if error.slug == "unavailable":
+            if error.slug in ("unavailable", "busy", "quota"):
                 raise
             if file is not None:
                 error.file, error.remedy = str(file), fill_command(error.remedy, file)

@@ -63,7 +63,8 @@ def purge(
     if total["clips"] > len(total["names"]):
         out.print(f"  and {total['clips'] - len(total['names'])} more")
     if total["with_windows"]:
+        have = "has" if total["with_windows"] == 1 else "have"
         out.warn(
-            f"{counted(total['with_windows'], 'clip')} of these have windows that pass; dataset lock --segments takes those"
+            f"{counted(total['with_windows'], 'clip')} of these {have} windows that pass; dataset lock --segments takes those"
         )
     out.print("nothing was done; next: the same with --yes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from amp_core.cli.bulk import JOURNAL, Journal, find_motions, submit_batches
+from amp_core.cli.bulk import JOURNAL, Journal, find_motions, note_rest, submit_batches
 from amp_core.cli.options import Fps, Json, Mode, Physics, Profile, QuatOrder, Quiet, Seed, Timeout, Url
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions, reading_options
@@ -19,7 +20,7 @@ from amp_core.cli.recipes import read_recipe
 from amp_core.cli.remote import JobFailed, connect, note_unfinished, wait_for_job
 from amp_core.cli.results import print_results
 from amp_core.client import ApiClient
-from amp_core.errors import AmprefError
+from amp_core.errors import AmprefError, Unavailable
 from amp_core.tiers import Tier
 
 _MOST_ROWS = 60
@@ -98,7 +99,7 @@ def submit(
             "Motion": _label,
             "Clip": lambda answer: answer["clip"]["id"],
             "Job": lambda answer: answer["job"] and answer["job"]["id"],
-            "State": lambda answer: "known, scored" if answer["rollout"] else answer["job"] and answer["job"]["state"],
+            "State": _describe_state,
         }
         out.print_table(columns, answers)
         out.print("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")
@@ -116,8 +117,13 @@ def _submit_each(
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Upload files one by one; the service's answers."""
-    answers = []
-    with out.progress("uploading", total=len(files)) as progress:
+    answers: list[dict[str, Any]] = []
+    index = 0
+
+    def count() -> tuple[int, int]:
+        return len({answer["file"] for answer in answers}), len(files) - index
+
+    with note_rest(out, count), out.progress("uploading", total=len(files)) as progress:
         for index, path in enumerate(files):
             progress.update(index, description=f"uploading {path.name}")
             with out.refusing(path):
@@ -143,7 +149,13 @@ def _print_counts(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _wait_for_rollouts(out: Output, api: ApiClient, answers: Sequence[dict[str, Any]], timeout: float | None) -> None:
-    """Follow the jobs to their ends; each answer then has its job as it ended and its rollout in full."""
+    """Follow the jobs to their ends; each answer then has its job as it ended and its rollout in full.
+
+    Args:
+      timeout: seconds for all of them; those that are not at their end by then are told of together.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    unfinished: list[str] = []
     # A clip that is known needs no time; the bar and its estimate are about the rest.
     n_jobs = sum(answer["rollout"] is None for answer in answers)
     with (
@@ -154,8 +166,12 @@ def _wait_for_rollouts(out: Output, api: ApiClient, answers: Sequence[dict[str, 
             overall = f"{index} of {len(answers)} clips" if len(answers) > 1 else ""
             try:
                 if answer["rollout"] is None and answer["job"] is not None:
+                    left = None if end is None else max(0.0, end - time.monotonic())
+                    if left == 0.0 and api.get_job(answer["job"]["id"])["state"] in ("queued", "running"):
+                        unfinished.append(answer["job"]["id"])
+                        continue
                     answer["job"] = wait_for_job(
-                        api, answer["job"], progress, label=_label(answer), timeout=timeout, overall=overall
+                        api, answer["job"], progress, label=_label(answer), timeout=left, overall=overall
                     )
                     if not (result := answer["job"].get("result") or {}).get("rollout_id"):
                         raise JobFailed(f"{_label(answer)}: job {answer['job']['id']} succeeded without a rollout")
@@ -163,8 +179,27 @@ def _wait_for_rollouts(out: Output, api: ApiClient, answers: Sequence[dict[str, 
                 if answer["rollout"] is not None:
                     answer["rollout"] = api.get_rollout(answer["rollout"]["id"])
             except AmprefError as error:
-                out.refuse(error)
-                answer["rollout"] = None
+                is_over = end is not None and time.monotonic() >= end
+                if isinstance(error, Unavailable) and is_over and answer["rollout"] is None:
+                    unfinished.append(answer["job"]["id"])
+                else:
+                    out.refuse(error)
+                    answer["rollout"] = None
+    if unfinished:
+        command = f"ampref job {unfinished[0]} --wait" if len(unfinished) == 1 else "the same command, or ampref jobs"
+        out.refuse(
+            Unavailable(
+                f"{len(unfinished):,} of {len(answers):,} not finished after {timeout:g} s",
+                remedy=f"What is not finished goes on; to follow it: {command}",
+            )
+        )
+
+
+def _describe_state(answer: Mapping[str, Any]) -> str | None:
+    if answer["rollout"]:
+        return "known, scored"
+    # What the journal has of a job is no state, which would not last.
+    return answer["job"] and str(answer["job"].get("state", "accepted"))
 
 
 def _label(answer: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from amp_core.cli.group import SummaryGroup
 from amp_core.cli.options import Json, Quiet, Url
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect
+from amp_core.cli.text import counted
 
 _POLL_SEC = 0.5
 
@@ -27,8 +28,12 @@ def _describe_state(row: Mapping[str, Any]) -> str:
     if row["state"] == "quarantined":
         return f"quarantined: {row['reason']}"
     if row["failures"]:
-        return f"failed {row['failures']} times: {row['last_failure']}"
-    return f"{row['pending']} events wait" if row["pending"] else "up to date"
+        return f"failed {counted(row['failures'], 'time')}: {row['last_failure']}"
+    return _count_pending(row) if row["pending"] else "up to date"
+
+
+def _count_pending(row: Mapping[str, Any]) -> str:
+    return f"{counted(row['pending'], 'event')} {'waits' if row['pending'] == 1 else 'wait'}"
 
 
 def _test_state(row: Mapping[str, Any]) -> str:
@@ -123,4 +128,4 @@ def retry_webhook(webhook_id: Id, url: Url = None, json_out: Json = None, quiet:
     with connect(url, out) as api:
         row = api.retry_webhook(webhook_id)
     out.print_result(row, [row["state"]])
-    out.print(f"{webhook_id} is {row['state']}; {row['pending']} events wait")
+    out.print(f"{webhook_id} is {row['state']}; {_count_pending(row)}")

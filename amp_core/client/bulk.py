@@ -12,7 +12,7 @@ from typing import Any
 from amp_core.client import answers
 from amp_core.client.answers import AnswerFault, check_answer
 from amp_core.client.http import Connection, Retry, RetryableError, iter_body, problem_error
-from amp_core.errors import AmprefError, InputRefused, Unavailable
+from amp_core.errors import AmprefError, InputRefused, QuotaExceeded, Unavailable
 from amp_core.strict_json import read_json
 
 __all__ = ["BatchFile", "post_batch"]
@@ -40,10 +40,12 @@ def post_batch(connection: Connection, files: Sequence[BatchFile], params: Mappi
 
     Raises:
       NotFound: the service has no such call (an older release), or not the robot.
+      QuotaExceeded: the key has used up what it may; of these files nothing was told.
       Unavailable: it cannot be reached.
     """
     remaining = dict(enumerate(files))
     failures: dict[int, AmprefError] = {}
+    excesses: list[QuotaExceeded] = []
 
     def receive(line: Any) -> None:
         index = int(line["member"].partition("/")[0])
@@ -52,6 +54,9 @@ def post_batch(connection: Connection, files: Sequence[BatchFile], params: Mappi
             report(path, {**line["submitted"], "known": status == 200})
         else:
             error = problem_error(line["problem"] or {}, status, f"the service answered {status}")
+            if isinstance(error, QuotaExceeded):
+                excesses.append(error)
+                return
             error.file = str(path)
             if status >= 500:  # Its fault or its disk's, not the file's.
                 failures[index] = error
@@ -81,6 +86,8 @@ def post_batch(connection: Connection, files: Sequence[BatchFile], params: Mappi
                     receive(line)
                 except (AnswerFault, ValueError, KeyError, TypeError) as error:
                     raise connection.refuse_answer(_PATH, f"answered something that is not ampref's: {error}") from error
+        if excesses:
+            raise excesses[0]
         if remaining:
             missing = Unavailable(f"the service answered for {len(files) - len(remaining)} of {len(files)} files")
             raise RetryableError(next(iter(failures.values()), missing))

@@ -88,8 +88,9 @@ def test_a_folder_is_sent_and_the_next_run_sends_nothing(served: Served, folder:
     status, output, errors = submit(served, str(folder), "--json")
     assert status == 1
     assert json.loads(output) == answers
-    assert "4 of 4 files are in the journal; 0 are sent" in errors
-    assert "1 file was refused before" in errors
+    assert "4 of 4 files are in the journal; 0 to send" in errors
+    assert "error: 1 file was refused before and has not changed since" in errors
+    assert errors.count(f"error: {folder / 'bad.json'}") == 1, "the reason is told again"
     assert len(journal(folder)) == 4
 
 
@@ -97,13 +98,13 @@ def test_a_file_that_was_mended_is_sent_again(served: Served, folder: Path) -> N
     submit(served, str(folder))
     (folder / "bad.json").write_bytes(motion_bytes(99))
     status, _, errors = submit(served, str(folder))
-    assert (status, "3 of 4 files are in the journal; 1 are sent" in errors) == (0, True), errors
+    assert (status, "3 of 4 files are in the journal; 1 to send" in errors) == (0, True), errors
 
 
 def test_refused_files_are_sent_again_on_demand_and_other_terms_begin_anew(served: Served, folder: Path) -> None:
     submit(served, str(folder))
     _, _, errors = submit(served, str(folder), "--retry-refused")
-    assert "3 of 4 files are in the journal; 1 are sent" in errors
+    assert "3 of 4 files are in the journal; 1 to send" in errors
     _, _, errors = submit(served, str(folder), "--seed", "7")
     assert "are in the journal" not in errors
 
@@ -153,4 +154,4 @@ def test_a_name_that_is_no_unicode_is_sent_and_found_in_the_journal(served: Serv
     status, _, errors = submit(served, str(folder))
     assert status == 0, errors
     status, _, errors = submit(served, str(folder))
-    assert (status, "4 of 4 files are in the journal; 0 are sent" in errors) == (0, True), errors
+    assert (status, "4 of 4 files are in the journal; 0 to send" in errors) == (0, True), errors

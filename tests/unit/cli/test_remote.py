@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from answerkit import CLIP, COVERAGE, JOB, SUMMARY, VERSION
+from answerkit import CLIP, COVERAGE, JOB, SUBMISSION, SUMMARY, VERSION
 from answerkit import ROLLOUT as COMPLETE_ROLLOUT
 
 from amp_core.cli import main as cli
+from amp_core.cli.bulk import JOURNAL
 from amp_core.cli.output import Output
 from amp_core.cli.results import diagnosis_lines, print_results
+from amp_core.cli.webhook import COLUMNS
 from amp_core.client import ApiClient, Retry
+from amp_core.errors import Unavailable
 
 Answer = Callable[[str, str], tuple[int, Any]]
 LOCK = ["dataset", "lock", "walk", "1.0.0"]
@@ -240,6 +246,145 @@ def test_the_refusal_of_an_empty_selection_names_no_key(
     assert capsys.readouterr().err == "error: the selection is empty\n"
 
 
+def _problem(slug: str, what: str, **facts: Any) -> dict[str, Any]:
+    return {"type": f"urn:ampref:error:{slug}", "title": slug, "status": 400, "detail": what, "what": what, **facts}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.json").write_text(name)
+    return folder
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]:
+    """A service that takes batches; by the file's name, the status and the problem that it has instead."""
+
+    def install(problems: dict[str, tuple[int, dict[str, Any]]]) -> None:
+        def handle(request: httpx2.Request) -> httpx2.Response:
+            if request.url.path != "/v1/clips:batch":
+                return httpx2.Response(200, json=JOB | {"kind": "rollout", "state": "queued"})
+            lines = []
+            with tarfile.open(fileobj=io.BytesIO(request.read())) as archive:
+                names = archive.getnames()
+            for name in names:
+                status, problem = problems.get(name.partition("/")[2], (202, None))
+                result = {"submitted": SUBMISSION} if problem is None else {"problem": problem}
+                lines.append(json.dumps({"member": name, "status": status, **result}))
+            return httpx2.Response(200, content="\n".join([*lines, json.dumps({"num_members": len(lines)}), ""]).encode())
+
+        def connect(*_: Any, **__: Any) -> ApiClient:
+            return ApiClient("http://service", retry=Retry(attempts=1), transport=httpx2.MockTransport(handle))
+
+        monkeypatch.setattr("amp_core.cli.submit.connect", connect)
+
+    return install
+
+
+def _journal(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+
+
+def test_a_quota_ends_a_folder_with_one_error_and_the_same_command_goes_on(
+    batches: Callable[[dict[str, Any]], None], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = _problem("quota", "the key 'node' is at its quota", remedy="Wait until some have ended")
+    batches({"b.json": (429, problem), "c.json": (429, problem)})
+    assert cli.run(["submit", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1
+    assert "error: the key 'node' is at its quota; 1 file accepted, 2 not sent\n" in err
+    assert "what to do: Wait until some have ended; then the same command goes on" in err
+    assert len(_journal(folder)) == 1
+    batches({})
+    assert cli.run(["submit", str(folder)]) == 0
+    output = capsys.readouterr()
+    assert "1 of 3 files are in the journal; 2 to send" in output.err
+    assert "queued" not in output.out, "the journal knows no state"
+    assert [entry["job"] for entry in _journal(folder)] == [{"id": "job_1"}] * 3
+
+
+def test_what_a_service_cannot_take_at_the_moment_is_not_in_the_journal(
+    batches: Callable[[dict[str, Any]], None], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches({"b.json": (503, _problem("disk-full", "the disk is full"))})
+    assert cli.run(["submit", str(folder)]) == 1
+    assert "the service could not take 1 file at the moment; the same command goes on" in capsys.readouterr().err
+    entry = _journal(folder)[0] | {"file": str(folder / "b.json"), "refused": {"type": "busy", "what": "of an earlier release"}}
+    with (folder / JOURNAL).open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    batches({})
+    assert cli.run(["submit", str(folder)]) == 0
+    assert "2 of 3 files are in the journal; 1 to send" in capsys.readouterr().err
+
+
+def test_the_next_run_names_what_was_refused_and_why(
+    batches: Callable[[dict[str, Any]], None], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "d.json").write_text("d")
+    batches({f"{name}.json": (422, _problem("motion-refused", "holds NaN", key="dof_pos")) for name in "abcd"})
+    assert cli.run(["submit", str(folder)]) == 1
+    capsys.readouterr()
+    assert cli.run(["submit", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert f"error: {folder / 'a.json'}, key 'dof_pos': holds NaN" in err
+    assert err.count("holds NaN") == 3
+    assert "error: 4 files were refused before and have not changed since, the first 3 are named above" in err
+    assert "Mend them, then the same command sends them; to send them without a change: --retry-refused" in err
+
+
+def test_an_empty_journal_is_not_left(
+    service: Callable[[Answer], list[str]], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service(lambda *_: (403, _problem("forbidden", "the key lacks the scope clips:write")))
+    assert cli.run(["submit", str(folder)]) == 1
+    assert not (folder / JOURNAL).exists()
+
+
+def test_ctrl_c_while_sending_says_how_far_it_came(
+    batches: Callable[[dict[str, Any]], None],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches({})
+
+    def submit(_: ApiClient, files: Any, report: Callable[[Path, Any], None], **__: Any) -> None:
+        report(files[0].path, SUBMISSION)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ApiClient, "submit_batch", submit)
+    assert cli.run(["submit", str(folder)]) == 130
+    assert "1 file accepted, 2 not sent; the same command goes on" in capsys.readouterr().err
+
+
+def test_what_is_not_finished_in_time_is_told_once(
+    batches: Callable[[dict[str, Any]], None],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches({})
+    assert cli.run(["submit", str(folder), "--wait", "--timeout", "0"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1
+    assert "error: 3 of 3 not finished after 0 s" in err
+    assert "to follow it: the same command, or ampref jobs" in err
+
+    def wait(*_: Any, timeout: float, **__: Any) -> None:
+        assert timeout <= 0.01
+        time.sleep(timeout)
+        raise Unavailable("job job_1 has not finished")
+
+    monkeypatch.setattr(ApiClient, "wait_for_job", wait)
+    assert cli.run(["submit", str(folder / "a.json"), "--journal", str(folder / JOURNAL), "--wait", "--timeout", "0.01"]) == 1
+    assert "error: 1 of 1 not finished after 0.01 s\n  what to do: " in (err := capsys.readouterr().err)
+    assert "ampref job job_1 --wait" in err
+
+
 def test_a_name_for_a_known_file_is_said_to_change_nothing(
     service: Callable[[Answer], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -417,6 +562,21 @@ EVENT = {
 }
 FAILED = EVENT | {"data": {"job_id": "job_1", "reason": "its knee is a hinge"}}
 LOCKED = EVENT | {"position": 8, "kind": "version.locked", "dataset": "walk", "data": {"version": "0.11.0"}}
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({"failures": 1, "last_failure": "503", "pending": 1}, "failed 1 time: 503"),
+        ({"failures": 2, "last_failure": "503", "pending": 1}, "failed 2 times: 503"),
+        ({"failures": 0, "pending": 1}, "1 event waits"),
+        ({"failures": 0, "pending": 2}, "2 events wait"),
+    ],
+)
+def test_the_state_of_a_webhook_counts_in_english(state: dict[str, Any], text: str) -> None:
+    describe = COLUMNS["State"]
+    assert callable(describe)
+    assert describe({"state": "active", **state}) == text
 
 
 def test_events_are_listed(service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
