@@ -112,11 +112,12 @@ def lock(
     with connect(url, out, patient=True) as api:
         locking = api.lock_version(name, version, select=select, waivers=waivers or None)
         job = locking["job"]
-        if locking["pending_clips"]:
-            out.warn(
-                f"{locking['pending_clips']} clips that fit are still being scored; what is not done when the lock begins is "
-                "not in it"
-            )
+        if n_pending := locking["pending_clips"]:
+            fit = "clip that fits is" if n_pending == 1 else "clips that fit are"
+            names = ", ".join(locking.get("pending_names", ()))
+            more = ", …" if n_pending > len(locking.get("pending_names", ())) else ""
+            names = f" ({names}{more})" if names else ""
+            out.warn(f"{n_pending} {fit} still being scored{names}; what is not done when the lock begins is not in it")
         if count := locking.get("other_profile_clips"):
             text = f"{counted(count, 'clip')} of these tiers by another gate profile alone: not in it, see --profile"
             out.note(f"note: {text}")

@@ -514,6 +514,7 @@ class WebhookList(TypedDict):
 class LockAnswer(TypedDict):
     job: Job
     pending_clips: int
+    pending_names: NotRequired[list[str]]
     other_profile_clips: NotRequired[int]
 
 

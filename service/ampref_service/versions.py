@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from amp_core.errors import Conflict, InputRefused, IntegrityError, NotFound
@@ -27,16 +28,18 @@ def request_lock(
     terms: JobTerms,
     *,
     actor: str,
-) -> tuple[Version, Job, dict[str, int]]:
+) -> tuple[Version, Job, dict[str, Any]]:
     """Reserve a version's name and queue the job that locks what `select` finds now.
 
     Returns the version, the job, and how many clips are not in it: `pending_clips` that fit by robot, tags and names and are
-    still being scored, and `other_profile_clips` that another gate profile alone passed.
+    still being scored, the first of them by name (`pending_names`), and `other_profile_clips` that another gate profile alone
+    passed.
 
     Raises:
       NotFound: the robot is not installed.
       InputRefused: the selection is empty, or names clips or buckets that hold nothing.
-      Conflict: the version is locked or being locked, or the dataset is of another robot.
+      Conflict: the version is locked or being locked, the dataset is of another robot, or a clip that the selection names has
+        nothing that fits.
     """
     services.robot(select.robot)
     with services.catalog.session() as session:
@@ -54,16 +57,21 @@ def request_lock(
             actor=actor,
         )
         counts = {"pending_clips": selection.pending_clips, "other_profile_clips": selection.count_other_clips}
-        return row, job, {name: count(session, select) for name, count in counts.items()}
+        absences: dict[str, Any] = {name: count(session, select) for name, count in counts.items()}
+        return row, job, absences | {"pending_names": selection.list_pending(session, select, _MAX_LISTED)}
 
 
 def _check_selection(session: Session, select: Select) -> str:
-    """The digest of the first member's robot; raises `InputRefused` for a selection of nothing."""
+    """The digest of the first member's robot.
+
+    Raises:
+      InputRefused: nothing is selected.
+      Conflict: a clip that is named has nothing that fits.
+    """
     missing = selection.missing_clips(session, select)
     if missing:
-        more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
         raise InputRefused(
-            f"there is no clip {', '.join(repr(clip) for clip in missing[:_MAX_LISTED])}{more} for the robot {select.robot!r}",
+            f"there is no clip {_name_first([repr(clip) for clip in missing])} for the robot {select.robot!r}",
             key="select.clips",
             expected="ids or names of clips",
             remedy="ampref clips (GET /v1/clips) lists what there is",
@@ -77,6 +85,15 @@ def _check_selection(session: Session, select: Select) -> str:
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
     first = next(selection.select_members(session, select, chunk=1), None)
+    unfit = selection.unfit_clips(session, select) if select.clips else {}
+    if unfit and (first is not None or any(not reason.endswith("fits") for reason in unfit.values())):
+        raise Conflict(
+            "not every clip that is named can be in it: "
+            + _name_first([f"{clip!r} {reason}" for clip, reason in unfit.items()]),
+            key="select.clips",
+            expected="a result that fits (tier, mode, profile, tags) of each clip that is named",
+            remedy="Wait until they are scored (ampref jobs, GET /v1/jobs), or do not name them",
+        )
     if first is None:
         near = ", ".join(
             f"{name} is {tier.label} by {profile}" for name, tier, profile in selection.list_tiers(session, select, _MAX_LISTED)
@@ -90,6 +107,11 @@ def _check_selection(session: Session, select: Select) -> str:
             + _name_listing(select),
         )
     return first.robot_digest
+
+
+def _name_first(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MAX_LISTED:,} more" if len(texts) > _MAX_LISTED else ""
+    return ", ".join(texts[:_MAX_LISTED]) + more
 
 
 def _suggest_profile(session: Session, select: Select) -> str:

@@ -216,6 +216,7 @@ class Locking(BaseModel):
             description="Clips that fit by robot, tags and names and are still being scored, perhaps too late for this version."
         ),
     ]
+    pending_names: Annotated[list[str], Field(description="The first of these clips, by name.")]
 
 
 class AliasBody(Body):

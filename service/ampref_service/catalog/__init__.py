@@ -9,7 +9,7 @@ functions that take such a session and return plain records:
 * `rollouts`: `get`, `find`, `for_clip`, `add`
 * `datasets`: `list_datasets`, `get_dataset`, `get_version`, `get_file`, `set_alias`, `yank_version`, `archive_version`, …
 * `locking`: `begin_version`, `publish_version`, `abandon_version`
-* `selection`: `select_members`, `missing_clips`, `missing_buckets`, `pending_clips`, `count_other_clips`, `get_sources`
+* `selection`: `select_members`, `missing_clips`, `unfit_clips`, `missing_buckets`, `pending_clips`, …
 * `members`: `list_members`, `get_buckets`
 * `job_rows`: jobs as rows; the queue itself is `ampref_service.jobs`
 * `audit`: `list_events`

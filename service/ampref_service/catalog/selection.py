@@ -206,6 +206,27 @@ def missing_clips(session: Session, criteria: Select) -> list[str]:
     return [clip for clip in dict.fromkeys(criteria.clips) if clip not in names]
 
 
+def unfit_clips(session: Session, criteria: Select) -> dict[str, str]:
+    """Which of `Select.clips`, ids or names of clips that there are, give the selection nothing, each with why."""
+    members: set[str] = set()
+    query = _select_rollouts(session, criteria).order_by(None).with_only_columns(clips.c.id, clips.c.name)
+    for clip_id, name in session.execute(query):
+        members |= {clip_id, name}
+    unfit = [clip for clip in dict.fromkeys(criteria.clips) if clip not in members]
+    reasons: dict[str, str] = {}
+    for part in chunked(unfit):
+        is_named = [clips.c.robot == criteria.robot, or_(clips.c.id.in_(part), clips.c.name.in_(part))]
+        has_result = exists().where(rollouts.c.clip_id == clips.c.id).label("has_result")
+        for clip_id, name, is_scored in session.execute(select(clips.c.id, clips.c.name, has_result).where(*is_named)):
+            for key in (clip_id, name):
+                reasons[key] = "has no rollout that fits" if is_scored else reasons.get(key, "has no result")
+        live = select(clips.c.id, clips.c.name, jobs.c.state).join(jobs, jobs.c.clip_id == clips.c.id)
+        live = live.where(*is_named, jobs.c.kind == "rollout", jobs.c.state.in_(LIVE_STATES))
+        for clip_id, name, state in session.execute(live):
+            reasons[clip_id] = reasons[name] = f"is {state}"
+    return {clip: reasons[clip] for clip in unfit if clip in reasons}
+
+
 def count_other_clips(session: Session, criteria: Select) -> int:
     """How many clips the selection would hold by another gate profile, and does not hold; 0 for one by a recipe."""
     if criteria.recipe is not None:
@@ -222,11 +243,19 @@ def count_other_clips(session: Session, criteria: Select) -> int:
 
 def pending_clips(session: Session, criteria: Select) -> int:
     """How many clips that fit the selection by robot, tags and names have a scoring job that has not ended."""
-    query = select(func.count(distinct(clips.c.id))).join(jobs, jobs.c.clip_id == clips.c.id)
+    return int(session.execute(_filter_pending(select(func.count(distinct(clips.c.id))), criteria)).scalar_one())
+
+
+def list_pending(session: Session, criteria: Select, limit: int) -> list[str]:
+    """The names of the first clips that `pending_clips` counts."""
+    query = _filter_pending(select(clips.c.id, clips.c.name).distinct(), criteria)
+    return [row.name for row in session.execute(query.order_by(clips.c.name, clips.c.id).limit(limit))]
+
+
+def _filter_pending(query: Query[Any], criteria: Select) -> Query[Any]:
+    query = query.join(jobs, jobs.c.clip_id == clips.c.id)
     query = _filter_clips(query.where(jobs.c.kind == "rollout", jobs.c.state.in_(LIVE_STATES)), criteria)
-    if criteria.recipe is not None:
-        query = query.where(jobs.c.recipe_digest == criteria.recipe)
-    return int(session.execute(query).scalar_one())
+    return query if criteria.recipe is None else query.where(jobs.c.recipe_digest == criteria.recipe)
 
 
 def get_sources(session: Session, rollout_ids: Sequence[str]) -> dict[str, RolloutSource]:

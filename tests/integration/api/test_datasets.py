@@ -92,6 +92,33 @@ def test_an_empty_selection_is_refused(api: Any, select: dict[str, Any], says: s
     assert api.http.get("/v1/jobs?kind=lock").json()["items"] == []
 
 
+def test_a_clip_that_is_named_is_in_the_version_or_stops_it(api: Any) -> None:
+    clip_id = api.scored(1, name="walk")
+    api.scored(2, name="run", tier=1)
+
+    def lock(*names: str, **select: Any) -> Any:
+        body = {"version": "0.1.0", "select": {"clips": names, **select} if names else select}
+        return api.http.post("/v1/datasets/walk/versions", json=body)
+
+    assert lock("run").status_code == 422, "nothing is selected at all"
+    waiting = api.post(3, name="waiting").json()
+    refusal = lock("walk", waiting["clip"]["id"], "run")
+    assert _slug(refusal, 409) == "conflict"
+    clip = waiting["clip"]["id"]
+    assert refusal.json()["what"].endswith(f"can be in it: '{clip}' is queued, 'run' has no rollout that fits")
+    assert _slug(lock("waiting"), 409) == "conflict"
+    assert api.http.delete(f"/v1/jobs/{waiting['job']['id']}").status_code == 200
+    assert "'waiting' has no result" in lock("walk", "waiting").json()["what"]
+    api.post(4, name="later")
+    answer = lock()
+    assert (answer.json()["pending_clips"], answer.json()["pending_names"]) == (1, ["later"])
+    api.publish(api.queue.claim("a test", kinds=("lock",)))
+    answer = api.http.post(
+        "/v1/datasets/walk/versions", json={"version": "0.2.0", "select": {"clips": [clip_id, "run"], "tier": [0, 1]}}
+    )
+    assert answer.status_code == 202, answer.text
+
+
 def test_a_selection_that_is_empty_by_one_profile_says_which_is_not_and_what_lists_it(api: Any) -> None:
     api.scored(1, name="run", tier=1)
     api.scored(1, name="run", tier=0, profile="amp-0.12-dynamic")

@@ -77,6 +77,20 @@ def test_clips_that_another_profile_alone_passed_are_noted(
     assert "note: 2 clips of these tiers by another gate profile alone: not in it, see --profile" in capsys.readouterr().err
 
 
+def test_clips_that_are_still_being_scored_are_named(
+    service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    locking = {"dataset": "walk", "version": "1.0.0", "state": "locking", "job": JOB}
+    for count, names, text in (
+        (1, {"pending_names": ["a"]}, "1 clip that fits is still being scored (a); what"),
+        (9, {"pending_names": ["a", "b"]}, "9 clips that fit are still being scored (a, b, …); what"),
+        (9, {}, "9 clips that fit are still being scored; what"),
+    ):
+        service(lambda *_, names=names, count=count: (202, locking | {"pending_clips": count} | names))
+        assert cli.run([*LOCK, "--no-wait"]) == 0
+        assert f"warning: {text}" in capsys.readouterr().err
+
+
 def test_a_bad_alias_is_refused_before_anything_is_sent(service: Callable[[Answer], list[str]]) -> None:
     calls = service(_locking({"0": 1}, ["a"]))
     assert cli.run([*LOCK, "--alias", "good", "--alias", "latest"]) == 2
