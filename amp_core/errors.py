@@ -30,6 +30,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def name_key(key: str) -> str:
+    """A key as a place: quoted, but for the header that holds a key of another sort."""
+    return "the Authorization header" if key == "authorization" else f"key {key!r}"
+
+
 class AmprefError(Exception):
     """An error with its place and remedy.
 
@@ -65,7 +70,7 @@ class AmprefError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        key = f"key {self.key!r}" if self.key is not None else None
+        key = name_key(self.key) if self.key is not None else None
         frame = f"frame {self.frame}" if self.frame is not None else None
         place = ", ".join(filter(None, (self.file, key, frame)))
         text = f"{place}: {self.what}" if place else self.what

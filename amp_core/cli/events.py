@@ -11,6 +11,7 @@ from typer import BadParameter, Option
 from amp_core.cli.options import Json, Quiet, Url
 from amp_core.cli.output import Cell, Output
 from amp_core.cli.remote import connect
+from amp_core.cli.text import tier_name
 from amp_core.client import ApiClient
 from amp_core.strict_json import format_json
 
@@ -23,7 +24,7 @@ def _describe(event: Mapping[str, Any]) -> str:
     subject = ("==" if kind == "version" else " ").join(
         str(part) for part in subjects.get(kind, (data.get("name"), data.get("clip_id"))) if part
     )
-    detail = f"tier {data['tier']}, {data.get('mode')}" if "tier" in data else data.get("reason")
+    detail = f"{tier_name(data['tier'])}, {data.get('mode')}" if "tier" in data else data.get("reason")
     return f"{subject}: {detail}" if detail else subject
 
 

@@ -27,7 +27,7 @@ from amp_core.cli.progress import Progress, line_printer
 from amp_core.cli.targets import check_file, refuse_unwritable
 from amp_core.cli.text import printable, time_left
 from amp_core.commands import fill_command
-from amp_core.errors import AmprefError
+from amp_core.errors import AmprefError, name_key
 from amp_core.files import write_file
 from amp_core.strict_json import format_json
 from amp_core.tiers import Tier
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 160
-_OPTIONS = {"tags": "tag", "clips": "clip", "buckets": "bucket", "waivers": "waive", "gate_profile": "profile"}
+_OPTIONS = {"tags": "tag", "clips": "clip", "kinds": "kind", "buckets": "bucket", "waivers": "waive", "gate_profile": "profile"}
 """Options that are not called as the field of the request."""
 STDOUT = Path("-")
 Cell = str | Callable[[Any], Any]
@@ -56,7 +56,7 @@ def argument_name(key: str) -> str:
         return ""
     place, *path = (part for part in key.split(".") if not part.isdigit())
     if place not in ("path", "query", "body", "select") or not path:
-        return f"key {key!r}"
+        return name_key(key)
     if path[0] == "recipe":
         return " ".join(("--recipe", ".".join(path[1:]))).rstrip()
     name = path[-1]

@@ -248,10 +248,14 @@ class Caller:
     def check_scope(self, *scopes: str) -> None:
         """Raise `Forbidden` where it lacks one of the scopes."""
         if missing := [scope for scope in scopes if scope not in self.scopes]:
+            options = " --scope ".join(("", *missing)).lstrip()
+            # A role has what goes with a scope: who uploads also follows the job. An operator's would be too much.
+            role = next((role for role, names in ROLES.items() if role != "operator" and set(missing) <= set(names)), None)
             raise Forbidden(
                 f"{self._label} lacks the scope {', '.join(missing)}",
                 expected=f"a key with {', '.join(scopes)}",
-                remedy="Ask the operator for a key that has it: ampref token create NAME --scope " + " --scope ".join(missing),
+                remedy="Ask the operator for a key that has it: ampref token create NAME "
+                + (options if role is None else f"--role {role} (or {options}, which is that alone)"),
             )
 
     def check_dataset(self, name: str) -> None:

@@ -67,11 +67,16 @@ def test_it_has_what_the_options_say(run: Any) -> None:
         *("--expires", "90d", "--max-bytes", "5", "--max-queued", "6", "--max-planning-sec", "7", "--json"),
     )
     key = json.loads(out)
+    assert "  quotas    max-bytes 5, max-queued 6, max-planning-sec 7\n" in err
+    assert "warning: the service has no robot 'g1', only wildrobot (AMPREF_ROBOTS adds others)" in err
     assert key["scopes"] == ["clips:read", "jobs:read", "jobs:write", "datasets:read"]
     assert (key["datasets"], key["robots"], key["state"]) == (["walk*"], ["g1"], "valid")
     assert (key["max_bytes"], key["max_queued"], key["max_planning_sec"]) == (5, 6, 7.0)
     assert key["expires_at"] > key["created_at"]
     assert key["token"] not in err, "where logs are kept"
+    table = " ".join(run("token", "list")[0].split())
+    assert "Quotas" in table
+    assert "max-queued 6" in table
     listed = json.loads(run("token", "list", "--json")[0])
     assert [row["name"] for row in listed] == ["admin", "node7"]
     assert listed[1] == {name: value for name, value in key.items() if name != "token"}

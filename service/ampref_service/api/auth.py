@@ -100,14 +100,14 @@ class Authenticator:
 
         Raises:
           Unauthorized: nobody is named, or by a key that is not valid.
-          Forbidden: a link is not as it was signed, or a page's change lacks its token.
+          Forbidden: a link is not as it was signed or no longer valid, or a page's change lacks its token.
           Unavailable: the catalog does not answer.
         """
         if await self._is_open():
             return Caller()
         if headers := request.headers.getlist("authorization"):
             if len(headers) > 1:
-                raise Unauthorized("the header Authorization is there more than once", key="authorization", expected="one")
+                raise Unauthorized("it is there more than once", key="authorization", expected="one")
             return await self._identify_digest(digest_token(_read_credentials(headers[0])))
         if accepts_link and "signature" in request.query_params:
             return await self._identify_link(request)
@@ -253,7 +253,14 @@ class Authenticator:
             raise Forbidden(
                 f"the link expired on {_format_date(int(expires))}", key="query.expires", remedy="Ask for a new one"
             )
-        return await self._identify_by(keys.find_by_id, key_id)
+        try:
+            return await self._identify_by(keys.find_by_id, key_id)
+        except Unauthorized as error:
+            raise Forbidden(
+                f"the link is no longer valid: {error.what}",
+                expected="a link whose key is valid",
+                remedy="Ask whoever gave you the link for a new one",
+            ) from error
 
     async def open_session(self, text: str) -> Session:
         """A browser's session for the holder of a key; raises `Unauthorized`."""
@@ -301,7 +308,7 @@ def _read_credentials(header: str) -> str:
         except ValueError:
             pass
     raise Unauthorized(
-        "the header Authorization cannot be read",
+        "it cannot be read",
         key="authorization",
         expected="Bearer and a key, or Basic with the key as password",
         remedy=HOW_TO_GET_A_KEY,

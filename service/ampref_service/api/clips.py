@@ -30,7 +30,7 @@ from ampref_service.api.clip_schemas import (
 )
 from ampref_service.api.deps import Announcer, AnnouncerDep, CallerDep, ServicesDep, job_terms, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
-from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
+from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import Id
 from ampref_service.api.problems import BODY_STATUSES, responses
@@ -204,7 +204,7 @@ add_file_route(router, "/{clip_id}/file", get_file, "clip_file", dependencies=RE
 
 
 @router.post("/{clip_id}/file/link", responses=responses(404, *BODY_STATUSES), dependencies=READ)
-def link_clip_file(clip_id: Id, body: LinkBody, services: ServicesDep, links: LinkMakerDep) -> LinkView:
+def link_clip_file(clip_id: Id, services: ServicesDep, links: LinkMakerDep, body: LinkBody = A_DAY) -> LinkView:
     """A link to the bytes that were uploaded, which needs no key and expires."""
     with services.catalog.session() as session:
         clip = clips.get(session, clip_id)

@@ -2,8 +2,8 @@
 
 pydantic says "String should match pattern '^[a-z]…'"; people are better served by "a dataset name: lower-case letters, …, for
 example walk". What is wrong comes from the type of pydantic's error, what is expected from the schema in the OpenAPI document,
-so that this text and `/docs` cannot disagree. Nothing that was sent is repeated: NaN and lone surrogates among it could not be
-serialized.
+so that this text and `/docs` cannot disagree. Nothing that was sent is repeated but a printable name that is none of a few: NaN
+and lone surrogates could not be serialized.
 """
 
 from __future__ import annotations
@@ -92,8 +92,13 @@ def _explain(document: Json, operation: Json, error: Json) -> ParameterRefused:
     if kind == "string_too_long":
         message += f" (at most {error['ctx']['max_length']:,} characters)"
     if kind == "literal_error" and isinstance(error["input"], str):
-        message += suggest_names(error["input"][:64], [str(value) for value in schema.get("enum", ())])
+        value = error["input"]
+        if value.isprintable() and len(value) <= 64:
+            message = f"{value!r} is none of the values that there are"
+        message += suggest_names(value[:64], [str(name) for name in schema.get("enum", ())])
     remedy = f"/docs says of it: {description.rstrip('.')}" if description else _SEE_DOCS
+    if isinstance(path[-1], int) and "enum" in schema:  # What is said of the list does not help to mend an entry.
+        remedy = _SEE_DOCS
     return ParameterRefused(message, key=key, expected=expected, remedy=remedy)
 
 

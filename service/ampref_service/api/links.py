@@ -22,6 +22,10 @@ class LinkBody(Body):
     expires_in_sec: float = Field(86_400.0, ge=1, le=LONGEST_SEC, description="s; a week at most.")
 
 
+A_DAY = LinkBody()
+"""Without a body."""
+
+
 class LinkView(BaseModel):
     """A link to one file: GET and HEAD, with ranges, without a key."""
 

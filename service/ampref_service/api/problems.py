@@ -104,8 +104,8 @@ def problem(
     log_refusal(scope, error)
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]
-    # Escaped ASCII can carry anything that a path or a file name held, lone surrogates included.
-    content = format_json(body, ensure_ascii=True).encode()
+    # A lone surrogate, which a path or a file name may hold, becomes the escape that JSON has for it.
+    content = format_json(body).encode("utf-8", "backslashreplace")
     all_headers = {**_HEADERS.get(error.status, {}), **(headers or {}), "cache-control": "no-store"}
     if isinstance(error, Busy):
         # Those who were turned away together would come back together.

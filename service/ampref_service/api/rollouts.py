@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field
 
 from ampref_service.api.deps import ServicesDep, needs
 from ampref_service.api.files import StoredFile, add_file_route, serve_file
-from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
+from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.params import GeneratedMode, Id, Metrics, Tier, Time, View
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
@@ -105,7 +105,7 @@ add_file_route(router, "/{rollout_id}/arrays", get_arrays, "rollout_arrays")
 
 
 @router.post("/{rollout_id}/arrays/link", responses=responses(404, *BODY_STATUSES))
-def link_arrays(rollout_id: Id, body: LinkBody, services: ServicesDep, links: LinkMakerDep) -> LinkView:
+def link_arrays(rollout_id: Id, services: ServicesDep, links: LinkMakerDep, body: LinkBody = A_DAY) -> LinkView:
     """A link to the export, which needs no key and expires."""
     with services.catalog.session() as session:
         rollout = rollouts.get(session, rollout_id)

@@ -19,7 +19,7 @@ from ampref_service.api.dataset_schemas import ArchiveBody, ArchiveView, LockBod
 from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
 from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
-from ampref_service.api.links import LinkBody, LinkMakerDep, LinkView
+from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
@@ -187,7 +187,12 @@ add_file_route(
 
 @router.post("/{name}/versions/{version}/files/{file}/link", responses=responses(404, *BODY_STATUSES), dependencies=READ)
 def link_version_file(
-    name: DatasetName, version: VersionOrAlias, file: FileName, body: LinkBody, services: ServicesDep, links: LinkMakerDep
+    name: DatasetName,
+    version: VersionOrAlias,
+    file: FileName,
+    services: ServicesDep,
+    links: LinkMakerDep,
+    body: LinkBody = A_DAY,
 ) -> LinkView:
     """A link to one of the version's files, which needs no key and expires; of an alias, to what it means now."""
     with services.catalog.session() as session:

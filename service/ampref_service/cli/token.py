@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option, Typer
 
 from amp_core.cli.group import SummaryGroup
 from amp_core.cli.options import Json, Quiet, parse_period, refuse_usage
 from amp_core.cli.output import Cell, Output
+from amp_core.errors import AmprefError
 from ampref_service.catalog import Catalog, audit, keys, schema
 from ampref_service.cli.startup import check_catalog_is_there, load_settings, make_folder
 from ampref_service.keys import (
@@ -26,6 +27,7 @@ from ampref_service.keys import (
     make_key,
     resolve_scopes,
 )
+from ampref_service.settings import Settings
 
 token = Typer(
     cls=SummaryGroup, help="Make, list and revoke the keys of a service.", no_args_is_help=True, rich_markup_mode=None
@@ -103,14 +105,42 @@ def create(
         if names is not None:
             out.note(f"  {noun:<9} {', '.join(names)}")
     out.note(f"  expires   {format_time(key.expires_at) or 'never'}")
+    if quotas := _format_quotas(describe_key(key)):
+        out.note(f"  quotas    {quotas}")
+    _check_robots(out, data_dir, robot or ())
     out.note("to use it: export AMPREF_TOKEN=amp_…, or curl -H 'Authorization: Bearer amp_…'")
     if is_first:
         out.note("it is the first: within seconds every request to the service needs a key")
 
 
+def _format_quotas(row: Mapping[str, Any]) -> str | None:
+    """Its quotas by their options, such as `max-queued 6`; None where it has none."""
+    quotas = {name: row[name] for name in ("max_bytes", "max_queued", "max_planning_sec") if row[name] is not None}
+    return ", ".join(f"{name.replace('_', '-')} {value:,.15g}" for name, value in quotas.items()) or None
+
+
+def _check_robots(out: Output, data_dir: Path | None, names: Sequence[str]) -> None:
+    """Warn of robots that the service's settings do not have; a key may be made before its robot is installed."""
+    if not names:
+        return
+    from amp_core.robot import load_robots  # noqa: PLC0415 - --help needs no MuJoCo
+
+    settings = Settings.load(**({} if data_dir is None else {"data_dir": data_dir}))
+    try:
+        robots = load_robots(settings.robots)
+    except AmprefError as error:
+        out.warn(f"the robots of the service cannot be read, to compare the names of --robot with them: {error.what}")
+        return
+    if missing := sorted(set(names) - robots.keys()):
+        out.warn(
+            f"the service has no robot {', '.join(map(repr, missing))}, only {', '.join(sorted(robots))} (AMPREF_ROBOTS adds "
+            "others); until it has, the key reaches nothing of it"
+        )
+
+
 @token.command("list")
 def list_all(data_dir: DataDir = None, json_out: Json = None, quiet: Quiet = False) -> None:
-    """List every key with its scopes and bounds, when it expires, and when it was last used."""
+    """List every key with its scopes, bounds and quotas, when it expires, and when it was last used."""
     out = Output(json_out, quiet=quiet)
     with _open_catalog(out, data_dir) as catalog, catalog.session() as session:
         rows = [describe_key(key) for key in keys.list_keys(session)]
@@ -122,6 +152,7 @@ def list_all(data_dir: DataDir = None, json_out: Json = None, quiet: Quiet = Fal
         **{"Id": "id", "Name": "name", "Ends with": "hint", "State": "state"},
         "Scopes": lambda row: " ".join(row["scopes"]),
         "Only": lambda row: " ".join([*(row["datasets"] or ()), *(row["robots"] or ())]) or None,
+        "Quotas": _format_quotas,
         **{"Expires": "expires_at", "Last used": "last_used_at"},
     }
     out.print_table(columns, rows)

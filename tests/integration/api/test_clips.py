@@ -436,7 +436,7 @@ def test_pages_follow_one_another(api: Any) -> None:
         ("min_slip_rate=0.5&max_slip_rate=0.1", "query.min_slip_rate", ""),
         ("sort=colour", "query.sort", "one of created_at, duration_sec"),
         ("sort=slip", "query.sort", "did you mean slip_rate"),
-        ("sort=foo", "query.sort", "it is none of the values that there are; expected one of created_at"),
+        ("sort=foo", "query.sort", "'foo' is none of the values that there are; expected one of created_at"),
         ("min_slip=1", "query.min_slip", "query parameter: did you mean min_slip_rate"),
         ("mode=fly", "query.mode", "one of rollout, teacher_forced"),
         ("mode=rolout", "query.mode", "did you mean rollout?"),

@@ -117,6 +117,19 @@ def test_a_client_follows_over_a_restart_and_streams_are_bounded(server: Server)
         assert next(stream)["data"] == {"name": "c"}
 
 
+def test_a_kind_that_is_none_is_named_with_those_that_there_are(seeded: Any) -> None:
+    for answer in (
+        seeded.http.get("/v1/events?kind=nope"),
+        seeded.http.post("/v1/webhooks", json={"url": "https://hooks.example.org/", "kinds": ["nope"]}),
+    ):
+        body = answer.json()
+        assert (answer.status_code, body["what"]) == (422, "'nope' is none of the values that there are")
+        assert body["expected"].startswith("one of clip.scored, clip.deleted, version.locked, ")
+        assert body["remedy"] == "See /docs for what it takes"
+    long = seeded.http.get(f"/v1/events?kind={'x' * 65}").json()
+    assert long["what"] == "it is none of the values that there are"
+
+
 def test_pages(seeded: Any) -> None:
     http: TestClient = seeded.http
     page = http.get("/v1/events").json()

@@ -303,14 +303,17 @@ def test_a_link_reads_one_file_without_a_key_until_its_key_ends(api: Any, monkey
     with api.catalog.begin() as session:
         keys.revoke_key(session, key.id, actor="operator")
     api.app.state.authenticator.forget()
-    assert "was revoked" in api.http.get(links[0]).json()["detail"]
+    answer = api.http.get(links[0])
+    assert answer.status_code == 403
+    assert "the link is no longer valid: the key 'alice' was revoked on " in answer.json()["what"]
+    assert answer.json()["remedy"] == "Ask whoever gave you the link for a new one"
 
 
 def test_a_link_has_the_bounds_and_scopes_of_its_key(api: Any) -> None:
     clip_id = api.scored(1)
-    link = api.http.post(f"/v1/clips/{clip_id}/file/link", json={}).json()["url"]
+    link = api.http.post(f"/v1/clips/{clip_id}/file/link").json()["url"]
     assert api.http.get(link).status_code == 200, "of an open service it is an address like any other"
     text, _ = add_key(api.app, "g1", "clips:read", robots=("g1",))
     assert api.http.post(f"/v1/clips/{clip_id}/file/link", json={}, headers=bearer(text)).status_code == 403
-    assert api.http.get(link).status_code == 401, "and of nobody's since there are keys"
+    assert api.http.get(link).status_code == 403, "and of nobody's since there are keys"
     assert api.http.post(f"/v1/clips/{clip_id}/file/link", json={"expires_in_sec": 8 * 86_400}).status_code == 401

@@ -196,6 +196,25 @@ def test_a_waiver_needs_its_own_scope(fresh: Any, texts: dict[str, str]) -> None
     refuses(answer, "lacks the scope datasets:waive", 403)
 
 
+def test_the_remedy_for_a_missing_scope_is_a_role_that_can_follow_its_jobs(fresh: Any) -> None:
+    text, _ = add_key(fresh.app, "reading", "clips:read")
+    answer = fresh.http.post("/v1/clips", headers=bearer(text))
+    command = "ampref token create NAME --role engineer (or --scope clips:write, which is that alone)"
+    refuses(answer, f"Ask the operator for a key that has it: {command}", 403)
+    answer = fresh.http.get("/metrics", headers=bearer(text))
+    refuses(answer, "ampref token create NAME --scope metrics:read", 403)
+    assert "--role" not in answer.text, "an operator's would be too much"
+
+
+def test_the_header_of_a_key_is_called_what_it_is_and_the_answer_is_utf_8(fresh: Any, texts: dict[str, str]) -> None:
+    answer = fresh.http.get("/v1/clips")
+    refuses(answer, "the Authorization header: this service asks for a key")
+    assert answer.json()["key"] == "authorization"
+    assert "Authorization: Bearer amp_…".encode() in answer.content
+    strange = fresh.http.get("/v1/clips/%ED%B0%80", headers=bearer(texts["all"]))
+    assert strange.status_code in (404, 422)
+
+
 def test_the_audit_log_names_the_key(fresh: Any, texts: dict[str, str]) -> None:
     clip = fresh.http.post(
         "/v1/clips", files={"file": ("stand.json", json.dumps(STANDING))}, headers=bearer(texts["all"])

@@ -525,6 +525,9 @@ def test_waiting_tells_the_time_left_of_the_job_and_of_all_of_them(
         ([*LOCK, "--tag", "a,b"], "body.select.tags.0", "--tag"),
         (["dataset", "show", "walk", "x y"], "path.version", "VERSION"),
         (LOCK, "select.clips", "--clip"),
+        (["events", "--kind", "nope"], "query.kind.0", "--kind"),
+        (["events"], "body.kinds.0", "--kind"),
+        (["events"], "authorization", "the Authorization header"),
         (LOCK, "body.select.gate_profile", "--profile"),
     ],
 )
@@ -594,10 +597,12 @@ def test_the_state_of_a_webhook_counts_in_english(state: dict[str, Any], text: s
 
 
 def test_events_are_listed(service: Callable[[Answer], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    page = {"items": [FAILED, LOCKED], "next_after": 8, "gap": {"after": 1, "oldest": 7}}
+    scored = EVENT | {"kind": "clip.scored", "data": {"name": "walk", "tier": 0, "mode": "rollout"}}
+    page = {"items": [FAILED, LOCKED, scored], "next_after": 8, "gap": {"after": 1, "oldest": 7}}
     service(lambda *_: (200, page))
     assert cli.run(["events", "--after", "1"]) == 0
     captured = capsys.readouterr()
+    assert "walk: Tier 0, rollout" in captured.out
     assert "job_1: its knee is a hinge" in captured.out
     assert "walk==0.11.0" in captured.out
     assert "next: ampref events --follow --after 8" in captured.out
