@@ -39,7 +39,7 @@ def request_lock(
       NotFound: the robot is not installed.
       InputRefused: the selection is empty, or names clips or buckets that hold nothing.
       Conflict: the version is locked or being locked, the dataset is of another robot, or a clip that the selection names has
-        nothing that fits.
+        no result yet.
     """
     services.robot(select.robot)
     with services.catalog.session() as session:
@@ -66,7 +66,7 @@ def _check_selection(session: Session, select: Select) -> str:
 
     Raises:
       InputRefused: nothing is selected.
-      Conflict: a clip that is named has nothing that fits.
+      Conflict: a clip that is named has no result yet.
     """
     missing = selection.missing_clips(session, select)
     if missing:
@@ -85,13 +85,13 @@ def _check_selection(session: Session, select: Select) -> str:
             remedy="Score the clips in it (ampref submit --physics, or POST /v1/clips with a recipe), or leave it out",
         )
     first = next(selection.select_members(session, select, chunk=1), None)
-    unfit = selection.unfit_clips(session, select) if select.clips else {}
-    if unfit and (first is not None or any(not reason.endswith("fits") for reason in unfit.values())):
+    unscored = selection.unscored_clips(session, select) if select.clips else {}
+    if unscored:
         raise Conflict(
             "not every clip that is named can be in it: "
-            + _name_first([f"{clip!r} {reason}" for clip, reason in unfit.items()]),
+            + _name_first([f"{clip!r} {reason}" for clip, reason in unscored.items()]),
             key="select.clips",
-            expected="a result that fits (tier, mode, profile, tags) of each clip that is named",
+            expected="a result of each clip that is named",
             remedy="Wait until they are scored (ampref jobs, GET /v1/jobs), or do not name them",
         )
     if first is None:

@@ -206,25 +206,27 @@ def missing_clips(session: Session, criteria: Select) -> list[str]:
     return [clip for clip in dict.fromkeys(criteria.clips) if clip not in names]
 
 
-def unfit_clips(session: Session, criteria: Select) -> dict[str, str]:
-    """Which of `Select.clips`, ids or names of clips that there are, give the selection nothing, each with why."""
+def unscored_clips(session: Session, criteria: Select) -> dict[str, str]:
+    """Which of `Select.clips`, ids or names of clips that there are, give the selection nothing as yet, each with why.
+
+    What was scored and is of another tier, say, is not among them: the selection leaves it out.
+    """
     members: set[str] = set()
     query = _select_rollouts(session, criteria).order_by(None).with_only_columns(clips.c.id, clips.c.name)
     for clip_id, name in session.execute(query):
         members |= {clip_id, name}
-    unfit = [clip for clip in dict.fromkeys(criteria.clips) if clip not in members]
+    absent = [clip for clip in dict.fromkeys(criteria.clips) if clip not in members]
     reasons: dict[str, str] = {}
-    for part in chunked(unfit):
+    for part in chunked(absent):
         is_named = [clips.c.robot == criteria.robot, or_(clips.c.id.in_(part), clips.c.name.in_(part))]
-        has_result = exists().where(rollouts.c.clip_id == clips.c.id).label("has_result")
-        for clip_id, name, is_scored in session.execute(select(clips.c.id, clips.c.name, has_result).where(*is_named)):
-            for key in (clip_id, name):
-                reasons[key] = "has no rollout that fits" if is_scored else reasons.get(key, "has no result")
+        without_result = ~exists().where(rollouts.c.clip_id == clips.c.id)
+        for clip_id, name in session.execute(select(clips.c.id, clips.c.name).where(*is_named, without_result)):
+            reasons[clip_id] = reasons[name] = "has no result"
         live = select(clips.c.id, clips.c.name, jobs.c.state).join(jobs, jobs.c.clip_id == clips.c.id)
         live = live.where(*is_named, jobs.c.kind == "rollout", jobs.c.state.in_(LIVE_STATES))
         for clip_id, name, state in session.execute(live):
             reasons[clip_id] = reasons[name] = f"is {state}"
-    return {clip: reasons[clip] for clip in unfit if clip in reasons}
+    return {clip: reasons[clip] for clip in absent if clip in reasons}
 
 
 def count_other_clips(session: Session, criteria: Select) -> int:

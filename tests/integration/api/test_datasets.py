@@ -92,7 +92,7 @@ def test_an_empty_selection_is_refused(api: Any, select: dict[str, Any], says: s
     assert api.http.get("/v1/jobs?kind=lock").json()["items"] == []
 
 
-def test_a_clip_that_is_named_is_in_the_version_or_stops_it(api: Any) -> None:
+def test_a_clip_that_is_named_and_not_scored_yet_stops_a_lock(api: Any) -> None:
     clip_id = api.scored(1, name="walk")
     api.scored(2, name="run", tier=1)
 
@@ -105,7 +105,7 @@ def test_a_clip_that_is_named_is_in_the_version_or_stops_it(api: Any) -> None:
     refusal = lock("walk", waiting["clip"]["id"], "run")
     assert _slug(refusal, 409) == "conflict"
     clip = waiting["clip"]["id"]
-    assert refusal.json()["what"].endswith(f"can be in it: '{clip}' is queued, 'run' has no rollout that fits")
+    assert refusal.json()["what"].endswith(f"can be in it: '{clip}' is queued"), "'run' is of another tier"
     assert _slug(lock("waiting"), 409) == "conflict"
     assert api.http.delete(f"/v1/jobs/{waiting['job']['id']}").status_code == 200
     assert "'waiting' has no result" in lock("walk", "waiting").json()["what"]
