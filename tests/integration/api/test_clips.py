@@ -600,6 +600,6 @@ def test_arrays_whose_blob_is_damaged_are_a_problem_and_no_body(api: Any, damage
         assert problem["file"] == f"{rollout}.npz"
         assert body["arrays_digest"] in problem["expected"]
         assert f"rollout {rollout} of clip" in problem["what"]
-        assert "AMPREF_BLOB_URL" in problem["remedy"]
+        assert "ampref fsck --repair --from" in problem["remedy"]
     assert api.http.head(body["arrays_url"]).status_code == 500
     assert api.http.get(f"/v1/rollouts/{rollout}").status_code == 200  # The catalog still tells what it was.
