@@ -170,6 +170,8 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
             version = lock(settings, url)
         if not num_listed == version["num_clips"] == count:
             raise RuntimeError(f"of {count} clips {num_listed} were listed and {version['num_clips']} locked")
+        kinds = {"worker": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
+        peaks = {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}
         with timed("pull"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             local_version = pull("bulk==1.0.0", url=url, cache_dir=folder / "cache")
@@ -180,10 +182,8 @@ def measure(count: int, frames: int, database_url: str, folder: Path) -> dict[st
     for file in version["files"]:
         kind = file["name"].partition("_v")[0]
         sizes[kind] = sizes.get(kind, 0) + file["size"]
-    kinds = {"worker": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
     report |= {"seconds": {step: round(value, 2) for step, value in seconds.items()}}
     report |= {"mb": {name: round(size / 1e6, 1) for name, size in sizes.items()}, "files": len(local_version.files)}
-    peaks = {name: resource.getrusage(kind).ru_maxrss // 1024 for name, kind in kinds.items()}
     return report | {"peak_mib": peaks | {"reader": peak}, "frames": num_rows}
 
 
