@@ -1,4 +1,4 @@
-"""A large set through the whole service: submitted, scored, queried, locked and local_version; how each step's cost grows.
+"""A large set through the whole service: submitted, scored, queried, locked and pulled; how each step's cost grows.
 
     python -m bench.bench_bulk [--clips 1000,10000,142000] [--frames N]
 

@@ -145,12 +145,14 @@ def lock_bundle(
     places, duplicates = split_duplicates(members, sort_members(members))
     rows = _Rows(members, places, robot, gate_profile)
     shard_rows = _count_shard_rows(rows.total, robot.layout.dim, shard_bytes or SHARD_BYTES)
-    shards = shard_names(names.features, -(-rows.total // shard_rows))
+    # The rows of each shard.
+    limits = [(first, min(first + shard_rows, rows.total)) for first in range(0, rows.total, shard_rows)]
+    shards = shard_names(names.features, len(limits))
     with (
         _staging(folder, (*shards, names.normalization_stats, names.manifest)) as partial,
         tempfile.TemporaryFile(dir=folder) as clips,
     ):
-        rows.write([partial[shard] for shard in shards], shard_rows, clips, progress)
+        rows.write([partial[shard] for shard in shards], limits, clips, progress)
         features = tuple(_measure(partial[shard], folder / shard) for shard in shards)
         dataset_hash, code_hash = rows.digest, feature_code_hash()
         common = {
@@ -185,7 +187,7 @@ def lock_bundle(
             "coverage": coverage,
             "buckets": [bucket.to_dict(dataset_hash) for bucket in rows.buckets],
             "files": {
-                "features": _describe_features(features, partial, shard_rows, rows.total),
+                "features": _describe_features(features, partial, limits),
                 "normalization_stats": normalization.to_dict(),
             },
             "duplicates": duplicates,
@@ -218,14 +220,13 @@ def _count_shard_rows(total: int, dim: int, shard_bytes: int) -> int:
 
 
 def _describe_features(
-    shards: Sequence[BundleFile], partial: Mapping[str, Path], shard_rows: int, total: int
+    shards: Sequence[BundleFile], partial: Mapping[str, Path], limits: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """The features in the manifest's `files`."""
     entries = []
-    for number, file in enumerate(shards):
+    for file, rows in zip(shards, limits, strict=True):
         blocks = {"algorithm": BLOCK_ALGORITHM, "size": BLOCK_SIZE, "digests": block_digests(partial[file.name])}
-        rows = [number * shard_rows, min((number + 1) * shard_rows, total)]
-        entries.append(file.to_dict() | {"blocks": blocks} | ({"rows": rows} if len(shards) > 1 else {}))
+        entries.append(file.to_dict() | {"blocks": blocks} | ({"rows": list(rows)} if len(shards) > 1 else {}))
     return entries[0] if len(entries) == 1 else {"size": sum(file.size for file in shards), "shards": entries}
 
 
@@ -313,16 +314,19 @@ class _Rows:
         return stats
 
     def write(
-        self, paths: Sequence[Path], shard_rows: int, clips: BinaryIO, progress: Callable[[int, int], None] | None
+        self,
+        paths: Sequence[Path],
+        limits: Sequence[tuple[int, int]],
+        clips: BinaryIO,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Write the features' archives, `shard_rows` in each; the manifest's entries go to the file `clips`."""
+        """Write the features' archives, each with the rows of its limits; the manifest's entries go to the file `clips`."""
         owners = np.repeat(np.arange(len(self._places), dtype=np.int32), [len(place.ranges) for place in self._places])
         weights, ends = np.asarray(self.weights, np.float32), np.cumsum(self.lengths)
         pieces = self._iterate(clips, progress)
         rest = next(pieces)
-        for first, path in zip(range(0, self.total, shard_rows), paths, strict=True):
-            last = min(first + shard_rows, self.total)
-            alignment = ALIGNMENT if len(paths) == 1 else PAGE_ALIGNMENT
+        alignment = ALIGNMENT if len(paths) == 1 else PAGE_ALIGNMENT
+        for path, (first, last) in zip(paths, limits, strict=True):
             with open(path, "wb") as file, NpzWriter(file, alignment=alignment) as writer:
                 writer.begin("features", (last - first, self.layout.dim), np.float32)
                 count = first
