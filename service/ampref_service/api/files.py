@@ -204,24 +204,25 @@ class _BlobResponse(StreamingResponse):
         """Have the kernel send the file, a span after each check of its windows, which it then holds in its cache."""
         _, file, position, stop = self._parts[0]
         with await anyio.to_thread.run_sync(_open_blob, self._blobs, file) as content:
-            has_begun = False
-            while position < stop:
+
+            async def check_span() -> int:
                 end = min(stop, position - position % _SPAN + _SPAN)
-                try:
-                    if not self._blobs.are_trusted(blob, position, end):
-                        with _naming(file):
-                            await anyio.to_thread.run_sync(self._blobs.check_windows, blob, content, position, end)
-                except IntegrityError as error:
-                    if has_begun:
-                        raise BrokenAnswer(error.what) from error
-                    raise
-                if not has_begun:
-                    self.headers["connection"] = "close"
-                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    has_begun = True
-                message = {"type": ZERO_COPY, "file": content, "offset": position, "count": end - position}
-                await send(message | {"more_body": end < stop})
-                position = end
+                if not self._blobs.are_trusted(blob, position, end):
+                    with _naming(file):
+                        await anyio.to_thread.run_sync(self._blobs.check_windows, blob, content, position, end)
+                return end
+
+            await check_span()  # Before a header promises a digest.
+            self.headers["connection"] = "close"
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                while position < stop:
+                    end = await check_span()
+                    message = {"type": ZERO_COPY, "file": content, "offset": position, "count": end - position}
+                    await send(message | {"more_body": end < stop})
+                    position = end
+            except IntegrityError as error:
+                raise BrokenAnswer(error.what) from error
 
     def _read(self, verified_blobs: Sequence[VerifiedBlob]) -> Iterator[bytes | memoryview]:
         # Opened by the first chunk that is asked for: nothing stays open of an answer that is never begun.

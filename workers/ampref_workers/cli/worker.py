@@ -61,8 +61,9 @@ def worker(
     logs.configure(settings.log_level, json=settings.log_json)
     warn_missing_tests(out, settings)
     robots = {robot.name: robot.digest for robot in load_robots(settings.robots).values()}
-    if until_empty:
+    if until_empty or not settings.embedded:
         check_catalog_is_there(settings)
+    if until_empty:
         with ending_on_sigterm(), contextlib.closing(Catalog.open(settings.database_url)) as catalog:
             schema.check(catalog)
             check_blobs(out, settings)
@@ -71,8 +72,6 @@ def worker(
             blobs = open_blobs(settings.blob_url, CatalogDamageLog(catalog))
             EmbeddedWorker(settings, robots=robots).run_until_empty(SimpleNamespace(catalog=catalog, blobs=blobs))
         return
-    if not settings.embedded:
-        check_catalog_is_there(settings)
     check_blobs(out, settings)
     out.print_result({"pid": os.getpid()})
     sys.stdout.flush()
