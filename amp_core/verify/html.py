@@ -30,7 +30,7 @@ _MARKS = {PASS: "✓", WARN: "!", FAIL: "✗", SKIP: "–", WAIVED: "~"}
 def page(*documents: Json) -> str:
     """One page of reports as `checklist.document` gives them, one after the other."""
     title = "Verification: " + ", ".join(_subject_name(document["subject"]) for document in documents)[:200]
-    style = files("amp_core.verify").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("amp_core").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

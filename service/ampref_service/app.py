@@ -34,6 +34,7 @@ from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import MIB, Settings
 from ampref_service.spool import Admission, Spool
+from ampref_service.web import routes as web
 
 log = structlog.get_logger("ampref_service.app")
 
@@ -121,10 +122,11 @@ def create_app(
     )
     app.openapi = openapi.build_document  # type: ignore[method-assign]
     app.state.telemetry = telemetry
-    app.state.routes = openapi.ROUTES
+    app.state.routes = (*openapi.ROUTES, *web.ROUTES)
     app.state.admission = Admission(settings)
     app.state.started = time.monotonic()
     app.include_router(openapi.router)
+    app.include_router(web.router)
     app.add_middleware(admit_uploads, admission=app.state.admission, declared_size=upload_size)
     app.add_middleware(guard_requests, settings=settings)
     app.add_middleware(limit_bodies, limit=body_limit, timeout_sec=settings.request_timeout_sec)

@@ -92,11 +92,12 @@ class Authenticator:
         self._entries.clear()
         self._open_end = 0.0
 
-    async def identify(self, request: Request, *, accepts_link: bool = False) -> Caller:
+    async def identify(self, request: Request, *, accepts_link: bool = False, csrf_token: str | None = None) -> Caller:
         """Who a request is from.
 
         Args:
           accepts_link: whether a signed link in the query may stand for a key.
+          csrf_token: what a page's form has for a change by a browser's session; None: the header of a script has it.
 
         Raises:
           Unauthorized: nobody is named, or by a key that is not valid.
@@ -112,7 +113,7 @@ class Authenticator:
         if accepts_link and "signature" in request.query_params:
             return await self._identify_link(request)
         if SESSION_COOKIE in request.cookies:
-            return await self._identify_session(request)
+            return await self._identify_session(request, csrf_token)
         if user := self._read_user(request):
             return Caller.of_user(user, self._list_scopes(request))
         raise Unauthorized("this service asks for a key", key="authorization", expected="a valid key", remedy=HOW_TO_GET_A_KEY)
@@ -278,12 +279,12 @@ class Authenticator:
             return None
         return Session(cookie, self._sign("csrf", cookie)) if time.time() < int(content.split(".")[1]) else None
 
-    async def _identify_session(self, request: Request) -> Caller:
+    async def _identify_session(self, request: Request, csrf_token: str | None) -> Caller:
         session = await self.find_session(request)
         if session is None:
             raise Unauthorized("the session of this browser is over", key="cookie", remedy="Sign in again at /login")
         if request.method not in SAFE_METHODS:
-            check_csrf(session, request.headers.get(CSRF_HEADER, ""))
+            check_csrf(session, request.headers.get(CSRF_HEADER, "") if csrf_token is None else csrf_token)
         return await self._identify_by(keys.find_by_id, session.cookie.split(".")[0])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from html import escape
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import HTMLResponse
 
 from ampref_service.api.wording import Json, resolve_schema
 
@@ -37,12 +37,6 @@ table { border-collapse: collapse; width: 100%; margin: .3rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-top: 1px solid var(--soft); }
 th { font-weight: 600; } h3 { font-size: 1rem; margin: .8rem 0 .2rem; } .must { color: #c4362f; }
 """
-
-
-@router.get("/")
-def get_root() -> RedirectResponse:
-    """A browser that opens the service is led to its page."""
-    return RedirectResponse("docs")
 
 
 @router.get("/docs")

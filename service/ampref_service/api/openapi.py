@@ -20,7 +20,6 @@ from ampref_service.api import (
     health,
     jobs,
     keys,
-    login,
     purges,
     robots,
     rollouts,
@@ -50,13 +49,13 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 _NOUNS = (
     *(clips, batches, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, workers, robots),
     *(schema, keys, audit, health),
-    *(docs_page, login),
+    docs_page,
 )
 for noun in _NOUNS:
     router.include_router(noun.router)
 
 ROUTES = tuple(route for noun in _NOUNS for route in noun.router.routes)
-"""Every route, those of the pages included."""
+"""Every route of the API and its reference."""
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, func, or_, select, update
@@ -184,6 +184,21 @@ def counts(session: Session) -> dict[str, int]:
     """How many jobs there are in each state."""
     by_state = {state: number for state, number in session.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))}
     return {state: by_state.get(state, 0) for state in JOB_STATES}
+
+
+def count_live(session: Session) -> dict[str, int]:
+    """How many jobs are queued and how many run."""
+    query = select(jobs.c.state, func.count()).where(jobs.c.state.in_(LIVE_STATES)).group_by(jobs.c.state)
+    by_state = {state: number for state, number in session.execute(query)}
+    return {state: by_state.get(state, 0) for state in LIVE_STATES}
+
+
+def live_for_clips(session: Session, clip_ids: Sequence[str]) -> dict[str, Job]:
+    """The newest job of each of these clips that is queued, runs, or came to no result; clips without one are left out."""
+    if not clip_ids:
+        return {}
+    query = select(jobs).where(jobs.c.clip_id.in_(clip_ids), jobs.c.state != "succeeded").order_by(jobs.c.id)
+    return {row["clip_id"]: to_job(row) for row in session.execute(query).mappings()}
 
 
 def cancel_for_clip(session: Session, clip_id: str, reason: str) -> list[str]:

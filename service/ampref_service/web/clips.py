@@ -1,0 +1,149 @@
+"""The Clips page: the curriculum query with its filters, as a page that can be linked to and pasted from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from amp_core.errors import InputRefused
+from amp_core.metrics import METRICS
+from amp_core.recipe import GENERATED_MODES
+from amp_core.tiers import GATE_PROFILES, Tier
+from ampref_service.api.clip_schemas import ClipQueryParams
+from ampref_service.api.deps import CallerDep, ServicesDep, needs
+from ampref_service.catalog import job_rows
+from ampref_service.catalog.curriculum import ClipQuery, list_clips
+from ampref_service.catalog.records import ListedClip, Page
+from ampref_service.errors import ParameterRefused
+from ampref_service.web.site import is_fragment, make_page_router, render_page
+
+router = make_page_router(dependencies=[needs("clips:read")])
+
+COLUMNS = (
+    ("duration_sec", "Seconds"),
+    ("mean_sum_fn_over_mg", "Load/mg"),
+    ("p90_stab_force_over_mg", "Harness/mg"),
+    ("unloaded_frame_rate", "Unloaded"),
+    ("slip_rate", "Slip"),
+    ("joint_rmse_rad", "RMSE rad"),
+    ("root_drift_m", "Drift m"),
+)
+"""The sort columns that the table shows; that of another order comes as well."""
+
+_LIMIT = 25
+
+
+@router.get("/clips")
+def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """The clips that the address's filters leave."""
+    params = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
+    error, query = None, ClipQuery(limit=_LIMIT)
+    try:
+        query = _parse_query(params)
+        if query.robot is not None:
+            caller.check_robot(query.robot)
+    except InputRefused as refusal:
+        error = refusal
+    with services.catalog.session() as session:
+        page: Page[ListedClip] = Page((), None)
+        if error is None:
+            try:
+                page = list_clips(session, replace(query, robots=caller.bounds.robots))
+            except InputRefused as refusal:
+                error = refusal
+        waiting = [clip.id for clip in page.items if clip.rollout is None]
+        counts = job_rows.count_live(session)
+        jobs = job_rows.live_for_clips(session, waiting)
+    columns = list(COLUMNS)
+    if query.sort not in ("created_at", *(name for name, _ in COLUMNS)):
+        columns.append((query.sort, query.sort))
+    values = {
+        "title": "Clips",
+        "section": "clips",
+        "error": error,
+        "query": query,
+        "params": params,
+        "page": page,
+        "columns": columns,
+        "counts": counts,
+        "jobs": jobs,
+        "metrics": METRICS,
+        "modes": GENERATED_MODES,
+        "profiles": tuple(GATE_PROFILES),
+        "tiers": tuple(Tier),
+        "robots": [name for name in sorted(services.robots) if caller.bounds.includes_robot(name)],
+        "may_lock": {"datasets:write"} <= caller.scopes,
+        "lines": _write_lines(str(request.base_url).rstrip("/"), params),
+        "link": lambda **changes: _change_params(params, changes),
+    }
+    return render_page(request, "clips_results.html" if is_fragment(request) else "clips.html", values)
+
+
+def _parse_query(params: Sequence[tuple[str, str]]) -> ClipQuery:
+    """The query of an address.
+
+    Raises:
+      InputRefused: a filter is not there or has a value that it cannot have.
+    """
+    values: dict[str, Any] = {}
+    for name, value in params:
+        if name not in ClipQueryParams.model_fields:
+            raise ParameterRefused("there is no such filter", key=name[:80], remedy="Take it out of the address")
+        values[name] = [*values.get(name, ()), value] if name == "tag" else value
+    try:
+        return ClipQueryParams.model_validate({"limit": _LIMIT} | values).to_query()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ParameterRefused(fault["msg"], key=".".join(map(str, fault["loc"])), remedy="Correct the filter") from None
+
+
+def _change_params(params: Sequence[tuple[str, str]], changes: Mapping[str, Any]) -> str:
+    """The query string of `params` with other values; None takes a name out. Another list begins at its first page."""
+    rest = [(name, value) for name, value in params if name not in changes and name != "cursor"]
+    return "?" + urlencode([*rest, *((name, value) for name, value in changes.items() if value is not None)])
+
+
+def _write_lines(base_url: str, params: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The page's query as a command for curl, for Python and for the shell."""
+    filters = [(name, value) for name, value in params if name not in ("cursor", "limit")]
+    curl = f"curl -sS {shlex.quote(f'{base_url}/v1/clips?{urlencode(filters)}' if filters else f'{base_url}/v1/clips')}"
+    arguments: dict[str, Any] = {}
+    shell = ["ampref", "clips"]
+    for name, value in filters:
+        number = _read_number(value)
+        if name == "tag":
+            arguments["tag"] = [*arguments.get("tag", ()), value]
+        else:
+            arguments[name] = value if number is None or name in ("robot", "name") else number
+        side, _, metric = name.partition("_")
+        if name == "min_duration_sec":
+            shell += ["--min-duration", value]
+        elif side in ("min", "max"):
+            shell += [f"--{side}", f"{metric}={value}"]
+        else:
+            option = {"gate_profile": "--profile"}.get(name, f"--{name}")
+            shell += [f"{option}={value}"] if value.startswith("-") else [option, value]
+    call = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    python = (
+        f"from amp_core.client import ApiClient\n\nwith ApiClient({json.dumps(base_url)}) as api:\n"
+        f"    for clip in api.iter_clips({call}):\n"
+        '        print(clip["id"], clip["name"], clip["rollout"] and clip["rollout"]["tier"])'
+    )
+    return {"curl": curl, "python": python, "shell": shlex.join(shell)}
+
+
+def _read_number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,28 @@
+"""`/`, and the files that pages load."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from starlette.responses import RedirectResponse, Response
+
+from amp_core.errors import NotFound
+from ampref_service.web.assets import load_assets
+from ampref_service.web.site import make_page_router
+
+router = make_page_router()
+
+
+@router.get("/")
+def get_root() -> RedirectResponse:
+    """A browser that opens the service is led to its clips."""
+    return RedirectResponse("clips")
+
+
+@router.get("/assets/{name}")
+def get_asset(name: str, request: Request) -> Response:
+    """A style sheet, a script or a picture of the pages; its name holds the hash of its content."""
+    asset = load_assets().by_name.get(name)
+    if asset is None:
+        raise NotFound(f"there is no asset {name[:80]!r}", remedy="Load the page again: the service has another release now")
+    caching = "public, max-age=31536000, immutable" if name != "LICENSES.txt" else "no-cache"
+    return Response(asset.content, headers={"cache-control": caching, "content-type": asset.media_type})

@@ -1,0 +1,15 @@
+"""Every page of the service."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from ampref_service.web import clips, home, login
+
+_MODULES = (home, login, clips)
+
+router = APIRouter()
+for module in _MODULES:
+    router.include_router(module.router)
+
+ROUTES = tuple(route for module in _MODULES for route in module.router.routes)
