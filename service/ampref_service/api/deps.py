@@ -67,9 +67,7 @@ def list_scopes(dependant: Any) -> list[str] | None:
     return scopes
 
 
-async def authorize(
-    request: Request, scopes: list[str], *, may_be_link: bool = False, csrf_token: str | None = None
-) -> None:
+async def authorize(request: Request, scopes: list[str], *, may_be_link: bool = False, csrf_token: str | None = None) -> None:
     """Let a request pass whose caller has the scopes, and whose address is within the caller's bounds.
 
     Args:
@@ -81,9 +79,7 @@ async def authorize(
       Forbidden: it lacks a scope, or is bound to other datasets or robots.
     """
     authenticator = await get_authenticator(request)
-    caller = request.scope[_CALLER] = await authenticator.identify(
-        request, accepts_link=may_be_link, csrf_token=csrf_token
-    )
+    caller = request.scope[_CALLER] = await authenticator.identify(request, accepts_link=may_be_link, csrf_token=csrf_token)
     caller.check_scope(*scopes)
     await authenticator.check_place(caller, request.path_params)
 

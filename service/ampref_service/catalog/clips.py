@@ -14,7 +14,7 @@ from amp_core.formats.names import LINE_SEPARATORS
 from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
 from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, keys, recipes, rollouts
-from ampref_service.catalog.engine import Session, insert_new, new_id, now
+from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
 from ampref_service.catalog.records import (
     USUAL_TERMS,
     Clip,
@@ -185,6 +185,15 @@ def get(session: Session, clip_id: str) -> Clip:
     if row is None:
         raise _no_clip(clip_id)
     return Clip(**row, tags=tuple(session.execute(_TAGS_BY_ID, {"id": clip_id}).scalars()))
+
+
+def find_names(session: Session, clip_ids: Iterable[str]) -> dict[str, str]:
+    """The names of these clips by id; clips that are not there are left out."""
+    return {
+        clip_id: name
+        for part in chunked(sorted(set(clip_ids)))
+        for clip_id, name in session.execute(select(clips.c.id, clips.c.name).where(clips.c.id.in_(part)))
+    }
 
 
 def get_with_rollouts(session: Session, clip_id: str) -> tuple[Clip, list[Rollout], list[Job]]:

@@ -180,17 +180,13 @@ def list_conditions(bounds: Bounds) -> Iterator[ColumnElement[bool]]:
         yield jobs.c.robot.in_(bounds.robots)
 
 
-def counts(session: Session) -> dict[str, int]:
-    """How many jobs there are in each state."""
-    by_state = {state: number for state, number in session.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))}
-    return {state: by_state.get(state, 0) for state in JOB_STATES}
-
-
-def count_live(session: Session) -> dict[str, int]:
-    """How many jobs are queued and how many run."""
-    query = select(jobs.c.state, func.count()).where(jobs.c.state.in_(LIVE_STATES)).group_by(jobs.c.state)
+def counts(session: Session, bounds: Bounds = NO_BOUNDS, states: Sequence[str] = JOB_STATES) -> dict[str, int]:
+    """How many jobs within bounds there are in each of these states."""
+    query = select(jobs.c.state, func.count()).where(*list_conditions(bounds)).group_by(jobs.c.state)
+    if states != JOB_STATES:
+        query = query.where(jobs.c.state.in_(states))
     by_state = {state: number for state, number in session.execute(query)}
-    return {state: by_state.get(state, 0) for state in LIVE_STATES}
+    return {state: by_state.get(state, 0) for state in states}
 
 
 def live_for_clips(session: Session, clip_ids: Sequence[str]) -> dict[str, Job]:

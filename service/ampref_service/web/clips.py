@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -22,8 +22,9 @@ from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.catalog import job_rows
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
 from ampref_service.catalog.records import ListedClip, Page
+from ampref_service.catalog.tables import LIVE_STATES
 from ampref_service.errors import ParameterRefused
-from ampref_service.web.site import is_fragment, make_page_router, render_page
+from ampref_service.web.site import change_params, is_fragment, make_page_router, render_page
 
 router = make_page_router(dependencies=[needs("clips:read")])
 
@@ -60,7 +61,7 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
             except InputRefused as refusal:
                 error = refusal
         waiting = [clip.id for clip in page.items if clip.rollout is None]
-        counts = job_rows.count_live(session)
+        counts = job_rows.counts(session, caller.bounds, LIVE_STATES)
         jobs = job_rows.live_for_clips(session, waiting)
     columns = list(COLUMNS)
     if query.sort not in ("created_at", *(name for name, _ in COLUMNS)):
@@ -82,7 +83,7 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
         "robots": [name for name in sorted(services.robots) if caller.bounds.includes_robot(name)],
         "may_lock": {"datasets:write"} <= caller.scopes,
         "lines": _write_lines(str(request.base_url).rstrip("/"), params),
-        "link": lambda **changes: _change_params(params, changes),
+        "link": lambda **changes: change_params(params, changes),
     }
     return render_page(request, "clips_results.html" if is_fragment(request) else "clips.html", values)
 
@@ -103,12 +104,6 @@ def _parse_query(params: Sequence[tuple[str, str]]) -> ClipQuery:
     except ValidationError as error:
         fault = error.errors()[0]
         raise ParameterRefused(fault["msg"], key=".".join(map(str, fault["loc"])), remedy="Correct the filter") from None
-
-
-def _change_params(params: Sequence[tuple[str, str]], changes: Mapping[str, Any]) -> str:
-    """The query string of `params` with other values; None takes a name out. Another list begins at its first page."""
-    rest = [(name, value) for name, value in params if name not in changes and name != "cursor"]
-    return "?" + urlencode([*rest, *((name, value) for name, value in changes.items() if value is not None)])
 
 
 def _write_lines(base_url: str, params: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import Request
 from starlette.responses import RedirectResponse, Response
 
 from amp_core.errors import NotFound
@@ -18,11 +17,11 @@ def get_root() -> RedirectResponse:
     return RedirectResponse("clips")
 
 
-@router.get("/assets/{name}")
-def get_asset(name: str, request: Request) -> Response:
+@router.get("/assets/{asset}")
+def get_asset(asset: str) -> Response:
     """A style sheet, a script or a picture of the pages; its name holds the hash of its content."""
-    asset = load_assets().by_name.get(name)
-    if asset is None:
-        raise NotFound(f"there is no asset {name[:80]!r}", remedy="Load the page again: the service has another release now")
-    caching = "public, max-age=31536000, immutable" if name != "LICENSES.txt" else "no-cache"
-    return Response(asset.content, headers={"cache-control": caching, "content-type": asset.media_type})
+    file = load_assets().by_name.get(asset)
+    if file is None:
+        raise NotFound(f"there is no asset {asset[:80]!r}", remedy="Load the page again: the service has another release now")
+    caching = "public, max-age=31536000, immutable" if asset != "LICENSES.txt" else "no-cache"
+    return Response(file.content, headers={"cache-control": caching, "content-type": file.media_type})

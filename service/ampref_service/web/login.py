@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import Form, Query, Request
@@ -12,7 +11,7 @@ from amp_core.errors import Unauthorized
 from ampref_service.api.auth import SESSION_COOKIE, SESSION_SEC, check_csrf
 from ampref_service.api.deps import AuthenticatorDep
 from ampref_service.api.problems import log_refusal
-from ampref_service.web.site import make_page_router, render_page
+from ampref_service.web.site import make_page_router, own_address, render_page
 
 router = make_page_router()
 
@@ -48,7 +47,7 @@ async def post_login(
     except Unauthorized as error:
         log_refusal(request.scope, error)
         return _show_form(request, next, error.what, status=401)
-    response = RedirectResponse(_own_address(request, next), 303, _NO_STORE)
+    response = RedirectResponse(own_address(request, next, "/clips"), 303, _NO_STORE)
     response.set_cookie(
         SESSION_COOKIE,
         session.cookie,
@@ -71,12 +70,6 @@ async def post_logout(
     response = RedirectResponse("login", 303, _NO_STORE)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax", secure=request.url.scheme == "https")
     return response
-
-
-def _own_address(request: Request, address: str) -> str:
-    """`address` where it is one of this service's own, else the first page: no link leads elsewhere."""
-    is_own = re.fullmatch(r"/(?![/\\])[!-~]*", address) and "\\" not in address
-    return address if is_own else f"{request.scope.get('root_path', '')}/clips"
 
 
 def _show_form(request: Request, address: str, error: str = "", status: int = 200) -> Response:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from ampref_service.web import clips, home, login
+from ampref_service.web import clips, home, jobs, login
 
-_MODULES = (home, login, clips)
+_MODULES = (home, login, clips, jobs)
 
 router = APIRouter()
 for module in _MODULES:

@@ -7,6 +7,7 @@ browser's session. Its scripts, styles and data come from this service alone, wh
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -147,3 +148,15 @@ def render_error(request: Request, error: AmprefError) -> Response:
     if is_fragment(request):
         return HTMLResponse(open_templates().get_template("fault.html").render(error=error), error.status, HEADERS)
     return render_page(request, "error.html", {"title": error.title, "error": error, "section": ""}, status=error.status)
+
+
+def own_address(request: Request, address: str, default: str) -> str:
+    """`address` where it is a path of this service, else `default`: no link or form leads elsewhere."""
+    is_own = re.fullmatch(r"/(?![/\\])[!-~]*", address) and "\\" not in address
+    return address if is_own else request.scope.get("root_path", "") + default
+
+
+def change_params(params: Sequence[tuple[str, str]], changes: Mapping[str, Any]) -> str:
+    """The query string of `params` with other values; None takes a name out. Another list begins at its first page."""
+    rest = [(name, value) for name, value in params if name not in changes and name != "cursor"]
+    return "?" + urlencode([*rest, *((name, value) for name, value in changes.items() if value is not None)])

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from keykit import add_key, bearer
 
 from ampref_service.keys import SCOPES
+from ampref_service.web.assets import load_assets
 
 DATASET, ROBOT = "dataset", "robot"
 ELSEWHERE = {DATASET: {"datasets": ("run*",)}, ROBOT: {"robots": ("g1",)}}
@@ -32,12 +33,14 @@ class Access:
       scope: None for a public route, empty where any valid key will do.
       bound: what a key can be bound to that keeps this address out of its reach.
       is_list: whether what is out of reach is left out, and not 403.
+      is_page: whether it is a page: without a key it leads to the login.
       request: of the HTTP library; texts are filled with the ids of `Locked`.
     """
 
     scope: str | None
     bound: str | None = None
     is_list: bool = False
+    is_page: bool = False
     request: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,10 +64,19 @@ def write_webhooks(**options: Any) -> Access:
     return Access("webhooks:write", request=options)
 
 
+def open_page(scope: str, bound: str | None = None, **options: Any) -> Access:
+    return Access(scope, bound, is_page=True, **options)
+
+
 VERSION = "/v1/datasets/{name}/versions/{version}"
 ROUTES = {
     "GET /": Access(None),
     "GET /docs": Access(None),
+    "GET /assets/{asset}": Access(None),
+    "GET /clips": open_page("clips:read", ROBOT, is_list=True),
+    "GET /jobs": open_page("jobs:read", ROBOT, is_list=True),
+    "POST /jobs/{job_id}/cancel": open_page("jobs:write", ROBOT),
+    "POST /jobs/{job_id}/retry": open_page("jobs:write", ROBOT),
     "GET /openapi.json": Access(None),
     **{f"GET {prefix}/{probe}": Access(None) for prefix in ("", "/v1") for probe in ("healthz", "readyz")},
     **{f"GET {prefix}/metrics": Access("metrics:read") for prefix in ("", "/v1")},
@@ -142,7 +154,8 @@ class Locked:
         method, path = route.split()
         options = _fill(ROUTES[route].request, self.ids)
         headers = options.pop("headers", {}) | ({} if key is None else bearer(self.keys[key]))
-        return self.api.http.request(method, path.format(**self.ids), headers=headers, **options)
+        path = path.format(**self.ids)
+        return self.api.http.request(method, path, headers=headers, follow_redirects=False, **options)
 
 
 def _fill(value: Any, ids: dict[str, str]) -> Any:
@@ -168,6 +181,7 @@ def locked(fresh: Any) -> Locked:
         **{
             "robot": "wildrobot",
             "profile": "amp-0.12",
+            "asset": load_assets().icon,
             "key_id": "key_none",
             "webhook_id": "webhook_1",
             "motion": json.dumps(STANDING),
@@ -204,7 +218,10 @@ def test_every_route_is_in_the_table(locked: Locked) -> None:
 def test_every_route_asks_for_a_key_with_its_scope_and_bounds(locked: Locked, route: str) -> None:
     access = ROUTES[route]
     if access.scope is None:
-        assert locked.ask(route, None).status_code in (200, 307) or route == "POST /login"
+        assert locked.ask(route, None).status_code in (200, 303, 307) or route == "POST /login"
+        return
+    if access.is_page:
+        check_page(locked, route, access)
         return
     for key in (None, "expired", "revoked"):
         answer = locked.ask(route, key)
@@ -225,3 +242,19 @@ def test_every_route_asks_for_a_key_with_its_scope_and_bounds(locked: Locked, ro
         assert not answer.json().get("items")
     answer = locked.ask(route, access.scope or "disposable")
     assert answer.status_code < 300 or answer.status_code in (404, 409), answer.text
+
+
+def check_page(locked: Locked, route: str, access: Access) -> None:
+    for key in (None, "expired", "revoked"):
+        answer = locked.ask(route, key)
+        assert answer.status_code == 303, key
+        assert answer.headers["location"].startswith("/login?next=%2F")
+    answer = locked.ask(route, f"all but {access.scope}")
+    assert answer.status_code == 403
+    assert answer.headers["content-type"].startswith("text/html")
+    assert str(access.scope) in answer.text
+    if access.bound is not None:
+        answer = locked.ask(route, access.bound)
+        assert answer.status_code == (200 if access.is_list else 403)
+        assert locked.ids["clip_id"] not in answer.text
+    assert locked.ask(route, access.scope).status_code in (200, 303, 404, 409)

@@ -1,0 +1,77 @@
+"""The Jobs page: the queue, what runs and for how long yet, and what needs somebody to look; retry and cancel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from fastapi import BackgroundTasks, Form, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from ampref_service.api.deps import CallerDep, ServicesDep, needs
+from ampref_service.api.params import Cursor, Id
+from ampref_service.catalog import clips, job_rows, worker_rows
+from ampref_service.catalog.tables import JOB_STATES
+from ampref_service.keys import Caller
+from ampref_service.web.site import change_params, is_fragment, make_page_router, own_address, render_page
+
+router = make_page_router()
+
+Writer = Annotated[Caller, needs("jobs:write")]
+
+_LIMIT = 50
+
+
+@router.get("/jobs", dependencies=[needs("jobs:read")])
+def show_jobs(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    state: Literal[*JOB_STATES, ""] = "",  # type: ignore[valid-type]
+    cursor: Annotated[Cursor | None, Query()] = None,
+) -> Response:
+    """Jobs of a state, newest first, and the workers."""
+    with services.catalog.session() as session:
+        page = job_rows.list_jobs(session, state=state or None, limit=_LIMIT, cursor=cursor, bounds=caller.bounds)
+        page = replace(page, items=tuple(worker_rows.explain_waiting(session, page.items)))
+        names = clips.find_names(session, [job.clip_id for job in page.items if job.clip_id is not None])
+        counts = job_rows.counts(session, caller.bounds)
+        workers = worker_rows.list_workers(session)
+    params = [(name, value) for name, value in request.query_params.multi_items() if value]
+    values = {
+        "title": "Jobs",
+        "section": "jobs",
+        "page": page,
+        "names": names,
+        "counts": counts,
+        "state": state,
+        "cursor": cursor,
+        "workers": workers,
+        "may_write": "jobs:write" in caller.scopes,
+        "link": lambda **changes: change_params(params, changes),
+    }
+    return render_page(request, "jobs_results.html" if is_fragment(request) else "jobs.html", values)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel_job(
+    request: Request, job_id: Id, services: ServicesDep, caller: Writer, back: Annotated[str, Form(max_length=4000)] = ""
+) -> Response:
+    """Cancel a job, and go back to the page."""
+    services.queue.cancel(job_id, actor=caller.name)
+    return RedirectResponse(own_address(request, back, "/jobs"), 303)
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry_job(
+    request: Request,
+    job_id: Id,
+    services: ServicesDep,
+    caller: Writer,
+    background: BackgroundTasks,
+    back: Annotated[str, Form(max_length=4000)] = "",
+) -> Response:
+    """Queue a job again that came to no result, and go back to the page."""
+    job = services.queue.retry(job_id, owner=caller.owner, key=caller.key, actor=caller.name)
+    background.add_task(services.ring, job.id)
+    return RedirectResponse(own_address(request, back, "/jobs"), 303)
