@@ -45,14 +45,14 @@ audit: ## known vulnerabilities of the locked packages, where the advisory sourc
 	@$(PYTHON) requirements/audit.py
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis MUJOCO_LOG.TXT
+	rm -rf $(VENV) $(VENV).lock service/web/node_modules service/ampref_service/web/assets build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis MUJOCO_LOG.TXT
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Two at once in one folder take turns; what the first has installed, the second finds.
 all-installed dev-installed:
 	@test -e $(VENV)/.made || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@$(PYTHON) requirements/one_at_a_time.py $(VENV).lock $(MAKE) -s --no-print-directory $(VENV)/.$(@:-installed=)
+	@$(PYTHON) requirements/one_at_a_time.py $(VENV).lock $(MAKE) -s --no-print-directory $(VENV)/.$(@:-installed=) $(VENV)/.assets
 
 # Each stamp says that what it stands for was done as the lock files are now; the demo needs no development tools.
 $(VENV)/.made:
@@ -65,6 +65,12 @@ $(VENV)/.all: requirements/all.txt requirements/build.txt pyproject.toml $(VENV)
 	@$(INSTALL) --require-hashes -r requirements/all.txt -r requirements/build.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
+
+# The pages' scripts. Where they cannot be built the service does without, and its pages say so.
+$(VENV)/.assets: $(VENV)/.all requirements/node.txt service/web/build_assets.py $(shell find service/web -name node_modules -prune -o -type f -print)
+	@echo "building the pages' scripts"
+	@$(BIN)/python service/web/build_assets.py --has-node || $(INSTALL) --require-hashes -r requirements/node.txt || true
+	@if $(BIN)/python service/web/build_assets.py; then touch $@; else echo "the service will have no replay; make setup tries again" >&2; fi
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.all
 	@echo "installing into $(VENV) from requirements/dev.txt"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from markupsafe import Markup
 
 from amp_core.metrics import METRICS
 from amp_core.tiers import Tier
@@ -37,9 +40,9 @@ def format_threshold(gate: Mapping[str, Any]) -> str:
     """What a gate asks for: `≥ 0.85`, or `0.3 to 0.95`."""
     threshold = gate["threshold"]
     if isinstance(threshold, list | tuple):
-        return " to ".join(format_value(end) for end in threshold)
+        return " to ".join(f"{end:g}" for end in threshold)
     sign = {">=": "≥", "<=": "≤", "==": "="}.get(gate["op"], gate["op"])
-    return f"{sign} {format_value(threshold)}"
+    return f"{sign} {threshold:.4g}"
 
 
 def format_seconds(value: float | None) -> str:
@@ -92,6 +95,19 @@ def tier_class(tier: int) -> str:
     return {Tier.TIER_0: "tier-0", Tier.TIER_1: "tier-1", Tier.REJECTED: "rejected"}[Tier(tier)]
 
 
+def format_pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def format_json_data(value: Any) -> Markup:
+    """JSON within a `<script type="application/json">`, which no text in it can end."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
 FILTERS: Mapping[str, Callable[..., str]] = {
     "value": format_value,
     "threshold": format_threshold,
@@ -102,6 +118,8 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "digest": shorten_digest,
     "tier_label": tier_label,
     "tier_class": tier_class,
+    "pretty": format_pretty,
+    "json_data": format_json_data,
     "unit": lambda name: "" if _UNITS.get(name, "1") == "1" else _UNITS[name],
     "meaning": lambda name: _MEANINGS.get(name, ""),
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from ampref_service.web import clips, home, jobs, login
+from ampref_service.web import clip, clips, home, jobs, login
 
-_MODULES = (home, login, clips, jobs)
+_MODULES = (home, login, clips, clip, jobs)
 
 router = APIRouter()
 for module in _MODULES:

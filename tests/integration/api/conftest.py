@@ -58,6 +58,13 @@ def motion_bytes(seed: int = 0, frames: int = 51, rate: float = 50.0, **changes:
     return json.dumps(clip | changes).encode()
 
 
+INGEST = {
+    **{"fps_in": 50.0, "fps_out": 50.0, "frames_in": 50, "frames_out": 50, "ground_shift_m": 0.002, "joints_clipped": []},
+    **{"quaternions_renormalized": 0, "quaternions_flipped": 0, "max_norm_error": 0.0, "notes": [], "findings": []},
+}
+"""What the pages read of the account of a clip that conditioning left as it was."""
+
+
 @dataclass
 class Api:
     """The application and what a worker would do behind it."""
@@ -119,12 +126,29 @@ class Api:
             feature_code_hash="sha256:" + "0" * 64,
             mujoco_version="4.0.1",
             result={
-                "gates": [{"name": "slip_rate", "value": 0.1, "threshold": 0.2, "passed": True}],
+                "gates": [{"name": "slip_rate", "value": 0.1, "threshold": 0.2, "op": "<=", "passed": True, "tier": 0}],
                 "segments": [{"start": 0, "end": 50, "tier": tier, "score": 0.9, "quality_metrics": {}}],
                 "failure": failure,
                 "diagnosis": diagnosis,
-                "ingest": {"fps_in": 50.0},
-                "provenance": {"mujoco_version": "4.0.1"},
+                "ingest": INGEST,
+                "provenance": {
+                    **{
+                        "robot": "wildrobot",
+                        "robot_digest": "sha256:" + "3" * 64,
+                        "robot_mass_kg": 3.4,
+                        "recipe": recipe.recipe,
+                    },
+                    **{"mujoco_version": "4.0.1", "generator_version": "0.12.0", "feature_code_hash": "sha256:" + "0" * 64},
+                },
+                **{
+                    "mode": mode,
+                    "tier": tier,
+                    "simulated_frames": 50,
+                    "duration_sec": 1.0,
+                    "contact_warnings": [],
+                    "attempts": [],
+                },
+                "quality_metrics": metric_values | GOOD | {"fell_at_frame": None} | metrics,
             },
             segments=[Segment(0, 50, tier, 0.9)],
             recipe=recipe,

@@ -574,7 +574,7 @@ def test_a_rollout_and_its_arrays(api: Any) -> None:
     assert body["gates"][0]["name"] == "slip_rate"
     assert body["segments"][0]["end"] == 50
     assert body["recipe"] == Recipe.for_mode("rollout").to_dict()
-    assert body["ingest"] == {"fps_in": 50.0}
+    assert body["ingest"]["fps_in"] == 50.0
     arrays = api.http.get(body["arrays_url"])
     assert "sha256:" + hashlib.sha256(arrays.content).hexdigest() == body["arrays_digest"]
     assert len(arrays.content) == body["arrays_size"]

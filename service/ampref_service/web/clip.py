@@ -1,0 +1,143 @@
+"""The page of one clip: its replay, why it has its tier, where it comes from, and what may be done next."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Form, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from amp_core.errors import NotFound
+from amp_core.recipe import GATE_PROFILE, MODES
+from amp_core.tiers import GATE_PROFILES
+from ampref_service.api import clips as clips_api
+from ampref_service.api.clip_schemas import AugmentBody, RolloutBody
+from ampref_service.api.deps import AnnouncerDep, CallerDep, ServicesDep, needs
+from ampref_service.api.params import Id
+from ampref_service.catalog import clips, recipes
+from ampref_service.catalog.records import Rollout
+from ampref_service.keys import Caller
+from ampref_service.services import Services
+from ampref_service.web.clip_view import describe_changes, describe_replay, list_gates
+from ampref_service.web.site import make_page_router, render_page
+
+router = make_page_router()
+
+Writer = Annotated[Caller, needs("clips:write")]
+FrameNumber = Annotated[int | None, Query(ge=0, le=10**9)]
+
+
+@router.get("/clips/{clip_id}", dependencies=[needs("clips:read")])
+def show_clip(
+    request: Request,
+    clip_id: Id,
+    services: ServicesDep,
+    caller: CallerDep,
+    rollout: Annotated[Id | None, Query()] = None,
+    f: FrameNumber = None,
+) -> Response:
+    """A clip with one of its rollouts, its best unless the address names another, at a frame."""
+    with services.catalog.session() as session:
+        clip, rollouts, jobs = clips.get_with_rollouts(session, clip_id)
+        rows = recipes.get_many(session, {item.recipe_digest for item in rollouts})
+        parent = clips.find_names(session, [clip.parent_id]) if clip.parent_id else {}
+    buckets = {digest: recipes.physics_of(row.recipe).name for digest, row in rows.items()}
+    current = next((item for item in rollouts if item.id == rollout), None) if rollout else next(iter(rollouts), None)
+    if rollout and current is None:
+        raise NotFound(
+            f"the clip {clip.name!r} has no rollout {rollout!r}", key="rollout", remedy="Open the clip's page without ?rollout="
+        )
+    values: dict[str, Any] = {
+        "title": clip.name,
+        "section": "clips",
+        "clip": clip,
+        "parent": parent.get(clip.parent_id or ""),
+        "rollouts": rollouts,
+        "buckets": buckets,
+        "current": current,
+        "live_jobs": [job for job in jobs if not job.finished],
+        "last_job": jobs[0] if jobs else None,
+        "modes": MODES,
+        "profiles": tuple(GATE_PROFILES),
+        "usual_profile": GATE_PROFILE,
+        "may_write": "clips:write" in caller.scopes,
+        "base_url": str(request.base_url).rstrip("/"),
+    }
+    if current is not None:
+        result = current.result
+        bucket = buckets[current.recipe_digest]
+        values |= {
+            "result": result,
+            "bucket": bucket,
+            "recipe": rows[current.recipe_digest].recipe,
+            "gates": list_gates(result["gates"]),
+            "changes": list(describe_changes(result["ingest"])),
+            "replay": {
+                "scene_url": scene_url(request, services, clip.robot, current),
+                "rollouts": [replay_of(request, services, clip.robot, current, f"{current.mode} · {bucket}")],
+                "start_frame": f,
+            },
+        }
+    return render_page(request, "clip.html", values)
+
+
+def scene_url(request: Request, services: Services, robot: str, rollout: Rollout) -> str:
+    """Where the browser gets the robot from: that of the rollout where it is installed, else today's of that name."""
+    digest = services.robots[robot].digest if robot in services.robots else rollout.result["provenance"]["robot_digest"]
+    return f"{request.scope.get('root_path', '')}/v1/robots/{robot}/scene?digest={digest}"
+
+
+def replay_of(request: Request, services: Services, robot: str, rollout: Rollout, label: str) -> dict[str, Any]:
+    """What the browser needs to replay a rollout of the catalog."""
+    installed = services.robots.get(robot)
+    root = request.scope.get("root_path", "")
+    return describe_replay(
+        rollout.result,
+        rollout_id=rollout.id,
+        label=label,
+        frames_url=f"{root}/v1/rollouts/{rollout.id}/frames",
+        weight_n=None if installed is None else installed.mg_for(recipes.physics_of(rollout.result["provenance"]["recipe"])),
+    )
+
+
+@router.post("/clips/{clip_id}/rollouts")
+def score_again(
+    request: Request,
+    clip_id: Id,
+    services: ServicesDep,
+    announcer: AnnouncerDep,
+    caller: Writer,
+    mode: Annotated[Literal[*MODES], Form()],  # type: ignore[valid-type]
+    seed: Annotated[int, Form(ge=0, le=2**53 - 1)] = 0,
+    gate_profile: Annotated[Literal[*GATE_PROFILES], Form()] = GATE_PROFILE,  # type: ignore[valid-type]
+) -> Response:
+    """Queue a rollout of a clip under a mode's usual recipe, and go back to its page."""
+    recipe = {} if gate_profile == GATE_PROFILE else {"gate_profile": gate_profile}
+    body = RolloutBody(mode=mode, seed=seed, recipe=recipe or None)
+    submission = clips_api.post_rollout(clip_id, body, services, announcer, caller)
+    known = f"?rollout={submission.rollout.id}" if submission.rollout is not None else ""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips/{clip_id}{known}", 303)
+
+
+@router.post("/clips/{clip_id}/variants")
+async def make_variants(
+    request: Request,
+    clip_id: Id,
+    services: ServicesDep,
+    announcer: AnnouncerDep,
+    caller: Writer,
+    augmentation: Annotated[str, Form(min_length=1, max_length=120)],
+    mode: Annotated[Literal[*MODES], Form()] = "auto",  # type: ignore[valid-type]
+) -> Response:
+    """Make a variant or a part of a clip, queue its rollout, and go to its page."""
+    body = AugmentBody(augmentations=[augmentation.strip()], mode=mode)
+    result = await clips_api.post_augment(clip_id, body, request, services, announcer, caller)
+    variant = result["variants"][0].clip
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips/{variant.id}", 303)
+
+
+@router.post("/clips/{clip_id}/delete")
+def delete_clip(request: Request, clip_id: Id, services: ServicesDep, caller: Writer) -> Response:
+    """Delete a clip, and go to the clips."""
+    clips_api.delete_clip(clip_id, services, caller)
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips", 303)
