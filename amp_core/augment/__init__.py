@@ -1,4 +1,4 @@
-"""Variants of a clip, for coverage: its mirror image, another tempo, another heading, a loop.
+"""Variants of a clip, for coverage: its mirror image, another tempo, another heading, a loop, a part.
 
 `augment(motion, robot, augmentation)` takes a motion and returns a motion, which is written, uploaded and scored like any
 other. A variant is not trusted to be physical: the rollout decides that. `docs/augmentation.md` has the formulae.
@@ -17,17 +17,19 @@ from amp_core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from amp_core.augment.augmentation import Augmentation, parse_all
+    from amp_core.augment.encoding import motion_bytes
     from amp_core.augment.loop import Seam
     from amp_core.augment.symmetry import Symmetry, symmetry_of
-    from amp_core.augment.variants import Variant, augment, make_variant, motion_bytes, variant_name
+    from amp_core.augment.variants import Variant, augment, make_variant, variant_name
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "amp_core.augment.augmentation": ("Augmentation", "parse_all"),
+            "amp_core.augment.encoding": ("motion_bytes",),
             "amp_core.augment.loop": ("Seam",),
             "amp_core.augment.symmetry": ("Symmetry", "symmetry_of"),
-            "amp_core.augment.variants": ("Variant", "augment", "make_variant", "motion_bytes", "variant_name"),
+            "amp_core.augment.variants": ("Variant", "augment", "make_variant", "variant_name"),
         },
     )
 

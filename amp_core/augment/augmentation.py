@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,25 @@ BLEND_RANGE = (0.05, 1.0)
 DEFAULT_BLEND = 0.2
 
 _MAX_TEXT = 120
-_SYNTAX = "mirror, warp=0.9, heading=90, loop=3 or loop=3:0.3 (seconds of blend), or several joined by +"
+_SYNTAX = "mirror, warp=0.9, heading=90, loop=3 or loop=3:0.3 (seconds of blend), or several joined by +; or cut=A:B alone"
 _NUMBER = r"\d{1,4}(?:\.\d{1,9})?"
 _PART = re.compile(
     rf"(?P<mirror>mirror)|loop=(?P<loop>\d{{1,4}})(?::(?P<blend>{_NUMBER}))?"
-    rf"|warp=(?P<time_warp>[+-]?{_NUMBER})|heading=(?P<heading>[+-]?{_NUMBER})"
+    rf"|warp=(?P<time_warp>[+-]?{_NUMBER})|heading=(?P<heading>[+-]?{_NUMBER})|cut=(?P<cut>\d{{1,9}}:\d{{1,9}})"
 )
-_TYPES: dict[str, type] = {"mirror": bool, "loop": int, "blend": float, "time_warp": float, "heading": float}
+_TYPES: dict[str, Callable[[str], Any]] = {
+    "mirror": bool,
+    "loop": int,
+    "blend": float,
+    "time_warp": float,
+    "heading": float,
+    "cut": lambda text: tuple(map(int, text.split(":"))),
+}
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to do to a clip, in this order: mirror, warp the time, loop, turn. At least one must change something.
+    """What to do to a clip, in this order: mirror, warp the time, loop, turn; or, alone, cut. Something must be changed.
 
     Args:
       mirror: left and right change places.
@@ -34,6 +41,7 @@ class Augmentation:
       heading: deg about the world's z axis through the first root position, counter-clockwise from above; kept in (-180, 180].
       loop: how often the clip's best cycle is played in all; 1 leaves it.
       blend: s over which a seam is blended.
+      cut: (A, B), the frames A to B - 1 of the file as a clip of their own; with nothing else.
 
     Raises:
       InputRefused: a value out of its range, or nothing to do.
@@ -44,6 +52,7 @@ class Augmentation:
     heading: float = 0.0
     loop: int = 1
     blend: float = DEFAULT_BLEND
+    cut: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         low, high = WARP_RANGE
@@ -52,11 +61,20 @@ class Augmentation:
         blend = _check_number("blend", self.blend, f"{BLEND_RANGE[0]} to {BLEND_RANGE[1]} s", *BLEND_RANGE)
         if isinstance(self.loop, bool) or not isinstance(self.loop, int) or not 1 <= self.loop <= MAX_LOOPS:
             raise _augmentation_error(f"the loop is {str(self.loop)[:20]!r}", "loop", f"a whole number from 2 to {MAX_LOOPS}")
+        if self.cut is not None:
+            start, stop = self.cut
+            if not 0 <= start <= stop - 2:
+                raise _augmentation_error(f"the cut is {start}:{stop}", "cut", "A:B with at least 2 frames from A to B - 1")
+            object.__setattr__(self, "cut", (start, stop))  # From JSON it is a list.
         object.__setattr__(self, "mirror", bool(self.mirror))
         object.__setattr__(self, "time_warp", round(warp, 6))
         # Adding zero turns -0.0 into 0.0.
         object.__setattr__(self, "heading", round(-((180.0 - heading) % 360.0 - 180.0), 6) + 0.0)
         object.__setattr__(self, "blend", round(blend, 6) if self.loop > 1 else DEFAULT_BLEND)
+        if self.cut is not None and "+" in self.text:
+            raise _augmentation_error(
+                f"{self.text!r} joins a cut to something else", "cut", "cut=A:B alone; then augment the part"
+            )
         if not self.text:
             raise _augmentation_error("the augmentation changes nothing", "augmentation", _SYNTAX)
 
@@ -72,6 +90,8 @@ class Augmentation:
             parts.append(f"loop={self.loop}" + ("" if self.blend == DEFAULT_BLEND else f":{_format(self.blend)}"))
         if self.heading != 0.0:
             parts.append(f"heading={_format(self.heading)}")
+        if self.cut is not None:
+            parts.append(f"cut={self.cut[0]}:{self.cut[1]}")
         return "+".join(parts)
 
     def __str__(self) -> str:

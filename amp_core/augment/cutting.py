@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from amp_core.augment.variants import MAX_NAME_BYTES, motion_bytes
+from amp_core.augment.encoding import MAX_NAME_BYTES, motion_bytes
 from amp_core.digests import digest_of
 from amp_core.formats.clip import Motion
 from amp_core.lineage import Lineage

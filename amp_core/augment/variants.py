@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from amp_core import rotations
 from amp_core.augment.augmentation import Augmentation
+from amp_core.augment.cutting import cut_motion
+from amp_core.augment.encoding import MAX_NAME_BYTES, motion_bytes
 from amp_core.augment.loop import Seam, loop
-from amp_core.augment.poses import Array, Poses
+from amp_core.augment.poses import Poses
 from amp_core.augment.symmetry import mirror
 from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Motion
-from amp_core.formats.name_lists import NAME_LISTS_KEY
 from amp_core.lineage import Lineage
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
-from amp_core.npz import write_npz
 from amp_core.robot import Robot
-from amp_core.strict_json import canonical_json
-
-MAX_NAME_BYTES = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +46,17 @@ def augment(motion: Motion, robot: Robot, augmentation: Augmentation) -> Motion:
 
 def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Variant:
     """A variant of a motion, as `augment`, with its bytes and its seam."""
+    if augmentation.cut is not None:
+        start, stop = augmentation.cut
+        if stop > motion.num_frames:
+            raise MotionRefused(
+                f"it has {motion.num_frames} frames, which {augmentation.text} does not fit",
+                file=motion.name,
+                key="augmentation",
+                expected=f"cut=A:B with B at most {motion.num_frames}",
+            )
+        part = cut_motion(motion, start, stop)
+        return Variant(part.motion, part.data, augmentation, None)
     motion, _ = reorder_joints(motion, robot)
     poses = Poses(np.array(motion.root_pos), rotations.normalize(motion.root_rot), np.array(motion.dof_pos))
     seam = None
@@ -102,33 +107,3 @@ def variant_name(name: str, augmentation: Augmentation) -> str:
     """`walk` and `mirror` give `walk+mirror`; a long name is cut so that the result has at most 120 bytes."""
     tail = f"+{augmentation.text}"
     return name.encode()[: MAX_NAME_BYTES - len(tail)].decode(errors="ignore").rstrip() + tail
-
-
-def motion_bytes(
-    fps: float,
-    root_pos: Array,
-    root_rot: Array,
-    dof_pos: Array,
-    lineage: Lineage | None = None,
-    seam: Seam | None = None,
-    joint_names: tuple[str, ...] | None = None,
-    name_lists: Mapping[str, tuple[str, ...]] | None = None,
-) -> bytes:
-    """A clip as an npz that `read_motion` reads. The same arrays give the same bytes.
-
-    Args:
-      name_lists: those of a motion that no robot's joints have been compared with yet.
-    """
-    members: dict[str, Any] = {"fps": np.float64(fps), "root_pos": root_pos, "root_rot": root_rot, "dof_pos": dof_pos}
-    if joint_names is not None:
-        members["joint_names"] = np.array(joint_names)
-    if name_lists:
-        members[NAME_LISTS_KEY] = np.frombuffer(canonical_json(dict(name_lists)), np.uint8)
-    if lineage is not None:
-        members |= {key: np.array(text) for key, text in lineage.to_members().items()}
-    if seam is not None:
-        members["ampref_seam_frames"] = np.array([seam.start, seam.end], np.int64)
-        members["ampref_seam_residual"] = np.float64(seam.residual)
-    stream = io.BytesIO()
-    write_npz(stream, members)
-    return stream.getvalue()

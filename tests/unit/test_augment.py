@@ -52,6 +52,7 @@ def walking(robot: Robot, seconds: float = 4.0, period: float = 1.0) -> Motion:
         ("loop=3:0.2", "loop=3"),
         ("loop=3:0.35", "loop=3:0.35"),
         ("heading=90+warp=1.1+mirror", "mirror+warp=1.1+heading=90"),
+        ("cut=007:40", "cut=7:40"),
     ],
 )
 def test_texts_are_canonical(text: str, canonical: str) -> None:
@@ -65,6 +66,7 @@ def test_texts_are_canonical(text: str, canonical: str) -> None:
         *("", "mirror+mirror", "mirror+", "flip", "m" * 10_000),
         *("warp=0.89", "warp=1.11", "warp=1", "warp=nan", "warp=0.9+warp=1.1"),
         *("heading=361", "heading=360", "loop=1", "loop=51", "loop=2:9", "loop=x"),
+        *("cut=5", "cut=5:6", "cut=9:3", "cut=-1:9", "cut=0:20+mirror", "cut=0:20+cut=0:30"),
     ],
 )
 def test_other_texts_are_refused(text: str) -> None:

@@ -145,7 +145,7 @@ class AugmentBody(RolloutBody):
     augmentations: list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9=.:+-]{1,120}$")]] = Field(
         min_length=1,
         max_length=20,
-        description="`mirror`, `warp=0.9`, `heading=90`, `loop=3`, or several joined by `+`; each makes one clip.",
+        description="`mirror`, `warp=0.9`, `heading=90`, `loop=3`, several joined by `+`, or `cut=120:480`; each makes a clip.",
     )
     tags: list[Tag] = Field(default_factory=list, max_length=50, description="Besides those of the parent.")
 

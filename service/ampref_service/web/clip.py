@@ -115,8 +115,8 @@ def score_again(
     recipe = {} if gate_profile == GATE_PROFILE else {"gate_profile": gate_profile}
     body = RolloutBody(mode=mode, seed=seed, recipe=recipe or None)
     submission = clips_api.post_rollout(clip_id, body, services, announcer, caller)
-    known = f"?rollout={submission.rollout.id}" if submission.rollout is not None else ""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips/{clip_id}{known}", 303)
+    place = f"?rollout={submission.rollout.id}" if submission.rollout is not None else ""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips/{clip_id}{place}", 303)
 
 
 @router.post("/clips/{clip_id}/variants")

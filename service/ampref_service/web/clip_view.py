@@ -120,8 +120,8 @@ def describe_replay(
 def describe_changes(ingest: Json) -> Iterator[tuple[str, str]]:
     """What conditioning changed in a clip, in words: a heading and a sentence each."""
     if ingest["fps_in"] != ingest["fps_out"] or ingest["frames_in"] != ingest["frames_out"]:
-        before = f"{ingest['frames_in']} frames at {ingest['fps_in']:g} fps"
-        yield "Resampled", f"{before} became {ingest['frames_out']} at {ingest['fps_out']:g} fps"
+        source = f"{ingest['frames_in']} frames at {ingest['fps_in']:g} fps"
+        yield "Resampled", f"{source} became {ingest['frames_out']} at {ingest['fps_out']:g} fps"
     first = ingest.get("first_frame") or {}
     if first.get("trimmed"):
         yield "First frames", f"{first['frames']} dropped: {first['detail']}"

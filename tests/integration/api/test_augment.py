@@ -11,6 +11,7 @@ import pytest
 
 from amp_core.augment import Augmentation, make_variant
 from amp_core.augment import motion_bytes as motion_data
+from amp_core.augment.cutting import cut_motion
 from amp_core.formats import Lineage, read_motion
 from amp_core.robot import Robot
 from ampref_service.catalog import selection
@@ -53,6 +54,19 @@ def test_variants_are_clips_of_their_own_with_their_parent(api: Any) -> None:
     assert {item["clip"]["id"] for item in repeated.json()["variants"]} == {item["clip"]["id"] for item in variants}
     mixed = augment(api, parent["id"], "mirror", "heading=90")
     assert mixed.status_code == 202
+
+
+def test_a_part_is_a_clip_whose_bytes_are_those_of_the_command(api: Any) -> None:
+    parent = api.post().json()["clip"]
+    answer = augment(api, parent["id"], "cut=10:40")
+    assert answer.status_code == 202, answer.text
+    part = answer.json()["variants"][0]["clip"]
+    assert (part["name"], part["frames_in"], part["augmentation"]) == ("walk_010-039", 30, "cut=10:40")
+    source = read_motion(api.http.get(f"/v1/clips/{parent['id']}/file").content, name="walk", format="json")
+    assert part["source_digest"] == cut_motion(source, 10, 40).motion.source_digest
+    too_long = augment(api, parent["id"], "cut=10:52")
+    assert too_long.status_code == 422
+    assert "51 frames" in too_long.json()["detail"]
 
 
 def test_a_variant_of_a_variant_has_the_first_as_ancestor(api: Any) -> None:
