@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from ampref_service.catalog.curriculum import ClipQuery, list_clips
 from ampref_service.catalog.records import ListedClip, Page
 from ampref_service.catalog.tables import LIVE_STATES
 from ampref_service.errors import ParameterRefused
+from ampref_service.uploads import split_tags
 from ampref_service.web.site import change_params, is_fragment, make_page_router, render_page
 
 router = make_page_router(dependencies=[needs("clips:read")])
@@ -48,7 +49,7 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
     params = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
     error, query = None, ClipQuery(limit=_LIMIT)
     try:
-        query = _parse_query(params)
+        query = parse_query(request.url.query)
         if query.robot is not None:
             caller.check_robot(query.robot)
     except InputRefused as refusal:
@@ -88,17 +89,18 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
     return render_page(request, "clips_results.html" if is_fragment(request) else "clips.html", values)
 
 
-def _parse_query(params: Sequence[tuple[str, str]]) -> ClipQuery:
-    """The query of an address.
+def parse_query(text: str) -> ClipQuery:
+    """The query of an address; a filter without a value is none.
 
     Raises:
       InputRefused: a filter is not there or has a value that it cannot have.
     """
+    params = parse_qsl(text)
     values: dict[str, Any] = {}
     for name, value in params:
         if name not in ClipQueryParams.model_fields:
             raise ParameterRefused("there is no such filter", key=name[:80], remedy="Take it out of the address")
-        values[name] = [*values.get(name, ()), value] if name == "tag" else value
+        values[name] = [*values.get(name, ()), *split_tags([value])] if name == "tag" else value
     try:
         return ClipQueryParams.model_validate({"limit": _LIMIT} | values).to_query()
     except ValidationError as error:

@@ -30,7 +30,7 @@ class Access:
     """What a route needs, and a request for it.
 
     Args:
-      scope: None for a public route, empty where any valid key will do.
+      scope: None for a public route, empty where any valid key will do; several are separated by a space.
       bound: what a key can be bound to that keeps this address out of its reach.
       is_list: whether what is out of reach is left out, and not 403.
       is_page: whether it is a page: without a key it leads to the login.
@@ -68,6 +68,7 @@ def open_page(scope: str, bound: str | None = None, **options: Any) -> Access:
     return Access(scope, bound, is_page=True, **options)
 
 
+LOCKING = "clips:read datasets:write"
 VERSION = "/v1/datasets/{name}/versions/{version}"
 ROUTES = {
     "GET /": Access(None),
@@ -78,6 +79,9 @@ ROUTES = {
     "POST /clips/{clip_id}/rollouts": open_page("clips:write", ROBOT, request={"data": {"mode": "rollout", "seed": "6"}}),
     "POST /clips/{clip_id}/variants": open_page("clips:write", ROBOT, request={"data": {"augmentation": "mirror"}}),
     "POST /clips/{clip_id}/delete": open_page("clips:write", ROBOT),
+    "GET /compare": open_page("clips:read", request={"params": {"rollout": "{rollout_id}"}}),
+    "GET /lock": open_page(LOCKING, request={"params": {"clip": "{clip_id}"}}),
+    "POST /lock": open_page(LOCKING, request={"data": {"name": "walk", "version": "9.9.9", "tier": "0", "clip": "{clip_id}"}}),
     "GET /jobs": open_page("jobs:read", ROBOT, is_list=True),
     "POST /jobs/{job_id}/cancel": open_page("jobs:write", ROBOT),
     "POST /jobs/{job_id}/retry": open_page("jobs:write", ROBOT),
@@ -195,6 +199,7 @@ def locked(fresh: Any) -> Locked:
     for scope in SCOPES:
         others = [name for name in SCOPES if name != scope]
         keys[f"all but {scope}"] = add_key(fresh.app, f"without-{scope.replace(':', '-')}", *others)[0]
+    keys[LOCKING] = add_key(fresh.app, "locking", *LOCKING.split())[0]
     keys |= {bound: add_key(fresh.app, f"elsewhere-{bound}", **options)[0] for bound, options in ELSEWHERE.items()}
     keys["expired"] = add_key(fresh.app, "expired", expires_in_sec=-1.0)[0]
     keys["revoked"] = add_key(fresh.app, "revoked", revoked=True)[0]
@@ -253,10 +258,11 @@ def check_page(locked: Locked, route: str, access: Access) -> None:
         answer = locked.ask(route, key)
         assert answer.status_code == 303, key
         assert answer.headers["location"].startswith("/login?next=%2F")
-    answer = locked.ask(route, f"all but {access.scope}")
-    assert answer.status_code == 403
-    assert answer.headers["content-type"].startswith("text/html")
-    assert str(access.scope) in answer.text
+    for scope in str(access.scope).split():
+        answer = locked.ask(route, f"all but {scope}")
+        assert answer.status_code == 403
+        assert answer.headers["content-type"].startswith("text/html")
+        assert scope in answer.text
     if access.bound is not None:
         answer = locked.ask(route, access.bound)
         assert answer.status_code == (200 if access.is_list else 403)

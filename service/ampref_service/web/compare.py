@@ -1,0 +1,94 @@
+"""The Compare page: rollouts side by side, on one clock, with their metrics and what differs in their recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from starlette.responses import Response
+
+from amp_core.errors import InputRefused
+from amp_core.metrics import METRICS
+from ampref_service.api.deps import CallerDep, ServicesDep, needs
+from ampref_service.api.params import Id
+from ampref_service.catalog import clips, recipes, rollouts
+from ampref_service.web.clip import FrameNumber, replay_of, scene_url
+from ampref_service.web.site import make_page_router, render_page
+
+router = make_page_router(dependencies=[needs("clips:read")])
+
+MOST = 9
+"""Rollouts that are shown at a time."""
+
+
+@router.get("/compare")
+def compare_rollouts(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    rollout: Annotated[list[Id] | None, Query(max_length=50)] = None,
+    clip: Annotated[Id | None, Query()] = None,
+    f: FrameNumber = None,
+) -> Response:
+    """The named rollouts, of one robot, or all rollouts of a clip, at most nine."""
+    with services.catalog.session() as session:
+        if rollout:
+            rows = [rollouts.get(session, rollout_id) for rollout_id in dict.fromkeys(rollout)]
+        elif clip:
+            rows = rollouts.for_clip(session, clip)
+        else:
+            raise InputRefused(
+                "there is nothing to compare",
+                key="rollout",
+                expected="the ids of rollouts, /compare?rollout=…&rollout=…, or /compare?clip=…",
+                remedy="Choose rollouts on the page of a clip",
+            )
+        owners = {item.clip_id: clips.get(session, item.clip_id) for item in rows}
+        recipe_of = recipes.get_many(session, {item.recipe_digest for item in rows})
+    robots = {owner.robot for owner in owners.values()}
+    for robot in robots:
+        caller.check_robot(robot)
+    if len(robots) > 1:
+        raise InputRefused(
+            f"the rollouts are of different robots: {', '.join(sorted(robots))}",
+            key="rollout",
+            expected="rollouts of one robot",
+        )
+    left_out, rows = rows[MOST:], rows[:MOST]
+    labels = []
+    for item in rows:
+        bucket = recipes.physics_of(recipe_of[item.recipe_digest].recipe).name
+        name = f"{owners[item.clip_id].name} · " if len(owners) > 1 else ""
+        labels.append(f"{name}{item.mode} · {bucket}")
+    values: dict[str, Any] = {
+        "title": "Compare " + ", ".join(sorted({owner.name for owner in owners.values()}))[:120],
+        "section": "clips",
+        "rows": rows,
+        "labels": labels,
+        "owners": owners,
+        "left_out": len(left_out),
+        "metrics": [metric for metric in METRICS if any(item.metrics[metric.name] is not None for item in rows)],
+        "differences": list(list_differences([dict(recipe_of[item.recipe_digest].recipe) for item in rows])),
+        "replay": None,
+    }
+    if rows:
+        robot = next(iter(robots))
+        values["replay"] = {
+            "scene_url": scene_url(request, services, robot, rows[0]),
+            "rollouts": [replay_of(request, services, robot, item, label) for item, label in zip(rows, labels, strict=True)],
+            "start_frame": f,
+        }
+    return render_page(request, "compare.html", values)
+
+
+def list_differences(documents: Sequence[Any], place: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """The keys of nested dictionaries whose values differ, each with its values; None where one has no such key."""
+    for key in dict.fromkeys(key for document in documents for key in document):
+        values = [document.get(key) for document in documents]
+        if all(value == values[0] for value in values):
+            continue
+        if all(isinstance(value, dict) for value in values):
+            yield from list_differences(values, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", values
