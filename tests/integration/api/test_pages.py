@@ -1,0 +1,264 @@
+"""The pages without a browser: what they say, where their forms lead, and that nothing in them runs or comes from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+from keykit import add_key
+
+from ampref_service.web.clip_view import list_gates
+from ampref_service.web.compare import list_differences
+from ampref_service.web.formats import format_json_data, format_value
+
+
+def text_of(page: str) -> str:
+    """The words of a page."""
+    return html.unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
+
+
+def names_of(page: str) -> list[str]:
+    return re.findall(r'class="clip-name" href="[^"]*">([^<]*)<', page)
+
+
+@pytest.fixture
+def stocked(api: Any) -> Any:
+    """A service with a clip of each tier, and one that waits."""
+    api.ids = {
+        "walk": api.scored(1, name="walk", tags="slow"),
+        "hop": api.scored(2, name="hop", tier=1, slip_rate=0.3),
+        "fall": api.scored(3, name="fall", tier=-1),
+    }
+    api.post(4, name="later")
+    return api
+
+
+def test_every_page_loads_from_here_alone_and_runs_nothing_inline(stocked: Any) -> None:
+    rollout = stocked.http.get(f"/v1/clips/{stocked.ids['walk']}").json()["rollouts"][0]["id"]
+    clip = stocked.ids["walk"]
+    for path in (
+        "/clips",
+        f"/clips/{clip}",
+        f"/compare?rollout={rollout}",
+        "/jobs",
+        f"/lock?clip={clip}",
+        "/login",
+        "/clips/none",
+    ):
+        answer = stocked.http.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert "unsafe" not in policy
+        assert "default-src 'none'" in policy
+        assert not re.findall(r"\sstyle=|\son[a-z]+=|<style|javascript:", answer.text), path
+        for tag in re.findall(r"<script[^>]*>", answer.text):
+            assert "src=" in tag or 'type="application/json"' in tag
+        assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', answer.text), path
+        assert answer.text.count("<h1>") == 1, path
+        assert "<html lang=" in answer.text
+
+
+def test_the_clips_page_filters_sorts_and_tells_what_waits(stocked: Any) -> None:
+    page = stocked.http.get("/clips").text
+    assert names_of(page) == ["later", "fall", "hop", "walk"]
+    assert "queued" in page
+    assert "0 jobs run, 1 wait" in text_of(page)
+    assert names_of(stocked.http.get("/clips?tier=0&robot=&min_slip_rate=").text) == ["walk"]
+    assert names_of(stocked.http.get("/clips?max_slip_rate=0.2&tier=-1").text) == ["fall"]
+    assert names_of(stocked.http.get("/clips?tag=slow").text) == ["walk"]
+    assert names_of(stocked.http.get("/clips?sort=-slip_rate").text)[0] == "hop"
+    fragment = stocked.http.get("/clips?tier=1", headers={"hx-request": "true"}).text
+    assert names_of(fragment) == ["hop"]
+    assert "<html" not in fragment
+    first = stocked.http.get("/clips?limit=3").text
+    following = re.findall(r'href="(\?[^"]*)" rel="next"', first)[0]
+    assert names_of(stocked.http.get("/clips" + html.unescape(following)).text) == ["walk"]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("teir=0", "no such filter teir"), ("tier=7", "tier"), ("max_slip_rate=x", "max_slip_rate"), ("cursor=x", "cursor")],
+)
+def test_a_filter_that_cannot_be_is_said_on_the_page(stocked: Any, query: str, words: str) -> None:
+    page = stocked.http.get(f"/clips?{query}").text
+    fault = text_of(re.findall(r'<div class="fault".*?</div>', page, re.DOTALL)[0])
+    assert all(word in fault for word in words.split())
+    assert names_of(page) == []
+
+
+def test_the_lines_of_a_query_ask_for_the_same(stocked: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    page = stocked.http.get("/clips?tier=1&min_slip_rate=0.1&sort=slip_rate&tag=").text
+    lines = {name: html.unescape(text) for name, text in re.findall(r'<pre id="line-(\w+)"[^>]*>(.*?)</pre>', page, re.DOTALL)}
+    url = shlex.split(lines["curl"])[-1]
+    assert [item["name"] for item in stocked.http.get(url).json()["items"]] == ["hop"]
+    assert "iter_clips(tier=1, min_slip_rate=0.1, sort='slip_rate')" in lines["python"]
+    compile(lines["python"], "line", "exec")
+    assert lines["shell"] == "ampref clips --tier 1 --min slip_rate=0.1 --sort slip_rate"
+
+
+def test_a_name_is_text_wherever_it_stands(api: Any) -> None:
+    name = "</script><b>walk & 'co'\u2028"
+    assert api.post(1, name="<b>walk").status_code == 202
+    rollout = api.finish()
+    page = api.http.get("/clips").text
+    assert "<b>walk" not in page
+    assert "&lt;b&gt;walk" in page
+    clip = api.http.get(f"/v1/rollouts/{rollout}").json()["clip_id"]
+    assert "<b>" not in api.http.get(f"/clips/{clip}").text
+    data = str(format_json_data({"name": name}))
+    assert "<" not in data
+    assert json.loads(data) == {"name": name}
+
+
+def test_the_page_of_a_clip_has_what_the_api_has(stocked: Any) -> None:
+    clip = stocked.ids["walk"]
+    rollout = stocked.http.get(f"/v1/clips/{clip}").json()["rollouts"][0]
+    page = stocked.http.get(f"/clips/{clip}?f=7").text
+    for words in (
+        "walk",
+        "Tier 0",
+        rollout["arrays_digest"],
+        rollout["recipe_digest"],
+        "slip_rate",
+        "≤ 0.2",
+        "moved by +2.0 mm",
+    ):
+        assert words in page
+    replay = json.loads(re.findall(r'id="replay-data">(.*?)</script>', page, re.DOTALL)[0])
+    assert replay["start_frame"] == 7
+    [panel] = replay["rollouts"]
+    assert (panel["id"], panel["frames"], panel["control_dt"]) == (rollout["id"], 50, 0.02)
+    assert panel["frames_url"] == f"/v1/rollouts/{rollout['id']}/frames"
+    assert panel["weight_n"] == pytest.approx(stocked.app.state.services.robots["wildrobot"].mg)
+    other = stocked.http.get(f"/clips/{clip}?rollout=rollout_none")
+    assert other.status_code == 404
+    assert "no rollout" in other.text
+    waiting = stocked.http.get("/clips?name=later").text
+    waiting_id = re.findall(r'href="/clips/(clip_\w+)"', waiting)[0]
+    assert "has no rollout yet" in stocked.http.get(f"/clips/{waiting_id}").text
+
+
+def test_forms_do_what_the_api_does(stocked: Any) -> None:
+    clip = stocked.ids["walk"]
+    answer = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "seed": "3"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/clips/{clip}")
+    assert len(stocked.http.get(f"/v1/clips/{clip}").json()["jobs"]) == 2
+    answer = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "cut=5:40"}, follow_redirects=False)
+    assert stocked.http.get("/v1" + answer.headers["location"]).json()["frames_in"] == 35
+    answer = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "fly"})
+    assert answer.status_code == 422
+    assert "is no augmentation" in answer.text
+    jobs = stocked.http.get("/v1/jobs", params={"state": "queued"}).json()["items"]
+    answer = stocked.http.post(f"/jobs/{jobs[0]['id']}/cancel", data={"back": "/jobs?state=queued"}, follow_redirects=False)
+    assert answer.headers["location"] == "/jobs?state=queued"
+    assert stocked.http.get(f"/v1/jobs/{jobs[0]['id']}").json()["state"] == "cancelled"
+    stocked.http.post(f"/jobs/{jobs[0]['id']}/retry")
+    assert stocked.http.get("/v1/jobs").json()["items"][0]["state"] == "queued"
+    stocked.http.post(f"/clips/{stocked.ids['fall']}/delete")
+    assert stocked.http.get(f"/v1/clips/{stocked.ids['fall']}").status_code == 404
+
+
+def test_a_version_grows_from_a_selection_and_from_a_query(stocked: Any) -> None:
+    form = {"name": "walk", "version": "0.1.0", "tier": "0"}
+    answer = stocked.http.post("/lock", data=form | {"clip": [stocked.ids["walk"]]}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs")
+    job = stocked.http.get("/v1/jobs?kind=lock").json()["items"][0]
+    assert (job["dataset"], job["version"]) == ("walk", "0.1.0")
+    answer = stocked.http.post(
+        "/lock", data=form | {"version": "0.2.0", "query": "tier=0&max_slip_rate=0.5"}, follow_redirects=False
+    )
+    assert answer.status_code == 303
+    again = stocked.http.post("/lock", data=form | {"query": "tier=0"})
+    assert again.status_code == 409
+    assert 'value="0.1.0"' in again.text, "what was typed stays"
+    for changes, words in (
+        ({"name": "Walk"}, "not a dataset name"),
+        ({"version": "one"}, "version"),
+        ({"tier": ""}, "no tier"),
+    ):
+        answer = stocked.http.post("/lock", data=form | {"query": "tier=0"} | changes)
+        assert answer.status_code == 422
+        assert words in answer.text
+    assert "No clip is chosen" in stocked.http.get("/lock?name=nothing").text
+
+
+def test_rollouts_are_compared_with_what_differs_in_their_recipes(stocked: Any) -> None:
+    clip = stocked.ids["walk"]
+    stocked.http.post(f"/v1/clips/{clip}/rollouts", json={"mode": "rollout", "recipe": {"physics": {"friction": 0.7}}})
+    claim = next(claim for claim in iter(stocked.claim, None) if claim.job.clip_id == clip)
+    stocked.finish(claim)
+    page = stocked.http.get(f"/compare?clip={clip}").text
+    replay = json.loads(re.findall(r'id="replay-data">(.*?)</script>', page, re.DOTALL)[0])
+    assert [panel["label"] for panel in replay["rollouts"]] == ["rollout · canonical", "rollout · friction=0.7"]
+    assert "physics.friction" in page
+    assert stocked.http.get("/compare").status_code == 422
+    assert list(list_differences([{"a": 1, "b": {"c": 1}}, {"a": 1, "b": {"c": 2}, "d": 3}])) == [
+        ("b.c", [1, 2]),
+        ("d", [None, 3]),
+    ]
+
+
+def test_whoever_signs_in_comes_back_and_a_form_needs_the_token_of_its_session(stocked: Any) -> None:
+    text, _ = add_key(stocked.app, "alice")
+    answer = stocked.http.get("/clips?tier=0", follow_redirects=False)
+    assert answer.headers["location"] == "/login?next=%2Fclips%3Ftier%3D0"
+    part = stocked.http.get("/clips", headers={"hx-request": "true"}, follow_redirects=False)
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/login?next=%2Fclips")
+    assert 'value="/clips?tier=0"' in stocked.http.get(answer.headers["location"]).text
+    for address in ("//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", ""):
+        answer = stocked.http.post("/login", data={"key": text, "next": address}, follow_redirects=False)
+        assert answer.headers["location"] == "/clips"
+    answer = stocked.http.post("/login", data={"key": text, "next": "/clips?tier=0"}, follow_redirects=False)
+    assert answer.headers["location"] == "/clips?tier=0"
+    clip = stocked.ids["walk"]
+    page = stocked.http.get(f"/clips/{clip}").text
+    token = re.findall('name="csrf_token" value="([^"]+)"', page)[0]
+    for data in ({}, {"csrf_token": "x"}):
+        answer = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "seed": "9"} | data)
+        assert answer.status_code == 403
+        assert "token of its page" in text_of(answer.text)
+    answer = stocked.http.post(
+        f"/clips/{clip}/rollouts", data={"mode": "rollout", "seed": "9", "csrf_token": token}, follow_redirects=False
+    )
+    assert answer.status_code == 303
+
+
+def test_a_page_offers_what_its_reader_may_do_and_nothing_else(stocked: Any) -> None:
+    text, _ = add_key(stocked.app, "reader", "clips:read", "jobs:read")
+    stocked.http.post("/login", data={"key": text})
+    clip = stocked.ids["walk"]
+    for path in ("/clips", f"/clips/{clip}", "/jobs"):
+        page = stocked.http.get(path).text
+        forms = re.findall(r'<form[^>]*method="post"[^>]*action="([^"]*)"', page)
+        assert forms == ["/logout"], path
+        assert "/lock" not in page
+
+
+def test_margins_say_how_far_a_value_is_within_its_threshold() -> None:
+    def gate(op: str, value: Any, threshold: Any) -> dict[str, Any]:
+        return {"name": op, "op": op, "value": value, "threshold": threshold, "tier": 0, "passed": True}
+
+    gates = [gate(">=", 0.9, 0.85), gate("<=", 0.3, 0.1), gate("in", 0.4, [0.3, 0.95]), gate("==", 0, 0), gate("<=", None, 1.0)]
+    margins = {row.name: row.margin for row in list_gates(gates[:4])}
+    assert margins == {">=": pytest.approx(0.05), "<=": pytest.approx(-0.2), "in": pytest.approx(0.1), "==": 0}
+    assert list_gates(gates[4:])[0].margin is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.98765, "0.988"),
+        (12.3456, "12.3"),
+        (0.000123, "0.000123"),
+        (1234567, "1 234 567"),
+        (None, "–"),
+        (float("nan"), "–"),
+        (0.0, "0"),
+        (1e-9, "1.00e-09"),
+    ],
+)
+def test_numbers_are_written_for_people(value: Any, text: str) -> None:
+    assert format_value(value).replace("\u202f", " ") == text
