@@ -31,7 +31,17 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from amp_core.errors import InputRefused, IntegrityError, NotFound
 
-__all__ = ["ALIGNMENT", "ARCHIVE_FAULTS", "PAGE_ALIGNMENT", "NpzWriter", "mmap_member", "mmap_shards", "write_npz"]
+__all__ = [
+    "ALIGNMENT",
+    "ARCHIVE_FAULTS",
+    "PAGE_ALIGNMENT",
+    "NpzWriter",
+    "StoredArray",
+    "locate_arrays",
+    "mmap_member",
+    "mmap_shards",
+    "write_npz",
+]
 
 ALIGNMENT = 64
 """Bytes. A cache line, and what numpy itself pads a `.npy` header to."""
@@ -206,10 +216,7 @@ def mmap_member(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
             if f"{name}.npy" not in files:
                 names = ", ".join(sorted(file.removesuffix(".npy") for file in files))
                 raise NotFound("there is no such array", file=str(path), key=name, expected=f"one of {names}")
-            info = files[f"{name}.npy"]
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
-                raise _archive_error(path, f"member {name!r} is compressed or encrypted; only a stored one can be mapped")
-            shape, fortran, dtype, offset = _read_header(path, file, info)
+            shape, fortran, dtype, offset = _read_header(path, file, files[f"{name}.npy"], os.fstat(file.fileno()).st_size)
             if 0 in shape:
                 empty = np.empty(shape, dtype)
                 empty.flags.writeable = False
@@ -222,6 +229,38 @@ def mmap_member(path: str | os.PathLike[str], name: str) -> NDArray[Any]:
             return array
         except ARCHIVE_FAULTS as error:
             raise _archive_error(path, str(error) or type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of an archive: its shape, its dtype and the offset of its data in the file, in bytes. It is row-major."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def locate_arrays(file: BinaryIO, path: Path) -> dict[str, StoredArray]:
+    """Where the arrays of an archive are in a seekable file, in the archive's order. Nothing of their data is read.
+
+    Args:
+      path: what errors call the file.
+
+    Raises:
+      IntegrityError: the file is not an archive, or a member is compressed, truncated, column-major or not an array.
+    """
+    arrays = {}
+    try:
+        size = file.seek(0, os.SEEK_END)
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                shape, fortran, dtype, offset = _read_header(path, file, info, size)
+                if fortran and len(shape) > 1:
+                    raise _archive_error(path, f"member {info.filename!r} is column-major")
+                arrays[info.filename.removesuffix(".npy")] = StoredArray(shape, dtype, offset)
+    except ARCHIVE_FAULTS as error:
+        raise _archive_error(path, str(error) or type(error).__name__) from error
+    return arrays
 
 
 def mmap_shards(paths: Sequence[str | os.PathLike[str]], name: str) -> NDArray[Any]:
@@ -306,12 +345,16 @@ def _stored_dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("<")
 
 
-def _read_header(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """A member's shape, whether it is column-major, its dtype and the offset of its data in the file, in bytes.
+def _read_header(
+    path: Path, file: BinaryIO, info: zipfile.ZipInfo, length: int
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """A stored member's shape, whether it is column-major, its dtype and the offset of its data in the file, in bytes.
 
-    The sizes that the file declares must agree with each other and with the length of the file.
+    The sizes that the file declares must agree with each other and with the `length` of the file.
     """
     name = info.filename.removesuffix(".npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+        raise _archive_error(path, f"member {name!r} is compressed or encrypted; only a stored one can be mapped")
     file.seek(info.header_offset)
     name_length, extra_length = struct.unpack("<26x2H", file.read(_LOCAL_HEADER))
     start = file.seek(name_length + extra_length, os.SEEK_CUR)
@@ -323,7 +366,7 @@ def _read_header(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[tup
     if not dtype.itemsize or any(size < 0 for size in shape):
         raise _archive_error(path, f"member {name!r} declares an array of {dtype} in shape {shape}")
     offset, size = file.tell(), math.prod(shape) * dtype.itemsize
-    if start + info.file_size != offset + size or offset + size > os.fstat(file.fileno()).st_size:
+    if start + info.file_size != offset + size or offset + size > length:
         raise _archive_error(path, f"member {name!r} declares {size} bytes of data that are not there")
     return shape, fortran, dtype, offset
 

@@ -102,7 +102,7 @@ def describe_strain(evidence: Evidence) -> Iterator[Finding]:
     if evidence.onset < 5:
         return
     robot, rollout, upright = evidence.robot, evidence.rollout, evidence.upright
-    limits = np.abs(robot.model.actuator_forcerange).max(axis=1)[robot.ctrl_adr]
+    limits = robot.force_limit
     for joint, share in list(evidence.strained_joints(upright, _SATURATED_SHARE).items())[:_JOINTS]:
         message = f"torque saturated at the {readable(joint)} for {share:.0%} of the frames"
         message += " before it tips" if evidence.fell is not None else ""

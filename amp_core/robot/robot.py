@@ -214,6 +214,16 @@ class Robot:
         low, high = self.model.actuator_ctrlrange.T
         return np.where(has_limit, low, -np.inf), np.where(has_limit, high, np.inf)
 
+    @cached_property
+    def force_limit(self) -> NDArray[np.float64]:
+        """(n,) N·m, the most that each joint's servo can push either way; infinite where it has no limit."""
+        model, joints = self.model, self.model.dof_jntid[self.qvel_adr]
+        servo = np.abs(model.actuator_forcerange).max(axis=1)
+        servo = np.where(model.actuator_forcelimited.astype(bool), servo, np.inf)[self.ctrl_adr]
+        joint = np.abs(model.jnt_actfrcrange).max(axis=1)[joints]
+        limit = np.minimum(servo, np.where(model.jnt_actfrclimited[joints].astype(bool), joint, np.inf))
+        return _read_only(limit)
+
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""
         return self.mg * scale.mass

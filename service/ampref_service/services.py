@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -16,6 +16,7 @@ from ampref_service.damage import CatalogDamageLog
 from ampref_service.jobs import JobQueue
 from ampref_service.readers import ReaderPool
 from ampref_service.recipes import plan_effort
+from ampref_service.scenes import SceneStore
 from ampref_service.settings import Settings
 from ampref_service.spool import Spool
 
@@ -36,6 +37,7 @@ class Services:
     notify: Notify
     spool: Spool
     readers: ReaderPool
+    scenes: SceneStore = field(default_factory=SceneStore)
 
     @property
     def queue(self) -> JobQueue:

@@ -94,10 +94,10 @@ def serve_file(
     reader has it from the version, and checks it.
     """
     conditions, headers = request.headers, file.headers() | (extra_headers or {})
-    if "if-match" in conditions and not _lists_etag(conditions["if-match"], file.etag, weak=False):
+    if "if-match" in conditions and not lists_etag(conditions["if-match"], file.etag, weak=False):
         mismatch = PreconditionFailed("If-Match names other bytes than there are", key="if-match", expected=file.etag)
         return problem(request.scope, mismatch)
-    if "if-none-match" in conditions and _lists_etag(conditions["if-none-match"], file.etag, weak=True):
+    if "if-none-match" in conditions and lists_etag(conditions["if-none-match"], file.etag, weak=True):
         return Response(status_code=304, headers=headers)
     if may_redirect and request.method == "GET" and (url := blobs.sign_url(file.digest, _REDIRECT_SEC)) is not None:
         if not blobs.exists(file.digest):
@@ -131,7 +131,8 @@ def serve_archive(blobs: BlobStore, files: Sequence[StoredFile]) -> Response:
     return _BlobResponse(blobs, parts, 200, headers, TAR, end=bytes(padding + 2 * _TAR_BLOCK))
 
 
-def _lists_etag(header: str, etag: str, *, weak: bool) -> bool:
+def lists_etag(header: str, etag: str, *, weak: bool) -> bool:
+    """Whether a condition's header names this ETag; `weak` by the comparison of `If-None-Match`."""
     tags = [tag.strip() for tag in header.split(",")]
     return "*" in tags or etag in tags or (weak and f"W/{etag}" in tags)
 
@@ -178,7 +179,7 @@ class _BlobResponse(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         verified_blobs = [
-            blob or await _verify_in_turn(self._blobs, file)
+            blob or await verify_in_turn(self._blobs, file)
             for blob, (_, file, _, _) in zip(self._known_blobs, self._parts, strict=True)
         ]
         if scope["method"] != "HEAD":
@@ -208,7 +209,7 @@ class _BlobResponse(StreamingResponse):
             async def check_span() -> int:
                 end = min(stop, position - position % _SPAN + _SPAN)
                 if not self._blobs.are_trusted(blob, position, end):
-                    with _naming(file):
+                    with naming(file):
                         await anyio.to_thread.run_sync(self._blobs.check_windows, blob, content, position, end)
                 return end
 
@@ -229,14 +230,14 @@ class _BlobResponse(StreamingResponse):
         for (header, file, start, stop), blob in zip(self._parts, verified_blobs, strict=True):
             if header:
                 yield header
-            with _naming(file):
+            with naming(file):
                 yield from self._blobs.iter_windows(blob, start, stop)
         if self._end:
             yield self._end
 
 
 @contextlib.contextmanager
-def _naming(file: StoredFile) -> Iterator[None]:
+def naming(file: StoredFile) -> Iterator[None]:
     """Errors of damage name the file."""
     try:
         yield
@@ -246,7 +247,7 @@ def _naming(file: StoredFile) -> Iterator[None]:
 
 
 def _open_blob(blobs: BlobStore, file: StoredFile) -> BinaryIO:
-    with _naming(file):
+    with naming(file):
         try:
             return blobs.open(file.digest)
         except NotFound:
@@ -260,7 +261,7 @@ def _find_verified(blobs: BlobStore, file: StoredFile) -> VerifiedBlob | None:
         return None
 
 
-async def _verify_in_turn(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
+async def verify_in_turn(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
     """The blob of a file that this process reads for the first time: one of many requests for it reads it, the others wait.
 
     They wait without a thread, and the readers have threads of their own, so that a large file delays nobody else.
@@ -283,7 +284,7 @@ def _verify_blob(blobs: BlobStore, file: StoredFile) -> VerifiedBlob:
     Raises:
       IntegrityError: it is missing, cannot be read or has other bytes; nothing is promised of it then.
     """
-    with _naming(file):
+    with naming(file):
         try:
             return blobs.verify_once(file.digest)
         except NotFound:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+from fastapi import Query, Request, Response
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field
 
+from amp_core.errors import NotFound
 from amp_core.robot import Robot
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
-from ampref_service.api.params import View
+from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, lists_etag
+from ampref_service.api.params import Digest, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
 
@@ -68,3 +71,42 @@ def list_robots(services: ServicesDep, caller: CallerDep) -> dict[str, list[Robo
 def get_robot(robot: str, services: ServicesDep) -> Robot:
     """One robot: joints and their ranges, contact channels, feature layout, digest."""
     return services.robot(robot)
+
+
+_SCENE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The scene", "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
+    304: {"description": "The client's copy is current"},
+    **responses(404),
+}
+
+
+@router.get("/{robot}/scene", response_class=Response, responses=_SCENE_RESPONSES)
+def get_scene(
+    robot: str,
+    request: Request,
+    services: ServicesDep,
+    digest: Annotated[Digest | None, Query(description="The robot's digest: another one is not here.")] = None,
+) -> Response:
+    """A robot's geometry and kinematic tree as an npz, to draw it in a browser; docs/pages.md lists the arrays."""
+    installed_robot = services.robot(robot)
+    if digest not in (None, installed_robot.digest):
+        raise NotFound(
+            f"the robot {robot!r} with this digest is not installed here",
+            key="query.digest",
+            expected=installed_robot.digest,
+            remedy="A rollout of another model of the robot cannot be drawn here; the operator installs one model of a name",
+        )
+    scene = services.scenes.get(installed_robot)
+    codings = (coding.split(";") for coding in request.headers.get("accept-encoding", "").lower().split(","))
+    is_compressed = any(name.strip() == "gzip" and "".join(rest).replace(" ", "") not in _NEVER for name, *rest in codings)
+    # Other bytes need another strong ETag.
+    etag = f'"{scene.digest.removeprefix("sha256:")}{"-gzip" if is_compressed else ""}"'
+    headers = {"etag": etag, "vary": "accept-encoding", "cache-control": REVALIDATE if digest is None else IMMUTABLE}
+    if lists_etag(request.headers.get("if-none-match", ""), etag, weak=True):
+        return Response(status_code=304, headers=headers)
+    if is_compressed:
+        headers["content-encoding"] = "gzip"
+    return Response(scene.compressed if is_compressed else scene.plain, 200, headers, BINARY)
+
+
+_NEVER = frozenset(["q=0", "q=0.0", "q=0.00", "q=0.000"])

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AliasChoices, Field
 
+from amp_core.frames import WindowType
 from ampref_service.api.deps import ServicesDep, needs
-from ampref_service.api.files import StoredFile, add_file_route, serve_file
+from ampref_service.api.files import BINARY, StoredFile, add_file_route, serve_file
+from ampref_service.api.frames import FrameQuery, serve_frames
 from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
-from ampref_service.api.params import GeneratedMode, Id, Metrics, Tier, Time, View
+from ampref_service.api.params import GeneratedMode, Id, Metrics, Tier, Time, View, text_field
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
 from ampref_service.catalog import clips, recipes, rollouts
 
 router = make_router("rollouts", dependencies=[needs("clips:read")])
+
+MAX_ROW = 2**31 - 1
+ArrayNames = Annotated[
+    str,
+    text_field(
+        r"^[A-Za-z0-9_]{1,64}(,[A-Za-z0-9_]{1,64})*$",
+        "names of arrays separated by commas, for example qpos,sum_fn_per_frame",
+        max_length=2000,
+    ),
+]
 
 
 class RolloutSummaryView(View):
@@ -102,6 +114,31 @@ def get_arrays(rollout_id: Id, request: Request, services: ServicesDep) -> Respo
 
 
 add_file_route(router, "/{rollout_id}/arrays", get_arrays, "rollout_arrays")
+
+
+_FRAMES_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The rows", "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
+    304: {"description": "The client's copy is current"},
+    **responses(404),
+}
+
+
+@router.get("/{rollout_id}/frames", response_class=Response, responses=_FRAMES_RESPONSES)
+def get_frames(
+    rollout_id: Id,
+    request: Request,
+    services: ServicesDep,
+    arrays: Annotated[ArrayNames | None, Query(description="Separated by commas; default: all with a row a frame.")] = None,
+    start: Annotated[int, Query(ge=0, le=MAX_ROW, description="The first row.")] = 0,
+    stop: Annotated[int | None, Query(ge=0, le=MAX_ROW, description="The row after the last; default: all.")] = None,
+    dtype: Annotated[WindowType, Query(description="`float32`: floats of any size in single precision.")] = "stored",
+) -> Response:
+    """Some rows of the export, as an npz: what a replay or a chart needs of a long rollout. At most 64 MiB."""
+    with services.catalog.session() as session:
+        rollout = rollouts.get(session, rollout_id)
+    file = StoredFile(rollout.arrays_digest, rollout.arrays_size, f"{rollout.id}.npz")
+    names = None if arrays is None else tuple(dict.fromkeys(arrays.split(",")))
+    return serve_frames(request, services.blobs, file, FrameQuery(names, start, stop, dtype))
 
 
 @router.post("/{rollout_id}/arrays/link", responses=responses(404, *BODY_STATUSES))

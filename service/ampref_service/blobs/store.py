@@ -11,6 +11,7 @@ import abc
 import contextlib
 import errno
 import hashlib
+import io
 import math
 import os
 import re
@@ -21,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -283,6 +284,10 @@ class BlobStore(abc.ABC):
         if position < end:
             raise self._refuse_window(blob)
 
+    def open_verified(self, blob: VerifiedBlob) -> BinaryIO:
+        """A verified blob as a seekable file, of which what is read is checked as in `iter_windows`."""
+        return io.BufferedReader(_CheckedFile(self, blob), WINDOW)
+
     def check_windows(self, blob: VerifiedBlob, file: BinaryIO, start: int, end: int) -> None:
         """Check the windows of a blob's open file that hold the bytes `start ≤ i < end`, but for those that are trusted.
 
@@ -336,6 +341,34 @@ class BlobStore(abc.ABC):
             if error.errno in _UNOPENABLE:
                 raise Unavailable(f"a blob cannot be opened: {error.strerror}", remedy="Try again in a moment") from error
             raise self.refuse(digest, None, f"cannot be read ({error.strerror or error})") from error
+
+
+class _CheckedFile(io.RawIOBase):
+    """What `BlobStore.open_verified` buffers."""
+
+    def __init__(self, blobs: BlobStore, blob: VerifiedBlob) -> None:
+        self._blobs = blobs
+        self._blob = blob
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._blob.stat.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        start = self._position
+        for part in self._blobs.iter_windows(self._blob, start, min(start + len(view), self._blob.stat.size)):
+            view[self._position - start : self._position - start + len(part)] = part
+            self._position += len(part)
+        return self._position - start
 
 
 def split_windows(chunk: bytes) -> Iterator[bytes | memoryview]:

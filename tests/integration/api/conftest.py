@@ -104,14 +104,15 @@ class Api:
         mode: str = "rollout",
         failure: dict[str, Any] | None = None,
         diagnosis: dict[str, Any] | None = None,
+        arrays: bytes | None = None,
         **metrics: Any,
     ) -> str:
-        """Score the oldest job's clip; the rollout's id."""
+        """Score the oldest job's clip, with `arrays` as its export; the rollout's id."""
         buffer = io.BytesIO()
         claim = claim or self.claim()
         recipe = self._recipe(claim, mode)
         np.savez(buffer, features=np.full((50, 27), len(claim.job.id), np.float32), id=np.array(claim.job.id))
-        arrays = buffer.getvalue()
+        arrays = arrays or buffer.getvalue()
         metric_values: dict[str, float | int | None] = {metric.name: 0.0 for metric in METRICS}
         new = NewRollout(
             mode=mode,
