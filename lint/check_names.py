@@ -82,7 +82,12 @@ def main(list_all: bool) -> int:
     names = 0
     faults: list[str] = []
     participles: Counter[str] = Counter()
-    paths = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path != FEATURE_CODE)
+    paths = sorted(
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        if path != FEATURE_CODE and "node_modules" not in path.parts
+    )
     trees = {path: ast.parse(path.read_text()) for path in paths}
     fields_of = {path: list(iterate_fields(tree)) for path, tree in trees.items()}
     fields = frozenset(name for rows in fields_of.values() for name, _ in rows)

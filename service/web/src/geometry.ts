@@ -1,0 +1,351 @@
+/** The robot's surface as arrays for the GPU: all geoms in one buffer, each vertex with the number of its body. */
+
+import { type Geom, GeomType, type Mesh, type Scene } from "./scene.js";
+
+export interface Surface {
+  /** (V, 4): m in the frame of the body, and the body's number. */
+  readonly place: Float32Array;
+  /** (V, 4) of 127: the normal in the frame of the body. */
+  readonly normal: Int8Array;
+  /** (V, 4) of 255. */
+  readonly colour: Uint8Array;
+  readonly index: Uint32Array;
+}
+
+interface Triangles {
+  readonly points: Float32Array;
+  readonly faces: Uint32Array;
+  /** Cosine of the angle between two faces over which their edge is drawn as an edge. */
+  readonly crease: number;
+}
+
+const MACHINED = Math.cos((32 * Math.PI) / 180);
+const COARSE = Math.cos((48 * Math.PI) / 180);
+// MuJoCo's colour for a geom without one, which says nothing about the robot.
+const UNCOLOURED = 0.5;
+const PLAIN = [0.71, 0.735, 0.77] as const;
+
+/**
+ * Builds the surface of a robot.
+ *
+ * @param cell m: meshes are simplified to about this size of detail; 0 keeps them as they are.
+ */
+export function buildSurface(scene: Scene, cell: number): Surface {
+  const builder = new SurfaceBuilder();
+  const isPlain = scene.geoms.every(
+    ({ rgba }) => rgba[0] === UNCOLOURED && rgba[1] === UNCOLOURED && rgba[2] === UNCOLOURED,
+  );
+  for (const geom of scene.geoms) {
+    // The stage has a floor of its own.
+    if (geom.type === GeomType.plane && geom.body === 0) continue;
+    const triangles = tessellate(geom, scene.meshes, cell);
+    if (triangles !== null) builder.add(triangles, geom, isPlain ? PLAIN : geom.rgba);
+  }
+  return builder.build();
+}
+
+class SurfaceBuilder {
+  private readonly place: number[][] = [];
+  private readonly normal: number[][] = [];
+  private readonly index: Uint32Array[] = [];
+  private readonly counts: { body: number; vertices: number; rgb: number[] }[] = [];
+  private total = 0;
+
+  add({ points, faces, crease }: Triangles, geom: Geom, rgb: ArrayLike<number>): void {
+    const world = new Float32Array(points.length);
+    transformPoints(points, geom, world);
+    const { place, normal, index } = splitCreases(world, faces, crease);
+    for (let i = 0; i < index.length; i++) index[i]! += this.total;
+    this.index.push(index);
+    this.place.push(place);
+    this.normal.push(normal);
+    this.counts.push({
+      body: geom.body,
+      vertices: place.length / 3,
+      rgb: [0, 1, 2].map((i) => Math.round(255 * Math.min(1, Math.max(0, rgb[i]!)))),
+    });
+    this.total += place.length / 3;
+  }
+
+  build(): Surface {
+    const place = new Float32Array(4 * this.total);
+    const normal = new Int8Array(4 * this.total);
+    const colour = new Uint8Array(4 * this.total);
+    let vertex = 0;
+    this.counts.forEach(({ body, vertices, rgb }, part) => {
+      const places = this.place[part]!;
+      const normals = this.normal[part]!;
+      for (let i = 0; i < vertices; i++, vertex++) {
+        for (let axis = 0; axis < 3; axis++) {
+          place[4 * vertex + axis] = places[3 * i + axis]!;
+          normal[4 * vertex + axis] = normals[3 * i + axis]!;
+          colour[4 * vertex + axis] = rgb[axis]!;
+        }
+        place[4 * vertex + 3] = body;
+        colour[4 * vertex + 3] = 255;
+      }
+    });
+    const index = new Uint32Array(this.index.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of this.index) {
+      index.set(part, at);
+      at += part.length;
+    }
+    return { place, normal, colour, index };
+  }
+}
+
+/**
+ * Gives every vertex one normal for each smooth patch that meets there: faces count to a patch as long as they differ by less
+ * than the crease. Machined parts get crisp edges, round ones stay round.
+ */
+function splitCreases(
+  points: Float32Array,
+  faces: Uint32Array,
+  crease: number,
+): { place: number[]; normal: number[]; index: Uint32Array } {
+  const faceCount = faces.length / 3;
+  const unit = new Float32Array(faces.length);
+  const area = new Float32Array(faceCount);
+  for (let f = 0; f < faceCount; f++) {
+    const a = 3 * faces[3 * f]!;
+    const b = 3 * faces[3 * f + 1]!;
+    const c = 3 * faces[3 * f + 2]!;
+    const ux = points[b]! - points[a]!;
+    const uy = points[b + 1]! - points[a + 1]!;
+    const uz = points[b + 2]! - points[a + 2]!;
+    const vx = points[c]! - points[a]!;
+    const vy = points[c + 1]! - points[a + 1]!;
+    const vz = points[c + 2]! - points[a + 2]!;
+    const nx = uy * vz - uz * vy;
+    const ny = uz * vx - ux * vz;
+    const nz = ux * vy - uy * vx;
+    const length = Math.sqrt(nx * nx + ny * ny + nz * nz);
+    area[f] = length;
+    if (length > 0) {
+      unit[3 * f] = nx / length;
+      unit[3 * f + 1] = ny / length;
+      unit[3 * f + 2] = nz / length;
+    }
+  }
+
+  // The corners at each vertex, one after the other.
+  const vertexCount = points.length / 3;
+  const starts = new Uint32Array(vertexCount + 1);
+  for (let i = 0; i < faces.length; i++) starts[faces[i]! + 1]!++;
+  for (let v = 0; v < vertexCount; v++) starts[v + 1]! += starts[v]!;
+  const fill = starts.slice(0, vertexCount);
+  const corners = new Uint32Array(faces.length);
+  for (let i = 0; i < faces.length; i++) corners[fill[faces[i]!]!++] = i;
+
+  const place: number[] = [];
+  const normal: number[] = [];
+  const index = new Uint32Array(faces.length);
+  for (let v = 0; v < vertexCount; v++) {
+    const first = place.length / 3;
+    for (let i = starts[v]!; i < starts[v + 1]!; i++) {
+      const face = Math.floor(corners[i]! / 3);
+      let x = 0;
+      let y = 0;
+      let z = 0;
+      for (let j = starts[v]!; j < starts[v + 1]!; j++) {
+        const other = Math.floor(corners[j]! / 3);
+        const cosine =
+          unit[3 * face]! * unit[3 * other]! +
+          unit[3 * face + 1]! * unit[3 * other + 1]! +
+          unit[3 * face + 2]! * unit[3 * other + 2]!;
+        if (cosine < crease) continue;
+        x += unit[3 * other]! * area[other]!;
+        y += unit[3 * other + 1]! * area[other]!;
+        z += unit[3 * other + 2]! * area[other]!;
+      }
+      const length = Math.sqrt(x * x + y * y + z * z) || 1;
+      const nx = Math.round((127 * x) / length);
+      const ny = Math.round((127 * y) / length);
+      const nz = Math.round((127 * z) / length);
+      let vertex = first;
+      const end = place.length / 3;
+      while (
+        vertex < end &&
+        (normal[3 * vertex] !== nx || normal[3 * vertex + 1] !== ny || normal[3 * vertex + 2] !== nz)
+      ) {
+        vertex++;
+      }
+      if (vertex === end) {
+        place.push(points[3 * v]!, points[3 * v + 1]!, points[3 * v + 2]!);
+        normal.push(nx, ny, nz);
+      }
+      index[corners[i]!] = vertex;
+    }
+  }
+  return { place, normal, index };
+}
+
+function transformPoints(points: Float32Array, { pos, quat }: Geom, out: Float32Array): void {
+  const [w, x, y, z] = quat;
+  for (let i = 0; i < points.length; i += 3) {
+    const px = points[i]!;
+    const py = points[i + 1]!;
+    const pz = points[i + 2]!;
+    const cx = y * pz - z * py;
+    const cy = z * px - x * pz;
+    const cz = x * py - y * px;
+    out[i] = pos[0] + px + 2 * (w * cx + y * cz - z * cy);
+    out[i + 1] = pos[1] + py + 2 * (w * cy + z * cx - x * cz);
+    out[i + 2] = pos[2] + pz + 2 * (w * cz + x * cy - y * cx);
+  }
+}
+
+function tessellate(geom: Geom, meshes: readonly Mesh[], cell: number): Triangles | null {
+  const [a, b, c] = geom.size;
+  // A crease under a ring's step would show the facets of a round shape.
+  const round = Math.cos((50 * Math.PI) / 180);
+  switch (geom.type) {
+    case GeomType.sphere:
+      return { ...revolve(capRings(a, 0)), crease: round };
+    case GeomType.capsule:
+      return { ...revolve(capRings(a, b)), crease: round };
+    case GeomType.ellipsoid: {
+      const { points, faces } = revolve(capRings(1, 0));
+      for (let i = 0; i < points.length; i++) points[i]! *= geom.size[i % 3]!;
+      return { points, faces, crease: round };
+    }
+    case GeomType.cylinder:
+      return {
+        ...revolve([
+          [0, -b],
+          [a, -b],
+          [a, b],
+          [0, b],
+        ]),
+        crease: round,
+      };
+    case GeomType.box:
+      return { ...buildBox(a, b, c), crease: 0.5 };
+    case GeomType.plane: {
+      // A size of 0 has no end.
+      const x = a || 10;
+      const y = b || 10;
+      return {
+        points: Float32Array.of(-x, -y, 0, x, -y, 0, x, y, 0, -x, y, 0),
+        faces: Uint32Array.of(0, 1, 2, 0, 2, 3),
+        crease: 0.5,
+      };
+    }
+    case GeomType.mesh: {
+      const mesh = meshes[geom.mesh];
+      if (mesh === undefined) return null;
+      return cell > 0
+        ? simplifyMesh(mesh, cell)
+        : { points: decodeVertices(mesh), faces: mesh.faces, crease: MACHINED };
+    }
+    default:
+      return null;
+  }
+}
+
+function decodeVertices({ vertices, low, high }: Mesh): Float32Array {
+  const points = new Float32Array(vertices.length);
+  const scales = low.map((value, axis) => (high[axis]! - value) / 65535);
+  for (let i = 0; i < vertices.length; i++) points[i] = low[i % 3]! + vertices[i]! * scales[i % 3]!;
+  return points;
+}
+
+/** Merges all vertices that lie in the same cell of a grid into their mean, and drops the triangles that vanish by it. */
+function simplifyMesh(mesh: Mesh, cell: number): Triangles {
+  const points = decodeVertices(mesh);
+  const count = points.length / 3;
+  const sizes = mesh.low.map((value, axis) => Math.max(1, Math.ceil((mesh.high[axis]! - value) / cell) + 1));
+  const clusters = new Map<number, number>();
+  const clusterOf = new Uint32Array(count);
+  const sums: number[] = [];
+  for (let v = 0; v < count; v++) {
+    // Rounded, so that a flat side of the box lies in the middle of a cell and is not torn between two.
+    const ix = Math.round((points[3 * v]! - mesh.low[0]) / cell);
+    const iy = Math.round((points[3 * v + 1]! - mesh.low[1]) / cell);
+    const iz = Math.round((points[3 * v + 2]! - mesh.low[2]) / cell);
+    const key = (iz * sizes[1]! + iy) * sizes[0]! + ix;
+    let cluster = clusters.get(key);
+    if (cluster === undefined) {
+      cluster = clusters.size;
+      clusters.set(key, cluster);
+      sums.push(0, 0, 0, 0);
+    }
+    clusterOf[v] = cluster;
+    for (let axis = 0; axis < 3; axis++) sums[4 * cluster + axis]! += points[3 * v + axis]!;
+    sums[4 * cluster + 3]!++;
+  }
+  const merged = new Float32Array(3 * clusters.size);
+  for (let i = 0; i < clusters.size; i++) {
+    for (let axis = 0; axis < 3; axis++) merged[3 * i + axis] = sums[4 * i + axis]! / sums[4 * i + 3]!;
+  }
+  const faces = new Uint32Array(mesh.faces.length);
+  let length = 0;
+  for (let f = 0; f < mesh.faces.length; f += 3) {
+    const a = clusterOf[mesh.faces[f]!]!;
+    const b = clusterOf[mesh.faces[f + 1]!]!;
+    const c = clusterOf[mesh.faces[f + 2]!]!;
+    if (a === b || b === c || c === a) continue;
+    faces[length++] = a;
+    faces[length++] = b;
+    faces[length++] = c;
+  }
+  return { points: merged, faces: faces.slice(0, length), crease: COARSE };
+}
+
+const STEPS = 24; // around the axis of a round shape
+const CAP = 6; // rings of a half sphere
+
+/** The outline of a capsule from bottom to top, as [radius, z]; without a middle part it is a sphere's. */
+function capRings(radius: number, half: number): [number, number][] {
+  const rings: [number, number][] = [];
+  for (let i = 0; i <= CAP; i++) {
+    const angle = (Math.PI / 2) * (1 - i / CAP);
+    rings.push([i === 0 ? 0 : radius * Math.cos(angle), -half - radius * Math.sin(angle)]);
+  }
+  const top = rings.map(([r, z]): [number, number] => [r, -z]).reverse();
+  return half > 0 ? [...rings, ...top] : [...rings, ...top.slice(1)];
+}
+
+/** The surface of an outline that turns about z; a radius of 0 is a pole. */
+function revolve(rings: readonly (readonly [number, number])[]): { points: Float32Array; faces: Uint32Array } {
+  const points: number[] = [];
+  const faces: number[] = [];
+  const starts: number[] = [];
+  for (const [radius, z] of rings) {
+    starts.push(points.length / 3);
+    if (radius === 0) {
+      points.push(0, 0, z);
+      continue;
+    }
+    for (let i = 0; i < STEPS; i++) {
+      const angle = (2 * Math.PI * i) / STEPS;
+      points.push(radius * Math.cos(angle), radius * Math.sin(angle), z);
+    }
+  }
+  for (let ring = 0; ring + 1 < rings.length; ring++) {
+    const isPole = rings[ring]![0] === 0;
+    const endsInPole = rings[ring + 1]![0] === 0;
+    for (let i = 0; i < STEPS; i++) {
+      const next = (i + 1) % STEPS;
+      const a = starts[ring]! + (isPole ? 0 : i);
+      const b = starts[ring]! + (isPole ? 0 : next);
+      const c = starts[ring + 1]! + (endsInPole ? 0 : i);
+      const d = starts[ring + 1]! + (endsInPole ? 0 : next);
+      if (!isPole) faces.push(a, b, c);
+      if (!endsInPole) faces.push(b, d, c);
+    }
+  }
+  return { points: Float32Array.from(points), faces: Uint32Array.from(faces) };
+}
+
+function buildBox(x: number, y: number, z: number): { points: Float32Array; faces: Uint32Array } {
+  const points: number[] = [];
+  for (const sz of [-1, 1]) for (const sy of [-1, 1]) for (const sx of [-1, 1]) points.push(sx * x, sy * y, sz * z);
+  const sides = [0, 2, 3, 1, 4, 5, 7, 6, 0, 1, 5, 4, 2, 6, 7, 3, 0, 4, 6, 2, 1, 3, 7, 5];
+  const faces: number[] = [];
+  for (let i = 0; i < sides.length; i += 4) {
+    faces.push(sides[i]!, sides[i + 1]!, sides[i + 2]!, sides[i]!, sides[i + 2]!, sides[i + 3]!);
+  }
+  return { points: Float32Array.from(points), faces: Uint32Array.from(faces) };
+}

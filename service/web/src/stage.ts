@@ -1,0 +1,558 @@
+/** The picture: one canvas, on which each panel draws its robot, the clip's ghost, contact forces and the floor. */
+
+import {
+  AlwaysDepth,
+  BufferAttribute,
+  BufferGeometry,
+  type Camera,
+  Color,
+  ColorManagement,
+  CustomBlending,
+  DataTexture,
+  EqualStencilFunc,
+  FloatType,
+  GLSL3,
+  IncrementStencilOp,
+  LessEqualDepth,
+  Mesh,
+  NearestFilter,
+  OneFactor,
+  OneMinusSrcAlphaFactor,
+  RawShaderMaterial,
+  RGBAFormat,
+  SrcAlphaFactor,
+  Scene as ThreeScene,
+  Vector2,
+  Vector3,
+  WebGLRenderer,
+} from "three";
+import { Orbit } from "./camera.js";
+import { buildSurface, type Surface } from "./geometry.js";
+import { Kinematics } from "./kinematics.js";
+import type { Scene } from "./scene.js";
+import {
+  ARROW_FRAGMENT,
+  ARROW_VERTEX,
+  FLOOR_FRAGMENT,
+  FLOOR_VERTEX,
+  GHOST_FRAGMENT,
+  SHADOW_FRAGMENT,
+  SHADOW_VERTEX,
+  SURFACE_FRAGMENT,
+  SURFACE_VERTEX,
+} from "./shaders.js";
+import { readTheme, type Theme } from "./theme_colours.js";
+
+// Colours are those of the style sheet as they are; nothing here is lit physically.
+ColorManagement.enabled = false;
+
+const COARSE_CELL = 1 / 110; // of the robot's reach: about two pixels of a panel
+const SLOW_MS = 30; // a frame that takes longer costs resolution
+const FAST_MS = 18;
+const SCALES = [1, 0.8, 0.65, 0.5];
+const STILL_MS = 180; // after which a picture that stands still is drawn in full
+
+export interface PanelState {
+  readonly qpos: ArrayLike<number> | null;
+  readonly ghost: ArrayLike<number> | null;
+  /** N, on each contact channel. */
+  readonly loads: ArrayLike<number> | null;
+}
+
+export class Stage {
+  readonly orbit: Orbit;
+  private readonly renderer: WebGLRenderer;
+  private readonly panels: Panel[] = [];
+  private readonly shared: SharedParts;
+  private readonly isSoftware: boolean;
+  private readonly observer: ResizeObserver;
+  private theme: Theme;
+  private scaleIndex = 0;
+  private pending = 0;
+  private stillTimer = 0;
+  private lastDraw = 0;
+  private intervals: number[] = [];
+  private isMoving = false;
+  private onFrame: ((now: number) => void) | null = null;
+
+  /**
+   * @param canvas lies over the panels' elements and is as large as their common box.
+   * Throws where the browser has no WebGL 2.
+   */
+  constructor(
+    private readonly canvas: HTMLCanvasElement,
+    private readonly scene: Scene,
+  ) {
+    const probe = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: false });
+    if (probe === null) throw new Error("This browser has no WebGL 2.");
+    this.isSoftware = isSoftwareRenderer(probe);
+    probe.getExtension("WEBGL_lose_context")?.loseContext();
+    this.renderer = new WebGLRenderer({
+      canvas,
+      antialias: !this.isSoftware, // costs a software renderer four times the pixels; it gets more pixels when still
+      stencil: true,
+      alpha: false,
+      powerPreference: "high-performance",
+    });
+    this.renderer.debug.checkShaderErrors = false; // would wait for the compiler
+    this.renderer.autoClear = false;
+    this.theme = readTheme(canvas);
+    const { meta } = scene;
+    this.shared = new SharedParts(scene, this.theme);
+    this.orbit = new Orbit(canvas, Math.max(meta.radius, meta.height) * 1.02, () => this.invalidate());
+    this.observer = new ResizeObserver(() => this.invalidate());
+    this.observer.observe(canvas);
+    canvas.addEventListener("webglcontextrestored", () => this.invalidate());
+  }
+
+  /** Adds a panel that is drawn into the box of this element. */
+  addPanel(element: HTMLElement): Panel {
+    const panel = new Panel(element, this.scene, this.shared, () => this.invalidate());
+    this.panels.push(panel);
+    this.observer.observe(element);
+    return panel;
+  }
+
+  /** Says what to do before each picture while something moves. */
+  animate(onFrame: (now: number) => void): void {
+    this.onFrame = onFrame;
+  }
+
+  /** While this is set pictures are drawn one after the other, and resolution gives way to speed. */
+  setMoving(isMoving: boolean): void {
+    this.isMoving = isMoving;
+    this.intervals = [];
+    this.lastDraw = 0;
+    this.invalidate();
+  }
+
+  /** Draws a picture soon: something has changed. */
+  invalidate(): void {
+    if (this.pending === 0) this.pending = requestAnimationFrame((now) => this.draw(now, false));
+  }
+
+  /** Reads the colours of the page again. */
+  updateTheme(): void {
+    this.theme = readTheme(this.canvas);
+    this.shared.setTheme(this.theme);
+    this.invalidate();
+  }
+
+  /** Builds the detailed meshes, when there is time for it. */
+  refine(): void {
+    if (this.shared.hasDetail || !this.shared.canRefine) return;
+    this.shared.refine();
+    this.invalidate();
+  }
+
+  get pixelRatio(): number {
+    return this.renderer.getPixelRatio();
+  }
+
+  close(): void {
+    cancelAnimationFrame(this.pending);
+    clearTimeout(this.stillTimer);
+    this.observer.disconnect();
+    this.orbit.close();
+    this.renderer.dispose();
+  }
+
+  private draw(now: number, isStill: boolean): void {
+    this.pending = 0;
+    clearTimeout(this.stillTimer);
+    if (this.isMoving) {
+      this.adaptScale(now);
+      this.onFrame?.(now);
+      this.invalidate();
+    }
+    this.render(isStill);
+    // A still picture is drawn again in full: all pixels, all triangles.
+    if (!this.isMoving && !isStill) {
+      this.stillTimer = window.setTimeout(() => {
+        if (this.pending === 0) this.pending = requestAnimationFrame((time) => this.draw(time, true));
+      }, STILL_MS);
+    }
+  }
+
+  private adaptScale(now: number): void {
+    if (this.lastDraw > 0) this.intervals.push(now - this.lastDraw);
+    this.lastDraw = now;
+    if (this.intervals.length < 24) return;
+    const sorted = this.intervals.sort((a, b) => a - b);
+    const median = sorted[sorted.length >> 1]!;
+    this.intervals = [];
+    if (median > SLOW_MS && this.scaleIndex + 1 < SCALES.length) this.scaleIndex++;
+    else if (median < FAST_MS && this.scaleIndex > 0 && Math.random() < 0.1) this.scaleIndex--;
+  }
+
+  private render(isStill: boolean): void {
+    const { renderer, canvas } = this;
+    const box = canvas.getBoundingClientRect();
+    if (box.width < 1 || box.height < 1) return;
+    const full = Math.min(window.devicePixelRatio, 2);
+    // Without multisampling a still picture is smoothed by twice the pixels.
+    const ratio = isStill ? (this.isSoftware ? 2 : full) : full * SCALES[this.scaleIndex]!;
+    renderer.setPixelRatio(ratio);
+    renderer.setSize(box.width, box.height, false);
+    renderer.setClearColor(this.theme.card, 1);
+    renderer.setScissorTest(false);
+    renderer.clear();
+    renderer.setScissorTest(true);
+    const isDetailed = this.shared.hasDetail && (isStill || !this.isSoftware) && this.panels.length <= 2;
+    for (const panel of this.panels) {
+      const place = panel.element.getBoundingClientRect();
+      if (place.width < 1 || place.bottom < 0 || place.top > window.innerHeight) continue;
+      const left = place.left - box.left;
+      const bottom = box.bottom - place.bottom;
+      renderer.setViewport(left, bottom, place.width, place.height);
+      renderer.setScissor(left, bottom, place.width, place.height);
+      renderer.setClearColor(this.theme.stage, 1);
+      renderer.clear();
+      this.orbit.aim(panel.target, place.width / place.height);
+      panel.render(renderer, this.orbit.camera, isDetailed);
+    }
+  }
+}
+
+/** What all panels draw with. */
+class SharedParts {
+  readonly coarse: BufferGeometry;
+  detailed: BufferGeometry | null = null;
+  readonly canRefine: boolean;
+  readonly floor: BufferGeometry;
+  readonly arrow: BufferGeometry;
+  readonly colours = {
+    rim: { value: new Color() },
+    background: { value: new Color() },
+    ground: { value: new Color() },
+    line: { value: new Color() },
+    ghost: { value: new Color() },
+    force: { value: new Color() },
+    darkness: { value: 0.3 },
+  };
+
+  constructor(
+    private readonly scene: Scene,
+    theme: Theme,
+  ) {
+    this.canRefine = scene.meshes.length > 0;
+    this.coarse = toGeometry(buildSurface(scene, scene.meta.radius * COARSE_CELL));
+    this.floor = new BufferGeometry();
+    this.floor.setAttribute(
+      "position",
+      new BufferAttribute(Float32Array.of(-1, -1, 0, 1, -1, 0, 1, 1, 0, -1, 1, 0), 3),
+    );
+    this.floor.setIndex([0, 1, 2, 0, 2, 3]);
+    this.arrow = buildArrow();
+    this.setTheme(theme);
+  }
+
+  get hasDetail(): boolean {
+    return this.detailed !== null;
+  }
+
+  refine(): void {
+    this.detailed = toGeometry(buildSurface(this.scene, 0));
+  }
+
+  setTheme(theme: Theme): void {
+    this.colours.rim.value.copy(theme.rim);
+    this.colours.background.value.copy(theme.stage);
+    this.colours.ground.value.copy(theme.ground);
+    this.colours.line.value.copy(theme.grid);
+    this.colours.ghost.value.copy(theme.ghost);
+    this.colours.force.value.copy(theme.force);
+    this.colours.darkness.value = theme.isDark ? 0.45 : 0.22;
+  }
+}
+
+export class Panel {
+  /** m, what the camera looks at. */
+  readonly target = new Vector3();
+  private readonly robot: Figure;
+  private readonly ghost: Figure;
+  private readonly three = new ThreeScene();
+  private readonly floor: Mesh;
+  private readonly arrows: Arrow[];
+  private readonly dimming = { value: 0 };
+  private follows = true;
+  private isPlaced = false;
+  private readonly rootHeight: number;
+
+  constructor(
+    readonly element: HTMLElement,
+    private readonly scene: Scene,
+    private readonly shared: SharedParts,
+    private readonly onChange: () => void,
+  ) {
+    const { colours } = shared;
+    const { height, radius } = scene.meta;
+    this.rootHeight = height;
+    this.three.matrixWorldAutoUpdate = false;
+    this.robot = new Figure(scene, shared.coarse);
+    this.ghost = new Figure(scene, shared.coarse);
+    const surface = this.robot.add(SURFACE_VERTEX, SURFACE_FRAGMENT, {
+      setBack: { value: 0 },
+      rim: colours.rim,
+      background: colours.background,
+      dimming: this.dimming,
+    });
+    const shadow = this.robot.add(SHADOW_VERTEX, SHADOW_FRAGMENT, { darkness: colours.darkness });
+    Object.assign(shadow.material as RawShaderMaterial, {
+      transparent: true,
+      depthWrite: false,
+      polygonOffset: true,
+      polygonOffsetFactor: -1,
+      polygonOffsetUnits: -2,
+      // Each pixel is darkened once, however many triangles fall on it.
+      stencilWrite: true,
+      stencilFunc: EqualStencilFunc,
+      stencilRef: 0,
+      stencilZPass: IncrementStencilOp,
+    });
+    const setBack = { value: 0.012 * height };
+    const veil = this.ghost.add(SURFACE_VERTEX, GHOST_FRAGMENT, { setBack, tint: colours.ghost });
+    const depth = this.ghost.add(SURFACE_VERTEX, GHOST_FRAGMENT, { setBack, tint: colours.ghost });
+    // The ghost's depth goes first, so that of its surfaces only the nearest is blended.
+    Object.assign(depth.material as RawShaderMaterial, { colorWrite: false, transparent: true });
+    Object.assign(veil.material as RawShaderMaterial, {
+      transparent: true,
+      depthWrite: false,
+      depthFunc: LessEqualDepth,
+      blending: CustomBlending,
+      blendSrc: SrcAlphaFactor,
+      blendDst: OneMinusSrcAlphaFactor,
+      blendSrcAlpha: OneFactor,
+    });
+    const spacing = [2, 1, 0.5, 0.25, 0.1, 0.05].find((step) => step < height * 0.8) ?? 0.02;
+    this.floor = new Mesh(
+      shared.floor,
+      buildMaterial(FLOOR_VERTEX, FLOOR_FRAGMENT, {
+        centre: { value: new Vector2() },
+        extent: { value: radius * 9 },
+        spacing: { value: spacing },
+        background: colours.background,
+        ground: colours.ground,
+        line: colours.line,
+      }),
+    );
+    this.arrows = scene.meta.channels.map(() => new Arrow(shared.arrow, colours.force, height * 0.035));
+    [surface, this.floor, shadow, depth, veil].forEach((mesh, order) => {
+      mesh.renderOrder = order;
+      mesh.frustumCulled = false;
+      this.three.add(mesh);
+    });
+    for (const { mesh } of this.arrows) {
+      mesh.renderOrder = 9;
+      this.three.add(mesh);
+    }
+    this.robot.show(false);
+    this.ghost.show(false);
+  }
+
+  /** Whether the camera goes with the robot. */
+  setFollowing(follows: boolean): void {
+    this.follows = follows;
+    if (follows) this.isPlaced = false;
+    this.onChange();
+  }
+
+  /** @param amount 0 … 1, of a robot whose rollout has ended. */
+  setDimming(amount: number): void {
+    this.dimming.value = amount;
+  }
+
+  /** Shows a state. @param glides whether the camera may lag behind, as it should while playing. */
+  show({ qpos, ghost, loads }: PanelState, glides: boolean): void {
+    this.robot.show(qpos !== null);
+    this.ghost.show(ghost !== null);
+    if (qpos !== null) this.robot.pose(qpos);
+    if (ghost !== null) this.ghost.pose(ghost);
+    this.placeArrows(qpos === null ? null : loads);
+    if (qpos !== null) this.moveTarget(glides);
+    this.onChange();
+  }
+
+  /** rad, the heading of the robot as it is shown. */
+  get heading(): number {
+    const [w, x, y, z] = this.robot.kinematics.quat.subarray(4 * this.scene.meta.root_body) as unknown as number[];
+    return Math.atan2(2 * (w! * z! + x! * y!), 1 - 2 * (y! * y! + z! * z!));
+  }
+
+  render(renderer: WebGLRenderer, camera: Camera, isDetailed: boolean): void {
+    this.robot.setGeometry((isDetailed && this.shared.detailed) || this.shared.coarse);
+    const { centre } = (this.floor.material as RawShaderMaterial).uniforms;
+    centre!.value.set(this.target.x, this.target.y);
+    renderer.render(this.three, camera);
+  }
+
+  private moveTarget(glides: boolean): void {
+    const root = 3 * this.scene.meta.root_body;
+    const x = this.robot.kinematics.pos[root]!;
+    const y = this.robot.kinematics.pos[root + 1]!;
+    const gap = Math.hypot(x - this.target.x, y - this.target.y);
+    if (this.isPlaced && !this.follows) return;
+    // While playing the camera does not take part in every sway.
+    const share = !this.isPlaced || !glides || gap > this.rootHeight ? 1 : 0.12;
+    this.target.x += share * (x - this.target.x);
+    this.target.y += share * (y - this.target.y);
+    this.target.z = 0.86 * this.rootHeight;
+    this.isPlaced = true;
+  }
+
+  private placeArrows(loads: ArrayLike<number> | null): void {
+    const { meta, soles } = this.scene;
+    const point = { x: 0, y: 0, z: 0 };
+    this.arrows.forEach((arrow, channel) => {
+      const load = loads?.[channel] ?? 0;
+      const sole = soles[channel];
+      const isLoaded = load > 0.01 * meta.weight_n && sole !== undefined && sole.points.length > 0;
+      arrow.mesh.visible = isLoaded;
+      if (!isLoaded) return;
+      const { points, body } = sole;
+      let lowest = Number.POSITIVE_INFINITY;
+      for (let i = 0; i < points.length; i += 3) {
+        this.robot.kinematics.transform(body, points[i]!, points[i + 1]!, points[i + 2]!, point);
+        lowest = Math.min(lowest, point.z);
+      }
+      // The middle of all corners that are about as low as the lowest.
+      let count = 0;
+      arrow.origin.set(0, 0, 0);
+      for (let i = 0; i < points.length; i += 3) {
+        this.robot.kinematics.transform(body, points[i]!, points[i + 1]!, points[i + 2]!, point);
+        if (point.z > lowest + 0.008 * meta.height) continue;
+        arrow.origin.x += point.x;
+        arrow.origin.y += point.y;
+        arrow.origin.z += point.z;
+        count++;
+      }
+      arrow.origin.multiplyScalar(1 / count);
+      arrow.setLength((load / meta.weight_n) * 0.5 * meta.height);
+    });
+  }
+}
+
+/** A robot in one pose. Its meshes share the texture with the places of its bodies. */
+class Figure {
+  readonly kinematics: Kinematics;
+  private readonly meshes: Mesh[] = [];
+  private readonly places: Float32Array;
+  private readonly texture: DataTexture;
+
+  constructor(
+    scene: Scene,
+    private readonly geometry: BufferGeometry,
+  ) {
+    this.kinematics = new Kinematics(scene);
+    const bodies = scene.parents.length;
+    this.places = new Float32Array(8 * bodies);
+    this.texture = new DataTexture(this.places, 2, bodies, RGBAFormat, FloatType);
+    this.texture.minFilter = NearestFilter;
+    this.texture.magFilter = NearestFilter;
+  }
+
+  add(vertex: string, fragment: string, uniforms: Record<string, { value: unknown }>): Mesh {
+    const mesh = new Mesh(
+      this.geometry,
+      buildMaterial(vertex, fragment, { ...uniforms, bodies: { value: this.texture } }),
+    );
+    this.meshes.push(mesh);
+    return mesh;
+  }
+
+  setGeometry(geometry: BufferGeometry): void {
+    // The shadow does not need the detail.
+    this.meshes[0]!.geometry = geometry;
+  }
+
+  show(isVisible: boolean): void {
+    for (const mesh of this.meshes) mesh.visible = isVisible;
+  }
+
+  pose(qpos: ArrayLike<number>): void {
+    this.kinematics.pose(qpos);
+    const { pos, quat } = this.kinematics;
+    for (let body = 0; 8 * body < this.places.length; body++) {
+      for (let i = 0; i < 3; i++) {
+        this.places[8 * body + i] = pos[3 * body + i]!;
+        this.places[8 * body + 4 + i] = quat[4 * body + 1 + i]!;
+      }
+      this.places[8 * body + 7] = quat[4 * body]!;
+    }
+    this.texture.needsUpdate = true;
+  }
+}
+
+class Arrow {
+  readonly mesh: Mesh;
+  readonly origin = new Vector3();
+  private readonly length = { value: 0 };
+
+  constructor(geometry: BufferGeometry, tint: { value: Color }, size: number) {
+    const uniforms = { origin: { value: this.origin }, length_: this.length, scale: { value: size }, tint };
+    const material = buildMaterial(ARROW_VERTEX, ARROW_FRAGMENT, uniforms);
+    // A force is read through the leg that it acts on.
+    Object.assign(material, { depthFunc: AlwaysDepth, depthWrite: false, transparent: true });
+    this.mesh = new Mesh(geometry, material);
+    this.mesh.frustumCulled = false;
+    this.mesh.visible = false;
+  }
+
+  setLength(length: number): void {
+    this.length.value = length;
+  }
+}
+
+function buildMaterial(
+  vertex: string,
+  fragment: string,
+  uniforms: Record<string, { value: unknown }>,
+): RawShaderMaterial {
+  return new RawShaderMaterial({ glslVersion: GLSL3, vertexShader: vertex, fragmentShader: fragment, uniforms });
+}
+
+function toGeometry({ place, normal, colour, index }: Surface): BufferGeometry {
+  const geometry = new BufferGeometry();
+  geometry.setAttribute("place", new BufferAttribute(place, 4));
+  geometry.setAttribute("normal", new BufferAttribute(normal, 4, true));
+  geometry.setAttribute("colour", new BufferAttribute(colour, 4, true));
+  geometry.setIndex(new BufferAttribute(index, 1));
+  return geometry;
+}
+
+/** The arrow that `ARROW_VERTEX` stretches: a shaft from 0 to 1, and a head whose base is at 2 and whose tip is at 3. */
+function buildArrow(): BufferGeometry {
+  const steps = 12;
+  const points: number[] = [];
+  const normals: number[] = [];
+  const index: number[] = [];
+  const ring = (radius: number, z: number, slope: number) => {
+    const first = points.length / 3;
+    for (let i = 0; i < steps; i++) {
+      const angle = (2 * Math.PI * i) / steps;
+      points.push(radius * Math.cos(angle), radius * Math.sin(angle), z);
+      normals.push(Math.cos(angle), Math.sin(angle), slope);
+    }
+    return first;
+  };
+  const join = (low: number, high: number) => {
+    for (let i = 0; i < steps; i++) {
+      const next = (i + 1) % steps;
+      index.push(low + i, low + next, high + i, low + next, high + next, high + i);
+    }
+  };
+  join(ring(0.32, 0, 0), ring(0.32, 1, 0));
+  join(ring(0.05, 2, -1), ring(0.85, 2, -1));
+  join(ring(0.85, 2, 0.4), ring(0.01, 3, 0.4));
+  const geometry = new BufferGeometry();
+  geometry.setAttribute("position", new BufferAttribute(Float32Array.from(points), 3));
+  geometry.setAttribute("normal", new BufferAttribute(Float32Array.from(normals), 3));
+  geometry.setIndex(index);
+  return geometry;
+}
+
+function isSoftwareRenderer(context: WebGL2RenderingContext): boolean {
+  const info = context.getExtension("WEBGL_debug_renderer_info");
+  const name = String(context.getParameter(info === null ? context.RENDERER : info.UNMASKED_RENDERER_WEBGL));
+  return /swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+}
