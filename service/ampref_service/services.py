@@ -9,6 +9,7 @@ import structlog
 
 from amp_core.errors import NotFound, Unavailable
 from amp_core.robot import Robot, load_robots
+from ampref_service.answers import AnswerCache
 from ampref_service.blobs import BlobStore, open_blobs
 from ampref_service.catalog import Catalog, worker_rows
 from ampref_service.catalog.records import JobTerms, RecipeRow
@@ -38,6 +39,7 @@ class Services:
     spool: Spool
     readers: ReaderPool
     scenes: SceneStore = field(default_factory=SceneStore)
+    answers: AnswerCache = field(default_factory=AnswerCache)
 
     @property
     def queue(self) -> JobQueue:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from amp_core.errors import InputRefused
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.catalog import Catalog, clips, curriculum, rollouts, tables
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
+from ampref_service.catalog.distribution import count_facets, measure_histogram
 from ampref_service.catalog.records import Clip, ListedClip, RolloutSummary
 
 COUNT = 60
@@ -389,3 +391,83 @@ def test_an_unscored_clip_is_listed_until_somebody_asks_about_results(database_u
             assert [(item.id, item.rollout) for item in listed] == [(made.clip.id, None)]
             for asked in ({"tier": 0}, {"mode": "rollout"}, {"metrics": {"slip_rate": (None, None)}}):
                 assert list_clips(session, ClipQuery(**asked)).items == ()
+
+
+# Histograms and facets, by the lists that they describe
+
+
+@pytest.mark.parametrize("few", [-1, 1000])
+def test_a_histogram_counts_what_the_other_filters_leave(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(curriculum, "_FEW", few)
+    monkeypatch.setattr(curriculum, "_FEWER_THAN_A_SCAN", few)
+    for asked in QUERIES:
+        others = {name: value for name, value in asked.items() if name not in ("sort", "descending")}
+        for metric in ("slip_rate", "height_std", "fell_at_frame", "duration_sec"):
+            query = others | {"metrics": {k: v for k, v in others.get("metrics", {}).items() if k != metric}}
+            query |= {"min_duration_sec": None} if metric == "duration_sec" else {}
+            items, _ = everything(catalog, query, 200)
+            values = [
+                item.duration_sec if metric == "duration_sec" else item.rollout and item.rollout.metrics[metric]
+                for item in items
+            ]
+            known = sorted(value for value in values if value is not None)
+            with catalog.session() as session:
+                histogram = measure_histogram(session, ClipQuery(**others), metric, 12)
+            label = (asked, metric, histogram)
+            assert (histogram.total, histogram.missing) == (len(items), len(items) - len(known)), label
+            assert (histogram.low, histogram.high) == ((known[0], known[-1]) if known else (None, None)), label
+            assert len(histogram.counts) <= 12, label
+            assert histogram.below + sum(histogram.counts) + histogram.above == len(known), label
+            for begin, end, count in zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True):
+                is_last = end == histogram.edges[-1] and metric != "fell_at_frame" and histogram.above == 0
+                assert count == sum(begin <= value < end or (is_last and value == end) for value in known), label
+
+
+def test_one_wild_value_does_not_flatten_a_histogram(database_url: str) -> None:
+    with opened(database_url, Clock()) as catalog:
+        for number in range(250):
+            slip, fall = (4e8 if number == 7 else number / 250), (10_000_000 if number == 7 else number % 10)
+            add_rollout(
+                catalog, add_clip(catalog, f"{number}"), result(0, slip_rate=slip, fell_at_frame=fall, contact_rate=0.5)
+            )
+        with catalog.session() as session:
+            histogram = measure_histogram(session, ClipQuery(), "slip_rate", 24)
+            assert histogram.edges == tuple(number / 20 for number in range(21))
+            assert (histogram.below, sum(histogram.counts), histogram.above, histogram.high) == (0, 249, 1, 4e8)
+            assert histogram.counts[1:4] == (12, 13, 12)
+            narrow = measure_histogram(session, ClipQuery(metrics={"slip_rate": (0.1, 0.2)}), "slip_rate", 24)
+            assert narrow == histogram, "a metric's own range is left out"
+            frames = measure_histogram(session, ClipQuery(), "fell_at_frame", 24)
+            assert (frames.edges, frames.above) == (tuple(range(11)), 1)
+            assert set(frames.counts) == {24, 25}
+            assert measure_histogram(session, ClipQuery(name="no such"), "slip_rate").edges == ()
+            same = measure_histogram(session, ClipQuery(), "contact_rate")
+            assert (sum(same.counts), same.edges[0] <= 0.5 <= same.edges[-1]) == (250, True)
+
+
+@pytest.mark.parametrize("few", [-1, 1000])
+def test_a_facet_counts_what_its_filter_would_leave(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(curriculum, "_FEW", few)
+    monkeypatch.setattr(curriculum, "_FEWER_THAN_A_SCAN", few)
+    for asked in [*QUERIES, {"robots": ("other",)}, {"robots": ("other",), "tags": ("x",), "tier": 0}]:
+        query = {name: value for name, value in asked.items() if name not in ("sort", "descending")}
+        with catalog.session() as session:
+            facets = count_facets(session, ClipQuery(**query))
+        assert facets.total == len(everything(catalog, query, 200)[0]), asked
+        for name in ("tier", "robot", "mode", "gate_profile"):
+            for facet in getattr(facets, name):
+                if facet.value is not None:
+                    items, _ = everything(catalog, query | {name: facet.value}, 200)
+                    assert facet.clips == len(items), (asked, name, facet)
+        items, _ = everything(catalog, query | {"tier": None}, 200)
+        assert sum(facet.clips for facet in facets.tier) == len(items), asked
+        tags = Counter(tag for item in everything(catalog, query, 200)[0] for tag in item.tags)
+        assert {facet.value: facet.clips for facet in facets.tag} == dict(tags), asked
+
+
+def test_nothing_is_counted_of_an_empty_catalog(database_url: str) -> None:
+    with opened(database_url) as catalog, catalog.session() as session:
+        assert count_facets(session, ClipQuery()).total == 0
+        assert measure_histogram(session, ClipQuery(), "slip_rate").total == 0
+        with pytest.raises(InputRefused, match="no histogram"):
+            measure_histogram(session, ClipQuery(), "created_at")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import UploadFile
@@ -15,6 +16,7 @@ from ampref_service.api.pages import PageView
 from ampref_service.api.params import Body, Cursor, Id, Mode, Name, Priority, RobotName, Seed, Tag, TierParam, Time, View
 from ampref_service.api.rollouts import ClipRolloutView, RolloutSummaryView
 from ampref_service.catalog.curriculum import MAX_LIMIT, ClipQuery
+from ampref_service.catalog.distribution import FEWEST_BINS, HISTOGRAM_COLUMNS, MOST_BINS
 from ampref_service.catalog.tables import SORT_COLUMNS
 from ampref_service.errors import ParameterRefused
 
@@ -150,8 +152,8 @@ class AugmentBody(RolloutBody):
     tags: list[Tag] = Field(default_factory=list, max_length=50, description="Besides those of the parent.")
 
 
-class _ClipFilter(BaseModel):
-    """The curriculum query, but for the bounds of metrics."""
+class ClipFilter(BaseModel):
+    """The filters of the curriculum query, but for the bounds of metrics."""
 
     tier: TierParam | None = Field(None, description="0, 1, or -1 for Rejected: of the rollout that represents the clip.")
     robot: RobotName | None = Field(None, description="The robot of the clip; one that is installed or has clips.")
@@ -165,11 +167,6 @@ class _ClipFilter(BaseModel):
     name: RobotName | None = Field(None, description="Part of the name, in any case.")
     parent: Id | None = Field(None, description="The id of a clip: its variants.")
     min_duration_sec: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = Field(None, description="s, as uploaded.")
-    sort: Literal[tuple(f"{sign}{key}" for key in SORT_COLUMNS for sign in ("", "-"))] = Field(  # type: ignore[valid-type]
-        "-created_at", description="Ascending, or with `-` before it descending; clips without a value come last."
-    )
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
-    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
     def to_query(self) -> ClipQuery:
         """The query for the catalog; raises `ParameterRefused` where the lower bound of a metric is above the upper one."""
@@ -180,14 +177,66 @@ class _ClipFilter(BaseModel):
                     f"min_{name} is above max_{name}", key=f"query.min_{name}", expected="the lower bound first"
                 )
         return ClipQuery(
-            **self.model_dump(
-                include={"tier", "robot", "mode", "gate_profile", "min_duration_sec", "name", "parent", "limit", "cursor"}
-            ),
+            **self.model_dump(include={"tier", "robot", "mode", "gate_profile", "min_duration_sec", "name", "parent"}),
             tags=tuple(self.tag),
             metrics={name: pair for name, pair in bounds.items() if pair != (None, None)},
-            sort=self.sort.removeprefix("-"),
-            descending=self.sort.startswith("-"),
         )
+
+
+class _ClipListing(ClipFilter):
+    """The curriculum query, but for the bounds of metrics."""
+
+    sort: Literal[tuple(f"{sign}{key}" for key in SORT_COLUMNS for sign in ("", "-"))] = Field(  # type: ignore[valid-type]
+        "-created_at", description="Ascending, or with `-` before it descending; clips without a value come last."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+
+    def to_query(self) -> ClipQuery:
+        place = {"sort": self.sort.removeprefix("-"), "descending": self.sort.startswith("-")}
+        return replace(super().to_query(), **place, limit=self.limit, cursor=self.cursor)
+
+
+class _HistogramOf(ClipFilter):
+    """What a histogram is of, but for the bounds of metrics."""
+
+    metric: Literal[HISTOGRAM_COLUMNS] = Field(  # type: ignore[valid-type]
+        description="What is measured; the query's own bounds of it are left out."
+    )
+    bins: Annotated[int, Field(ge=FEWEST_BINS, le=MOST_BINS, description="At most so many.")] = 24
+
+
+class HistogramView(View):
+    """The distribution of a metric among the clips that the other filters leave."""
+
+    metric: str
+    unit: str
+    edges: list[float] = Field(description="Of the bins, ascending round numbers; none where no clip has a value.")
+    counts: list[int] = Field(description="Clips from one edge up to the next.")
+    below: int = Field(description="Clips before the first edge.")
+    above: int = Field(description="Clips from the last edge on.")
+    missing: int = Field(description="Clips without a value.")
+    total: int = Field(description="All of these clips.")
+    low: float | None = Field(description="The least value.")
+    high: float | None = Field(description="The greatest value.")
+
+
+class FacetView(View):
+    """A value of a filter, and how many clips the query would have with it."""
+
+    value: str | int | None = Field(description="Null: the clips without a result.")
+    clips: int
+
+
+class FacetsView(View):
+    """How many clips a query has, and would have with each value of a filter in the place of its own."""
+
+    total: int
+    tier: list[FacetView]
+    robot: list[FacetView]
+    mode: list[FacetView]
+    gate_profile: list[FacetView]
+    tag: list[FacetView] = Field(description="The most frequent, in addition to the tags of the query.")
 
 
 _METRIC_BOUNDS: dict[str, Any] = {
@@ -198,4 +247,6 @@ _METRIC_BOUNDS: dict[str, Any] = {
     for metric in METRICS
     for side, words in (("min", "at least"), ("max", "at most"))
 }
-ClipQueryParams = create_model("ClipQueryParams", __base__=_ClipFilter, **_METRIC_BOUNDS)
+ClipQueryParams = create_model("ClipQueryParams", __base__=_ClipListing, **_METRIC_BOUNDS)
+ClipFilterParams = create_model("ClipFilterParams", __base__=ClipFilter, **_METRIC_BOUNDS)
+HistogramParams = create_model("HistogramParams", __base__=_HistogramOf, **_METRIC_BOUNDS)

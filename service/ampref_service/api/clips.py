@@ -22,9 +22,14 @@ from ampref_service.api.clip_schemas import (
     AugmentBody,
     Augmented,
     ClipDetail,
+    ClipFilter,
+    ClipFilterParams,
     ClipForm,
     ClipPage,
     ClipQueryParams,
+    FacetsView,
+    HistogramParams,
+    HistogramView,
     RolloutBody,
     Submitted,
 )
@@ -37,11 +42,13 @@ from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router, parse_body
 from ampref_service.api.wording import suggest_names
 from ampref_service.catalog import clips, recipes
-from ampref_service.catalog.curriculum import list_clips
-from ampref_service.catalog.records import ListedClip, Page, Submission
+from ampref_service.catalog.curriculum import ClipQuery, list_clips
+from ampref_service.catalog.distribution import count_facets, measure_histogram
+from ampref_service.catalog.records import Facets, Histogram, ListedClip, Page, Submission
 from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
 from ampref_service.recipes import recipe_row, resolve_recipe
+from ampref_service.services import Services
 from ampref_service.uploads import Upload, split_tags, start_lineage_check, start_reading, store_clip
 from ampref_service.variants import find_parent, order_variants, store_variants
 
@@ -160,12 +167,23 @@ def get_clips(
     caller: CallerDep,
 ) -> Page[ListedClip]:
     """The curriculum query: clips by tier, robot, mode, tags, duration and any metric, sorted by any metric, in pages."""
+    clip_query = _bound_query(query, services, caller)
+    with services.catalog.session() as session:
+        return link_next(request, response, list_clips(session, clip_query))
+
+
+def _bound_query(query: ClipFilter, services: Services, caller: Caller) -> ClipQuery:
+    """The query for the catalog, of the caller's robots alone.
+
+    Raises:
+      Forbidden: it asks for another robot.
+      ParameterRefused: there is no such robot.
+    """
     if query.robot is not None:
         caller.check_robot(query.robot)
-    clip_query = replace(query.to_query(), robots=caller.bounds.robots)
-    with services.catalog.session() as session:
-        if query.robot is not None and query.robot not in services.robots:
-            names = sorted(clips.robots(session) | services.robots.keys())
+        if query.robot not in services.robots:
+            with services.catalog.session() as session:
+                names = sorted(clips.robots(session) | services.robots.keys())
             if query.robot not in names:
                 raise ParameterRefused(
                     f"there is no such robot{suggest_names(query.robot, names)}",
@@ -173,7 +191,31 @@ def get_clips(
                     expected=f"one of {', '.join(names)}",
                     remedy="See /v1/robots",
                 )
-        return link_next(request, response, list_clips(session, clip_query))
+    return replace(query.to_query(), robots=caller.bounds.robots)
+
+
+@router.get("/histogram", response_model=HistogramView, responses=responses(422), dependencies=READ)
+def get_histogram(query: Annotated[HistogramParams, Query()], services: ServicesDep, caller: CallerDep) -> Histogram:
+    """The distribution of a metric among the clips that the other filters leave; numbers may be some seconds old."""
+    clip_query = _bound_query(query, services, caller)
+
+    def measure() -> Histogram:
+        with services.catalog.session() as session:
+            return measure_histogram(session, clip_query, query.metric, query.bins)
+
+    return services.answers.get(("histogram", query.metric, query.bins, clip_query.fingerprint()), measure)
+
+
+@router.get("/facets", response_model=FacetsView, responses=responses(422), dependencies=READ)
+def get_facets(query: Annotated[ClipFilterParams, Query()], services: ServicesDep, caller: CallerDep) -> Facets:
+    """How many clips a query has, and by tier, robot, mode, gate profile and tag; numbers may be some seconds old."""
+    clip_query = _bound_query(query, services, caller)
+
+    def count() -> Facets:
+        with services.catalog.session() as session:
+            return count_facets(session, clip_query)
+
+    return services.answers.get(("facets", clip_query.fingerprint()), count)
 
 
 @router.get("/{clip_id}", response_model=ClipDetail, responses=responses(404), dependencies=READ)

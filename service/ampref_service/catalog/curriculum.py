@@ -189,6 +189,15 @@ def list_clips(session: Session, query: ClipQuery) -> Page[ListedClip]:
     return Page(_read_clips(session, [row.clip_id for row in page], query), cursor)
 
 
+def select_clips(session: Session, query: ClipQuery, *expressions: ColumnElement[Any], only_best: bool = True) -> Select[Any]:
+    """A statement of expressions over `curriculum`, with a row for each clip of a query, in no order.
+
+    Args:
+      only_best: whether only the row that speaks for a clip is there; else all of its rows that pass the filters are.
+    """
+    return _Listing(session, query).select_all(*expressions, only_best=only_best)
+
+
 _SCAN: Final = ""
 
 
@@ -257,6 +266,18 @@ class _Listing:
         limit = select(literal(count)).scalar_subquery()
         return list(self._session.execute(self._select(start, position, with_value).limit(limit)))
 
+    def select_all(self, *expressions: ColumnElement[Any], only_best: bool = True) -> Select[Any]:
+        """Expressions over the rows of all clips, with a value for the sort column or not, in no order."""
+        start = self._start or self._find_rare_filter(_FEWER_THAN_A_SCAN)
+        if start is None and self._sqlite and self._query.tags:
+            start = f"tag {self._query.tags[0]}"  # A third of all clips is fetched faster than it is met on a scan.
+        if start is None:
+            start = _SCAN if self._is_bounded else self._query.sort
+        rows = select(*expressions).select_from(curriculum).where(*self._conditions(start, only_best=only_best))
+        if start == "created_at":
+            rows = rows.where(curriculum.c.created_at >= 0)  # Along this index clips come in the order in which their tags lie.
+        return rows
+
     def _columns(self, start: str) -> Mapping[str, ColumnElement[Any]]:
         columns: dict[str, ColumnElement[Any]] = dict(curriculum.c.items())
         if not self._sqlite:
@@ -265,7 +286,7 @@ class _Listing:
             hidden = columns.keys() - {start}
         else:
             hidden = columns.keys() - {start, "clip_id"}
-        return columns | {name: _hide(columns[name]) for name in hidden}
+        return columns | {name: hide_column(columns[name]) for name in hidden}
 
     def _select(self, start: str, position: _Position | None, with_value: bool, *, covered_only: bool = False) -> Select[Any]:
         """The rows of `fetch` without a limit."""
@@ -273,19 +294,24 @@ class _Listing:
         key = c[query.sort]
         rows = select(curriculum.c.clip_id, curriculum.c[query.sort].label("key"))
         # Without the plus PostgreSQL would follow the sort column's index once more.
-        sort_key = _hide(key) if start == _SCAN and not self._sqlite else key
+        sort_key = hide_column(key) if start == _SCAN and not self._sqlite else key
         rows = rows.order_by(*self._in_order(sort_key, c["clip_id"]))
         if self.allows_null:
             rows = rows.where(key.is_not(None) if with_value else key.is_(None))
         if position is not None:
             rows = rows.where(self._is_after(position, c))
-        marks = {} if query.mark is None else {query.mark: 1}
+        return rows.where(*self._conditions(start, covered_only=covered_only))
+
+    def _conditions(self, start: str, *, covered_only: bool = False, only_best: bool = True) -> Iterator[ColumnElement[bool]]:
+        query, c = self._query, self._columns(start)
+        marks = {query.mark: 1} if only_best and query.mark is not None else {}
         for name, value in (marks | self._filters).items():
             if not covered_only or name in (query.sort, *COVERED_COLUMNS):
-                rows = rows.where(_matches(c[name], value))
+                yield _matches(c[name], value)
         if query.robots is not None:
-            rows = rows.where(c["robot"].in_(query.robots))
-        return rows if covered_only else rows.where(*self._other_filters(start, c))
+            yield c["robot"].in_(query.robots)
+        if not covered_only:
+            yield from self._other_filters(start, c)
 
     def _other_filters(self, start: str, c: Mapping[str, ColumnElement[Any]]) -> Iterator[ColumnElement[bool]]:
         query = self._query
@@ -316,7 +342,7 @@ class _Listing:
         return row < last if self._query.descending else row > last
 
 
-def _hide(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def hide_column(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """A column behind a unary plus, so that no index of it is used."""
     plus: custom_op[Any] = custom_op("+")
     return UnaryExpression(column, operator=plus, type_=column.type)

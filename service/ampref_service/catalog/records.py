@@ -191,6 +191,52 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """The distribution of one metric among clips.
+
+    Args:
+      edges: of the bins, ascending round numbers; none where no clip has a value.
+      counts: clips in each bin: at its lower edge or above, below the upper one. The last bin of a metric that is no integer
+        also holds its upper edge, unless values lie beyond.
+      below, above: clips before the first edge and after the last.
+      missing: clips without a value.
+      total: all of these.
+      low, high: the least and the greatest value.
+    """
+
+    metric: str
+    unit: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    below: int
+    above: int
+    missing: int
+    total: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class FacetValue:
+    """A value that clips can be filtered by, None for the tier of clips without a result, and how many clips have it."""
+
+    value: str | int | None
+    clips: int
+
+
+@dataclass(frozen=True)
+class Facets:
+    """How many clips a query has, and would have with each value of a filter."""
+
+    total: int
+    tier: tuple[FacetValue, ...]
+    robot: tuple[FacetValue, ...]
+    mode: tuple[FacetValue, ...]
+    gate_profile: tuple[FacetValue, ...]
+    tag: tuple[FacetValue, ...]
+
+
+@dataclass(frozen=True)
 class Worker:
     """A process that runs jobs.
 

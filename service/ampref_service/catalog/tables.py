@@ -182,7 +182,8 @@ curriculum = Table(
     Index("ix_curriculum_mode", "mode"),
     Index("ix_curriculum_gate_profile", "gate_profile"),
     Index("ix_curriculum_tier", "tier"),
-    Index("ix_curriculum_robot", "robot"),
+    # What clips are counted by; also finds the clips of a robot.
+    Index("ix_curriculum_facets", "robot", "mode", "gate_profile", "tier", "best", "best_in_mode", "best_by_profile"),
     Index("ix_curriculum_rollout_id", "rollout_id"),
     Index("uq_curriculum_best", "clip_id", unique=True, sqlite_where=text("best = 1"), postgresql_where=text("best = 1")),
 )

@@ -16,6 +16,7 @@ from amp_core import Robot, read_motion
 from amp_core.motion import check_clip
 from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
+from ampref_service import answers
 from ampref_service.app import create_app
 from ampref_service.catalog import schema
 from ampref_service.settings import Settings
@@ -603,3 +604,68 @@ def test_arrays_whose_blob_is_damaged_are_a_problem_and_no_body(api: Any, damage
         assert "ampref fsck --repair --from" in problem["remedy"]
     assert api.http.head(body["arrays_url"]).status_code == 500
     assert api.http.get(f"/v1/rollouts/{rollout}").status_code == 200  # The catalog still tells what it was.
+
+
+# Histograms and facets
+
+
+def test_a_metric_is_shown_as_a_histogram_of_what_the_other_filters_leave(api: Any) -> None:
+    for number in range(6):
+        api.scored(number, tier=number % 2, slip_rate=number / 10)
+    body = api.http.get("/v1/clips/histogram?metric=slip_rate&bins=5&tier=0&max_slip_rate=0.1").json()
+    assert body == {
+        "metric": "slip_rate",
+        "unit": "1",
+        "edges": [0.0, 0.1, 0.2, 0.3, 0.4],
+        "counts": [1, 0, 1, 1],
+        "below": 0,
+        "above": 0,
+        "missing": 0,
+        "total": 3,
+        "low": 0.0,
+        "high": 0.4,
+    }
+    assert api.http.get("/v1/clips/histogram?metric=duration_sec").json()["unit"] == "s"
+    for query, key in (
+        ("", "query.metric"),
+        ("metric=created_at", "query.metric"),
+        ("metric=slip_rate&bins=4", "query.bins"),
+        ("metric=slip_rate&sort=slip_rate", "query.sort"),
+        ("metric=slip_rate&robot=none", "query.robot"),
+        ("metric=slip_rate&min_slip_rate=1&max_slip_rate=0", "query.min_slip_rate"),
+    ):
+        assert _problem(api.http.get(f"/v1/clips/histogram?{query}"), 422, "parameter-refused")["key"] == key
+
+
+def test_facets_say_how_many_clips_each_filter_would_leave(api: Any) -> None:
+    for number in range(5):
+        api.scored(number, tier=(0, 0, 1, -1, 1)[number], tags="slow,walk" if number < 3 else "walk")
+    api.post(5)
+    body = api.http.get("/v1/clips/facets?tier=0&tag=slow").json()
+    assert body["total"] == 2
+    assert body["tier"] == [{"value": 0, "clips": 2}, {"value": 1, "clips": 1}, *({"value": v, "clips": 0} for v in (-1, None))]
+    assert body["tag"] == [{"value": "slow", "clips": 2}, {"value": "walk", "clips": 2}]
+    assert body["robot"] == [{"value": "wildrobot", "clips": 2}]
+    assert body["mode"] == [{"value": "rollout", "clips": 2}]
+    everything = api.http.get("/v1/clips/facets").json()
+    assert (everything["total"], everything["tier"][-1]) == (6, {"value": None, "clips": 1})
+    assert everything["tag"] == [{"value": "walk", "clips": 5}, {"value": "slow", "clips": 3}]
+
+
+def test_numbers_that_took_long_are_kept_for_some_seconds(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = 1000.0
+    monkeypatch.setattr(answers, "read_clock", lambda: at)
+
+    def total() -> int:
+        return int(api.http.get("/v1/clips/facets").json()["total"])
+
+    api.post(0)
+    assert total() == 1
+    api.post(1)
+    assert total() == 2, "what is quick is computed anew"
+    monkeypatch.setattr(answers, "SLOW_SEC", 0.0)
+    assert total() == 2
+    api.post(2)
+    assert total() == 2
+    at += answers.KEEP_SEC
+    assert total() == 3

@@ -159,6 +159,19 @@ def test_lists_leave_out_what_is_out_of_reach(fresh: Any, texts: dict[str, str])
     assert names("/v1/robots", "walk") == ["wildrobot"]
 
 
+def test_a_key_counts_the_clips_of_its_robots(fresh: Any, texts: dict[str, str]) -> None:
+    def count(path: str, key: str) -> int:
+        return int(fresh.http.get(f"/v1/clips/{path}", headers=bearer(texts[key])).json()["total"])
+
+    for path in ("facets", "histogram?metric=duration_sec"):
+        assert (count(path, "all"), count(path, "g1")) == (2, 1)
+        refuses(
+            fresh.http.get(f"/v1/clips/{path}{'&' if '?' in path else '?'}robot=wildrobot", headers=bearer(texts["g1"])),
+            "not for the robot",
+            403,
+        )
+
+
 def test_a_cursor_belongs_to_the_list_of_its_key(fresh: Any, texts: dict[str, str]) -> None:
     page = fresh.http.get("/v1/clips?limit=1", headers=bearer(texts["all"])).json()
     answer = fresh.http.get(f"/v1/clips?limit=1&cursor={page['next_cursor']}", headers=bearer(texts["g1"]))

@@ -91,6 +91,8 @@ ROUTES = {
     "POST /v1/clips": write_clips(files={"file": ("walk.json", "{motion}")}, data={"robot": "wildrobot"}),
     "POST /v1/clips:batch": write_clips(content=bytes(1024), headers={"content-type": "application/x-tar"}),
     "GET /v1/clips": read_clips(is_list=True),
+    "GET /v1/clips/histogram": read_clips(is_list=True, request={"params": {"metric": "slip_rate"}}),
+    "GET /v1/clips/facets": read_clips(is_list=True),
     "GET /v1/clips/{clip_id}": read_clips(),
     "GET /v1/clips/{clip_id}/file": read_clips(),
     "HEAD /v1/clips/{clip_id}/file": read_clips(),
