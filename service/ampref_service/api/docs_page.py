@@ -1,4 +1,4 @@
-"""`/docs`: the OpenAPI document as a page for people, with nothing to fetch from elsewhere and no script.
+"""The OpenAPI document as a reference for people, with nothing to fetch from elsewhere.
 
 Clusters have no internet, and the framework's own pages are blank there. Everything shown comes from `/openapi.json`.
 """
@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse
-
 from ampref_service.api.wording import Json, resolve_schema
-
-router = APIRouter(include_in_schema=False)
 
 SAFE_PAGE = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
@@ -23,33 +18,12 @@ SAFE_PAGE = {
 """Headers of a page on which nothing may be loaded and nothing may run, whatever a text in it would come to hold."""
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "maxLength": "length ≤", "format": "as"}
-_STYLE = """
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); text-transform: capitalize; }
-details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; }
-summary { padding: .5rem .8rem; cursor: pointer; }
-details > div { padding: 0 .8rem .8rem; overflow-x: auto; }
-code { font: 14px/1.4 ui-monospace, monospace; overflow-wrap: anywhere; }
-.method { display: inline-block; min-width: 4.2rem; font-weight: 700; }
-.get, .head { color: #2774c9; } .post, .put { color: #23883f; } .delete { color: #c4362f; }
-table { border-collapse: collapse; width: 100%; margin: .3rem 0 1rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-top: 1px solid var(--soft); }
-th { font-weight: 600; } h3 { font-size: 1rem; margin: .8rem 0 .2rem; } .must { color: #c4362f; }
-"""
 
 
-@router.get("/docs")
-def get_docs(request: Request) -> HTMLResponse:
-    """Every operation with its parameters and answers."""
-    return HTMLResponse(format_page(request.app.openapi()), headers=SAFE_PAGE)
-
-
-def format_page(document: Json) -> str:
-    """The page for an OpenAPI 3.1 document."""
+def format_reference(document: Json) -> str:
+    """The reference of an OpenAPI 3.1 document, as HTML within a page."""
     info = document["info"]
     operations: dict[str, list[str]] = {}
-    title = f"{escape(info['title'])} {escape(info['version'])}"
     for path, item in document["paths"].items():
         for method, operation in item.items():
             operations.setdefault(operation["tags"][0], []).append(_format_operation(document, path, method, operation))
@@ -57,11 +31,10 @@ def format_page(document: Json) -> str:
     sections = "".join(f'<h2 id="{tag}">{tag}</h2>\n{"".join(parts)}' for tag, parts in operations.items())
     schemas = "".join(_format_schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items()))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f"<h1>{title}</h1><p>{escape(info['summary'])}</p>{_format_paragraphs(info['description'])}"
+        f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['summary'])}</p>"
+        f"{_format_paragraphs(info['description'])}"
         f'<p>For programs: <a href="openapi.json">/openapi.json</a> · {links} · <a href="#schemas">schemas</a></p>'
-        f'{sections}<h2 id="schemas">Schemas</h2>{schemas}</body></html>'
+        f'{sections}<h2 id="schemas">Schemas</h2>{schemas}'
     )
 
 

@@ -15,7 +15,6 @@ from ampref_service.api import (
     batches,
     clips,
     datasets,
-    docs_page,
     events,
     health,
     jobs,
@@ -49,7 +48,6 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 _NOUNS = (
     *(clips, batches, rollouts, arrays, jobs, events, webhooks, datasets, versions, purges, workers, robots),
     *(schema, keys, audit, health),
-    docs_page,
 )
 for noun in _NOUNS:
     router.include_router(noun.router)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amp_core.cli.group import OPERATORS, list_verbs
+from amp_core.cli.group import MOTIONS, OPERATORS, list_verbs
 
 _SERVICE = {
     "ampref_service.cli.api:api": "Serve the HTTP API alone; workers run elsewhere.",
@@ -12,4 +12,5 @@ _SERVICE = {
     "ampref_service.cli.migrate:migrate": "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
     "ampref_service.cli.token:token": "Make, list and revoke the keys of a service.",
 }
-VERBS = list_verbs(OPERATORS, _SERVICE, extra="service")
+_ENGINEERS = {"ampref_service.cli.view:view": "Open the page of a clip for files on this machine, without a service."}
+VERBS = list_verbs(OPERATORS, _SERVICE, extra="service") + list_verbs(MOTIONS, _ENGINEERS, extra="service")

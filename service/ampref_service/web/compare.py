@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Query, Request
 from starlette.responses import Response
 
 from amp_core.errors import InputRefused
-from amp_core.metrics import METRICS
+from amp_core.metrics import METRICS, Metric
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.api.params import Id
 from ampref_service.catalog import clips, recipes, rollouts
@@ -68,7 +68,7 @@ def compare_rollouts(
         "labels": labels,
         "owners": owners,
         "left_out": len(left_out),
-        "metrics": [metric for metric in METRICS if any(item.metrics[metric.name] is not None for item in rows)],
+        "metrics": list_shown_metrics([item.metrics for item in rows]),
         "differences": list(list_differences([dict(recipe_of[item.recipe_digest].recipe) for item in rows])),
         "replay": None,
     }
@@ -80,6 +80,11 @@ def compare_rollouts(
             "start_frame": f,
         }
     return render_page(request, "compare.html", values)
+
+
+def list_shown_metrics(documents: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """The metrics that at least one of these has a value for."""
+    return [metric for metric in METRICS if any(document.get(metric.name) is not None for document in documents)]
 
 
 def list_differences(documents: Sequence[Any], place: str = "") -> Iterator[tuple[str, list[Any]]]:

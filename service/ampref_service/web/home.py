@@ -1,12 +1,18 @@
-"""`/`, and the files that pages load."""
+"""`/`, the reference of the API, and the files that pages load."""
 
 from __future__ import annotations
 
+import functools
+
+from fastapi import Request
+from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from amp_core.errors import NotFound
+from ampref_service.api.docs_page import format_reference
+from ampref_service.api.openapi import build_document
 from ampref_service.web.assets import load_assets
-from ampref_service.web.site import make_page_router
+from ampref_service.web.site import make_page_router, render_page
 
 router = make_page_router()
 
@@ -15,6 +21,17 @@ router = make_page_router()
 def get_root() -> RedirectResponse:
     """A browser that opens the service is led to its clips."""
     return RedirectResponse("clips")
+
+
+@router.get("/docs")
+def get_docs(request: Request) -> Response:
+    """Every operation of the API with its parameters and answers."""
+    return render_page(request, "reference.html", {"title": "API", "section": "docs", "reference": _format_document()})
+
+
+@functools.cache
+def _format_document() -> Markup:
+    return Markup(format_reference(build_document()))
 
 
 @router.get("/assets/{asset}")

@@ -1,0 +1,140 @@
+"""A real browser before a real service with real rollouts. It is Debian's Chromium, driven by Playwright.
+
+A console error, a request to another host, a script's exception and a violation of the content security policy fail the test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from amp_core.motions import bundled_motions
+from ampref_service.web.assets import load_assets
+
+AMPREF = str(Path(sys.executable).with_name("ampref"))
+ARGUMENTS = (
+    # GL in software, as on a machine without a graphics card; nothing that would look for hosts of the browser's maker.
+    *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
+)
+
+
+def find_chromium() -> str:
+    for name in (os.environ.get("AMPREF_TEST_BROWSER", ""), "chromium", "chromium-browser", "google-chrome"):
+        if name and (path := shutil.which(name)):
+            return path
+    pytest.fail("the pages are tested in Chromium, which is not here: apt-get install chromium (or set AMPREF_TEST_BROWSER)")
+
+
+@dataclass
+class Site:
+    """A running service: a client of its API, and ids by name."""
+
+    http: httpx2.Client
+    url: str
+    clips: dict[str, str] = field(default_factory=dict)
+
+    def clip(self, name: str) -> dict[str, Any]:
+        return dict(self.http.get(f"/v1/clips/{self.clips[name]}").json())
+
+    def submit(self, name: str, *arguments: str) -> str:
+        """Post a bundled motion with the command, and wait for its score; the clip's id."""
+        path = next(path for path in bundled_motions() if path.stem == name)
+        command = [AMPREF, "submit", str(path), "--wait", "--quiet", *arguments]
+        environment = os.environ | {"AMPREF_URL": self.url}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL, timeout=300)
+        assert done.returncode == 0, done.stderr
+        self.clips[name] = done.stdout.split()[0]
+        return self.clips[name]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """`ampref up` with a clip on its feet, an assisted-at-best one, one that falls, and the walk in a second bucket."""
+    if not load_assets().are_built:
+        pytest.fail("the pages' scripts are not built: make setup")
+    folder = tmp_path_factory.mktemp("site")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [AMPREF, "up", "--port", "0", "--data-dir", str(folder / "data")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"AMPREF_WORKERS": "1"},
+        )
+        try:
+            assert process.stdout is not None
+            url = re.findall(r"http://[\d.:]+", process.stdout.readline())[0]
+            with httpx2.Client(base_url=url, timeout=60) as http:
+                served = Site(http, url)
+                for name in ("walk", "squat", "walk_long_stride"):
+                    served.submit(name, "--mode", "rollout", "--tag", "first")
+                served.submit("walk", "--mode", "rollout", "--physics", "friction=0.7")
+                yield served
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=find_chromium(), args=list(ARGUMENTS))
+        yield instance
+        instance.close()
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[OpenPage]:
+    """Opens an address of the site in a new context; what must not happen in it is asserted at the end of the test."""
+    faults: list[str] = []
+    contexts = []
+
+    def open_address(address: str, *, width: int = 1440, height: int = 900, scheme: str = "light", **options: Any) -> Page:
+        context = browser.new_context(
+            base_url=site.url, viewport={"width": width, "height": height}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        own_host = urlsplit(site.url).netloc
+        page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: _check_host(request.url, own_host, faults))
+        page.goto(address)
+        return page
+
+    yield open_address
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def _check_host(url: str, own_host: str, faults: list[str]) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("data", "blob") and parts.netloc != own_host:
+        faults.append(f"a request to another host: {url}")
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_sec: float = 20.0) -> None:
+    """Wait for what comes by itself."""
+    end = time.monotonic() + timeout_sec
+    while not condition():
+        assert time.monotonic() < end, "it did not come in time"
+        time.sleep(0.05)
