@@ -227,7 +227,7 @@ def test_a_circle_is_seen_even_in_a_function(tmp_path: Path) -> None:
 
 
 def _modules(folder: str) -> list[Path]:
-    return [path for path in sorted((ROOT / folder).rglob("*.py")) if "__pycache__" not in path.parts]
+    return [path for path in sorted((ROOT / folder).rglob("*.py")) if not {"__pycache__", "node_modules"} & set(path.parts)]
 
 
 def _imports(tree: ast.AST) -> set[str]:

@@ -12,5 +12,9 @@ _SERVICE = {
     "ampref_service.cli.migrate:migrate": "Bring the catalog's schema up to date. Safe to run twice, and by several at once.",
     "ampref_service.cli.token:token": "Make, list and revoke the keys of a service.",
 }
-_ENGINEERS = {"ampref_service.cli.view:view": "Open the page of a clip for files on this machine, without a service."}
+_ENGINEERS = {
+    "ampref_service.cli.view:view": (
+        "Open the page of a clip in the browser, without a service; several files are shown side by side."
+    ),
+}
 VERBS = list_verbs(OPERATORS, _SERVICE, extra="service") + list_verbs(MOTIONS, _ENGINEERS, extra="service")
