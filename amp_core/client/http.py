@@ -37,6 +37,7 @@ from amp_core.errors import (
 )
 from amp_core.files import expand_home
 from amp_core.strict_json import read_json
+from amp_core.version import __version__
 
 __all__ = [
     "DEFAULT_URL",
@@ -394,7 +395,7 @@ class Connection:
                     transport=transport,
                     trust_env=has_proxy,
                     headers={
-                        "user-agent": "ampref",
+                        "user-agent": f"ampref/{__version__}",
                         "accept": "application/json, application/problem+json",
                         "accept-encoding": "gzip",
                     },

@@ -30,6 +30,7 @@ from ampref_service.catalog.schema import check as check_schema
 from ampref_service.event_feed import EventFeed
 from ampref_service.job_feed import JobFeed
 from ampref_service.keys import parse_groups
+from ampref_service.pulls import PullCounter
 from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import MIB, Settings
@@ -78,6 +79,7 @@ def create_app(
         }
         # What they tell of keeps jobs waiting, and no request.
         app.state.optional_checks = {"workers": services.check_workers, "queue": services.check_queue}
+        app.state.pulls = pulls = PullCounter(services.catalog)
         telemetry.watch(services)
         app.state.event_feed = feed = EventFeed(
             services.catalog, every_sec=settings.sse_interval_sec, max_followers=settings.max_streams
@@ -95,6 +97,7 @@ def create_app(
             app.state.authenticator.close()
             await feed.close()
             await job_feed.close()
+            await anyio.to_thread.run_sync(pulls.close)
             await anyio.to_thread.run_sync(services.close)
 
     upload_limits = {

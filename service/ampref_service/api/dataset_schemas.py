@@ -264,6 +264,22 @@ class MemberPage(PageView[MemberView]):
     """Segments of a version, in their order."""
 
 
+class PullsView(View):
+    """The pulls of a version by one caller with one kind of client."""
+
+    caller: str = Field(description="`key:NAME`, `user:NAME` of a proxy, or `anonymous`.")
+    client: str = Field(description="`ampref/VERSION`, `ampref` of a release before it told, or `other`.")
+    first_at: Time
+    last_at: Time
+    pulls: int
+
+
+class PullList(BaseModel):
+    """Who pulled a version."""
+
+    items: list[PullsView]
+
+
 class TakenView(View):
     """What a version takes of one clip in one bucket."""
 

@@ -118,6 +118,19 @@ def serve_file(
     return _BlobResponse(blobs, [(b"", file, start, end)], 206 if span else 200, headers, file.media_type)
 
 
+def begins_download(request: Request, response: Response) -> bool:
+    """Whether an answer of `serve_file` brings a file from its first byte on, by itself or from the store that it leads to.
+
+    HEAD, 304 and what goes on within a file do not, nor does a look at the first byte alone.
+    """
+    if request.method != "GET":
+        return False
+    if response.status_code == 206:
+        return response.headers["content-range"].startswith("bytes 0-") and response.headers["content-length"] != "1"
+    begin = request.headers.get("range", "bytes=0-").replace(" ", "")
+    return response.status_code == 200 or (response.status_code == 307 and begin.startswith("bytes=0-"))
+
+
 def serve_archive(blobs: BlobStore, files: Sequence[StoredFile]) -> Response:
     """The answer with several files in one tar archive, by name and in this order. Nothing is sent where one is damaged."""
     size = sum(_TAR_BLOCK + file.size + -file.size % _TAR_BLOCK for file in files) + 2 * _TAR_BLOCK

@@ -6,6 +6,7 @@ job. What an address with an exact version serves never changes and may be cache
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request, Response
@@ -15,17 +16,35 @@ from amp_core.errors import NotFound
 from amp_core.readiness import check_waivers
 from amp_core.strict_json import read_json
 from amp_core.verify.html import page
-from ampref_service.api.dataset_schemas import ArchiveBody, ArchiveView, LockBody, Locking, MemberPage, VersionView, YankBody
-from ampref_service.api.deps import AnnouncerDep, ServicesDep, job_terms, needs
+from ampref_service.api.dataset_schemas import (
+    ArchiveBody,
+    ArchiveView,
+    LockBody,
+    Locking,
+    MemberPage,
+    PullList,
+    VersionView,
+    YankBody,
+)
+from ampref_service.api.deps import AnnouncerDep, CallerDep, ServicesDep, job_terms, needs
 from ampref_service.api.docs_page import SAFE_PAGE
-from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, StoredFile, add_file_route, file_responses, serve_file
+from ampref_service.api.files import (
+    BINARY,
+    IMMUTABLE,
+    REVALIDATE,
+    StoredFile,
+    add_file_route,
+    begins_download,
+    file_responses,
+    serve_file,
+)
 from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.pages import link_next, page_responses
 from ampref_service.api.params import DatasetName, ExactVersion, FileName, Position, VersionOrAlias
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
-from ampref_service.catalog import Session, datasets, members, purging
-from ampref_service.catalog.records import Page, Version, VersionFile, VersionMember
+from ampref_service.catalog import Session, datasets, members, pulls, purging
+from ampref_service.catalog.records import Page, Puller, Version, VersionFile, VersionMember
 from ampref_service.keys import Caller
 from ampref_service.versions import find_version, request_lock, restore_version
 
@@ -166,13 +185,36 @@ def list_members(
     return link_next(request, response, Page(tuple(items), next_cursor))
 
 
-def get_file(name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, services: ServicesDep) -> Response:
+def get_file(
+    name: DatasetName, version: VersionOrAlias, file: FileName, request: Request, services: ServicesDep, caller: CallerDep
+) -> Response:
     """One of the version's files, with its SHA-256 as ETag. Resumes by Range; an exact version's may be cached for ever."""
     with services.catalog.session() as session:
         row = find_version(session, name, version)
         artifact = datasets.get_file(session, name, row.version, file)
     stored_file, may_redirect = _describe_file(artifact, row, version), services.settings.redirect_downloads
-    return serve_file(request, services.blobs, stored_file, _warn_of_yank(row), may_redirect=may_redirect)
+    response = serve_file(request, services.blobs, stored_file, _warn_of_yank(row), may_redirect=may_redirect)
+    if artifact.name == _first_features(row) and begins_download(request, response):
+        request.app.state.pulls.count(Puller(row.id, caller.name, _client_kind(request.headers.get("user-agent", ""))))
+    return response
+
+
+def _first_features(row: Version) -> str | None:
+    """The file that every pull fetches from its first byte on: the features, or the first shard of them."""
+    return min((file.name for file in row.files if not file.is_kept), default=None)
+
+
+def _client_kind(user_agent: str) -> str:
+    match = re.match(r"ampref(/[0-9A-Za-z.+-]{1,30})?(?![^\s])", user_agent)
+    return match[0] if match else "other"
+
+
+@router.get("/{name}/versions/{version}/pulls", response_model=PullList, responses=responses(404), dependencies=READ)
+def list_pulls(name: DatasetName, version: VersionOrAlias, services: ServicesDep) -> dict[str, Any]:
+    """Who pulled a version, with which client, when and how often; up to 500 rows, the latest first."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+        return {"items": pulls.list_pulls(session, row.id)}
 
 
 add_file_route(

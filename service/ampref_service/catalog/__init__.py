@@ -10,6 +10,8 @@ functions that take such a session and return plain records:
 * `datasets`: `list_datasets`, `get_dataset`, `get_version`, `get_file`, `set_alias`, `yank_version`, `archive_version`, …
 * `locking`: `begin_version`, `publish_version`, `abandon_version`
 * `selection`: `select_members`, `missing_clips`, `unscored_clips`, `missing_buckets`, `pending_clips`, …
+* `distribution`: `measure_histogram`, `count_facets`
+* `pulls`: `add_pulls`, `list_pulls`
 * `members`: `list_members`, `get_buckets`
 * `job_rows`: jobs as rows; the queue itself is `ampref_service.jobs`
 * `audit`: `list_events`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from amp_core.lineage import Lineage
 from amp_core.recipe import GATE_PROFILE, PhysicsScale
@@ -188,6 +188,30 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     next_cursor: str | None
+
+
+class Puller(NamedTuple):
+    """Who pulls a version.
+
+    Args:
+      caller: as audit rows name it.
+      client: `ampref/VERSION`, or `other`.
+    """
+
+    version_id: str
+    caller: str
+    client: str
+
+
+@dataclass(frozen=True)
+class VersionPulls:
+    """The pulls of a version by one caller with one kind of client."""
+
+    caller: str
+    client: str
+    first_at: float
+    last_at: float
+    pulls: int
 
 
 @dataclass(frozen=True)

@@ -338,6 +338,18 @@ version_members = Table(
     Column("tier", Integer, nullable=False),
 )
 
+# Who pulled a version; `ampref_service.pulls` counts, docs/datasets.md says what a pull is.
+version_pulls = Table(
+    "version_pulls",
+    metadata,
+    Column("version_id", _ID, ForeignKey("versions.id"), primary_key=True),
+    Column("caller", _NAME, primary_key=True),
+    Column("client", _text(40), primary_key=True),
+    Column("first_at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    Column("pulls", _BIG, nullable=False),
+)
+
 aliases = Table(
     "aliases",
     metadata,

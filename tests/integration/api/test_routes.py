@@ -133,6 +133,7 @@ ROUTES = {
     f"GET {VERSION}/files/{{file}}": read_dataset(),
     f"HEAD {VERSION}/files/{{file}}": read_dataset(),
     f"GET {VERSION}/verification": read_dataset(),
+    f"GET {VERSION}/pulls": read_dataset(),
     "POST /v1/purges": Access("clips:purge", ROBOT, is_list=True, request={"json": {"older_than_days": 90}}),
     "GET /v1/robots": read_clips(is_list=True),
     "GET /v1/robots/{robot}": read_clips(),
