@@ -21,7 +21,8 @@ from ampref_service.api.clip_schemas import ClipQueryParams
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.catalog import job_rows
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
-from ampref_service.catalog.records import ListedClip, Page
+from ampref_service.catalog.distribution import count_facets, measure_histogram
+from ampref_service.catalog.records import Facets, Histogram, ListedClip, Page
 from ampref_service.catalog.tables import LIVE_STATES
 from ampref_service.errors import ParameterRefused
 from ampref_service.uploads import split_tags
@@ -30,15 +31,21 @@ from ampref_service.web.site import change_params, is_fragment, make_page_router
 router = make_page_router(dependencies=[needs("clips:read")])
 
 COLUMNS = (
-    ("duration_sec", "Seconds"),
-    ("mean_sum_fn_over_mg", "Load/mg"),
-    ("p90_stab_force_over_mg", "Harness/mg"),
+    ("duration_sec", "Sec."),
+    ("mean_sum_fn_over_mg", "Load"),
+    ("p90_stab_force_over_mg", "Harness"),
     ("unloaded_frame_rate", "Unloaded"),
     ("slip_rate", "Slip"),
-    ("joint_rmse_rad", "RMSE rad"),
-    ("root_drift_m", "Drift m"),
+    ("joint_rmse_rad", "RMSE"),
+    ("root_drift_m", "Drift"),
 )
 """The sort columns that the table shows; that of another order comes as well."""
+
+KEY_METRICS = tuple(name for name, _ in COLUMNS if name != "duration_sec")
+"""The metrics whose histograms are open on the page."""
+
+BINS = 24
+"""Of a histogram, at most."""
 
 _LIMIT = 25
 
@@ -77,16 +84,55 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
         "columns": columns,
         "counts": counts,
         "jobs": jobs,
-        "metrics": METRICS,
+        "metrics": sorted(METRICS, key=lambda metric: metric.name not in KEY_METRICS),
+        "key_metrics": KEY_METRICS,
+        "filters": urlencode([(name, value) for name, value in params if name not in ("sort", "cursor", "limit")]),
         "modes": GENERATED_MODES,
         "profiles": tuple(GATE_PROFILES),
         "tiers": tuple(Tier),
+        "facets": None,
         "robots": [name for name in sorted(services.robots) if caller.bounds.includes_robot(name)],
         "may_lock": {"datasets:write"} <= caller.scopes,
         "lines": _write_lines(str(request.base_url).rstrip("/"), params),
         "link": lambda **changes: change_params(params, changes),
     }
     return render_page(request, "clips_results.html" if is_fragment(request) else "clips.html", values)
+
+
+@router.get("/clips/histogram")
+def show_histogram(request: Request, services: ServicesDep, caller: CallerDep, metric: str) -> Response:
+    """The distribution of a metric among the clips that the other filters of the address leave, as a part of the page."""
+    params = [(name, value) for name, value in request.query_params.multi_items() if name != "metric"]
+    query = replace(parse_query(urlencode(params)), robots=caller.bounds.robots)
+
+    def measure() -> Histogram:
+        with services.catalog.session() as session:
+            return measure_histogram(session, query, metric, BINS)
+
+    key = ("histogram", metric, BINS, query.fingerprint())
+    return render_page(request, "histogram.html", {"histogram": services.answers.get(key, measure)})
+
+
+@router.get("/clips/facets")
+def show_facets(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """How many clips there are with each value of a filter, as a part of the page."""
+    query = replace(parse_query(request.url.query), robots=caller.bounds.robots)
+
+    def count() -> Facets:
+        with services.catalog.session() as session:
+            return count_facets(session, query)
+
+    facets = services.answers.get(("facets", query.fingerprint()), count)
+    return render_page(request, "facets.html", {"facets": facets, **_facet_values(request)})
+
+
+def _facet_values(request: Request) -> dict[str, Any]:
+    params = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
+    return {
+        "query": parse_query(request.url.query),
+        "tiers": tuple(Tier),
+        "link": lambda **changes: change_params(params, changes),
+    }
 
 
 def parse_query(text: str) -> ClipQuery:

@@ -78,6 +78,22 @@ def test_the_clips_page_filters_sorts_and_tells_what_waits(stocked: Any) -> None
     assert names_of(stocked.http.get("/clips" + html.unescape(following)).text) == ["walk"]
 
 
+def test_the_parts_of_the_filters_have_the_numbers_of_the_api(stocked: Any) -> None:
+    part = stocked.http.get("/clips/facets?tier=0").text
+    assert "<html" not in part
+    counts = re.findall(r'<li>\s*<a href="[^"]*"[^>]*>([^<]*)</a>\s*<span class="count">(\d+)</span>', part)
+    facets = stocked.http.get("/v1/clips/facets?tier=0").json()
+    assert ("Tier 0", "1") in counts
+    assert ("Rejected", "1") in counts
+    assert facets["total"] == 1
+    part = stocked.http.get("/clips/histogram?metric=slip_rate&tier=").text
+    bars = re.findall(r'data-low="([^"]*)" data-high="([^"]*)"><title>[^:]*: (\d+) clips', part)
+    histogram = stocked.http.get("/v1/clips/histogram?metric=slip_rate").json()
+    assert [int(count) for _, _, count in bars] == histogram["counts"]
+    assert [float(low) for low, _, _ in bars] == histogram["edges"][:-1]
+    assert stocked.http.get("/clips/histogram?metric=nothing").status_code == 422
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [("teir=0", "no such filter teir"), ("tier=7", "tier"), ("max_slip_rate=x", "max_slip_rate"), ("cursor=x", "cursor")],

@@ -75,6 +75,8 @@ ROUTES = {
     "GET /docs": Access(None),
     "GET /assets/{asset}": Access(None),
     "GET /clips": open_page("clips:read", ROBOT, is_list=True),
+    "GET /clips/histogram": open_page("clips:read", ROBOT, is_list=True, request={"params": {"metric": "slip_rate"}}),
+    "GET /clips/facets": open_page("clips:read", ROBOT, is_list=True),
     "GET /clips/{clip_id}": open_page("clips:read", ROBOT),
     "POST /clips/{clip_id}/rollouts": open_page("clips:write", ROBOT, request={"data": {"mode": "rollout", "seed": "6"}}),
     "POST /clips/{clip_id}/variants": open_page("clips:write", ROBOT, request={"data": {"augmentation": "mirror"}}),
