@@ -5,11 +5,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 
 # The locked requirements come first, so that a change of the code does not install them again.
-COPY requirements/all.txt requirements/build.txt requirements/
+COPY requirements/all.txt requirements/build.txt requirements/node.txt requirements/
 RUN python -m venv /opt/ampref \
     && /opt/ampref/bin/pip install --require-hashes -r requirements/all.txt \
     && python -m venv /opt/build \
-    && /opt/build/bin/pip install --require-hashes -r requirements/build.txt
+    && /opt/build/bin/pip install --require-hashes -r requirements/build.txt -r requirements/node.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY amp_core amp_core
@@ -22,6 +22,12 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . 
 
 
 FROM python:3.11-slim-bookworm
+
+# GL in software, which workers draw thumbnails with; the distribution's own version is meant.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libegl1 libgl1-mesa-dri \
+    && rm -rf /var/lib/apt/lists/*
 
 # A fixed number, so that volumes and a cluster's security policies can name the user. The folders are made here because
 # a new volume takes the owner of the folder that it is mounted over: /data is kept, /scratch is one container's own.

