@@ -96,6 +96,7 @@ def build_scene(robot: Robot) -> dict[str, npt.NDArray[Any]]:
         "qpos0": model.qpos0.astype(np.float32),
         **_list_geoms(model, geoms, rgba, cell=radius / _CELLS),
         "joint_adr": robot.qpos_adr.astype(np.int32),
+        "joint_actuator": robot.ctrl_adr.astype(np.int32),
         "sole_channel": np.repeat(np.arange(len(soles), dtype=np.int32), points),
         "sole_body": np.repeat(np.array(sole_bodies, np.int32), points),
         "sole_point": np.concatenate(soles).astype(np.float32),

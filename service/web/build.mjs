@@ -21,6 +21,8 @@ import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
+const ENTRIES = ["src/pages.ts", "src/clip.ts", "src/compare.ts"];
+const THEME = "src/theme.ts";
 const SCRIPT_BUDGET = 250_000; // bytes of all scripts together, gzipped
 
 const COMMON = {
@@ -40,7 +42,7 @@ const COMMON = {
 async function bundleModules() {
   return build({
     ...COMMON,
-    entryPoints: ["src/pages.ts", "src/clip.ts", "src/compare.ts"],
+    entryPoints: ENTRIES,
     format: "esm",
     splitting: true,
     entryNames: "[name]-[hash]",
@@ -53,7 +55,7 @@ async function bundleModules() {
 async function bundleTheme() {
   return build({
     ...COMMON,
-    entryPoints: ["src/theme.ts"],
+    entryPoints: [THEME],
     format: "iife",
     entryNames: "[name]-[hash]",
     outdir: "out",
@@ -97,7 +99,8 @@ async function writeAssets(out) {
   const manifest = { entries: {} };
   for (const metafile of metafiles) {
     for (const [path, output] of Object.entries(metafile.outputs)) {
-      if (output.entryPoint === undefined) continue;
+      // What is imported as the page runs is an entry point to esbuild as well.
+      if (!ENTRIES.includes(output.entryPoint) && output.entryPoint !== THEME) continue;
       const entry = basename(output.entryPoint).replace(/\.ts$/, ".js");
       const imports = collectImports(metafile, path).map((file) => basename(file));
       manifest[entry] = basename(path);

@@ -98,6 +98,7 @@ def test_what_a_browser_needs_to_know_of_the_robot() -> None:
     assert meta["weight_n"] == pytest.approx(meta["mass_kg"] * 9.81)
     # The clip's joints come in another order than the model's.
     np.testing.assert_array_equal(scene["joint_adr"], robot.qpos_adr)
+    np.testing.assert_array_equal(scene["joint_actuator"], [2, 1, 0, 3, 4, 5])
     # The sole of a box is its own corners, in the frame of the foot.
     left = scene["sole_channel"] == 0
     assert {meta["bodies"][body] for body in scene["sole_body"][left]} == {"foot_l"}

@@ -1,6 +1,7 @@
 /** The robot's surface as arrays for the GPU: all geoms in one buffer, each vertex with the number of its body. */
 
 import { type Geom, GeomType, type Mesh, type Scene } from "./scene.js";
+import { simplifyTriangles, type Triangles } from "./simplify.js";
 
 export interface Surface {
   /** (V, 4): m in the frame of the body, and the body's number. */
@@ -12,34 +13,50 @@ export interface Surface {
   readonly index: Uint32Array;
 }
 
-interface Triangles {
-  readonly points: Float32Array;
-  readonly faces: Uint32Array;
-  /** Cosine of the angle between two faces over which their edge is drawn as an edge. */
-  readonly crease: number;
+/** How much of the robot's shape a surface has. */
+export interface Detail {
+  /** How many cells of the grid that meshes are merged to are within the robot's reach; null keeps meshes as they are. */
+  readonly cells: number | null;
+  /** The share of the robot's reach by which a surface may move to save triangles. */
+  readonly tolerance: number | null;
+  /** How many corners a round shape has around its axis. */
+  readonly steps: number;
+  /** Degrees between two faces over which their edge is drawn as an edge; null draws none. */
+  readonly crease: number | null;
 }
 
-const MACHINED = Math.cos((32 * Math.PI) / 180);
-const COARSE = Math.cos((48 * Math.PI) / 180);
+/** What is built at once, for the first picture. */
+export const ROUGH: Detail = { cells: 70, tolerance: null, steps: 16, crease: 55 };
+export const ROUGH_OUTLINE: Detail = { cells: 45, tolerance: null, steps: 12, crease: null };
+/** For motion without a GPU. */
+export const COARSE: Detail = { cells: 140, tolerance: 1 / 60, steps: 16, crease: 42 };
+/** For the ghost and the shadow, in which only the outline is to be seen. */
+export const OUTLINE: Detail = { cells: 70, tolerance: 1 / 40, steps: 12, crease: null };
+/** For still pictures and for machines with a GPU. */
+export const FINE: Detail = { cells: null, tolerance: null, steps: 32, crease: 32 };
+
 // MuJoCo's colour for a geom without one, which says nothing about the robot.
 const UNCOLOURED = 0.5;
 const PLAIN = [0.71, 0.735, 0.77] as const;
 
-/**
- * Builds the surface of a robot.
- *
- * @param cell m: meshes are simplified to about this size of detail; 0 keeps them as they are.
- */
-export function buildSurface(scene: Scene, cell: number): Surface {
+export function buildSurface(scene: Scene, { cells, tolerance, steps, crease }: Detail): Surface {
   const builder = new SurfaceBuilder();
+  const cell = cells === null ? 0 : scene.meta.radius / cells;
+  const cosine = crease === null ? -1.01 : Math.cos((crease * Math.PI) / 180);
+  // The facets of a round shape are no edges.
+  const roundCosine = Math.min(cosine, Math.cos((1.6 * 2 * Math.PI) / steps));
   const isPlain = scene.geoms.every(
     ({ rgba }) => rgba[0] === UNCOLOURED && rgba[1] === UNCOLOURED && rgba[2] === UNCOLOURED,
   );
   for (const geom of scene.geoms) {
     // The stage has a floor of its own.
     if (geom.type === GeomType.plane && geom.body === 0) continue;
-    const triangles = tessellate(geom, scene.meshes, cell);
-    if (triangles !== null) builder.add(triangles, geom, isPlain ? PLAIN : geom.rgba);
+    let triangles = tessellate(geom, scene.meshes, cell, steps);
+    if (triangles === null) continue;
+    if (tolerance !== null && geom.type === GeomType.mesh) {
+      triangles = simplifyTriangles(triangles, tolerance * scene.meta.radius);
+    }
+    builder.add(triangles, geom, isPlain ? PLAIN : geom.rgba, ROUND.has(geom.type) ? roundCosine : cosine);
   }
   return builder.build();
 }
@@ -51,7 +68,8 @@ class SurfaceBuilder {
   private readonly counts: { body: number; vertices: number; rgb: number[] }[] = [];
   private total = 0;
 
-  add({ points, faces, crease }: Triangles, geom: Geom, rgb: ArrayLike<number>): void {
+  /** @param crease the cosine of the angle over which an edge is one. */
+  add({ points, faces }: Triangles, geom: Geom, rgb: ArrayLike<number>, crease: number): void {
     const world = new Float32Array(points.length);
     transformPoints(points, geom, world);
     const { place, normal, index } = splitCreases(world, faces, crease);
@@ -196,48 +214,42 @@ function transformPoints(points: Float32Array, { pos, quat }: Geom, out: Float32
   }
 }
 
-function tessellate(geom: Geom, meshes: readonly Mesh[], cell: number): Triangles | null {
+const ROUND: ReadonlySet<number> = new Set([GeomType.sphere, GeomType.capsule, GeomType.ellipsoid, GeomType.cylinder]);
+
+function tessellate(geom: Geom, meshes: readonly Mesh[], cell: number, steps: number): Triangles | null {
   const [a, b, c] = geom.size;
-  // A crease under a ring's step would show the facets of a round shape.
-  const round = Math.cos((50 * Math.PI) / 180);
   switch (geom.type) {
     case GeomType.sphere:
-      return { ...revolve(capRings(a, 0)), crease: round };
+      return revolve(capRings(a, 0, steps), steps);
     case GeomType.capsule:
-      return { ...revolve(capRings(a, b)), crease: round };
+      return revolve(capRings(a, b, steps), steps);
     case GeomType.ellipsoid: {
-      const { points, faces } = revolve(capRings(1, 0));
+      const { points, faces } = revolve(capRings(1, 0, steps), steps);
       for (let i = 0; i < points.length; i++) points[i]! *= geom.size[i % 3]!;
-      return { points, faces, crease: round };
+      return { points, faces };
     }
-    case GeomType.cylinder:
-      return {
-        ...revolve([
-          [0, -b],
-          [a, -b],
-          [a, b],
-          [0, b],
-        ]),
-        crease: round,
-      };
+    case GeomType.cylinder: {
+      const outline: [number, number][] = [
+        [0, -b],
+        [a, -b],
+        [a, b],
+        [0, b],
+      ];
+      return revolve(outline, steps);
+    }
     case GeomType.box:
-      return { ...buildBox(a, b, c), crease: 0.5 };
+      return buildBox(a, b, c);
     case GeomType.plane: {
       // A size of 0 has no end.
       const x = a || 10;
       const y = b || 10;
-      return {
-        points: Float32Array.of(-x, -y, 0, x, -y, 0, x, y, 0, -x, y, 0),
-        faces: Uint32Array.of(0, 1, 2, 0, 2, 3),
-        crease: 0.5,
-      };
+      const points = Float32Array.of(-x, -y, 0, x, -y, 0, x, y, 0, -x, y, 0);
+      return { points, faces: Uint32Array.of(0, 1, 2, 0, 2, 3) };
     }
     case GeomType.mesh: {
       const mesh = meshes[geom.mesh];
       if (mesh === undefined) return null;
-      return cell > 0
-        ? simplifyMesh(mesh, cell)
-        : { points: decodeVertices(mesh), faces: mesh.faces, crease: MACHINED };
+      return cell > 0 ? simplifyMesh(mesh, cell) : { points: decodeVertices(mesh), faces: mesh.faces };
     }
     default:
       return null;
@@ -290,17 +302,15 @@ function simplifyMesh(mesh: Mesh, cell: number): Triangles {
     faces[length++] = b;
     faces[length++] = c;
   }
-  return { points: merged, faces: faces.slice(0, length), crease: COARSE };
+  return { points: merged, faces: faces.slice(0, length) };
 }
 
-const STEPS = 24; // around the axis of a round shape
-const CAP = 6; // rings of a half sphere
-
 /** The outline of a capsule from bottom to top, as [radius, z]; without a middle part it is a sphere's. */
-function capRings(radius: number, half: number): [number, number][] {
+function capRings(radius: number, half: number, steps: number): [number, number][] {
   const rings: [number, number][] = [];
-  for (let i = 0; i <= CAP; i++) {
-    const angle = (Math.PI / 2) * (1 - i / CAP);
+  const count = steps >> 2;
+  for (let i = 0; i <= count; i++) {
+    const angle = (Math.PI / 2) * (1 - i / count);
     rings.push([i === 0 ? 0 : radius * Math.cos(angle), -half - radius * Math.sin(angle)]);
   }
   const top = rings.map(([r, z]): [number, number] => [r, -z]).reverse();
@@ -308,7 +318,7 @@ function capRings(radius: number, half: number): [number, number][] {
 }
 
 /** The surface of an outline that turns about z; a radius of 0 is a pole. */
-function revolve(rings: readonly (readonly [number, number])[]): { points: Float32Array; faces: Uint32Array } {
+function revolve(rings: readonly (readonly [number, number])[], steps: number): Triangles {
   const points: number[] = [];
   const faces: number[] = [];
   const starts: number[] = [];
@@ -318,16 +328,16 @@ function revolve(rings: readonly (readonly [number, number])[]): { points: Float
       points.push(0, 0, z);
       continue;
     }
-    for (let i = 0; i < STEPS; i++) {
-      const angle = (2 * Math.PI * i) / STEPS;
+    for (let i = 0; i < steps; i++) {
+      const angle = (2 * Math.PI * i) / steps;
       points.push(radius * Math.cos(angle), radius * Math.sin(angle), z);
     }
   }
   for (let ring = 0; ring + 1 < rings.length; ring++) {
     const isPole = rings[ring]![0] === 0;
     const endsInPole = rings[ring + 1]![0] === 0;
-    for (let i = 0; i < STEPS; i++) {
-      const next = (i + 1) % STEPS;
+    for (let i = 0; i < steps; i++) {
+      const next = (i + 1) % steps;
       const a = starts[ring]! + (isPole ? 0 : i);
       const b = starts[ring]! + (isPole ? 0 : next);
       const c = starts[ring + 1]! + (endsInPole ? 0 : i);
@@ -339,7 +349,7 @@ function revolve(rings: readonly (readonly [number, number])[]): { points: Float
   return { points: Float32Array.from(points), faces: Uint32Array.from(faces) };
 }
 
-function buildBox(x: number, y: number, z: number): { points: Float32Array; faces: Uint32Array } {
+function buildBox(x: number, y: number, z: number): Triangles {
   const points: number[] = [];
   for (const sz of [-1, 1]) for (const sy of [-1, 1]) for (const sx of [-1, 1]) points.push(sx * x, sy * y, sz * z);
   const sides = [0, 2, 3, 1, 4, 5, 7, 6, 0, 1, 5, 4, 2, 6, 7, 3, 0, 4, 6, 2, 1, 3, 7, 5];

@@ -37,6 +37,8 @@ export class Replay {
   private readonly listeners = new Set<() => void>();
   private readonly abort = new AbortController();
   private wantedFrame = 0;
+  /** Whether the arrays are asked for by name: a rollout of an earlier release may not have all of them. */
+  private asksByName = true;
   private error: Error | null = null;
 
   constructor(
@@ -135,16 +137,21 @@ export class Replay {
   private async loadWindow(window: number): Promise<void> {
     const start = window * this.framesPerWindow;
     const stop = Math.min(this.frames, start + this.framesPerWindow);
-    const query = `start=${start}&stop=${stop}&arrays=${ARRAYS.join(",")}&dtype=float32`;
-    const url = this.rollout.frames_url + (this.rollout.frames_url.includes("?") ? "&" : "?") + query;
     const what = `Frames ${start} to ${stop - 1}`;
     this.windows[window] = "loading";
     for (let attempt = 1; ; attempt++) {
       try {
+        const names = this.asksByName ? `&arrays=${ARRAYS.join(",")}` : "";
+        const query = `start=${start}&stop=${stop}${names}&dtype=float32`;
+        const url = this.rollout.frames_url + (this.rollout.frames_url.includes("?") ? "&" : "?") + query;
         this.store(new Npz(await fetchBytes(url, what, this.abort.signal), what), start, stop);
         break;
       } catch (error) {
         const status = (error as { status?: number }).status;
+        if (status === 422 && this.asksByName) {
+          this.asksByName = false;
+          continue;
+        }
         const isPermanent = status !== undefined && status >= 400 && status < 500 && status !== 429;
         if (isAbort(error) || isPermanent || attempt === ATTEMPTS) {
           this.windows[window] = "missing";

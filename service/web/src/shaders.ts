@@ -1,43 +1,59 @@
 /** The stage's shaders. Few and plain: they also run on machines that draw without a GPU. */
 
-// The place of each body: two texels a body, its position and its quaternion (xyzw).
+// The place of each body as the three rows of its matrix: uniforms, which are fast where there is no GPU, or a texture for robots
+// with so many bodies that they do not fit.
 const PLACE_VERTEX = `
 precision highp float;
 precision highp sampler2D;
-uniform sampler2D bodies;
-uniform mat4 viewMatrix;
-uniform mat4 projectionMatrix;
+uniform mat4 viewProjection;
+invariant gl_Position; // two passes meet at the same depth
 in vec4 place;
-vec3 rotateBy(vec4 q, vec3 v) { return v + 2.0 * cross(q.xyz, cross(q.xyz, v) + q.w * v); }
-void readBody(out vec3 origin, out vec4 turn) {
-  int body = int(place.w);
-  origin = texelFetch(bodies, ivec2(0, body), 0).xyz;
-  turn = texelFetch(bodies, ivec2(1, body), 0);
-}
+#ifdef BODIES
+uniform vec4 bodies[3 * BODIES];
+#define ROW(i) bodies[3 * body + i]
+#else
+uniform sampler2D bodies;
+#define ROW(i) texelFetch(bodies, ivec2(i, body), 0)
+#endif
 `;
 
 /** `setBack`: m, by which the depth lies behind the surface, so that a ghost that agrees with the robot is hidden in it. */
 export const SURFACE_VERTEX = `${PLACE_VERTEX}
 uniform float setBack;
+uniform mat4 projectionMatrix;
+uniform vec3 cameraPosition;
 in vec4 normal;
 in vec4 colour;
 out vec3 vNormal;
 out vec3 vToCamera;
 out vec3 vColour;
-uniform vec3 cameraPosition;
 void main() {
-  vec3 origin; vec4 turn;
-  readBody(origin, turn);
-  vec3 world = origin + rotateBy(turn, place.xyz);
-  vNormal = rotateBy(turn, normal.xyz);
+  int body = int(place.w);
+  vec4 p = vec4(place.xyz, 1.0);
+  vec4 a = ROW(0), b = ROW(1), c = ROW(2);
+  vec3 world = vec3(dot(a, p), dot(b, p), dot(c, p));
+  vNormal = vec3(dot(a.xyz, normal.xyz), dot(b.xyz, normal.xyz), dot(c.xyz, normal.xyz));
   vToCamera = cameraPosition - world;
   vColour = colour.rgb;
-  vec4 view = viewMatrix * vec4(world, 1.0);
-  gl_Position = projectionMatrix * view;
-  view.z -= setBack;
-  vec4 behind = projectionMatrix * view;
-  gl_Position.z = behind.z / behind.w * gl_Position.w;
+  gl_Position = viewProjection * vec4(world, 1.0);
+  gl_Position.z = (gl_Position.z - projectionMatrix[2][2] * setBack) / (gl_Position.w + setBack) * gl_Position.w;
 }`;
+
+/** The depth of `SURFACE_VERTEX` alone. */
+export const DEPTH_VERTEX = `${PLACE_VERTEX}
+uniform float setBack;
+uniform mat4 projectionMatrix;
+void main() {
+  int body = int(place.w);
+  vec4 p = vec4(place.xyz, 1.0);
+  gl_Position = viewProjection * vec4(dot(ROW(0), p), dot(ROW(1), p), dot(ROW(2), p), 1.0);
+  gl_Position.z = (gl_Position.z - projectionMatrix[2][2] * setBack) / (gl_Position.w + setBack) * gl_Position.w;
+}`;
+
+export const DEPTH_FRAGMENT = `
+precision mediump float;
+out vec4 outColour;
+void main() { outColour = vec4(0.0); }`;
 
 export const SURFACE_FRAGMENT = `
 precision mediump float;
@@ -69,7 +85,6 @@ export const GHOST_FRAGMENT = `
 precision mediump float;
 in vec3 vNormal;
 in vec3 vToCamera;
-in vec3 vColour;
 uniform vec3 tint;
 out vec4 outColour;
 void main() {
@@ -81,12 +96,11 @@ void main() {
 /** Throws the surface onto the floor along the light. */
 export const SHADOW_VERTEX = `${PLACE_VERTEX}
 void main() {
-  vec3 origin; vec4 turn;
-  readBody(origin, turn);
-  vec3 world = origin + rotateBy(turn, place.xyz);
+  int body = int(place.w);
+  vec4 p = vec4(place.xyz, 1.0);
+  vec3 world = vec3(dot(ROW(0), p), dot(ROW(1), p), dot(ROW(2), p));
   world.xy -= max(world.z, 0.0) * vec2(0.37, 0.28) / 0.886;
-  world.z = 0.0;
-  gl_Position = projectionMatrix * viewMatrix * vec4(world, 1.0);
+  gl_Position = viewProjection * vec4(world.xy, 0.0, 1.0);
 }`;
 
 export const SHADOW_FRAGMENT = `
@@ -97,8 +111,7 @@ void main() { outColour = vec4(0.0, 0.0, 0.0, darkness); }`;
 
 export const FLOOR_VERTEX = `
 precision highp float;
-uniform mat4 viewMatrix;
-uniform mat4 projectionMatrix;
+uniform mat4 viewProjection;
 uniform vec2 centre;
 uniform float extent;
 in vec3 position;
@@ -107,7 +120,7 @@ out vec2 vFromCentre;
 void main() {
   vFromCentre = position.xy;
   vPlace = centre + position.xy * extent;
-  gl_Position = projectionMatrix * viewMatrix * vec4(vPlace, 0.0, 1.0);
+  gl_Position = viewProjection * vec4(vPlace, 0.0, 1.0);
 }`;
 
 export const FLOOR_FRAGMENT = `
@@ -136,8 +149,7 @@ void main() {
 /** An arrow along z of length 1, whose head keeps its size. The shaft's vertices have z 0 or 1; the head's are beyond 2. */
 export const ARROW_VERTEX = `
 precision highp float;
-uniform mat4 viewMatrix;
-uniform mat4 projectionMatrix;
+uniform mat4 viewProjection;
 uniform vec3 origin;
 uniform float length_;
 uniform float scale;
@@ -155,7 +167,7 @@ void main() {
     p.z *= max(0.0, length_ - 0.3 * scale * head);
   }
   vLight = 0.82 + 0.18 * dot(normal, normalize(vec3(0.5, 0.4, 0.75)));
-  gl_Position = projectionMatrix * viewMatrix * vec4(origin + p, 1.0);
+  gl_Position = viewProjection * vec4(origin + p, 1.0);
 }`;
 
 export const ARROW_FRAGMENT = `

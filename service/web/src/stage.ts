@@ -14,6 +14,7 @@ import {
   GLSL3,
   IncrementStencilOp,
   LessEqualDepth,
+  Matrix4,
   Mesh,
   NearestFilter,
   OneFactor,
@@ -27,12 +28,14 @@ import {
   WebGLRenderer,
 } from "three";
 import { Orbit } from "./camera.js";
-import { buildSurface, type Surface } from "./geometry.js";
+import { buildSurface, COARSE, type Detail, FINE, OUTLINE, ROUGH, ROUGH_OUTLINE, type Surface } from "./geometry.js";
 import { Kinematics } from "./kinematics.js";
 import type { Scene } from "./scene.js";
 import {
   ARROW_FRAGMENT,
   ARROW_VERTEX,
+  DEPTH_FRAGMENT,
+  DEPTH_VERTEX,
   FLOOR_FRAGMENT,
   FLOOR_VERTEX,
   GHOST_FRAGMENT,
@@ -46,11 +49,14 @@ import { readTheme, type Theme } from "./theme_colours.js";
 // Colours are those of the style sheet as they are; nothing here is lit physically.
 ColorManagement.enabled = false;
 
-const COARSE_CELL = 1 / 110; // of the robot's reach: about two pixels of a panel
-const SLOW_MS = 30; // a frame that takes longer costs resolution
+const UNIFORMS_BESIDES = 24; // vectors that a vertex shader needs beside the bodies
+const SLOW_MS = 36; // a frame that takes longer costs resolution: 30 a second are smooth enough
 const FAST_MS = 18;
 const SCALES = [1, 0.8, 0.65, 0.5];
+const REFINE_MS = 120; // between two steps in which surfaces become better
 const STILL_MS = 180; // after which a picture that stands still is drawn in full
+
+type Uniforms = Record<string, { value: unknown }>;
 
 export interface PanelState {
   readonly qpos: ArrayLike<number> | null;
@@ -98,7 +104,10 @@ export class Stage {
     this.renderer.autoClear = false;
     this.theme = readTheme(canvas);
     const { meta } = scene;
-    this.shared = new SharedParts(scene, this.theme);
+    const vectors = this.renderer
+      .getContext()
+      .getParameter(WebGL2RenderingContext.MAX_VERTEX_UNIFORM_VECTORS) as number;
+    this.shared = new SharedParts(scene, this.theme, vectors);
     this.orbit = new Orbit(canvas, Math.max(meta.radius, meta.height) * 1.02, () => this.invalidate());
     this.observer = new ResizeObserver(() => this.invalidate());
     this.observer.observe(canvas);
@@ -138,11 +147,11 @@ export class Stage {
     this.invalidate();
   }
 
-  /** Builds the detailed meshes, when there is time for it. */
+  /** Builds the better surfaces, one after the other, so that the page answers in between. */
   refine(): void {
-    if (this.shared.hasDetail || !this.shared.canRefine) return;
-    this.shared.refine();
+    if (!this.shared.refine()) return;
     this.invalidate();
+    window.setTimeout(() => this.refine(), REFINE_MS);
   }
 
   get pixelRatio(): number {
@@ -198,7 +207,7 @@ export class Stage {
     renderer.setScissorTest(false);
     renderer.clear();
     renderer.setScissorTest(true);
-    const isDetailed = this.shared.hasDetail && (isStill || !this.isSoftware) && this.panels.length <= 2;
+    const isFine = (isStill || !this.isSoftware) && this.panels.length <= 3;
     for (const panel of this.panels) {
       const place = panel.element.getBoundingClientRect();
       if (place.width < 1 || place.bottom < 0 || place.top > window.innerHeight) continue;
@@ -209,18 +218,33 @@ export class Stage {
       renderer.setClearColor(this.theme.stage, 1);
       renderer.clear();
       this.orbit.aim(panel.target, place.width / place.height);
-      panel.render(renderer, this.orbit.camera, isDetailed);
+      panel.render(renderer, this.orbit.camera, isFine);
     }
   }
 }
 
 /** What all panels draw with. */
 class SharedParts {
-  readonly coarse: BufferGeometry;
-  detailed: BufferGeometry | null = null;
-  readonly canRefine: boolean;
+  robot: BufferGeometry;
+  outline: BufferGeometry;
+  fine: BufferGeometry | null = null;
+  /** Whether the places of the bodies fit into uniforms. */
+  readonly hasUniforms: boolean;
   readonly floor: BufferGeometry;
   readonly arrow: BufferGeometry;
+  private readonly steps = [
+    () => {
+      this.outline.dispose();
+      this.outline = this.build(OUTLINE);
+    },
+    () => {
+      this.robot.dispose();
+      this.robot = this.build(COARSE);
+    },
+    () => {
+      this.fine = this.build(FINE);
+    },
+  ];
   readonly colours = {
     rim: { value: new Color() },
     background: { value: new Color() },
@@ -234,9 +258,11 @@ class SharedParts {
   constructor(
     private readonly scene: Scene,
     theme: Theme,
+    vectors: number,
   ) {
-    this.canRefine = scene.meshes.length > 0;
-    this.coarse = toGeometry(buildSurface(scene, scene.meta.radius * COARSE_CELL));
+    this.hasUniforms = 3 * scene.parents.length + UNIFORMS_BESIDES <= vectors;
+    this.robot = this.build(ROUGH);
+    this.outline = this.build(ROUGH_OUTLINE);
     this.floor = new BufferGeometry();
     this.floor.setAttribute(
       "position",
@@ -247,12 +273,15 @@ class SharedParts {
     this.setTheme(theme);
   }
 
-  get hasDetail(): boolean {
-    return this.detailed !== null;
+  /** Builds the next better surface; returns whether there was one left to build. */
+  refine(): boolean {
+    const step = this.steps.shift();
+    step?.();
+    return step !== undefined;
   }
 
-  refine(): void {
-    this.detailed = toGeometry(buildSurface(this.scene, 0));
+  private build(detail: Detail): BufferGeometry {
+    return toGeometry(buildSurface(this.scene, detail));
   }
 
   setTheme(theme: Theme): void {
@@ -271,6 +300,9 @@ export class Panel {
   readonly target = new Vector3();
   private readonly robot: Figure;
   private readonly ghost: Figure;
+  private readonly surface: Mesh;
+  private readonly outlined: readonly Mesh[];
+  private readonly viewProjection = { value: new Matrix4() };
   private readonly three = new ThreeScene();
   private readonly floor: Mesh;
   private readonly arrows: Arrow[];
@@ -289,15 +321,18 @@ export class Panel {
     const { height, radius } = scene.meta;
     this.rootHeight = height;
     this.three.matrixWorldAutoUpdate = false;
-    this.robot = new Figure(scene, shared.coarse);
-    this.ghost = new Figure(scene, shared.coarse);
-    const surface = this.robot.add(SURFACE_VERTEX, SURFACE_FRAGMENT, {
+    this.robot = new Figure(scene, shared.hasUniforms);
+    this.ghost = new Figure(scene, shared.hasUniforms);
+    const { viewProjection } = this;
+    this.surface = this.robot.add(shared.robot, SURFACE_VERTEX, SURFACE_FRAGMENT, {
+      viewProjection,
       setBack: { value: 0 },
       rim: colours.rim,
       background: colours.background,
       dimming: this.dimming,
     });
-    const shadow = this.robot.add(SHADOW_VERTEX, SHADOW_FRAGMENT, { darkness: colours.darkness });
+    const { darkness } = colours;
+    const shadow = this.robot.add(shared.outline, SHADOW_VERTEX, SHADOW_FRAGMENT, { viewProjection, darkness });
     Object.assign(shadow.material as RawShaderMaterial, {
       transparent: true,
       depthWrite: false,
@@ -311,10 +346,11 @@ export class Panel {
       stencilZPass: IncrementStencilOp,
     });
     const setBack = { value: 0.012 * height };
-    const veil = this.ghost.add(SURFACE_VERTEX, GHOST_FRAGMENT, { setBack, tint: colours.ghost });
-    const depth = this.ghost.add(SURFACE_VERTEX, GHOST_FRAGMENT, { setBack, tint: colours.ghost });
     // The ghost's depth goes first, so that of its surfaces only the nearest is blended.
+    const depth = this.ghost.add(shared.outline, DEPTH_VERTEX, DEPTH_FRAGMENT, { viewProjection, setBack });
     Object.assign(depth.material as RawShaderMaterial, { colorWrite: false, transparent: true });
+    const tint = colours.ghost;
+    const veil = this.ghost.add(shared.outline, SURFACE_VERTEX, GHOST_FRAGMENT, { viewProjection, setBack, tint });
     Object.assign(veil.material as RawShaderMaterial, {
       transparent: true,
       depthWrite: false,
@@ -328,6 +364,7 @@ export class Panel {
     this.floor = new Mesh(
       shared.floor,
       buildMaterial(FLOOR_VERTEX, FLOOR_FRAGMENT, {
+        viewProjection,
         centre: { value: new Vector2() },
         extent: { value: radius * 9 },
         spacing: { value: spacing },
@@ -336,8 +373,11 @@ export class Panel {
         line: colours.line,
       }),
     );
-    this.arrows = scene.meta.channels.map(() => new Arrow(shared.arrow, colours.force, height * 0.035));
-    [surface, this.floor, shadow, depth, veil].forEach((mesh, order) => {
+    this.arrows = scene.meta.channels.map(
+      () => new Arrow(shared.arrow, { viewProjection, tint: colours.force }, height * 0.035),
+    );
+    this.outlined = [shadow, depth, veil];
+    [this.surface, this.floor, shadow, depth, veil].forEach((mesh, order) => {
       mesh.renderOrder = order;
       mesh.frustumCulled = false;
       this.three.add(mesh);
@@ -379,8 +419,10 @@ export class Panel {
     return Math.atan2(2 * (w! * z! + x! * y!), 1 - 2 * (y! * y! + z! * z!));
   }
 
-  render(renderer: WebGLRenderer, camera: Camera, isDetailed: boolean): void {
-    this.robot.setGeometry((isDetailed && this.shared.detailed) || this.shared.coarse);
+  render(renderer: WebGLRenderer, camera: Camera, isFine: boolean): void {
+    this.surface.geometry = (isFine && this.shared.fine) || this.shared.robot;
+    for (const mesh of this.outlined) mesh.geometry = this.shared.outline;
+    this.viewProjection.value.multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse);
     const { centre } = (this.floor.material as RawShaderMaterial).uniforms;
     centre!.value.set(this.target.x, this.target.y);
     renderer.render(this.three, camera);
@@ -432,37 +474,32 @@ export class Panel {
   }
 }
 
-/** A robot in one pose. Its meshes share the texture with the places of its bodies. */
+/** A robot in one pose. Its meshes share the places of its bodies: of each the three rows of its matrix. */
 class Figure {
   readonly kinematics: Kinematics;
   private readonly meshes: Mesh[] = [];
   private readonly places: Float32Array;
-  private readonly texture: DataTexture;
+  private readonly texture: DataTexture | null = null;
 
   constructor(
-    scene: Scene,
-    private readonly geometry: BufferGeometry,
+    private readonly scene: Scene,
+    hasUniforms: boolean,
   ) {
     this.kinematics = new Kinematics(scene);
     const bodies = scene.parents.length;
-    this.places = new Float32Array(8 * bodies);
-    this.texture = new DataTexture(this.places, 2, bodies, RGBAFormat, FloatType);
+    this.places = new Float32Array(12 * bodies);
+    if (hasUniforms) return;
+    this.texture = new DataTexture(this.places, 3, bodies, RGBAFormat, FloatType);
     this.texture.minFilter = NearestFilter;
     this.texture.magFilter = NearestFilter;
   }
 
-  add(vertex: string, fragment: string, uniforms: Record<string, { value: unknown }>): Mesh {
-    const mesh = new Mesh(
-      this.geometry,
-      buildMaterial(vertex, fragment, { ...uniforms, bodies: { value: this.texture } }),
-    );
+  add(geometry: BufferGeometry, vertex: string, fragment: string, uniforms: Uniforms): Mesh {
+    const bodies = { value: this.texture ?? this.places };
+    const defines = this.texture === null ? { BODIES: this.scene.parents.length } : {};
+    const mesh = new Mesh(geometry, buildMaterial(vertex, fragment, { ...uniforms, bodies }, defines));
     this.meshes.push(mesh);
     return mesh;
-  }
-
-  setGeometry(geometry: BufferGeometry): void {
-    // The shadow does not need the detail.
-    this.meshes[0]!.geometry = geometry;
   }
 
   show(isVisible: boolean): void {
@@ -472,14 +509,27 @@ class Figure {
   pose(qpos: ArrayLike<number>): void {
     this.kinematics.pose(qpos);
     const { pos, quat } = this.kinematics;
-    for (let body = 0; 8 * body < this.places.length; body++) {
-      for (let i = 0; i < 3; i++) {
-        this.places[8 * body + i] = pos[3 * body + i]!;
-        this.places[8 * body + 4 + i] = quat[4 * body + 1 + i]!;
-      }
-      this.places[8 * body + 7] = quat[4 * body]!;
+    const { places } = this;
+    for (let body = 0; 12 * body < places.length; body++) {
+      const w = quat[4 * body]!;
+      const x = quat[4 * body + 1]!;
+      const y = quat[4 * body + 2]!;
+      const z = quat[4 * body + 3]!;
+      const at = 12 * body;
+      places[at] = 1 - 2 * (y * y + z * z);
+      places[at + 1] = 2 * (x * y - w * z);
+      places[at + 2] = 2 * (x * z + w * y);
+      places[at + 3] = pos[3 * body]!;
+      places[at + 4] = 2 * (x * y + w * z);
+      places[at + 5] = 1 - 2 * (x * x + z * z);
+      places[at + 6] = 2 * (y * z - w * x);
+      places[at + 7] = pos[3 * body + 1]!;
+      places[at + 8] = 2 * (x * z - w * y);
+      places[at + 9] = 2 * (y * z + w * x);
+      places[at + 10] = 1 - 2 * (x * x + y * y);
+      places[at + 11] = pos[3 * body + 2]!;
     }
-    this.texture.needsUpdate = true;
+    if (this.texture !== null) this.texture.needsUpdate = true;
   }
 }
 
@@ -488,9 +538,9 @@ class Arrow {
   readonly origin = new Vector3();
   private readonly length = { value: 0 };
 
-  constructor(geometry: BufferGeometry, tint: { value: Color }, size: number) {
-    const uniforms = { origin: { value: this.origin }, length_: this.length, scale: { value: size }, tint };
-    const material = buildMaterial(ARROW_VERTEX, ARROW_FRAGMENT, uniforms);
+  constructor(geometry: BufferGeometry, uniforms: Uniforms, size: number) {
+    const place = { origin: { value: this.origin }, length_: this.length, scale: { value: size } };
+    const material = buildMaterial(ARROW_VERTEX, ARROW_FRAGMENT, { ...uniforms, ...place });
     // A force is read through the leg that it acts on.
     Object.assign(material, { depthFunc: AlwaysDepth, depthWrite: false, transparent: true });
     this.mesh = new Mesh(geometry, material);
@@ -504,11 +554,12 @@ class Arrow {
 }
 
 function buildMaterial(
-  vertex: string,
-  fragment: string,
-  uniforms: Record<string, { value: unknown }>,
+  vertexShader: string,
+  fragmentShader: string,
+  uniforms: Uniforms,
+  defines: Record<string, number> = {},
 ): RawShaderMaterial {
-  return new RawShaderMaterial({ glslVersion: GLSL3, vertexShader: vertex, fragmentShader: fragment, uniforms });
+  return new RawShaderMaterial({ glslVersion: GLSL3, vertexShader, fragmentShader, uniforms, defines });
 }
 
 function toGeometry({ place, normal, colour, index }: Surface): BufferGeometry {

@@ -183,7 +183,7 @@ export class Viewer {
     stage.orbit.setHome({ azimuth: heading + 0.62, elevation: 0.2, distance: 1 });
     stage.animate((now) => this.clock.tick(now));
     stage.setMoving(this.clock.playing);
-    window.setTimeout(() => stage.refine(), 600);
+    window.setTimeout(() => stage.refine(), 300);
   }
 
   private look(view: "home" | "front" | "side" | "top"): void {
