@@ -87,6 +87,7 @@ def up(
             out.print(f"ampref is up at {url}")
             out.print(f"  data       {settings.data_dir}")
             out.print(f"  workers    {settings.worker_concurrency} in this process")
+            out.print(f"  pages      {url}/")
             out.print(f"  API        {url}/docs")
             export = "" if url == "http://127.0.0.1:8000" else f"export AMPREF_URL={url}; "
             out.print(f"\nnext, in another shell: {export}ampref submit MOTION... --wait")
