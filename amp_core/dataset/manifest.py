@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from amp_core.errors import IntegrityError
 from amp_core.strict_json import read_json
 
-__all__ = ["MANIFEST_SCHEMA", "SHARDED_SCHEMA", "read_json_object", "read_manifest"]
+__all__ = ["MANIFEST_SCHEMA", "SHARDED_SCHEMA", "read_head", "read_json_object", "read_manifest"]
 
 MANIFEST_SCHEMA = "ampref-dataset-manifest/1"
 """Names the manifest's keys and their meaning; a reader refuses a number that it does not know."""
@@ -44,6 +45,27 @@ def read_manifest(path: Path, name: str, version: str) -> dict[str, Any]:
     for key, kind in _TYPES.items():
         if type(manifest.get(key)) is not kind:
             raise IntegrityError("the manifest lacks a value", file=str(path), key=key, remedy="Lock the version again.")
+    return manifest
+
+
+def read_head(lines: Iterable[bytes]) -> dict[str, Any]:
+    """What a manifest says but for its `clips`, which may be many times larger than the rest, line by line.
+
+    Raises:
+      IntegrityError: it is not canonical JSON.
+    """
+    head, is_clip = [], False
+    for line in lines:
+        is_clip = is_clip and line.rstrip(b",\n") != b"  ]"
+        if not is_clip:
+            head.append(line)
+        is_clip = is_clip or line == b'  "clips": [\n'
+    try:
+        manifest = read_json(b"".join(head))
+    except ValueError as error:
+        raise IntegrityError("the manifest is not JSON", remedy="Lock the version again.") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("feature_layout"), dict):
+        raise IntegrityError("the manifest lacks a value", key="feature_layout", remedy="Lock the version again.")
     return manifest
 
 

@@ -35,6 +35,7 @@ from ampref_service.readers import ReaderPool
 from ampref_service.services import Notify, Services, open_services
 from ampref_service.settings import MIB, Settings
 from ampref_service.spool import Admission, Spool
+from ampref_service.statistics import StatisticsMaker
 from ampref_service.web import routes as web
 
 log = structlog.get_logger("ampref_service.app")
@@ -80,6 +81,7 @@ def create_app(
         # What they tell of keeps jobs waiting, and no request.
         app.state.optional_checks = {"workers": services.check_workers, "queue": services.check_queue}
         app.state.pulls = pulls = PullCounter(services.catalog)
+        app.state.statistics = statistics = StatisticsMaker(services)
         telemetry.watch(services)
         app.state.event_feed = feed = EventFeed(
             services.catalog, every_sec=settings.sse_interval_sec, max_followers=settings.max_streams
@@ -97,6 +99,7 @@ def create_app(
             app.state.authenticator.close()
             await feed.close()
             await job_feed.close()
+            statistics.close()
             await anyio.to_thread.run_sync(pulls.close)
             await anyio.to_thread.run_sync(services.close)
 

@@ -280,6 +280,109 @@ class PullList(BaseModel):
     items: list[PullsView]
 
 
+class BinsView(View):
+    """Rows by the value of a feature."""
+
+    edges: list[float]
+    counts: list[int]
+    below: int
+    above: int
+
+
+class OutlierView(View):
+    """A frame whose value lies far from the mean; the furthest of its segment."""
+
+    clip_id: str
+    rollout_id: str
+    name: str
+    frame: int = Field(description="Of the rollout.")
+    value: float
+    z: float = Field(description="Standard deviations from the mean.")
+
+
+class FeatureStatisticsView(View):
+    """How one feature is spread over the rows of a version."""
+
+    name: str
+    unit: str
+    block: str
+    mean: float
+    std: float
+    min: float
+    max: float
+    p01: float
+    p50: float
+    p99: float
+    histogram: BinsView | None = Field(description="32 bins; null where all rows have one value.")
+    outliers: list[OutlierView] = Field(description="Up to five segments whose furthest frame has a z beyond `outlier_z`.")
+
+
+class ShareView(View):
+    """What a version has of one kind."""
+
+    name: str | int | None = Field(description="Null: not known any more.")
+    clips: int
+    seconds: float
+    share: float = Field(description="Of the frames.")
+    weight_share: float = Field(description="Of the sampling weight.")
+
+
+class SourceShareView(ShareView):
+    """What a version has of one source clip and its variants."""
+
+    digest: str | None
+    clip_id: str | None = Field(description="Of the source, where it is in the catalog.")
+
+
+class BalanceView(View):
+    """What a version is made of, the most frames first."""
+
+    num_sources: int
+    sources: list[SourceShareView] = Field(description="The first 100.")
+    augmentations: list[ShareView] = Field(description="Without parameters: `original`, `mirror`, `mirror+warp`.")
+    tags: list[ShareView] = Field(description="The first 50; a clip counts in each of its tags.")
+    modes: list[ShareView]
+    buckets: list[ShareView]
+    tiers: list[ShareView]
+
+
+class AxisView(View):
+    """Cells of one width, the first of which begins at `from`."""
+
+    unit: str
+    bin: float
+    begin: float = Field(alias="from")
+
+
+class TurningView(View):
+    """Rows by forward speed and turning rate."""
+
+    speed: AxisView
+    turn: AxisView
+    frames: list[list[int]] = Field(description="A list for each cell of the speed.")
+
+
+class PhaseView(View):
+    """Rows in which exactly these feet touch the ground."""
+
+    feet: list[str]
+    frames: int
+
+
+class VersionStatisticsView(BaseModel):
+    """A version's rows for people."""
+
+    dataset: str
+    version: str
+    num_frames: int
+    control_dt: float = Field(description="s, the duration of a frame.")
+    outlier_z: float
+    features: list[FeatureStatisticsView]
+    turning: TurningView
+    phases: list[PhaseView]
+    balance: BalanceView
+
+
 class TakenView(View):
     """What a version takes of one clip in one bucket."""
 

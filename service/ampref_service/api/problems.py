@@ -153,9 +153,9 @@ def _on_http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         result = NotFound(f"there is nothing at {path}", remedy="See /docs for the paths that there are")
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # The router names only the methods of the first route with this path.
-        routes = (route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE)
-        methods = ", ".join(sorted({method for route in routes for method in route.methods}))
+        # The router names only the methods of the first route with this path. Another template may match it as well.
+        routes = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = ", ".join(sorted({method for route in routes if route.path == routes[0].path for method in route.methods}))
         result, headers = (
             errors.MethodNotAllowed(f"{path} does not answer {request.method}", expected=methods),
             {"allow": methods},
@@ -189,6 +189,7 @@ _DESCRIPTIONS = {
     404: "No such thing",
     408: "The body did not arrive in time",
     409: "In conflict with what is there",
+    410: "No longer kept",
     412: "If-Match names other bytes",
     413: "Over a limit",
     415: "Wrong content type",

@@ -23,6 +23,7 @@ from ampref_service.api.dataset_schemas import (
     Locking,
     MemberPage,
     PullList,
+    VersionStatisticsView,
     VersionView,
     YankBody,
 )
@@ -207,6 +208,17 @@ def _first_features(row: Version) -> str | None:
 def _client_kind(user_agent: str) -> str:
     match = re.match(r"ampref(/[0-9A-Za-z.+-]{1,30})?(?![^\s])", user_agent)
     return match[0] if match else "other"
+
+
+@router.get("/{name}/versions/{version}/statistics", responses=responses(404, 410), dependencies=READ)
+def get_statistics(
+    name: DatasetName, version: VersionOrAlias, request: Request, services: ServicesDep
+) -> VersionStatisticsView:
+    """How each feature is spread, its outliers, and what the version is made of. 503 while that is being computed."""
+    with services.catalog.session() as session:
+        row = find_version(session, name, version)
+    facts = request.app.state.statistics.get(row)
+    return VersionStatisticsView.model_validate({"dataset": row.dataset, "version": row.version, **facts})
 
 
 @router.get("/{name}/versions/{version}/pulls", response_model=PullList, responses=responses(404), dependencies=READ)

@@ -12,6 +12,7 @@ functions that take such a session and return plain records:
 * `selection`: `select_members`, `missing_clips`, `unscored_clips`, `missing_buckets`, `pending_clips`, …
 * `distribution`: `measure_histogram`, `count_facets`
 * `pulls`: `add_pulls`, `list_pulls`
+* `statistics`: `find_statistics`, `put_statistics`, `iterate_origins`
 * `members`: `list_members`, `get_buckets`
 * `job_rows`: jobs as rows; the queue itself is `ampref_service.jobs`
 * `audit`: `list_events`

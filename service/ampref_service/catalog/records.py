@@ -215,6 +215,29 @@ class VersionPulls:
 
 
 @dataclass(frozen=True)
+class MemberOrigin:
+    """Frames of a rollout in a version, and where they are from.
+
+    Args:
+      mode, bucket, lineage: None where the clip or the rollout was deleted, after the version was archived.
+      augmentation: None for an original, or where it is not known.
+    """
+
+    position: int
+    clip_id: str
+    rollout_id: str
+    name: str
+    start: int
+    end: int
+    tier: int
+    mode: str | None
+    bucket: str | None
+    lineage: str | None
+    augmentation: str | None
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Histogram:
     """The distribution of one metric among clips.
 

@@ -350,6 +350,15 @@ version_pulls = Table(
     Column("pulls", _BIG, nullable=False),
 )
 
+# What is computed of a version's rows for people, once (`ampref_service.statistics`).
+version_statistics = Table(
+    "version_statistics",
+    metadata,
+    Column("version_id", _ID, ForeignKey("versions.id"), primary_key=True),
+    Column("computed_at", Double, nullable=False),
+    Column("statistics", JSON, nullable=False),
+)
+
 aliases = Table(
     "aliases",
     metadata,

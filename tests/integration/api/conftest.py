@@ -21,6 +21,7 @@ from catalogkit import make_catalog
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from amp_core.dataset import Bundle
 from amp_core.metrics import METRICS
 from amp_core.recipe import Recipe
 from amp_core.verify.checklist import document
@@ -179,12 +180,21 @@ class Api:
         assert answer.status_code == 202, answer.text
         return self.publish(self.claim())
 
-    def publish(self, claim: Claim) -> Version:
-        """Play the worker of a lock job: three files whose bytes tell which version they are of."""
+    def publish(self, claim: Claim, bundle: Bundle | None = None, ranges: tuple[tuple[int, int], ...] = ()) -> Version:
+        """Play the worker of a lock job: three files whose bytes tell which version they are of.
+
+        Args:
+          bundle: real files instead, whose clips each have these ranges.
+        """
         payload = claim.job.payload
         name, number = payload["dataset"], payload["version"]
         files = []
-        for stem, suffix in (("features", "npz"), ("normalization_stats", "json"), ("dataset_manifest", "json")):
+        for path in [] if bundle is None else [file.path for file in bundle.files]:
+            media = "application/json" if path.suffix == ".json" else "application/octet-stream"
+            files.append(VersionFile(path.name, self.blobs.put_file(path), path.stat().st_size, media))
+        for stem, suffix in (
+            (("features", "npz"), ("normalization_stats", "json"), ("dataset_manifest", "json")) if not bundle else ()
+        ):
             data = f"{stem} of {name}=={number}\n".encode() * 5000
             media = "application/json" if suffix == "json" else "application/octet-stream"
             files.append(VersionFile(f"{stem}_v{number}.{suffix}", self.blobs.put_bytes(data), len(data), media))
@@ -205,12 +215,12 @@ class Api:
                 members=[
                     VersionMember(item.clip_id, item.rollout_id, item.name, start, end, tier)
                     for item in selected
-                    for start, end, tier in item.ranges
+                    for start, end, tier in ([(*pair, 0) for pair in ranges] or item.ranges)
                 ],
                 files=files,
                 dataset_hash="sha256:" + hashlib.sha256(files[0].digest.encode()).hexdigest(),
                 feature_code_hash="sha256:" + "0" * 64,
-                manifest_digest=files[2].digest,
+                manifest_digest=next(file.digest for file in files if file.name.startswith("dataset_manifest")),
                 num_clips=len(selected),
                 num_frames=50 * len(selected),
                 readiness={

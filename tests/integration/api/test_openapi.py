@@ -20,6 +20,8 @@ MEANING = {
     "post_purge",
     "lock_version",
     "get_clips",
+    "get_histogram",
+    "get_facets",
     "list_jobs",
     "yank_version",
     "get_events",

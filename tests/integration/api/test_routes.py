@@ -12,11 +12,18 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from keykit import add_key, bearer
 
+from ampref_service.catalog import statistics
 from ampref_service.keys import SCOPES
 from ampref_service.web.assets import load_assets
 
 DATASET, ROBOT = "dataset", "robot"
 ELSEWHERE = {DATASET: {"datasets": ("run*",)}, ROBOT: {"robots": ("g1",)}}
+AXIS = {"unit": "", "bin": 1.0, "from": 0.0}
+EMPTY_STATISTICS: dict[str, Any] = {
+    **{"num_frames": 0, "control_dt": 0.02, "outlier_z": 6.0, "features": [], "phases": []},
+    "turning": {"speed": AXIS, "turn": AXIS, "frames": []},
+    "balance": {"num_sources": 0} | {name: [] for name in ("sources", "augmentations", "tags", "modes", "buckets", "tiers")},
+}
 STANDING = {
     "fps": 50.0,
     "root_pos": [[0.0, 0.0, 0.45]] * 51,
@@ -136,6 +143,7 @@ ROUTES = {
     f"HEAD {VERSION}/files/{{file}}": read_dataset(),
     f"GET {VERSION}/verification": read_dataset(),
     f"GET {VERSION}/pulls": read_dataset(),
+    f"GET {VERSION}/statistics": read_dataset(),
     "POST /v1/purges": Access("clips:purge", ROBOT, is_list=True, request={"json": {"older_than_days": 90}}),
     "GET /v1/robots": read_clips(is_list=True),
     "GET /v1/robots/{robot}": read_clips(),
@@ -186,7 +194,9 @@ def _fill(value: Any, ids: dict[str, str]) -> Any:
 @pytest.fixture(scope="module")
 def locked(fresh: Any) -> Locked:
     clip_id = fresh.scored(1)
-    fresh.lock()
+    version = fresh.lock()
+    with fresh.catalog.begin() as session:  # As if they were computed: its features are no archive.
+        statistics.put_statistics(session, version.id, EMPTY_STATISTICS)
     job_id = fresh.post(2).json()["job"]["id"]
     fresh.http.delete(f"/v1/jobs/{job_id}")  # Else its events would not end.
     rollout = fresh.http.get(f"/v1/clips/{clip_id}").json()["rollouts"][0]
