@@ -41,7 +41,12 @@ CONTENT_SECURITY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-HEADERS = {"content-security-policy": CONTENT_SECURITY, "cache-control": "private, no-cache"}
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY,
+    "cache-control": "private, no-cache",
+    # Without any referrer a browser sends the origin `null` with a form, which the guard of changes refuses.
+    "referrer-policy": "same-origin",
+}
 CSRF_FIELD = "csrf_token"
 _SESSION = "ampref.session"
 
