@@ -10,11 +10,14 @@ Raises:
 
 from __future__ import annotations
 
+import importlib
+import os
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from amp_core.errors import EngineRefused
 
-__all__ = ["MODEL_FIELDS", "Batch", "SimulationError", "check_engine", "mujoco"]
+__all__ = ["MODEL_FIELDS", "Batch", "SimulationError", "check_engine", "make_gl_context", "mujoco"]
 
 SUPPORTED = ("4.0.1", "5")
 """The first supported version and the first that is not; the same range as in `pyproject.toml`."""
@@ -71,10 +74,26 @@ def _installed_version(distribution: str) -> str | None:
 _core = _installed_version("mujoco-core")
 check_engine(_installed_version("mujoco"), _core)
 
+
+def _import_mujoco() -> None:
+    """Import MuJoCo; where what `MUJOCO_GL` names is not on this machine, without it: physics needs no GL."""
+    try:
+        importlib.import_module("mujoco")
+    except (ImportError, AttributeError, OSError, RuntimeError):
+        if (choice := os.environ.get("MUJOCO_GL")) is None:
+            raise
+        os.environ["MUJOCO_GL"] = "off"
+        try:
+            importlib.import_module("mujoco")
+        finally:
+            os.environ["MUJOCO_GL"] = choice
+
+
 try:
+    _import_mujoco()
     import mujoco
     from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
-except (ImportError, AttributeError, OSError) as error:
+except (ImportError, AttributeError, OSError, RuntimeError) as error:
     if isinstance(error, ModuleNotFoundError) and error.name == "mujoco":
         raise ModuleNotFoundError("MuJoCo is not installed; install ampref with the extra [physics]", name=error.name) from None
     # Uninstalling `mujoco` 3 takes files of `mujoco-core` with it; for pip the latter is still complete.
@@ -82,3 +101,12 @@ except (ImportError, AttributeError, OSError) as error:
         f"mujoco-core {_core} is installed but cannot be loaded: {type(error).__name__}: {error}",
         remedy=f"pip uninstall -y mujoco mujoco-core && {INSTALL}; pull and load_dataset need no MuJoCo",
     ) from error
+
+
+def make_gl_context(platform: str, width: int, height: int) -> Any:
+    """A GL context of a platform (`egl`, `osmesa`, `glfw`, `cgl`), to draw pictures of at most this size; `free` ends it.
+
+    Raises:
+      ImportError, AttributeError, OSError, RuntimeError: the machine has no such GL, or the extra `[render]` is missing.
+    """
+    return importlib.import_module(f"mujoco.{platform}").GLContext(width, height)

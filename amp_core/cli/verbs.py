@@ -38,9 +38,13 @@ _TRAINING = {
     ),
 }
 _OPERATING = {"amp_core.cli.purge:purge": "Delete Rejected clips of long ago, with their rollouts."}
+_DRAWING = {
+    "amp_core.cli.render:render": "Draw a clip or a rollout: poses side by side, an animation, or a video.",
+}
 VERBS = (
     *list_verbs(MOTIONS, _SIMULATING, extra="physics", json_word=True),
     *list_verbs(MOTIONS, _PREPARING, extra="physics"),
+    *list_verbs(MOTIONS, _DRAWING, extra="render"),
     *list_verbs(CATALOG, _CATALOG),
     *list_verbs(TRAINING, _TRAINING),
     *list_verbs(OPERATORS, _OPERATING),
