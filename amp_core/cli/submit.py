@@ -93,7 +93,8 @@ def submit(
     elif answers and wait:
         print_results(out, [answer["rollout"] | {"clip_name": _label(answer)} for answer in answers if answer["rollout"]])
         option = f" --profile {fields['gate_profile']}" if fields and "gate_profile" in fields else ""
-        out.print(f"\nnext: ampref clips --tier 0{option}, then ampref dataset lock NAME VERSION --tier 0{option}")
+        out.print(f"\n{_point_to_pages(api.url, answers)}")
+        out.print(f"next: ampref clips --tier 0{option}, then ampref dataset lock NAME VERSION --tier 0{option}")
     elif answers:
         columns: dict[str, Cell] = {
             "Motion": _label,
@@ -102,7 +103,8 @@ def submit(
             "State": _describe_state,
         }
         out.print_table(columns, answers)
-        out.print("\nnext: ampref submit ... --wait follows them; ampref clips lists what is scored")
+        out.print(f"\n{_point_to_pages(api.url, answers)}")
+        out.print("next: ampref submit ... --wait follows them; ampref clips lists what is scored")
     out.exit()
 
 
@@ -136,6 +138,12 @@ def _submit_each(
                     if name is not None and clip["name"] != name:
                         out.note(f"{path}: already known as {clip['name']} ({clip['id']}); name unchanged")
     return answers
+
+
+def _point_to_pages(url: str, answers: Sequence[Mapping[str, Any]]) -> str:
+    """Where a browser shows what was posted: the page of one clip, or that of all."""
+    clip_ids = {answer["clip"]["id"] for answer in answers}
+    return f"see: {url}/clips" + (f"/{clip_ids.pop()}" if len(clip_ids) == 1 else "")
 
 
 def _print_counts(out: Output, answers: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import tempfile
 import webbrowser
@@ -12,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import uvicorn
+from starlette.applications import Starlette
 from typer import Argument, BadParameter, Option
 
 from amp_core.cli.options import Fps, Json, Mode, Profile, QuatOrder, Quiet, RobotName, Seed, Threads
@@ -82,9 +84,14 @@ def view(
         sys.stdout.flush()
         if not no_browser:
             webbrowser.open(url)
-        config = uvicorn.Config(application, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         with ending_on_sigterm():
-            uvicorn.Server(config).run([listener])
+            serve(application, listener)
+
+
+def serve(application: Starlette, listener: socket.socket) -> None:
+    """Answer requests until a signal ends it."""
+    config = uvicorn.Config(application, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run([listener])
 
 
 def _is_export(path: Path) -> bool:

@@ -97,6 +97,7 @@ SHAPES = {
     "cut": (LIST, ["MOTION", "--frames", "0:10"]),
     "evaluate": (LIST, ["EXPORTS/walk.npz"]),
     "augment": (LIST, ["MOTION", "--mirror", "--out", "FOLDER"]),
+    "view": (OBJECT, ["EXPORTS/walk.npz", "--no-browser"]),
     "robots": (LIST, []),
     "submit": (LIST, ["MOTION", "--wait"]),
     "clips": (LIST, []),
@@ -171,6 +172,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
             pass
 
     monkeypatch.setattr("ampref_service.server.run", serve)
+    monkeypatch.setattr("ampref_service.cli.view.serve", lambda _, listener: listener.close())
     monkeypatch.setattr("ampref_workers.cli.worker.main", lambda _: None)
     _answer(monkeypatch, lambda request: httpx2.Response(200, json=ANSWERS[f"{request.method} {request.url.path}"]))
     pulled = SimpleNamespace(
@@ -271,7 +273,7 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
         raise NotFound("it is not there")
 
     more = {
-        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "check", "augment", "evaluate")},
+        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "check", "augment", "evaluate", "view")},
         "dataset build": ["--robot", "nobody"],
         "submit": ["--recipe", str(tmp_path / "none.json")],
         "migrate": ["--to", "nonsense"],
