@@ -23,10 +23,11 @@ export class Orbit {
   private readonly abort = new AbortController();
   private readonly pointers = new Map<number, { x: number; y: number }>();
 
-  /** @param reach m, how far the robot reaches from the target. */
+  /** m, how far the robot reaches from the target. */
+  reach = 1;
+
   constructor(
     private readonly element: HTMLElement,
-    private readonly reach: number,
     private readonly onChange: () => void,
   ) {
     this.camera.up.set(0, 0, 1);

@@ -2,6 +2,7 @@
 
 import uPlot from "uplot";
 import { build, setText, throttle } from "./dom.js";
+import { findSpans } from "./spans.js";
 
 export interface Line {
   readonly label: string;
@@ -150,10 +151,11 @@ export class ChartGroup {
     this.zoom = [start, start + width];
     this.resetButton.hidden = width >= last - first;
     for (const chart of this.charts) chart.applyZoom();
-    for (const chart of this.charts) {
-      chart.placeLine("now", this.frame * this.context.dt);
-      chart.placeLine("hover", this.hover === null ? null : this.hover * this.context.dt);
-    }
+  }
+
+  placeLines(chart: Chart): void {
+    chart.placeLine("now", this.frame * this.context.dt);
+    chart.placeLine("hover", this.hover === null ? null : this.hover * this.context.dt);
   }
 
   showAll(): void {
@@ -304,7 +306,7 @@ export class Chart {
           strips
             ? {
                 ...axis,
-                size: 46,
+                size: labelWidth(strips.map(({ label }) => label)),
                 splits: () => strips.map((_, i) => i + 0.5),
                 grid: { show: false },
                 ticks: { show: false },
@@ -397,7 +399,7 @@ export class Chart {
       ctx.textAlign = "right";
       const isHigh = y - bbox.top < 16 * ratio;
       ctx.textBaseline = isHigh ? "top" : "bottom";
-      ctx.fillText(label, bbox.left + bbox.width - 4 * ratio, y + (isHigh ? 2 : -2) * ratio);
+      writeLabel(ctx, label, bbox.left + bbox.width - 4 * ratio, y + (isHigh ? 2 : -2) * ratio, read("--card"));
     }
     for (const { frame, label, colour } of events) {
       const x = Math.round(u.valToPos(frame * dt, "x", true)) + 0.5;
@@ -409,9 +411,11 @@ export class Chart {
       const isRight = x > bbox.left + bbox.width - 60 * ratio;
       ctx.textAlign = isRight ? "right" : "left";
       ctx.textBaseline = "top";
-      ctx.fillText(label, x + (isRight ? -4 : 4) * ratio, bbox.top + 2 * ratio);
+      writeLabel(ctx, label, x + (isRight ? -4 : 4) * ratio, bbox.top + 2 * ratio, read("--card"));
     }
     ctx.restore();
+    // Until a chart has been drawn nobody knows where a time is in it.
+    this.group.placeLines(this);
   }
 
   private listen(over: HTMLElement): void {
@@ -459,21 +463,6 @@ export class Chart {
   }
 }
 
-/** The spans [first, last] of the frames whose value is above one half. */
-export function findSpans(series: Float32Array): [number, number][] {
-  const spans: [number, number][] = [];
-  let first = -1;
-  for (let frame = 0; frame <= series.length; frame++) {
-    const isOn = frame < series.length && series[frame]! > 0.5;
-    if (isOn && first < 0) first = frame;
-    if (!isOn && first >= 0) {
-      spans.push([first, frame - 1]);
-      first = -1;
-    }
-  }
-  return spans;
-}
-
 function buildSwatch(label: string, colour: string, kind = ""): HTMLElement {
   const swatch = build("i", { class: `swatch ${kind}`.trim() });
   swatch.style.setProperty("--swatch", `var(${colour})`);
@@ -492,6 +481,22 @@ function strokeLine(ctx: CanvasRenderingContext2D, x0: number, y0: number, x1: n
   ctx.moveTo(x0, y0);
   ctx.lineTo(x1, y1);
   ctx.stroke();
+}
+
+/** Pixels that the longest label of an axis needs. */
+function labelWidth(labels: readonly string[]): number {
+  return Math.min(120, Math.max(46, 12 + 6.3 * Math.max(...labels.map((label) => label.length))));
+}
+
+/** Writes a text that can be read over lines. */
+function writeLabel(ctx: CanvasRenderingContext2D, text: string, x: number, y: number, halo: string): void {
+  ctx.setLineDash([]);
+  ctx.lineWidth = 3 * devicePixelRatio;
+  ctx.lineJoin = "round";
+  ctx.strokeStyle = halo;
+  ctx.strokeText(text, x, y);
+  ctx.lineWidth = devicePixelRatio;
+  ctx.fillText(text, x, y);
 }
 
 function trim(value: number): string {

@@ -2,7 +2,7 @@
 
 import { type Chart, ChartGroup, type Event_, type Shade, type Threshold } from "./charts.js";
 import { build, throttle } from "./dom.js";
-import { type RolloutData, readPageData } from "./page_data.js";
+import { findCharts, type RolloutData, readPageData } from "./page_data.js";
 import { watchTheme } from "./theme_watch.js";
 import { Viewer } from "./viewer.js";
 
@@ -11,12 +11,11 @@ function start(): void {
   const container = document.querySelector<HTMLElement>("[data-replay]");
   if (page === null || container === null || page.rollouts.length === 0) return;
   const viewer = new Viewer(container, page);
-  const charts = document.querySelector<HTMLElement>("[data-charts]");
+  const charts = findCharts(container);
   void viewer.open();
   let drawn: ClipCharts | null = null;
-  const draw = throttle(250, () => {
-    if (charts === null || viewer.tracks[0]!.series === null || viewer.tracks[0]!.replay.column("qpos") === null)
-      return;
+  const draw = throttle(page.rollouts[0]!.frames > 5000 ? 900 : 250, () => {
+    if (viewer.tracks[0]!.series === null || viewer.tracks[0]!.replay.column("qpos") === null) return;
     if (drawn === null) {
       drawn = new ClipCharts(charts, viewer);
       viewer.visibleFrames = () => drawn!.visibleFrames();

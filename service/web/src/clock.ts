@@ -99,8 +99,7 @@ export class Clock {
     this.position += ((elapsed / 1000) * this.rate) / this.dt;
     if (this.span !== null) {
       const length = this.span.end - this.span.start;
-      if (this.position >= this.span.end)
-        this.position = this.span.start + ((this.position - this.span.start) % length);
+      if (this.frame >= this.span.end) this.position = this.span.start + ((this.position - this.span.start) % length);
     } else if (this.position >= this.frames - 1) {
       this.position = this.frames - 1;
       this.isRunning = false;

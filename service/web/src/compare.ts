@@ -2,7 +2,7 @@
 
 import { ChartGroup, type Event_, type Line } from "./charts.js";
 import { build, throttle } from "./dom.js";
-import { type RolloutData, readPageData } from "./page_data.js";
+import { findCharts, type RolloutData, readPageData } from "./page_data.js";
 import type { RolloutSeries } from "./series.js";
 import { watchTheme } from "./theme_watch.js";
 import { type Track, Viewer } from "./viewer.js";
@@ -12,12 +12,12 @@ function start(): void {
   const container = document.querySelector<HTMLElement>("[data-replay]");
   if (page === null || container === null || page.rollouts.length === 0) return;
   const viewer = new Viewer(container, page);
-  const charts = document.querySelector<HTMLElement>("[data-charts]");
+  const charts = findCharts(container);
   void viewer.open();
   let group: ChartGroup | null = null;
   const showFrame = () => group?.showFrame(viewer.clock.frame, viewer.clock.playing);
-  const draw = throttle(300, () => {
-    if (charts === null || viewer.scene === null) return;
+  const draw = throttle(400, () => {
+    if (viewer.scene === null) return;
     if (viewer.tracks.some(({ replay }) => replay.column("qpos") === null)) return;
     if (group === null) {
       group = buildCharts(charts, viewer);

@@ -49,3 +49,19 @@ export function nameTier(tier: number | null): string {
   if (tier === null) return "not scored";
   return tier < 0 ? "Rejected" : `Tier ${tier}`;
 }
+
+/** The class by which the style sheet colours a tier. */
+export function classOfTier(tier: number | null): string {
+  if (tier === null) return "unscored";
+  return tier < 0 ? "rejected" : `tier-${tier}`;
+}
+
+/** Where the charts go: the element that the page has for them, or a new one behind the replay. */
+export function findCharts(replay: HTMLElement): HTMLElement {
+  const existing = document.querySelector<HTMLElement>("[data-charts]");
+  if (existing !== null) return existing;
+  const section = document.createElement("section");
+  section.dataset.charts = "";
+  replay.after(section);
+  return section;
+}

@@ -50,12 +50,12 @@ export class RolloutSeries {
     return this.pick("reference_dof_pos", joint);
   }
 
-  /** Share of its force limit that a joint's actuator gives. */
+  /** Share of its force limit that a joint gets. What an actuator gives beyond a joint's limit MuJoCo cuts off, and so is 1 here. */
   torque(joint: number): Series {
     const limit = this.scene.meta.force_limit[joint];
     const column = this.scene.actuators[joint]!;
     if (limit === null || limit === undefined) return this.blank();
-    return this.map("actuator_force", (data, row) => Math.abs(data[row + column]!) / limit);
+    return this.map("actuator_force", (data, row) => Math.min(1, Math.abs(data[row + column]!) / limit));
   }
 
   /** The greatest share of all joints. */
@@ -70,7 +70,7 @@ export class RolloutSeries {
         const share = Math.abs(data[row + columns[joint]!]!) / limit;
         if (!(share <= peak)) peak = share;
       }
-      return peak;
+      return Math.min(1, peak);
     });
   }
 

@@ -157,14 +157,14 @@ in vec3 position;
 in vec3 normal;
 out float vLight;
 void main() {
-  float head = min(1.0, length_ / (0.9 * scale));
+  float head = min(1.0, length_ / (3.2 * scale));
   vec3 p = position;
   if (p.z >= 2.0) {
     p.xy *= scale * head;
-    p.z = length_ - 0.3 * scale * head * (3.0 - p.z);
+    p.z = length_ - 2.2 * scale * head * (3.0 - p.z);
   } else {
     p.xy *= scale * (0.5 + 0.5 * head);
-    p.z *= max(0.0, length_ - 0.3 * scale * head);
+    p.z *= max(0.0, length_ - 2.2 * scale * head);
   }
   vLight = 0.82 + 0.18 * dot(normal, normalize(vec3(0.5, 0.4, 0.75)));
   gl_Position = viewProjection * vec4(origin + p, 1.0);

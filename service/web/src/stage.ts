@@ -50,8 +50,9 @@ import { readTheme, type Theme } from "./theme_colours.js";
 ColorManagement.enabled = false;
 
 const UNIFORMS_BESIDES = 24; // vectors that a vertex shader needs beside the bodies
-const SLOW_MS = 36; // a frame that takes longer costs resolution: 30 a second are smooth enough
+const SLOW_MS = 30; // a frame that takes longer on average costs resolution
 const FAST_MS = 18;
+const FAST_BATCHES = 8; // of 24 frames, before more pixels are tried again
 const SCALES = [1, 0.8, 0.65, 0.5];
 const REFINE_MS = 120; // between two steps in which surfaces become better
 const STILL_MS = 180; // after which a picture that stands still is drawn in full
@@ -69,57 +70,65 @@ export class Stage {
   readonly orbit: Orbit;
   private readonly renderer: WebGLRenderer;
   private readonly panels: Panel[] = [];
-  private readonly shared: SharedParts;
   private readonly isSoftware: boolean;
   private readonly observer: ResizeObserver;
+  private readonly abort = new AbortController();
+  private shared: SharedParts | null = null;
   private theme: Theme;
   private scaleIndex = 0;
+  private fastBatches = 0;
   private pending = 0;
   private stillTimer = 0;
   private lastDraw = 0;
   private intervals: number[] = [];
   private isMoving = false;
+  private hasDrawn = false;
   private onFrame: ((now: number) => void) | null = null;
 
   /**
+   * Makes the context, which takes a while and needs no robot yet.
+   *
    * @param canvas lies over the panels' elements and is as large as their common box.
+   * @param onFirstPicture is called once, when the robot is on the screen.
    * Throws where the browser has no WebGL 2.
    */
   constructor(
     private readonly canvas: HTMLCanvasElement,
-    private readonly scene: Scene,
+    private readonly onFirstPicture: () => void,
   ) {
-    const probe = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: false });
-    if (probe === null) throw new Error("This browser has no WebGL 2.");
-    this.isSoftware = isSoftwareRenderer(probe);
-    probe.getExtension("WEBGL_lose_context")?.loseContext();
-    this.renderer = new WebGLRenderer({
-      canvas,
-      antialias: !this.isSoftware, // costs a software renderer four times the pixels; it gets more pixels when still
-      stencil: true,
+    const context = canvas.getContext("webgl2", {
       alpha: false,
+      // Costs a software renderer four times the pixels. Pictures are smoothed by more pixels, when there is time for them.
+      antialias: false,
+      stencil: true,
       powerPreference: "high-performance",
     });
+    if (context === null) throw new Error("this browser has no WebGL 2.");
+    this.isSoftware = isSoftwareRenderer(context);
+    this.renderer = new WebGLRenderer({ canvas, context });
     this.renderer.debug.checkShaderErrors = false; // would wait for the compiler
     this.renderer.autoClear = false;
     this.theme = readTheme(canvas);
-    const { meta } = scene;
-    const vectors = this.renderer
-      .getContext()
-      .getParameter(WebGL2RenderingContext.MAX_VERTEX_UNIFORM_VECTORS) as number;
-    this.shared = new SharedParts(scene, this.theme, vectors);
-    this.orbit = new Orbit(canvas, Math.max(meta.radius, meta.height) * 1.02, () => this.invalidate());
+    this.orbit = new Orbit(canvas, () => this.invalidate());
     this.observer = new ResizeObserver(() => this.invalidate());
     this.observer.observe(canvas);
-    canvas.addEventListener("webglcontextrestored", () => this.invalidate());
+    const options = { signal: this.abort.signal, passive: true };
+    canvas.addEventListener("webglcontextrestored", () => this.invalidate(), options);
+    // Panels outside the window are not drawn.
+    window.addEventListener("scroll", () => this.invalidate(), options);
   }
 
-  /** Adds a panel that is drawn into the box of this element. */
-  addPanel(element: HTMLElement): Panel {
-    const panel = new Panel(element, this.scene, this.shared, () => this.invalidate());
-    this.panels.push(panel);
-    this.observer.observe(element);
-    return panel;
+  /** Builds the robot, and a panel in the box of each element. */
+  open(scene: Scene, elements: readonly HTMLElement[]): readonly Panel[] {
+    const vectors = this.renderer.getContext().getParameter(WebGL2RenderingContext.MAX_VERTEX_UNIFORM_VECTORS);
+    const shared = new SharedParts(scene, this.theme, vectors as number);
+    this.shared = shared;
+    this.orbit.reach = 0.62 * shared.stature;
+    for (const element of elements) {
+      this.panels.push(new Panel(element, scene, shared, () => this.invalidate()));
+      this.observer.observe(element);
+    }
+    return this.panels;
   }
 
   /** Says what to do before each picture while something moves. */
@@ -143,25 +152,22 @@ export class Stage {
   /** Reads the colours of the page again. */
   updateTheme(): void {
     this.theme = readTheme(this.canvas);
-    this.shared.setTheme(this.theme);
+    this.shared?.setTheme(this.theme);
     this.invalidate();
   }
 
   /** Builds the better surfaces, one after the other, so that the page answers in between. */
   refine(): void {
-    if (!this.shared.refine()) return;
+    if (!this.shared?.refine()) return;
     this.invalidate();
     window.setTimeout(() => this.refine(), REFINE_MS);
-  }
-
-  get pixelRatio(): number {
-    return this.renderer.getPixelRatio();
   }
 
   close(): void {
     cancelAnimationFrame(this.pending);
     clearTimeout(this.stillTimer);
     this.observer.disconnect();
+    this.abort.abort();
     this.orbit.close();
     this.renderer.dispose();
   }
@@ -187,20 +193,24 @@ export class Stage {
     if (this.lastDraw > 0) this.intervals.push(now - this.lastDraw);
     this.lastDraw = now;
     if (this.intervals.length < 24) return;
-    const sorted = this.intervals.sort((a, b) => a - b);
-    const median = sorted[sorted.length >> 1]!;
+    const mean = this.intervals.reduce((sum, interval) => sum + interval, 0) / this.intervals.length;
     this.intervals = [];
-    if (median > SLOW_MS && this.scaleIndex + 1 < SCALES.length) this.scaleIndex++;
-    else if (median < FAST_MS && this.scaleIndex > 0 && Math.random() < 0.1) this.scaleIndex--;
+    this.fastBatches = mean < FAST_MS ? this.fastBatches + 1 : 0;
+    if (mean > SLOW_MS && this.scaleIndex + 1 < SCALES.length) this.scaleIndex++;
+    else if (this.fastBatches >= FAST_BATCHES && this.scaleIndex > 0) {
+      this.scaleIndex--;
+      this.fastBatches = 0;
+    }
   }
 
   private render(isStill: boolean): void {
     const { renderer, canvas } = this;
     const box = canvas.getBoundingClientRect();
-    if (box.width < 1 || box.height < 1) return;
-    const full = Math.min(window.devicePixelRatio, 2);
-    // Without multisampling a still picture is smoothed by twice the pixels.
-    const ratio = isStill ? (this.isSoftware ? 2 : full) : full * SCALES[this.scaleIndex]!;
+    const isVisible = box.width >= 1 && box.bottom > 0 && box.top < window.innerHeight;
+    if (!isVisible || this.shared === null) return;
+    // Twice the pixels of the screen smooth the edges: always on a GPU, otherwise in still pictures.
+    const full = this.isSoftware ? Math.min(window.devicePixelRatio, 2) : 2;
+    const ratio = isStill ? 2 : full * SCALES[this.scaleIndex]!;
     renderer.setPixelRatio(ratio);
     renderer.setSize(box.width, box.height, false);
     renderer.setClearColor(this.theme.card, 1);
@@ -220,6 +230,10 @@ export class Stage {
       this.orbit.aim(panel.target, place.width / place.height);
       panel.render(renderer, this.orbit.camera, isFine);
     }
+    if (!this.hasDrawn) {
+      this.hasDrawn = true;
+      this.onFirstPicture();
+    }
   }
 }
 
@@ -228,6 +242,8 @@ class SharedParts {
   robot: BufferGeometry;
   outline: BufferGeometry;
   fine: BufferGeometry | null = null;
+  /** m, from the lowest to the highest point of the robot in its reference pose. */
+  readonly stature: number;
   /** Whether the places of the bodies fit into uniforms. */
   readonly hasUniforms: boolean;
   readonly floor: BufferGeometry;
@@ -262,7 +278,9 @@ class SharedParts {
   ) {
     this.hasUniforms = 3 * scene.parents.length + UNIFORMS_BESIDES <= vectors;
     this.robot = this.build(ROUGH);
-    this.outline = this.build(ROUGH_OUTLINE);
+    const outline = buildSurface(scene, ROUGH_OUTLINE);
+    this.outline = toGeometry(outline);
+    this.stature = measureStature(scene, outline);
     this.floor = new BufferGeometry();
     this.floor.setAttribute(
       "position",
@@ -438,7 +456,7 @@ export class Panel {
     const share = !this.isPlaced || !glides || gap > this.rootHeight ? 1 : 0.12;
     this.target.x += share * (x - this.target.x);
     this.target.y += share * (y - this.target.y);
-    this.target.z = 0.86 * this.rootHeight;
+    this.target.z = 0.5 * this.shared.stature;
     this.isPlaced = true;
   }
 
@@ -569,6 +587,23 @@ function toGeometry({ place, normal, colour, index }: Surface): BufferGeometry {
   geometry.setAttribute("colour", new BufferAttribute(colour, 4, true));
   geometry.setIndex(new BufferAttribute(index, 1));
   return geometry;
+}
+
+function measureStature(scene: Scene, { place }: Surface): number {
+  const kinematics = new Kinematics(scene);
+  kinematics.pose(scene.qpos0);
+  const point = { x: 0, y: 0, z: 0 };
+  let low = Number.POSITIVE_INFINITY;
+  let high = Number.NEGATIVE_INFINITY;
+  for (let i = 0; i < place.length; i += 4) {
+    const body = place[i + 3]!;
+    // What stands on the world's body is no part of the robot.
+    if (body === 0) continue;
+    kinematics.transform(body, place[i]!, place[i + 1]!, place[i + 2]!, point);
+    low = Math.min(low, point.z);
+    high = Math.max(high, point.z);
+  }
+  return high > low ? high - low : 2 * scene.meta.height;
 }
 
 /** The arrow that `ARROW_VERTEX` stretches: a shaft from 0 to 1, and a head whose base is at 2 and whose tip is at 3. */

@@ -3,6 +3,7 @@
 import type { Clock } from "./clock.js";
 import { build, setText } from "./dom.js";
 import { nameTier, type RolloutData } from "./page_data.js";
+import { packLanes } from "./spans.js";
 
 interface Span {
   readonly start: number;
@@ -11,8 +12,6 @@ interface Span {
   readonly text: string;
   readonly kind: string;
 }
-
-const MAX_LANES = 4;
 
 export class Timeline {
   readonly element: HTMLElement;
@@ -90,7 +89,9 @@ export class Timeline {
     }));
     const lanes: { name: string; spans: Span[] }[] = [];
     if (segments.length > 0) lanes.push({ name: "segments", spans: segments });
-    for (const spans of packLanes(rollout.marks)) lanes.push({ name: "findings", spans });
+    // The fall and the failure have flags of their own.
+    const findings = rollout.marks.filter(({ kind }) => kind !== "fall" && kind !== "failure");
+    for (const spans of packLanes(findings)) lanes.push({ name: "findings", spans });
     const events: { frame: number; text: string; kind: string }[] = [];
     if (rollout.fell_at_frame !== null) events.push({ frame: rollout.fell_at_frame, text: "Fall", kind: "fall" });
     if (rollout.failure_frame !== null) events.push({ frame: rollout.failure_frame, text: "Failure", kind: "failure" });
@@ -168,18 +169,6 @@ export class Timeline {
       }
     });
   }
-}
-
-/** Puts spans into as few lanes as their overlaps allow; those beyond the last lane share it. */
-export function packLanes<T extends { readonly start: number; readonly end: number }>(spans: readonly T[]): T[][] {
-  const lanes: T[][] = [];
-  for (const span of [...spans].sort((a, b) => a.start - b.start || b.end - a.end)) {
-    const free = lanes.find((lane) => lane[lane.length - 1]!.end <= span.start);
-    if (free !== undefined) free.push(span);
-    else if (lanes.length < MAX_LANES) lanes.push([span]);
-    else lanes[MAX_LANES - 1]!.push(span);
-  }
-  return lanes;
 }
 
 /** The figures of the frame on the screen, in elements that tests and people read: `data-readout`, `data-value`. */

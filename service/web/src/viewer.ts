@@ -1,10 +1,10 @@
 /** What the pages of a clip and of a comparison have in common: one clock, one picture, and the frames of each rollout. */
 
-import { Clock } from "./clock.js";
+import { Clock, type Loop } from "./clock.js";
 import { Controls } from "./controls.js";
 import { build, prefersStillness, throttle } from "./dom.js";
 import { fetchBytes, RequestError } from "./fetching.js";
-import { nameTier, type PageData, type RolloutData } from "./page_data.js";
+import { classOfTier, nameTier, type PageData, type RolloutData } from "./page_data.js";
 import { Replay } from "./replay.js";
 import { parseScene, type Scene } from "./scene.js";
 import { RolloutSeries } from "./series.js";
@@ -30,7 +30,7 @@ const READOUTS = [
   ["contacts", "Contacts"],
 ] as const;
 
-const SHORT_READOUTS = READOUTS.filter(([name]) => ["load", "height", "contacts"].includes(name));
+const SHORT_READOUTS = READOUTS.filter(([name]) => ["load", "height"].includes(name));
 
 export class Viewer {
   readonly clock: Clock;
@@ -49,6 +49,7 @@ export class Viewer {
   private readonly keepAddress = throttle(400, () => this.writeAddress());
   private seenFrame = -1;
   private wasPlaying = false;
+  private seenLoop: Loop | null = null;
   /** The part of time that the charts show, for the loop. */
   visibleFrames: () => readonly [number, number] | null = () => null;
 
@@ -109,9 +110,10 @@ export class Viewer {
       build("span", { class: "legend-ghost" }, "clip"),
       build("span", { class: "legend-force" }, "contact force"),
     );
-    this.stageBox.append(legend);
+    if (single) this.stageBox.append(legend);
     container.replaceChildren(
       this.stageBox,
+      ...(single ? [] : [legend]),
       this.timeline.element,
       this.controls.element,
       ...(single ? [this.tracks[0]!.readout.element] : []),
@@ -128,9 +130,9 @@ export class Viewer {
 
   /** Fetches the robot and the frames, and draws; what cannot be had is said in the page. */
   async open(): Promise<void> {
-    // The module with WebGL is fetched while the data is on its way.
-    const stageModule = import("./stage.js");
-    stageModule.catch(() => undefined);
+    // The module with WebGL comes, and makes its context, while the data is on its way.
+    const stagePromise = import("./stage.js").then(({ Stage }) => new Stage(this.canvas, () => this.showReady()));
+    stagePromise.catch(() => undefined);
     const scenePromise = fetchBytes(this.page.scene_url, "The robot").then(parseScene);
     scenePromise.catch(() => undefined);
     const report = (error: Error) => this.controls.announce(error.message);
@@ -156,7 +158,7 @@ export class Viewer {
     }
     if (this.scene !== null) {
       try {
-        this.openStage(new (await stageModule).Stage(this.canvas, this.scene));
+        this.openStage(await stagePromise, this.scene);
       } catch (error) {
         this.fail(`The robot cannot be drawn: ${(error as Error).message} The charts show the rollout all the same.`);
       }
@@ -175,9 +177,15 @@ export class Viewer {
     this.stage?.updateTheme();
   }
 
-  private openStage(stage: Stage): void {
+  private openStage(stage: Stage, scene: Scene): void {
+    const panels = stage.open(
+      scene,
+      this.tracks.map(({ box }) => box),
+    );
+    this.tracks.forEach((track, i) => {
+      track.panel = panels[i]!;
+    });
     this.stage = stage;
-    for (const track of this.tracks) track.panel = stage.addPanel(track.box);
     this.showFrame();
     const heading = this.tracks[0]?.panel?.heading ?? 0;
     stage.orbit.setHome({ azimuth: heading + 0.62, elevation: 0.2, distance: 1 });
@@ -222,6 +230,10 @@ export class Viewer {
     }
     this.controls.update();
     this.timeline.showFrame();
+    if (clock.loop !== this.seenLoop) {
+      this.seenLoop = clock.loop;
+      if (clock.loop !== null) writeCut(clock.loop, clock.frames);
+    }
     if (clock.frame !== this.seenFrame) {
       this.showFrame();
       if (!this.page.static) this.keepAddress();
@@ -268,13 +280,14 @@ export class Viewer {
       this.writeReadout(track, frame);
     });
     this.isPictured = isComplete;
-    if (isComplete && this.container.dataset.state === "loading") {
-      this.container.dataset.state = "ready";
-      performance.mark("ampref:first-frame");
-      if (!prefersStillness() && this.container.hasAttribute("data-autoplay")) this.clock.play();
-    }
     this.container.dataset.frame = String(this.clock.frame);
     this.notify();
+  }
+
+  private showReady(): void {
+    this.container.dataset.state = "ready";
+    performance.mark("ampref:first-frame");
+    if (this.container.hasAttribute("data-autoplay") && !prefersStillness()) this.clock.play();
   }
 
   private writeReadout({ rollout, replay, readout }: Track, frame: number): void {
@@ -311,6 +324,8 @@ export class Viewer {
     if (!link) return;
     event.preventDefault();
     this.clock.pause();
+    const [start, end] = (link.getAttribute("data-segment") ?? "").split(":").map(Number);
+    if (start !== undefined && end !== undefined) this.clock.setLoop({ start, end });
     this.clock.seek(Number(link.getAttribute("data-seek")));
     this.container.scrollIntoView({ block: "nearest", behavior: prefersStillness() ? "auto" : "smooth" });
   }
@@ -337,6 +352,15 @@ export class Viewer {
   }
 }
 
+/** What is repeated is what a cut would be made of: the form for cuts gets it, in the frames of the upload. */
+function writeCut({ start, end }: Loop, frames: number): void {
+  const input = document.querySelector<HTMLInputElement>("[data-cut] input[name=augmentation]");
+  const whole = /^cut=\d+:(\d+)$/.exec(input?.defaultValue ?? "");
+  if (input === null || whole === null) return;
+  const scale = Number(whole[1]) / frames;
+  input.value = `cut=${Math.floor(start * scale)}:${Math.ceil(end * scale)}`;
+}
+
 function readStartFrame(page: PageData): number {
   const asked = new URLSearchParams(location.search).get("f");
   if (!page.static && asked !== null && /^\d+$/.test(asked)) return Number(asked);
@@ -357,7 +381,7 @@ function buildCaption(track: Track, index: number): HTMLElement {
   const { rollout, readout } = track;
   const swatch = build("i", { class: "swatch" });
   swatch.style.setProperty("--swatch", `var(--c${index % 6})`);
-  const tier = build("span", { class: `badge tier-${rollout.tier ?? "none"}` }, nameTier(rollout.tier));
+  const tier = build("span", { class: `badge ${classOfTier(rollout.tier)}` }, nameTier(rollout.tier));
   const title = build("a", { href: rollout.result_url, class: "panel-title" }, rollout.label);
   return build(
     "div",
@@ -371,7 +395,7 @@ function buildCaption(track: Track, index: number): HTMLElement {
 function mergeMarks(rollouts: readonly RolloutData[], clock: Clock): RolloutData {
   const first = rollouts[0]!;
   if (rollouts.length === 1) return first;
-  const marks = rollouts.flatMap((rollout) => {
+  const marks = rollouts.flatMap((rollout, i) => {
     const scale = rollout.control_dt / clock.dt;
     const at = rollout.fell_at_frame ?? rollout.failure_frame;
     if (at === null) return [];
@@ -382,7 +406,7 @@ function mergeMarks(rollouts: readonly RolloutData[], clock: Clock): RolloutData
         start,
         end: Math.max(start + 1, Math.round(rollout.frames * scale)),
         text: `${rollout.label} ${what}`,
-        kind: "fall",
+        kind: `rollout-${i % 6}`,
       },
     ];
   });
