@@ -2,6 +2,8 @@
 
 export const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4] as const;
 
+const ROUNDING = 1e-9; // frames, which a sum of many short times may lack of a whole one
+
 export interface Loop {
   readonly start: number;
   /** The first frame behind the loop. */
@@ -22,7 +24,7 @@ export class Clock {
   ) {}
 
   get frame(): number {
-    return Math.min(Math.max(0, this.frames - 1), Math.max(0, Math.floor(this.position + 1e-9)));
+    return Math.min(Math.max(0, this.frames - 1), Math.max(0, Math.floor(this.position + ROUNDING)));
   }
   get seconds(): number {
     return this.frame * this.dt;
@@ -98,8 +100,8 @@ export class Clock {
     const before = this.frame;
     this.position += ((elapsed / 1000) * this.rate) / this.dt;
     if (this.span !== null) {
-      const length = this.span.end - this.span.start;
-      if (this.frame >= this.span.end) this.position = this.span.start + ((this.position - this.span.start) % length);
+      const { start, end } = this.span;
+      if (this.position + ROUNDING >= end) this.position = start + (Math.max(0, this.position - end) % (end - start));
     } else if (this.position >= this.frames - 1) {
       this.position = this.frames - 1;
       this.isRunning = false;

@@ -57,6 +57,17 @@ test("a loop repeats its frames until one looks elsewhere", () => {
   assert.equal(clock.loop, null);
 });
 
+test("a loop may end with the clip", () => {
+  const clock = new Clock(50, 0.02);
+  clock.setLoop({ start: 0, end: 50 });
+  clock.play();
+  const seen: number[] = [];
+  clock.onChange(() => seen.push(clock.frame));
+  run(clock, 3);
+  assert.equal(clock.playing, true);
+  assert.ok(seen.filter((frame) => frame === 0).length >= 2, "it starts again");
+});
+
 test("a tab that was in the background does not leap", () => {
   const clock = new Clock(10_000, 0.02);
   clock.play();
