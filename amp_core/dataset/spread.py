@@ -19,7 +19,7 @@ __all__ = ["OUTLIER_Z", "FeatureSpread", "Outlier"]
 OUTLIER_Z: Final = 6.0
 """A value further than so many standard deviations from the mean is an outlier."""
 
-SPEED_CELL: Final = 0.2
+SPEED_CELL: Final = 0.1
 """m/s: of the forward speed, a side of a cell of the histogram of two dimensions."""
 
 TURN_CELL: Final = 0.5
@@ -31,7 +31,7 @@ _BINS = 32
 _MOST_OUTLIERS = 5
 _QUANTILES = (0.01, 0.5, 0.99)
 _EDGE_SHARE = 0.002  # Of the rows, at either end, that the bins need not hold.
-_MOST_CELLS = 25  # To either side: ±5 m/s and ±12.5 rad/s.
+_MOST_SPEEDS, _MOST_TURNS = 50, 25  # Cells to either side: ±5 m/s and ±12.5 rad/s.
 _ROWS = 1 << 14
 
 
@@ -77,7 +77,7 @@ class FeatureSpread:
         self._outliers: list[list[Outlier]] = [[] for _ in range(dim)]
         self._forward, self._turn = blocks["root_lin_vel"][0], blocks["root_ang_vel"][0] + 2
         self._feet = {name: list(columns) for name, columns in feet.items()}
-        self._motion = np.zeros((2 * _MOST_CELLS, 2 * _MOST_CELLS), np.int64)
+        self._motion = np.zeros((2 * _MOST_SPEEDS, 2 * _MOST_TURNS), np.int64)
         self._phases = np.zeros(1 << len(feet), np.int64)
         self._num_rows = 0
         self._segment, self._segment_row = -1, 0
@@ -116,12 +116,11 @@ class FeatureSpread:
             self._outliers[column] = _keep_furthest([*self._outliers[column], *fresh])
 
     def _count_motion(self, rows: NDArray[np.float64]) -> None:
-        pairs = ((self._forward, SPEED_CELL), (self._turn, TURN_CELL))
+        axes = ((self._forward, SPEED_CELL, _MOST_SPEEDS), (self._turn, TURN_CELL, _MOST_TURNS))
         forward, turn = (
-            np.clip(np.floor(rows[:, column] / width), -_MOST_CELLS, _MOST_CELLS - 1).astype(np.intp) + _MOST_CELLS
-            for column, width in pairs
+            np.clip(np.floor(rows[:, column] / width), -most, most - 1).astype(np.intp) + most for column, width, most in axes
         )
-        self._motion += np.bincount(forward * 2 * _MOST_CELLS + turn, minlength=self._motion.size).reshape(self._motion.shape)
+        self._motion += np.bincount(forward * 2 * _MOST_TURNS + turn, minlength=self._motion.size).reshape(self._motion.shape)
         phase = np.zeros(len(rows), np.intp)
         for bit, columns in enumerate(self._feet.values()):
             phase |= (rows[:, columns] > 0.5).any(axis=1).astype(np.intp) << bit
@@ -138,7 +137,8 @@ class FeatureSpread:
         quantiles = {}
         for share in _QUANTILES:
             cell = int(np.searchsorted(cumulative, math.ceil(share * self._num_rows)))
-            value = min(max(low + (cell + 0.5) * width, float(self._min[column])), float(self._max[column]))
+            # The middle of its cell; of features with two values, all are in the outermost.
+            value = low if cell == 0 else float(self._high[column]) if cell == _CELLS - 1 else low + (cell + 0.5) * width
             quantiles[f"p{100 * share:02.0f}"] = value
         return {
             **{name: float(values[column]) for name, values in facts.items()},
@@ -173,8 +173,8 @@ class FeatureSpread:
             phases.append({"feet": standing, "frames": count})
         return {
             "turning": {
-                "speed": {"unit": "m/s", "bin": SPEED_CELL, "from": round((begin - _MOST_CELLS) * SPEED_CELL, 4)},
-                "turn": {"unit": "rad/s", "bin": TURN_CELL, "from": round((left - _MOST_CELLS) * TURN_CELL, 4)},
+                "speed": {"unit": "m/s", "bin": SPEED_CELL, "from": round((int(begin) - _MOST_SPEEDS) * SPEED_CELL, 4)},
+                "turn": {"unit": "rad/s", "bin": TURN_CELL, "from": round((int(left) - _MOST_TURNS) * TURN_CELL, 4)},
                 "frames": self._motion[begin:end, left:right].tolist(),
             },
             "phases": sorted(phases, key=lambda phase: -phase["frames"]),

@@ -1,6 +1,9 @@
 """A verification as one page: inline styles and drawings, nothing from a network, readable on a telephone and in the dark.
 
 page(document, …) -> str
+
+The service's page of a version shows the same parts: `describe_verdict`, `render_checklist`, `render_outcomes`, `render_tests`.
+Their markup has classes of `page.css`, and no style of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from amp_core.verify.checklist import LOCKED_GROUP, WAIVED, format_number, quote
 from amp_core.verify.html_figures import FigureWriter, render_table, short_text
 from amp_core.verify.report import FAIL, PASS, SKIP, WARN
 
-__all__ = ["page"]
+__all__ = ["describe_verdict", "page", "render_checklist", "render_outcomes", "render_tests"]
 
 Json = Mapping[str, Any]
 
@@ -48,34 +51,51 @@ def _subject_name(subject: Json) -> str:
     return text or str(subject.get("robot", "a subject"))
 
 
-def _render_report(report: Json) -> str:
+def render_checklist(groups: Sequence[Json]) -> str:
+    """The criteria of the training-readiness checklist, each with its evidence and its waiver."""
     checks = []
-    for group in report["groups"]:
+    for group in groups:
         items = []
         for criterion in group["criteria"]:
             waiver = f"<br><em>waived: {escape(str(criterion['waiver']))}</em>" if criterion.get("waiver") else ""
             evidence = f"<br><span class='quiet'>{escape(criterion['evidence'])}</span>{waiver}"
             items.append(_item(criterion["status"], f"<strong>{escape(criterion['name'])}</strong>{evidence}"))
         checks.append(f"<h3>{escape(group['name'])}</h3><ul class='criteria'>{''.join(items)}</ul>")
-    summary = []
-    for test in report["tests"]:
-        text = test["reason"] or quote_decisive_row(test["rows"]) or test["measured"]
-        link = f"<a href='#{_anchor(test)}'><strong>{escape(test['name'])}</strong></a>"
-        time = f"<span class='quiet'>{test['wall_sec']:.1f} s</span>"
-        summary.append(_item(test["status"], f"{link} {time}<br><span class='quiet'>{escape(text)}</span>"))
+    return "".join(checks)
+
+
+def render_outcomes(tests: Sequence[Json]) -> str:
+    """A line for each test: its status and the reason; where the test's rows are there, it leads to `render_tests`."""
+    items = []
+    for test in tests:
+        text, title = test["reason"], f"<strong>{escape(test['name'])}</strong>"
+        if "rows" in test:
+            text = text or quote_decisive_row(test["rows"]) or test["measured"]
+            title = f"<a href='#{_anchor(test)}'>{title}</a> <span class='quiet'>{test['wall_sec']:.1f} s</span>"
+        items.append(_item(test["status"], f"{title}<br><span class='quiet'>{escape(text)}</span>"))
+    return f"<ul class='criteria'>{''.join(items)}</ul>"
+
+
+def render_tests(tests: Sequence[Json]) -> str:
+    """Every test with its rows and its figures, each a section."""
+    return "\n".join(map(_render_test, tests))
+
+
+def _render_report(report: Json) -> str:
     return "\n".join(
         (
             f"<header><h1>{escape(_subject_name(report['subject']))}</h1>",
-            f"<p class='verdict'>{_badge(report['status'])} {escape(_describe_verdict(report))}</p></header>",
+            f"<p class='verdict'>{_badge(report['status'])} {escape(describe_verdict(report))}</p></header>",
             _render_subject(report["subject"]),
-            f"<section><h2>Training readiness</h2>{''.join(checks)}</section>",
-            f"<section><h2>The tests</h2><ul class='criteria'>{''.join(summary)}</ul></section>",
-            *(_render_test(test) for test in report["tests"]),
+            f"<section><h2>Training readiness</h2>{render_checklist(report['groups'])}</section>",
+            f"<section><h2>The tests</h2>{render_outcomes(report['tests'])}</section>",
+            render_tests(report["tests"]),
         )
     )
 
 
-def _describe_verdict(report: Json) -> str:
+def describe_verdict(report: Json) -> str:
+    """Whether it is ready for training, and what stands in the way; of a report, or of a version's `readiness`."""
     groups = report["groups"]
     failures = sum(test["status"] == FAIL for test in report["tests"])
     open_ = sum(criterion["status"] == SKIP for group in groups for criterion in group["criteria"])

@@ -63,9 +63,9 @@ class StatisticsMaker:
           IntegrityError: a file of the version is damaged.
         """
         with self._services.catalog.session() as session:
-            stored = statistics.find_statistics(session, version.id)
-        if stored is not None:
-            return stored
+            result = statistics.find_statistics(session, version.id)
+        if result is not None:
+            return result
         name = f"{version.dataset}=={version.version}"
         if version.archived:
             raise FileGone(

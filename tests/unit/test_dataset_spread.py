@@ -71,10 +71,10 @@ def test_motion_is_counted_by_speed_turning_and_feet() -> None:
     motion = gather(rows, segments, 64).describe_motion()
     grid = np.array(motion["turning"]["frames"])
     assert grid.sum() == 1_000
-    assert motion["turning"]["speed"]["from"] + 0.2 * len(grid) == pytest.approx(5.0), "the last cell holds what lies beyond"
+    assert motion["turning"]["speed"]["from"] + 0.1 * len(grid) == pytest.approx(5.0), "the last cell holds what lies beyond"
     forward, turn = rows[1:, BLOCKS["root_lin_vel"][0]], rows[1:, BLOCKS["root_ang_vel"][0] + 2]
-    cell = int(np.sum((forward >= 0) & (forward < 0.2) & (turn >= 0) & (turn < 0.5)))
-    place = (round(-motion["turning"]["speed"]["from"] / 0.2), round(-motion["turning"]["turn"]["from"] / 0.5))
+    cell = int(np.sum((forward >= 0) & (forward < 0.1) & (turn >= 0) & (turn < 0.5)))
+    place = (round(-motion["turning"]["speed"]["from"] / 0.1), round(-motion["turning"]["turn"]["from"] / 0.5))
     assert grid[place] in (cell, cell + 1)
     left, right = rows[:, CONTACTS : CONTACTS + 2].any(axis=1), rows[:, CONTACTS + 2] > 0.5
     assert {tuple(phase["feet"]): phase["frames"] for phase in motion["phases"]} == {

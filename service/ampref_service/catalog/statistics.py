@@ -47,8 +47,8 @@ def iterate_origins(session: Session, version_id: str) -> Iterator[MemberOrigin]
         clip_ids = list(dict.fromkeys(row.clip_id for row in rows))
         tags: dict[str, list[str]] = {clip_id: [] for clip_id in clip_ids}
         for part in chunked(clip_ids):
-            tagged = select(clip_tags.c.clip_id, clip_tags.c.tag).where(clip_tags.c.clip_id.in_(part))
-            for clip_id, tag in session.execute(tagged.order_by(clip_tags.c.tag)):
+            tags_query = select(clip_tags.c.clip_id, clip_tags.c.tag).where(clip_tags.c.clip_id.in_(part))
+            for clip_id, tag in session.execute(tags_query.order_by(clip_tags.c.tag)):
                 tags[clip_id].append(tag)
         unknown = {row.recipe_digest for row in rows} - bucket_names.keys()
         for digest, recipe in recipes.get_many(session, [digest for digest in unknown if digest]).items():

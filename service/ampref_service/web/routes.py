@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from ampref_service.web import clip, clips, compare, home, jobs, lock, login
+from ampref_service.web import clip, clips, compare, home, jobs, lock, login, versions
 
-_MODULES = (home, login, clips, clip, compare, lock, jobs)
+_MODULES = (home, login, clips, clip, compare, lock, jobs, versions)
 
 router = APIRouter()
 for module in _MODULES:

@@ -6,11 +6,16 @@ import html
 import json
 import re
 import shlex
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from keykit import add_key
+from datasetkit import make_bundle
+from keykit import add_key, bearer
 
+from ampref_service import statistics
 from ampref_service.web.clip_view import list_gates
 from ampref_service.web.compare import list_differences
 from ampref_service.web.formats import format_json_data, format_value
@@ -40,6 +45,8 @@ def stocked(api: Any) -> Any:
 def test_every_page_loads_from_here_alone_and_runs_nothing_inline(stocked: Any) -> None:
     rollout = stocked.http.get(f"/v1/clips/{stocked.ids['walk']}").json()["rollouts"][0]["id"]
     clip = stocked.ids["walk"]
+    stocked.http.delete(f"/v1/jobs/{stocked.claim().job.id}")
+    stocked.lock()
     for path in (
         "/clips",
         f"/clips/{clip}",
@@ -48,6 +55,10 @@ def test_every_page_loads_from_here_alone_and_runs_nothing_inline(stocked: Any) 
         f"/lock?clip={clip}",
         "/login",
         "/clips/none",
+        "/datasets",
+        "/datasets/walk",
+        "/datasets/walk?before=0.1.0&after=0.1.0",
+        "/datasets/walk/versions/0.1.0",
     ):
         answer = stocked.http.get(path)
         policy = answer.headers["content-security-policy"]
@@ -278,3 +289,157 @@ def test_margins_say_how_far_a_value_is_within_its_threshold() -> None:
 )
 def test_numbers_are_written_for_people(value: Any, text: str) -> None:
     assert format_value(value).replace("\u202f", " ") == text
+
+
+# Datasets
+
+
+@pytest.fixture
+def shelf(stocked: Any) -> Any:
+    """Two versions of `walk`, the second with a clip more, and an alias to the first."""
+    stocked.http.delete(f"/v1/jobs/{stocked.claim().job.id}")
+    stocked.lock(version="0.1.0", tier=0)
+    stocked.lock(version="0.2.0", tier=[0, 1])
+    assert stocked.http.put("/v1/datasets/walk/aliases/production", json={"version": "0.1.0"}).status_code == 200
+    return stocked
+
+
+VERSION = "/datasets/walk/versions/0.2.0"
+
+
+def test_datasets_are_listed_with_what_their_names_mean(api: Any, shelf: Any) -> None:
+    page = shelf.http.get("/datasets").text
+    assert f'href="{VERSION}"' in page
+    assert "production → 0.1.0" in text_of(page)
+    one = text_of(shelf.http.get("/datasets/walk").text)
+    assert "2 locked versions · latest 0.2.0" in one
+    for path in ("/datasets/run", "/datasets/walk/versions/9.0.0", "/datasets/walk?before=0.1.0&after=9.0.0"):
+        answer = shelf.http.get(path)
+        assert answer.status_code == 404
+        assert "text/html" in answer.headers["content-type"]
+
+
+def test_no_dataset_yet_is_said(api: Any) -> None:
+    assert "No version was locked yet" in api.http.get("/datasets").text
+
+
+def test_what_changed_between_two_versions_links_to_the_clips(shelf: Any) -> None:
+    page = shelf.http.get("/datasets/walk?before=0.1.0&after=0.2.0").text
+    assert "1 added, 0 removed, 0 changed, 1 unchanged" in text_of(page)
+    assert f'href="/clips/{shelf.ids["hop"]}?rollout=' in page
+    assert 'class="added"' in page
+
+
+def test_a_version_says_what_a_lead_asks_before_training(shelf: Any) -> None:
+    shelf.http.get("/v1/datasets/walk/versions/0.2.0/files/features_v0.2.0.npz", headers={"user-agent": "ampref/0.12.0"})
+    api_view = shelf.http.get("/v1/datasets/walk/versions/0.2.0").json()
+    end = time.monotonic() + 10
+    while "ampref/0.12.0" not in (page := shelf.http.get(VERSION).text) and time.monotonic() < end:
+        time.sleep(0.1)
+    text = text_of(page)
+    assert api_view["manifest_sha256"] in text
+    assert f"ampref pull walk==0.2.0 --url http://testserver --manifest-sha256 {api_view['manifest_sha256']}" in text
+    assert "anonymous ampref/0.12.0 1" in text
+    assert "look at <walk>" in text, "the reason of a test"
+    assert "not ready for training" in text
+    assert [f"/clips/{shelf.ids[name]}?rollout=" in page for name in ("walk", "hop", "fall")] == [True, True, False]
+    for file in api_view["files"]:
+        assert file["url"] in page
+    script = re.search(r'id="line-python"[^>]*>(.*?)</pre>', page, re.DOTALL)
+    assert script is not None
+    compile(html.unescape(script[1]), "line", "exec")
+    assert shelf.http.get("/datasets/walk/versions/production").text.count("walk==0.1.0") > 1
+
+
+def test_members_come_in_pages(shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ampref_service.web.versions._MEMBERS", 1)
+    first = shelf.http.get(VERSION).text
+    following = re.findall(r'rel="next" href="(\?[^"#]*)', first)[0]
+    second = shelf.http.get(VERSION + html.unescape(following)).text
+    pages = [re.findall(r'<tr><td class="n">(\d+)</td><td><a href="/clips/', page) for page in (first, second)]
+    assert pages == [["0"], ["1"]]
+    assert 'rel="next"' not in second
+
+
+def test_a_version_is_yanked_aliased_and_archived_by_forms(shelf: Any) -> None:
+    def post(path: str, **fields: str) -> Any:
+        return shelf.http.post(path, data=fields, follow_redirects=False)
+
+    def view() -> dict[str, Any]:
+        return dict(shelf.http.get("/v1/datasets/walk/versions/0.2.0").json())
+
+    answer = post(f"{VERSION}/yank", reason="the knees")
+    assert (answer.status_code, answer.headers["location"]) == (303, VERSION)
+    assert view()["yank_reason"] == "the knees"
+    assert "Yanked" in shelf.http.get(VERSION).text
+    assert post(f"{VERSION}/unyank").status_code == 303
+    assert not view()["yanked"]
+    refusal = post(f"{VERSION}/yank", reason=" ")
+    assert refusal.status_code == 422
+    assert "without a reason" in text_of(refusal.text)
+    assert "walk==0.2.0" in refusal.text, "it is said on the version's page"
+
+    assert post("/datasets/walk/aliases", alias="best", version="0.2.0", back=VERSION).headers["location"] == VERSION
+    assert "best" in view()["aliases"]
+    refusal = post(f"{VERSION}/archive", reason="old", manifest_sha256=view()["manifest_sha256"])
+    assert refusal.status_code == 409
+    assert "the alias best" in text_of(refusal.text)
+    assert post("/datasets/walk/aliases", alias="latest", version="0.2.0").status_code == 409
+    assert (
+        post("/datasets/walk/aliases", alias="x", version="0.2.0", back="//elsewhere").headers["location"] == "/datasets/walk"
+    )
+    for alias in ("best", "x"):
+        assert post(f"/datasets/walk/aliases/{alias}/remove").status_code == 303
+    assert post(f"{VERSION}/archive", reason="old", manifest_sha256="sha256:" + "0" * 64).status_code == 409
+    assert post(f"{VERSION}/archive", reason="old", manifest_sha256=view()["manifest_sha256"]).status_code == 303
+    page = shelf.http.get(VERSION).text
+    assert "Archived" in page
+    assert "not kept" in page
+    assert post(f"{VERSION}/unarchive").status_code == 303
+    assert not view()["archived"]
+
+
+def test_only_who_may_change_a_version_has_the_forms(fresh: Any) -> None:
+    fresh.scored(0)
+    fresh.lock(version="0.2.0")
+    reader, _ = add_key(fresh.app, "reader", "datasets:read")
+    lead, _ = add_key(fresh.app, "lead", "datasets:read", "datasets:write")
+    for path in (VERSION, "/datasets/walk"):
+        assert 'method="post" action="/datasets' not in fresh.http.get(path, headers=bearer(reader)).text
+        assert 'method="post" action="/datasets' in fresh.http.get(path, headers=bearer(lead)).text
+    assert fresh.http.post(f"{VERSION}/yank", data={"reason": "x"}, headers=bearer(reader)).status_code == 403
+
+
+def test_statistics_are_a_part_of_the_page_once_they_are_there(
+    api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        api.scored(number, name=f"clip{number}", tags="<slow>")
+    api.http.post("/v1/datasets/walk/versions", json={"version": "0.2.0", "select": {}})
+    api.publish(api.claim(), make_bundle(tmp_path, version="0.2.0"), ((0, 25), (26, 50)))
+    page = api.http.get(VERSION).text
+    assert f'hx-get="{VERSION}/statistics"' in page
+    go_on, original = threading.Event(), statistics.compute_statistics
+
+    def compute_slowly(*arguments: Any) -> dict[str, Any]:
+        assert go_on.wait(30)
+        return original(*arguments)
+
+    monkeypatch.setattr("amp_core.dataset.spread.OUTLIER_Z", 2.0)
+    monkeypatch.setattr(statistics, "compute_statistics", compute_slowly)
+    monkeypatch.setattr("ampref_service.web.versions._WAIT_SEC", 0.1)
+    busy = api.http.get(f"{VERSION}/statistics", headers={"hx-request": "true"}).text
+    assert "They are being computed" in busy
+    assert "<html" not in busy
+    go_on.set()
+    monkeypatch.setattr("ampref_service.web.versions._WAIT_SEC", 30.0)
+    alone = api.http.get(f"{VERSION}/statistics").text
+    assert alone.count("<h1>") == 1
+    within = api.http.get(VERSION).text
+    for text in (alone, within):
+        assert "double support" in text
+        assert "<svg" in text
+        assert "&lt;slow&gt;" in text
+        assert not re.findall(r"\sstyle=|\son[a-z]+=", text)
+    outlier = api.http.get("/v1/datasets/walk/versions/0.2.0/statistics").json()["features"][0]["outliers"][0]
+    assert f"/clips/{outlier['clip_id']}?rollout={outlier['rollout_id']}&amp;f={outlier['frame']}" in within

@@ -77,6 +77,7 @@ def open_page(scope: str, bound: str | None = None, **options: Any) -> Access:
 
 LOCKING = "clips:read datasets:write"
 VERSION = "/v1/datasets/{name}/versions/{version}"
+PAGE = "/datasets/{name}/versions/{version}"
 ROUTES = {
     "GET /": Access(None),
     "GET /docs": Access(None),
@@ -89,6 +90,14 @@ ROUTES = {
     "POST /clips/{clip_id}/variants": open_page("clips:write", ROBOT, request={"data": {"augmentation": "mirror"}}),
     "POST /clips/{clip_id}/delete": open_page("clips:write", ROBOT),
     "GET /compare": open_page("clips:read", request={"params": {"rollout": "{rollout_id}"}}),
+    "GET /datasets": open_page("datasets:read", is_list=True),
+    **{f"GET {page}": open_page("datasets:read", DATASET) for page in ("/datasets/{name}", PAGE, f"{PAGE}/statistics")},
+    **{
+        f"POST {PAGE}/{action}": open_page("datasets:write", DATASET, request={"data": {"reason": "for the tests"}})
+        for action in ("yank", "unyank", "archive", "unarchive")
+    },
+    "POST /datasets/{name}/aliases": open_page("datasets:write", DATASET, request={"data": {"alias": "x", "version": "0.1.0"}}),
+    "POST /datasets/{name}/aliases/{alias}/remove": open_page("datasets:write", DATASET),
     "GET /lock": open_page(LOCKING, request={"params": {"clip": "{clip_id}"}}),
     "POST /lock": open_page(LOCKING, request={"data": {"name": "walk", "version": "9.9.9", "tier": "0", "clip": "{clip_id}"}}),
     "GET /jobs": open_page("jobs:read", ROBOT, is_list=True),
