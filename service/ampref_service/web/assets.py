@@ -38,12 +38,12 @@ class Assets:
     """Every file that pages load, by its name in an address.
 
     Args:
-      styles: the names of the style sheets, in the order in which they apply.
+      style: the name of the style sheet.
       entries: `{"clip.js": {"file": NAME, "imports": [NAME, …]}}` of the built scripts; empty where they were not built.
     """
 
     by_name: Mapping[str, Asset]
-    styles: tuple[str, ...]
+    style: str
     icon: str
     entries: Mapping[str, Mapping[str, Any]]
 
@@ -56,9 +56,6 @@ class Assets:
 @functools.cache
 def load_assets() -> Assets:
     """The files of this installation."""
-    page_style = files("amp_core").joinpath("page.css").read_bytes()
-    own_styles = [_hash_name("page.css", page_style)]
-    own_styles += [_hash_name(path.name, path.read_bytes()) for path in sorted(_STATIC.glob("*.css"))]
     icon = _hash_name("icon.svg", (_STATIC / "icon.svg").read_bytes())
     manifest = BUILT / "manifest.json"
     document = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
@@ -67,11 +64,16 @@ def load_assets() -> Assets:
         for path in sorted(BUILT.glob("*"))
         if document and path.suffix in _MEDIA_TYPES and path.is_file()
     ]
-    built_styles = [asset.name for asset in built if asset.name.endswith(".css")]
+    # Those of libraries first, so that ours may overrule them. One file, because each request takes its time.
+    sheets = [asset.content for asset in built if asset.name.endswith(".css")]
+    sheets += [
+        files("amp_core").joinpath("page.css").read_bytes(),
+        *(path.read_bytes() for path in sorted(_STATIC.glob("*.css"))),
+    ]
+    style = _hash_name("style.css", b"\n".join(sheets))
     return Assets(
-        by_name={asset.name: asset for asset in (*own_styles, icon, *built)},
-        # Those of libraries first, so that ours may overrule them.
-        styles=(*built_styles, *(asset.name for asset in own_styles)),
+        by_name={asset.name: asset for asset in (style, icon, *built)},
+        style=style.name,
         icon=icon.name,
         entries=document.get("entries", {}),
     )

@@ -55,6 +55,7 @@ def show_clip(
         "rollouts": rollouts,
         "buckets": buckets,
         "current": current,
+        "replay": None,
         "live_jobs": [job for job in jobs if not job.finished],
         "last_job": jobs[0] if jobs else None,
         "modes": MODES,
