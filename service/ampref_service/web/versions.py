@@ -113,11 +113,15 @@ def _show_version(
         segments = members.list_members(session, row.id, after_position=-1 if after is None else int(after), limit=_MEMBERS + 1)
         values: dict[str, Any] = {
             "coverage": coverage,
-            "buckets": members.get_buckets(session, row.id),
             "has_report": datasets.get_verification(session, row.id) is not None,
             "pulls": pulls.list_pulls(session, row.id, limit=100),
             "facts": statistics.find_statistics(session, row.id),
         }
+        # Counted once with the statistics: of a version with many clips that takes longer than the rest of the page.
+        if values["facts"] is None:
+            values["buckets"] = [(bucket.name, bucket.num_clips) for bucket in members.get_buckets(session, row.id)]
+        else:
+            values["buckets"] = [(share["name"], share["clips"]) for share in values["facts"]["balance"]["buckets"]]
     base_url = str(request.base_url).rstrip("/")
     params = list(request.query_params.multi_items())
     values |= {
@@ -317,7 +321,7 @@ def _draw_coverage(coverage: Mapping[str, Any]) -> dict[str, Markup]:
 def _draw_statistics(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the templates of statistics need besides the figures."""
     if facts is None:
-        return {"histograms": {}, "map": None, "phases": [], "blocks": {}, "draw_share": draw_share}
+        return {"histograms": {}, "map": None, "phases": [], "blocks": {}, "outliers": [], "draw_share": draw_share}
     histograms = {
         feature["name"]: draw_bars(
             feature["histogram"]["edges"],
@@ -336,6 +340,7 @@ def _draw_statistics(facts: Mapping[str, Any] | None) -> dict[str, Any]:
         "map": draw_map(facts["turning"], facts["control_dt"]),
         "phases": [(_name_phase(phase["feet"], facts["phases"]), phase["frames"]) for phase in facts["phases"]],
         "blocks": blocks,
+        "outliers": [feature["name"] for feature in facts["features"] if feature["outliers"]],
         "draw_share": draw_share,
     }
 
