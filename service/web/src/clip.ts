@@ -3,6 +3,7 @@
 import { type Chart, ChartGroup, type Event_, type Shade, type Threshold } from "./charts.js";
 import { build, throttle } from "./dom.js";
 import { findCharts, type RolloutData, readPageData } from "./page_data.js";
+import { ForceSeries, type RolloutSeries } from "./series.js";
 import { watchTheme } from "./theme_watch.js";
 import { Viewer } from "./viewer.js";
 
@@ -15,7 +16,7 @@ function start(): void {
   void viewer.open();
   let drawn: ClipCharts | null = null;
   const draw = throttle(page.rollouts[0]!.frames > 5000 ? 900 : 250, () => {
-    if (viewer.tracks[0]!.series === null || viewer.tracks[0]!.replay.column("qpos") === null) return;
+    if (!viewer.isSettled || viewer.tracks[0]!.replay.column("qpos") === null) return;
     if (drawn === null) {
       drawn = new ClipCharts(charts, viewer);
       viewer.visibleFrames = () => drawn!.visibleFrames();
@@ -62,12 +63,12 @@ class ClipCharts {
       },
     });
     this.joints.addEventListener("change", () => this.chooseJoint(Number(this.joints.value)));
-    this.listJoints();
+    if (viewer.scene !== null) this.listJoints();
     this.addCharts(rollout);
   }
 
   updateData(): void {
-    if (!this.isRanked && this.viewer.tracks[0]!.replay.isComplete) this.listJoints();
+    if (!this.isRanked && this.viewer.scene !== null && this.viewer.tracks[0]!.replay.isComplete) this.listJoints();
     this.group.updateData();
   }
 
@@ -88,18 +89,44 @@ class ClipCharts {
     return first <= 0 && last >= frames - 1 ? null : [first, Math.min(last, frames - 1)];
   }
 
-  private addCharts({ thresholds }: RolloutData): void {
-    const series = this.viewer.tracks[0]!.series!;
-    const { meta } = this.viewer.scene!;
-    const { group } = this;
-    group.add({
+  /** Without the robot there are the forces alone. */
+  private addCharts(rollout: RolloutData): void {
+    const { replay, series } = this.viewer.tracks[0]!;
+    const forces = series ?? new ForceSeries(replay);
+    this.group.add({
       name: "load",
       title: "Normal force",
       unit: "ΣF_n / mg",
-      lines: [{ label: "rollout", colour: "--c1", values: () => series.load() }],
-      thresholds: thresholdsOf(thresholds, "mean_sum_fn_over_mg", "mean at least"),
+      lines: [{ label: "rollout", colour: "--c1", values: () => forces.load() }],
+      thresholds: thresholdsOf(rollout.thresholds, "mean_sum_fn_over_mg", "mean at least"),
       range: [0, 1.2],
     });
+    if (series !== null) this.addRobotCharts(series, rollout);
+    else {
+      this.group.add({
+        name: "contacts",
+        title: "Contacts",
+        lines: [],
+        strips: Array.from({ length: replay.column("foot_contacts")?.width ?? 0 }, (_, channel) => ({
+          label: `channel ${channel + 1}`,
+          bars: [{ colour: "--c1", what: "rollout", values: () => forces.contact(channel) }],
+        })),
+      });
+    }
+    this.group.add({
+      name: "harness",
+      title: "Harness",
+      unit: "force / mg",
+      digits: 3,
+      lines: [{ label: "rollout", colour: "--c3", values: () => forces.harness() }],
+      thresholds: thresholdsOf(rollout.thresholds, "p90_stab_force_over_mg", "90th percentile at most"),
+      range: [0, 0.05],
+    });
+  }
+
+  private addRobotCharts(series: RolloutSeries, { thresholds }: RolloutData): void {
+    const { meta } = this.viewer.scene!;
+    const { group } = this;
     group.add({
       name: "contacts",
       title: "Contacts",
@@ -160,15 +187,6 @@ class ClipCharts {
       ],
       thresholds: [{ value: 1, label: "limit" }],
       range: [0, 1.05],
-    });
-    group.add({
-      name: "harness",
-      title: "Harness",
-      unit: "force / mg",
-      digits: 3,
-      lines: [{ label: "rollout", colour: "--c3", values: () => series.harness() }],
-      thresholds: thresholdsOf(thresholds, "p90_stab_force_over_mg", "90th percentile at most"),
-      range: [0, 0.05],
     });
   }
 

@@ -26,15 +26,19 @@ export interface Detail {
 }
 
 /** What is built at once, for the first picture. */
-export const ROUGH: Detail = { cells: 70, tolerance: null, steps: 16, crease: 55 };
+export const ROUGH: Detail = { cells: null, tolerance: null, steps: 16, crease: null };
 export const ROUGH_OUTLINE: Detail = { cells: 45, tolerance: null, steps: 12, crease: null };
 /** For motion without a GPU. */
 export const COARSE: Detail = { cells: 140, tolerance: 1 / 60, steps: 16, crease: 42 };
 /** For the ghost and the shadow, in which only the outline is to be seen. */
 export const OUTLINE: Detail = { cells: 70, tolerance: 1 / 40, steps: 12, crease: null };
+/** For motion without a GPU, of several robots that are small on the screen. */
+export const DISTANT: Detail = { cells: 50, tolerance: 1 / 22, steps: 10, crease: 50 };
+export const DISTANT_OUTLINE: Detail = { cells: 40, tolerance: 1 / 15, steps: 8, crease: null };
 /** For still pictures and for machines with a GPU. */
 export const FINE: Detail = { cells: null, tolerance: null, steps: 32, crease: 32 };
 
+const ALL_SMOOTH = -2; // a cosine that every angle is above
 // MuJoCo's colour for a geom without one, which says nothing about the robot.
 const UNCOLOURED = 0.5;
 const PLAIN = [0.71, 0.735, 0.77] as const;
@@ -42,7 +46,7 @@ const PLAIN = [0.71, 0.735, 0.77] as const;
 export function buildSurface(scene: Scene, { cells, tolerance, steps, crease }: Detail): Surface {
   const builder = new SurfaceBuilder();
   const cell = cells === null ? 0 : scene.meta.radius / cells;
-  const cosine = crease === null ? -1.01 : Math.cos((crease * Math.PI) / 180);
+  const cosine = crease === null ? ALL_SMOOTH : Math.cos((crease * Math.PI) / 180);
   // The facets of a round shape are no edges.
   const roundCosine = Math.min(cosine, Math.cos((1.6 * 2 * Math.PI) / steps));
   const isPlain = scene.geoms.every(
@@ -62,8 +66,8 @@ export function buildSurface(scene: Scene, { cells, tolerance, steps, crease }: 
 }
 
 class SurfaceBuilder {
-  private readonly place: number[][] = [];
-  private readonly normal: number[][] = [];
+  private readonly place: Float32Array[] = [];
+  private readonly normal: Int8Array[] = [];
   private readonly index: Uint32Array[] = [];
   private readonly counts: { body: number; vertices: number; rgb: number[] }[] = [];
   private total = 0;
@@ -72,7 +76,8 @@ class SurfaceBuilder {
   add({ points, faces }: Triangles, geom: Geom, rgb: ArrayLike<number>, crease: number): void {
     const world = new Float32Array(points.length);
     transformPoints(points, geom, world);
-    const { place, normal, index } = splitCreases(world, faces, crease);
+    const { place, normal, index } =
+      crease === ALL_SMOOTH ? smoothNormals(world, faces) : splitCreases(world, faces, crease);
     for (let i = 0; i < index.length; i++) index[i]! += this.total;
     this.index.push(index);
     this.place.push(place);
@@ -113,15 +118,56 @@ class SurfaceBuilder {
   }
 }
 
+interface ShadedTriangles {
+  readonly place: Float32Array;
+  readonly normal: Int8Array;
+  readonly index: Uint32Array;
+}
+
+/** Gives every vertex the mean normal of its faces, weighted by their areas. */
+function smoothNormals(points: Float32Array, faces: Uint32Array): ShadedTriangles {
+  const sums = new Float32Array(points.length);
+  for (let f = 0; f < faces.length; f += 3) {
+    const a = 3 * faces[f]!;
+    const b = 3 * faces[f + 1]!;
+    const c = 3 * faces[f + 2]!;
+    const ux = points[b]! - points[a]!;
+    const uy = points[b + 1]! - points[a + 1]!;
+    const uz = points[b + 2]! - points[a + 2]!;
+    const vx = points[c]! - points[a]!;
+    const vy = points[c + 1]! - points[a + 1]!;
+    const vz = points[c + 2]! - points[a + 2]!;
+    const nx = uy * vz - uz * vy;
+    const ny = uz * vx - ux * vz;
+    const nz = ux * vy - uy * vx;
+    sums[a]! += nx;
+    sums[a + 1]! += ny;
+    sums[a + 2]! += nz;
+    sums[b]! += nx;
+    sums[b + 1]! += ny;
+    sums[b + 2]! += nz;
+    sums[c]! += nx;
+    sums[c + 1]! += ny;
+    sums[c + 2]! += nz;
+  }
+  const normal = new Int8Array(points.length);
+  for (let i = 0; i < points.length; i += 3) {
+    const x = sums[i]!;
+    const y = sums[i + 1]!;
+    const z = sums[i + 2]!;
+    const scale = 127 / (Math.sqrt(x * x + y * y + z * z) || 1);
+    normal[i] = Math.round(x * scale);
+    normal[i + 1] = Math.round(y * scale);
+    normal[i + 2] = Math.round(z * scale);
+  }
+  return { place: points, normal, index: faces.slice() };
+}
+
 /**
  * Gives every vertex one normal for each smooth patch that meets there: faces count to a patch as long as they differ by less
  * than the crease. Machined parts get crisp edges, round ones stay round.
  */
-function splitCreases(
-  points: Float32Array,
-  faces: Uint32Array,
-  crease: number,
-): { place: number[]; normal: number[]; index: Uint32Array } {
+function splitCreases(points: Float32Array, faces: Uint32Array, crease: number): ShadedTriangles {
   const faceCount = faces.length / 3;
   const unit = new Float32Array(faces.length);
   const area = new Float32Array(faceCount);
@@ -154,20 +200,26 @@ function splitCreases(
   for (let v = 0; v < vertexCount; v++) starts[v + 1]! += starts[v]!;
   const fill = starts.slice(0, vertexCount);
   const corners = new Uint32Array(faces.length);
-  for (let i = 0; i < faces.length; i++) corners[fill[faces[i]!]!++] = i;
+  const faceOf = new Uint32Array(faces.length);
+  for (let i = 0; i < faces.length; i++) {
+    const at = fill[faces[i]!]!++;
+    corners[at] = i;
+    faceOf[at] = (i / 3) | 0;
+  }
 
-  const place: number[] = [];
-  const normal: number[] = [];
+  const place = new Float32Array(3 * faces.length);
+  const normal = new Int8Array(3 * faces.length);
   const index = new Uint32Array(faces.length);
+  let end = 0;
   for (let v = 0; v < vertexCount; v++) {
-    const first = place.length / 3;
+    const first = end;
     for (let i = starts[v]!; i < starts[v + 1]!; i++) {
-      const face = Math.floor(corners[i]! / 3);
+      const face = faceOf[i]!;
       let x = 0;
       let y = 0;
       let z = 0;
       for (let j = starts[v]!; j < starts[v + 1]!; j++) {
-        const other = Math.floor(corners[j]! / 3);
+        const other = faceOf[j]!;
         const cosine =
           unit[3 * face]! * unit[3 * other]! +
           unit[3 * face + 1]! * unit[3 * other + 1]! +
@@ -182,7 +234,6 @@ function splitCreases(
       const ny = Math.round((127 * y) / length);
       const nz = Math.round((127 * z) / length);
       let vertex = first;
-      const end = place.length / 3;
       while (
         vertex < end &&
         (normal[3 * vertex] !== nx || normal[3 * vertex + 1] !== ny || normal[3 * vertex + 2] !== nz)
@@ -190,13 +241,16 @@ function splitCreases(
         vertex++;
       }
       if (vertex === end) {
-        place.push(points[3 * v]!, points[3 * v + 1]!, points[3 * v + 2]!);
-        normal.push(nx, ny, nz);
+        for (let axis = 0; axis < 3; axis++) place[3 * end + axis] = points[3 * v + axis]!;
+        normal[3 * end] = nx;
+        normal[3 * end + 1] = ny;
+        normal[3 * end + 2] = nz;
+        end++;
       }
       index[corners[i]!] = vertex;
     }
   }
-  return { place, normal, index };
+  return { place: place.subarray(0, 3 * end), normal: normal.subarray(0, 3 * end), index };
 }
 
 function transformPoints(points: Float32Array, { pos, quat }: Geom, out: Float32Array): void {
@@ -249,7 +303,7 @@ function tessellate(geom: Geom, meshes: readonly Mesh[], cell: number, steps: nu
     case GeomType.mesh: {
       const mesh = meshes[geom.mesh];
       if (mesh === undefined) return null;
-      return cell > 0 ? simplifyMesh(mesh, cell) : { points: decodeVertices(mesh), faces: mesh.faces };
+      return cell > 0 ? mergeVertices(mesh, cell) : { points: decodeVertices(mesh), faces: mesh.faces };
     }
     default:
       return null;
@@ -258,39 +312,49 @@ function tessellate(geom: Geom, meshes: readonly Mesh[], cell: number, steps: nu
 
 function decodeVertices({ vertices, low, high }: Mesh): Float32Array {
   const points = new Float32Array(vertices.length);
-  const scales = low.map((value, axis) => (high[axis]! - value) / 65535);
-  for (let i = 0; i < vertices.length; i++) points[i] = low[i % 3]! + vertices[i]! * scales[i % 3]!;
+  for (let axis = 0; axis < 3; axis++) {
+    const start = low[axis]!;
+    const scale = (high[axis]! - start) / 65535;
+    for (let i = axis; i < vertices.length; i += 3) points[i] = start + vertices[i]! * scale;
+  }
   return points;
 }
 
 /** Merges all vertices that lie in the same cell of a grid into their mean, and drops the triangles that vanish by it. */
-function simplifyMesh(mesh: Mesh, cell: number): Triangles {
+function mergeVertices(mesh: Mesh, cell: number): Triangles {
   const points = decodeVertices(mesh);
   const count = points.length / 3;
-  const sizes = mesh.low.map((value, axis) => Math.max(1, Math.ceil((mesh.high[axis]! - value) / cell) + 1));
-  const clusters = new Map<number, number>();
+  const [nx, ny, nz] = mesh.low.map((value, axis) => Math.ceil((mesh.high[axis]! - value) / cell) + 2) as [
+    number,
+    number,
+    number,
+  ];
+  // The number of each cell's vertex; a table is faster than a map, where it is not too large.
+  const table = nx * ny * nz <= 1 << 22 ? new Int32Array(nx * ny * nz) : null;
+  const map = new Map<number, number>();
   const clusterOf = new Uint32Array(count);
-  const sums: number[] = [];
+  const sums = new Float64Array(3 * count);
+  const sizes = new Uint32Array(count);
+  let clusters = 0;
   for (let v = 0; v < count; v++) {
     // Rounded, so that a flat side of the box lies in the middle of a cell and is not torn between two.
     const ix = Math.round((points[3 * v]! - mesh.low[0]) / cell);
     const iy = Math.round((points[3 * v + 1]! - mesh.low[1]) / cell);
     const iz = Math.round((points[3 * v + 2]! - mesh.low[2]) / cell);
-    const key = (iz * sizes[1]! + iy) * sizes[0]! + ix;
-    let cluster = clusters.get(key);
-    if (cluster === undefined) {
-      cluster = clusters.size;
-      clusters.set(key, cluster);
-      sums.push(0, 0, 0, 0);
+    const key = (iz * ny + iy) * nx + ix;
+    let number = table === null ? (map.get(key) ?? 0) : table[key]!;
+    if (number === 0) {
+      number = ++clusters;
+      if (table === null) map.set(key, number);
+      else table[key] = number;
     }
+    const cluster = number - 1;
     clusterOf[v] = cluster;
-    for (let axis = 0; axis < 3; axis++) sums[4 * cluster + axis]! += points[3 * v + axis]!;
-    sums[4 * cluster + 3]!++;
+    sizes[cluster]!++;
+    for (let axis = 0; axis < 3; axis++) sums[3 * cluster + axis]! += points[3 * v + axis]!;
   }
-  const merged = new Float32Array(3 * clusters.size);
-  for (let i = 0; i < clusters.size; i++) {
-    for (let axis = 0; axis < 3; axis++) merged[3 * i + axis] = sums[4 * i + axis]! / sums[4 * i + 3]!;
-  }
+  const merged = new Float32Array(3 * clusters);
+  for (let i = 0; i < merged.length; i++) merged[i] = sums[i]! / sizes[(i / 3) | 0]!;
   const faces = new Uint32Array(mesh.faces.length);
   let length = 0;
   for (let f = 0; f < mesh.faces.length; f += 3) {

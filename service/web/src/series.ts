@@ -6,11 +6,9 @@ import type { Scene } from "./scene.js";
 /** A value a frame; NaN where the frame has not been fetched. */
 export type Series = Float32Array;
 
-export class RolloutSeries {
-  constructor(
-    private readonly replay: Replay,
-    private readonly scene: Scene,
-  ) {}
+/** What is known of a rollout without its robot. */
+export class ForceSeries {
+  constructor(protected readonly replay: Replay) {}
 
   /** Normal force on all channels, over the weight. */
   load(): Series {
@@ -20,6 +18,41 @@ export class RolloutSeries {
   /** The harness's force, over the weight. */
   harness(): Series {
     return this.scale("stab_force_per_frame", 1 / this.replay.rollout.weight_n);
+  }
+
+  /** 1 while a channel touches the ground. */
+  contact(channel: number): Series {
+    return this.pick("foot_contacts", channel);
+  }
+
+  protected blank(): Series {
+    return new Float32Array(this.replay.frames).fill(Number.NaN);
+  }
+
+  protected scale(name: "sum_fn_per_frame" | "stab_force_per_frame", factor: number): Series {
+    return this.map(name, (data, row) => data[row]! * factor);
+  }
+
+  protected pick(name: Parameters<Replay["column"]>[0], column: number): Series {
+    return this.map(name, (data, row) => data[row + column]!);
+  }
+
+  protected map(name: Parameters<Replay["column"]>[0], value: (data: Float32Array, row: number) => number): Series {
+    const column = this.replay.column(name);
+    if (column === null) return this.blank();
+    const { data, width } = column;
+    const series = new Float32Array(this.replay.frames);
+    for (let frame = 0; frame < series.length; frame++) series[frame] = value(data, frame * width);
+    return series;
+  }
+}
+
+export class RolloutSeries extends ForceSeries {
+  constructor(
+    replay: Replay,
+    private readonly scene: Scene,
+  ) {
+    super(replay);
   }
 
   /** m, of the root. */
@@ -74,11 +107,6 @@ export class RolloutSeries {
     });
   }
 
-  /** 1 while a channel touches the ground. */
-  contact(channel: number): Series {
-    return this.pick("foot_contacts", channel);
-  }
-
   /** 1 while the foot of a channel stands in the clip. */
   clipContact(channel: number): Series {
     return this.pick("reference_contacts", this.scene.channelFoot[channel] ?? channel);
@@ -101,27 +129,6 @@ export class RolloutSeries {
         return { joint, rmse: count > 0 ? Math.sqrt(sum / count) : 0 };
       })
       .sort((a, b) => b.rmse - a.rmse || a.joint - b.joint);
-  }
-
-  private blank(): Series {
-    return new Float32Array(this.replay.frames).fill(Number.NaN);
-  }
-
-  private scale(name: "sum_fn_per_frame" | "stab_force_per_frame", factor: number): Series {
-    return this.map(name, (data, row) => data[row]! * factor);
-  }
-
-  private pick(name: Parameters<Replay["column"]>[0], column: number): Series {
-    return this.map(name, (data, row) => data[row + column]!);
-  }
-
-  private map(name: Parameters<Replay["column"]>[0], value: (data: Float32Array, row: number) => number): Series {
-    const column = this.replay.column(name);
-    if (column === null) return this.blank();
-    const { data, width } = column;
-    const series = new Float32Array(this.replay.frames);
-    for (let frame = 0; frame < series.length; frame++) series[frame] = value(data, frame * width);
-    return series;
   }
 }
 

@@ -28,7 +28,18 @@ import {
   WebGLRenderer,
 } from "three";
 import { Orbit } from "./camera.js";
-import { buildSurface, COARSE, type Detail, FINE, OUTLINE, ROUGH, ROUGH_OUTLINE, type Surface } from "./geometry.js";
+import {
+  buildSurface,
+  COARSE,
+  type Detail,
+  DISTANT,
+  DISTANT_OUTLINE,
+  FINE,
+  OUTLINE,
+  ROUGH,
+  ROUGH_OUTLINE,
+  type Surface,
+} from "./geometry.js";
 import { Kinematics } from "./kinematics.js";
 import type { Scene } from "./scene.js";
 import {
@@ -50,6 +61,7 @@ import { readTheme, type Theme } from "./theme_colours.js";
 ColorManagement.enabled = false;
 
 const UNIFORMS_BESIDES = 24; // vectors that a vertex shader needs beside the bodies
+const MANY_PANELS = 4; // from which on robots are small
 const SLOW_MS = 30; // a frame that takes longer on average costs resolution
 const FAST_MS = 18;
 const FAST_BATCHES = 8; // of 24 frames, before more pixels are tried again
@@ -121,11 +133,19 @@ export class Stage {
   /** Builds the robot, and a panel in the box of each element. */
   open(scene: Scene, elements: readonly HTMLElement[]): readonly Panel[] {
     const vectors = this.renderer.getContext().getParameter(WebGL2RenderingContext.MAX_VERTEX_UNIFORM_VECTORS);
-    const shared = new SharedParts(scene, this.theme, vectors as number);
+    const shared = new SharedParts(scene, this.theme, {
+      vectors: vectors as number,
+      isMany: elements.length >= MANY_PANELS,
+      isSoftware: this.isSoftware,
+    });
     this.shared = shared;
-    this.orbit.reach = 0.62 * shared.stature;
+    // Small multiples have their captions above the robot.
+    const isSingle = elements.length === 1;
+    this.orbit.reach = (isSingle ? 0.62 : 0.72) * shared.stature;
     for (const element of elements) {
-      this.panels.push(new Panel(element, scene, shared, () => this.invalidate()));
+      this.panels.push(
+        new Panel(element, scene, shared, (isSingle ? 0.5 : 0.6) * shared.stature, () => this.invalidate()),
+      );
       this.observer.observe(element);
     }
     return this.panels;
@@ -217,7 +237,7 @@ export class Stage {
     renderer.setScissorTest(false);
     renderer.clear();
     renderer.setScissorTest(true);
-    const isFine = (isStill || !this.isSoftware) && this.panels.length <= 3;
+    const isFine = isStill || !this.isSoftware;
     for (const panel of this.panels) {
       const place = panel.element.getBoundingClientRect();
       if (place.width < 1 || place.bottom < 0 || place.top > window.innerHeight) continue;
@@ -248,19 +268,7 @@ class SharedParts {
   readonly hasUniforms: boolean;
   readonly floor: BufferGeometry;
   readonly arrow: BufferGeometry;
-  private readonly steps = [
-    () => {
-      this.outline.dispose();
-      this.outline = this.build(OUTLINE);
-    },
-    () => {
-      this.robot.dispose();
-      this.robot = this.build(COARSE);
-    },
-    () => {
-      this.fine = this.build(FINE);
-    },
-  ];
+  private readonly steps: (() => void)[];
   readonly colours = {
     rim: { value: new Color() },
     background: { value: new Color() },
@@ -274,8 +282,24 @@ class SharedParts {
   constructor(
     private readonly scene: Scene,
     theme: Theme,
-    vectors: number,
+    { vectors, isMany, isSoftware }: { vectors: number; isMany: boolean; isSoftware: boolean },
   ) {
+    const isDistant = isMany && isSoftware;
+    this.steps = [
+      () => {
+        this.outline.dispose();
+        this.outline = this.build(isDistant ? DISTANT_OUTLINE : OUTLINE);
+      },
+      () => {
+        this.robot.dispose();
+        this.robot = this.build(isDistant ? DISTANT : COARSE);
+      },
+    ];
+    if (!isDistant) {
+      this.steps.push(() => {
+        this.fine = this.build(FINE);
+      });
+    }
     this.hasUniforms = 3 * scene.parents.length + UNIFORMS_BESIDES <= vectors;
     this.robot = this.build(ROUGH);
     const outline = buildSurface(scene, ROUGH_OUTLINE);
@@ -329,10 +353,12 @@ export class Panel {
   private isPlaced = false;
   private readonly rootHeight: number;
 
+  /** @param lookAt m above the floor, the height that the camera looks at. */
   constructor(
     readonly element: HTMLElement,
     private readonly scene: Scene,
     private readonly shared: SharedParts,
+    private readonly lookAt: number,
     private readonly onChange: () => void,
   ) {
     const { colours } = shared;
@@ -456,7 +482,7 @@ export class Panel {
     const share = !this.isPlaced || !glides || gap > this.rootHeight ? 1 : 0.12;
     this.target.x += share * (x - this.target.x);
     this.target.y += share * (y - this.target.y);
-    this.target.z = 0.5 * this.shared.stature;
+    this.target.z = this.lookAt;
     this.isPlaced = true;
   }
 

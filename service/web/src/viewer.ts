@@ -38,6 +38,8 @@ export class Viewer {
   readonly timeline: Timeline;
   readonly controls: Controls;
   scene: Scene | null = null;
+  /** Whether it is known if there is a scene. */
+  isSettled = false;
   private stage: Stage | null = null;
   private showsGhost = true;
   private follows = true;
@@ -150,6 +152,7 @@ export class Viewer {
     } catch (error) {
       this.fail(explainScene(error as Error));
     }
+    this.isSettled = true;
     try {
       await framesPromise;
     } catch (error) {
@@ -383,10 +386,11 @@ function buildCaption(track: Track, index: number): HTMLElement {
   swatch.style.setProperty("--swatch", `var(--c${index % 6})`);
   const tier = build("span", { class: `badge ${classOfTier(rollout.tier)}` }, nameTier(rollout.tier));
   const title = build("a", { href: rollout.result_url, class: "panel-title" }, rollout.label);
+  const mode = build("span", { class: "quiet" }, rollout.mode);
   return build(
     "div",
     { class: "panel-caption" },
-    build("div", { class: "panel-head" }, swatch, title, tier, build("span", { class: "quiet" }, rollout.mode)),
+    build("div", { class: "panel-head" }, swatch, title, tier, rollout.label.includes(rollout.mode) ? null : mode),
     readout.element,
   );
 }
