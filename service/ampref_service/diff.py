@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ampref_service.catalog import Session
-from ampref_service.catalog.members import get_bucket_names, list_members
+from ampref_service.catalog.members import count_shares, get_bucket_names, list_differing_clips, list_members_of
 from ampref_service.catalog.records import Version, VersionMember
-
-_PAGE = 2000
 
 
 @dataclass(frozen=True, order=True)
@@ -40,28 +39,30 @@ class Diff:
 
 
 def compare_versions(session: Session, old: Version, new: Version) -> Diff:
-    """The difference from `old` to `new`. Equal `dataset_hash`es mean equal features, whatever this says."""
-    old_shares, new_shares = _read_shares(session, old), _read_shares(session, new)
+    """The difference from `old` to `new`. Equal `dataset_hash`es mean equal features, whatever this says.
+
+    What is the same in both is only counted: two versions of 100,000 clips may differ in a few.
+    """
+    clip_ids = list_differing_clips(session, old.id, new.id)
+    old_shares, new_shares = _read_shares(session, old, clip_ids), _read_shares(session, new, clip_ids)
     common = old_shares.keys() & new_shares.keys()
     pairs = [(old_shares[key], new_shares[key]) for key in common if old_shares[key] != new_shares[key]]
     return Diff(
         added=sorted(new_shares[key] for key in new_shares.keys() - common),
         removed=sorted(old_shares[key] for key in old_shares.keys() - common),
         changed=sorted(pairs, key=lambda pair: pair[1]),
-        unchanged=len(common) - len(pairs),
+        unchanged=count_shares(session, old.id) - len(old_shares) + len(common) - len(pairs),
     )
 
 
-def _read_shares(session: Session, version: Version) -> dict[tuple[str, str], Share]:
+def _read_shares(session: Session, version: Version, clip_ids: Sequence[str]) -> dict[tuple[str, str], Share]:
     """By clip and bucket."""
-    buckets = get_bucket_names(session, version.id)
+    rows = list_members_of(session, version.id, clip_ids)
+    buckets = get_bucket_names(session, (row.rollout_id for row in rows))
     members: dict[tuple[str, str], list[VersionMember]] = defaultdict(list)
-    last = -1
-    while page := list_members(session, version.id, after_position=last, limit=_PAGE):
-        for member in page:
-            # A rollout that an archived version held may have been purged, and with it the bucket.
-            members[member.clip_id, buckets.get(member.rollout_id, "purged")].append(member)
-        last = page[-1].position
+    for member in rows:
+        # A rollout that an archived version held may have been purged, and with it the bucket.
+        members[member.clip_id, buckets.get(member.rollout_id, "purged")].append(member)
     return {
         (clip_id, bucket): Share(
             name=segments[0].name,

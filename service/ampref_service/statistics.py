@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from amp_core.dataset.manifest import read_head
 from amp_core.dataset.spread import OUTLIER_Z, FeatureSpread, Outlier
-from amp_core.errors import Busy, FileGone
+from amp_core.errors import Busy, FileGone, Unavailable
 from amp_core.npz import locate_arrays
 from amp_core.strict_json import read_json
 from ampref_service.blobs import BlobStore
@@ -46,10 +46,12 @@ class StatisticsMaker:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "ampref-statistics")
         self._futures: dict[str, Future[dict[str, Any]]] = {}
+        self._end = threading.Event()
 
     def close(self) -> None:
-        """End without waiting for what is being computed; it is computed again when it is asked for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Give up what is being computed; it is computed again when somebody asks."""
+        self._end.set()
+        self._pool.shutdown(cancel_futures=True)
 
     def get(self, version: Version, wait_sec: float | None = None) -> dict[str, Any]:
         """The statistics of a version, computed where nobody asked for them before.
@@ -83,7 +85,7 @@ class StatisticsMaker:
 
     def _make(self, version: Version) -> dict[str, Any]:
         try:
-            result = compute_statistics(self._services, version)
+            result = compute_statistics(self._services, version, self._end.is_set)
             with self._services.catalog.begin() as session:
                 statistics.put_statistics(session, version.id, result)
             return result
@@ -92,11 +94,15 @@ class StatisticsMaker:
                 self._futures.pop(version.id, None)
 
 
-def compute_statistics(services: Services, version: Version) -> dict[str, Any]:
+def compute_statistics(services: Services, version: Version, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """The statistics of a version that is not archived, in memory that grows by some bytes a segment alone.
+
+    Args:
+      should_stop: asked between parts of the rows.
 
     Raises:
       IntegrityError: a file of it is damaged.
+      Unavailable: it should stop.
     """
     blobs, robot = services.blobs, services.robots.get(version.robot)
     files = {file.name: file for file in version.files}
@@ -114,6 +120,8 @@ def compute_statistics(services: Services, version: Version) -> dict[str, Any]:
     weights: dict[int, float] = {}
     shards = sorted((file for file in version.files if not file.is_kept), key=lambda file: file.name)
     for rows, segments, sample_weights in _iterate_rows(blobs, shards):
+        if should_stop():
+            raise Unavailable("the service ends", remedy="Ask again once it is up")
         spread.add(rows, segments)
         numbers, firsts = np.unique(segments, return_index=True)
         weights.update(zip(numbers.tolist(), sample_weights[firsts].tolist(), strict=True))
@@ -165,11 +173,18 @@ def _iterate_rows(
 
 @dataclass
 class _Share:
-    """What a version has of one kind."""
+    """What a version has of one kind. The members of a clip follow each other: the last clip is enough to count them."""
 
     frames: int = 0
     weight: float = 0.0
-    clips: set[str] = field(default_factory=set)
+    clips: int = 0
+    last_clip: str = ""
+
+    def add(self, clip_id: str, frames: int, weight: float) -> None:
+        self.frames += frames
+        self.weight += weight
+        self.clips += clip_id != self.last_clip
+        self.last_clip = clip_id
 
 
 def _read_origins(
@@ -196,17 +211,14 @@ def _read_origins(
             source_names.setdefault(origin.lineage, origin.name)
             for name, list_values in _GROUPS.items():
                 for value in list_values(origin):
-                    share = groups[name][value]
-                    share.frames += frames
-                    share.weight += weight
-                    share.clips.add(origin.clip_id)
+                    groups[name][value].add(origin.clip_id, frames, weight)
         sources = _sort_shares(groups["sources"])
         originals = statistics.find_originals(session, [digest for digest, _ in sources[:_MOST_SOURCES] if digest])
 
     def describe(name: Any, share: _Share) -> dict[str, Any]:
         return {
             "name": name,
-            "clips": len(share.clips),
+            "clips": share.clips,
             "seconds": round(share.frames * control_dt, 6),
             "share": round(share.frames / max(total_frames, 1), 6),
             "weight_share": round(share.weight / max(total_weight, 1e-12), 6),

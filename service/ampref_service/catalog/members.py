@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 
-from sqlalchemy import distinct, func, select
+from sqlalchemy import distinct, func, select, union
 
 from amp_core.recipe import PhysicsScale
 from ampref_service.catalog import recipes
-from ampref_service.catalog.engine import Session
+from ampref_service.catalog.engine import Session, chunked
 from ampref_service.catalog.records import VersionBucket, VersionMember
 from ampref_service.catalog.tables import rollouts, version_members
 
@@ -24,6 +24,41 @@ def list_members(session: Session, version_id: str, *, after_position: int = -1,
         .limit(limit)
     )
     return [VersionMember(*row) for row in session.execute(query)]
+
+
+def list_members_of(session: Session, version_id: str, clip_ids: Sequence[str]) -> list[VersionMember]:
+    """A version's members of some clips, those of each clip in their order."""
+    columns = [version_members.c[field.name] for field in fields(VersionMember)]
+    query = select(*columns).where(version_members.c.version_id == version_id).order_by(version_members.c.position)
+    return [
+        VersionMember(*row)
+        for part in chunked(clip_ids)
+        for row in session.execute(query.where(version_members.c.clip_id.in_(part)))
+    ]
+
+
+def list_differing_clips(session: Session, old_id: str, new_id: str) -> list[str]:
+    """The clips of which two versions do not hold the same frames of the same rollouts, in order."""
+    names = ("clip_id", "rollout_id", "name", "start", "end", "tier")
+    old, new = (
+        select(*(version_members.c[name] for name in names)).where(version_members.c.version_id == version_id)
+        for version_id in (old_id, new_id)
+    )
+    parts = [first.except_(second).subquery() for first, second in ((old, new), (new, old))]
+    clip_ids = union(*(select(part.c.clip_id) for part in parts)).subquery()
+    return list(session.execute(select(clip_ids.c.clip_id).order_by(clip_ids.c.clip_id)).scalars())
+
+
+def count_shares(session: Session, version_id: str) -> int:
+    """How many clips a version holds, each as often as there are buckets that it is in."""
+    known = (
+        select(func.count(distinct(version_members.c.rollout_id)), func.count(distinct(version_members.c.clip_id)))
+        .select_from(version_members.outerjoin(rollouts, rollouts.c.id == version_members.c.rollout_id))
+        .where(version_members.c.version_id == version_id)
+    )
+    # Of a rollout that was purged the bucket is not known: such members of a clip are one.
+    num_rollouts = session.execute(known.where(rollouts.c.id.is_not(None))).one()[0]
+    return int(num_rollouts) + int(session.execute(known.where(rollouts.c.id.is_(None))).one()[1])
 
 
 def get_buckets(session: Session, version_id: str) -> list[VersionBucket]:
@@ -48,15 +83,11 @@ def get_buckets(session: Session, version_id: str) -> list[VersionBucket]:
     return [VersionBucket(scale.name, asdict(scale), *counts[scale]) for scale in sorted(counts)]
 
 
-def get_bucket_names(session: Session, version_id: str) -> dict[str, str]:
-    """The bucket of each rollout in a version, by the rollout's id."""
-    query = (
-        select(rollouts.c.id, rollouts.c.recipe_digest)
-        .join(version_members, version_members.c.rollout_id == rollouts.c.id)
-        .where(version_members.c.version_id == version_id)
-        .distinct()
-    )
-    rows = session.execute(query).all()
+def get_bucket_names(session: Session, rollout_ids: Iterable[str]) -> dict[str, str]:
+    """The bucket of each of some rollouts, where it is in the catalog, by its id."""
+    query = select(rollouts.c.id, rollouts.c.recipe_digest)
+    parts = chunked(list(dict.fromkeys(rollout_ids)))
+    rows = [row for part in parts for row in session.execute(query.where(rollouts.c.id.in_(part)))]
     scales = _scales(session, {row.recipe_digest for row in rows})
     return {row.id: scales[row.recipe_digest].name for row in rows}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from datasetkit import JOINTS, LAYOUT, make_bundle
 
+from amp_core.errors import Unavailable
 from ampref_service import statistics
 from ampref_service.catalog import datasets
 
@@ -105,6 +106,14 @@ def test_who_asks_while_they_are_computed_is_told_to_come_again(
     go_on.set()
     monkeypatch.setattr(statistics, "WAIT_SEC", 30.0)
     assert api.http.get(STATISTICS).status_code == 200
+
+
+def test_a_service_that_ends_gives_up_what_it_computes(api: Any, tmp_path: Path) -> None:
+    lock(api, tmp_path)
+    with api.catalog.session() as session:
+        version = datasets.get_version(session, "walk", "0.1.0")
+    with pytest.raises(Unavailable, match="the service ends"):
+        statistics.compute_statistics(api.app.state.services, version, lambda: True)
 
 
 def test_a_damaged_file_is_named(api: Any) -> None:
