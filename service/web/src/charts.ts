@@ -272,13 +272,7 @@ export class Chart {
   private readData(): uPlot.AlignedData {
     this.series = this.spec.lines.map((line) => line.values());
     const { times } = this.group;
-    // uPlot's gaps are nulls.
-    const columns = this.series.map((series) =>
-      Array.from(times, (_, frame) => {
-        const value = series?.[frame];
-        return value === undefined || Number.isNaN(value) ? null : value;
-      }),
-    );
+    const columns = this.series.map((series) => toColumn(series, times.length));
     if (columns.length === 0) columns.push(Array.from(times, () => null));
     return [times, ...columns] as unknown as uPlot.AlignedData;
   }
@@ -461,6 +455,17 @@ export class Chart {
     over.addEventListener("pointerleave", () => this.group.setHover(null));
     over.addEventListener("dblclick", () => this.group.showAll());
   }
+}
+
+/** A series as uPlot wants it: its gaps are nulls. */
+function toColumn(series: Float32Array | null, length: number): (number | null)[] {
+  const column: (number | null)[] = new Array(length).fill(null);
+  if (series === null) return column;
+  for (let i = 0; i < Math.min(length, series.length); i++) {
+    const value = series[i]!;
+    if (!Number.isNaN(value)) column[i] = value;
+  }
+  return column;
 }
 
 function buildSwatch(label: string, colour: string, kind = ""): HTMLElement {

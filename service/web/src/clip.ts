@@ -43,6 +43,7 @@ class ClipCharts {
   private readonly joints = build("select", { "aria-label": "Joint", class: "chart-choice" });
   private joint = 0;
   private jointChart: Chart | null = null;
+  private torqueChart: Chart | null = null;
   private isRanked = false;
 
   constructor(
@@ -177,7 +178,7 @@ class ClipCharts {
       ],
       thresholds: this.limitsOf(this.joint),
     });
-    group.add({
+    this.torqueChart = group.add({
       name: "torque",
       title: "Torque",
       unit: "share of the limit",
@@ -193,7 +194,8 @@ class ClipCharts {
   private chooseJoint(joint: number): void {
     this.joint = joint;
     this.jointChart?.setThresholds(this.limitsOf(joint));
-    this.group.updateData();
+    this.torqueChart?.updateData();
+    this.showFrame();
   }
 
   private limitsOf(joint: number): Threshold[] {

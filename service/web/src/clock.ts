@@ -113,6 +113,11 @@ export class Clock {
     return true;
   }
 
+  /** Lets time pass without going on, because the frame is not there yet. */
+  hold(): void {
+    this.lastTime = null;
+  }
+
   private notify(): void {
     for (const listener of this.listeners) listener();
   }

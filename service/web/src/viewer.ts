@@ -30,6 +30,7 @@ const READOUTS = [
   ["contacts", "Contacts"],
 ] as const;
 
+const CLOCK_READOUTS = READOUTS.slice(0, 2);
 const SHORT_READOUTS = READOUTS.filter(([name]) => ["load", "height"].includes(name));
 
 export class Viewer {
@@ -41,6 +42,8 @@ export class Viewer {
   /** Whether it is known if there is a scene. */
   isSettled = false;
   private stage: Stage | null = null;
+  /** Of several rollouts, what they have in common. */
+  private readonly clockReadout: Readout | null;
   private showsGhost = true;
   private follows = true;
   private isPictured = false;
@@ -66,6 +69,7 @@ export class Viewer {
     const seconds = Math.max(...rollouts.map((rollout) => rollout.frames * rollout.control_dt));
     this.clock = new Clock(single ? longest : Math.round(seconds / dt), dt);
     this.clock.seek(readStartFrame(page));
+    this.clockReadout = single ? null : new Readout(CLOCK_READOUTS);
     this.tracks = rollouts.map((rollout) => ({
       rollout,
       replay: new Replay(rollout),
@@ -118,7 +122,7 @@ export class Viewer {
       ...(single ? [] : [legend]),
       this.timeline.element,
       this.controls.element,
-      ...(single ? [this.tracks[0]!.readout.element] : []),
+      (single ? this.tracks[0]!.readout : this.clockReadout!).element,
     );
     this.clock.onChange(() => this.followClock());
     document.addEventListener("click", (event) => this.followSeekLink(event));
@@ -192,7 +196,10 @@ export class Viewer {
     this.showFrame();
     const heading = this.tracks[0]?.panel?.heading ?? 0;
     stage.orbit.setHome({ azimuth: heading + 0.62, elevation: 0.2, distance: 1 });
-    stage.animate((now) => this.clock.tick(now));
+    stage.animate((now) => {
+      if (this.isPictured) this.clock.tick(now);
+      else this.clock.hold();
+    });
     stage.setMoving(this.clock.playing);
     window.setTimeout(() => stage.refine(), 300);
   }
@@ -283,6 +290,9 @@ export class Viewer {
       this.writeReadout(track, frame);
     });
     this.isPictured = isComplete;
+    this.stageBox.classList.toggle("is-waiting", this.stage !== null && !isComplete);
+    this.clockReadout?.write("frame", `${this.clock.frame} / ${Math.max(0, this.clock.frames - 1)}`, this.clock.frame);
+    this.clockReadout?.write("time", `${this.clock.seconds.toFixed(2)} s`, this.clock.seconds);
     this.container.dataset.frame = String(this.clock.frame);
     this.notify();
   }
