@@ -8,6 +8,7 @@ import re
 import shlex
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from datasetkit import make_bundle
 from keykit import add_key, bearer
 
 from ampref_service import statistics
+from ampref_service.web import assets
 from ampref_service.web.clip_view import list_gates
 from ampref_service.web.compare import list_differences
 from ampref_service.web.formats import format_json_data, format_value
+from ampref_service.web.site import open_templates
 
 
 def text_of(page: str) -> str:
@@ -262,6 +265,26 @@ def test_a_page_offers_what_its_reader_may_do_and_nothing_else(stocked: Any) -> 
         forms = re.findall(r'<form[^>]*method="post"[^>]*action="([^"]*)"', page)
         assert forms == ["/logout"], path
         assert "/lock" not in page
+
+
+@pytest.fixture
+def bare(idle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A service whose scripts were not built."""
+    monkeypatch.setattr(assets, "BUILT", tmp_path)
+    for cache in (assets.load_assets, open_templates):
+        cache.cache_clear()
+    yield idle
+    for cache in (assets.load_assets, open_templates):
+        cache.cache_clear()
+
+
+def test_without_scripts_a_page_says_so_and_the_api_is_served(bare: Any) -> None:
+    page = bare.http.get("/clips").text
+    assert "scripts of these pages were not built" in text_of(page)
+    assert "<script" not in page
+    style = re.findall(r'rel="stylesheet" href="([^"]*)"', page)[0]
+    assert bare.http.get(style).headers["content-type"].startswith("text/css")
+    assert bare.http.get("/v1/clips").status_code == 200
 
 
 def test_margins_say_how_far_a_value_is_within_its_threshold() -> None:
