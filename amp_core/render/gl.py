@@ -27,7 +27,7 @@ print("usable", flush=True)
 os._exit(0)
 """
 """What a process does to find out; it ends without the clean-up that some drivers do not survive."""
-_TRIAL_SEC = 60.0
+_TRIAL_SEC = 30.0
 _FORBIDDING = frozenset(["disable", "disabled", "off", "false", "0"])
 _LEAVING_OPEN = frozenset(["", "enable", "enabled", "on", "true", "1"])
 

@@ -28,7 +28,7 @@ DEFAULT_FPS = {".webp": 12.5, ".mp4": 25.0}
 THUMBNAIL_SIZE = (80, 96)
 """Pixels of each of the six poses."""
 _THUMBNAIL_POSES = 6
-_THUMBNAIL_QUALITY = 70
+_THUMBNAIL_QUALITY = 82
 _MAX_STRIP = 16_000
 """Pixels of a filmstrip's width."""
 

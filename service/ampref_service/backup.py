@@ -29,9 +29,9 @@ from amp_core.strict_json import format_json, read_json
 from amp_core.version import __version__
 from ampref_service.blobs import BlobStore, LocalBlobStore
 from ampref_service.blobs.store import blob_key, disk_errors
-from ampref_service.catalog import Catalog, audit, blob_refs, dump, job_rows, schema, webhooks
+from ampref_service.catalog import Catalog, audit, blob_refs, dump, job_rows, schema, thumbnails, webhooks
 from ampref_service.catalog.engine import chunked
-from ampref_service.catalog.tables import metadata
+from ampref_service.catalog.tables import metadata, rollout_thumbnails
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -237,8 +237,20 @@ def _copy_blobs(store: BlobStore, target: LocalBlobStore, backup: Backup, progre
         files[path.name] = (path.stat().st_size, digest_of_file(path))
     sync_folder(rows_folder)
     sync_folder(backup.folder)
-    num_bytes = sum(sizes.values())
+    num_bytes, thumbnail_digests = sum(sizes.values()), _read_thumbnails(backup)
+    # A thumbnail is made again where the backup is restored.
+    absent = [digest for digest in absent if digest not in thumbnail_digests]
     return replace(backup, files=files, num_blobs=len(sizes), num_bytes=num_bytes, absent=tuple(absent), copied=num_copied)
+
+
+def _read_thumbnails(backup: Backup) -> set[str]:
+    """The digests of the thumbnails in a backup's rows."""
+    table = rollout_thumbnails.name
+    if table not in backup.tables:
+        return set()
+    lines = dump.read_lines(backup.folder / backup.catalog / _file_name(table))
+    column = [name for name, _ in next(lines)].index(rollout_thumbnails.c.digest.name)
+    return {line[column] for line in lines if line[column] is not None}
 
 
 def verify_backup(backup: Backup, progress: Progress | None = None) -> list[AmprefError]:
@@ -252,13 +264,21 @@ def verify_backup(backup: Backup, progress: Progress | None = None) -> list[Ampr
         digest, size, path = blob
         return _is_intact(path, size, digest)
 
-    return _find_faults(backup, check, "reading blobs", progress)
+    return _find_faults(backup, check, "reading blobs", progress, [])
 
 
 def _find_faults(
-    backup: Backup, handle: Callable[[tuple[str, int, Path]], bool], text: str, progress: Progress | None
+    backup: Backup,
+    handle: Callable[[tuple[str, int, Path]], bool],
+    text: str,
+    progress: Progress | None,
+    lost_thumbnails: list[str],
 ) -> list[AmprefError]:
-    """Check the rows, then handle each blob; returns what is wrong with those of which `handle` says False."""
+    """Check the rows, then handle each blob; returns what is wrong with those of which `handle` says False.
+
+    Args:
+      lost_thumbnails: takes the digests of thumbnails of which it says so, or that were missing; they are no fault.
+    """
     for name, (size, digest) in backup.files.items():
         path = backup.folder / backup.catalog / name
         if not _is_intact(path, size, digest):
@@ -268,15 +288,21 @@ def _find_faults(
                 expected=f"{size} bytes with {digest}",
                 remedy="Take the file, or the whole backup, from another copy",
             )
-    faults: list[AmprefError] = [
-        IntegrityError(
-            f"the blob {digest} of the backup is damaged or missing",
-            file=str(path),
-            remedy="Back up into the folder again while the service has it, or take the file from another copy",
-        )
-        for (digest, _, path), is_intact in _in_threads(handle, list(backup.iter_blobs()), text, progress)
-        if not is_intact
-    ]
+    faults: list[AmprefError] = []
+    thumbnail_digests = _read_thumbnails(backup)
+    for (digest, _, path), is_intact in _in_threads(handle, list(backup.iter_blobs()), text, progress):
+        if digest in thumbnail_digests:
+            thumbnail_digests.discard(digest)
+            lost_thumbnails.extend([] if is_intact else [digest])
+        elif not is_intact:
+            faults.append(
+                IntegrityError(
+                    f"the blob {digest} of the backup is damaged or missing",
+                    file=str(path),
+                    remedy="Back up into the folder again while the service has it, or take the file from another copy",
+                )
+            )
+    lost_thumbnails.extend(sorted(thumbnail_digests))
     for digest in backup.absent:
         faults.append(
             IntegrityError(
@@ -330,7 +356,8 @@ def restore_backup(
         # What has other bytes is stored under another name, which nothing refers to.
         return path.is_file() and path.stat().st_size == size and store.put_file(path) == digest
 
-    faults = _find_faults(backup, put_blob, "restoring blobs", progress)
+    lost_thumbnails: list[str] = []
+    faults = _find_faults(backup, put_blob, "restoring blobs", progress, lost_thumbnails)
     if faults and not allow_missing:
         raise IntegrityError(
             f"{len(faults)} of {backup.num_blobs + len(backup.absent)} blobs of the backup are damaged or missing; "
@@ -349,6 +376,8 @@ def restore_backup(
                 f"the backup has rows {counts}, and {MANIFEST} says {dict(backup.tables)}", file=str(backup.folder)
             )
         command.upgrade(schema.config(connection), "head")
+        for part in chunked(lost_thumbnails):
+            thumbnails.forget(connection, part)
         requeued = job_rows.forget_workers(connection, "its worker is gone: the catalog was restored from a backup")
         paused = 0 if keep_webhooks else webhooks.quarantine_all(connection, _RESTORED)
         facts = {"schema": backup.schema, "taken_at": backup.started_at}

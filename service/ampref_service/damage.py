@@ -6,7 +6,7 @@ import structlog
 
 from amp_core.errors import Unavailable
 from ampref_service.blobs import DamageLog
-from ampref_service.catalog import Catalog, blob_refs, damage
+from ampref_service.catalog import Catalog, blob_refs, damage, thumbnails
 
 log = structlog.get_logger("ampref_service.damage")
 
@@ -20,6 +20,10 @@ class CatalogDamageLog(DamageLog):
     def add(self, digest: str, fault: str, place: str | None) -> str:
         try:
             with self._catalog.begin() as session:
+                # A thumbnail is made again: nothing is lost that anybody would have to bring back.
+                if thumbnails.forget(session, [digest]) and digest in blob_refs.unreferenced(session, [digest]):
+                    log.warning("thumbnail_damaged", digest=digest, fault=fault, set_aside=place)
+                    return ""
                 is_new = damage.report(session, digest, fault, place)
                 owners = ", ".join(blob_refs.list_owners(session, digest))
         except Unavailable as error:

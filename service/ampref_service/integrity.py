@@ -70,7 +70,8 @@ class Finding:
     Args:
       fault: what is wrong with it.
       owners: the versions, clips and rollouts that it belongs to.
-      outcome: what became of it: `found`, `restored`, `queued` (its rollout is scored again by this job) or `lost`.
+      outcome: what became of it: `found`, `restored`, `queued` (its rollout is scored again by this job; a worker makes a
+        thumbnail again) or `lost`.
       remedy: what to do, where something is left to do.
     """
 
@@ -183,7 +184,9 @@ def repair_blobs(
         _report(store, digest)
     findings = []
     for finding in inspection.findings:
-        if source is None:
+        if all(owner.startswith(blob_refs.THUMBNAIL) for owner in finding.owners):
+            findings.append(replace(finding, outcome="queued", remedy="a worker makes the thumbnail again"))
+        elif source is None:
             findings.append(finding)
         elif fault := _copy_blob(source, store, finding.digest, scratch):
             findings.append(replace(finding, fault=f"{finding.fault}; at the source it {fault}"))

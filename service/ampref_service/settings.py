@@ -221,6 +221,10 @@ class Settings(BaseSettings):
     )
     scrub_days: Positive = Field(7.0, description="From the beginning of one scrub of all files to that of the next, in days.")
 
+    thumbnails: bool = Field(
+        True, description="Whether workers with the extra `[render]` and a GL draw a thumbnail of each rollout beside the jobs."
+    )
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info",
         description="Least level that `ampref api` and `worker` log; `ampref up` too, but `warning` unless this is set.",

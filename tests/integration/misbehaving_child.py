@@ -32,6 +32,7 @@ from ampref_workers.protocol import (
     RolloutReport,
     RolloutRequest,
     TestFailure,
+    ThumbnailRequest,
     VerifyReport,
     VerifyRequest,
     export_name,
@@ -231,7 +232,30 @@ def lock(job_dir: Path, request: LockRequest, report: Progress) -> Any:
     return real(job_dir, request, report)
 
 
+def draw(job_dir: Path, request: ThumbnailRequest, report: Progress) -> Any:
+    """The real handler, but for a GL that ends the process at an export that says so."""
+    from amp_core.render import pictures
+    from ampref_workers import drawing
+
+    def read(path: Path, robot: Any) -> Any:
+        data = path.read_bytes()
+        if b"crash the GL" in data:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if b"hang the GL" in data:
+            time.sleep(600)
+        return data
+
+    def paint(take: bytes, platform: Any) -> bytes:
+        assert platform() == "pretended"
+        return b"thumbnail of " + take[:64]
+
+    if request.platform == "pretended":
+        drawing.read_export, drawing.draw_thumbnail = read, paint  # type: ignore[assignment]
+    assert pictures
+    return drawing.handle(job_dir, request, report)
+
+
 if __name__ == "__main__":
     handlers = {Behaviour: "__main__:misbehave", RolloutRequest: "__main__:rollout", VerifyRequest: "__main__:verify"}
-    handlers |= {LockRequest: "__main__:lock", ProbeRequest: HANDLERS[ProbeRequest]}
+    handlers |= {LockRequest: "__main__:lock", ThumbnailRequest: "__main__:draw", ProbeRequest: HANDLERS[ProbeRequest]}
     serve(Path(sys.argv[1]), handlers)

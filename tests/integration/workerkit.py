@@ -67,6 +67,8 @@ def settings_for(folder: Path, database_url: str = "", **overrides: Any) -> Sett
         "job_memory_mb": 512,
         # Most clips here are made-up numbers, which no readiness test would let pass.
         "lock_tests": "none",
+        # Nor is there anything to draw in them.
+        "thumbnails": False,
     }
     return Settings.load(**(quick | overrides))
 

@@ -39,6 +39,7 @@ from ampref_workers.protocol import (
     RolloutRequest,
     Sandbox,
     SandboxLimits,
+    ThumbnailRequest,
     VerifyRequest,
     decode,
     no_room,
@@ -51,6 +52,7 @@ HANDLERS: Mapping[type[Message], str] = {
     RolloutRequest: "ampref_workers.scoring:handle",
     VerifyRequest: "ampref_workers.verifying:handle",
     LockRequest: "ampref_workers.locking:handle",
+    ThumbnailRequest: "ampref_workers.drawing:handle",
 }
 """What does each request and returns its report, `handle(job_dir, request, progress)`: imported under the limits, as it brings
 the physics."""

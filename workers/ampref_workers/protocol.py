@@ -51,6 +51,11 @@ def export_name(number: int) -> str:
     return f"export-{number}.npz"
 
 
+def thumbnail_name(number: int) -> str:
+    """The file with the thumbnail of a request's export of that number."""
+    return f"thumbnail-{number}.webp"
+
+
 class Message:
     """A frozen dataclass that travels as a JSON object, which names its class."""
 
@@ -246,6 +251,27 @@ class RolloutReport(Message):
     scores: tuple[Mapping[str, Any], ...]
     selected: int
     triage: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class ThumbnailRequest(Message):
+    """Draw the thumbnails of some exports, each as `thumbnail_name(k)`.
+
+    Args:
+      platform: the GL to draw with.
+      exports: their files.
+    """
+
+    robot: RobotReference
+    platform: str
+    exports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ThumbnailReport(Message):
+    """Of each export why it cannot be drawn, empty where its thumbnail is there."""
+
+    faults: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ _JOBS: Mapping[str, Callable[[Attempt], NoReport | Job]] = {"rollout": rollout_j
 _PERMANENT = (InputRefused, Conflict, TooLarge, IntegrityError, FeatureCodeMismatch)
 _VERDICTS = (*_PERMANENT, NotFound)
 _FOLDER_GRACE_SEC = 3600.0
-_ATTEMPT_FOLDER = re.compile(r"job_[0-9a-z]+-\d+")
+_ATTEMPT_FOLDER = re.compile(r"job_[0-9a-z]+-\d+|thumbnails-[0-9a-z_]+")
 NO_ROOM_PAUSE_SEC = 60.0
 """How long a job waits that found a disk full: short beside the time it takes a person to make room."""
 
@@ -112,7 +112,7 @@ class Runner:
             ring_again_sec=max(3 * settings.sweep_sec, 1.0),
         )
         self.presence = Presence(settings, catalog, blobs, self.jobs, name=self.name, command=command, robots=robots)
-        self._command = tuple(command)
+        self.command = tuple(command)
         self._folder = settings.data_dir / "work"
         self._lock = threading.Lock()
         self._running = 0
@@ -213,7 +213,7 @@ class Runner:
                     self.catalog,
                     self.blobs,
                     self.jobs,
-                    self._command,
+                    self.command,
                     self.presence.threads,
                 )
                 return self._settle(claim, run(attempt), heartbeat)

@@ -1,9 +1,11 @@
 """What runs beside the jobs: taking jobs from silent workers, collecting blobs that no row names, reading those
-that one does, purging old events."""
+that one does, purging old events, drawing thumbnails."""
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
@@ -16,11 +18,13 @@ from ampref_service.webhooks import Deliverer
 from ampref_workers.presence import Presence
 from ampref_workers.runner import Runner
 from ampref_workers.threads import running_thread
+from ampref_workers.thumbnails import Thumbnailer, ThumbnailsOff
 
 __all__ = [
     "collecting_blobs",
     "delivering_events",
     "keeping_presence",
+    "making_thumbnails",
     "purging_events",
     "running_beside_jobs",
     "scrubbing_blobs",
@@ -32,6 +36,8 @@ log = structlog.get_logger("ampref_workers.sweeper")
 _DELIVERERS = 4
 _LOOK_SEC = 1.0
 _PRESENCE_SEC = 1.0
+_THUMBNAILS_SEC = 2.0
+_THUMBNAILS_PAUSE_SEC = 60.0
 
 
 @contextmanager
@@ -51,6 +57,7 @@ def running_beside_jobs(
         collecting_blobs(runner, every_sec=settings.blob_grace_sec),
         delivering_events(runner.catalog, allowed_hosts=settings.webhook_allow),
         scrubbing_blobs(runner),
+        making_thumbnails(runner),
         purging_events(runner.catalog, days=settings.event_days, every_sec=settings.blob_grace_sec),
     ):
         yield
@@ -84,6 +91,29 @@ def scrubbing_blobs(runner: Runner, *, first_after_sec: float = 60.0, every_sec:
         scrub(runner.catalog, runner.blobs, mb_per_sec=settings.scrub_mb_per_sec, round_days=settings.scrub_days, end=end)
 
     return _repeating(work, "scrub", every_sec, first_after_sec)
+
+
+def making_thumbnails(runner: Runner, *, every_sec: float = _THUMBNAILS_SEC) -> AbstractContextManager[None]:
+    """Make the thumbnails that are due, while the block runs; where that cannot be done, it is said once."""
+    if not runner.settings.thumbnails:
+        return nullcontext()
+    thumbnailer = Thumbnailer(runner.settings, runner.catalog, runner.blobs, runner.presence.robots, runner.command)
+    resume_at = 0.0
+
+    def work(end: threading.Event) -> None:
+        nonlocal resume_at
+        if time.monotonic() < resume_at or runner.presence.reason is not None:
+            return
+        try:
+            thumbnailer.make_due(end.is_set)
+        except ThumbnailsOff as error:
+            resume_at = math.inf
+            log.warning("thumbnails_off", reason=error.what, remedy=error.remedy)
+        except Exception:
+            resume_at = time.monotonic() + _THUMBNAILS_PAUSE_SEC
+            raise
+
+    return _repeating(work, "thumbnails", every_sec, every_sec)
 
 
 def purging_events(catalog: Catalog, *, days: float, every_sec: float) -> AbstractContextManager[None]:

@@ -229,7 +229,10 @@ def get_clip(clip_id: Id, services: ServicesDep) -> dict[str, Any]:
         **vars(clip),
         "parent": clip.parent,
         "lineage": clip.lineage,
-        "rollouts": [vars(rollout) | {"bucket": buckets[rollout.recipe_digest]} for rollout in rollouts],
+        "rollouts": [
+            vars(rollout) | {"bucket": buckets[rollout.recipe_digest], "thumbnail_url": rollout.thumbnail_url}
+            for rollout in rollouts
+        ],
         "jobs": jobs,
     }
 

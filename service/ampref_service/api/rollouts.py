@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 from pydantic import AliasChoices, Field
 
+from amp_core.errors import NotFound
 from amp_core.frames import WindowType
 from ampref_service.api.deps import ServicesDep, needs
 from ampref_service.api.files import BINARY, StoredFile, add_file_route, serve_file
@@ -15,7 +16,7 @@ from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.params import GeneratedMode, Id, Metrics, Tier, Time, View, text_field
 from ampref_service.api.problems import BODY_STATUSES, responses
 from ampref_service.api.strict import make_router
-from ampref_service.catalog import clips, recipes, rollouts
+from ampref_service.catalog import clips, recipes, rollouts, thumbnails
 
 router = make_router("rollouts", dependencies=[needs("clips:read")])
 
@@ -44,6 +45,7 @@ class RolloutSummaryView(View):
     arrays_digest: str = Field(description="SHA-256 of its export, which `POST /v1/arrays` takes.")
     arrays_size: int = Field(description="bytes")
     quality_metrics: Metrics = Field(validation_alias=AliasChoices("quality_metrics", "metrics"))
+    thumbnail_url: str | None = Field(None, description="A WebP of six poses; null until a worker has made it.")
     created_at: Time
 
 
@@ -99,6 +101,7 @@ def get_rollout(rollout_id: Id, services: ServicesDep) -> dict[str, Any]:
         "source_digest": clip.source_digest,
         "recipe": recipe.recipe,
         "arrays_url": f"/v1/rollouts/{rollout.id}/arrays",
+        "thumbnail_url": rollout.thumbnail_url,
         **{key: result[key] for key in ("gates", "ingest", "provenance", "segments")},
         **{key: result.get(key) or [] for key in ("contact_warnings", "attempts")},
         **{key: result.get(key) for key in ("failure", "diagnosis")},
@@ -114,6 +117,23 @@ def get_arrays(rollout_id: Id, request: Request, services: ServicesDep) -> Respo
 
 
 add_file_route(router, "/{rollout_id}/arrays", get_arrays, "rollout_arrays")
+
+
+def get_thumbnail(rollout_id: Id, request: Request, services: ServicesDep) -> Response:
+    """Six poses of the rollout side by side, as a WebP; 404 until a worker has made it."""
+    with services.catalog.session() as session:
+        thumbnail = thumbnails.find(session, rollout_id)
+    if thumbnail is None:
+        raise NotFound(
+            f"the rollout {rollout_id!r} has no thumbnail",
+            remedy="Workers with the extra [render] and a GL make them by and by; docs/pages.md#thumbnails",
+        )
+    file = StoredFile(thumbnail.digest, thumbnail.size, f"{rollout_id}.webp", media_type=WEBP)
+    return serve_file(request, services.blobs, file)
+
+
+WEBP = "image/webp"
+add_file_route(router, "/{rollout_id}/thumbnail", get_thumbnail, "rollout_thumbnail", media_types=[WEBP])
 
 
 _FRAMES_RESPONSES: dict[int | str, dict[str, Any]] = {

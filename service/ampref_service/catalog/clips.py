@@ -13,7 +13,7 @@ from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.formats.names import LINE_SEPARATORS
 from amp_core.lineage import lineage_columns
 from amp_core.strict_json import json_digest
-from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, keys, recipes, rollouts
+from ampref_service.catalog import audit, blob_refs, curriculum, events, job_rows, keys, recipes, rollouts, thumbnails
 from ampref_service.catalog.engine import Session, chunked, insert_new, new_id, now
 from ampref_service.catalog.records import (
     USUAL_TERMS,
@@ -242,7 +242,9 @@ def delete_clip(session: Session, clip_id: str, *, actor: str = audit.ANONYMOUS)
         )
     job_ids = job_rows.cancel_for_clip(session, clip_id, "the clip was deleted")
     arrays = session.execute(select(rollouts_table.c.arrays_digest).where(rollouts_table.c.clip_id == clip_id)).scalars()
-    digests = [clip.blob_digest, *arrays]
+    rollout_ids = select(rollouts_table.c.id).where(rollouts_table.c.clip_id == clip_id)
+    pictures = thumbnails.list_digests(session, session.execute(rollout_ids).scalars().all()).values()
+    digests = [clip.blob_digest, *arrays, *pictures]
     # Variants stay, and keep the digests of where they come from.
     session.execute(update(clips).where(clips.c.parent_id == clip_id).values(parent_id=None))
     session.execute(delete(clips).where(clips.c.id == clip_id))

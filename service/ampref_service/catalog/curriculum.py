@@ -59,6 +59,7 @@ from ampref_service.catalog.tables import (
     clip_tags,
     clips,
     curriculum,
+    rollout_thumbnails,
     rollouts,
 )
 
@@ -366,8 +367,8 @@ def _clip_to_integers(bound: int) -> int:
 
 
 _CLIP_NAMES = tuple(field.name for field in dataclasses.fields(Clip) if field.name != "tags")
-_ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name != "metrics")
-_METRICS_AT = 1 + len(_CLIP_NAMES) + len(_ROLLOUT_NAMES)
+_ROLLOUT_NAMES = tuple(field.name for field in dataclasses.fields(RolloutSummary) if field.name in rollouts.c)
+_METRICS_AT = 1 + len(_CLIP_NAMES) + len(_ROLLOUT_NAMES) + 1  # Before them is the thumbnail.
 # Four statements for all orders and filters, made once: their many columns would fill the statement cache, where they are a
 # burden to the garbage collector.
 _CLIPS_BY_ID = (
@@ -375,10 +376,12 @@ _CLIPS_BY_ID = (
         curriculum.c.clip_id,
         *(clips.c[name] for name in _CLIP_NAMES),
         *(rollouts.c[name] for name in _ROLLOUT_NAMES),
+        rollout_thumbnails.c.digest,
         *(curriculum.c[name] for name in METRIC_COLUMNS),
     )
     .join(clips, clips.c.id == curriculum.c.clip_id)
     .outerjoin(rollouts, rollouts.c.id == curriculum.c.rollout_id)
+    .outerjoin(rollout_thumbnails, rollout_thumbnails.c.rollout_id == curriculum.c.rollout_id)
     .where(curriculum.c.clip_id.in_(bindparam("clip_ids", expanding=True)))
 )
 # An expression, or SQLite would rather look at all rows of a profile than at those of the clips.
@@ -409,7 +412,10 @@ def _read_clips(session: Session, clip_ids: list[str], query: ClipQuery) -> tupl
         rollout = None
         if summary[0] is not None:
             metrics = dict(zip(METRIC_COLUMNS, row[_METRICS_AT:], strict=True))
-            rollout = RolloutSummary(**dict(zip(_ROLLOUT_NAMES, summary, strict=True)), metrics=metrics)
+            *facts, thumbnail_digest = summary
+            rollout = RolloutSummary(
+                **dict(zip(_ROLLOUT_NAMES, facts, strict=True)), metrics=metrics, thumbnail_digest=thumbnail_digest
+            )
         clip_of[clip_id] = ListedClip(**dict(zip(_CLIP_NAMES, clip, strict=True)), tags=tuple(tags[clip_id]), rollout=rollout)
     return tuple(clip_of[clip_id] for clip_id in clip_ids)
 

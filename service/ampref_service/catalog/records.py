@@ -162,6 +162,17 @@ class Rollout(RolloutResult):
     clip_id: str
     recipe_digest: str
     created_at: float
+    thumbnail_digest: str | None = None
+
+    @property
+    def thumbnail_url(self) -> str | None:
+        """Where its thumbnail is; None until it was made."""
+        return thumbnail_url(self.id, self.thumbnail_digest)
+
+
+def thumbnail_url(rollout_id: str, digest: str | None) -> str | None:
+    """The path of a rollout's thumbnail, where there is one."""
+    return None if digest is None else f"/v1/rollouts/{rollout_id}/thumbnail"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +191,12 @@ class RolloutSummary:
     arrays_size: int
     created_at: float
     metrics: Mapping[str, float | int | None]
+    thumbnail_digest: str | None = None
+
+    @property
+    def thumbnail_url(self) -> str | None:
+        """Where its thumbnail is; None until it was made."""
+        return thumbnail_url(self.id, self.thumbnail_digest)
 
 
 @dataclass(frozen=True)

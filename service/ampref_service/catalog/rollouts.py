@@ -17,7 +17,7 @@ from amp_core.errors import Conflict, InputRefused, NotFound
 from amp_core.recipe import GATE_PROFILE, PhysicsScale
 from amp_core.strict_json import finite_data
 from amp_core.tiers import FORCED_MODES, SUPERSEDED_PROFILES, Tier
-from ampref_service.catalog import audit, curriculum, job_rows
+from ampref_service.catalog import audit, curriculum, job_rows, thumbnails
 from ampref_service.catalog.engine import Session, finite, insert_new, new_id, now
 from ampref_service.catalog.records import NewRollout, Rollout, RolloutResult, Segment
 from ampref_service.catalog.tables import METRIC_COLUMNS, clips, recipes, rollouts, segments
@@ -73,6 +73,7 @@ def add(
         first = find(session, clip_id, recipe_digest)
         assert first is not None
         return first, False
+    thumbnails.add(session, rollout_id)
     windows = tuple(Segment(window.start, window.end, window.tier, finite(window.score)) for window in new.segments)
     if windows:
         rows = [asdict(window) | {"rollout_id": rollout_id, "position": i} for i, window in enumerate(windows)]
@@ -175,12 +176,16 @@ def _to_rollouts(session: Session, rows: Sequence[RowMapping]) -> list[Rollout]:
     query = select(segments).where(segments.c.rollout_id.in_(list(windows)))
     for row in session.execute(query.order_by(segments.c.rollout_id, segments.c.position)).mappings():
         windows[row["rollout_id"]].append(Segment(row["start"], row["end"], row["tier"], row["score"]))
-    return [_to_rollout(row, tuple(windows[row["id"]])) for row in rows]
+    digests = thumbnails.list_digests(session, list(windows))
+    return [_to_rollout(row, tuple(windows[row["id"]]), digests.get(row["id"])) for row in rows]
 
 
-def _to_rollout(columns: Mapping[str, Any] | RowMapping, windows: tuple[Segment, ...]) -> Rollout:
+def _to_rollout(
+    columns: Mapping[str, Any] | RowMapping, windows: tuple[Segment, ...], thumbnail_digest: str | None = None
+) -> Rollout:
     return Rollout(
         **{name: value for name, value in columns.items() if name not in METRIC_COLUMNS},
         metrics={name: columns[name] for name in METRIC_COLUMNS},
         segments=windows,
+        thumbnail_digest=thumbnail_digest,
     )

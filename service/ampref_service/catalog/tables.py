@@ -37,6 +37,11 @@ LIVE_STATES = ("queued", "running")
 WEBHOOK_STATES = ("active", "quarantined")
 WORKER_STATES = ("working", "paused", "stopping")
 
+MOST_THUMBNAIL_FAILURES = 3
+"""After so many a rollout has no thumbnail."""
+
+_THUMBNAIL_DUE = text(f"digest IS NULL AND failures < {MOST_THUMBNAIL_FAILURES}")
+
 REPEAT = "repeat"
 """The key in the payload of a rollout job whose result is there, and whose arrays are to be stored once more."""
 
@@ -163,6 +168,18 @@ segments = Table(
 # clip one row a mode and gate profile, with its best rollout of the two (`UNSCORED` until there is one). Marks of 0 or 1 say
 # whether that is also the best of the clip, in its mode, by its profile: a query that leaves one of the two open needs no
 # grouping. The rows are narrow on purpose: reading all of them is the worst that a query can come to.
+# The WebP of a rollout, and until it is made who makes it. Those of rollouts of earlier releases come with time.
+rollout_thumbnails = Table(
+    "rollout_thumbnails",
+    metadata,
+    Column("rollout_id", _ID, ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", _DIGEST, index=True),
+    Column("size", _BIG),
+    Column("failures", Integer, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Index("ix_rollout_thumbnails_due", "rollout_id", sqlite_where=_THUMBNAIL_DUE, postgresql_where=_THUMBNAIL_DUE),
+)
+
 curriculum = Table(
     "curriculum",
     metadata,

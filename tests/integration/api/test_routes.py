@@ -121,6 +121,8 @@ ROUTES = {
     "GET /v1/rollouts/{rollout_id}/arrays": read_clips(),
     "HEAD /v1/rollouts/{rollout_id}/arrays": read_clips(),
     "GET /v1/rollouts/{rollout_id}/frames": read_clips(),
+    "GET /v1/rollouts/{rollout_id}/thumbnail": read_clips(),
+    "HEAD /v1/rollouts/{rollout_id}/thumbnail": read_clips(),
     "POST /v1/arrays": read_clips(is_list=True, request={"json": {"digests": ["{arrays}"]}}),
     "GET /v1/jobs": Access("jobs:read", ROBOT, is_list=True),
     "GET /v1/jobs/{job_id}": Access("jobs:read", ROBOT),
