@@ -157,10 +157,10 @@ def measure_replay(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
             page.wait_for_timeout(1500)
             page.locator("[data-action=play]").click()
             page.wait_for_timeout(2000)
-            before, start = page.evaluate("window.pictures"), time.monotonic()
+            first_count, start = page.evaluate("window.pictures"), time.monotonic()
             page.wait_for_timeout(10_000)
-            rate = (page.evaluate("window.pictures") - before) / (time.monotonic() - start)
-            seen = page.locator("[data-readout=frame]").first.get_attribute("data-value")
+            rate = (page.evaluate("window.pictures") - first_count) / (time.monotonic() - start)
+            last_frame = page.locator("[data-readout=frame]").first.get_attribute("data-value")
             browser.close()
     return {
         "robot": robot,
@@ -171,7 +171,7 @@ def measure_replay(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
         "first_picture_cold_ms": round(times["first"][0], 1),
         "login_first_paint_ms": round(statistics.median(times["login"][1:]), 1),
         "pictures_per_sec": round(rate, 1),
-        "frame_after_12_s": None if seen is None else int(seen),
+        "frame_after_12_s": None if last_frame is None else int(last_frame),
     }
 
 

@@ -51,14 +51,14 @@ def list_differing_clips(session: Session, old_id: str, new_id: str) -> list[str
 
 def count_shares(session: Session, version_id: str) -> int:
     """How many clips a version holds, each as often as there are buckets that it is in."""
-    known = (
+    counts = (
         select(func.count(distinct(version_members.c.rollout_id)), func.count(distinct(version_members.c.clip_id)))
         .select_from(version_members.outerjoin(rollouts, rollouts.c.id == version_members.c.rollout_id))
         .where(version_members.c.version_id == version_id)
     )
     # Of a rollout that was purged the bucket is not known: such members of a clip are one.
-    num_rollouts = session.execute(known.where(rollouts.c.id.is_not(None))).one()[0]
-    return int(num_rollouts) + int(session.execute(known.where(rollouts.c.id.is_(None))).one()[1])
+    num_rollouts = session.execute(counts.where(rollouts.c.id.is_not(None))).one()[0]
+    return int(num_rollouts) + int(session.execute(counts.where(rollouts.c.id.is_(None))).one()[1])
 
 
 def get_buckets(session: Session, version_id: str) -> list[VersionBucket]:
