@@ -27,7 +27,6 @@ export interface Detail {
 
 /** What is built at once, for the first picture. */
 export const ROUGH: Detail = { cells: null, tolerance: null, steps: 16, crease: null };
-export const ROUGH_OUTLINE: Detail = { cells: 45, tolerance: null, steps: 12, crease: null };
 /** For motion without a GPU. */
 export const COARSE: Detail = { cells: 140, tolerance: 1 / 60, steps: 16, crease: 42 };
 /** For the ghost and the shadow, in which only the outline is to be seen. */

@@ -37,7 +37,6 @@ import {
   FINE,
   OUTLINE,
   ROUGH,
-  ROUGH_OUTLINE,
   type Surface,
 } from "./geometry.js";
 import { Kinematics } from "./kinematics.js";
@@ -94,6 +93,7 @@ export class Stage {
   private lastDraw = 0;
   private intervals: number[] = [];
   private isMoving = false;
+  private isStale = true;
   private hasDrawn = false;
   private onFrame: ((now: number) => void) | null = null;
 
@@ -166,7 +166,12 @@ export class Stage {
 
   /** Draws a picture soon: something has changed. */
   invalidate(): void {
-    if (this.pending === 0) this.pending = requestAnimationFrame((now) => this.draw(now, false));
+    this.isStale = true;
+    this.schedule(false);
+  }
+
+  private schedule(isStill: boolean): void {
+    if (this.pending === 0) this.pending = requestAnimationFrame((now) => this.draw(now, isStill));
   }
 
   /** Reads the colours of the page again. */
@@ -198,15 +203,13 @@ export class Stage {
     if (this.isMoving) {
       this.adaptScale(now);
       this.onFrame?.(now);
-      this.invalidate();
+      // The clock goes on also where the frame is still the same.
+      this.schedule(false);
     }
-    this.render(isStill);
+    if (this.isStale || isStill) this.render(isStill);
+    this.isStale = false;
     // A still picture is drawn again in full: all pixels, all triangles.
-    if (!this.isMoving && !isStill) {
-      this.stillTimer = window.setTimeout(() => {
-        if (this.pending === 0) this.pending = requestAnimationFrame((time) => this.draw(time, true));
-      }, STILL_MS);
-    }
+    if (!this.isMoving && !isStill) this.stillTimer = window.setTimeout(() => this.schedule(true), STILL_MS);
   }
 
   private adaptScale(now: number): void {
@@ -227,7 +230,7 @@ export class Stage {
     const { renderer, canvas } = this;
     const box = canvas.getBoundingClientRect();
     const isVisible = box.width >= 1 && box.bottom > 0 && box.top < window.innerHeight;
-    if (!isVisible || this.shared === null) return;
+    if (!isVisible || !this.panels.some((panel) => panel.isPlaced)) return;
     // Twice the pixels of the screen smooth the edges: always on a GPU, otherwise in still pictures.
     const full = this.isSoftware ? Math.min(window.devicePixelRatio, 2) : 2;
     const ratio = isStill ? 2 : full * SCALES[this.scaleIndex]!;
@@ -260,7 +263,8 @@ export class Stage {
 /** What all panels draw with. */
 class SharedParts {
   robot: BufferGeometry;
-  outline: BufferGeometry;
+  /** For the ghost and the shadow, which come after the first picture. */
+  outline: BufferGeometry | null = null;
   fine: BufferGeometry | null = null;
   /** m, from the lowest to the highest point of the robot in its reference pose. */
   readonly stature: number;
@@ -287,7 +291,6 @@ class SharedParts {
     const isDistant = isMany && isSoftware;
     this.steps = [
       () => {
-        this.outline.dispose();
         this.outline = this.build(isDistant ? DISTANT_OUTLINE : OUTLINE);
       },
       () => {
@@ -301,10 +304,9 @@ class SharedParts {
       });
     }
     this.hasUniforms = 3 * scene.parents.length + UNIFORMS_BESIDES <= vectors;
-    this.robot = this.build(ROUGH);
-    const outline = buildSurface(scene, ROUGH_OUTLINE);
-    this.outline = toGeometry(outline);
-    this.stature = measureStature(scene, outline);
+    const surface = buildSurface(scene, ROUGH);
+    this.robot = toGeometry(surface);
+    this.stature = measureStature(scene, surface);
     this.floor = new BufferGeometry();
     this.floor.setAttribute(
       "position",
@@ -349,8 +351,12 @@ export class Panel {
   private readonly floor: Mesh;
   private readonly arrows: Arrow[];
   private readonly dimming = { value: 0 };
+  private readonly shadow: Mesh;
+  private hasGhost = false;
   private follows = true;
-  private isPlaced = false;
+  private mustCentre = true;
+  /** Whether a robot has been shown. */
+  isPlaced = false;
   private readonly rootHeight: number;
 
   /** @param lookAt m above the floor, the height that the camera looks at. */
@@ -376,7 +382,7 @@ export class Panel {
       dimming: this.dimming,
     });
     const { darkness } = colours;
-    const shadow = this.robot.add(shared.outline, SHADOW_VERTEX, SHADOW_FRAGMENT, { viewProjection, darkness });
+    const shadow = this.robot.add(shared.robot, SHADOW_VERTEX, SHADOW_FRAGMENT, { viewProjection, darkness });
     Object.assign(shadow.material as RawShaderMaterial, {
       transparent: true,
       depthWrite: false,
@@ -389,12 +395,12 @@ export class Panel {
       stencilRef: 0,
       stencilZPass: IncrementStencilOp,
     });
-    const setBack = { value: 0.012 * height };
+    const setBack = { value: 0.028 * height };
     // The ghost's depth goes first, so that of its surfaces only the nearest is blended.
-    const depth = this.ghost.add(shared.outline, DEPTH_VERTEX, DEPTH_FRAGMENT, { viewProjection, setBack });
+    const depth = this.ghost.add(shared.robot, DEPTH_VERTEX, DEPTH_FRAGMENT, { viewProjection, setBack });
     Object.assign(depth.material as RawShaderMaterial, { colorWrite: false, transparent: true });
     const tint = colours.ghost;
-    const veil = this.ghost.add(shared.outline, SURFACE_VERTEX, GHOST_FRAGMENT, { viewProjection, setBack, tint });
+    const veil = this.ghost.add(shared.robot, SURFACE_VERTEX, GHOST_FRAGMENT, { viewProjection, setBack, tint });
     Object.assign(veil.material as RawShaderMaterial, {
       transparent: true,
       depthWrite: false,
@@ -420,6 +426,7 @@ export class Panel {
     this.arrows = scene.meta.channels.map(
       () => new Arrow(shared.arrow, { viewProjection, tint: colours.force }, height * 0.035),
     );
+    this.shadow = shadow;
     this.outlined = [shadow, depth, veil];
     [this.surface, this.floor, shadow, depth, veil].forEach((mesh, order) => {
       mesh.renderOrder = order;
@@ -437,7 +444,7 @@ export class Panel {
   /** Whether the camera goes with the robot. */
   setFollowing(follows: boolean): void {
     this.follows = follows;
-    if (follows) this.isPlaced = false;
+    this.mustCentre ||= follows;
     this.onChange();
   }
 
@@ -449,7 +456,7 @@ export class Panel {
   /** Shows a state. @param glides whether the camera may lag behind, as it should while playing. */
   show({ qpos, ghost, loads }: PanelState, glides: boolean): void {
     this.robot.show(qpos !== null);
-    this.ghost.show(ghost !== null);
+    this.hasGhost = ghost !== null;
     if (qpos !== null) this.robot.pose(qpos);
     if (ghost !== null) this.ghost.pose(ghost);
     this.placeArrows(qpos === null ? null : loads);
@@ -465,7 +472,10 @@ export class Panel {
 
   render(renderer: WebGLRenderer, camera: Camera, isFine: boolean): void {
     this.surface.geometry = (isFine && this.shared.fine) || this.shared.robot;
-    for (const mesh of this.outlined) mesh.geometry = this.shared.outline;
+    const { outline } = this.shared;
+    this.shadow.visible = outline !== null && this.surface.visible;
+    this.ghost.show(outline !== null && this.hasGhost);
+    if (outline !== null) for (const mesh of this.outlined) mesh.geometry = outline;
     this.viewProjection.value.multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse);
     const { centre } = (this.floor.material as RawShaderMaterial).uniforms;
     centre!.value.set(this.target.x, this.target.y);
@@ -477,12 +487,13 @@ export class Panel {
     const x = this.robot.kinematics.pos[root]!;
     const y = this.robot.kinematics.pos[root + 1]!;
     const gap = Math.hypot(x - this.target.x, y - this.target.y);
-    if (this.isPlaced && !this.follows) return;
+    if (!this.mustCentre && !this.follows) return;
     // While playing the camera does not take part in every sway.
-    const share = !this.isPlaced || !glides || gap > this.rootHeight ? 1 : 0.12;
+    const share = this.mustCentre || !glides || gap > this.rootHeight ? 1 : 0.12;
     this.target.x += share * (x - this.target.x);
     this.target.y += share * (y - this.target.y);
     this.target.z = this.lookAt;
+    this.mustCentre = false;
     this.isPlaced = true;
   }
 

@@ -157,12 +157,6 @@ export class Viewer {
       this.fail(explainScene(error as Error));
     }
     this.isSettled = true;
-    try {
-      await framesPromise;
-    } catch (error) {
-      this.fail((error as Error).message);
-      return;
-    }
     if (this.scene !== null) {
       try {
         this.openStage(await stagePromise, this.scene);
@@ -170,8 +164,15 @@ export class Viewer {
         this.fail(`The robot cannot be drawn: ${(error as Error).message} The charts show the rollout all the same.`);
       }
     }
+    try {
+      await framesPromise;
+    } catch (error) {
+      this.fail((error as Error).message);
+      return;
+    }
     this.followData();
     this.showFrame();
+    this.chooseHome();
   }
 
   /** The frame of a rollout at the time of the clock. */
@@ -193,15 +194,17 @@ export class Viewer {
       track.panel = panels[i]!;
     });
     this.stage = stage;
-    this.showFrame();
-    const heading = this.tracks[0]?.panel?.heading ?? 0;
-    stage.orbit.setHome({ azimuth: heading + 0.62, elevation: 0.2, distance: 1 });
     stage.animate((now) => {
       if (this.isPictured) this.clock.tick(now);
       else this.clock.hold();
     });
     stage.setMoving(this.clock.playing);
-    window.setTimeout(() => stage.refine(), 300);
+  }
+
+  /** The first view is on the robot's front, a little from its left. */
+  private chooseHome(): void {
+    const heading = this.tracks[0]?.panel?.heading ?? 0;
+    this.stage?.orbit.setHome({ azimuth: heading + 0.62, elevation: 0.2, distance: 1 });
   }
 
   private look(view: "home" | "front" | "side" | "top"): void {
@@ -300,6 +303,7 @@ export class Viewer {
   private showReady(): void {
     this.container.dataset.state = "ready";
     performance.mark("ampref:first-frame");
+    window.setTimeout(() => this.stage?.refine());
     if (this.container.hasAttribute("data-autoplay") && !prefersStillness()) this.clock.play();
   }
 
@@ -356,6 +360,8 @@ export class Viewer {
   /** Says in the place of the picture why there is none. */
   private fail(message: string): void {
     this.container.dataset.state = "failed";
+    this.stage?.close();
+    this.stage = null;
     this.stageBox.replaceChildren(build("p", { class: "replay-message", role: "alert" }, message));
     this.stageBox.classList.add("has-failed");
   }
