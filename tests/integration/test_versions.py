@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from catalogkit import add_clip, add_rollout, lock, opened, publish, rows, sha, together
+from catalogkit import Clock, add_clip, add_rollout, lock, opened, publish, recipe, result, rows, sha, together
 from sqlalchemy import exc, text
 
 from amp_core.errors import Conflict, InputRefused, NotFound
-from ampref_service.catalog import Catalog, audit, clips, datasets, locking, selection
+from ampref_service.catalog import Catalog, audit, clips, datasets, locking, pulls, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.members import list_members
-from ampref_service.catalog.records import Clip, JobTerms, Select, Version
+from ampref_service.catalog.records import Clip, JobTerms, Puller, Select, Version
+from ampref_service.diff import compare_versions
 from ampref_service.jobs import JobQueue
 
 FORBIDDEN = [
@@ -276,3 +277,51 @@ def test_a_version_keeps_its_coverage(catalog: Catalog, scored: Clip) -> None:
     with catalog.session() as session:
         assert datasets.get_coverage(session, version.id) == {"seconds": 2.0}
         assert datasets.get_coverage(session, "version_none") is None
+
+
+# What differs, who pulled
+
+
+def test_the_difference_counts_what_is_the_same_and_reads_the_rest(catalog: Catalog) -> None:
+    kept, gone, changed, fresh = (add_clip(catalog, name) for name in ("kept", "gone", "changed", "fresh"))
+    for clip in (kept, gone, changed):
+        add_rollout(catalog, clip)
+    old = lock(catalog, version="1.0.0")
+    better = add_rollout(catalog, changed, result(0, mean_sum_fn_over_mg=0.99), recipe(seed=7))
+    add_rollout(catalog, fresh)
+    new = lock(catalog, version="1.1.0", wanted=Select("wildrobot", clips=("kept", "changed", "fresh")))
+    with catalog.session() as session:
+        diff = compare_versions(session, old, new)
+        reverse = compare_versions(session, new, old)
+        same = compare_versions(session, new, new)
+    assert ([share.name for share in diff.added], [share.name for share in diff.removed]) == (["fresh"], ["gone"])
+    assert [(before.name, after.rollout_id) for before, after in diff.changed] == [("changed", better.id)]
+    assert (diff.unchanged, reverse.unchanged, same.unchanged) == (1, 1, 3)
+    assert [share.name for share in reverse.added] == ["gone"]
+    assert (same.added, same.removed, same.changed) == ([], [], [])
+
+
+def test_pulls_are_added_up_by_who_began_them(database_url: str) -> None:
+    clock = Clock()
+    with opened(database_url, clock) as catalog:
+        add_rollout(catalog, add_clip(catalog))
+        version = lock(catalog)
+        node, other = (Puller(version.id, f"key:{name}", "ampref/0.14.0") for name in ("node", "other"))
+
+        def add(counts: dict[Puller, int]) -> None:
+            with catalog.begin() as session:
+                pulls.add_pulls(session, counts)
+
+        first = clock.at
+        add({node: 2})
+        clock.at += 10
+        add({node: 1, other: 1})
+        clock.at += 10
+        results = together(8, lambda _: add({node: 1, other: 1}))
+        assert results == [None] * 8
+        with catalog.session() as session:
+            listed = pulls.list_pulls(session, version.id)
+        assert [(row.caller, row.pulls, row.first_at - first, row.last_at - first) for row in listed] == [
+            ("key:node", 11, 0, 20),
+            ("key:other", 9, 10, 20),
+        ]
