@@ -6,6 +6,7 @@ one reads what is to be drawn.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -54,11 +55,16 @@ def list_platforms(environ: Mapping[str, str] = os.environ) -> Sequence[str]:
 
 
 class GlProbe:
-    """Tries in the background what this machine can draw with."""
+    """Tries in the background what this machine can draw with.
 
-    def __init__(self) -> None:
+    Args:
+      nice: added to the niceness of the processes that try.
+    """
+
+    def __init__(self, nice: int = 0) -> None:
         self._platforms = list_platforms()
-        self._trial = _start_trial(self._platforms[0])
+        self._nice = nice
+        self._trial = _start_trial(self._platforms[0], nice)
 
     def find_platform(self) -> str:
         """The first platform that works; waits for the trial.
@@ -68,7 +74,7 @@ class GlProbe:
         """
         faults = []
         for index, platform in enumerate(self._platforms):
-            trial = self._trial if index == 0 else _start_trial(platform)
+            trial = self._trial if index == 0 else _start_trial(platform, self._nice)
             fault = _read_fault(trial)
             if not fault:
                 return platform
@@ -85,14 +91,17 @@ class GlProbe:
         self._trial.communicate()
 
 
-def _start_trial(platform: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def _start_trial(platform: str, nice: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
         [sys.executable, "-c", _TRIAL, platform],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    with contextlib.suppress(OSError):  # It may have ended already.
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+    return process
 
 
 def _read_fault(trial: subprocess.Popen[str]) -> str:

@@ -341,3 +341,16 @@ def test_a_backup_has_them_and_does_without(local: Bench, pretended: None, tmp_p
         assert store.read_bytes(digests["three"])
         assert thumbnails.is_due(session)
     assert isinstance(local.blobs.damage_log, CatalogDamageLog)
+
+
+def test_beside_jobs_a_batch_comes_now_and_then(local: Bench, pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = add_rollouts(local, *FIVE)
+    runner = Runner(local.settings, local.catalog, local.blobs, command=CHILD)
+    monkeypatch.setattr(Runner, "is_busy", True)
+    with making_thumbnails(runner, every_sec=0.05):
+        time.sleep(0.7)
+        assert not any(row.digest for row in rows(local).values())
+    monkeypatch.setattr("ampref_workers.sweeper._BUSY_THUMBNAILS_SEC", 0.1)
+    with making_thumbnails(runner, every_sec=0.05):
+        wait_until(lambda: all(row.digest for row in rows(local).values()), "all are drawn")
+    assert len(rows(local)) == len(ids)

@@ -118,6 +118,11 @@ class Runner:
         self._running = 0
         self._is_alone = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs here."""
+        return self._running > 0
+
     def run_once(self, should_stop: Callable[[], bool] = lambda: False) -> RunEnding:
         """Claim the job whose turn it is and bring it to an end.
 

@@ -37,6 +37,7 @@ _DELIVERERS = 4
 _LOOK_SEC = 1.0
 _PRESENCE_SEC = 1.0
 _THUMBNAILS_SEC = 2.0
+_BUSY_THUMBNAILS_SEC = 30.0
 _THUMBNAILS_PAUSE_SEC = 60.0
 
 
@@ -98,14 +99,22 @@ def making_thumbnails(runner: Runner, *, every_sec: float = _THUMBNAILS_SEC) -> 
     if not runner.settings.thumbnails:
         return nullcontext()
     thumbnailer = Thumbnailer(runner.settings, runner.catalog, runner.blobs, runner.presence.robots, runner.command)
-    resume_at = 0.0
+    resume_at, batch_at = 0.0, time.monotonic() + _BUSY_THUMBNAILS_SEC
+
+    def should_rest() -> bool:
+        """Beside jobs there is a batch now and then: even where it only fills gaps, its start costs them something."""
+        nonlocal batch_at
+        if runner.is_busy and time.monotonic() < batch_at:
+            return True
+        batch_at = time.monotonic() + _BUSY_THUMBNAILS_SEC
+        return False
 
     def work(end: threading.Event) -> None:
         nonlocal resume_at
         if time.monotonic() < resume_at or runner.presence.reason is not None:
             return
         try:
-            thumbnailer.make_due(end.is_set)
+            thumbnailer.make_due(end.is_set, should_rest)
         except ThumbnailsOff as error:
             resume_at = math.inf
             log.warning("thumbnails_off", reason=error.what, remedy=error.remedy)

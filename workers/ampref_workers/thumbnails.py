@@ -42,11 +42,12 @@ __all__ = ["Thumbnailer"]
 
 log = structlog.get_logger("ampref_workers.thumbnails")
 
-_BATCH = 8
-_TIMEOUT_SEC = 120.0
-"""Of the clock for a batch, whose child may get little of the processor."""
-_LEASE_SEC = 2 * _TIMEOUT_SEC + 60.0
+_BATCH = 4
+_TIMEOUT_SEC = 900.0
+"""Of the clock for a batch. It ends a GL that hangs: among busy jobs a child may get a hundredth of a processor."""
+_LEASE_SEC = _TIMEOUT_SEC + 300.0
 _CPU_SEC = 60
+"""Of the processor, of which a batch takes 2 s."""
 _NICE = 19
 _ADOPT_SEC = 3600.0
 """How often rollouts without a row are looked for: a process of an earlier release may add some."""
@@ -78,14 +79,17 @@ class Thumbnailer:
     _adopt_at: float = 0.0
     _reported_ids: set[str] = field(default_factory=set)
 
-    def make_due(self, should_stop: Callable[[], bool]) -> None:
+    def make_due(self, should_stop: Callable[[], bool], should_rest: Callable[[], bool] = lambda: False) -> None:
         """Make the thumbnails that are due, until none is or `should_stop`.
+
+        Args:
+          should_rest: whether what is due waits for another call; asked before each batch.
 
         Raises:
           ThumbnailsOff: it never will.
         """
         self._adopt()
-        while not should_stop():
+        while not should_stop() and not should_rest():
             with self.catalog.session() as session:
                 if not thumbnails.is_due(session):
                     return
@@ -197,7 +201,7 @@ def _find_platform() -> str:
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise ThumbnailsOff(f"the package {missing[0]!r} is not installed", remedy="pip install 'ampref[render]'")
-    probe = GlProbe()
+    probe = GlProbe(nice=_NICE)
     try:
         return probe.find_platform()
     except (NoGraphics, ModuleNotFoundError) as error:
