@@ -35,7 +35,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("rollout_id", name=op.f("pk_rollout_thumbnails")),
     )
-    op.create_index("ix_rollout_thumbnails_digest", "rollout_thumbnails", ["digest"])
+    is_made = sa.text("digest IS NOT NULL")
+    op.create_index(
+        "ix_rollout_thumbnails_digest", "rollout_thumbnails", ["digest"], sqlite_where=is_made, postgresql_where=is_made
+    )
     op.create_index(
         "ix_rollout_thumbnails_due", "rollout_thumbnails", ["rollout_id"], sqlite_where=is_due, postgresql_where=is_due
     )

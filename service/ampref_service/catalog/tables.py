@@ -40,6 +40,7 @@ WORKER_STATES = ("working", "paused", "stopping")
 MOST_THUMBNAIL_FAILURES = 3
 """After so many a rollout has no thumbnail."""
 
+_THUMBNAIL_MADE = text("digest IS NOT NULL")
 _THUMBNAIL_DUE = text(f"digest IS NULL AND failures < {MOST_THUMBNAIL_FAILURES}")
 
 REPEAT = "repeat"
@@ -173,10 +174,12 @@ rollout_thumbnails = Table(
     "rollout_thumbnails",
     metadata,
     Column("rollout_id", _ID, ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
-    Column("digest", _DIGEST, index=True),
+    Column("digest", _DIGEST),
     Column("size", _BIG),
     Column("failures", Integer, nullable=False),
     Column("lease_until", Double, nullable=False),
+    # Without the rows that wait, or SQLite would look for those by it and sort them.
+    Index("ix_rollout_thumbnails_digest", "digest", sqlite_where=_THUMBNAIL_MADE, postgresql_where=_THUMBNAIL_MADE),
     Index("ix_rollout_thumbnails_due", "rollout_id", sqlite_where=_THUMBNAIL_DUE, postgresql_where=_THUMBNAIL_DUE),
 )
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ampref_service.catalog.engine import Session, now
 from ampref_service.catalog.tables import MOST_THUMBNAIL_FAILURES, clips, rollout_thumbnails, rollouts
 
 _ADOPTED_AT_ONCE = 2_000
+_MOST_FAILURES: ColumnElement[int] = literal_column(str(MOST_THUMBNAIL_FAILURES))
+"""No parameter, or SQLite could not tell that the index of what is due has all of it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def claim(session: Session, robot_digests: Collection[str], *, limit: int, lease
         .join(clips, clips.c.id == rollouts.c.clip_id)
         .where(
             rollout_thumbnails.c.digest.is_(None),
-            rollout_thumbnails.c.failures < MOST_THUMBNAIL_FAILURES,
+            rollout_thumbnails.c.failures < _MOST_FAILURES,
             rollout_thumbnails.c.lease_until < time,
             clips.c.robot_digest.in_(sorted(robot_digests)),
         )
@@ -90,7 +92,7 @@ def is_due(session: Session) -> bool:
     """Whether any thumbnail is to be made; costs one look at an index."""
     query = select(rollout_thumbnails.c.rollout_id).where(
         rollout_thumbnails.c.digest.is_(None),
-        rollout_thumbnails.c.failures < MOST_THUMBNAIL_FAILURES,
+        rollout_thumbnails.c.failures < _MOST_FAILURES,
         rollout_thumbnails.c.lease_until < now(session),
     )
     return session.execute(query.limit(1)).first() is not None
