@@ -4,7 +4,7 @@ What is drawn is what MuJoCo's viewer shows: the geoms of the groups 0 to 2 that
 such geoms is drawn by all that it has. The ground plane is left out. Shapes that a browser does not have become some that it
 has: a plane a thin box, a height field a mesh.
 
-A mesh of a robot is made to be seen from near: its vertices are merged to a grid of a 200th of the robot's reach before they
+A mesh of a robot is made to be seen from near: its vertices are merged to a grid of a 300th of the robot's reach before they
 are sent. The same model gives the same bytes.
 """
 
@@ -29,8 +29,8 @@ FORMAT = "ampref-scene/1"
 
 _VISIBLE_GROUPS = 3
 _DEFAULT_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)
-_CELLS = 200
-"""Cells of the grid of vertices within the robot's reach: 5 mm of a robot of human size."""
+_CELLS = 300
+"""Cells of the grid of vertices within the robot's reach: 3 mm of a robot of human size."""
 _PLANE_SIZE = 20.0
 """m, half the side of a plane that has no end."""
 _PLANE_THICKNESS = 0.001
