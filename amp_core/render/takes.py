@@ -118,6 +118,15 @@ def read_export(path: Path, robot: Robot, facts: Mapping[str, Any] | None = None
         meta = read_meta(path)
     except NotFound:
         meta = {}
+    provenance = meta.get(PROVENANCE, {})
+    if not isinstance(provenance, dict):
+        raise InputRefused("its provenance is no object", file=str(path), expected="an export that ampref score wrote")
+    for name in (_STATES, *_REFERENCE):
+        kind = mmap_member(path, name).dtype.kind
+        if kind not in "fiu":
+            raise InputRefused(
+                "it does not hold numbers", file=str(path), key=name, expected="an export that ampref score wrote"
+            )
     known_facts = {key: value for key, value in (facts or {}).items() if value is not None}
     qpos = np.asarray(mmap_member(path, _STATES), np.float64)
     reference = [np.asarray(mmap_member(path, name), np.float64)[: len(qpos)] for name in _REFERENCE]
@@ -128,11 +137,13 @@ def read_export(path: Path, robot: Robot, facts: Mapping[str, Any] | None = None
             expected=f"the {robot.model.nq} of the robot {robot.name!r}",
             remedy="Name the robot that it was made with: --robot PATH/robot.yaml",
         )
+    if not np.isfinite(qpos).all():
+        frame = int(np.flatnonzero(~np.isfinite(qpos).all(axis=1))[0])
+        raise InputRefused("it holds a state that is not finite", file=str(path), key=_STATES, frame=frame)
     if not len(qpos):
         raise InputRefused("its simulation failed at once: there is no frame to draw", file=str(path))
     tier = known_facts.get("tier", meta.get("tier"))
     mode = known_facts.get("mode", meta.get("generation_mode"))
-    provenance = meta.get(PROVENANCE, {})
     return Take(
         name=str(known_facts.get("name") or provenance.get("name") or path.stem),
         robot=robot,
@@ -147,9 +158,10 @@ def read_export(path: Path, robot: Robot, facts: Mapping[str, Any] | None = None
 def differs_in_model(path: Path, robot: Robot) -> bool:
     """Whether an export says that it was made with another model of the robot."""
     try:
-        digest = read_meta(path).get(PROVENANCE, {}).get("robot_digest")
+        provenance = read_meta(path).get(PROVENANCE)
     except AmprefError:
         return False
+    digest = provenance.get("robot_digest") if isinstance(provenance, dict) else None
     return digest not in (None, robot.digest)
 
 

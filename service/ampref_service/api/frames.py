@@ -26,8 +26,9 @@ from ampref_service.blobs import BlobStore, VerifiedBlob
 from ampref_service.errors import ParameterRefused
 
 _LAYOUTS = 4096  # Exports whose arrays are known where they are: 4 kB each.
-_LARGE = 4 << 20  # Bytes of an answer that needs one of few places, which it has until it was sent.
-_LARGE_PLACES = 8
+_LARGE = 1 << 20  # Bytes of an answer that needs one of some places, which it has until it was sent.
+_LARGE_PLACES = 16
+_CHUNK = 128 << 10  # Bytes that are handed over at a time: what is handed over waits in memory for a reader that does not read.
 _PLACES: RunVar[anyio.CapacityLimiter] = RunVar("ampref_frames")
 
 
@@ -93,9 +94,13 @@ class _FramesResponse(Response):
         if window.nbytes > _LARGE:
             place = _take_place()
         with place:
-            self.body = await anyio.to_thread.run_sync(self._slice, blob, window)
-            self.headers["content-length"] = str(len(self.body))
-            await super().__call__(scope, receive, send)
+            body = memoryview(await anyio.to_thread.run_sync(self._slice, blob, window))
+            self.headers["content-length"] = str(len(body))
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for start in range(0, len(body), _CHUNK):
+                # Each waits until most of those before it were sent.
+                await send({"type": "http.response.body", "body": body[start : start + _CHUNK], "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _select(self, blob: VerifiedBlob) -> FrameWindow:
         query = self._query

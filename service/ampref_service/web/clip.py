@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from amp_core.errors import NotFound
-from amp_core.recipe import GATE_PROFILE, MODES
+from amp_core.recipe import GATE_PROFILE, MODES, SCALE_RANGE, PhysicsScale
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api import clips as clips_api
 from ampref_service.api.clip_schemas import AugmentBody, RolloutBody
@@ -24,7 +26,16 @@ from ampref_service.web.site import make_page_router, render_page
 router = make_page_router()
 
 Writer = Annotated[Caller, needs("clips:write")]
+Factor = Annotated[float, Form(ge=SCALE_RANGE[0], le=SCALE_RANGE[1], allow_inf_nan=False)]
 FrameNumber = Annotated[int | None, Query(ge=0, le=10**9)]
+
+
+REMEDIES: Mapping[str, Mapping[str, str]] = {
+    "use_tracked": {"mode": "tracked"},
+    "other_seed": {"mode": "tracked", "seed": "1"},
+    "dynamic_profile": {"mode": "auto", "gate_profile": "amp-0.12-dynamic"},
+}
+"""The suggestions of a diagnosis that are a rollout under another recipe, as fields of the form that asks for it."""
 
 
 @router.get("/clips/{clip_id}", dependencies=[needs("clips:read")])
@@ -62,6 +73,7 @@ def show_clip(
         "profiles": tuple(GATE_PROFILES),
         "usual_profile": GATE_PROFILE,
         "may_write": "clips:write" in caller.scopes,
+        "remedies": REMEDIES,
         "base_url": str(request.base_url).rstrip("/"),
     }
     if current is not None:
@@ -111,9 +123,15 @@ def score_again(
     mode: Annotated[Literal[*MODES], Form()],  # type: ignore[valid-type]
     seed: Annotated[int, Form(ge=0, le=2**53 - 1)] = 0,
     gate_profile: Annotated[Literal[*GATE_PROFILES], Form()] = GATE_PROFILE,  # type: ignore[valid-type]
+    friction: Factor = 1.0,
+    mass: Factor = 1.0,
+    damping: Factor = 1.0,
 ) -> Response:
-    """Queue a rollout of a clip under a mode's usual recipe, and go back to its page."""
-    recipe = {} if gate_profile == GATE_PROFILE else {"gate_profile": gate_profile}
+    """Queue a rollout of a clip under a mode's usual recipe, in some physics, and go back to its page."""
+    physics = PhysicsScale(friction=friction, mass=mass, damping=damping)
+    recipe: dict[str, Any] = {} if gate_profile == GATE_PROFILE else {"gate_profile": gate_profile}
+    if not physics.is_identity:
+        recipe["physics"] = asdict(physics)
     body = RolloutBody(mode=mode, seed=seed, recipe=recipe or None)
     submission = clips_api.post_rollout(clip_id, body, services, announcer, caller)
     place = f"?rollout={submission.rollout.id}" if submission.rollout is not None else ""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from amp_core.metrics import GRAVITY
-from amp_core.tiers import Tier
+from amp_core.tiers import MODE_GATE, Tier
+from ampref_service.web.formats import format_value
 
 Json = Mapping[str, Any]
 
@@ -23,18 +24,23 @@ CHARTED_GATES = (
 """The gates whose thresholds stand in the charts as lines."""
 
 
+_FORCES = {0: "0, free", 1: "1, held up", 2: "2, posed"}
+"""What the values of the gate `mode` mean."""
+
+
 @dataclass(frozen=True)
 class GateRow:
     """A gate as a row of a table.
 
     Args:
+      text: the value for people.
       level: `validity`, `Tier 0` or `Tier 1`: what needs it.
       margin: how far the value is within the threshold, in its own unit; negative beyond it, None where there is no value.
       share: the same as a share of the threshold, from -1 to 1.
     """
 
     name: str
-    value: Any
+    text: str
     gate: Json
     level: str
     passed: bool
@@ -48,7 +54,8 @@ def list_gates(gates: Sequence[Json]) -> list[GateRow]:
     for gate in gates:
         margin, share = _measure_margin(gate)
         level = gate["tier"] if gate["tier"] == "validity" else Tier(gate["tier"]).label
-        rows.append(GateRow(gate["name"], gate["value"], gate, level, gate["passed"], margin, share))
+        text = _FORCES.get(gate["value"], "") if gate["name"] == MODE_GATE else format_value(gate["value"])
+        rows.append(GateRow(gate["name"], text, gate, level, gate["passed"], margin, share))
     return sorted(rows, key=lambda row: (row.passed, math.inf if row.share is None else row.share))
 
 

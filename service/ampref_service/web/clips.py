@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from amp_core.errors import InputRefused
 from amp_core.metrics import METRICS
@@ -25,6 +25,7 @@ from ampref_service.catalog.distribution import count_facets, measure_histogram
 from ampref_service.catalog.records import Facets, Histogram, ListedClip, Page
 from ampref_service.catalog.tables import LIVE_STATES
 from ampref_service.errors import ParameterRefused
+from ampref_service.keys import Caller
 from ampref_service.uploads import split_tags
 from ampref_service.web.site import change_params, is_fragment, make_page_router, render_page
 
@@ -44,6 +45,10 @@ COLUMNS = (
 KEY_METRICS = tuple(name for name, _ in COLUMNS if name != "duration_sec")
 """The metrics whose histograms are open on the page."""
 
+KEY_HEADER = '-H "Authorization: Bearer $AMPREF_TOKEN" '
+"""What a command for curl needs where the service asks for a key."""
+
+DEFAULT_URL = "http://127.0.0.1:8000"
 BINS = 24
 """Of a histogram, at most."""
 
@@ -53,7 +58,11 @@ _LIMIT = 25
 @router.get("/clips")
 def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The clips that the address's filters leave."""
-    params = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
+    given_params = request.query_params.multi_items()
+    params = [(name, value) for name, value in given_params if value.strip()]
+    if len(params) < len(given_params) and not is_fragment(request):
+        # A form sends its empty fields as well; an address that people share has what was filled in.
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/clips{change_params(params, {})}".rstrip("?"), 303)
     error, query = None, ClipQuery(limit=_LIMIT)
     try:
         query = parse_query(request.url.query)
@@ -93,7 +102,7 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
         "facets": None,
         "robots": [name for name in sorted(services.robots) if caller.bounds.includes_robot(name)],
         "may_lock": {"datasets:write"} <= caller.scopes,
-        "lines": _write_lines(str(request.base_url).rstrip("/"), params),
+        "lines": _write_lines(str(request.base_url).rstrip("/"), params, has_key=caller != Caller()),
         "link": lambda **changes: change_params(params, changes),
     }
     return render_page(request, "clips_results.html" if is_fragment(request) else "clips.html", values)
@@ -154,10 +163,11 @@ def parse_query(text: str) -> ClipQuery:
         raise ParameterRefused(fault["msg"], key=".".join(map(str, fault["loc"])), remedy="Correct the filter") from None
 
 
-def _write_lines(base_url: str, params: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The page's query as a command for curl, for Python and for the shell."""
+def _write_lines(base_url: str, params: Sequence[tuple[str, str]], *, has_key: bool) -> dict[str, str]:
+    """The page's query as a command for curl, for Python and for the shell; the client takes the key from `AMPREF_TOKEN`."""
     filters = [(name, value) for name, value in params if name not in ("cursor", "limit")]
-    curl = f"curl -sS {shlex.quote(f'{base_url}/v1/clips?{urlencode(filters)}' if filters else f'{base_url}/v1/clips')}"
+    address = f"{base_url}/v1/clips" + (f"?{urlencode(filters)}" if filters else "")
+    curl = f"curl -sS {KEY_HEADER if has_key else ''}{shlex.quote(address)}"
     arguments: dict[str, Any] = {}
     shell = ["ampref", "clips"]
     for name, value in filters:
@@ -180,6 +190,8 @@ def _write_lines(base_url: str, params: Sequence[tuple[str, str]]) -> dict[str, 
         f"    for clip in api.iter_clips({call}):\n"
         '        print(clip["id"], clip["name"], clip["rollout"] and clip["rollout"]["tier"])'
     )
+    if base_url != DEFAULT_URL:
+        shell += ["--url", base_url]
     return {"curl": curl, "python": python, "shell": shlex.join(shell)}
 
 

@@ -93,7 +93,7 @@ def list_differences(documents: Sequence[Any], place: str = "") -> Iterator[tupl
         values = [document.get(key) for document in documents]
         if all(value == values[0] for value in values):
             continue
-        if all(isinstance(value, dict) for value in values):
-            yield from list_differences(values, f"{place}{key}.")
+        if any(isinstance(value, dict) for value in values):
+            yield from list_differences([value or {} for value in values], f"{place}{key}.")
         else:
             yield f"{place}{key}", values

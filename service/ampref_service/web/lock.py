@@ -95,14 +95,14 @@ def lock_selection(
             raise InputRefused("no tier is chosen", key="tier", expected="Tier 0, Tier 1 or both")
         check_dataset_name(name.strip())
         caller.check_dataset(name.strip())
-        versions_api.lock_version(name.strip(), LockBody.model_validate(document), services, announcer, caller)
+        answer = versions_api.lock_version(name.strip(), LockBody.model_validate(document), services, announcer, caller)
     except ValidationError as error:
         fault = error.errors()[0]
         refusal = ParameterRefused(str(fault["msg"]), key=".".join(map(str, fault["loc"])))
         return _show_form(request, services, caller, selection, fields, refusal)
     except AmprefError as error:
         return _show_form(request, services, caller, selection, fields, error)
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/jobs", 303)
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/jobs#{answer['job'].id}", 303)
 
 
 def _select(services: Services, caller: Caller, clip_ids: Sequence[str], query: str) -> Selection:

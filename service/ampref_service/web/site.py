@@ -152,7 +152,12 @@ def render_error(request: Request, error: AmprefError) -> Response:
     """An error as a page: what was wrong, where, what was expected, what to do."""
     if is_fragment(request):
         return HTMLResponse(open_templates().get_template("fault.html").render(error=error), error.status, HEADERS)
-    return render_page(request, "error.html", {"title": error.title, "error": error, "section": ""}, status=error.status)
+    # A form that was refused leads back to where it was filled in.
+    origin = f"{request.url.scheme}://{request.url.netloc}"
+    referer = request.headers.get("referer", "").removeprefix(origin)
+    back = own_address(request, referer, "") if request.method == "POST" else ""
+    values = {"title": error.title, "error": error, "section": "", "back": back}
+    return render_page(request, "error.html", values, status=error.status)
 
 
 def own_address(request: Request, address: str, default: str) -> str:

@@ -20,6 +20,7 @@ from ampref_service.diff import compare_versions
 from ampref_service.keys import Caller
 from ampref_service.services import Services
 from ampref_service.versions import find_version, restore_version
+from ampref_service.web.clips import KEY_HEADER
 from ampref_service.web.plots import draw_bars, draw_map, draw_seconds, draw_share
 from ampref_service.web.site import change_params, is_fragment, make_page_router, own_address, render_page
 
@@ -27,7 +28,8 @@ router = make_page_router()
 
 Reader = Annotated[Caller, needs("datasets:read")]
 Writer = Annotated[Caller, needs("datasets:write")]
-Reason = Annotated[str, Form(max_length=1000)]
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+Reason = Annotated[str, Form(max_length=1000, pattern=_PRINTABLE)]
 
 _MEMBERS = 50
 _MOST_CHANGES = 500
@@ -135,7 +137,7 @@ def _show_version(
         "members": segments[:_MEMBERS],
         "next_members": change_params(params, {"after": segments[_MEMBERS - 1].position}) if len(segments) > _MEMBERS else None,
         "is_first_page": after is None,
-        "lines": _write_lines(base_url, row),
+        "lines": _write_lines(base_url, row, has_key=caller != Caller()),
         "plots": _draw_coverage(coverage),
         "may_write": _may_write(caller),
         "address": f"{request.scope.get('root_path', '')}/datasets/{name}/versions/{row.version}",
@@ -205,7 +207,7 @@ def archive_version(
     version: ExactVersion,
     services: ServicesDep,
     caller: Writer,
-    manifest_sha256: Annotated[str, Form(max_length=80)] = "",
+    manifest_sha256: Annotated[str, Form(max_length=80, pattern=_PRINTABLE)] = "",
     reason: Reason = "",
 ) -> Response:
     """Archive a version, and go back to its page."""
@@ -234,8 +236,8 @@ def set_alias(
     name: DatasetName,
     services: ServicesDep,
     caller: Writer,
-    version: Annotated[str, Form(max_length=64)] = "",
-    alias: Annotated[str, Form(max_length=64)] = "",
+    version: Annotated[str, Form(max_length=64, pattern=_PRINTABLE)] = "",
+    alias: Annotated[str, Form(max_length=64, pattern=_PRINTABLE)] = "",
     back: Annotated[str, Form(max_length=400)] = "",
 ) -> Response:
     """Let an alias lead to a version, and go back."""
@@ -297,7 +299,7 @@ def _read_readiness(version: Version) -> dict[str, Any]:
     }
 
 
-def _write_lines(base_url: str, version: Version) -> dict[str, str]:
+def _write_lines(base_url: str, version: Version, *, has_key: bool) -> dict[str, str]:
     """What to paste in a shell, in Python and for curl."""
     name, pin = f"{version.dataset}=={version.version}", version.manifest_digest or ""
     option = "" if (version.readiness or {}).get("ready") else "    allow_not_ready=True,\n"
@@ -309,7 +311,7 @@ def _write_lines(base_url: str, version: Version) -> dict[str, str]:
     return {
         "pull": f"ampref pull {name} --url {base_url} --manifest-sha256 {pin}",
         "python": python,
-        "curl": "\n".join(f"curl -fsSO {address}{file.name}" for file in version.files),
+        "curl": "\n".join(f"curl -fsSO {KEY_HEADER if has_key else ''}{address}{file.name}" for file in version.files),
     }
 
 

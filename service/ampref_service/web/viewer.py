@@ -7,6 +7,8 @@ gets an answer, and there is nothing that it could change.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from amp_core.errors import AmprefError, InputRefused, NotFound
+from amp_core.errors import AmprefError, InputRefused, IntegrityError, NotFound
 from amp_core.evaluation import evaluate
 from amp_core.frames import WindowType, select_frames, slice_frames
 from amp_core.npz import locate_arrays
@@ -63,21 +65,28 @@ def read_export(path: Path, robot: Robot) -> Mapping[str, Any]:
       InputRefused: it is no export of this robot.
       IntegrityError: it is damaged.
     """
-    measured = evaluate(path, robot).to_dict()
-    with np.load(path, allow_pickle=False) as archive:
-        provenance = json.loads(archive["meta"].tobytes())["provenance"]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}  # All of them: each has a checksum.
+        measured = evaluate(path, robot).to_dict()
+        provenance = json.loads(arrays["meta"].tobytes())["provenance"]
+        PhysicsScale(**provenance["recipe"].get("physics", {}))
+        needed = ("gate_profile", "recipe_digest", "robot_mass_kg", "robot_digest", "generator_version", "mujoco_version")
+        if missing := [name for name in needed if name not in provenance]:
+            raise KeyError(", ".join(missing))
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise IntegrityError(f"it is damaged ({error})", file=str(path), remedy="Make or copy it again") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputRefused(
+            f"its meta does not say where it comes from ({type(error).__name__}: {error})",
+            file=str(path),
+            expected="an export that ampref score wrote",
+            remedy="View the motion itself, which is scored then: ampref view walk.pkl",
+        ) from None
     tier = measured["best_tier"] if measured["tier"] is None else measured["tier"]
     absent: dict[str, Any] = {"ingest": None, "diagnosis": None, "failure": None, "attempts": []}
-    return (
-        measured
-        | absent
-        | {
-            "tier": tier,
-            "source_digest": provenance.get("source_digest"),
-            "simulated_frames": measured["frames"],
-            "provenance": provenance,
-        }
-    )
+    facts = {"source_digest": provenance.get("source_digest"), "simulated_frames": measured["frames"]}
+    return measured | absent | facts | {"tier": tier, "provenance": provenance}
 
 
 def create_viewer(rollouts: Sequence[ViewedRollout], start_frame: int | None = None) -> Starlette:

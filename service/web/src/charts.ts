@@ -60,6 +60,8 @@ export interface ChartContext {
   readonly shades: readonly Shade[];
   readonly events: readonly Event_[];
   readonly seek: (frame: number) => void;
+  /** The labels of strips; every chart leaves them room, so that one moment is in one column of all charts. */
+  readonly stripLabels?: readonly string[];
 }
 
 const HEIGHT = 132;
@@ -262,7 +264,7 @@ export class Chart {
   }
 
   private buildKey(label: string, colour: string, isDashed: boolean): HTMLElement {
-    const value = build("output", { class: "chart-value" }, "–");
+    const value = build("span", { class: "chart-value" }, "–");
     this.values.push(value);
     const key = buildSwatch(label, colour, isDashed ? "dashed" : "");
     key.append(value);
@@ -300,13 +302,18 @@ export class Chart {
           strips
             ? {
                 ...axis,
-                size: labelWidth(strips.map(({ label }) => label)),
+                size: labelWidth(this.group.context.stripLabels ?? []),
                 splits: () => strips.map((_, i) => i + 0.5),
                 grid: { show: false },
                 ticks: { show: false },
                 values: () => strips.map((_, i) => strips[strips.length - 1 - i]!.label),
               }
-            : { ...axis, size: 46, space: 28, values: (_u, ticks) => ticks.map(trim) },
+            : {
+                ...axis,
+                size: labelWidth(this.group.context.stripLabels ?? []),
+                space: 28,
+                values: (_u, ticks) => ticks.map(trim),
+              },
         ],
         series: [
           {},
@@ -490,7 +497,7 @@ function strokeLine(ctx: CanvasRenderingContext2D, x0: number, y0: number, x1: n
 
 /** Pixels that the longest label of an axis needs. */
 function labelWidth(labels: readonly string[]): number {
-  return Math.min(120, Math.max(46, 12 + 6.3 * Math.max(...labels.map((label) => label.length))));
+  return Math.min(120, Math.max(46, ...labels.map((label) => 12 + 6.3 * label.length)));
 }
 
 /** Writes a text that can be read over lines. */

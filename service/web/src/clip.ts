@@ -58,6 +58,7 @@ class ClipCharts {
       dt: rollout.control_dt,
       shades: shadesOf(rollout),
       events: eventsOf(rollout),
+      stripLabels: viewer.scene?.meta.channels ?? [],
       seek: (frame) => {
         viewer.clock.pause();
         viewer.clock.seek(frame);

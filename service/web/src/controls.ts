@@ -170,7 +170,8 @@ export class Controls {
       bindings.ArrowUp = () => actions.turn(0, 0.1);
       bindings.ArrowDown = () => actions.turn(0, -0.1);
     }
-    const isOnButton = event.target instanceof Element && event.target.closest("button, a, summary, input") !== null;
+    const isOnButton =
+      event.target instanceof Element && event.target.closest("button, summary, input, select, textarea") !== null;
     if (!isOnButton) bindings[" "] = () => clock.toggle();
     const action = bindings[event.key];
     if (action === undefined) return;

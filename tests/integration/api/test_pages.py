@@ -126,7 +126,48 @@ def test_the_lines_of_a_query_ask_for_the_same(stocked: Any, capsys: pytest.Capt
     assert [item["name"] for item in stocked.http.get(url).json()["items"]] == ["hop"]
     assert "iter_clips(tier=1, min_slip_rate=0.1, sort='slip_rate')" in lines["python"]
     compile(lines["python"], "line", "exec")
-    assert lines["shell"] == "ampref clips --tier 1 --min slip_rate=0.1 --sort slip_rate"
+    assert lines["shell"] == "ampref clips --tier 1 --min slip_rate=0.1 --sort slip_rate --url http://testserver"
+    text, _ = add_key(stocked.app, "reader", "clips:read")
+    page = html.unescape(stocked.http.get("/clips?tier=1", headers=bearer(text)).text)
+    assert 'curl -sS -H "Authorization: Bearer $AMPREF_TOKEN" ' in page
+    assert text not in page
+
+
+def test_an_address_has_what_was_filled_in(stocked: Any) -> None:
+    answer = stocked.http.get("/clips?tier=0&name=&min_slip_rate=&sort=slip_rate", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/clips?tier=0&sort=slip_rate")
+
+
+def test_a_form_that_is_refused_leads_back(stocked: Any) -> None:
+    clip, headers = stocked.ids["walk"], {"referer": "http://testserver/clips/x?f=3"}
+    for referer, back in ((headers, 'href="/clips/x?f=3"'), ({"referer": "http://evil.example/clips"}, "")):
+        page = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "fly"}, headers=referer).text
+        assert (">Back<" in page) == bool(back)
+        assert back in page
+        assert "evil" not in page
+
+
+def test_a_clip_is_scored_in_other_physics_from_its_page(stocked: Any) -> None:
+    clip = stocked.ids["walk"]
+    answer = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "friction": "0.7"}, follow_redirects=False)
+    assert answer.status_code == 303
+    stocked.claim()  # The clip that waits.
+    stocked.finish(stocked.claim())
+    assert {item["bucket"] for item in stocked.http.get(f"/v1/clips/{clip}").json()["rollouts"]} == {
+        "canonical",
+        "friction=0.7",
+    }
+    refused = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "mass": "nan"})
+    assert refused.status_code == 422
+
+
+def test_what_no_text_can_be_is_refused_by_every_form(stocked: Any) -> None:
+    stocked.claim()  # The clip that waits.
+    stocked.lock("walk", "0.1.0", tags=["slow"])
+    address = "/datasets/walk/versions/0.1.0"
+    assert stocked.http.post(f"{address}/yank", data={"reason": "a\0b"}).status_code == 422
+    assert stocked.http.post("/datasets/walk/aliases", data={"version": "0.1.0\0", "alias": "best"}).status_code == 422
+    assert stocked.http.get(f"/v1{address}").json()["yanked"] is False
 
 
 def test_a_name_is_text_wherever_it_stands(api: Any) -> None:
@@ -194,7 +235,8 @@ def test_forms_do_what_the_api_does(stocked: Any) -> None:
 def test_a_version_grows_from_a_selection_and_from_a_query(stocked: Any) -> None:
     form = {"name": "walk", "version": "0.1.0", "tier": "0"}
     answer = stocked.http.post("/lock", data=form | {"clip": [stocked.ids["walk"]]}, follow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs")
+    assert answer.status_code == 303
+    assert answer.headers["location"].startswith("/jobs#job_")
     job = stocked.http.get("/v1/jobs?kind=lock").json()["items"][0]
     assert (job["dataset"], job["version"]) == ("walk", "0.1.0")
     answer = stocked.http.post(
