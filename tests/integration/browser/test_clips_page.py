@@ -59,7 +59,7 @@ def test_chosen_clips_become_a_version(site: Site, open_page: OpenPage) -> None:
     page.get_by_label("Dataset").fill("browsed")
     page.get_by_label("Version").fill("0.1.0")
     page.get_by_role("button", name="Lock", exact=True).click()
-    page.wait_for_url("**/jobs")
+    page.wait_for_url("**/jobs#*")
     expect(page.locator("#results")).to_contain_text("browsed==0.1.0")
     job = site.http.get("/v1/jobs", params={"kind": "lock"}).json()["items"][0]
     row = page.locator("tr", has_text="browsed==0.1.0")
@@ -70,7 +70,7 @@ def test_chosen_clips_become_a_version(site: Site, open_page: OpenPage) -> None:
 def test_lines_are_copied_and_the_theme_is_kept(site: Site, open_page: OpenPage) -> None:
     page = open_page("/clips?tier=0", permissions=["clipboard-read", "clipboard-write"])
     page.locator("[data-copy='#line-shell']").click()
-    wait_until(lambda: page.evaluate("navigator.clipboard.readText()") == "ampref clips --tier 0")
+    wait_until(lambda: page.evaluate("navigator.clipboard.readText()") == f"ampref clips --tier 0 --url {site.url}")
     toggle = page.locator("[data-theme-toggle]")
     toggle.click()
     toggle.click()
