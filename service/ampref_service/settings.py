@@ -31,8 +31,11 @@ _URLS = {"database_url": check_database_url, "blob_url": check_blob_url, "broker
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-FOREIGN_VARIABLES = ("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_TOKEN", "AMPREF_PUBLISHED_PORT")
-"""Variables with our prefix that are no setting of the service: the client's, and the one of `docker-compose.yml`."""
+FOREIGN_VARIABLES = (
+    *("AMPREF_URL", "AMPREF_CACHE", "AMPREF_OFFLINE", "AMPREF_TOKEN", "AMPREF_PUBLISHED_PORT"),
+    "AMPREF_BUILD_WITHOUT_ASSETS",
+)
+"""Variables with our prefix that are no setting of the service: the client's, that of `docker-compose.yml`, that of a build."""
 
 
 def _make_absolute(path: Path) -> Path:

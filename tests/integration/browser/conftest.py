@@ -86,7 +86,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             process.wait(30)
 
 
-@pytest.fixture(scope="session")
+# Of a module: while it lasts there is a running event loop, in which tests of other modules could start none.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         instance = playwright.chromium.launch(executable_path=find_chromium(), args=list(ARGUMENTS))

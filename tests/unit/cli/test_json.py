@@ -98,6 +98,7 @@ SHAPES = {
     "evaluate": (LIST, ["EXPORTS/walk.npz"]),
     "augment": (LIST, ["MOTION", "--mirror", "--out", "FOLDER"]),
     "view": (OBJECT, ["EXPORTS/walk.npz", "--no-browser"]),
+    "render": (OBJECT, ["EXPORTS/walk.npz", "--out", "PICTURE", "--count", "1", "--size", "64x64"]),
     "robots": (LIST, []),
     "submit": (LIST, ["MOTION", "--wait"]),
     "clips": (LIST, []),
@@ -201,6 +202,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
     def run(verb: str, *more: str) -> int:
         words = {"MOTION": str(motion), "FOLDER": str(tmp_path / "variants"), "EXPORTS": str(exports)}
         words["BACKUP"] = str(tmp_path / "backup")
+        words["PICTURE"] = str(tmp_path / "strip.png")
         words["EXPORTS/walk.npz"] = str(exports / "walk.npz")
         return cli.run([*verb.split(), *(words.get(word, word) for word in SHAPES[verb][1]), *more])
 
@@ -273,7 +275,10 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
         raise NotFound("it is not there")
 
     more = {
-        **{name: ["--robot", "nobody"] for name in ("score", "verify", "buckets", "check", "augment", "evaluate", "view")},
+        **{
+            name: ["--robot", "nobody"]
+            for name in ("score", "verify", "buckets", "check", "augment", "evaluate", "view", "render")
+        },
         "dataset build": ["--robot", "nobody"],
         "submit": ["--recipe", str(tmp_path / "none.json")],
         "migrate": ["--to", "nonsense"],
