@@ -49,6 +49,8 @@ BROWSER = (
     *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
 )
+"""GL in software, as on a machine without a graphics card; nothing that would look for hosts of the browser's maker."""
+
 COUNT_PICTURES = """
 (() => {
   let drew = false;

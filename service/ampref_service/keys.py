@@ -211,6 +211,11 @@ def format_time(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def format_minute(at: float) -> str:
+    """Epoch seconds for people: `2026-11-30 07:31 UTC`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who a request is from, and what it may do. Without arguments: anybody, of an open service, who may do everything.

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
@@ -27,7 +26,7 @@ from amp_core.errors import AmprefError, Forbidden, Unauthorized, Unavailable
 from ampref_service.api.guard import BY_PROXY, SAFE_METHODS
 from ampref_service.catalog import Catalog, keys
 from ampref_service.catalog.records import Key
-from ampref_service.keys import HOW_TO_GET_A_KEY, ROLES, Caller, digest_token, parse_groups
+from ampref_service.keys import HOW_TO_GET_A_KEY, ROLES, Caller, digest_token, format_minute, parse_groups
 from ampref_service.settings import Settings
 
 log = structlog.get_logger("ampref_service.auth")
@@ -252,7 +251,7 @@ class Authenticator:
             )
         if time.time() >= int(expires):
             raise Forbidden(
-                f"the link expired on {_format_date(int(expires))}", key="query.expires", remedy="Ask for a new one"
+                f"the link expired on {format_minute(int(expires))}", key="query.expires", remedy="Ask for a new one"
             )
         try:
             return await self._identify_by(keys.find_by_id, key_id)
@@ -325,9 +324,5 @@ def _check_valid(key: Key | None) -> Key:
         return key
     at, verb = (key.expires_at, "expired") if key.revoked_at is None else (key.revoked_at, "was revoked")
     raise Unauthorized(
-        f"the key {key.name!r} {verb} on {_format_date(at or 0.0)}", key="authorization", remedy=HOW_TO_GET_A_KEY
+        f"the key {key.name!r} {verb} on {format_minute(at or 0.0)}", key="authorization", remedy=HOW_TO_GET_A_KEY
     )
-
-
-def _format_date(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")

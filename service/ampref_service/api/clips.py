@@ -197,25 +197,33 @@ def _bound_query(query: ClipFilter, services: Services, caller: Caller) -> ClipQ
 @router.get("/histogram", response_model=HistogramView, responses=responses(422), dependencies=READ)
 def get_histogram(query: Annotated[HistogramParams, Query()], services: ServicesDep, caller: CallerDep) -> Histogram:
     """The distribution of a metric among the clips that the other filters leave; numbers may be some seconds old."""
-    clip_query = _bound_query(query, services, caller)
+    return read_histogram(services, _bound_query(query, services, caller), query.metric, query.bins)
+
+
+def read_histogram(services: Services, query: ClipQuery, metric: str, bins: int) -> Histogram:
+    """The distribution of a metric among the clips of a query, some seconds old at most; raises as `measure_histogram`."""
 
     def measure() -> Histogram:
         with services.catalog.session() as session:
-            return measure_histogram(session, clip_query, query.metric, query.bins)
+            return measure_histogram(session, query, metric, bins)
 
-    return services.answers.get(("histogram", query.metric, query.bins, clip_query.fingerprint()), measure)
+    return services.answers.get(("histogram", metric, bins, query.fingerprint()), measure)
 
 
 @router.get("/facets", response_model=FacetsView, responses=responses(422), dependencies=READ)
 def get_facets(query: Annotated[ClipFilterParams, Query()], services: ServicesDep, caller: CallerDep) -> Facets:
     """How many clips a query has, and by tier, robot, mode, gate profile and tag; numbers may be some seconds old."""
-    clip_query = _bound_query(query, services, caller)
+    return read_facets(services, _bound_query(query, services, caller))
+
+
+def read_facets(services: Services, query: ClipQuery) -> Facets:
+    """How many clips a query has, in all and with each value of a filter, some seconds old at most."""
 
     def count() -> Facets:
         with services.catalog.session() as session:
-            return count_facets(session, clip_query)
+            return count_facets(session, query)
 
-    return services.answers.get(("facets", clip_query.fingerprint()), count)
+    return services.answers.get(("facets", query.fingerprint()), count)
 
 
 @router.get("/{clip_id}", response_model=ClipDetail, responses=responses(404), dependencies=READ)

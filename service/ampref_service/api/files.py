@@ -326,6 +326,15 @@ def add_file_route(
         )
 
 
+def npz_responses(description: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of an endpoint that answers with an npz which it makes, or that there is nothing to make it of."""
+    return {
+        200: {"description": description, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "The client's copy is current"},
+        **responses(404),
+    }
+
+
 def file_responses(*media_types: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of an endpoint that serves a file, or that there is none."""
     binary = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from fastapi import Query, Request, Response
@@ -11,7 +11,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field
 from amp_core.errors import NotFound
 from amp_core.robot import Robot
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
-from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, lists_etag
+from ampref_service.api.files import BINARY, IMMUTABLE, REVALIDATE, lists_etag, npz_responses
 from ampref_service.api.params import Digest, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
@@ -73,14 +73,7 @@ def get_robot(robot: str, services: ServicesDep) -> Robot:
     return services.robot(robot)
 
 
-_SCENE_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The scene", "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
-    304: {"description": "The client's copy is current"},
-    **responses(404),
-}
-
-
-@router.get("/{robot}/scene", response_class=Response, responses=_SCENE_RESPONSES)
+@router.get("/{robot}/scene", response_class=Response, responses=npz_responses("The scene"))
 def get_scene(
     robot: str,
     request: Request,

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from amp_core.errors import NotFound
 from amp_core.frames import WindowType
 from ampref_service.api.deps import ServicesDep, needs
-from ampref_service.api.files import BINARY, StoredFile, add_file_route, serve_file
+from ampref_service.api.files import StoredFile, add_file_route, npz_responses, serve_file
 from ampref_service.api.frames import FrameQuery, serve_frames
 from ampref_service.api.links import A_DAY, LinkBody, LinkMakerDep, LinkView
 from ampref_service.api.params import GeneratedMode, Id, Metrics, Tier, Time, View, text_field
@@ -136,14 +136,7 @@ WEBP = "image/webp"
 add_file_route(router, "/{rollout_id}/thumbnail", get_thumbnail, "rollout_thumbnail", media_types=[WEBP])
 
 
-_FRAMES_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The rows", "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
-    304: {"description": "The client's copy is current"},
-    **responses(404),
-}
-
-
-@router.get("/{rollout_id}/frames", response_class=Response, responses=_FRAMES_RESPONSES)
+@router.get("/{rollout_id}/frames", response_class=Response, responses=npz_responses("The rows"))
 def get_frames(
     rollout_id: Id,
     request: Request,

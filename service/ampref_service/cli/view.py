@@ -29,10 +29,8 @@ from ampref_service import server
 from ampref_service.cli.startup import ending_on_sigterm, url_of
 from ampref_service.settings import Settings
 from ampref_service.web.assets import load_assets
+from ampref_service.web.compare import MOST
 from ampref_service.web.viewer import ViewedRollout, create_viewer, read_export
-
-MOST = 9
-"""Files that are shown side by side."""
 
 
 def view(

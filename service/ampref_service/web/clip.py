@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import Form, Query, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from amp_core.errors import NotFound
 from amp_core.recipe import GATE_PROFILE, MODES, SCALE_RANGE, PhysicsScale
@@ -21,7 +21,7 @@ from ampref_service.catalog.records import Rollout
 from ampref_service.keys import Caller
 from ampref_service.services import Services
 from ampref_service.web.clip_view import describe_changes, describe_replay, list_gates
-from ampref_service.web.site import make_page_router, render_page
+from ampref_service.web.site import lead_to, make_page_router, own_path, render_page
 
 router = make_page_router()
 
@@ -74,7 +74,6 @@ def show_clip(
         "usual_profile": GATE_PROFILE,
         "may_write": "clips:write" in caller.scopes,
         "remedies": REMEDIES,
-        "base_url": str(request.base_url).rstrip("/"),
     }
     if current is not None:
         result = current.result
@@ -95,20 +94,19 @@ def show_clip(
 
 
 def scene_url(request: Request, services: Services, robot: str, rollout: Rollout) -> str:
-    """Where the browser gets the robot from: that of the rollout where it is installed, else today's of that name."""
+    """Where the browser gets the robot from: the model that is installed under the name; without one the answer says so."""
     digest = services.robots[robot].digest if robot in services.robots else rollout.result["provenance"]["robot_digest"]
-    return f"{request.scope.get('root_path', '')}/v1/robots/{robot}/scene?digest={digest}"
+    return own_path(request, f"/v1/robots/{robot}/scene?digest={digest}")
 
 
 def replay_of(request: Request, services: Services, robot: str, rollout: Rollout, label: str) -> dict[str, Any]:
     """What the browser needs to replay a rollout of the catalog."""
     installed = services.robots.get(robot)
-    root = request.scope.get("root_path", "")
     return describe_replay(
         rollout.result,
         rollout_id=rollout.id,
         label=label,
-        frames_url=f"{root}/v1/rollouts/{rollout.id}/frames",
+        frames_url=own_path(request, f"/v1/rollouts/{rollout.id}/frames"),
         weight_n=None if installed is None else installed.mg_for(recipes.physics_of(rollout.result["provenance"]["recipe"])),
     )
 
@@ -135,7 +133,7 @@ def score_again(
     body = RolloutBody(mode=mode, seed=seed, recipe=recipe or None)
     submission = clips_api.post_rollout(clip_id, body, services, announcer, caller)
     place = f"?rollout={submission.rollout.id}" if submission.rollout is not None else ""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips/{clip_id}{place}", 303)
+    return lead_to(request, f"/clips/{clip_id}{place}")
 
 
 @router.post("/clips/{clip_id}/variants")
@@ -152,11 +150,11 @@ async def make_variants(
     body = AugmentBody(augmentations=[augmentation.strip()], mode=mode)
     result = await clips_api.post_augment(clip_id, body, request, services, announcer, caller)
     variant = result["variants"][0].clip
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips/{variant.id}", 303)
+    return lead_to(request, f"/clips/{variant.id}")
 
 
 @router.post("/clips/{clip_id}/delete")
 def delete_clip(request: Request, clip_id: Id, services: ServicesDep, caller: Writer) -> Response:
     """Delete a clip, and go to the clips."""
     clips_api.delete_clip(clip_id, services, caller)
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/clips", 303)
+    return lead_to(request, "/clips")

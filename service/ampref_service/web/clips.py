@@ -11,23 +11,23 @@ from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from amp_core.errors import InputRefused
 from amp_core.metrics import METRICS
 from amp_core.recipe import GENERATED_MODES
 from amp_core.tiers import GATE_PROFILES, Tier
+from ampref_service.api import clips as clips_api
 from ampref_service.api.clip_schemas import ClipQueryParams
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.catalog import job_rows
 from ampref_service.catalog.curriculum import ClipQuery, list_clips
-from ampref_service.catalog.distribution import count_facets, measure_histogram
-from ampref_service.catalog.records import Facets, Histogram, ListedClip, Page
+from ampref_service.catalog.records import ListedClip, Page
 from ampref_service.catalog.tables import LIVE_STATES
 from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
 from ampref_service.uploads import split_tags
-from ampref_service.web.site import change_params, is_fragment, make_page_router, render_page
+from ampref_service.web.site import change_params, is_fragment, lead_to, make_page_router, render_page
 
 router = make_page_router(dependencies=[needs("clips:read")])
 
@@ -62,7 +62,7 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
     params = [(name, value) for name, value in given_params if value.strip()]
     if len(params) < len(given_params) and not is_fragment(request):
         # A form sends its empty fields as well; an address that people share has what was filled in.
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/clips{change_params(params, {})}".rstrip("?"), 303)
+        return lead_to(request, f"/clips{change_params(params, {})}".rstrip("?"))
     error, query = None, ClipQuery(limit=_LIMIT)
     try:
         query = parse_query(request.url.query)
@@ -113,35 +113,21 @@ def show_histogram(request: Request, services: ServicesDep, caller: CallerDep, m
     """The distribution of a metric among the clips that the other filters of the address leave, as a part of the page."""
     params = [(name, value) for name, value in request.query_params.multi_items() if name != "metric"]
     query = replace(parse_query(urlencode(params)), robots=caller.bounds.robots)
-
-    def measure() -> Histogram:
-        with services.catalog.session() as session:
-            return measure_histogram(session, query, metric, BINS)
-
-    key = ("histogram", metric, BINS, query.fingerprint())
-    return render_page(request, "histogram.html", {"histogram": services.answers.get(key, measure)})
+    return render_page(request, "histogram.html", {"histogram": clips_api.read_histogram(services, query, metric, BINS)})
 
 
 @router.get("/clips/facets")
 def show_facets(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """How many clips there are with each value of a filter, as a part of the page."""
     query = replace(parse_query(request.url.query), robots=caller.bounds.robots)
-
-    def count() -> Facets:
-        with services.catalog.session() as session:
-            return count_facets(session, query)
-
-    facets = services.answers.get(("facets", query.fingerprint()), count)
-    return render_page(request, "facets.html", {"facets": facets, **_facet_values(request)})
-
-
-def _facet_values(request: Request) -> dict[str, Any]:
     params = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
-    return {
-        "query": parse_query(request.url.query),
+    values = {
+        "facets": clips_api.read_facets(services, query),
+        "query": query,
         "tiers": tuple(Tier),
         "link": lambda **changes: change_params(params, changes),
     }
+    return render_page(request, "facets.html", values)
 
 
 def parse_query(text: str) -> ClipQuery:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
 
 from amp_core.metrics import METRICS
 from amp_core.tiers import Tier
+from ampref_service.keys import format_minute, format_time
 
 __all__ = ["FILTERS"]
 
@@ -70,16 +70,6 @@ def format_bytes(value: int | None) -> str:
     return f"{size:.3g} TB"
 
 
-def format_time(at: float | None) -> str:
-    """Epoch seconds as `2026-11-30 07:31 UTC`."""
-    return _NONE if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def format_machine_time(at: float | None) -> str:
-    """Epoch seconds for the `datetime` of a `<time>`."""
-    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def shorten_digest(digest: str | None) -> str:
     """The beginning of a digest."""
     return _NONE if not digest else digest.removeprefix("sha256:")[:12]
@@ -113,8 +103,8 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "threshold": format_threshold,
     "seconds": format_seconds,
     "bytes": format_bytes,
-    "time": format_time,
-    "machine_time": format_machine_time,
+    "time": lambda at: _NONE if at is None else format_minute(at),
+    "machine_time": lambda at: format_time(at) or "",
     "digest": shorten_digest,
     "tier_label": tier_label,
     "tier_class": tier_class,

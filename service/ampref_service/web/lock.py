@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Form, Query, Request
 from pydantic import ValidationError
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from amp_core.dataset.names import check_dataset_name
 from amp_core.errors import AmprefError, InputRefused
@@ -25,7 +25,7 @@ from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
 from ampref_service.services import Services
 from ampref_service.web.clips import parse_query
-from ampref_service.web.site import make_page_router, render_page
+from ampref_service.web.site import lead_to, make_page_router, render_page
 
 router = make_page_router(dependencies=[needs("clips:read")])
 
@@ -102,7 +102,7 @@ def lock_selection(
         return _show_form(request, services, caller, selection, fields, refusal)
     except AmprefError as error:
         return _show_form(request, services, caller, selection, fields, error)
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/jobs#{answer['job'].id}", 303)
+    return lead_to(request, f"/jobs#{answer['job'].id}")
 
 
 def _select(services: Services, caller: Caller, clip_ids: Sequence[str], query: str) -> Selection:

@@ -83,7 +83,7 @@ def render_page(
     """
     query = f"?{request.url.query}" if request.url.query else ""
     frame = {
-        "root": request.scope.get("root_path", ""),
+        "root": own_path(request, ""),
         "caller": request.scope.get("ampref.caller"),
         "session": request.scope.get(_SESSION),
         "here": request.url.path + query,
@@ -139,9 +139,8 @@ async def _identify(request: Request, scopes: list[str]) -> None:
 
 def lead_to_login(request: Request, error: Unauthorized) -> Response:
     """The way to `/login` and back; a script that asks for a part of a page is told to go there."""
-    root = request.scope.get("root_path", "")
     back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    address = f"{root}/login?{urlencode({'next': back if request.method == 'GET' else '/'})}"
+    address = own_path(request, "/login") + f"?{urlencode({'next': back if request.method == 'GET' else '/'})}"
     if is_fragment(request):
         return Response(status_code=401, headers={"hx-redirect": address})
     log_refusal(request.scope, error)
@@ -160,10 +159,20 @@ def render_error(request: Request, error: AmprefError) -> Response:
     return render_page(request, "error.html", values, status=error.status)
 
 
+def own_path(request: Request, path: str) -> str:
+    """`path` as a browser asks for it, where a proxy serves the pages below another one."""
+    return str(request.scope.get("root_path", "")) + path
+
+
+def lead_to(request: Request, path: str) -> Response:
+    """The answer to a form: go to a page."""
+    return RedirectResponse(own_path(request, path), 303)
+
+
 def own_address(request: Request, address: str, default: str) -> str:
     """`address` where it is a path of this service, else `default`: no link or form leads elsewhere."""
     is_own = re.fullmatch(r"/(?![/\\])[!-~]*", address) and "\\" not in address
-    return address if is_own else request.scope.get("root_path", "") + default
+    return address if is_own else own_path(request, default)
 
 
 def change_params(params: Sequence[tuple[str, str]], changes: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from ampref_service.services import Services
 from ampref_service.versions import find_version, restore_version
 from ampref_service.web.clips import KEY_HEADER
 from ampref_service.web.plots import draw_bars, draw_map, draw_seconds, draw_share
-from ampref_service.web.site import change_params, is_fragment, make_page_router, own_address, render_page
+from ampref_service.web.site import change_params, is_fragment, lead_to, make_page_router, own_address, own_path, render_page
 
 router = make_page_router()
 
@@ -140,7 +140,7 @@ def _show_version(
         "lines": _write_lines(base_url, row, has_key=caller != Caller()),
         "plots": _draw_coverage(coverage),
         "may_write": _may_write(caller),
-        "address": f"{request.scope.get('root_path', '')}/datasets/{name}/versions/{row.version}",
+        "address": own_path(request, f"/datasets/{name}/versions/{row.version}"),
     }
     return render_page(
         request, "version.html", values | _draw_statistics(values["facts"]), status=error.status if error else 200
@@ -161,7 +161,7 @@ def show_statistics(
         "facts": None,
         "busy": None,
         "gone": None,
-        "address": f"{request.scope.get('root_path', '')}/datasets/{name}/versions/{row.version}",
+        "address": own_path(request, f"/datasets/{name}/versions/{row.version}"),
     }
     try:
         values["facts"] = request.app.state.statistics.get(row, _WAIT_SEC)
@@ -257,7 +257,7 @@ def remove_alias(request: Request, name: DatasetName, alias: AliasName, services
             datasets.drop_alias(session, name, alias, actor=caller.name)
     except AmprefError as error:
         return _show_dataset(request, services, caller, name, error=error)
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/datasets/{name}", 303)
+    return lead_to(request, f"/datasets/{name}")
 
 
 def _change_version(request: Request, services: Services, caller: Caller, name: str, version: str, change: Any) -> Response:
@@ -270,7 +270,7 @@ def _change_version(request: Request, services: Services, caller: Caller, name: 
 
 
 def _lead_to_version(request: Request, name: str, version: str) -> Response:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/datasets/{name}/versions/{version}", 303)
+    return lead_to(request, f"/datasets/{name}/versions/{version}")
 
 
 def _may_write(caller: Caller) -> bool:

@@ -23,13 +23,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from amp_core.motions import bundled_motions
 from ampref_service.web.assets import load_assets
+from bench.bench_pages import BROWSER
 
 AMPREF = str(Path(sys.executable).with_name("ampref"))
-ARGUMENTS = (
-    # GL in software, as on a machine without a graphics card; nothing that would look for hosts of the browser's maker.
-    *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
-)
 
 
 def find_chromium() -> str:
@@ -90,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=find_chromium(), args=list(ARGUMENTS))
+        instance = playwright.chromium.launch(executable_path=find_chromium(), args=list(BROWSER))
         yield instance
         instance.close()
 
