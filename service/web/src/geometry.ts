@@ -1,7 +1,7 @@
 /** The robot's surface as arrays for the GPU: all geoms in one buffer, each vertex with the number of its body. */
 
 import { type Geom, GeomType, type Mesh, type Scene } from "./scene.js";
-import { simplifyTriangles, type Triangles } from "./simplify.js";
+import { crossEdges, simplifyTriangles, type Triangles } from "./simplify.js";
 
 export interface Surface {
   /** (V, 4): m in the frame of the body, and the body's number. */
@@ -123,6 +123,8 @@ interface ShadedTriangles {
   readonly index: Uint32Array;
 }
 
+const cross = new Float64Array(3);
+
 /** Gives every vertex the mean normal of its faces, weighted by their areas. */
 function smoothNormals(points: Float32Array, faces: Uint32Array): ShadedTriangles {
   const sums = new Float32Array(points.length);
@@ -130,15 +132,10 @@ function smoothNormals(points: Float32Array, faces: Uint32Array): ShadedTriangle
     const a = 3 * faces[f]!;
     const b = 3 * faces[f + 1]!;
     const c = 3 * faces[f + 2]!;
-    const ux = points[b]! - points[a]!;
-    const uy = points[b + 1]! - points[a + 1]!;
-    const uz = points[b + 2]! - points[a + 2]!;
-    const vx = points[c]! - points[a]!;
-    const vy = points[c + 1]! - points[a + 1]!;
-    const vz = points[c + 2]! - points[a + 2]!;
-    const nx = uy * vz - uz * vy;
-    const ny = uz * vx - ux * vz;
-    const nz = ux * vy - uy * vx;
+    crossEdges(points, a, b, c, cross);
+    const nx = cross[0]!;
+    const ny = cross[1]!;
+    const nz = cross[2]!;
     sums[a]! += nx;
     sums[a + 1]! += ny;
     sums[a + 2]! += nz;
@@ -174,15 +171,10 @@ function splitCreases(points: Float32Array, faces: Uint32Array, crease: number):
     const a = 3 * faces[3 * f]!;
     const b = 3 * faces[3 * f + 1]!;
     const c = 3 * faces[3 * f + 2]!;
-    const ux = points[b]! - points[a]!;
-    const uy = points[b + 1]! - points[a + 1]!;
-    const uz = points[b + 2]! - points[a + 2]!;
-    const vx = points[c]! - points[a]!;
-    const vy = points[c + 1]! - points[a + 1]!;
-    const vz = points[c + 2]! - points[a + 2]!;
-    const nx = uy * vz - uz * vy;
-    const ny = uz * vx - ux * vz;
-    const nz = ux * vy - uy * vx;
+    crossEdges(points, a, b, c, cross);
+    const nx = cross[0]!;
+    const ny = cross[1]!;
+    const nz = cross[2]!;
     const length = Math.sqrt(nx * nx + ny * ny + nz * nz);
     area[f] = length;
     if (length > 0) {

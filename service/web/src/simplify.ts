@@ -13,6 +13,22 @@ const ENTRIES = 10; // of a symmetric matrix of 4 by 4
 const RIM_WEIGHT = 4; // of the planes that hold the rim of an open mesh in its place
 const LEAST_COSINE = 0.25; // by which a face may turn when its corner moves
 
+const cross = new Float64Array(3);
+
+/** The cross product of a triangle's edges from its first corner: its normal, as long as twice its area. @param a, b, c first
+ * elements of the corners in `points`. */
+export function crossEdges(points: ArrayLike<number>, a: number, b: number, c: number, out: Float64Array): void {
+  const ux = points[b]! - points[a]!;
+  const uy = points[b + 1]! - points[a + 1]!;
+  const uz = points[b + 2]! - points[a + 2]!;
+  const vx = points[c]! - points[a]!;
+  const vy = points[c + 1]! - points[a + 1]!;
+  const vz = points[c + 2]! - points[a + 2]!;
+  out[0] = uy * vz - uz * vy;
+  out[1] = uz * vx - ux * vz;
+  out[2] = ux * vy - uy * vx;
+}
+
 /** @param tolerance m, about how far the surface may move. */
 export function simplifyTriangles({ points, faces }: Triangles, tolerance: number): Triangles {
   return new Simplifier(points, faces).simplify(tolerance * tolerance);
@@ -158,15 +174,10 @@ class Simplifier {
     const a = 3 * faces[at]!;
     const b = 3 * faces[at + 1]!;
     const c = 3 * faces[at + 2]!;
-    const ux = points[b]! - points[a]!;
-    const uy = points[b + 1]! - points[a + 1]!;
-    const uz = points[b + 2]! - points[a + 2]!;
-    const vx = points[c]! - points[a]!;
-    const vy = points[c + 1]! - points[a + 1]!;
-    const vz = points[c + 2]! - points[a + 2]!;
-    const nx = uy * vz - uz * vy;
-    const ny = uz * vx - ux * vz;
-    const nz = ux * vy - uy * vx;
+    crossEdges(points, a, b, c, cross);
+    const nx = cross[0]!;
+    const ny = cross[1]!;
+    const nz = cross[2]!;
     const length = Math.sqrt(nx * nx + ny * ny + nz * nz);
     if (length < 1e-14) return false;
     normals[at] = nx / length;
