@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ampref_service.api.deps import ServicesDep, needs
+from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.api.params import Time, View
 from ampref_service.api.problems import responses
 from ampref_service.api.strict import make_router
@@ -44,7 +44,7 @@ class WorkerList(BaseModel):
 
 
 @router.get("", response_model=WorkerList, responses=responses())
-def list_workers(services: ServicesDep) -> dict[str, list[Worker]]:
-    """Who runs jobs."""
+def list_workers(services: ServicesDep, caller: CallerDep) -> dict[str, list[Worker]]:
+    """Who runs jobs of the robots that the caller may reach."""
     with services.catalog.session() as session:
-        return {"items": worker_rows.list_workers(session)}
+        return {"items": worker_rows.list_workers(session, caller.bounds)}

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from sqlalchemy import delete, insert, or_, select, update
 
 from ampref_service.catalog.engine import Session, now, select_distinct
-from ampref_service.catalog.records import Job, Worker
+from ampref_service.catalog.records import NO_BOUNDS, Bounds, Job, Worker
 from ampref_service.catalog.tables import jobs, workers
 
 SILENT_SEC = 30.0
@@ -35,12 +35,22 @@ def remove(session: Session, worker_ids: Iterable[str]) -> None:
     session.execute(delete(workers).where(workers.c.id.in_(list(worker_ids))))
 
 
-def list_workers(session: Session) -> list[Worker]:
-    """Every worker that was seen within a day, the newest first; `live` says whether it was lately."""
+def list_workers(session: Session, bounds: Bounds = NO_BOUNDS) -> list[Worker]:
+    """Every worker that was seen within a day, the newest first; `live` says whether it was lately.
+
+    Whoever reaches some robots alone learns of the workers that have one of them, and of those robots.
+    """
     at = now(session)
     rows = session.execute(select(workers).order_by(workers.c.id.desc())).mappings()
     # Either way: where the clock went back, a worker that ended before was seen in the future.
-    return [replace(worker, live=abs(at - worker.seen_at) <= SILENT_SEC) for worker in (Worker(**row) for row in rows)]
+    everybody = [replace(worker, live=abs(at - worker.seen_at) <= SILENT_SEC) for worker in (Worker(**row) for row in rows)]
+    if bounds.robots is None:
+        return everybody
+    narrowed = [
+        replace(worker, robots={name: worker.robots[name] for name in worker.robots if bounds.includes_robot(name)})
+        for worker in everybody
+    ]
+    return [worker for worker in narrowed if worker.robots]
 
 
 def find_other(session: Session, job: Job, worker_id: str | None) -> Worker | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import Form, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from amp_core.errors import NotFound
+from amp_core.errors import AmprefError, NotFound
 from amp_core.recipe import GATE_PROFILE, MODES, SCALE_RANGE, PhysicsScale
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api import clips as clips_api
@@ -48,6 +50,21 @@ def show_clip(
     f: FrameNumber = None,
 ) -> Response:
     """A clip with one of its rollouts, its best unless the address names another, at a frame."""
+    return _show_clip(request, services, caller, clip_id, rollout, f)
+
+
+def _show_clip(
+    request: Request,
+    services: Services,
+    caller: Caller,
+    clip_id: str,
+    rollout: str | None = None,
+    f: int | None = None,
+    *,
+    error: AmprefError | None = None,
+    augmentation: str = "",
+) -> Response:
+    """The page of a clip; after a refused form with `error` above, and the `augmentation` that it asked for in it again."""
     with services.catalog.session() as session:
         clip, rollouts, jobs = clips.get_with_rollouts(session, clip_id)
         rows = recipes.get_many(session, {item.recipe_digest for item in rollouts})
@@ -60,6 +77,8 @@ def show_clip(
         )
     values: dict[str, Any] = {
         "title": clip.name,
+        "error": error,
+        "augmentation": augmentation,
         "section": "clips",
         "clip": clip,
         "parent": parent.get(clip.parent_id or ""),
@@ -85,18 +104,17 @@ def show_clip(
             "gates": list_gates(result["gates"]),
             "changes": list(describe_changes(result["ingest"])),
             "replay": {
-                "scene_url": scene_url(request, services, clip.robot, current),
+                "scene_url": scene_url(request, clip.robot, current),
                 "rollouts": [replay_of(request, services, clip.robot, current, f"{current.mode} · {bucket}")],
                 "start_frame": f,
             },
         }
-    return render_page(request, "clip.html", values)
+    return render_page(request, "clip.html", values, status=200 if error is None else error.status)
 
 
-def scene_url(request: Request, services: Services, robot: str, rollout: Rollout) -> str:
-    """Where the browser gets the robot from: the model that is installed under the name; without one the answer says so."""
-    digest = services.robots[robot].digest if robot in services.robots else rollout.result["provenance"]["robot_digest"]
-    return own_path(request, f"/v1/robots/{robot}/scene?digest={digest}")
+def scene_url(request: Request, robot: str, rollout: Rollout) -> str:
+    """Where the browser gets the robot from: in the model that made the rollout, so that no other one is drawn in its place."""
+    return own_path(request, f"/v1/robots/{robot}/scene?digest={rollout.result['provenance']['robot_digest']}")
 
 
 def replay_of(request: Request, services: Services, robot: str, rollout: Rollout, label: str) -> dict[str, Any]:
@@ -131,7 +149,10 @@ def score_again(
     if not physics.is_identity:
         recipe["physics"] = asdict(physics)
     body = RolloutBody(mode=mode, seed=seed, recipe=recipe or None)
-    submission = clips_api.post_rollout(clip_id, body, services, announcer, caller)
+    try:
+        submission = clips_api.post_rollout(clip_id, body, services, announcer, caller)
+    except AmprefError as error:
+        return _show_clip(request, services, caller, clip_id, error=error)
     place = f"?rollout={submission.rollout.id}" if submission.rollout is not None else ""
     return lead_to(request, f"/clips/{clip_id}{place}")
 
@@ -148,7 +169,11 @@ async def make_variants(
 ) -> Response:
     """Make a variant or a part of a clip, queue its rollout, and go to its page."""
     body = AugmentBody(augmentations=[augmentation.strip()], mode=mode)
-    result = await clips_api.post_augment(clip_id, body, request, services, announcer, caller)
+    try:
+        result = await clips_api.post_augment(clip_id, body, request, services, announcer, caller)
+    except AmprefError as error:
+        show = functools.partial(_show_clip, error=error, augmentation=augmentation.strip())
+        return await run_in_threadpool(show, request, services, caller, clip_id)
     variant = result["variants"][0].clip
     return lead_to(request, f"/clips/{variant.id}")
 

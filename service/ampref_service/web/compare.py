@@ -13,6 +13,7 @@ from amp_core.metrics import METRICS, Metric
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.api.params import Id
 from ampref_service.catalog import clips, recipes, rollouts
+from ampref_service.catalog.records import Rollout
 from ampref_service.web.clip import FrameNumber, replay_of, scene_url
 from ampref_service.web.site import make_page_router, render_page
 
@@ -68,18 +69,26 @@ def compare_rollouts(
         "labels": labels,
         "owners": owners,
         "left_out": len(left_out),
+        "undrawn": [],
         "metrics": list_shown_metrics([item.metrics for item in rows]),
         "differences": list(list_differences([dict(recipe_of[item.recipe_digest].recipe) for item in rows])),
         "replay": None,
     }
     if rows:
         robot = next(iter(robots))
+        drawn = [pair for pair in zip(rows, labels, strict=True) if _model_of(pair[0]) == _model_of(rows[0])]
         values["replay"] = {
-            "scene_url": scene_url(request, services, robot, rows[0]),
-            "rollouts": [replay_of(request, services, robot, item, label) for item, label in zip(rows, labels, strict=True)],
+            "scene_url": scene_url(request, robot, rows[0]),
+            "rollouts": [replay_of(request, services, robot, item, label) for item, label in drawn],
             "start_frame": f,
         }
+        values["undrawn"] = [label for item, label in zip(rows, labels, strict=True) if _model_of(item) != _model_of(rows[0])]
     return render_page(request, "compare.html", values)
+
+
+def _model_of(rollout: Rollout) -> str:
+    """The digest of the robot's model that a rollout was made with."""
+    return str(rollout.result["provenance"]["robot_digest"])
 
 
 def list_shown_metrics(documents: Sequence[Mapping[str, Any]]) -> list[Metric]:

@@ -13,7 +13,7 @@ from ampref_service.api.params import Cursor, Id
 from ampref_service.catalog import clips, job_rows, worker_rows
 from ampref_service.catalog.tables import JOB_STATES
 from ampref_service.keys import Caller
-from ampref_service.web.site import change_params, is_fragment, make_page_router, own_address, render_page
+from ampref_service.web.site import change_params, is_fragment, lead_to, make_page_router, own_address, render_page
 
 router = make_page_router()
 
@@ -36,7 +36,7 @@ def show_jobs(
         page = replace(page, items=tuple(worker_rows.explain_waiting(session, page.items)))
         names = clips.find_names(session, [job.clip_id for job in page.items if job.clip_id is not None])
         counts = job_rows.counts(session, caller.bounds)
-        workers = worker_rows.list_workers(session)
+        workers = worker_rows.list_workers(session, caller.bounds)
     params = [(name, value) for name, value in request.query_params.multi_items() if value]
     values = {
         "title": "Jobs",
@@ -69,9 +69,8 @@ def retry_job(
     services: ServicesDep,
     caller: Writer,
     background: BackgroundTasks,
-    back: Annotated[str, Form(max_length=4000)] = "",
 ) -> Response:
-    """Queue a job again that came to no result, and go back to the page."""
+    """Queue a job again that came to no result, and show the one that does it in its place; the old one stays as it is."""
     job = services.queue.retry(job_id, owner=caller.owner, key=caller.key, actor=caller.name)
     background.add_task(services.ring, job.id)
-    return RedirectResponse(own_address(request, back, "/jobs"), 303)
+    return lead_to(request, f"/jobs#{job.id}")

@@ -100,6 +100,11 @@ def is_fragment(request: Request) -> bool:
 class PageRoute(APIRoute):
     """A route whose answers are pages, errors included."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.methods is not None and "GET" in self.methods:
+            self.methods.add("HEAD")
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         scopes = list_scopes(self.dependant)
@@ -113,7 +118,8 @@ class PageRoute(APIRoute):
                 return lead_to_login(request, error)
             except RequestValidationError as error:
                 faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:5]]
-                return render_error(request, ParameterRefused("; ".join(faults), remedy="Correct the address of this page"))
+                what = "the address of this page" if request.method in SAFE_METHODS else "what was filled in"
+                return render_error(request, ParameterRefused("; ".join(faults), remedy=f"Correct {what}"))
             except AmprefError as error:
                 log_refusal(request.scope, error)
                 return render_error(request, error)

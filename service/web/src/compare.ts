@@ -56,6 +56,7 @@ function buildCharts(container: HTMLElement, viewer: Viewer): ChartGroup {
     frames: clock.frames,
     dt: clock.dt,
     shades: [],
+    stripLabels: viewer.scene!.meta.channels,
     events: tracks.flatMap(({ rollout }, i) => eventsOf(rollout, i, clock.dt)),
     seek: (frame) => {
       clock.pause();
@@ -79,6 +80,19 @@ function buildCharts(container: HTMLElement, viewer: Viewer): ChartGroup {
       values: () => resample(values(track.series!), track, clock.frames, clock.dt),
     }));
   group.add({ name: "load", title: "Normal force", unit: "ΣF_n / mg", lines: lines((s) => s.load()), range: [0, 1.2] });
+  group.add({
+    name: "contacts",
+    title: "Contacts",
+    lines: [],
+    strips: viewer.scene!.meta.channels.map((label, channel) => ({
+      label,
+      bars: tracks.map((track, i) => ({
+        colour: `--c${i % 6}`,
+        what: track.rollout.label,
+        values: () => resample(track.series!.contact(channel), track, clock.frames, clock.dt),
+      })),
+    })),
+  });
   group.add({ name: "height", title: "Height of the root", unit: "m", digits: 3, lines: lines((s) => s.height()) });
   group.add({
     name: "tilt",

@@ -474,12 +474,19 @@ export class Panel {
     this.surface.geometry = (isFine && this.shared.fine) || this.shared.robot;
     const { outline } = this.shared;
     this.shadow.visible = outline !== null && this.surface.visible;
-    this.ghost.show(outline !== null && this.hasGhost);
+    this.ghost.show(outline !== null && this.hasGhost && !this.isGhostInFront(camera));
     if (outline !== null) for (const mesh of this.outlined) mesh.geometry = outline;
     this.viewProjection.value.multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse);
     const { centre } = (this.floor.material as RawShaderMaterial).uniforms;
     centre!.value.set(this.target.x, this.target.y);
     renderer.render(this.three, camera);
+  }
+
+  /** Whether the ghost has come so near to the camera that it would hide the robot. */
+  private isGhostInFront(camera: Camera): boolean {
+    const root = 3 * this.scene.meta.root_body;
+    const distance = camera.position.distanceTo(this.target);
+    return camera.position.distanceTo(new Vector3().fromArray(this.ghost.kinematics.pos, root)) < 0.4 * distance;
   }
 
   private moveTarget(glides: boolean): void {

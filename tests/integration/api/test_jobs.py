@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from amp_core.errors import PhysicsFailed
 from ampref_service.catalog import worker_rows
-from ampref_service.catalog.records import Worker
+from ampref_service.catalog.records import Bounds, Worker
 
 
 def _events(text: str) -> list[dict[str, Any]]:
@@ -172,6 +173,10 @@ def test_priorities_and_workers_are_shown(api: Any) -> None:
         worker_rows.save(session, worker)
     (shown,) = api.http.get("/v1/workers").json()["items"]
     assert (shown["state"], shown["reason"], shown["live"], shown["robots"]) == ("paused", "no disk", True, worker.robots)
+    with api.catalog.begin() as session:
+        assert worker_rows.list_workers(session, Bounds(robots=("g1",))) == []
+        worker_rows.save(session, replace(worker, robots=worker.robots | {"g1": "sha256:" + "1" * 64}))
+        assert worker_rows.list_workers(session, Bounds(robots=("wildrobot",)))[0].robots == worker.robots
     components = {row["name"]: row for row in api.http.get("/readyz").json()["components"]}
     assert [(components[name]["ok"], components[name]["needed"]) for name in ("workers", "queue")] == [(False, False)] * 2
     assert "no disk" in components["queue"]["detail"]

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from datasetkit import make_bundle
 from keykit import add_key, bearer
+from sqlalchemy import update
 
 from ampref_service import statistics
+from ampref_service.catalog import rollouts, tables
 from ampref_service.web import assets
 from ampref_service.web.clip_view import list_gates
 from ampref_service.web.compare import list_differences
@@ -139,9 +141,9 @@ def test_an_address_has_what_was_filled_in(stocked: Any) -> None:
 
 
 def test_a_form_that_is_refused_leads_back(stocked: Any) -> None:
-    clip, headers = stocked.ids["walk"], {"referer": "http://testserver/clips/x?f=3"}
-    for referer, back in ((headers, 'href="/clips/x?f=3"'), ({"referer": "http://evil.example/clips"}, "")):
-        page = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "fly"}, headers=referer).text
+    headers = {"referer": "http://testserver/jobs?state=queued"}
+    for referer, back in ((headers, 'href="/jobs?state=queued"'), ({"referer": "http://evil.example/clips"}, "")):
+        page = stocked.http.post("/jobs/job_none/cancel", headers=referer).text
         assert (">Back<" in page) == bool(back)
         assert back in page
         assert "evil" not in page
@@ -212,6 +214,33 @@ def test_the_page_of_a_clip_has_what_the_api_has(stocked: Any) -> None:
     assert "has no rollout yet" in stocked.http.get(f"/clips/{waiting_id}").text
 
 
+def test_no_other_model_of_a_robot_is_drawn_than_made_the_rollout(stocked: Any) -> None:
+    made_with = "sha256:" + "3" * 64  # of the stocked rollouts; another one is installed
+    page = stocked.http.get(f"/clips/{stocked.ids['walk']}").text
+    replay = json.loads(re.findall(r'id="replay-data">(.*?)</script>', page, re.DOTALL)[0])
+    assert replay["scene_url"] == f"/v1/robots/wildrobot/scene?digest={made_with}"
+    answer = stocked.http.get(replay["scene_url"])
+    assert answer.status_code == 404
+    assert stocked.app.state.services.robots["wildrobot"].digest in answer.json()["detail"]
+
+
+def test_a_rollout_of_another_model_is_compared_in_figures_alone(stocked: Any) -> None:
+    ids = [stocked.http.get(f"/v1/clips/{stocked.ids[name]}").json()["rollouts"][0]["id"] for name in ("walk", "hop")]
+    with stocked.catalog.begin() as session:
+        result = rollouts.get(session, ids[1]).result
+        result["provenance"]["robot_digest"] = "sha256:" + "4" * 64
+        session.execute(update(tables.rollouts).where(tables.rollouts.c.id == ids[1]).values(result=result))
+    page = stocked.http.get(f"/compare?rollout={ids[0]}&rollout={ids[1]}").text
+    replay = json.loads(re.findall(r'id="replay-data">(.*?)</script>', page, re.DOTALL)[0])
+    assert [panel["id"] for panel in replay["rollouts"]] == ids[:1]
+    assert "in the figures alone: hop · rollout · canonical" in text_of(page)
+
+
+def test_a_page_answers_head(stocked: Any) -> None:
+    answer = stocked.http.head("/clips")
+    assert (answer.status_code, answer.text) == (200, "")
+
+
 def test_forms_do_what_the_api_does(stocked: Any) -> None:
     clip = stocked.ids["walk"]
     answer = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "seed": "3"}, follow_redirects=False)
@@ -222,6 +251,10 @@ def test_forms_do_what_the_api_does(stocked: Any) -> None:
     answer = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "fly"})
     assert answer.status_code == 422
     assert "is no augmentation" in answer.text
+    assert "<h1>walk" in answer.text
+    assert 'value="fly"' in answer.text, "what was typed stays"
+    for data in ({"mode": "rollout", "seed": "3", "friction": "0.01"}, {"mode": "no_mode"}):
+        assert stocked.http.post(f"/clips/{clip}/rollouts", data=data).status_code == 422
     jobs = stocked.http.get("/v1/jobs", params={"state": "queued"}).json()["items"]
     answer = stocked.http.post(f"/jobs/{jobs[0]['id']}/cancel", data={"back": "/jobs?state=queued"}, follow_redirects=False)
     assert answer.headers["location"] == "/jobs?state=queued"

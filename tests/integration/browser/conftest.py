@@ -5,6 +5,7 @@ A console error, a request to another host, a script's exception and a violation
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import re
 import shutil
@@ -35,12 +36,32 @@ def find_chromium() -> str:
     pytest.fail("the pages are tested in Chromium, which is not here: apt-get install chromium (or set AMPREF_TEST_BROWSER)")
 
 
+MESHED = """
+      <mesh name="horn" vertex="0 0 0  0.06 0 0  0 0.06 0  0 0 0.12"/>
+  </asset>"""
+
+
+def make_meshed_robot(folder: Path) -> Path:
+    """The bundled robot with a mesh on its head, as `meshed`; the path of its `robot.yaml`."""
+    source = importlib.resources.files("amp_core") / "robots" / "wildrobot"
+    model = (source / "wildrobot.xml").read_text("utf-8")
+    look = '<geom class="look" '
+    horn = f'{look}type="mesh" mesh="horn" pos="0 0 0.23" material="orange"/>'
+    folder.mkdir()
+    (folder / "meshed.xml").write_text(model.replace("  </asset>", MESHED, 1).replace(look, f"{horn}{look}", 1), "utf-8")
+    described = (source / "robot.yaml").read_text("utf-8")
+    path = folder / "robot.yaml"
+    path.write_text(described.replace("name: wildrobot", "name: meshed").replace("wildrobot.xml", "meshed.xml"), "utf-8")
+    return path
+
+
 @dataclass
 class Site:
     """A running service: a client of its API, and ids by name."""
 
     http: httpx2.Client
     url: str
+    data_dir: Path
     clips: dict[str, str] = field(default_factory=dict)
 
     def clip(self, name: str) -> dict[str, Any]:
@@ -63,16 +84,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not load_assets().are_built:
         pytest.fail("the pages' scripts are not built: make setup")
     folder = tmp_path_factory.mktemp("site")
+    environment = os.environ | {"AMPREF_ROBOTS": str(make_meshed_robot(folder / "meshed"))}
     command = [AMPREF, "up", "--port", "0", "--workers", "1", "--data-dir", str(folder / "data")]
     with (
         (folder / "log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=environment) as process,
     ):
         try:
             assert process.stdout is not None
             url = re.findall(r"http://[\d.:]+", process.stdout.readline())[0]
             with httpx2.Client(base_url=url, timeout=60) as http:
-                served = Site(http, url)
+                served = Site(http, url, folder / "data")
                 for name in ("walk", "squat", "walk_long_stride"):
                     served.submit(name, "--mode", "rollout", "--tag", "first")
                 served.submit("walk", "--mode", "rollout", "--physics", "friction=0.7")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,17 @@ def test_the_robot_is_drawn_and_moves(fallen: tuple[Page, dict[str, Any]]) -> No
     assert canvas.screenshot() != without_ghost
 
 
+def test_a_robot_with_meshes_is_drawn(site: Site, open_page: OpenPage) -> None:
+    clip = site.submit("side_step", "--mode", "rollout", "--robot", "meshed")
+    page = open_page(f"/clips/{clip}")
+    wait_until(lambda: is_ready(page))
+    scene = json.loads(page.locator("#replay-data").inner_text())["scene_url"]
+    with np.load(io.BytesIO(site.http.get(scene).content)) as archive:
+        assert archive["mesh_face"][-1] > 0
+    rollout = site.http.get(f"/v1/clips/{clip}").json()["rollouts"][0]["id"]
+    assert float(readout(page, "height") or "nan") == pytest.approx(read_arrays(site, rollout)["qpos"][0, 2], abs=1e-5)
+
+
 def test_a_robot_without_gl_has_its_charts_and_says_so(site: Site, open_page: OpenPage) -> None:
     page = open_page("/login")
     page.add_init_script(
@@ -146,6 +158,8 @@ def test_rollouts_are_compared_on_one_clock(site: Site, open_page: OpenPage) -> 
         height = boxes.nth(i).locator("[data-readout=height]").get_attribute("data-value")
         assert float(height or "nan") == pytest.approx(read_arrays(site, rollout)["qpos"][-1, 2], abs=1e-5)
         assert rollouts[rollout]["bucket"] in (boxes.nth(i).inner_text())
+    charts = page.locator("[data-chart]").evaluate_all("charts => charts.map((chart) => chart.dataset.chart)")
+    assert charts == ["load", "contacts", "height", "tilt", "joint", "torque", "harness"]
 
 
 @pytest.mark.parametrize("width", [1440, 390])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
@@ -16,15 +19,16 @@ def names(page: Page) -> list[str]:
 
 
 def test_facets_and_histograms_filter(site: Site, open_page: OpenPage) -> None:
-    page = open_page("/clips")
+    page = open_page("/clips?robot=wildrobot")
     assert set(names(page)) == {"walk", "squat", "walk_long_stride"}
     page.locator("#facets").get_by_role("link", name="Rejected").click()
     page.wait_for_url("**tier=-1*")
     assert names(page) == ["walk_long_stride"]
-    page.goto("/clips")
+    page.goto("/clips?robot=wildrobot")
     histogram = page.locator("details[data-range=mean_sum_fn_over_mg]")
     bars = histogram.locator("rect[data-low]")
     wait_until(lambda: bars.count() > 2)
+    histogram.scroll_into_view_if_needed()
     last = bars.last.bounding_box()
     assert last is not None
     page.mouse.click(last["x"] + last["width"] / 2, last["y"] + last["height"] / 2)
@@ -33,7 +37,7 @@ def test_facets_and_histograms_filter(site: Site, open_page: OpenPage) -> None:
     threshold = float(low.input_value())
     page.get_by_role("button", name="Apply").first.click()
     page.wait_for_url("**min_mean_sum_fn_over_mg=*")
-    items = site.http.get("/v1/clips", params={"min_mean_sum_fn_over_mg": threshold}).json()["items"]
+    items = site.http.get("/v1/clips", params={"robot": "wildrobot", "min_mean_sum_fn_over_mg": threshold}).json()["items"]
     assert 0 < len(items) < 3
     assert set(names(page)) == {item["name"] for item in items}
 
@@ -65,6 +69,24 @@ def test_chosen_clips_become_a_version(site: Site, open_page: OpenPage) -> None:
     row = page.locator("tr", has_text="browsed==0.1.0")
     row.get_by_role("button", name="Cancel").click()
     wait_until(lambda: site.http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("cancelled", "succeeded", "failed"))
+
+
+def test_a_quarantined_job_says_why_and_is_tried_again(site: Site, open_page: OpenPage) -> None:
+    done = site.http.post(f"/v1/clips/{site.clips['squat']}/rollouts", json={"mode": "rollout", "seed": 5}).json()["job"]
+    wait_until(lambda: site.http.get(f"/v1/jobs/{done['id']}").json()["state"] == "succeeded")
+    with contextlib.closing(sqlite3.connect(site.data_dir / "catalog.sqlite3", timeout=20)) as database, database:
+        fault = json.dumps({"what": "the robot exploded", "detail": "the robot exploded", "remedy": "look at its joints"})
+        database.execute("UPDATE jobs SET state = 'quarantined', result = NULL, error = ? WHERE id = ?", (fault, done["id"]))
+    page = open_page("/jobs")
+    page.get_by_role("navigation", name="States").get_by_role("link", name="quarantined").click()
+    row = page.locator("#results tr", has_text="squat")
+    expect(row).to_contain_text("the robot exploded")
+    expect(row).to_contain_text("what to do: look at its joints")
+    row.get_by_role("button", name="Retry").click()
+    page.wait_for_url("**/jobs#job_*")
+    again = page.url.partition("#")[2]
+    expect(page.locator(f"#{again}")).to_contain_text("succeeded", timeout=30_000)
+    assert site.http.get(f"/v1/jobs/{done['id']}").json()["state"] == "quarantined", "what happened stays"
 
 
 def test_lines_are_copied_and_the_theme_is_kept(site: Site, open_page: OpenPage) -> None:
