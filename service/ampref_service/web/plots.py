@@ -83,7 +83,8 @@ def draw_map(turning: Mapping[str, Any], control_dt: float) -> Markup:
         f'<div class="plot"><div class="axis"><span>{high_turn}</span><span>rad/s</span><span>{low_turn}</span></div>'
         f'<svg class="map" viewBox="0 0 {width:g} {height:g}" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(label)}">{"".join(cells)}</svg></div>'
-        f'<p class="ends"><span>{low_speed}</span><span>{high_speed} m/s</span></p>'
+        f'<p class="ends"><span>{low_speed}</span><span>the darkest cell: {format_seconds(top * control_dt)}</span>'
+        f"<span>{high_speed} m/s</span></p>"
     )
 
 
