@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -178,12 +179,12 @@ def _open_take(
     path = Path(source)
     if not path.exists() and path.suffix.lower() not in (*MOTION_SUFFIXES, ".json"):
         with _fetch_rollout(source, rollout, url, out) as (export, facts):
-            yield _read_export(export, robot, facts, out)
+            yield _read_export(export, robot, facts, out, f"the clip {source}")
         return
     if rollout is not None:
         raise BadParameter("a file is one rollout or none; --rollout is for a CLIP of the service", param_hint="--rollout")
     if path.is_file() and takes.is_export(path):
-        yield _read_export(path, robot, {}, out)
+        yield _read_export(path, robot, {}, out, str(path))
         return
     loaded_robot = Robot.load(robot or "wildrobot")
     options = reading_options([path], fps, quat_order, out, WIDE_LIMITS)
@@ -193,11 +194,12 @@ def _open_take(
     yield takes.make_take(motion, loaded_robot)
 
 
-def _read_export(path: Path, robot: str | None, facts: dict[str, Any], out: Output) -> Take:
+def _read_export(path: Path, robot: str | None, facts: dict[str, Any], out: Output, label: str) -> Take:
     from amp_core.render import takes  # noqa: PLC0415 - --help needs no MuJoCo
     from amp_core.robot import Robot  # noqa: PLC0415 - as above
 
-    loaded_robot: Robot = Robot.load(robot) if robot else takes.find_robot_of(path)
+    files = [file for file in os.environ.get("AMPREF_ROBOTS", "").split(os.pathsep) if file]
+    loaded_robot: Robot = Robot.load(robot) if robot else takes.find_robot_of(path, label, files)
     if takes.differs_in_model(path, loaded_robot):
         out.warn(f"the rollout was simulated with another model of the robot {loaded_robot.name}; it is drawn with this one")
     return takes.read_export(path, loaded_robot, facts)

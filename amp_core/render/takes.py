@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from amp_core.formats import Motion
 from amp_core.motion import reorder_joints
 from amp_core.npz import mmap_member
 from amp_core.reference import PROVENANCE, read_meta
-from amp_core.robot import Robot, bundled_robots
+from amp_core.robot import Robot, bundled_robots, find_robot
 from amp_core.rotations import yaw
 from amp_core.tiers import Tier
 
@@ -84,24 +84,29 @@ def is_export(path: Path) -> bool:
         return {f"{_STATES}.npy", f"{_REFERENCE[0]}.npy"} <= set(archive.namelist())
 
 
-def find_robot_of(path: Path) -> Robot:
-    """The bundled robot that an export was made with.
+def find_robot_of(path: Path, label: str, files: Sequence[str]) -> Robot:
+    """The robot that an export was made with: a bundled one, or one of some robot files.
+
+    Args:
+      label: what a refusal calls the export.
 
     Raises:
       InputRefused: it is another one, whose model is not here.
+      RobotRefused: the file of this robot cannot be used.
     """
     try:
         name = str(read_meta(path)["robot"])
     except (NotFound, KeyError):
         name = ""
-    if name in bundled_robots():
-        return Robot.load(name)
-    raise InputRefused(
-        f"it is of the robot {name!r}, which is not bundled" if name else "it does not say which robot it is of",
-        file=str(path),
-        expected=f"one of {', '.join(bundled_robots())}, or --robot",
-        remedy="Name its file: --robot PATH/robot.yaml",
-    )
+    robot = find_robot(name, files) if name else None
+    if robot is None:
+        raise InputRefused(
+            f"it is of the robot {name!r}, which is not installed here" if name else "it does not say which robot it is of",
+            file=label,
+            expected=f"one of {', '.join(bundled_robots())}, or one whose robot.yaml AMPREF_ROBOTS names",
+            remedy="Name its file: --robot PATH/robot.yaml",
+        )
+    return robot
 
 
 def read_export(path: Path, robot: Robot, facts: Mapping[str, Any] | None = None) -> Take:

@@ -71,7 +71,7 @@ def view(
                     [result] = score([motion], loaded_robot, recipe, nthread=nthread, progress=report)
                 result.export(export)
                 document = result.to_dict()
-            rollouts.append(ViewedRollout(export, path.stem, loaded_robot, document))
+            rollouts.append(ViewedRollout(export, path.stem, loaded_robot, document, source=path))
         application = create_viewer(rollouts, frame)
         listener = server.listen(Settings(host="127.0.0.1", port=port))
         url = url_of(listener) + "/"

@@ -11,7 +11,7 @@ from fastapi import Form, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from amp_core.errors import AmprefError, NotFound
+from amp_core.errors import AmprefError, InputRefused, NotFound
 from amp_core.recipe import GATE_PROFILE, MODES, SCALE_RANGE, PhysicsScale
 from amp_core.tiers import GATE_PROFILES
 from ampref_service.api import clips as clips_api
@@ -164,22 +164,41 @@ async def make_variants(
     services: ServicesDep,
     announcer: AnnouncerDep,
     caller: Writer,
-    augmentation: Annotated[str, Form(min_length=1, max_length=120)],
+    augmentation: Annotated[str, Form(max_length=120)] = "",
+    frames: Annotated[str, Form(max_length=40)] = "",
     mode: Annotated[Literal[*MODES], Form()] = "auto",  # type: ignore[valid-type]
 ) -> Response:
-    """Make a variant or a part of a clip, queue its rollout, and go to its page."""
-    body = AugmentBody(augmentations=[augmentation.strip()], mode=mode)
+    """Make a variant or a part of a clip, queue its rollout, and go to its page.
+
+    Args:
+      frames: `10:110`, of a part; instead of an augmentation.
+    """
+    augmentation = f"cut={frames.strip().removeprefix('cut=')}" if frames.strip() else augmentation.strip()
     try:
+        if not augmentation:
+            raise InputRefused("no augmentation is named", key="augmentation", expected="mirror, warp=0.9 or the like")
+        body = AugmentBody(augmentations=[augmentation], mode=mode)
         result = await clips_api.post_augment(clip_id, body, request, services, announcer, caller)
     except AmprefError as error:
-        show = functools.partial(_show_clip, error=error, augmentation=augmentation.strip())
+        show = functools.partial(_show_clip, error=error, augmentation=augmentation)
         return await run_in_threadpool(show, request, services, caller, clip_id)
     variant = result["variants"][0].clip
     return lead_to(request, f"/clips/{variant.id}")
 
 
+@router.get("/clips/{clip_id}/rollouts", dependencies=[needs("clips:read")])
+@router.get("/clips/{clip_id}/variants", dependencies=[needs("clips:read")])
+@router.get("/clips/{clip_id}/delete", dependencies=[needs("clips:read")])
+def lead_back(request: Request, clip_id: Id) -> Response:
+    """The address of a form that was refused, opened again: there is the page of the clip."""
+    return lead_to(request, f"/clips/{clip_id}")
+
+
 @router.post("/clips/{clip_id}/delete")
 def delete_clip(request: Request, clip_id: Id, services: ServicesDep, caller: Writer) -> Response:
     """Delete a clip, and go to the clips."""
-    clips_api.delete_clip(clip_id, services, caller)
+    try:
+        clips_api.delete_clip(clip_id, services, caller)
+    except AmprefError as error:
+        return _show_clip(request, services, caller, clip_id, error=error)
     return lead_to(request, "/clips")

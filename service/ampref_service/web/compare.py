@@ -29,21 +29,23 @@ def compare_rollouts(
     services: ServicesDep,
     caller: CallerDep,
     rollout: Annotated[list[Id] | None, Query(max_length=50)] = None,
-    clip: Annotated[Id | None, Query()] = None,
+    clip: Annotated[list[Id] | None, Query(max_length=50)] = None,
     f: FrameNumber = None,
 ) -> Response:
-    """The named rollouts, of one robot, or all rollouts of a clip, at most nine."""
+    """The named rollouts, all rollouts of a clip, or the best one of each of several clips: at most nine, of one robot."""
     with services.catalog.session() as session:
         if rollout:
             rows = [rollouts.get(session, rollout_id) for rollout_id in dict.fromkeys(rollout)]
+        elif clip and len(clip) > 1:
+            rows = [best for clip_id in dict.fromkeys(clip) for best in rollouts.for_clip(session, clip_id)[:1]]
         elif clip:
-            rows = rollouts.for_clip(session, clip)
+            rows = rollouts.for_clip(session, clip[0])
         else:
             raise InputRefused(
                 "there is nothing to compare",
                 key="rollout",
-                expected="the ids of rollouts, /compare?rollout=…&rollout=…, or /compare?clip=…",
-                remedy="Choose rollouts on the page of a clip",
+                expected="the ids of rollouts, /compare?rollout=…&rollout=…, or of clips, /compare?clip=…",
+                remedy="Choose rollouts on the page of a clip, or clips on the page of clips",
             )
         owners = {item.clip_id: clips.get(session, item.clip_id) for item in rows}
         recipe_of = recipes.get_many(session, {item.recipe_digest for item in rows})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import BackgroundTasks, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
 
+from amp_core.recipe import GATE_PROFILE
 from ampref_service.api.deps import CallerDep, ServicesDep, needs
 from ampref_service.api.params import Cursor, Id
-from ampref_service.catalog import clips, job_rows, worker_rows
+from ampref_service.catalog import clips, job_rows, recipes, worker_rows
 from ampref_service.catalog.tables import JOB_STATES
 from ampref_service.keys import Caller
 from ampref_service.web.site import change_params, is_fragment, lead_to, make_page_router, own_address, render_page
@@ -35,6 +38,7 @@ def show_jobs(
         page = job_rows.list_jobs(session, state=state or None, limit=_LIMIT, cursor=cursor, bounds=caller.bounds)
         page = replace(page, items=tuple(worker_rows.explain_waiting(session, page.items)))
         names = clips.find_names(session, [job.clip_id for job in page.items if job.clip_id is not None])
+        rows = recipes.get_many(session, {job.recipe_digest for job in page.items if job.recipe_digest})
         counts = job_rows.counts(session, caller.bounds)
         workers = worker_rows.list_workers(session, caller.bounds)
     params = [(name, value) for name, value in request.query_params.multi_items() if value]
@@ -43,6 +47,8 @@ def show_jobs(
         "section": "jobs",
         "page": page,
         "names": names,
+        "asked": {digest: _describe_recipe(row.recipe) for digest, row in rows.items()},
+        "now": time.time(),
         "counts": counts,
         "state": state,
         "cursor": cursor,
@@ -51,6 +57,18 @@ def show_jobs(
         "link": lambda **changes: change_params(params, changes),
     }
     return render_page(request, "jobs_results.html" if is_fragment(request) else "jobs.html", values)
+
+
+def _describe_recipe(recipe: Mapping[str, Any]) -> str:
+    """What tells the rollouts of a clip apart: `tracked, seed 3, friction=0.7, amp-0.12-dynamic`."""
+    parts = [str(recipe["mode"])]
+    if recipe["seed"]:
+        parts.append(f"seed {recipe['seed']}")
+    if not (scale := recipes.physics_of(recipe)).is_identity:
+        parts.append(scale.name)
+    if recipe["gate_profile"] != GATE_PROFILE:
+        parts.append(str(recipe["gate_profile"]))
+    return ", ".join(parts)
 
 
 @router.post("/jobs/{job_id}/cancel")

@@ -19,7 +19,7 @@ from ampref_service.api.dataset_schemas import LockBody
 from ampref_service.api.deps import AnnouncerDep, ServicesDep, needs
 from ampref_service.api.params import Id
 from ampref_service.catalog import clips, datasets
-from ampref_service.catalog.curriculum import MAX_LIMIT, list_clips
+from ampref_service.catalog.curriculum import MAX_LIMIT, ClipQuery, list_clips
 from ampref_service.catalog.records import Clip
 from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
@@ -37,10 +37,16 @@ MOST = 20_000
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen clips, all of one robot, and what they come to."""
+    """Chosen clips, all of one robot, and what they come to.
+
+    Args:
+      query: what left them; its mode and gate profile say which rollouts are taken. Empty for clips named one by one.
+      text: the query as an address has it.
+    """
 
     clips: Sequence[Clip]
-    query: str
+    query: ClipQuery
+    text: str
 
     @property
     def robot(self) -> str:
@@ -53,11 +59,18 @@ class Selection:
 
 @router.get("/lock")
 def show_form(
-    request: Request, services: ServicesDep, caller: Writer, clip: Annotated[list[Id] | None, Query(max_length=500)] = None
+    request: Request,
+    services: ServicesDep,
+    caller: Writer,
+    clip: Annotated[list[Id] | None, Query(max_length=500)] = None,
+    chosen: Annotated[str | None, Query(max_length=1)] = None,
 ) -> Response:
-    """The form for a version of the named clips, or of those that the address's filters leave."""
-    query = "" if clip else request.url.query
-    return _show_form(request, services, caller, _select(services, caller, clip or (), query), {"tier": ["0"]})
+    """The form for a version of the named clips, or of those that the address's filters leave; none where none was chosen."""
+    if clip or chosen is None:
+        selection = _select(services, caller, clip or (), "" if clip else request.url.query)
+    else:
+        selection = Selection((), ClipQuery(), "")
+    return _show_form(request, services, caller, selection, {"tier": ["0"]})
 
 
 @router.post("/lock")
@@ -87,6 +100,8 @@ def lock_selection(
             "tier": tiers,
             "clips": [item.id for item in selection.clips],
             "segments": bool(segments),
+            "mode": selection.query.mode,
+            "gate_profile": selection.query.gate_profile,
         },
         "waivers": [{"test": waived_test, "reason": waiver_reason}] if waived_test else [],
     }
@@ -105,12 +120,13 @@ def lock_selection(
     return lead_to(request, f"/jobs#{answer['job'].id}")
 
 
-def _select(services: Services, caller: Caller, clip_ids: Sequence[str], query: str) -> Selection:
+def _select(services: Services, caller: Caller, clip_ids: Sequence[str], text: str) -> Selection:
+    query = ClipQuery() if clip_ids else replace(parse_query(text), robots=caller.bounds.robots, limit=MAX_LIMIT, cursor=None)
     with services.catalog.session() as session:
         if clip_ids:
             members: list[Clip] = [clips.get(session, clip_id) for clip_id in dict.fromkeys(clip_ids)]
         else:
-            members = list(_iterate_clips(session, caller, query))
+            members = list(_iterate_clips(session, query))
     robots = sorted({clip.robot for clip in members})
     for robot in robots:
         caller.check_robot(robot)
@@ -121,14 +137,13 @@ def _select(services: Services, caller: Caller, clip_ids: Sequence[str], query: 
             expected="clips of one robot: a version has one",
             remedy="Filter by the robot first",
         )
-    return Selection(members, query)
+    return Selection(members, query, text)
 
 
-def _iterate_clips(session: Any, caller: Caller, query: str) -> Iterator[Clip]:
-    clip_query = replace(parse_query(query), robots=caller.bounds.robots, limit=MAX_LIMIT, cursor=None)
+def _iterate_clips(session: Any, query: ClipQuery) -> Iterator[Clip]:
     count = 0
     while True:
-        page = list_clips(session, clip_query)
+        page = list_clips(session, query)
         yield from page.items
         count += len(page.items)
         if page.next_cursor is None:
@@ -139,7 +154,7 @@ def _iterate_clips(session: Any, caller: Caller, query: str) -> Iterator[Clip]:
                 expected="a narrower query",
                 remedy="Tag what is to be locked, and lock by the tag: ampref dataset lock NAME VERSION --tag TAG",
             )
-        clip_query = replace(clip_query, cursor=page.next_cursor)
+        query = replace(query, cursor=page.next_cursor)
 
 
 def _show_form(

@@ -46,12 +46,14 @@ class ViewedRollout:
     Args:
       label: what the page calls it.
       result: the document `Score.to_dict()`, or that of `read_export`.
+      source: the file that it was made of, where that is another one.
     """
 
     path: Path
     label: str
     robot: Robot
     result: Mapping[str, Any]
+    source: Path | None = None
 
     @property
     def physics(self) -> PhysicsScale:
@@ -149,7 +151,7 @@ class _Viewer:
             "title": rollout.label,
             "section": "",
             "clip": {"name": result["name"], "source_digest": result["source_digest"]},
-            "path": str(rollout.path),
+            "path": str(rollout.source or rollout.path),
             "result": result,
             "bucket": rollout.physics.name,
             "recipe": result["provenance"]["recipe"],

@@ -42,6 +42,9 @@ export function restoreSelection(): void {
     const text = chosen.size === 1 ? "1 clip is selected." : `${chosen.size} clips are selected.`;
     setText(count, chosen.size === 0 ? (count.getAttribute("data-empty") ?? "") : text);
   }
+  for (const button of form.querySelectorAll<HTMLButtonElement>("[data-needs-selection]")) {
+    button.disabled = chosen.size === 0;
+  }
   const clear = form.querySelector("[data-selection-clear]") ?? addClearButton(form);
   (clear as HTMLElement).hidden = chosen.size === 0;
 }

@@ -486,7 +486,7 @@ export class Panel {
   private isGhostInFront(camera: Camera): boolean {
     const root = 3 * this.scene.meta.root_body;
     const distance = camera.position.distanceTo(this.target);
-    return camera.position.distanceTo(new Vector3().fromArray(this.ghost.kinematics.pos, root)) < 0.4 * distance;
+    return camera.position.distanceTo(new Vector3().fromArray(this.ghost.kinematics.pos, root)) < 0.62 * distance;
   }
 
   private moveTarget(glides: boolean): void {

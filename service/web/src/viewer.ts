@@ -295,7 +295,8 @@ export class Viewer {
     this.isPictured = isComplete;
     this.stageBox.classList.toggle("is-waiting", this.stage !== null && !isComplete);
     this.clockReadout?.write("frame", `${this.clock.frame} / ${Math.max(0, this.clock.frames - 1)}`, this.clock.frame);
-    this.clockReadout?.write("time", `${this.clock.seconds.toFixed(2)} s`, this.clock.seconds);
+    const seconds = this.clock.seconds + this.clock.dt;
+    this.clockReadout?.write("time", `${seconds.toFixed(2)} s`, seconds);
     this.container.dataset.frame = String(this.clock.frame);
     this.notify();
   }
@@ -314,7 +315,9 @@ export class Viewer {
     const harness = first("stab_force_per_frame");
     const height = this.scene === null ? Number.NaN : first("qpos", this.scene.meta.root_qpos + 2);
     readout.write("frame", `${frame} / ${Math.max(0, rollout.frames - 1)}`, frame);
-    readout.write("time", `${(frame * rollout.control_dt).toFixed(2)} s`, frame * rollout.control_dt);
+    // Row k is the state at the end of control step k.
+    const seconds = (frame + 1) * rollout.control_dt;
+    readout.write("time", `${seconds.toFixed(2)} s`, seconds);
     readout.write("load", format(load, 2), load);
     readout.write("height", format(height, 3, " m"), height);
     readout.write("harness", format(harness, 1, " N"), harness);
@@ -327,7 +330,7 @@ export class Viewer {
 
   private describe(frame: number): string {
     const { rollout, replay } = this.tracks[0]!;
-    const seconds = (frame * this.clock.dt).toFixed(2);
+    const seconds = ((frame + 1) * this.clock.dt).toFixed(2);
     const load = replay.row("sum_fn_per_frame", this.frameOf(rollout))?.[0];
     const marks = rollout.marks.filter(({ start, end }) => frame >= start && frame < end).map(({ text }) => text);
     if (rollout.fell_at_frame !== null && frame >= rollout.fell_at_frame) marks.push("fallen");
@@ -350,6 +353,8 @@ export class Viewer {
   private addressOf(frame: number): string {
     const address = new URL(location.href);
     address.searchParams.set("f", String(frame));
+    // A link means the rollout that it was made of, also when the clip has a better one by then.
+    if (this.tracks.length === 1) address.searchParams.set("rollout", this.tracks[0]!.rollout.id);
     return address.href;
   }
 
@@ -373,11 +378,11 @@ export class Viewer {
 
 /** What is repeated is what a cut would be made of: the form for cuts gets it, in the frames of the upload. */
 function writeCut({ start, end }: Loop, frames: number): void {
-  const input = document.querySelector<HTMLInputElement>("[data-cut] input[name=augmentation]");
-  const whole = /^cut=\d+:(\d+)$/.exec(input?.defaultValue ?? "");
+  const input = document.querySelector<HTMLInputElement>("[data-cut] input[name=frames]");
+  const whole = /^0:(\d+)$/.exec(input?.getAttribute("data-whole") ?? "");
   if (input === null || whole === null) return;
   const scale = Number(whole[1]) / frames;
-  input.value = `cut=${Math.floor(start * scale)}:${Math.ceil(end * scale)}`;
+  input.value = `${Math.floor(start * scale)}:${Math.ceil(end * scale)}`;
 }
 
 function readStartFrame(page: PageData): number {

@@ -103,7 +103,7 @@ def test_the_parts_of_the_filters_have_the_numbers_of_the_api(stocked: Any) -> N
     assert ("Rejected", "1") in counts
     assert facets["total"] == 1
     part = stocked.http.get("/clips/histogram?metric=slip_rate&tier=").text
-    bars = re.findall(r'data-low="([^"]*)" data-high="([^"]*)"><title>[^:]*: (\d+) clips', part)
+    bars = re.findall(r'data-low="([^"]*)" data-high="([^"]*)"><title>[^:]*: (\d+) clips?<', part)
     histogram = stocked.http.get("/v1/clips/histogram?metric=slip_rate").json()
     assert [int(count) for _, _, count in bars] == histogram["counts"]
     assert [float(low) for low, _, _ in bars] == histogram["edges"][:-1]
@@ -246,7 +246,7 @@ def test_forms_do_what_the_api_does(stocked: Any) -> None:
     answer = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "seed": "3"}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, f"/clips/{clip}")
     assert len(stocked.http.get(f"/v1/clips/{clip}").json()["jobs"]) == 2
-    answer = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "cut=5:40"}, follow_redirects=False)
+    answer = stocked.http.post(f"/clips/{clip}/variants", data={"frames": "5:40"}, follow_redirects=False)
     assert stocked.http.get("/v1" + answer.headers["location"]).json()["frames_in"] == 35
     answer = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": "fly"})
     assert answer.status_code == 422
@@ -288,6 +288,39 @@ def test_a_version_grows_from_a_selection_and_from_a_query(stocked: Any) -> None
         assert answer.status_code == 422
         assert words in answer.text
     assert "No clip is chosen" in stocked.http.get("/lock?name=nothing").text
+    assert "No clip is chosen" in stocked.http.get("/lock?chosen=1").text, "nothing ticked is not everything"
+
+
+def test_a_query_by_mode_locks_and_links_the_rollouts_that_it_lists(stocked: Any) -> None:
+    clip = stocked.ids["walk"]
+    page = stocked.http.get("/clips?mode=rollout&tier=0").text
+    rollout = stocked.http.get(f"/v1/clips/{clip}").json()["rollouts"][0]["id"]
+    assert f'class="clip-name" href="/clips/{clip}?rollout={rollout}"' in page
+    assert "its best rollout in mode rollout" in text_of(stocked.http.get("/lock?mode=rollout&tier=0").text)
+    form = {"name": "walk", "version": "0.1.0", "tier": "0", "query": "mode=rollout&tier=0"}
+    stocked.http.post("/lock", data=form)
+    stocked.claim()  # The clip that waits.
+    select = stocked.claim().job.payload["select"]
+    assert (select["mode"], select["clips"]) == ("rollout", [clip])
+    both = stocked.http.get(f"/compare?clip={clip}&clip={stocked.ids['hop']}").text
+    replay = json.loads(re.findall(r'id="replay-data">(.*?)</script>', both, re.DOTALL)[0])
+    assert [panel["label"] for panel in replay["rollouts"]] == ["walk · rollout · canonical", "hop · rollout · canonical"]
+
+
+def test_a_job_says_what_it_was_asked_for_and_a_lock_leads_to_its_version(stocked: Any) -> None:
+    clip = stocked.ids["walk"]
+    stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "tracked", "seed": "3", "friction": "0.7"})
+    stocked.http.post("/lock", data={"name": "walk", "version": "0.1.0", "tier": "0", "query": "tier=0"})
+    page = stocked.http.get("/jobs").text
+    assert "mode tracked, seed 3, friction=0.7 · wildrobot" in text_of(page)
+    link = re.findall(r'href="(/datasets/walk[^"]*)"', page)[0]
+    assert "its lock job" in stocked.http.get(link).text
+
+
+def test_the_address_of_a_form_leads_to_its_clip(stocked: Any) -> None:
+    for form in ("variants", "rollouts", "delete"):
+        answer = stocked.http.get(f"/clips/{stocked.ids['walk']}/{form}", follow_redirects=False)
+        assert answer.headers["location"] == f"/clips/{stocked.ids['walk']}"
 
 
 def test_rollouts_are_compared_with_what_differs_in_their_recipes(stocked: Any) -> None:

@@ -15,6 +15,7 @@ from keykit import add_key, bearer
 from ampref_service.catalog import statistics
 from ampref_service.keys import SCOPES
 from ampref_service.web.assets import load_assets
+from ampref_service.web.site import PageRoute
 
 DATASET, ROBOT = "dataset", "robot"
 ELSEWHERE = {DATASET: {"datasets": ("run*",)}, ROBOT: {"robots": ("g1",)}}
@@ -86,6 +87,7 @@ ROUTES = {
     "GET /clips/histogram": open_page("clips:read", ROBOT, is_list=True, request={"params": {"metric": "slip_rate"}}),
     "GET /clips/facets": open_page("clips:read", ROBOT, is_list=True),
     "GET /clips/{clip_id}": open_page("clips:read", ROBOT),
+    **{f"GET /clips/{{clip_id}}/{form}": open_page("clips:read", ROBOT) for form in ("rollouts", "variants", "delete")},
     "POST /clips/{clip_id}/rollouts": open_page("clips:write", ROBOT, request={"data": {"mode": "rollout", "seed": "6"}}),
     "POST /clips/{clip_id}/variants": open_page("clips:write", ROBOT, request={"data": {"augmentation": "mirror"}}),
     "POST /clips/{clip_id}/delete": open_page("clips:write", ROBOT),
@@ -242,8 +244,9 @@ def list_routes(routes: Any) -> Iterator[str]:
             yield from list_routes(route.original_router.routes)
         else:
             methods = route.methods or ()
-            # The framework answers HEAD for a plain route of GET; both lead to the same function.
-            yield from (f"{method} {route.path}" for method in methods if isinstance(route, APIRoute) or method != "HEAD")
+            # The framework answers HEAD for a plain route of GET, and pages do; both lead to the same function.
+            has_own_head = isinstance(route, APIRoute) and not isinstance(route, PageRoute)
+            yield from (f"{method} {route.path}" for method in methods if has_own_head or method != "HEAD")
 
 
 def test_every_route_is_in_the_table(locked: Locked) -> None:

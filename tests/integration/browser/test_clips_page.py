@@ -43,7 +43,7 @@ def test_facets_and_histograms_filter(site: Site, open_page: OpenPage) -> None:
 
 
 def test_a_clip_that_is_posted_appears_and_gets_its_tier(site: Site, open_page: OpenPage) -> None:
-    page = open_page("/clips?name=side_step")
+    page = open_page("/clips?name=march")
     assert names(page) == []
     page.goto("/clips?sort=-created_at")
     site.submit("march_in_place", "--mode", "rollout")
