@@ -20,7 +20,7 @@ from amp_core.npz import NpzWriter, StoredArray
 
 __all__ = ["MAX_WINDOW_BYTES", "FrameWindow", "WindowType", "count_frames", "frame_arrays", "select_frames", "slice_frames"]
 
-MAX_WINDOW_BYTES = 64 << 20
+MAX_WINDOW_BYTES = 32 << 20
 """Of the rows of one window."""
 
 WindowType = Literal["stored", "float32"]

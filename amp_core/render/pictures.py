@@ -29,6 +29,7 @@ THUMBNAIL_SIZE = (80, 96)
 """Pixels of each of the six poses."""
 _THUMBNAIL_POSES = 6
 _THUMBNAIL_QUALITY = 82
+_MAX_ANIMATION_BYTES = 512 << 20
 _MAX_STRIP = 16_000
 """Pixels of a filmstrip's width."""
 
@@ -80,6 +81,14 @@ def write_picture(take: Take, target: Path, ending: str, style: Style, platform:
             key="count",
             expected=f"at most {_MAX_STRIP} pixels",
             remedy="Give fewer poses, or a smaller --size",
+        )
+    if ending == ".webp" and len(rows) * style.size[0] * style.size[1] * 3 > _MAX_ANIMATION_BYTES:
+        # Its encoder wants all of them at once.
+        raise InputRefused(
+            f"{len(rows)} frames of {style.size[0]}x{style.size[1]} pixels are too many for an animation",
+            key="frames",
+            expected=f"at most {_MAX_ANIMATION_BYTES // (style.size[0] * style.size[1] * 3)} of this size",
+            remedy="Write an .mp4, which may last, or give --frames A:B, or a smaller --size or --rate",
         )
     frames = iterate_frames(take, rows, style, platform, smooth=ending != ".png", report=report)
     if ending == ".png":

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from amp_core.digests import digest_of
@@ -95,12 +95,9 @@ class _FramesResponse(Response):
             place = _take_place()
         with place:
             body = memoryview(await anyio.to_thread.run_sync(self._slice, blob, window))
-            self.headers["content-length"] = str(len(body))
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for start in range(0, len(body), _CHUNK):
-                # Each waits until most of those before it were sent.
-                await send({"type": "http.response.body", "body": body[start : start + _CHUNK], "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            headers = {**self.headers, "content-length": str(len(body))}
+            # Ends when the client leaves; each piece waits until most of those before it were sent.
+            await StreamingResponse(_iterate_pieces(body), self.status_code, headers, BINARY)(scope, receive, send)
 
     def _select(self, blob: VerifiedBlob) -> FrameWindow:
         query = self._query
@@ -116,6 +113,11 @@ class _FramesResponse(Response):
     def _slice(self, blob: VerifiedBlob, window: FrameWindow) -> bytes:
         with naming(self._file), self._blobs.open_verified(blob) as file:
             return slice_frames(file, window)
+
+
+async def _iterate_pieces(body: memoryview) -> AsyncIterator[memoryview]:
+    for start in range(0, len(body), _CHUNK):
+        yield body[start : start + _CHUNK]
 
 
 @contextlib.contextmanager

@@ -231,6 +231,8 @@ def count_facets(session: Session, query: ClipQuery) -> Facets:
     names = ("robot", "mode", "gate_profile")
     values: dict[str, list[Any]] = {"tier": [*_TIERS, None]}
     values |= {name: list(session.execute(select_distinct(curriculum.c[name])).scalars()) for name in names}
+    if query.robots is not None:
+        values["robot"] = [robot for robot in values["robot"] if robot in query.robots]
     if not values["robot"]:
         return Facets(0, (), (), (), (), ())
     # One pass counts the rows by all of these columns, whatever the filters on them are.

@@ -63,6 +63,10 @@ def view(
         for number, path in enumerate(files):
             if _is_export(path):
                 export, document = path, read_export(path, loaded_robot)
+                if document["provenance"]["robot_digest"] != loaded_robot.digest:
+                    out.warn(
+                        f"{path} was simulated with another model of the robot {loaded_robot.name}; it is drawn with this one"
+                    )
             else:
                 export = Path(folder) / f"{number}.npz"
                 with out.progress(f"scoring {path.name}", total=1.0) as progress:

@@ -58,7 +58,10 @@ def load_assets() -> Assets:
     """The files of this installation."""
     icon = _hash_name("icon.svg", (_STATIC / "icon.svg").read_bytes())
     manifest = BUILT / "manifest.json"
-    document = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
+    try:
+        document = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
+    except ValueError:
+        document = {}  # It was cut off while it was built.
     built = [
         Asset(path.name, path.read_bytes())
         for path in sorted(BUILT.glob("*"))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import Form, Query, Request
+from pydantic import BeforeValidator, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -23,13 +24,14 @@ from ampref_service.catalog.records import Rollout
 from ampref_service.keys import Caller
 from ampref_service.services import Services
 from ampref_service.web.clip_view import describe_changes, describe_replay, list_gates
-from ampref_service.web.site import lead_to, make_page_router, own_path, render_page
+from ampref_service.web.site import lead_to, make_page_router, own_path, refuse_fields, render_page
 
 router = make_page_router()
 
 Writer = Annotated[Caller, needs("clips:write")]
 Factor = Annotated[float, Form(ge=SCALE_RANGE[0], le=SCALE_RANGE[1], allow_inf_nan=False)]
-FrameNumber = Annotated[int | None, Query(ge=0, le=10**9)]
+FrameNumber = Annotated[Annotated[int, Field(ge=0, le=10**9)] | None, BeforeValidator(lambda text: text or None), Query()]
+"""`?f=`, of which nothing is left where somebody took the number away."""
 
 
 REMEDIES: Mapping[str, Mapping[str, str]] = {
@@ -46,7 +48,7 @@ def show_clip(
     clip_id: Id,
     services: ServicesDep,
     caller: CallerDep,
-    rollout: Annotated[Id | None, Query()] = None,
+    rollout: Annotated[Id | None, BeforeValidator(lambda text: text or None), Query()] = None,
     f: FrameNumber = None,
 ) -> Response:
     """A clip with one of its rollouts, its best unless the address names another, at a frame."""
@@ -120,6 +122,8 @@ def scene_url(request: Request, robot: str, rollout: Rollout) -> str:
 def replay_of(request: Request, services: Services, robot: str, rollout: Rollout, label: str) -> dict[str, Any]:
     """What the browser needs to replay a rollout of the catalog."""
     installed = services.robots.get(robot)
+    if installed is not None and installed.digest != rollout.result["provenance"]["robot_digest"]:
+        installed = None
     return describe_replay(
         rollout.result,
         rollout_id=rollout.id,
@@ -179,7 +183,8 @@ async def make_variants(
             raise InputRefused("no augmentation is named", key="augmentation", expected="mirror, warp=0.9 or the like")
         body = AugmentBody(augmentations=[augmentation], mode=mode)
         result = await clips_api.post_augment(clip_id, body, request, services, announcer, caller)
-    except AmprefError as error:
+    except (AmprefError, ValidationError) as fault:
+        error = fault if isinstance(fault, AmprefError) else refuse_fields(fault)
         show = functools.partial(_show_clip, error=error, augmentation=augmentation)
         return await run_in_threadpool(show, request, services, caller, clip_id)
     variant = result["variants"][0].clip

@@ -102,24 +102,25 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
         "facets": None,
         "robots": [name for name in sorted(services.robots) if caller.bounds.includes_robot(name)],
         "may_lock": {"datasets:write"} <= caller.scopes,
-        "lines": _write_lines(str(request.base_url).rstrip("/"), params, has_key=caller != Caller()),
+        "lines": None if error else _write_lines(str(request.base_url).rstrip("/"), params, has_key=caller != Caller()),
         "link": lambda **changes: change_params(params, changes),
     }
-    return render_page(request, "clips_results.html" if is_fragment(request) else "clips.html", values)
+    template = "clips_results.html" if is_fragment(request) else "clips.html"
+    return render_page(request, template, values, status=200 if error is None else error.status)
 
 
 @router.get("/clips/histogram")
 def show_histogram(request: Request, services: ServicesDep, caller: CallerDep, metric: str) -> Response:
     """The distribution of a metric among the clips that the other filters of the address leave, as a part of the page."""
     params = [(name, value) for name, value in request.query_params.multi_items() if name != "metric"]
-    query = replace(parse_query(urlencode(params)), robots=caller.bounds.robots)
+    query = _bound_query(urlencode(params), caller)
     return render_page(request, "histogram.html", {"histogram": clips_api.read_histogram(services, query, metric, BINS)})
 
 
 @router.get("/clips/facets")
 def show_facets(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """How many clips there are with each value of a filter, as a part of the page."""
-    query = replace(parse_query(request.url.query), robots=caller.bounds.robots)
+    query = _bound_query(request.url.query, caller)
     params = [(name, value) for name, value in request.query_params.multi_items() if value.strip()]
     values = {
         "facets": clips_api.read_facets(services, query),
@@ -128,6 +129,14 @@ def show_facets(request: Request, services: ServicesDep, caller: CallerDep) -> R
         "link": lambda **changes: change_params(params, changes),
     }
     return render_page(request, "facets.html", values)
+
+
+def _bound_query(text: str, caller: Caller) -> ClipQuery:
+    """The query of an address, of the caller's robots alone; raises `Forbidden` for another one."""
+    query = parse_query(text)
+    if query.robot is not None:
+        caller.check_robot(query.robot)
+    return replace(query, robots=caller.bounds.robots)
 
 
 def parse_query(text: str) -> ClipQuery:
@@ -150,8 +159,13 @@ def parse_query(text: str) -> ClipQuery:
 
 
 def _write_lines(base_url: str, params: Sequence[tuple[str, str]], *, has_key: bool) -> dict[str, str]:
-    """The page's query as a command for curl, for Python and for the shell; the client takes the key from `AMPREF_TOKEN`."""
-    filters = [(name, value) for name, value in params if name not in ("cursor", "limit")]
+    """The page's query as a command for curl, for Python and for the shell; the client takes the key from `AMPREF_TOKEN`.
+
+    Args:
+      params: of a query that was read: their names are those of filters.
+    """
+    filters = [(name, value) for name, value in params if name not in ("cursor", "limit", "tag")]
+    filters += [("tag", tag) for tag in split_tags([value for name, value in params if name == "tag"])]
     address = f"{base_url}/v1/clips" + (f"?{urlencode(filters)}" if filters else "")
     curl = f"curl -sS {KEY_HEADER if has_key else ''}{shlex.quote(address)}"
     arguments: dict[str, Any] = {}
@@ -164,7 +178,7 @@ def _write_lines(base_url: str, params: Sequence[tuple[str, str]], *, has_key: b
             arguments[name] = value if number is None or name in ("robot", "name") else number
         side, _, metric = name.partition("_")
         if name == "min_duration_sec":
-            shell += ["--min-duration", value]
+            shell += ["--min-duration-sec", value]
         elif side in ("min", "max"):
             shell += [f"--{side}", f"{metric}={value}"]
         else:

@@ -78,10 +78,10 @@ def compare_rollouts(
     }
     if rows:
         robot = next(iter(robots))
-        drawn = [pair for pair in zip(rows, labels, strict=True) if _model_of(pair[0]) == _model_of(rows[0])]
+        same_model = [pair for pair in zip(rows, labels, strict=True) if _model_of(pair[0]) == _model_of(rows[0])]
         values["replay"] = {
             "scene_url": scene_url(request, robot, rows[0]),
-            "rollouts": [replay_of(request, services, robot, item, label) for item, label in drawn],
+            "rollouts": [replay_of(request, services, robot, item, label) for item, label in same_model],
             "start_frame": f,
         }
         values["undrawn"] = [label for item, label in zip(rows, labels, strict=True) if _model_of(item) != _model_of(rows[0])]

@@ -21,11 +21,10 @@ from ampref_service.api.params import Id
 from ampref_service.catalog import clips, datasets
 from ampref_service.catalog.curriculum import MAX_LIMIT, ClipQuery, list_clips
 from ampref_service.catalog.records import Clip
-from ampref_service.errors import ParameterRefused
 from ampref_service.keys import Caller
 from ampref_service.services import Services
 from ampref_service.web.clips import parse_query
-from ampref_service.web.site import lead_to, make_page_router, render_page
+from ampref_service.web.site import lead_to, make_page_router, refuse_fields, render_page
 
 router = make_page_router(dependencies=[needs("clips:read")])
 
@@ -63,10 +62,10 @@ def show_form(
     services: ServicesDep,
     caller: Writer,
     clip: Annotated[list[Id] | None, Query(max_length=500)] = None,
-    chosen: Annotated[str | None, Query(max_length=1)] = None,
+    marker: Annotated[str | None, Query(max_length=1, alias="chosen")] = None,
 ) -> Response:
     """The form for a version of the named clips, or of those that the address's filters leave; none where none was chosen."""
-    if clip or chosen is None:
+    if clip or marker is None:
         selection = _select(services, caller, clip or (), "" if clip else request.url.query)
     else:
         selection = Selection((), ClipQuery(), "")
@@ -111,11 +110,8 @@ def lock_selection(
         check_dataset_name(name.strip())
         caller.check_dataset(name.strip())
         answer = versions_api.lock_version(name.strip(), LockBody.model_validate(document), services, announcer, caller)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        refusal = ParameterRefused(str(fault["msg"]), key=".".join(map(str, fault["loc"])))
-        return _show_form(request, services, caller, selection, fields, refusal)
-    except AmprefError as error:
+    except (AmprefError, ValidationError) as fault:
+        error = fault if isinstance(fault, AmprefError) else refuse_fields(fault)
         return _show_form(request, services, caller, selection, fields, error)
     return lead_to(request, f"/jobs#{answer['job'].id}")
 

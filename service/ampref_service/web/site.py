@@ -16,6 +16,7 @@ import jinja2
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -118,8 +119,8 @@ class PageRoute(APIRoute):
                 return lead_to_login(request, error)
             except RequestValidationError as error:
                 faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()[:5]]
-                what = "the address of this page" if request.method in SAFE_METHODS else "what was filled in"
-                return render_error(request, ParameterRefused("; ".join(faults), remedy=f"Correct {what}"))
+                place = "the address of this page" if request.method in SAFE_METHODS else "what was filled in"
+                return render_error(request, ParameterRefused("; ".join(faults), remedy=f"Correct {place}"))
             except AmprefError as error:
                 log_refusal(request.scope, error)
                 return render_error(request, error)
@@ -163,6 +164,12 @@ def render_error(request: Request, error: AmprefError) -> Response:
     back = own_address(request, referer, "") if request.method == "POST" else ""
     values = {"title": error.title, "error": error, "section": "", "back": back}
     return render_page(request, "error.html", values, status=error.status)
+
+
+def refuse_fields(fault: ValidationError) -> ParameterRefused:
+    """The refusal of what a form has in the fields of a request of the API."""
+    first = fault.errors()[0]
+    return ParameterRefused(str(first["msg"]), key=".".join(map(str, first["loc"])), remedy="Correct what was filled in")
 
 
 def own_path(request: Request, path: str) -> str:

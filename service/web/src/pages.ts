@@ -36,7 +36,12 @@ function configureHtmx(): void {
   });
   const showFault = () => setFault("The service does not answer. The page shows what it last said.");
   document.addEventListener("htmx:error", showFault);
-  document.addEventListener("htmx:response:error", showFault);
+  document.addEventListener("htmx:response:error", (event) => {
+    const { ctx } = (event as CustomEvent).detail;
+    // What was waited for is gone with the page that it is on.
+    if (ctx?.response?.status === 404 && ctx.sourceElement?.matches("[data-reload-when-gone]")) location.reload();
+    else showFault();
+  });
   document.addEventListener("htmx:after:swap", () => setFault(null));
   document.addEventListener("htmx:after:swap", () => refresh());
 }

@@ -17,6 +17,7 @@ from datasetkit import make_bundle
 from keykit import add_key, bearer
 from sqlalchemy import update
 
+from amp_core.cli.group import load_verbs
 from ampref_service import statistics
 from ampref_service.catalog import rollouts, tables
 from ampref_service.web import assets
@@ -115,7 +116,10 @@ def test_the_parts_of_the_filters_have_the_numbers_of_the_api(stocked: Any) -> N
     [("teir=0", "no such filter teir"), ("tier=7", "tier"), ("max_slip_rate=x", "max_slip_rate"), ("cursor=x", "cursor")],
 )
 def test_a_filter_that_cannot_be_is_said_on_the_page(stocked: Any, query: str, words: str) -> None:
-    page = stocked.http.get(f"/clips?{query}").text
+    answer = stocked.http.get(f"/clips?{query}")
+    page = answer.text
+    assert answer.status_code == 422
+    assert "line-python" not in page, "what nobody can ask for is no line to paste"
     fault = text_of(re.findall(r'<div class="fault".*?</div>', page, re.DOTALL)[0])
     assert all(word in fault for word in words.split())
     assert names_of(page) == []
@@ -133,6 +137,23 @@ def test_the_lines_of_a_query_ask_for_the_same(stocked: Any, capsys: pytest.Capt
     page = html.unescape(stocked.http.get("/clips?tier=1", headers=bearer(text)).text)
     assert 'curl -sS -H "Authorization: Bearer $AMPREF_TOKEN" ' in page
     assert text not in page
+
+
+def test_the_lines_have_every_tag_and_every_option_of_the_command(stocked: Any) -> None:
+    page = stocked.http.get("/clips?tag=slow,fast&min_duration_sec=0.5").text
+    lines = {name: html.unescape(text) for name, text in re.findall(r'<pre id="line-(\w+)"[^>]*>(.*?)</pre>', page, re.DOTALL)}
+    assert "iter_clips(min_duration_sec=0.5, tag=['fast', 'slow'])" in lines["python"]
+    assert stocked.http.get(shlex.split(lines["curl"])[-1]).status_code == 200
+    command = next(verb for verb in load_verbs() if verb.name == "clips").load()
+    known = {option for param in command.params for option in param.opts}
+    assert {word for word in shlex.split(lines["shell"]) if word.startswith("--")} <= known
+
+
+def test_no_name_of_an_address_gets_into_a_line_to_paste(stocked: Any) -> None:
+    for query in ("%29%3A+__import__%28%22os%22%29%23=1", "url=http%3A%2F%2Fevil.example", "min_x%29=1"):
+        answer = stocked.http.get(f"/clips?{query}")
+        assert answer.status_code == 422
+        assert "<pre id=" not in answer.text
 
 
 def test_an_address_has_what_was_filled_in(stocked: Any) -> None:
@@ -161,6 +182,24 @@ def test_a_clip_is_scored_in_other_physics_from_its_page(stocked: Any) -> None:
     }
     refused = stocked.http.post(f"/clips/{clip}/rollouts", data={"mode": "rollout", "mass": "nan"})
     assert refused.status_code == 422
+
+
+def test_a_key_of_one_robot_learns_of_no_other(stocked: Any) -> None:
+    text, _ = add_key(stocked.app, "g1", "clips:read", "jobs:read", robots=("g1",))
+    assert stocked.http.get("/v1/clips/facets", headers=bearer(text)).json()["robot"] == []
+    for part in ("/clips/facets?robot=wildrobot", "/clips/histogram?metric=slip_rate&robot=wildrobot"):
+        assert stocked.http.get(part, headers=bearer(text)).status_code == 403
+    assert "wildrobot" not in text_of(stocked.http.get("/clips", headers=bearer(text)).text)
+
+
+def test_counts_of_the_catalog_have_few_places(stocked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stocked.app.state.services.answers, "_places", threading.BoundedSemaphore(1))
+    assert stocked.http.get("/v1/clips/facets").status_code == 200
+    stocked.app.state.services.answers._places.acquire()
+    answer = stocked.http.get("/v1/clips/facets")
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers
+    assert stocked.http.get("/v1/clips").status_code == 200
 
 
 def test_what_no_text_can_be_is_refused_by_every_form(stocked: Any) -> None:
@@ -205,7 +244,7 @@ def test_the_page_of_a_clip_has_what_the_api_has(stocked: Any) -> None:
     [panel] = replay["rollouts"]
     assert (panel["id"], panel["frames"], panel["control_dt"]) == (rollout["id"], 50, 0.02)
     assert panel["frames_url"] == f"/v1/rollouts/{rollout['id']}/frames"
-    assert panel["weight_n"] == pytest.approx(stocked.app.state.services.robots["wildrobot"].mg)
+    assert panel["weight_n"] == pytest.approx(3.4 * 9.81), "of the model that made it, which is not installed"
     other = stocked.http.get(f"/clips/{clip}?rollout=rollout_none")
     assert other.status_code == 404
     assert "no rollout" in other.text
@@ -253,6 +292,10 @@ def test_forms_do_what_the_api_does(stocked: Any) -> None:
     assert "is no augmentation" in answer.text
     assert "<h1>walk" in answer.text
     assert 'value="fly"' in answer.text, "what was typed stays"
+    for augmentation in ("MIRROR", "<script>", "a b", "   "):
+        refused = stocked.http.post(f"/clips/{clip}/variants", data={"augmentation": augmentation})
+        assert (refused.status_code, "<h1>walk" in refused.text) == (422, True), augmentation
+    assert stocked.http.get(f"/clips/{clip}?f=&rollout=").status_code == 200
     for data in ({"mode": "rollout", "seed": "3", "friction": "0.01"}, {"mode": "no_mode"}):
         assert stocked.http.post(f"/clips/{clip}/rollouts", data=data).status_code == 422
     jobs = stocked.http.get("/v1/jobs", params={"state": "queued"}).json()["items"]
