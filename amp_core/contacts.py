@@ -100,14 +100,16 @@ def _build_probe(robot: Robot, source: Any) -> ContactProbe:
             add_force_sensor(spec, name, ground, geoms[geom], count=True)
         _add_contact_sensor(spec, _GROUND_SENSOR, ground, data=_COUNT, reduce=_REDUCE_NONE)
         for foot in robot.feet:
-            if set(np.flatnonzero(collides & (source.geom_bodyid == foot.body)).tolist()) <= set(foot.geoms):
+            if set(np.flatnonzero(collides & np.isin(source.geom_bodyid, foot.bodies)).tolist()) <= set(foot.geoms):
                 # Nothing on the foot but its channels' geoms can touch anything. Their own sensors count its contacts already,
                 # and every sensor costs time in every substep.
                 foot_sensors.extend(force_sensors[geom] for geom in foot.geoms)
             else:
-                foot_sensors.append(f"ampref.foot.{foot.body}")
-                partner = (mujoco.mjtObj.mjOBJ_BODY, bodies[foot.body])
-                _add_contact_sensor(spec, foot_sensors[-1], ground, partner, data=_COUNT, reduce=_REDUCE_NONE)
+                for body in foot.bodies:
+                    if collides[source.geom_bodyid == body].any():
+                        foot_sensors.append(f"ampref.foot.{body}")
+                        partner = (mujoco.mjtObj.mjOBJ_BODY, bodies[body])
+                        _add_contact_sensor(spec, foot_sensors[-1], ground, partner, data=_COUNT, reduce=_REDUCE_NONE)
 
     model = replace_sensors(robot, source, add_sensors)
     # A force sensor has the count of its contacts first, then the three components of their net force.
@@ -157,13 +159,14 @@ def replace_sensors(robot: Robot, source: Any, add_sensors: Callable[[Any, Mappi
     Raises:
       PhysicsFailed: the model file is not what it was when the robot was loaded.
     """
-    spec = mujoco.MjSpec.from_file(str(robot.model_path))
+    spec = robot.make_spec()
     # The robot's own sensors have no part in the dynamics and cost time. Plugin sensors stay: a plugin may do anything.
     for sensor in list(spec.sensors):
         if sensor.type != mujoco.mjtSensor.mjSENS_PLUGIN:
             spec.delete(sensor)
     geoms = {geom: str(source.geom(geom).name) for geom in (robot.ground_geom, *(g for foot in robot.feet for g in foot.geoms))}
-    bodies = {body: str(source.body(body).name) for body in (robot.root_body, *(foot.body for foot in robot.feet))}
+    feet = (body for foot in robot.feet for body in foot.bodies)
+    bodies = {body: str(source.body(body).name) for body in (robot.root_body, *feet)}
     if not all((*geoms.values(), *bodies.values())):
         # Sensors refer to names. The elements have their numbers once the spec is compiled.
         spec.compile()

@@ -116,15 +116,39 @@ def support(model: Any, geom: int, up: Array) -> Array:
 
 
 def box_corners(model: Any, geoms: tuple[int, ...]) -> Array:
-    """(8·geoms, 3) m, the corners of the geoms' bounding boxes, in the frame of their body."""
+    """(8·geoms, 3) m, the corners of the geoms' bounding boxes, in the frame of the first one's body.
+
+    Args:
+      geoms: ids of geoms of one body, or of bodies that are welded to each other.
+    """
+    first = int(model.geom_bodyid[geoms[0]])
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
     corners = []
     for geom in geoms:
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
         local = model.geom_aabb[geom, :3] + signs * model.geom_aabb[geom, 3:]
-        corners.append(model.geom_pos[geom] + local @ rotation.reshape(3, 3).T)
+        places = model.geom_pos[geom] + local @ rotation.reshape(3, 3).T
+        corners.append(_change_frame(model, places, int(model.geom_bodyid[geom]), first))
     return np.concatenate(corners)
+
+
+def _change_frame(model: Any, points: Array, body: int, target: int) -> Array:
+    """(N, 3) m, points in the frame of a body in that of another one, to which it is welded."""
+    if body == target:
+        return points
+    weld = int(model.body_weldid[body])
+    for outwards, start in ((False, body), (True, target)):
+        chain = []
+        while start != weld:
+            chain.append(start)
+            start = int(model.body_parentid[start])
+        for link in reversed(chain) if outwards else chain:
+            rotation = np.empty(9)
+            mujoco.mju_quat2Mat(rotation, model.body_quat[link])
+            axes = rotation.reshape(3, 3)
+            points = (points - model.body_pos[link]) @ axes if outwards else model.body_pos[link] + points @ axes.T
+    return points
 
 
 class FootTracker:

@@ -25,6 +25,7 @@ SYMMETRY_REACH = 0.02
 SYMMETRY_ANGLE = math.radians(3.0)
 
 _REFLECTION = np.array([1.0, -1.0, 1.0])
+_TIE = 0.1  # of the two limits together
 _CHECKED_POSES = 16
 _CHECKED_FRAMES = 32
 
@@ -105,13 +106,16 @@ def _pair_joints(robot: Robot, data: Any, limit: float) -> tuple[NDArray[np.int6
     for j in sorted(range(len(ids)), key=lambda joint: ids[joint]):
         image, axis = _REFLECTION * anchors[j], -_REFLECTION * axes[j]
         parent = -1 if parents[j] < 0 else int(partner[parents[j]])
-        best = (math.inf, math.inf, -1)
+        candidates = []
         for k in (k for k in range(len(ids)) if parents[k] == parent and k not in partner):
             from_anchor = image - anchors[k]
             distance = float(np.linalg.norm(from_anchor - (from_anchor @ axes[k]) * axes[k])) / limit
             angle = math.acos(min(1.0, abs(float(axis @ axes[k])))) / SYMMETRY_ANGLE
-            best = min(best, (distance + angle, max(distance, angle), k))
-        _, excess, k = best
+            candidates.append((distance + angle, max(distance, angle), float(np.linalg.norm(from_anchor)), k))
+        least = min((total for total, *_ in candidates), default=math.inf)
+        # Two hips may turn about one line, which is then the image of both: the anchors tell them apart.
+        ties = [(gap, excess, k) for total, excess, gap, k in candidates if total <= least + _TIE]
+        _, excess, k = min(ties, default=(math.inf, math.inf, -1))
         if k < 0 or excess > 1.0:
             nearest = "" if k < 0 else f": the nearest is {robot.joint_names[k]!r}, {excess:.1f} times too far"
             raise _asymmetry(robot, f"the joint {robot.joint_names[j]!r} has no mirror image{nearest}")

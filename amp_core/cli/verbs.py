@@ -18,6 +18,7 @@ _PREPARING = {
         "Make variants of clips for coverage: each option makes one variant of each clip, --apply combines."
     ),
     "amp_core.cli.cut:cut": "Write parts of motions as clips of their own: some frames, or a long clip in parts.",
+    "amp_core.cli.robot:robot": "Make a robot.yaml for a model, or say what of a robot will not work, and why.",
     "amp_core.cli.robots:robots": "List the bundled robots; any other is given as a path to its robot.yaml.",
 }
 _CATALOG = {

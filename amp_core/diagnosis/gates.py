@@ -79,7 +79,7 @@ def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
 def touching_geoms(evidence: Evidence, qpos: Array) -> list[str]:
     """The geoms (or, where they have no name, the bodies) that touch the ground in a pose and are on no foot."""
     robot, model = evidence.robot, evidence.robot.model
-    feet = {foot.body for foot in robot.feet}
+    feet = {body for foot in robot.feet for body in foot.bodies}
     data: Any = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)

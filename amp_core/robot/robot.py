@@ -18,6 +18,7 @@ from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
 from amp_core.features import FeatureLayout
 from amp_core.recipe import PhysicsScale
+from amp_core.robot.changes import change_model
 from amp_core.robot.model import Foot, ModelReader, compile_model
 from amp_core.robot.spec import SPEC_FILE, RobotSpec, read_document
 from amp_core.rotations import to_wxyz, to_xyzw
@@ -34,7 +35,8 @@ class Robot:
     Args:
       path: the `robot.yaml` it was loaded from.
       digest: `sha256:…` over the checked spec and the bytes of every model file; independent of where the files lie.
-      model_path: the main MJCF file, for a part that has to compile it again with something added (`contacts`).
+      model_path: the main MJCF file.
+      spec: what the robot file says.
       model: the compiled `MjModel`, with `mjDSBL_AUTORESET` set: a state that goes bad stays bad and is seen.
       control_dt: s between two controls.
       substeps: physics steps a control step.
@@ -57,6 +59,7 @@ class Robot:
     path: Path
     digest: str
     model_path: Path
+    spec: RobotSpec
     model: Any
     control_dt: float
     substeps: int
@@ -99,12 +102,13 @@ class Robot:
                 )
             path = path.resolve()
         spec = RobotSpec.read(path)
-        model, files = compile_model(spec.model, path)
+        model, files = compile_model(spec, path)
         reader = ModelReader(model, str(path))
         root = reader.find_free_joint()
         root_body = int(model.jnt_bodyid[root])
         joints = reader.find_hinges(spec.joints, root_body)
-        actuators = reader.find_servos(spec.joints, joints)
+        joint_names = tuple(str(model.joint(joint).name) for joint in joints)
+        actuators = reader.find_servos(joint_names, joints)
         ground = reader.find_ground(spec.ground_geom)
         channel_geoms = reader.find_channel_geoms(spec.contact_channels, ground, root_body)
         substeps = reader.count_substeps(spec.control_dt)
@@ -113,8 +117,12 @@ class Robot:
         name = reader.find_name(spec.name)
         has_limit = model.jnt_limited[joints].astype(bool)
         joint_range = np.where(has_limit[:, None], model.jnt_range[joints], np.array([-np.inf, np.inf]))
-        canonical_spec = asdict(replace(spec, name=name, ground_geom=model.geom(ground).name))
+        canonical_spec = asdict(replace(spec, name=name, joints=joint_names, ground_geom=model.geom(ground).name))
         del canonical_spec["model"]
+        for key in ("servos", "fixed"):
+            if not canonical_spec[key]:
+                # Robots from before there were such changes keep their digests.
+                del canonical_spec[key]
         # The files by their contents: their names are in the MJCF's own bytes.
         main, *included = (digest_of_file(file).removeprefix("sha256:") for file in files)
         document = json.dumps({"spec": canonical_spec, "main": main, "others": sorted(included)}, sort_keys=True)
@@ -123,10 +131,11 @@ class Robot:
             path=path,
             digest=digest_of(document.encode()),
             model_path=files[0],
+            spec=spec,
             model=model,
             control_dt=spec.control_dt,
             substeps=substeps,
-            joint_names=spec.joints,
+            joint_names=joint_names,
             qpos_adr=_read_only(model.jnt_qposadr[joints].astype(np.int64)),
             qvel_adr=_read_only(model.jnt_dofadr[joints].astype(np.int64)),
             ctrl_adr=_read_only(np.array(actuators, dtype=np.int64)),
@@ -142,6 +151,12 @@ class Robot:
             mass=mass,
             mg=mass * gravity,
         )
+
+    def make_spec(self) -> Any:
+        """The `MjSpec` that the model is compiled from, for a part that adds something to it."""
+        model_spec = mujoco.MjSpec.from_file(str(self.model_path))
+        change_model(model_spec, self.spec, str(self.path))
+        return model_spec
 
     @property
     def sim_dt(self) -> float:
@@ -223,6 +238,20 @@ class Robot:
         joint = np.abs(model.jnt_actfrcrange).max(axis=1)[joints]
         limit = np.minimum(servo, np.where(model.jnt_actfrclimited[joints].astype(bool), joint, np.inf))
         return _read_only(limit)
+
+    @cached_property
+    def servo_frequency(self) -> NDArray[np.float64]:
+        """(n,) rad/s, √(kp·(M⁻¹)ⱼⱼ) of each joint in the reference pose: how fast its servo answers while all else hangs free.
+
+        A step of more than about 0.5 over the highest of them cannot follow the servos, whatever the integrator.
+        """
+        model = self.model
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        inertia = np.zeros((model.nv, model.nv))
+        mujoco.mj_fullM(model, data, inertia)
+        mobility = np.diag(np.linalg.inv(inertia))[self.qvel_adr]
+        return _read_only(np.sqrt(model.actuator_gainprm[self.ctrl_adr, 0] * mobility))
 
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""

@@ -13,8 +13,9 @@ from amp_core.errors import RobotRefused
 
 SPEC_FILE = "robot.yaml"
 
-REQUIRED_KEYS = ("model", "joints", "contact_channels", "height_range")
-OPTIONAL_KEYS = ("name", "control_dt", "ground_geom", "expected_mass")
+REQUIRED_KEYS = ("model", "contact_channels", "height_range")
+OPTIONAL_KEYS = ("name", "control_dt", "joints", "servos", "fixed", "ground_geom", "expected_mass")
+SERVO_KEYS = ("kp", "kd", "limit", "armature")
 
 DEFAULT_CONTROL_DT = 0.02
 MAX_SPEC_BYTES = 64 * 1024
@@ -25,17 +26,40 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
+class Servo:
+    """A position servo: it pushes with `kp·(target − angle) − kd·velocity`, at most `limit` either way.
+
+    Args:
+      kp: N·m/rad. kd: N·m·s/rad. limit: N·m; None leaves the one that the model's own actuator has.
+      armature: kg·m², the rotor's inertia at the joint; None leaves the model's.
+    """
+
+    kp: float
+    kd: float
+    limit: float | None = None
+    armature: float | None = None
+
+
+@dataclass(frozen=True)
 class RobotSpec:
-    """The contents of a `robot.yaml`; `docs/robots.md` explains each key."""
+    """The contents of a `robot.yaml`; `docs/robots.md` explains each key.
+
+    Args:
+      joints: None stands for all joints that move, in the model's order.
+      contact_channels: of each channel its geoms, or the body whose geoms it has.
+      servos, fixed: by patterns of joint names; the angles are in rad.
+    """
 
     name: str | None
     model: str
     control_dt: float
-    joints: tuple[str, ...]
-    contact_channels: tuple[tuple[str, tuple[str, ...]], ...]
+    joints: tuple[str, ...] | None
+    contact_channels: tuple[tuple[str, tuple[str, ...] | str], ...]
     ground_geom: str | None
     height_range: tuple[float, float]
     expected_mass: float | None
+    servos: tuple[tuple[str, Servo], ...] = ()
+    fixed: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> RobotSpec:
@@ -61,11 +85,13 @@ class RobotSpec:
             name=values["name"].name() if "name" in values else None,
             model=values["model"].text(),
             control_dt=values["control_dt"].positive() if "control_dt" in values else DEFAULT_CONTROL_DT,
-            joints=values["joints"].names(),
+            joints=values["joints"].names() if "joints" in values else None,
             contact_channels=values["contact_channels"].channels(),
             ground_geom=values["ground_geom"].text() if "ground_geom" in values else None,
             height_range=values["height_range"].interval(),
             expected_mass=values["expected_mass"].positive() if "expected_mass" in values else None,
+            servos=values["servos"].servos() if "servos" in values else (),
+            fixed=values["fixed"].angles() if "fixed" in values else (),
         )
 
 
@@ -151,11 +177,53 @@ class _Value:
             raise self.refusal(f"{quote(text)} cannot be a name", "1 to 64 letters, digits, '.', '_' or '-'")
         return text
 
-    def positive(self) -> float:
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not 0.0 < self.value < 1e6:
-            expected = "a positive number such as 0.02 (YAML reads 2e-2 as text)"
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", expected)
+    def number(self, low: float, high: float, expected: str) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not low <= self.value <= high:
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", f"{expected} (YAML reads 2e-2 as text)")
         return float(self.value)
+
+    def positive(self) -> float:
+        return self.number(1e-12, 1e6, "a positive number such as 0.02")
+
+    def entries(self, expected: str) -> dict[str, _Value]:
+        """The values of a mapping by their keys, which refusals name."""
+        if not isinstance(self.value, dict) or not self.value or len(self.value) > MAX_NAMES:
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", expected)
+        return {
+            replace(self, value=key).text(): replace(self, key=f"{self.key}.{key}", value=value)
+            for key, value in self.value.items()
+        }
+
+    def patterns(self, expected: str) -> dict[str, _Value]:
+        """The values of a mapping by patterns of joint names."""
+        entries = self.entries(expected)
+        for pattern in entries:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                problem = f"{quote(pattern)} is no regular expression: {error}"
+                raise self.refusal(problem, "a pattern of joint names such as left_hand_.*") from None
+        return entries
+
+    def servos(self) -> tuple[tuple[str, Servo], ...]:
+        expected = "{kp: 40, kd: 2.5} for each pattern of joint names, and limit and armature if the model lacks them"
+        result = []
+        for pattern, value in self.patterns(expected).items():
+            settings = value.entries(expected)
+            if unknown := [key for key in settings if key not in SERVO_KEYS]:
+                raise value.refusal(f"unknown key {quote(unknown[0])}", f"only {', '.join(SERVO_KEYS)}")
+            if missing := [key for key in ("kp", "kd") if key not in settings]:
+                raise value.refusal(f"the key {missing[0]!r} is missing", expected)
+            optional = {key: settings[key].positive() for key in ("limit",) if key in settings}
+            if "armature" in settings:
+                optional["armature"] = settings["armature"].number(0.0, 1e6, "a number of at least 0, in kg·m²")
+            kd = settings["kd"].number(0.0, 1e6, "a number of at least 0, in N·m·s/rad")
+            result.append((pattern, Servo(settings["kp"].positive(), kd, **optional)))
+        return tuple(result)
+
+    def angles(self) -> tuple[tuple[str, float], ...]:
+        entries = self.patterns("an angle in rad for each pattern of joint names, such as left_hand_.*: 0")
+        return tuple((pattern, value.number(-1e3, 1e3, "an angle in rad")) for pattern, value in entries.items())
 
     def interval(self) -> tuple[float, float]:
         expected = "[low, high] in metres with 0 < low < high"
@@ -177,18 +245,21 @@ class _Value:
                 raise self.refusal(f"{quote(name)} appears twice", "each name once")
         return names
 
-    def channels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        if not isinstance(self.value, dict) or not self.value or len(self.value) > MAX_NAMES:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", "channel: [geom, …], one line a contact channel")
-        channels = tuple(
-            (replace(self, value=name).name(), replace(self, key=f"{self.key}.{name}", value=geoms).names())
-            for name, geoms in self.value.items()
-        )
-        all_geoms = [geom for _, geoms in channels for geom in geoms]
+    def channels(self) -> tuple[tuple[str, tuple[str, ...] | str], ...]:
+        entries = self.entries("channel: [geom, …], or channel: {body: NAME}, one line a contact channel")
+        channels = tuple((replace(self, value=name).name(), value.channel()) for name, value in entries.items())
+        all_geoms = [geom for _, geoms in channels if not isinstance(geoms, str) for geom in geoms]
         for i, geom in enumerate(all_geoms):
             if geom in all_geoms[:i]:
                 raise self.refusal(f"the geom {quote(geom)} is in two channels", "each geom in one channel")
         return channels
+
+    def channel(self) -> tuple[str, ...] | str:
+        if not isinstance(self.value, dict):
+            return self.names()
+        if list(self.value) != ["body"]:
+            raise self.refusal(f"it is {_describe_yaml(self.value)}", "a list of geoms, or {body: NAME}")
+        return replace(self, key=f"{self.key}.body", value=self.value["body"]).text()
 
 
 def quote(value: Any) -> str:

@@ -63,14 +63,14 @@ def test_a_key_is_printed_once_and_its_text_is_stored_nowhere(run: Any, data_dir
 def test_it_has_what_the_options_say(run: Any) -> None:
     run("token", "create", "admin", "--quiet")
     out, err = run(
-        *("token", "create", "node7", "--role", "reader", "--scope", "jobs:write", "--dataset", "walk*", "--robot", "g1"),
+        *("token", "create", "node7", "--role", "reader", "--scope", "jobs:write", "--dataset", "walk*", "--robot", "atlas"),
         *("--expires", "90d", "--max-bytes", "5", "--max-queued", "6", "--max-planning-sec", "7", "--json"),
     )
     key = json.loads(out)
     assert "  quotas    max-bytes 5, max-queued 6, max-planning-sec 7\n" in err
-    assert "warning: the service has no robot 'g1', only wildrobot (AMPREF_ROBOTS adds others)" in err
+    assert "warning: the service has no robot 'atlas', only g1, wildrobot (AMPREF_ROBOTS adds others)" in err
     assert key["scopes"] == ["clips:read", "jobs:read", "jobs:write", "datasets:read"]
-    assert (key["datasets"], key["robots"], key["state"]) == (["walk*"], ["g1"], "valid")
+    assert (key["datasets"], key["robots"], key["state"]) == (["walk*"], ["atlas"], "valid")
     assert (key["max_bytes"], key["max_queued"], key["max_planning_sec"]) == (5, 6, 7.0)
     assert key["expires_at"] > key["created_at"]
     assert key["token"] not in err, "where logs are kept"

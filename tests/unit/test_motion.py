@@ -15,6 +15,7 @@ from amp_core.errors import MotionRefused
 from amp_core.formats import read_motion
 from amp_core.motion import Conditioned, Limits, Motion, check_motion, condition, resampled_count
 from amp_core.robot import Foot, Robot
+from amp_core.robot.spec import RobotSpec
 
 REAL = Path(__file__).parents[3] / "shared/data/motions"
 
@@ -66,11 +67,12 @@ def leg_robot(foot: str = "sphere", control_dt: float = 0.02) -> Any:
         path=Path("leg.yaml"),
         digest="sha256:0",
         model_path=Path("leg.xml"),
+        spec=RobotSpec("leg", "leg.xml", control_dt, joints, (("sole", ("sole",)),), "ground", (0.2, 0.9), None),
         model=model,
         substeps=round(control_dt / 0.002),
         ctrl_adr=np.arange(0),
         root_body=int(model.body("root").id),
-        feet=(Foot("sole", (0,), body, (foot_geom,)),),
+        feet=(Foot("sole", (0,), body, (body,), (foot_geom,)),),
         mass=1.0,
         mg=9.81,
         control_dt=control_dt,

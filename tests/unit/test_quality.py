@@ -189,7 +189,7 @@ def robot_with(channels: tuple[str, ...], feet: list[tuple[int, ...]]) -> Robot:
     return dataclasses.replace(
         wildrobot,
         channels=channels,
-        feet=tuple(Foot(name=f"foot{i}", channels=own, body=i, geoms=()) for i, own in enumerate(feet)),
+        feet=tuple(Foot(name=f"foot{i}", channels=own, body=i, bodies=(i,), geoms=()) for i, own in enumerate(feet)),
     )
 
 

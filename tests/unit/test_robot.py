@@ -302,7 +302,6 @@ def test_an_unknown_robot_lists_the_bundled_ones(source: str, tmp_path: Path, mo
     [
         ({"colour": "red"}, "colour", "contact_channels"),
         ({"model": None}, "model", "missing"),
-        ({"joints": None}, "joints", "missing"),
         ({"contact_channels": None}, "contact_channels", "missing"),
         ({"height_range": None}, "height_range", "missing"),
         ({"name": "../etc"}, "name", "cannot be a name"),
@@ -388,8 +387,9 @@ def test_two_planes_need_a_name(write_robot: WriteRobot) -> None:
     assert "ground, shelf" in str(error)
 
 
-def test_a_model_without_a_usable_name_needs_the_key(write_robot: WriteRobot) -> None:
-    error = refusal(write_robot(replace=('model="hopper"', 'model="my hopper"'), name=None))
+def test_a_name_is_made_of_the_models(write_robot: WriteRobot) -> None:
+    assert Robot.load(write_robot(replace=('model="hopper"', 'model="my hopper"'), name=None)).name == "my_hopper"
+    error = refusal(write_robot(replace=('model="hopper"', 'model="**"'), name=None))
     assert error.key == "name"
 
 

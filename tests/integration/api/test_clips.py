@@ -441,7 +441,7 @@ def test_pages_follow_one_another(api: Any) -> None:
         ("min_slip=1", "query.min_slip", "query parameter: did you mean min_slip_rate"),
         ("mode=fly", "query.mode", "one of rollout, teacher_forced"),
         ("mode=rolout", "query.mode", "did you mean rollout?"),
-        ("robot=nope", "query.robot", "one of wildrobot"),
+        ("robot=nope", "query.robot", "one of g1, wildrobot"),
         ("robot=wildrobt", "query.robot", "did you mean wildrobot?"),
         ("limit=0", "query.limit", ""),
         ("limit=501", "query.limit", ""),

@@ -95,7 +95,7 @@ def texts(fresh: Any) -> dict[str, str]:
     ids = [fresh.scored(number, name) for number, name in enumerate(("mine", "theirs"), 1)]
     for name, clip in (("walk", "mine"), ("walk-fast", "mine"), ("run", "theirs")):
         fresh.lock(name, "0.1.0", clips=[clip])
-    with fresh.catalog.begin() as session:  # As if another robot were installed.
+    with fresh.catalog.begin() as session:  # As if it were of the other robot.
         session.execute(update(jobs).where(jobs.c.clip_id == ids[1]).values(robot="g1"))
         session.execute(update(clips).where(clips.c.id == ids[1]).values(robot="g1"))
         session.execute(update(curriculum).where(curriculum.c.clip_id == ids[1]).values(robot="g1"))
@@ -155,8 +155,8 @@ def test_lists_leave_out_what_is_out_of_reach(fresh: Any, texts: dict[str, str])
     assert names("/v1/jobs", "all", "kind") == ["lock"] * 3 + ["rollout"] * 2
     assert names("/v1/jobs", "walk", "dataset") == ["walk-fast", "walk", None, None]
     assert names("/v1/jobs", "g1", "kind") == ["rollout"]
-    assert names("/v1/robots", "g1") == []
-    assert names("/v1/robots", "walk") == ["wildrobot"]
+    assert names("/v1/robots", "g1") == ["g1"]
+    assert names("/v1/robots", "walk") == ["g1", "wildrobot"]
 
 
 def test_a_key_counts_the_clips_of_its_robots(fresh: Any, texts: dict[str, str]) -> None:

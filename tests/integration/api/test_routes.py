@@ -18,7 +18,7 @@ from ampref_service.web.assets import load_assets
 from ampref_service.web.site import PageRoute
 
 DATASET, ROBOT = "dataset", "robot"
-ELSEWHERE = {DATASET: {"datasets": ("run*",)}, ROBOT: {"robots": ("g1",)}}
+ELSEWHERE = {DATASET: {"datasets": ("run*",)}, ROBOT: {"robots": ("atlas",)}}
 AXIS = {"unit": "", "bin": 1.0, "from": 0.0}
 EMPTY_STATISTICS: dict[str, Any] = {
     **{"num_frames": 0, "control_dt": 0.02, "outlier_z": 6.0, "features": [], "phases": []},

@@ -20,6 +20,7 @@ from amp_core.client import ApiClient, Retry
 from amp_core.errors import NotFound
 from amp_core.formats import read_motion
 from amp_core.motions import bundled_motions
+from amp_core.robot import Robot
 from ampref_service.catalog import keys
 
 JOB = {
@@ -100,6 +101,8 @@ SHAPES = {
     "view": (OBJECT, ["EXPORTS/walk.npz", "--no-browser"]),
     "render": (OBJECT, ["EXPORTS/walk.npz", "--out", "PICTURE", "--count", "1", "--size", "64x64"]),
     "robots": (LIST, []),
+    "robot init": (OBJECT, ["MODEL", "--out", "ROBOT", "--force"]),
+    "robot check": (OBJECT, ["wildrobot"]),
     "submit": (LIST, ["MOTION", "--wait"]),
     "clips": (LIST, []),
     "clip": (OBJECT, ["clip_1"]),
@@ -202,6 +205,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
     def run(verb: str, *more: str) -> int:
         words = {"MOTION": str(motion), "FOLDER": str(tmp_path / "variants"), "EXPORTS": str(exports)}
         words["BACKUP"] = str(tmp_path / "backup")
+        words["MODEL"], words["ROBOT"] = str(Robot.load("wildrobot").model_path), str(tmp_path / "robot.yaml")
         words["PICTURE"] = str(tmp_path / "strip.png")
         words["EXPORTS/walk.npz"] = str(exports / "walk.npz")
         return cli.run([*verb.split(), *(words.get(word, word) for word in SHAPES[verb][1]), *more])
@@ -286,6 +290,9 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
     }
     if verb == "robots":
         monkeypatch.setattr("amp_core.cli.robots.bundled_robots", refuse)
+    elif verb in ("robot init", "robot check"):
+        monkeypatch.setattr("amp_core.cli.robot.draft_robot", refuse)
+        monkeypatch.setattr("amp_core.cli.robot.inspect_robot", refuse)
     elif verb == "cut":
         monkeypatch.setattr("amp_core.cli.cut.limits_of", refuse)
     elif verb == "pull":

@@ -157,7 +157,7 @@ def test_physics_needs_no_gl() -> None:
     """A machine that has not what MUJOCO_GL names can score."""
     command = [sys.executable, "-m", "amp_core.cli", "robots", "--quiet"]
     process = subprocess.run(command, env=os.environ | {"MUJOCO_GL": "nowhere"}, capture_output=True, text=True, check=False)
-    assert (process.returncode, process.stdout) == (0, "wildrobot\n")
+    assert (process.returncode, process.stdout) == (0, "g1\nwildrobot\n")
 
 
 def test_a_missing_package_names_the_extra(files: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -34,7 +34,7 @@ def test_an_operators_robot_is_found_among_broken_files(tmp_path: Path) -> None:
 
 
 def test_a_robot_that_is_not_installed_is_refused_with_those_that_are() -> None:
-    with pytest.raises(RobotRefused, match="no robot 'atlas' is installed on this worker; expected one of wildrobot"):
+    with pytest.raises(RobotRefused, match="no robot 'atlas' is installed on this worker; expected one of g1, wildrobot"):
         load_robot(RobotReference("atlas", "sha256:0", ()))
 
 
