@@ -7,6 +7,7 @@ those of the slip metrics, of `kinematic_contacts` and of the diagnosis. The flo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -225,8 +226,11 @@ class FootTracker:
         return xpos[:count], xmat[:count]
 
 
-def kinematic_contacts(robot: Robot, qpos: Array) -> npt.NDArray[np.bool_]:
+def kinematic_contacts(robot: Robot, qpos: Array, size: float = 1.0) -> npt.NDArray[np.bool_]:
     """(N, F) which feet a motion intends to stand on, by their height and speed alone.
+
+    Args:
+      size: factor on the height, whose square root is that on the speed.
 
     Low (`KINEMATIC_HEIGHT`) and slow (`KINEMATIC_SPEED`) are the two usual signs of a stance in motion capture, with room for
     the errors of retargeting. The poses (N, nq) are those of consecutive control steps.
@@ -235,5 +239,6 @@ def kinematic_contacts(robot: Robot, qpos: Array) -> npt.NDArray[np.bool_]:
     speeds = tracker.speeds(np.concatenate([qpos[:1], qpos[:-1]]), qpos)
     if len(qpos) > 1:
         speeds[0] = speeds[1]  # No frame precedes the first.
-    contacts: npt.NDArray[np.bool_] = (tracker.heights(qpos) < KINEMATIC_HEIGHT) & (speeds < KINEMATIC_SPEED)
+    is_low, is_slow = tracker.heights(qpos) < KINEMATIC_HEIGHT * size, speeds < KINEMATIC_SPEED * math.sqrt(size)
+    contacts: npt.NDArray[np.bool_] = is_low & is_slow
     return contacts

@@ -245,13 +245,30 @@ class Robot:
 
         A step of more than about 0.5 over the highest of them cannot follow the servos, whatever the integrator.
         """
+        return _read_only(np.sqrt(self.model.actuator_gainprm[self.ctrl_adr, 0] * self._mobility))
+
+    @cached_property
+    def servo_response(self) -> NDArray[np.float64]:
+        """(n,) how much of a change of its target a joint has followed after one control step, by the linear servo alone."""
+        model, mobility = self.model, self._mobility
+        kp = model.actuator_gainprm[self.ctrl_adr, 0]
+        damping = model.dof_damping[self.qvel_adr] - model.actuator_biasprm[self.ctrl_adr, 2]
+        # x'' = -ω²·x - 2δ·x' from x = 1 at rest.
+        delta = (damping * mobility / 2).astype(np.complex128)
+        root = np.sqrt(delta**2 - kp * mobility + 1e-12j)
+        t = self.control_dt
+        left = np.exp(-delta * t) * (np.cosh(root * t) + delta / root * np.sinh(root * t))
+        return _read_only(np.clip(1.0 - left.real, 0.0, 1.0))
+
+    @cached_property
+    def _mobility(self) -> NDArray[np.float64]:
+        """(n,) 1/(kg·m²), (M⁻¹)ⱼⱼ of each joint in the reference pose."""
         model = self.model
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
         inertia = np.zeros((model.nv, model.nv))
         mujoco.mj_fullM(model, data, inertia)
-        mobility = np.diag(np.linalg.inv(inertia))[self.qvel_adr]
-        return _read_only(np.sqrt(model.actuator_gainprm[self.ctrl_adr, 0] * mobility))
+        return np.asarray(np.diag(np.linalg.inv(inertia))[self.qvel_adr])
 
     def mg_for(self, scale: PhysicsScale) -> float:
         """N, the scaled robot's weight."""

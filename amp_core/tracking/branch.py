@@ -17,6 +17,8 @@ from amp_core.tracking.sampler import FAILED_COST, Sampler, Samples, State, Traj
 
 Array = npt.NDArray[np.float64]
 
+_RESCUE_ROUNDS = 2
+_STEADY_UP = 0.94  # cosine of 20° between the root's z axis and the clip's, at the end of a plan that holds
 _FALLEN_UP = 0.5  # vertical part of the root's z axis: 60° of tilt
 
 
@@ -35,6 +37,7 @@ class Branch:
         self.harness = recipe.harness_of(stream[1], robot.mg_for(recipe.physics))
         self.targets = harness_targets(clip.root_pos, recipe).tolist()
         self.sampler = Sampler(robot, clip, recipe, self.settings.samples_of(stream[1]), nthread, self.harness)
+        self.rescue_rounds = _RESCUE_ROUNDS if self.sampler.scaling.has_many else 0
         self.replan = max(1, min(self.sampler.horizon, round(self.settings.replan_sec / robot.control_dt)))
         self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream[0], spawn_key=stream[1:])))
         self.model = robot.scaled_model(recipe.physics)
@@ -58,6 +61,11 @@ class Branch:
             for _ in range((settings.first_rounds if self.frame == 0 else settings.rounds) - 1):
                 progress(0)  # The first plan takes a while, in which the work may be stopped.
                 trajectory = self.improve(state, trajectory)
+            for _ in range(self.rescue_rounds):
+                if not self._leans_over(trajectory):
+                    break
+                progress(0)
+                trajectory = self.improve(state, trajectory)
             steps = min(self.replan, len(self.executed) - self.frame)
             self.spent += float(trajectory.cost[:steps].sum())
             self.plan_cost = float(trajectory.cost[steps:].sum())
@@ -73,6 +81,13 @@ class Branch:
             frames = np.arange(self.frame + sampler.horizon - self.replan - 1, self.frame + sampler.horizon)
             self.trajectory = trajectory.shift(sampler.reference_ctrl[np.minimum(frames, len(self.executed) - 1)])
             progress(steps)
+
+    def _leans_over(self, trajectory: Trajectory) -> bool:
+        """Whether a plan ends in a robot that leans much further than the clip."""
+        sampler = self.sampler
+        frame = min(self.frame + sampler.horizon, sampler.reference.frames) - 1
+        up = z_axis(sampler.robot.root_rotation(trajectory.qpos[-1]))
+        return not float(up @ sampler.reference.up[frame]) > _STEADY_UP
 
     def _apply_harness(self) -> None:
         """Apply the force that the rollout will apply in this frame, by the same plain floats."""
@@ -145,6 +160,6 @@ class Branch:
         keep = settings.noise_correlation
         for step in range(1, sampler.horizon):
             noise[:, step] = keep * noise[:, step - 1] + np.sqrt(1.0 - keep * keep) * noise[:, step]
-        noise *= settings.noise_rad
+        noise *= sampler.noise
         noise[0] = 0.0
         return noise

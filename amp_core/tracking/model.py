@@ -20,12 +20,17 @@ from amp_core.engine import mujoco
 from amp_core.kinematics import box_corners
 from amp_core.recipe import PhysicsScale, Planner
 from amp_core.robot import Robot
+from amp_core.tracking.scaling import STEP_SHARE
+
+Array = npt.NDArray[np.float64]
 
 _COM_SENSOR = "ampref.com_velocity"
 _LOAD_SENSOR = "ampref.load."
 # Measured on the bundled robot: as good as a converged solver over a planning horizon, at 0.6 of its time.
 _SOLVER_ITERATIONS = 4
 _LINE_SEARCH_ITERATIONS = 8
+_ROUND = (int(mujoco.mjtGeom.mjGEOM_SPHERE), int(mujoco.mjtGeom.mjGEOM_CAPSULE))
+_LEAST_SHARE = 0.3  # of a sole's box that is left where it is round altogether, as a point foot is
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +69,7 @@ def planning_model(robot: Robot, physics: PhysicsScale, settings: Planner) -> Pl
     model = contacts.replace_sensors(robot, source, add)
     soles = [foot.geoms[0] for foot in robot.feet]
     for sole, foot in zip(soles, robot.feet, strict=True):
-        corners = box_corners(model, foot.geoms)
-        low, high = corners.min(axis=0), corners.max(axis=0)
+        low, high = _bound_sole(model, foot.geoms)
         size = (high - low) / 2
         model.geom_type[sole] = mujoco.mjtGeom.mjGEOM_BOX
         model.geom_dataid[sole] = -1
@@ -80,8 +84,10 @@ def planning_model(robot: Robot, physics: PhysicsScale, settings: Planner) -> Pl
     model.geom_contype[inert] = 0
     model.geom_conaffinity[inert] = 0
 
-    # The longest step that divides a control step and is within the setting, but never finer than the robot's own.
-    model.opt.timestep = max(robot.sim_dt, robot.control_dt / math.ceil(robot.control_dt / settings.step_sec - 1e-9))
+    # The longest step that divides a control step, is within the setting and follows the servos, but never finer than the
+    # robot's own.
+    longest = min(settings.step_sec, STEP_SHARE / float(robot.servo_frequency.max()))
+    model.opt.timestep = max(robot.sim_dt, robot.control_dt / math.ceil(robot.control_dt / longest - 1e-9))
     model.opt.iterations = min(model.opt.iterations, _SOLVER_ITERATIONS)
     model.opt.ls_iterations = min(model.opt.ls_iterations, _LINE_SEARCH_ITERATIONS)
     # The tree that the mid-phase searches does not know the new boxes.
@@ -93,3 +99,17 @@ def planning_model(robot: Robot, physics: PhysicsScale, settings: Planner) -> Pl
         loads=np.array([int(model.sensor(f"{_LOAD_SENSOR}{foot.body}").adr[0]) + 2 for foot in robot.feet], dtype=np.int64),
         soles=np.array(soles, dtype=np.int64),
     )
+
+
+def _bound_sole(model: Any, geoms: tuple[int, ...]) -> tuple[Array, Array]:
+    """(3,) and (3,) m, the corners of the box that stands for a sole, in the frame of its body, whose z axis is up.
+
+    It is as high as the geoms, and as long and wide as what of them can touch a flat floor: a round edge cannot.
+    """
+    corners = box_corners(model, geoms)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    if all(model.geom_type[geom] in _ROUND for geom in geoms):
+        radius = min(float(model.geom_size[geom, 0]) for geom in geoms)
+        rounding = np.minimum([radius, radius, 0.0], (1.0 - _LEAST_SHARE) * (high - low) / 2)
+        low, high = low + rounding, high - rounding
+    return low, high

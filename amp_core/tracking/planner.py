@@ -32,6 +32,7 @@ from amp_core.motion import Conditioned
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.tracking.branch import Branch
+from amp_core.tracking.scaling import Scaling
 
 Array = npt.NDArray[np.float64]
 
@@ -73,7 +74,7 @@ def plan(
         clip's joint angles follow them.
     """
     assert recipe.planner is not None
-    count = recipe.planner.branches
+    count = Scaling.of(robot).count_branches(recipe.planner.branches, attempt)
     branches = [
         Branch(robot, clip, recipe, initial_qvel, (recipe.seed, attempt, branch), max(1, nthread // count))
         for branch in range(count)

@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.motion import Conditioned
-from amp_core.recipe import Harness, Recipe
+from amp_core.recipe import MAX_SAMPLES, Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.rotations import rotation_vector, x_axis, z_axis
 from amp_core.tracking.gauss_newton import fit_models, solve_riccati
 from amp_core.tracking.harness import harness_forces, harness_targets
 from amp_core.tracking.model import planning_model
 from amp_core.tracking.reference import Reference
+from amp_core.tracking.scaling import Scaling
 
 Array = npt.NDArray[np.float64]
 
@@ -25,7 +26,8 @@ FAILED_COST = 1e12
 
 _LEANING_UP = 0.9  # vertical part of the root's z axis where the cost of leaning begins: 26°
 _STANDING = 0.15  # of the weight; a foot that carries as much stands, one that carries half of it half stands
-_LOW = 0.012  # m
+_LOW = 0.012  # m, of a robot like WildRobot
+_LIMITS = 100.0  # weight of the squares of what joints are beyond their range, in rad
 _NOMINAL_DT = 0.02  # s; the costs are given for a frame of this length
 
 
@@ -99,9 +101,10 @@ class State:
 
 
 class Sampler:
-    """Simulates a clip's planning model, at most `samples` simulations side by side.
+    """Simulates a clip's planning model, as many simulations side by side as a round has.
 
     Args:
+      samples: of a round, for a robot like WildRobot.
       harness: what carries a part of the robot, in N.
     """
 
@@ -109,9 +112,11 @@ class Sampler:
         assert recipe.planner is not None
         self.robot, self.settings = robot, recipe.planner
         self.planning = planning_model(robot, recipe.physics, self.settings)
-        self.reference = Reference.of(robot, clip, self.planning)
+        self.scaling = scaling = Scaling.of(robot)
+        self.reference = Reference.of(robot, clip, self.planning, scaling)
         model = self.planning.model
         self.horizon = max(2, round(self.settings.horizon_sec / robot.control_dt))
+        samples = min(MAX_SAMPLES, round(samples * scaling.samples))
         self.batch = Batch(model, samples, nthread=nthread)
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self.warmstart = self.batch.bind("qacc_warmstart")
@@ -119,15 +124,23 @@ class Sampler:
         self.sensors = self.batch.bind("sensordata")
         self.probe = mujoco.MjData(model)
         self.ctrl_range = robot.ctrl_range
-        # The clip's joint angles in the actuators' order.
+        # In the actuators' order.
         self.reference_ctrl = np.zeros((self.reference.frames, model.nu))
-        self.reference_ctrl[:, robot.ctrl_adr] = self.reference.dof_pos
+        self.reference_ctrl[:, robot.ctrl_adr] = self.reference.controls
 
-        joints = len(robot.joint_names)
-        self.nx = 2 * (6 + joints)
+        # The joints that are steered: their places in states and controls.
+        steered = scaling.steered
+        self.steered_qpos, self.steered_qvel = robot.qpos_adr[steered], robot.qvel_adr[steered]
+        self.steered_ctrl = robot.ctrl_adr[steered]
+        self.nx = 2 * (6 + len(steered))
+        size, speed, share = scaling.size, scaling.speed, scaling.noise
         # One unit of each state difference in the regression: about what the noise makes of it.
-        self.state_scale = np.concatenate([[0.03] * 3, [0.06] * 3, [0.1] * joints, [0.2] * 3, [0.6] * 3, [1.5] * joints])
-        self.ctrl_scale = 0.1
+        self.state_scale = np.concatenate(
+            [[0.03 * size] * 3, [0.06] * 3, 0.1 * share, [0.2 * speed] * 3, [0.6] * 3, 1.5 * share]
+        )
+        self.ctrl_scale = 0.1 * share
+        self.noise = np.zeros(model.nu)
+        self.noise[self.steered_ctrl] = self.settings.noise_rad * share
         self.sole_size = model.geom_size[self.planning.soles]
         self.first_share = max(1, self.planning.substeps - 1) / self.planning.substeps
         self.gravity = -float(model.opt.gravity[2])
@@ -253,31 +266,37 @@ class Sampler:
         offset = position - reference.root_pos[frame]
         standing = reference.standing[frame]
         # A foot that is as low as this may be carrying weight, also where it does not stand in the clip.
-        low = np.clip((_LOW - lowest) / _LOW, 0.0, 1.0)
+        size, carried = self.scaling.size, reference.carried[frame]
+        area, lowness = size * size, _LOW * size
+        low = np.clip((lowness - lowest) / lowness, 0.0, 1.0)
         load = 1.0 + (com_now - com_velocity) / elapsed_sec / self.gravity - self.lift[:count]
         pressure = np.clip(sensors[:, self.planning.loads] / (_STANDING * self.weight), 0.0, 1.0)
-        joints = qpos[:, robot.qpos_adr] - reference.dof_pos[frame]
+        angles = qpos[:, robot.qpos_adr]
+        joints = angles - reference.dof_pos[frame]
+        # Weights are for a robot like WildRobot; a larger one's lengths weigh less, but for its place: drift is in metres.
         parts: list[tuple[float, Array]] = [
             (cost.joints, joints),
-            (cost.height, offset[:, 2:]),
+            (cost.height / area, offset[:, 2:]),
             (cost.upright, up - reference.up[frame]),
             (cost.heading, forward - reference.forward[frame]),
-            (cost.place, offset[:, :2]),
-            (cost.feet, (places - reference.soles[frame]).reshape(count, -1)),
-            (cost.slip, (np.sqrt(low)[:, :, None] * sole_velocity).reshape(count, -1)),
-            (cost.stance_slip, (np.sqrt(standing)[:, None] * sole_velocity).reshape(count, -1)),
-            (cost.stance, np.sqrt(standing) * lowest),
-            (cost.stance, np.sqrt(1.0 - standing) * np.minimum(0.0, lowest - reference.clearance[frame])),
+            (cost.place * size, offset[:, :2]),
+            (cost.feet / area, (places - reference.soles[frame]).reshape(count, -1)),
+            (cost.slip / size, (np.sqrt(low)[:, :, None] * sole_velocity).reshape(count, -1)),
+            (cost.stance_slip / size, (np.sqrt(standing)[:, None] * sole_velocity).reshape(count, -1)),
+            (cost.stance / area, np.sqrt(standing) * lowest),
+            (cost.stance / area, np.sqrt(1.0 - standing) * np.minimum(0.0, lowest - reference.clearance[frame])),
             (cost.contact, np.sqrt(standing) * (1.0 - pressure)),
             (cost.contact, np.sqrt(1.0 - standing) * pressure),
-            (cost.vertical_velocity, velocity[:, 2:]),
-            (cost.load, (load - 1.0)[:, None]),
-            (cost.unloaded, np.minimum(0.0, load - 0.8)[:, None]),
+            (cost.vertical_velocity * carried / size, velocity[:, 2:]),
+            (cost.load * carried, (load - 1.0)[:, None]),
+            (cost.unloaded * carried, np.minimum(0.0, load - 0.8)[:, None]),
             (cost.root_rate, qvel[:, root_v + 3 : root_v + 6]),
             (cost.joint_rate, qvel[:, robot.qvel_adr]),
             (cost.control, ctrl - self.reference_ctrl[frame]),
             (cost.leaning, np.sqrt(np.maximum(0.0, _LEANING_UP - up[:, 2:]))),
         ]
+        if self.scaling.has_many:
+            parts.append((_LIMITS, np.clip(angles, *robot.joint_range.T) - angles))
         with np.errstate(over="ignore", invalid="ignore"):
             scale = robot.control_dt / _NOMINAL_DT
             deviations = np.concatenate([np.sqrt(weight * scale) * values for weight, values in parts], axis=1)
@@ -292,9 +311,9 @@ class Sampler:
             [
                 qpos[..., root_q : root_q + 3] - qpos0[..., root_q : root_q + 3],
                 rotation_vector(robot.root_rotation(qpos0), robot.root_rotation(qpos)),
-                qpos[..., robot.qpos_adr] - qpos0[..., robot.qpos_adr],
+                qpos[..., self.steered_qpos] - qpos0[..., self.steered_qpos],
                 change[..., root_v : root_v + 6],
-                change[..., robot.qvel_adr],
+                change[..., self.steered_qvel],
             ],
             axis=-1,
         )
@@ -307,11 +326,15 @@ class Sampler:
         near &= samples.cost < FAILED_COST
         near[0] = True
         states = self.difference(samples.qpos[near], samples.qvel[near], samples.qpos[0], samples.qvel[0]) / self.state_scale
-        controls = (samples.ctrl[near] - samples.ctrl[0]) / self.ctrl_scale
+        controls = (samples.ctrl[near] - samples.ctrl[0])[..., self.steered_ctrl] / self.ctrl_scale
         residuals = samples.residuals[near] - samples.residuals[0]
         return fit_models(states, controls, residuals, ridge=settings.ridge, pooling=settings.pooling)
 
     def step_controls(self, models: tuple[Array, Array], nominal: Array, damping: float) -> tuple[Array, Array]:
         """`solve_riccati` over the models of `fit`, in rad: gains (T, nu, nx) and change (T, nu)."""
-        gains, change = solve_riccati(*models, nominal, damping)
-        return gains * (self.ctrl_scale / self.state_scale), change * self.ctrl_scale
+        steered_gains, steered_change = solve_riccati(*models, nominal, damping)
+        steps, nu = len(nominal), len(self.noise)
+        gains, change = np.zeros((steps, nu, self.nx)), np.zeros((steps, nu))
+        gains[:, self.steered_ctrl] = steered_gains * (self.ctrl_scale[:, None] / self.state_scale)
+        change[:, self.steered_ctrl] = steered_change * self.ctrl_scale
+        return gains, change

@@ -1,0 +1,93 @@
+"""What the planner takes from the robot: its settings are those of a recipe, for a robot like the bundled WildRobot.
+
+A robot of that size, with as few joints and with servos like its own, is planned for exactly as the recipe says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from amp_core.kinematics import sole_heights
+from amp_core.robot import Robot
+
+Array = npt.NDArray[np.float64]
+
+STEP_SHARE = 0.4
+"""Of 1 over the frequency of the stiffest servo, the longest step: the joints of a plan with a longer one are no robot's."""
+
+_HEIGHT = 0.47  # m, of WildRobot's root above its soles
+_JOINTS = 8
+_RESPONSE = 0.23  # of a servo to its target in one control step, up to which a plan needs all of the recipe's noise
+_LIGHT_SHARE = 0.15  # of the robot's mass: a joint that moves less, and no foot, is not steered
+_SAG = 2.0  # rad, by which a servo would give under the robot's weight at the length of its legs
+_MANY = 1.3  # times the regressors of WildRobot
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """A robot against the one that a recipe's planner is for.
+
+    Args:
+      size: the height of its root above its soles, over that of WildRobot, to two digits. The cost's lengths go with it, and
+        its speeds with its square root (Froude's law).
+      steered: (m,) indices of the joints that are given noise and feedback: all but those that move little mass and no foot,
+        such as arms, which follow the clip.
+      noise: (m,) share of the recipe's noise for each of them: a servo that answers fast moves its joint as far with less.
+      samples: factor on the simulations of a round, in proportion to the regressors of a model.
+      has_many: whether those are so many that a round costs several times that of WildRobot. Then the first attempt has one
+        branch, a plan at whose end the robot leans over gets further rounds, and joints are kept within their range.
+      is_soft: whether the servos sag so far under the robot's weight that a plan has to begin beyond the clip's angles.
+    """
+
+    size: float
+    steered: npt.NDArray[np.int64]
+    noise: Array
+    samples: float
+    has_many: bool
+    is_soft: bool
+
+    @classmethod
+    def of(cls, robot: Robot) -> Scaling:
+        model = robot.model
+        pose = np.array(model.qpos0)[None]
+        height = float(pose[0, robot.root_qpos_adr + 2] - sole_heights(robot, pose).min())
+        steered = np.array(
+            [i for i, dof in enumerate(robot.qvel_adr.tolist()) if _bears(robot, int(model.dof_bodyid[dof]))], dtype=np.int64
+        )
+        regressors = (12 + 3 * len(steered)) / (12 + 3 * _JOINTS)
+        kp = float(np.median(model.actuator_gainprm[robot.ctrl_adr[steered], 0]))
+        return cls(
+            size=round(height / _HEIGHT, 2),
+            steered=steered,
+            noise=np.minimum(1.0, _RESPONSE / robot.servo_response[steered]),
+            samples=max(1.0, regressors),
+            has_many=regressors > _MANY,
+            is_soft=robot.mg * height / kp > _SAG,
+        )
+
+    @property
+    def speed(self) -> float:
+        """The factor on speeds."""
+        return math.sqrt(self.size)
+
+    def count_branches(self, branches: int, attempt: int) -> int:
+        """Planners of an attempt that work side by side."""
+        return 1 if self.has_many and attempt == 0 else branches
+
+
+def _bears(robot: Robot, body: int) -> bool:
+    """Whether a body carries a foot, or much of the robot's mass."""
+    model = robot.model
+    if float(model.body_subtreemass[body]) > _LIGHT_SHARE * robot.mass:
+        return True
+    for foot in robot.feet:
+        link = foot.body
+        while link and link != body:
+            link = int(model.body_parentid[link])
+        if link == body:
+            return True
+    return False
