@@ -129,10 +129,10 @@ class Sampler:
         self.reference_ctrl[:, robot.ctrl_adr] = self.reference.controls
 
         # The joints that are steered: their places in states and controls.
-        steered = scaling.steered
-        self.steered_qpos, self.steered_qvel = robot.qpos_adr[steered], robot.qvel_adr[steered]
-        self.steered_ctrl = robot.ctrl_adr[steered]
-        self.nx = 2 * (6 + len(steered))
+        active = scaling.active
+        self.active_qpos, self.active_qvel = robot.qpos_adr[active], robot.qvel_adr[active]
+        self.active_ctrl = robot.ctrl_adr[active]
+        self.nx = 2 * (6 + len(active))
         size, speed, share = scaling.size, scaling.speed, scaling.noise
         # One unit of each state difference in the regression: about what the noise makes of it.
         self.state_scale = np.concatenate(
@@ -140,7 +140,7 @@ class Sampler:
         )
         self.ctrl_scale = 0.1 * share
         self.noise = np.zeros(model.nu)
-        self.noise[self.steered_ctrl] = self.settings.noise_rad * share
+        self.noise[self.active_ctrl] = self.settings.noise_rad * share
         self.sole_size = model.geom_size[self.planning.soles]
         self.first_share = max(1, self.planning.substeps - 1) / self.planning.substeps
         self.gravity = -float(model.opt.gravity[2])
@@ -311,9 +311,9 @@ class Sampler:
             [
                 qpos[..., root_q : root_q + 3] - qpos0[..., root_q : root_q + 3],
                 rotation_vector(robot.root_rotation(qpos0), robot.root_rotation(qpos)),
-                qpos[..., self.steered_qpos] - qpos0[..., self.steered_qpos],
+                qpos[..., self.active_qpos] - qpos0[..., self.active_qpos],
                 change[..., root_v : root_v + 6],
-                change[..., self.steered_qvel],
+                change[..., self.active_qvel],
             ],
             axis=-1,
         )
@@ -326,15 +326,15 @@ class Sampler:
         near &= samples.cost < FAILED_COST
         near[0] = True
         states = self.difference(samples.qpos[near], samples.qvel[near], samples.qpos[0], samples.qvel[0]) / self.state_scale
-        controls = (samples.ctrl[near] - samples.ctrl[0])[..., self.steered_ctrl] / self.ctrl_scale
+        controls = (samples.ctrl[near] - samples.ctrl[0])[..., self.active_ctrl] / self.ctrl_scale
         residuals = samples.residuals[near] - samples.residuals[0]
         return fit_models(states, controls, residuals, ridge=settings.ridge, pooling=settings.pooling)
 
     def step_controls(self, models: tuple[Array, Array], nominal: Array, damping: float) -> tuple[Array, Array]:
         """`solve_riccati` over the models of `fit`, in rad: gains (T, nu, nx) and change (T, nu)."""
-        steered_gains, steered_change = solve_riccati(*models, nominal, damping)
+        active_gains, active_change = solve_riccati(*models, nominal, damping)
         steps, nu = len(nominal), len(self.noise)
         gains, change = np.zeros((steps, nu, self.nx)), np.zeros((steps, nu))
-        gains[:, self.steered_ctrl] = steered_gains * (self.ctrl_scale[:, None] / self.state_scale)
-        change[:, self.steered_ctrl] = steered_change * self.ctrl_scale
+        gains[:, self.active_ctrl] = active_gains * (self.ctrl_scale[:, None] / self.state_scale)
+        change[:, self.active_ctrl] = active_change * self.ctrl_scale
         return gains, change

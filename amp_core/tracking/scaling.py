@@ -34,8 +34,8 @@ class Scaling:
     Args:
       size: the height of its root above its soles, over that of WildRobot, to two digits. The cost's lengths go with it, and
         its speeds with its square root (Froude's law).
-      steered: (m,) indices of the joints that are given noise and feedback: all but those that move little mass and no foot,
-        such as arms, which follow the clip.
+      active: (m,) indices of the joints that are steered, by noise and feedback: all but those that move little mass and no
+        foot, such as arms, which follow the clip.
       noise: (m,) share of the recipe's noise for each of them: a servo that answers fast moves its joint as far with less.
       samples: factor on the simulations of a round, in proportion to the regressors of a model.
       has_many: whether those are so many that a round costs several times that of WildRobot. Then the first attempt has one
@@ -44,7 +44,7 @@ class Scaling:
     """
 
     size: float
-    steered: npt.NDArray[np.int64]
+    active: npt.NDArray[np.int64]
     noise: Array
     samples: float
     has_many: bool
@@ -55,15 +55,15 @@ class Scaling:
         model = robot.model
         pose = np.array(model.qpos0)[None]
         height = float(pose[0, robot.root_qpos_adr + 2] - sole_heights(robot, pose).min())
-        steered = np.array(
+        active = np.array(
             [i for i, dof in enumerate(robot.qvel_adr.tolist()) if _bears(robot, int(model.dof_bodyid[dof]))], dtype=np.int64
         )
-        regressors = (12 + 3 * len(steered)) / (12 + 3 * _JOINTS)
-        kp = float(np.median(model.actuator_gainprm[robot.ctrl_adr[steered], 0]))
+        regressors = (12 + 3 * len(active)) / (12 + 3 * _JOINTS)
+        kp = float(np.median(model.actuator_gainprm[robot.ctrl_adr[active], 0]))
         return cls(
             size=round(height / _HEIGHT, 2),
-            steered=steered,
-            noise=np.minimum(1.0, _RESPONSE / robot.servo_response[steered]),
+            active=active,
+            noise=np.minimum(1.0, _RESPONSE / robot.servo_response[active]),
             samples=max(1.0, regressors),
             has_many=regressors > _MANY,
             is_soft=robot.mg * height / kp > _SAG,

@@ -26,16 +26,16 @@ def g1() -> Robot:
 def test_for_the_robot_of_its_settings_nothing_is_changed() -> None:
     scaling = Scaling.of(Robot.load("wildrobot"))
     assert (scaling.size, scaling.speed, scaling.samples) == (1.0, 1.0, 1.0)
-    assert scaling.steered.tolist() == list(range(8))
+    assert scaling.active.tolist() == list(range(8))
     assert scaling.noise.tolist() == [1.0] * 8
     assert not scaling.has_many
     assert not scaling.is_soft
     assert scaling.count_branches(2, attempt=0) == 2
 
 
-def test_the_legs_and_the_waist_of_a_humanoid_are_steered_and_its_arms_follow(g1: Robot) -> None:
+def test_the_legs_and_the_waist_of_a_humanoid_are_active_and_its_arms_follow(g1: Robot) -> None:
     scaling = Scaling.of(g1)
-    names = [g1.joint_names[i] for i in scaling.steered]
+    names = [g1.joint_names[i] for i in scaling.active]
     assert len(names) == 15
     assert all(any(part in name for part in ("hip", "knee", "ankle", "waist")) for name in names)
     assert scaling.size == pytest.approx(1.68, abs=0.02)
@@ -104,9 +104,9 @@ def test_in_flight_nothing_holds_the_robot_up(g1: Robot) -> None:
     pose = np.repeat(np.array(g1.model.key("home").qpos)[None], 5, axis=0)
     planning = planning_model(g1, PHYSICS, Planner())
     controls = compute_controls(g1, planning.model, pose, planning.soles, np.zeros((5, 2)))
-    held = compute_controls(g1, planning.model, pose, planning.soles, np.ones((5, 2)))
+    standing = compute_controls(g1, planning.model, pose, planning.soles, np.ones((5, 2)))
     knee = g1.joint_names.index("left_knee_joint")
-    assert abs(controls[2, knee] - pose[2, g1.qpos_adr[knee]]) < abs(held[2, knee] - pose[2, g1.qpos_adr[knee]])
+    assert abs(controls[2, knee] - pose[2, g1.qpos_adr[knee]]) < abs(standing[2, knee] - pose[2, g1.qpos_adr[knee]])
 
 
 def test_a_sole_of_spheres_is_as_large_as_what_can_touch_the_floor(g1: Robot) -> None:
