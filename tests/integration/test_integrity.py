@@ -213,6 +213,8 @@ def test_ctrl_c_ends_fsck_at_once(local: Bench, monkeypatch: pytest.MonkeyPatch)
     take = Pace.take
 
     def take_and_interrupt(pace: Pace, count: int) -> None:
+        # A signal that comes just before the main thread waits would wake nobody.
+        time.sleep(0.2)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         take(pace, count)
 

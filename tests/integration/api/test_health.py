@@ -34,7 +34,6 @@ def test_what_is_down_is_named(api: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("HEAD", "/docs", "GET"),
         ("HEAD", "/v1/jobs", "GET"),
         ("PUT", "/v1/clips", "GET, POST"),
         ("PATCH", "/v1/clips/clip_0", "DELETE, GET"),
