@@ -15,6 +15,8 @@ from amp_core.kinematics import sole_heights
 from amp_core.robot import Robot, bundled_robots
 from amp_core.robot_setup import inspect_robot
 
+from .test_wildrobot import check_bodies
+
 G1_DATA = Path(__file__).parents[3] / "shared" / "data" / "g1"
 FACTS = G1_DATA / "robot_facts.json"
 PUBLIC_ROBOT = G1_DATA / "mjlab" / "robot.yaml"
@@ -107,16 +109,7 @@ def test_its_figures_are_those_of_the_fact_sheet(robot: Robot) -> None:
     assert model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
     assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     np.testing.assert_array_equal(model.opt.gravity, facts["gravity"])
-    assert [model.body(i).name for i in range(1, model.nbody)] == [body["name"] for body in facts["bodies"]]
-    for body in facts["bodies"]:
-        mine = model.body(body["name"])
-        assert model.body(int(mine.parentid[0])).name == body["parent"]
-        np.testing.assert_allclose(mine.mass, body["mass"])
-        np.testing.assert_allclose(mine.pos, body["pos"], atol=1e-8)
-        np.testing.assert_allclose(mine.ipos, body["com"], atol=1e-8)
-        np.testing.assert_allclose(mine.inertia, body["diag_inertia"], atol=1e-8)
-        for quat, fact in ((mine.quat, body["quat"]), (mine.iquat, body["inertia_quat"])):
-            assert abs(np.dot(quat, fact)) == pytest.approx(1.0, abs=1e-6)
+    check_bodies(model, facts["bodies"])
     assert robot.joint_names == tuple(joint["name"] for joint in facts["joints"][1:])
     for joint in facts["joints"][1:]:
         mine = model.joint(joint["name"])

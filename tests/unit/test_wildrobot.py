@@ -44,6 +44,20 @@ def test_it_needs_no_meshes(robot: Robot) -> None:
     assert robot.model.nmesh == 0
 
 
+def check_bodies(model: Any, bodies: list[dict[str, Any]]) -> None:
+    """The model has the bodies of a fact sheet, with their places, masses and inertias."""
+    assert [model.body(i).name for i in range(1, model.nbody)] == [body["name"] for body in bodies]
+    for body in bodies:
+        mine = model.body(body["name"])
+        assert model.body(int(mine.parentid[0])).name == body["parent"]
+        np.testing.assert_allclose(mine.mass, body["mass"])
+        np.testing.assert_allclose(mine.pos, body["pos"], atol=1e-8)
+        np.testing.assert_allclose(mine.ipos, body["com"], atol=1e-8)
+        np.testing.assert_allclose(mine.inertia, body["diag_inertia"], atol=1e-8)
+        for quat, fact in ((mine.quat, body["quat"]), (mine.iquat, body["inertia_quat"])):
+            assert abs(np.dot(quat, fact)) == pytest.approx(1.0, abs=1e-6)
+
+
 @needs_facts
 def test_its_figures_are_those_of_the_fact_sheet(robot: Robot) -> None:
     facts = json.loads(FACTS.read_text())
@@ -53,16 +67,7 @@ def test_its_figures_are_those_of_the_fact_sheet(robot: Robot) -> None:
     assert model.opt.timestep == facts["timestep_s"]
     assert model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
     assert model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    assert [model.body(i).name for i in range(1, model.nbody)] == [body["name"] for body in facts["bodies"]]
-    for body in facts["bodies"]:
-        mine = model.body(body["name"])
-        assert model.body(int(mine.parentid[0])).name == body["parent"]
-        np.testing.assert_allclose(mine.mass, body["mass"])
-        np.testing.assert_allclose(mine.pos, body["pos"], atol=1e-8)
-        np.testing.assert_allclose(mine.ipos, body["com"], atol=1e-8)
-        np.testing.assert_allclose(mine.inertia, body["diag_inertia"], atol=1e-8)
-        for quat, fact in ((mine.quat, body["quat"]), (mine.iquat, body["inertia_quat"])):
-            assert abs(np.dot(quat, fact)) == pytest.approx(1.0, abs=1e-6)
+    check_bodies(model, facts["bodies"])
     for joint in facts["joints"]:
         mine = model.joint(joint["name"])
         assert model.body(int(mine.bodyid[0])).name == joint["body"]
