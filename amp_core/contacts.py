@@ -165,8 +165,7 @@ def replace_sensors(robot: Robot, source: Any, add_sensors: Callable[[Any, Mappi
         if sensor.type != mujoco.mjtSensor.mjSENS_PLUGIN:
             spec.delete(sensor)
     geoms = {geom: str(source.geom(geom).name) for geom in (robot.ground_geom, *(g for foot in robot.feet for g in foot.geoms))}
-    feet = (body for foot in robot.feet for body in foot.bodies)
-    bodies = {body: str(source.body(body).name) for body in (robot.root_body, *feet)}
+    bodies = {body: str(source.body(body).name) for body in sorted({robot.root_body, *robot.foot_bodies})}
     if not all((*geoms.values(), *bodies.values())):
         # Sensors refer to names. The elements have their numbers once the spec is compiled.
         spec.compile()

@@ -159,7 +159,7 @@ def still_frames(root_pos: Array, root_rot: Array, dof_pos: Array, dt: float, he
 
 def touches_ground(robot: Robot, qpos: Array) -> Bools:
     """(N,) whether anything but a foot is at the floor z = 0, or close to it, in the poses (N, nq)."""
-    model, feet = robot.model, {body for foot in robot.feet for body in foot.bodies}
+    model, feet = robot.model, robot.foot_bodies
     types, affinities, ground = model.geom_contype, model.geom_conaffinity, robot.ground_geom
     collides = (types & affinities[ground]) | (types[ground] & affinities)
     root = model.body_rootid[robot.root_body]

@@ -71,6 +71,12 @@ def sole_heights(robot: Robot, qpos: Array) -> Array:
     return np.stack([low.min(axis=1) for low in _split_by_foot(robot, centres[:, :, 2] - reach)], axis=1)
 
 
+def reference_height(robot: Robot) -> float:
+    """m, how high the root is above the lowest sole in the model's reference pose."""
+    pose = np.array(robot.model.qpos0)[None]
+    return float(pose[0, robot.root_qpos_adr + 2] - sole_heights(robot, pose).min())
+
+
 def foot_centres(robot: Robot, qpos: Array) -> Array:
     """(N, F, 3) m, the mean of the centres of each foot's contact geoms in the poses (N, nq)."""
     geoms = [geom for foot in robot.feet for geom in foot.geoms]

@@ -73,7 +73,7 @@ def check(
     """Load a robot, and say what of it will not work, and why.
 
     It prints every servo with its gains, limit and ω·dt, which says whether the model's step can follow it. Exits with 1 when
-    the robot cannot be model.
+    the robot cannot be loaded.
     """
     output = Output(json_out, quiet=quiet)
     inspection = inspect_robot(source)

@@ -79,7 +79,6 @@ def _describe_posture(evidence: Evidence) -> Iterator[Finding]:
 def touching_geoms(evidence: Evidence, qpos: Array) -> list[str]:
     """The geoms (or, where they have no name, the bodies) that touch the ground in a pose and are on no foot."""
     robot, model = evidence.robot, evidence.robot.model
-    feet = {body for foot in robot.feet for body in foot.bodies}
     data: Any = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)
@@ -88,7 +87,7 @@ def touching_geoms(evidence: Evidence, qpos: Array) -> list[str]:
     names: dict[str, None] = {}
     for pair in data.contact.geom.tolist():
         geoms = [geom for geom in pair if geom != robot.ground_geom]
-        if len(geoms) == 1 and (body := int(model.geom_bodyid[geoms[0]])) not in feet:
+        if len(geoms) == 1 and (body := int(model.geom_bodyid[geoms[0]])) not in robot.foot_bodies:
             names[str(model.geom(geoms[0]).name) or str(model.body(body).name) or f"body {body}"] = None
     return list(names)
 

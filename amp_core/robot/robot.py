@@ -152,6 +152,11 @@ class Robot:
             mg=mass * gravity,
         )
 
+    @cached_property
+    def foot_bodies(self) -> frozenset[int]:
+        """The ids of the feet's bodies, and of all that are welded to them: a contact of another one is none of a foot."""
+        return frozenset(body for foot in self.feet for body in foot.bodies)
+
     def make_spec(self) -> Any:
         """The `MjSpec` that the model is compiled from, for a part that adds something to it."""
         model_spec = mujoco.MjSpec.from_file(str(self.model_path))

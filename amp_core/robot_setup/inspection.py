@@ -13,7 +13,7 @@ import numpy.typing as npt
 from amp_core.augment.symmetry import symmetry_of
 from amp_core.engine import mujoco
 from amp_core.errors import AmprefError
-from amp_core.kinematics import sole_heights
+from amp_core.kinematics import reference_height, sole_heights
 from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
@@ -80,8 +80,7 @@ def inspect_robot(source: str | Path) -> Inspection:
     """
     robot = Robot.load(source)
     model = robot.model
-    pose = np.array(model.qpos0)[None]
-    height = float(pose[0, robot.root_qpos_adr + 2] - sole_heights(robot, pose).min())
+    height = reference_height(robot)
     servos = tuple(
         ServoRow(
             joint=name,
@@ -175,14 +174,13 @@ def _check_contacts(robot: Robot, qpos: Array) -> Iterator[Notice]:
     data: Any = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
-    feet = {body for foot in robot.feet for body in foot.bodies}
     on_floor, self_contacts = set(), set()
     for pair in data.contact.geom.tolist():
         bodies = [int(model.geom_bodyid[geom]) for geom in pair if geom != robot.ground_geom]
         names = " and ".join(sorted(str(model.body(body).name) or f"body {body}" for body in bodies))
         if len(bodies) == 2:
             self_contacts.add(names)
-        elif bodies[0] not in feet:
+        elif bodies[0] not in robot.foot_bodies:
             on_floor.add(names)
     if on_floor:
         yield Notice(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from amp_core.kinematics import sole_heights
+from amp_core.kinematics import reference_height
 from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
@@ -53,8 +53,7 @@ class Scaling:
     @classmethod
     def of(cls, robot: Robot) -> Scaling:
         model = robot.model
-        pose = np.array(model.qpos0)[None]
-        height = float(pose[0, robot.root_qpos_adr + 2] - sole_heights(robot, pose).min())
+        height = reference_height(robot)
         active = np.array(
             [i for i, dof in enumerate(robot.qvel_adr.tolist()) if _bears(robot, int(model.dof_bodyid[dof]))], dtype=np.int64
         )

@@ -142,7 +142,7 @@ class Loop:
         self._channel = np.full(model.ngeom, -1)
         for channel, geoms in enumerate(robot.channel_geoms):
             self._channel[list(geoms)] = channel
-        self._is_foot = np.isin(model.geom_bodyid, [body for foot in robot.feet for body in foot.bodies])
+        self._is_foot = np.isin(model.geom_bodyid, list(robot.foot_bodies))
         self.nonfoot = False
         self._force = np.zeros(6)
 

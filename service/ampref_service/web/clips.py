@@ -65,16 +65,14 @@ def show_clips(request: Request, services: ServicesDep, caller: CallerDep) -> Re
         return lead_to(request, f"/clips{change_params(params, {})}".rstrip("?"))
     error, query = None, ClipQuery(limit=_LIMIT)
     try:
-        query = parse_query(request.url.query)
-        if query.robot is not None:
-            caller.check_robot(query.robot)
+        query = _bound_query(request.url.query, caller)
     except InputRefused as refusal:
         error = refusal
     with services.catalog.session() as session:
         page: Page[ListedClip] = Page((), None)
         if error is None:
             try:
-                page = list_clips(session, replace(query, robots=caller.bounds.robots))
+                page = list_clips(session, query)
             except InputRefused as refusal:
                 error = refusal
         waiting = [clip.id for clip in page.items if clip.rollout is None]
