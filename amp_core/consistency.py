@@ -21,7 +21,7 @@ from amp_core import features
 from amp_core.errors import IntegrityError
 from amp_core.formats.joint_names import match_joint_names
 from amp_core.kinematics import FootTracker, kinematic_contacts
-from amp_core.recipe import Recipe
+from amp_core.recipe import RECORDED, Recipe
 from amp_core.reference import FORCE_ARRAYS, META, PROVENANCE, REFERENCE_ARRAYS, TIMESTAMP, decode_meta, describe_member
 from amp_core.robot import Robot
 from amp_core.strict_json import json_data
@@ -119,7 +119,9 @@ def find_faults(members: Arrays, robot: Robot, file: str | None = None) -> list[
     missing = [
         name
         for name in shapes
-        if name not in arrays and (name != "forced_qpos" or meta.get("generation_mode") == "teacher_forced")
+        if name not in arrays
+        and name != "ctrl_substeps"
+        and (name != "forced_qpos" or meta.get("generation_mode") == "teacher_forced")
     ]
     faults = [Fault(name, "", "missing", "an array", "the form of an export") for name in missing]
     if "dof_pos" in missing:
@@ -159,6 +161,7 @@ def array_shapes(robot: Robot, frames: int) -> dict[str, tuple[int, ...]]:
     series = ("sum_fn_per_frame", "sum_fn_last_substep", "stab_force", "stab_force_per_frame", "nonfoot_contact")
     shapes: dict[str, tuple[int, ...]] = {name: (frames, width) for name, width in widths.items()}
     shapes |= {name: (frames,) for name in series}
+    shapes["ctrl_substeps"] = (frames, robot.substeps, model.nu)
     return shapes | {"initial_qpos": (model.nq,), "initial_qvel": (model.nv,), "clip_frames": (), "solver_warnings": ()}
 
 
@@ -376,7 +379,10 @@ def _drive_relations(arrays: Arrays, recipe: Recipe, attempt: int) -> Iterator[_
     clip_frames = int(arrays.get("clip_frames", -1))
     is_whole = clip_frames == rows
     yield _Relation("clip_frames", (), lambda a, robot: np.array(max(clip_frames, rows)), "the rows, which are no more")
-    yield _Relation("initial_qpos", _CLIP_POSES, lambda a, robot: _clip_qpos(a, robot)[0], "the clip's first frame")
+    if recipe.mode == RECORDED:
+        yield _Relation("ctrl", ("ctrl_substeps",), lambda a, robot: a["ctrl_substeps"][:, -1])
+    else:
+        yield _Relation("initial_qpos", _CLIP_POSES, lambda a, robot: _clip_qpos(a, robot)[0], "the clip's first frame")
     if rows > 1:  # The only row of a longer clip may stand or swing by its second frame.
         yield _Relation(
             "reference_contacts",
@@ -388,7 +394,7 @@ def _drive_relations(arrays: Arrays, recipe: Recipe, attempt: int) -> Iterator[_
         yield _Relation("solver_warnings", (), lambda a, robot: np.array(0), "as many rows as clip_frames")
     if recipe.mode == "teacher_forced":
         yield _Relation("forced_qpos", _CLIP_POSES, _clip_qpos, "the clip's frames")
-    if recipe.planner is None:
+    if recipe.planner is None and recipe.mode != RECORDED:
 
         def controls(arrays: Arrays, robot: Robot) -> Array:
             ctrl = np.zeros((rows, robot.model.nu))

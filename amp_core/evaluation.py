@@ -34,7 +34,7 @@ from amp_core.strict_json import json_data
 from amp_core.tiers import MODE_GATE, Gate, Tier, classify, describe_failures, gate_profile
 from amp_core.verify import Clip, Context, Subject
 from amp_core.verify.determinism import Source, find_differing, generate_again
-from amp_core.verify.states import Drive, simulate
+from amp_core.verify.states import Drive, controls_member, simulate
 from amp_core.verify.stored import StoredArrays
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -332,7 +332,7 @@ class _Reader:
 
     def _read_members(self) -> Arrays:
         names = [META, *REFERENCE_ARRAYS, *FORCE_ARRAYS, *EXPORT_ARRAYS]
-        names += ["qvel", "ctrl", "initial_qpos", "initial_qvel", "forced_qpos", "sum_fn_last_substep"]
+        names += ["qvel", "ctrl", "ctrl_substeps", "initial_qpos", "initial_qvel", "forced_qpos", "sum_fn_last_substep"]
         names += ["fps", "dt", "tier", "generation_mode", "robot", "joint_names", "source_file", "generator_version"]
         names += ["feature_dim", "num_frames", "duration_sec", "generation_timestamp"]
         if not self.path.is_file():
@@ -448,7 +448,8 @@ def _check_replay(reader: _Reader, gaps: list[Gap]) -> list[CheckedClaim]:
         gaps += [Gap("replay", cause), Gap("loads", f"{', '.join(names) or 'all'} are the file's own claim: {cause}")]
         return []
     forced_qpos = arrays["forced_qpos"] if reader.mode == "teacher_forced" else None
-    drive = Drive(arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"], arrays["stab_force"], forced_qpos)
+    ctrl = arrays[controls_member(arrays)]
+    drive = Drive(arrays["initial_qpos"], arrays["initial_qvel"], ctrl, arrays["stab_force"], forced_qpos)
     try:
         states = simulate(robot, robot.scaled_model(reader.recipe.physics), drive)
     except (AmprefError, ValueError) as error:
@@ -535,7 +536,7 @@ def _check_generation(reader: _Reader, motion: Motion | None, gaps: list[Gap]) -
             gaps.append(Gap("reference", f"{', '.join(names)} are the file's own claim, not compared with the clip: {cause}"))
         return []
     clip = Clip(reader.name, Tier.REJECTED, reader.recipe, lambda: arrays, attempt=reader.attempt)
-    source = Source(clip, condition(motion, reader.robot, WIDE_LIMITS), clip.frames)
+    source = Source(clip, condition(motion, reader.robot, WIDE_LIMITS, mode=reader.recipe.mode), clip.frames)
     (result,) = generate_again(Context(Subject(reader.robot, (clip,))), [source])
     file_arrays = {name: arrays[name] for name in result if name in arrays}
     differing = find_differing(file_arrays, result, None if source.is_whole else source.frames)

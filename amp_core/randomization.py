@@ -253,7 +253,9 @@ def compare(
     replays: list[list[Outcome]] = []
     if replay:
         # All buckets in one batch, a clip after the other within each.
-        clips = [condition(motion, robot) for motion in motions]
+        clips = [
+            condition(motion, robot, mode=clip.rollout.recipe.mode) for motion, clip in zip(motions, canonical, strict=True)
+        ]
         rollouts = generate(
             robot,
             clips * len(sorted_scales),

@@ -18,14 +18,17 @@ from amp_core.version import GENERATOR_VERSION
 GATE_PROFILE = "amp-0.12"
 """The gate profile that new recipes use."""
 
-MODES = ("rollout", "teacher_forced", "tracked", "assisted", "auto")
+MODES = ("rollout", "teacher_forced", "tracked", "assisted", "recorded", "auto")
 """Every mode that a recipe may name."""
 
-GENERATED_MODES = ("rollout", "teacher_forced", "tracked", "assisted")
+GENERATED_MODES = ("rollout", "teacher_forced", "tracked", "assisted", "recorded")
 """The modes that a rollout can be in: `auto` picks one of them."""
 
 PLANNED_MODES = ("tracked", "assisted")
 """The modes whose controls are planned."""
+
+RECORDED = "recorded"
+"""The mode whose controls came with the clip."""
 
 DEFAULT_MODE = "auto"
 
@@ -373,7 +376,8 @@ class Recipe:
     Args:
       mode: `rollout` (start once, drive the controls, weak harness), `teacher_forced` (the pose is overwritten before every
         control step, strong harness; Tier 1 at best), `tracked` (planned controls, no harness), `assisted` (planned controls,
-        the least harness that keeps it up; Tier 1 at best), or `auto` (the cheapest that gives Tier 0; `stage` gives theirs).
+        the least harness that keeps it up; Tier 1 at best), `recorded` (the controls and the initial state that came with the
+        clip, no harness), or `auto` (the cheapest that gives Tier 0; `stage` gives theirs).
       harness: the vertical assist; in mode `auto` that of its rollout.
       seed: of the planner's noise. The other modes draw no random numbers, so there it only changes the digest.
       physics: factors on friction, mass and damping.
@@ -407,8 +411,8 @@ class Recipe:
             raise RecipeRefused(f"mode {self.mode!r} does not plan", key="planner", expected="null")
         if plans and not isinstance(self.planner, Planner):
             raise RecipeRefused(f"mode {self.mode!r} needs a planner", key="planner", expected="a Planner")
-        if self.mode == "tracked" and not self.harness.is_off:
-            reason = "mode 'tracked' has no harness: its promise is that the feet alone carry the robot"
+        if self.mode in ("tracked", RECORDED) and not self.harness.is_off:
+            reason = f"mode {self.mode!r} has no harness: its promise is that the feet alone carry the robot"
             raise RecipeRefused(reason, key="harness.force_cap", expected="0")
         cap = self.harness.force_cap
         if self.mode == "assisted" and (not self.harness.relative or cap is None or cap > ASSISTED_CAP):
@@ -424,6 +428,9 @@ class Recipe:
                 raise RecipeRefused(f"{value!r:.80} is not a name", key=key, expected="a text of 1 to 64 characters")
         object.__setattr__(self, "force_threshold", _number(self.force_threshold, "force_threshold", 0.0))
         _choice(self.initial_velocity, "initial_velocity", INITIAL_VELOCITIES)
+        if self.mode == RECORDED and self.initial_velocity != "from_clip":
+            reason = "mode 'recorded' starts with the velocity that was recorded"
+            raise RecipeRefused(reason, key="initial_velocity", expected="from_clip")
 
     @classmethod
     def for_mode(cls, mode: str, seed: int = 0, physics: PhysicsScale | None = None) -> Recipe:
@@ -433,7 +440,8 @@ class Recipe:
           RecipeRefused: an unknown mode.
         """
         _choice(mode, "mode", MODES)
-        harnesses = {"teacher_forced": Harness.strong(), "tracked": Harness.none(), "assisted": Harness.support()}
+        harnesses = {"teacher_forced": Harness.strong(), "assisted": Harness.support()}
+        harnesses |= dict.fromkeys(("tracked", RECORDED), Harness.none())
         harness = harnesses.get(mode, Harness.assist())
         planner = _PLANNERS.get(mode)
         return cls(mode=mode, harness=harness, seed=seed, physics=physics or PhysicsScale(), planner=planner)
@@ -463,7 +471,7 @@ class Recipe:
         return replace(default, **settings)
 
     def stage(self, mode: str) -> Recipe:
-        """The recipe under which mode `auto` scores a clip in `mode`: `rollout`, `tracked` or `assisted`.
+        """The recipe under which mode `auto` scores a clip in `mode`: `rollout`, `tracked`, `assisted` or `recorded`.
 
         It has those settings of this recipe that the mode has. The default recipe of `auto` gives the default one of `mode`.
         """
@@ -474,7 +482,8 @@ class Recipe:
             if mode == "assisted":
                 ladder = {key: getattr(_PLANNERS[mode], key) for key in ("attempts", "attempt_growth")}
                 planner = replace(planner, samples=max(planner.samples, _PLANNERS[mode].samples), **ladder)
-        return replace(self, mode=mode, harness=harness, planner=planner)
+        velocity = usual.initial_velocity if mode == RECORDED else self.initial_velocity
+        return replace(self, mode=mode, harness=harness, planner=planner, initial_velocity=velocity)
 
     def harness_of(self, attempt: int, weight: float) -> Harness:
         """The harness of an attempt for a robot of this weight [N], in N.

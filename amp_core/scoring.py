@@ -2,8 +2,9 @@
 
 Mode `tracked` plans, and a plan may miss its goals; then another attempt is made with other noise, and the best one counts.
 In mode `assisted` each further attempt has a stronger harness, until the robot stays up.
-Mode `auto` scores a clip in the cheapest mode that gives Tier 0: in `rollout` and, where triage finds it worth planning, in
-`tracked`; where that is Rejected, too, in `assisted`.
+Mode `recorded` simulates the controls that came with the clip, and says whether they reproduce what was recorded.
+Mode `auto` scores a clip in the cheapest mode that gives Tier 0: in `recorded` where it carries controls, in `rollout` and,
+where triage finds it worth planning, in `tracked`; where that is Rejected, too, in `assisted`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from amp_core.errors import MotionRefused
 from amp_core.formats import Limits, Motion
 from amp_core.kinematics import kinematic_contacts
 from amp_core.lineage import Lineage, lineage_columns
-from amp_core.motion import Conditioned, check_motion, condition
+from amp_core.motion import Conditioned, IngestReport, check_controls, check_motion, condition
 from amp_core.npz import write_npz
 from amp_core.progress import Progress, scale_progress
-from amp_core.recipe import PLANNED_MODES, Recipe
+from amp_core.recipe import PLANNED_MODES, RECORDED, Recipe
 from amp_core.reference import META, encode_meta
+from amp_core.reproduction import Reproduction, measure_reproduction
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.strict_json import json_data
@@ -90,6 +92,7 @@ class Score(Verdict):
       diagnosis: why it is not Tier 0, in physical words; None where it is.
       source_file: the clip's name with the ending of its format.
       lineage: of a variant.
+      reproduction: of a recording: how far its simulation is from what was recorded; `ingest["recording"]` has it too.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Score(Verdict):
     diagnosis: Diagnosis | None = None
     source_file: str = ""
     lineage: Lineage | None = None
+    reproduction: Reproduction | None = None
 
     @property
     def merit_order(self) -> tuple[int, ...]:
@@ -200,23 +204,61 @@ def score(
     """
     check_recipe(recipe)  # Refused before the work, not after it.
     start = time.perf_counter()
-    clips = [condition(motion, robot, limits, recipe.gate_profile) for motion in motions]
-    score_clips = _score_auto if recipe.mode == "auto" else _score_mode
+    clips = [condition(motion, robot, limits, recipe.gate_profile, recipe.mode) for motion in motions]
     # Measuring is quick beside simulating and has the last hundredth of the progress.
-    scores = score_clips(clips, robot, recipe, nthread, scale_progress(progress, 0.0, 0.99), time.perf_counter() - start)
+    simulating = scale_progress(progress, 0.0, 0.99)
+    if recipe.mode == "auto":
+        recordings = {
+            i: condition(motion, robot, limits, recipe.gate_profile, RECORDED)
+            for i, motion in enumerate(motions)
+            if motion.has_controls
+        }
+        scores = _score_auto(motions, clips, recordings, robot, recipe, nthread, simulating, time.perf_counter() - start)
+    else:
+        scores = _score_mode(motions, clips, robot, recipe, nthread, simulating, time.perf_counter() - start)
     if progress is not None:
         progress(1.0, "scored")
     return scores
 
 
 def _score_auto(
-    clips: Sequence[Conditioned], robot: Robot, recipe: Recipe, nthread: int, progress: Progress | None, conditioning_sec: float
+    motions: Sequence[Motion],
+    clips: Sequence[Conditioned],
+    recordings: Mapping[int, Conditioned],
+    robot: Robot,
+    recipe: Recipe,
+    nthread: int,
+    progress: Progress | None,
+    conditioning_sec: float,
 ) -> list[Score]:
-    """The cheapest mode that gives Tier 0, or the best where none does. The arguments are those of `_score_mode`."""
-    simulating, planning = scale_progress(progress, 0.0, _ROLLOUT_SHARE), scale_progress(progress, _ROLLOUT_SHARE, 1.0)
-    rollouts = _score_mode(clips, robot, recipe.stage("rollout"), nthread, simulating, conditioning_sec)
-    triages = [
-        triage(
+    """The cheapest mode that gives Tier 0, or the best where none does. The arguments are those of `_score_mode`.
+
+    Args:
+      recordings: of the clips that carry controls, by their number: conditioned for mode `recorded`.
+    """
+    half = 0.5 * _ROLLOUT_SHARE if recordings else 0.0
+    planning = scale_progress(progress, _ROLLOUT_SHARE, 1.0)
+    mode_scores: list[list[Score]] = [[] for _ in clips]
+    triages: dict[int, Triage] = {}
+
+    def score_in(mode: str, numbers: Sequence[int], part: Progress | None, seconds: float = 0.0, first: int = 0) -> None:
+        mode_clips = [recordings[i] if mode == RECORDED else clips[i] for i in numbers]
+        mode_motions = [motions[i] for i in numbers]
+        results = _score_mode(mode_motions, mode_clips, robot, recipe.stage(mode), nthread, part, seconds, first=first)
+        for i, result in zip(numbers, results, strict=True):
+            mode_scores[i].append(result)
+
+    if recordings:
+        # A recording costs one simulation, and where it is Tier 0 it is the clip's motion by the controls that made it.
+        score_in(RECORDED, list(recordings), scale_progress(progress, 0.0, half), conditioning_sec)
+        triages = {i: Triage((), False, "the recording is Tier 0") for i in recordings if mode_scores[i][0].tier == Tier.TIER_0}
+    remaining = [i for i in range(len(clips)) if i not in triages]
+    if remaining:
+        simulating = scale_progress(progress, half, _ROLLOUT_SHARE)
+        score_in("rollout", remaining, simulating, 0.0 if recordings else conditioning_sec)
+    for i in remaining:
+        clip, rollout = clips[i], mode_scores[i][-1]
+        triages[i] = triage(
             clip.report,
             kinematic_contacts(robot, clip.qpos(robot)).mean(axis=0).tolist(),
             rollout.quality_metrics,
@@ -225,27 +267,20 @@ def _score_auto(
             gate_profile(recipe.gate_profile),
             rollout.gates,
         )
-        for clip, rollout in zip(clips, rollouts, strict=True)
-    ]
-    worth_planning = [i for i, result in enumerate(triages) if result.worth_planning]
-    planned_scores: dict[int, list[Score]] = {i: [] for i in range(len(clips))}
-    remaining, begin = worth_planning, 0.0
+    remaining, begin = [i for i in remaining if triages[i].worth_planning], 0.0
+    worth_planning = frozenset(remaining)
     for mode in PLANNED_MODES:
         if not remaining:
             break
         end = _TRACKED_SHARE if mode == "tracked" else 1.0
         part, begin = scale_progress(planning, begin, end, "" if mode == "tracked" else f"{mode}: "), end
         # The first attempt of mode `assisted` has no harness; mode `tracked` has made such ones, with more simulations.
-        first = 0 if mode == "tracked" else 1
-        results = _score_mode([clips[i] for i in remaining], robot, recipe.stage(mode), nthread, part, 0.0, first=first)
-        for i, result in zip(remaining, results, strict=True):
-            planned_scores[i].append(result)
+        score_in(mode, remaining, part, first=0 if mode == "tracked" else 1)
         # What is Tier 1 on its own feet needs no harness.
-        remaining = [i for i in remaining if Tier.best((rollouts[i].tier, planned_scores[i][-1].tier)) == Tier.REJECTED]
+        remaining = [i for i in remaining if Tier.best(result.tier for result in mode_scores[i]) == Tier.REJECTED]
     scores = []
-    for i, rollout in enumerate(rollouts):
-        modes = [rollout, *planned_scores[i]]
-        if planned_scores[i]:
+    for i, modes in enumerate(mode_scores):
+        if i in worth_planning:
             # The suggestion to plan has been followed.
             modes = [replace(mode, diagnosis=mode.diagnosis and mode.diagnosis.without("use_tracked")) for mode in modes]
         best = min(range(len(modes)), key=lambda k: (modes[k].merit_order, -k))
@@ -255,6 +290,7 @@ def _score_auto(
 
 
 def _score_mode(
+    motions: Sequence[Motion],
     clips: Sequence[Conditioned],
     robot: Robot,
     recipe: Recipe,
@@ -267,6 +303,7 @@ def _score_mode(
     """Score clips in the one mode that the recipe names; conditioning them took `conditioning_sec`.
 
     Args:
+      motions: as their files have them.
       first: the number of the first attempt, unless the recipe has fewer.
     """
     start = time.perf_counter()
@@ -277,8 +314,10 @@ def _score_mode(
     frames = sum(rollout.clip_frames for rollout, _ in results)
     provenance = _provenance(robot, recipe)
     scores = []
-    for clip, (rollout, verdict), plans in zip(clips, results, attempts, strict=True):
+    for motion, clip, (rollout, verdict), plans in zip(motions, clips, results, attempts, strict=True):
         classification, root_frame = verdict.classification, clip.report.root_frame
+        recording = clip.recording
+        reproduction = None if recording is None else measure_reproduction(motion, recording, rollout, robot)
         if root_frame.suspect and classification.tier == Tier.REJECTED:
             classification = classification.with_cause(root_frame.detail)
         scores.append(
@@ -287,16 +326,26 @@ def _score_mode(
                 name=clip.name,
                 source_digest=clip.source_digest,
                 rollout=rollout,
-                ingest=clip.report.to_dict(),
+                ingest=_describe_ingest(clip.report, reproduction),
                 provenance=provenance | {"attempt": best_attempt(plans) if plans else 0},
                 wall_sec=wall_sec * rollout.clip_frames / frames,
                 attempts=tuple(plans),
-                diagnosis=diagnose(rollout, clip, robot, classification),
+                diagnosis=diagnose(rollout, clip, robot, classification, reproduction),
                 source_file=f"{clip.name}.{clip.source_format}" if clip.source_format else clip.name,
                 lineage=clip.lineage,
+                reproduction=reproduction,
             )
         )
     return scores
+
+
+def _describe_ingest(report: IngestReport, reproduction: Reproduction | None) -> dict[str, Any]:
+    """The `ingest` object, with `recording` for a clip whose controls were simulated."""
+    ingest = report.to_dict()
+    if reproduction is not None:
+        notes = [f"Recording: {reproduction.explain()}.", *ingest["notes"]]
+        ingest |= {"notes": notes, "recording": reproduction.to_dict()}
+    return ingest
 
 
 def _generate_best(
@@ -343,12 +392,14 @@ def check_scorable(motion: Motion, robot: Robot, recipe: Recipe, limits: Limits 
     """Refuse, without simulating, a motion that `score` would refuse under this recipe and with it the batch that it is in.
 
     Raises:
-      MotionRefused: it does not fit the robot, or it is to be tracked with its root in another frame.
+      MotionRefused: it does not fit the robot, it is to be tracked with its root in another frame, or its controls are to be
+        simulated and cannot be.
     """
     if recipe.mode in PLANNED_MODES:
         _refuse_foreign_frames([condition(motion, robot, limits, recipe.gate_profile)])
     else:
         check_motion(motion, robot, limits)
+        check_controls(motion, robot, recipe.mode)
 
 
 def _refuse_foreign_frames(clips: Sequence[Conditioned]) -> None:

@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 from amp_core.errors import RecipeRefused
-from amp_core.recipe import GATE_PROFILE, Recipe
+from amp_core.recipe import GATE_PROFILE, RECORDED, Recipe
 from amp_core.strict_json import json_data
 from amp_core.version import GENERATOR_VERSION
 
@@ -171,8 +171,9 @@ class GateProfile:
     gates: tuple[GateSpec, ...]
 
     def for_mode(self, mode: str) -> tuple[GateSpec, ...]:
-        """The gates that apply to `mode`."""
-        return tuple(gate for gate in self.gates if gate.modes is None or mode in gate.modes)
+        """The gates that apply to `mode`; those of `tracked` to `recorded`, which promises the same."""
+        judged_mode = "tracked" if mode == RECORDED else mode
+        return tuple(gate for gate in self.gates if gate.modes is None or judged_mode in gate.modes)
 
     def for_tier(self, tier: Tier) -> dict[str, GateSpec]:
         """The validity gates and those of `tier`, of every mode, by name."""

@@ -45,6 +45,8 @@ class Part:
 def cut_motion(motion: Motion, start: int, stop: int | None = None, *, digits: int = DIGITS) -> Part:
     """The part of a clip with the frames `start ≤ k < stop`, called `NAME_FIRST-LAST`; the same bytes every time.
 
+    Recorded controls go with a part that begins with the clip.
+
     Args:
       motion: the whole clip and `stop`; or, without `stop`, the part itself, which begins at the frame `start` of its file.
       digits: of the frame numbers in the name, so that the names of all parts sort by time.
@@ -55,14 +57,23 @@ def cut_motion(motion: Motion, start: int, stop: int | None = None, *, digits: i
             root_pos=motion.root_pos[start:stop],
             root_rot=motion.root_rot[start:stop],
             dof_pos=motion.dof_pos[start:stop],
+            # Of a later start the state is not known.
+            recording=motion.recording.cut(stop) if motion.recording is not None and start == 0 else None,
         )
     last = start + motion.num_frames - 1
     tail = f"_{start:0{digits}d}-{last:0{digits}d}"
     name = motion.name.encode()[: MAX_NAME_BYTES - len(tail)].decode(errors="ignore").strip() + tail
     lineage = Lineage(motion.source_digest, motion.ancestor, f"cut={start}:{last + 1}")
     arrays = motion.root_pos, motion.root_rot, motion.dof_pos
-    data = motion_bytes(motion.fps, *arrays, lineage=lineage, joint_names=motion.joint_names, name_lists=motion.name_lists)
-    part = replace(motion, name=name, source_digest=digest_of(data), source_format="npz", lineage=lineage)
+    data = motion_bytes(
+        motion.fps,
+        *arrays,
+        lineage=lineage,
+        joint_names=motion.joint_names,
+        name_lists=motion.name_lists,
+        recording=motion.recording,
+    )
+    part = replace(motion, name=name, source_digest=digest_of(data), source_format="npz", lineage=lineage, recording_fault=None)
     return Part(part, data, start, last)
 
 

@@ -13,6 +13,7 @@ from amp_core.augment.cutting import cut_motion
 from amp_core.augment.encoding import MAX_NAME_BYTES, motion_bytes
 from amp_core.augment.loop import Seam, loop
 from amp_core.augment.poses import Poses
+from amp_core.augment.recordings import augment_recording
 from amp_core.augment.symmetry import mirror
 from amp_core.digests import digest_of
 from amp_core.errors import MotionRefused
@@ -79,11 +80,19 @@ def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Va
             poses.dof_pos,
         )
     lineage = Lineage(motion.source_digest, motion.ancestor, augmentation.text)
-    data = motion_bytes(motion.fps, *poses, lineage=lineage, seam=seam, joint_names=motion.joint_names)
+    recording = augment_recording(motion, robot, augmentation)
+    data = motion_bytes(motion.fps, *poses, lineage=lineage, seam=seam, joint_names=motion.joint_names, recording=recording)
     digest = digest_of(data)
     name = variant_name(motion.name, augmentation)
     variant = Motion(
-        name, motion.fps, *poses, source_digest=digest, source_format="npz", lineage=lineage, joint_names=motion.joint_names
+        name,
+        motion.fps,
+        *poses,
+        source_digest=digest,
+        source_format="npz",
+        lineage=lineage,
+        joint_names=motion.joint_names,
+        recording=recording,
     )
     return Variant(variant, data, augmentation, seam)
 

@@ -64,7 +64,9 @@ MotionFiles = Annotated[list[Path], Argument(metavar="MOTION", help="Motion file
 RobotName = Annotated[str, Option(help="A bundled robot's name (see: ampref robots), or a path to a robot.yaml.")]
 mode_option = partial(Option, metavar="MODE", parser=mode_parser(MODES))
 rollout_mode_option = partial(Option, metavar="MODE", parser=mode_parser(GENERATED_MODES))
-Mode = Annotated[str | None, mode_option(help="auto, rollout, tracked, assisted or teacher_forced; the default is auto.")]
+Mode = Annotated[
+    str | None, mode_option(help="auto, rollout, tracked, assisted, recorded or teacher_forced; the default is auto.")
+]
 Seed = Annotated[int | None, Option(help="The recipe's seed.")]
 Profile = Annotated[
     str | None,

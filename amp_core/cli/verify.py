@@ -31,7 +31,7 @@ def verify(
         Option(help="A bundled robot's name, or a path to a robot.yaml. Default: wildrobot, or a version's own."),
     ] = None,
     mode: Annotated[
-        str | None, mode_option(help="Score motions in this mode: auto (default), rollout, tracked or teacher_forced.")
+        str | None, mode_option(help="Score motions in this mode: auto (default), rollout, tracked, recorded or another.")
     ] = None,
     profile: Profile = None,
     seed: Annotated[int | None, Option(min=0, help="Of the recipe, and of what the tests draw. Default: 0.")] = None,

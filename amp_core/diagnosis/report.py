@@ -13,18 +13,22 @@ from amp_core.diagnosis.gates import describe_gates
 from amp_core.diagnosis.suggestions import suggest
 from amp_core.motion import Conditioned
 from amp_core.motion.root_frame import SUSPECT_TILT
+from amp_core.reproduction import PARTS_ROOT_M, Reproduction
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout
 from amp_core.tiers import Classification, Tier
 
 
-def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: Classification) -> Diagnosis | None:
+def diagnose(
+    rollout: Rollout, clip: Conditioned, robot: Robot, classification: Classification, reproduction: Reproduction | None = None
+) -> Diagnosis | None:
     """Why a rollout is not Tier 0, or None where it is.
 
     Args:
       rollout: of `clip`.
       clip: conditioned for this robot.
       classification: the rollout's; thresholds are quoted as its gates have them.
+      reproduction: of a recording.
     """
     if classification.tier == Tier.TIER_0:
         return None
@@ -53,5 +57,11 @@ def diagnose(rollout: Rollout, clip: Conditioned, robot: Robot, classification: 
         if not is_forced:
             findings.extend(describe_strain(evidence))
             findings.extend(describe_slip(evidence))
+    if reproduction is not None and reproduction.parts_at_sec is not None:
+        # The row whose state is reached then.
+        first = max(0, round(reproduction.parts_at_sec / rollout.dt) - 1)
+        message, frames = f"the recording does not reproduce: {reproduction.explain()}", (first, len(rollout.qpos))
+        value, limit = reproduction.max_root_m, PARTS_ROOT_M
+        findings.append(Finding("recording_parts", "cause", message, frames=frames, value=value, limit=limit, unit="m"))
     findings.sort(key=lambda finding: get_args(Severity).index(finding.severity))
     return Diagnosis(tuple(findings), tuple(suggest(evidence, findings)))

@@ -15,6 +15,13 @@ from amp_core.tiers import DYNAMIC_PROFILES, best_tier, clip_failures
 SLOWER = 0.9
 """The speed factor that is suggested: the slowest that `ampref augment` makes."""
 
+_UNPLANNED = {
+    "rollout": "nothing balances the robot in this mode",
+    "teacher_forced": "every frame starts from the clip's pose here",
+    "recorded": "the recorded controls do not answer to what the robot does here",
+}
+"""The modes in which no plan was made, and what is wrong with each."""
+
 _MOVING = 0.5  # rad/s; a saturated joint that moves at this speed is busy with inertia and not only with weight
 _FALL_CODES = ("fell", "leans", "unloaded", "harness_carries", "pose_overwritten")
 _FAR = (
@@ -43,12 +50,13 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
     # By its own gates the clip cannot have a better tier than this, however it is followed.
     is_best = bool(clip_gates) and best_tier(clip_gates) == evidence.tier
     fall_codes = () if is_best or (start is not None and "too_high" in codes) else _codes(codes, *_FALL_CODES, *_FAR)
-    if fall_codes and evidence.mode in ("rollout", "teacher_forced"):
-        reason = (
-            "nothing balances the robot in this mode"
-            if evidence.mode == "rollout"
-            else "every frame starts from the clip's pose here"
+    if "recording_parts" in codes:
+        message = (
+            f"record it with this robot's own model: steps of {evidence.robot.sim_dt:g} s, the servos of its robot.yaml, this "
         )
+        yield Suggestion("match_recording", f"{message}MuJoCo; and write recorded_qpos", ("recording_parts",))
+    if fall_codes and evidence.mode in _UNPLANNED:
+        reason = _UNPLANNED[evidence.mode]
         yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", fall_codes)
     yield from _suggest_slower(evidence, findings)
     off_ground = _codes(codes, *_OFF_GROUND)

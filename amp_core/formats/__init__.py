@@ -8,6 +8,7 @@ from amp_core.formats.clip import WIDE_LIMITS, Limits, Motion
 from amp_core.formats.names import EXTENSIONS, clean_name, label_file, name_clip
 from amp_core.formats.proportion import check_proportion
 from amp_core.formats.reader import FORMATS, QUAT_ORDERS, read_motion, sniff
+from amp_core.formats.recording import Recording
 from amp_core.lineage import Lineage
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Motion",
+    "Recording",
     "check_proportion",
     "clean_name",
     "label_file",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from amp_core.commands import CUT_COMMAND
 from amp_core.errors import MotionRefused
 from amp_core.formats.names import clean_name
+from amp_core.formats.recording import Recording
 from amp_core.lineage import Lineage
 
 __all__ = ["WIDE_LIMITS", "Limits", "Motion"]
@@ -77,6 +78,8 @@ class Motion:
       joint_names: the names of the columns of `dof_pos`, as the file has them; None where it does not name them.
       name_lists: without `joint_names`, lists of texts under other keys of the file that may name the columns; the robot's
         joints tell (`reorder_joints`).
+      recording: the controls that the file carries; None where it has none.
+      recording_fault: why those that it has cannot be used; None where they can, or where it has none.
 
     Raises:
       MotionRefused: wrong shapes, fewer than two frames, or a value that is not finite.
@@ -92,6 +95,8 @@ class Motion:
     lineage: Lineage | None = None
     joint_names: tuple[str, ...] | None = None
     name_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recording: Recording | None = None
+    recording_fault: MotionRefused | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))
@@ -109,6 +114,15 @@ class Motion:
         except MotionRefused as error:
             error.file = self.name
             raise
+        shape = None if self.recording is None else self.recording.ctrl.shape
+        if shape is not None and (len(shape) != 3 or shape[0] != self.num_frames):
+            raise MotionRefused(
+                f"its shape is {shape_text(shape)}",
+                file=self.name,
+                key="ctrl",
+                expected=f"({self.num_frames}, nu) or ({self.num_frames}, S, nu): the frames of dof_pos",
+                remedy="Cut the controls with the frames: Recording.cut",
+            )
         if self.joint_names is not None and not len(set(self.joint_names)) == len(self.joint_names) == self.dof_pos.shape[1]:
             raise MotionRefused(
                 f"it names {len(self.joint_names)} joints, dof_pos has {self.dof_pos.shape[1]} columns",
@@ -121,6 +135,11 @@ class Motion:
     @property
     def num_frames(self) -> int:
         return int(self.root_pos.shape[0])
+
+    @property
+    def has_controls(self) -> bool:
+        """Whether the file carries controls, be they usable or not."""
+        return self.recording is not None or self.recording_fault is not None
 
     @property
     def ancestor(self) -> str:

@@ -18,6 +18,7 @@ from amp_core import rotations
 from amp_core.errors import MotionRefused
 from amp_core.formats.clip import Limits
 from amp_core.formats.joint_names import NAME_KEYS, ROOT_COLUMNS, join_names, parse_names
+from amp_core.formats.recording_keys import RECORDING_KEYS
 from amp_core.formats.values import KEYS, PickledDict, RawArray, matrix, root_body
 
 __all__ = ["FIELD_KEYS", "Layout", "find_layout", "read_layout", "unwrap_clip"]
@@ -218,6 +219,7 @@ LAYOUTS = (
 FIELD_KEYS = (
     frozenset(KEYS)
     | frozenset(NAME_KEYS)
+    | RECORDING_KEYS
     | {"body_names", "frequency", "split_points"}
     | {key for layout in LAYOUTS for key in layout.keys}
 )

@@ -95,6 +95,10 @@ class NpzFields(Mapping[str, RawArray | str]):
     def __len__(self) -> int:
         return len(self._members)
 
+    def __contains__(self, key: object) -> bool:
+        # Without unpacking it, as a mapping would.
+        return key in self._members
+
     def __getitem__(self, key: str) -> RawArray | str:
         if key not in self._fields:
             self._fields[key] = self._read(key, self._members[key])
@@ -119,9 +123,9 @@ class NpzFields(Mapping[str, RawArray | str]):
         member = members[0]
         if len(members) > 1:
             _refuse(f"the member {quote(key)} appears twice", "each array once", key=key)
-        if key in LINEAGE_MEMBERS:
+        if key in LINEAGE_MEMBERS or key == "mujoco_version":
             return _read_text(self._data, member, key)
-        if key in NAME_KEYS or key == "body_names":
+        if key in NAME_KEYS or key in ("body_names", "actuator_names", "meta"):
             return _read_names(self._data, member, key)
         if member.size > self._budget:
             fault = f"the member unpacks to {member.size} bytes"

@@ -29,6 +29,7 @@ def check_proportion(data: bytes, motion: Motion) -> None:
       data: the bytes that `motion` was read from.
     """
     values = motion.root_pos.size + motion.root_rot.size + motion.dof_pos.size
+    values += motion.recording.size if motion.recording else 0
     bound = max(_FREE_BYTES, _BYTES_A_VALUE * values)
     if len(data) <= bound:
         return

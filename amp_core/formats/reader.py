@@ -24,6 +24,8 @@ from amp_core.formats.name_lists import find_name_lists
 from amp_core.formats.names import EXTENSIONS, clean_name, name_clip
 from amp_core.formats.npz import NpzFields, read_directory
 from amp_core.formats.pkl import read_pickle
+from amp_core.formats.recording import Recording
+from amp_core.formats.recording_keys import CONTROL_KEYS, RECORDING_KEYS, STATE_KEYS, read_export_meta, read_recording
 from amp_core.formats.values import KEYS, matrix, number, quote
 from amp_core.lineage import Lineage
 from amp_core.rotations import to_wxyz, to_xyzw
@@ -222,13 +224,16 @@ def _parse(
     layout = find_layout(fields)
     if layout is not None:
         fields = read_layout(layout, fields, quat_order, limits)
-    rate = _read_rate(fields, fps, keys)
+    meta = read_export_meta(keys)
+    rate = _read_rate(fields if "fps" in fields or "fps" not in meta else meta, fps, keys)
     for key in KEYS[1:]:
         if key not in fields:
             raise _missing_key(key, fields, "Export the clip with all of them; see docs/motions.md")
     root_pos, root_rot, dof_pos = (
         value if isinstance(value := fields[key], np.ndarray) else matrix(key, value, limits) for key in KEYS[1:]
     )
+    # Read before the motion is cut: its own frames are compared.
+    recording, fault = _find_recording(keys, meta, len(dof_pos), frames, limits)
     if frames is not None:
         root_pos, root_rot, dof_pos = (_cut(array, frames) for array in (root_pos, root_rot, dof_pos))
     # Before the order is changed: that there are four columns is checked here.
@@ -237,8 +242,10 @@ def _parse(
     if quat_order == "wxyz" and layout is None:
         root_rot = to_xyzw(root_rot)
     digest = digest_of(data)
-    texts = keys.read_texts(FIELD_KEYS) if isinstance(keys, NpzFields) else keys
-    name_lists = find_name_lists({key: value for key, value in texts.items() if key not in FIELD_KEYS}, dof_pos.shape[1])
+    # Beside controls the actuators' names are those of their columns.
+    known_keys = FIELD_KEYS - ({"actuator_names"} if "ctrl" not in keys else set())
+    texts = keys.read_texts(known_keys) if isinstance(keys, NpzFields) else keys
+    name_lists = find_name_lists({key: value for key, value in texts.items() if key not in known_keys}, dof_pos.shape[1])
     joint_names = find_joint_names(fields, dof_pos.shape[1], name_lists)
     return Motion(
         name,
@@ -251,7 +258,32 @@ def _parse(
         lineage,
         joint_names,
         name_lists if joint_names is None else {},
+        recording,
+        fault,
     )
+
+
+def _find_recording(
+    keys: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    num_frames: int,
+    frames: tuple[int, int | None] | None,
+    limits: Limits,
+) -> tuple[Recording | None, MotionRefused | None]:
+    """The controls that a file carries, or why they cannot be used; a part that does not begin with the file has none.
+
+    Args:
+      meta: of an export.
+      num_frames: of the file.
+      frames: the part of it that is read; None for all.
+    """
+    if not any(key in keys for key in (*CONTROL_KEYS, *STATE_KEYS)) or (frames is not None and frames[0] > 0):
+        return None, None
+    try:
+        recording = read_recording({**meta, **{key: keys[key] for key in RECORDING_KEYS if key in keys}}, num_frames, limits)
+    except MotionRefused as error:
+        return None, error
+    return recording if recording is None or frames is None else recording.cut(frames[1] or num_frames), None
 
 
 def _missing_key(key: str, keys: Iterable[str], remedy: str) -> MotionRefused:

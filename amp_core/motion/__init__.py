@@ -14,11 +14,13 @@ from amp_core.motion.checks import check_clip, check_motion, find_refusal
 from amp_core.motion.conditioning import Conditioned, condition
 from amp_core.motion.findings import ClipCheck, Finding
 from amp_core.motion.joint_order import JointOrder, reorder_joints
+from amp_core.motion.recording import BoundRecording, bind_recording, check_controls
 from amp_core.motion.report import FirstFrame, IngestReport, JointClip
 from amp_core.motion.resampling import resampled_count
 from amp_core.motion.root_frame import RootFrame
 
 __all__ = [
+    "BoundRecording",
     "ClipCheck",
     "Conditioned",
     "Finding",
@@ -29,7 +31,9 @@ __all__ = [
     "Limits",
     "Motion",
     "RootFrame",
+    "bind_recording",
     "check_clip",
+    "check_controls",
     "check_motion",
     "clean_name",
     "condition",

@@ -24,6 +24,7 @@ from amp_core.motion.gait import Course, describe_motion, measure_course
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.plausibility import FootMeasure, PathTurn, Plausibility, Poses
 from amp_core.motion.readings import BEYOND_RAD, DEGREES_LEAST, Mended, place_elsewhere, try_readings
+from amp_core.motion.recording import bind_recording
 from amp_core.motion.report import FirstFrame
 from amp_core.motion.resampling import FRAME_EPS, interpolate, interpolate_rotations, resampled_count
 from amp_core.motion.root_frame import SUSPECT_TILT, RootFrame
@@ -120,6 +121,7 @@ def check_clip(motion: Motion, robot: Robot, limits: Limits | None = None, profi
         return ClipCheck(tuple(_find_unreachable(Poses(motion.root_pos, motion.root_rot, motion.dof_pos), robot, 0)), {})
     norms = np.linalg.norm(motion.root_rot, axis=1)
     rotation = rotations.normalize(motion.root_rot)
+    findings += _describe_recording(motion, robot)
     first = find_leading(motion, rotation, robot)
     lead = first.frames if first.trimmed else 0
     findings += _find_norms(norms[lead:], lead)
@@ -234,6 +236,29 @@ def _describe_root(root: RootFrame) -> Finding:
         expected="a root that stands upright where the robot does",
         remedy="Export the clip again with the robot's own root frame; nothing else can be judged before that",
     )
+
+
+def _describe_recording(motion: Motion, robot: Robot) -> list[Finding]:
+    """Controls that came with the clip, and whether mode `recorded` can use them: they are no fault of its kinematics."""
+    if motion.recording is None and motion.recording_fault is None:
+        return []
+    try:
+        recording = bind_recording(motion, robot)
+    except MotionRefused as error:
+        return [
+            Finding(
+                "recording_unusable",
+                "warns",
+                f"the controls that the file carries cannot be used: {error.key}: {error.what}",
+                key=error.key,
+                frames=None if error.frame is None else (error.frame, error.frame),
+                expected=error.expected,
+                remedy=error.remedy,
+            )
+        ]
+    frames, per_frame, _ = recording.source.ctrl.shape
+    message = f"the file carries the controls of {frames} frames, {per_frame} in each: mode recorded simulates them, and the "
+    return [Finding("recording", "notes", f"{message}modes that drive or plan the clip ignore them", key="ctrl")]
 
 
 def _describe_leading(first: FirstFrame) -> Finding:

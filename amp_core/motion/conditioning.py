@@ -14,10 +14,11 @@ from amp_core.lineage import Lineage
 from amp_core.motion.checks import check_clip, find_leading, forward_speed
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.plausibility import Poses
+from amp_core.motion.recording import BoundRecording, bind_recording
 from amp_core.motion.report import IngestReport, JointClip, write_notes
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
 from amp_core.motion.root_frame import RootFrame
-from amp_core.recipe import GATE_PROFILE
+from amp_core.recipe import GATE_PROFILE, RECORDED
 
 if TYPE_CHECKING:
     from amp_core.robot import Robot
@@ -47,6 +48,8 @@ class Conditioned:
         rates. Integrating it over `dt` takes frame 0 to frame 1.
       report: what was measured and changed.
       source_format, lineage: as in the `Motion`.
+      recording: the controls that came with the clip, whose times and initial state this clip then has; None for a clip that
+        is not conditioned for mode `recorded`.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Conditioned:
     report: IngestReport
     source_format: str = ""
     lineage: Lineage | None = None
+    recording: BoundRecording | None = None
 
     def __post_init__(self) -> None:
         for key in ("root_pos", "root_rot", "dof_pos", "dof_pos_raw", "initial_qpos", "initial_qvel"):
@@ -78,7 +82,9 @@ class Conditioned:
         return robot.poses(self.root_pos, self.root_rot, self.dof_pos)
 
 
-def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profile: str = GATE_PROFILE) -> Conditioned:
+def condition(
+    motion: Motion, robot: Robot, limits: Limits | None = None, profile: str = GATE_PROFILE, mode: str = ""
+) -> Conditioned:
     """A motion at the robot's control rate, ready to drive it, with the account of what was changed.
 
     In this order: columns are put into the robot's order; leading frames that stand apart are dropped; quaternions are
@@ -87,8 +93,12 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profil
     point is at the floor; the initial state is read off the first two frames. Everything is float64 and sequential: the same
     motion gives the same bytes.
 
+    In mode `recorded` no frame is dropped, frames are sampled when the recording's rows are reached, and the initial state is
+    the recording's: the shift to the floor moves the clip alone.
+
     Args:
       limits, profile: as in `check_clip`.
+      mode: of the recipe.
 
     Raises:
       MotionRefused: as `check_motion`.
@@ -103,7 +113,10 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profil
     # Rounded so that 1 / 0.02 and its like are the rates that people mean.
     fps_out = round(1.0 / robot.control_dt, 9)
 
+    recording = bind_recording(motion, robot) if mode == RECORDED else None
     first = find_leading(motion, rotations.normalize(motion.root_rot), robot)
+    if recording is not None:
+        first = replace(first, trimmed=False)
     # A frame that is dropped is no part of the clip: nothing below measures it.
     lead = first.frames if first.trimmed else 0
     position, source_rotation, joints = (values[lead:] for values in (motion.root_pos, motion.root_rot, motion.dof_pos))
@@ -115,7 +128,16 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profil
     root_frame = RootFrame.of(Poses(position, rotation, joints), motion.fps, robot)
     raw_joints, (joints, clipped_joints) = joints, _clip_joints(joints, robot)
 
-    times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
+    if recording is None:
+        times = np.arange(resampled_count(len(position), motion.fps, fps_out), dtype=np.float64) * (motion.fps / fps_out)
+    else:
+        times = recording.sample_times(robot.substeps)
+        start, root = recording.initial_qpos, robot.root_qpos_adr
+        start_rotation = rotations.normalize(robot.root_rotation(start))
+        position = recording.add_start(start[root : root + 3], position)
+        rotation = recording.add_start(start_rotation * (-1.0 if start_rotation @ rotation[0] < 0.0 else 1.0), rotation)
+        joints = recording.add_start(np.clip(start[robot.qpos_adr], *robot.joint_range.T), joints)
+        raw_joints = recording.add_start(start[robot.qpos_adr], raw_joints)
     position, joints, raw_joints = (interpolate(values, times) for values in (position, joints, raw_joints))
     rotation = interpolate_rotations(rotation, times)
 
@@ -152,14 +174,23 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profil
         first_frame=first,
         root_frame=root_frame,
         notes=(),
-        findings=check.findings,
+        # Frames that a recording has controls for are kept.
+        findings=tuple(
+            finding
+            for finding in check.findings
+            if recording is None or finding.code not in ("leading_frames_dropped", "recording")
+        ),
     )
-    report = replace(report, notes=write_notes(report, robot))
-    # Integrating this velocity over one control step gives frame 1.
-    qvel, velocity_adr = np.zeros(int(robot.model.nv)), robot.root_qvel_adr
-    qvel[velocity_adr : velocity_adr + 3] = (position[1] - position[0]) / robot.control_dt
-    qvel[velocity_adr + 3 : velocity_adr + 6] = rotations.angular_velocity(rotation[0], rotation[1], robot.control_dt)
-    qvel[robot.qvel_adr] = (joints[1] - joints[0]) / robot.control_dt
+    report = replace(report, notes=write_notes(report, robot, is_recorded=recording is not None))
+    if recording is not None:
+        qpos, qvel = recording.initial_qpos, recording.initial_qvel
+    else:
+        qpos = robot.poses(position[:1], rotation[:1], joints[:1])[0]
+        # Integrating this velocity over one control step gives frame 1.
+        qvel, velocity_adr = np.zeros(int(robot.model.nv)), robot.root_qvel_adr
+        qvel[velocity_adr : velocity_adr + 3] = (position[1] - position[0]) / robot.control_dt
+        qvel[velocity_adr + 3 : velocity_adr + 6] = rotations.angular_velocity(rotation[0], rotation[1], robot.control_dt)
+        qvel[robot.qvel_adr] = (joints[1] - joints[0]) / robot.control_dt
     return Conditioned(
         name=motion.name,
         source_digest=motion.source_digest,
@@ -169,11 +200,12 @@ def condition(motion: Motion, robot: Robot, limits: Limits | None = None, profil
         root_rot=rotation,
         dof_pos=joints,
         dof_pos_raw=raw_joints,
-        initial_qpos=robot.poses(position[:1], rotation[:1], joints[:1])[0],
+        initial_qpos=qpos,
         initial_qvel=qvel,
         report=report,
         source_format=motion.source_format,
         lineage=motion.lineage,
+        recording=recording,
     )
 
 

@@ -182,6 +182,8 @@ class IngestReport:
 
 
 _NOTED = {
+    "recording": "Recording",
+    "recording_unusable": "Recording",
     "joints_reordered": "Joint order",
     "quaternions_normalized": "Quaternions",
     "duplicate_frames": "Frames",
@@ -198,14 +200,19 @@ _NOTED = {
 """The findings that no other note says, and what their notes begin with."""
 
 
-def write_notes(report: IngestReport, robot: Robot) -> tuple[str, ...]:
-    """What a person should look at, one sentence each; empty for a clip without findings."""
+def write_notes(report: IngestReport, robot: Robot, *, is_recorded: bool = False) -> tuple[str, ...]:
+    """What a person should look at, one sentence each; empty for a clip without findings.
+
+    Args:
+      is_recorded: whether its frames were kept for the sake of their controls.
+    """
     messages = {finding.code: finding.message for finding in report.findings}
     notes = [f"{opening}: {messages[code]}." for code, opening in _NOTED.items() if code in messages]
     if report.root_frame.suspect:
         notes.append(f"Root frame: {report.root_frame.detail}.")
     if report.first_frame.glitch:
-        action = "dropped" if report.first_frame.trimmed else "kept, since too little would be left"
+        reason = "they have controls" if is_recorded else "too little would be left"
+        action = "dropped" if report.first_frame.trimmed else f"kept, since {reason}"
         were = "it was" if report.first_frame.frames == 1 else "they were"
         notes.append(f"First frame: {report.first_frame.detail}; {were} {action}.")
     joints = report.unreachable_joints

@@ -63,6 +63,8 @@ class Rollout:
       foot_speed: (N, F) m/s, of `kinematics.FootTracker.speeds`.
       plan: the planned controls; None unless the mode is `tracked`.
       dt: s, a frame.
+      ctrl_substeps: (N, substeps, nu) rad, the controls of each physics step where they change within a frame, of which `ctrl`
+        is the last; else None.
     """
 
     name: str
@@ -96,10 +98,11 @@ class Rollout:
     nonfoot_contact: npt.NDArray[np.bool_]
     actuator_force: Array
     foot_speed: Array
-    # The rest is not exported, but for `forced_qpos` in the mode that has it.
+    # The rest is not exported, but for `forced_qpos` and `ctrl_substeps` where there are such.
     forced_qpos: Array | None
     plan: Plan | None
     dt: float
+    ctrl_substeps: Array | None = None
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -115,7 +118,8 @@ class Rollout:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The export, in its order: all that the metrics are measured from (`quality.FrameSeries.from_export`).
 
-        `clip_frames` and `solver_warnings` are numbers, of shape (). `forced_qpos` is there in mode `teacher_forced` only.
+        `clip_frames` and `solver_warnings` are numbers, of shape (). `forced_qpos` is there in mode `teacher_forced` only,
+        `ctrl_substeps` only in mode `recorded`, for controls that change within a frame.
         """
         names = [entry.name for entry in fields(self)]
         export = names[names.index("features") : names.index("forced_qpos")]
@@ -125,6 +129,8 @@ class Rollout:
         arrays |= {name: np.array(getattr(self, name), dtype=np.int64) for name in ("clip_frames", "solver_warnings")}
         if self.forced_qpos is not None:
             arrays["forced_qpos"] = self.forced_qpos
+        if self.ctrl_substeps is not None:
+            arrays["ctrl_substeps"] = self.ctrl_substeps
         return arrays
 
 
@@ -142,8 +148,9 @@ def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], reci
     """Run the recorded controls again, from a fresh `MjData`, on the robot's own model.
 
     The data starts at `initial_qpos` and `initial_qvel`. Every row k writes `forced_qpos[k]` into `qpos` where the rollout has
-    it, sets `ctrl` and the root's vertical `qfrc_applied`, and steps `substeps` times. The **replay certificate** is that the
-    result equals the recorded `qpos` and `qvel` bit for bit.
+    it, sets `ctrl` and the root's vertical `qfrc_applied`, and steps `substeps` times; where the rollout has `ctrl_substeps`,
+    each step has its own controls. The **replay certificate** is that the result equals the recorded `qpos` and `qvel` bit for
+    bit.
 
     Args:
       rollout: a rollout, or the arrays of its export.
@@ -164,7 +171,7 @@ def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], reci
     data = mujoco.MjData(model)
     data.qpos[:] = arrays["initial_qpos"]
     data.qvel[:] = arrays["initial_qvel"]
-    forced_qpos = arrays.get("forced_qpos")
+    forced_qpos, ctrl_substeps = arrays.get("forced_qpos"), arrays.get("ctrl_substeps")
     rows = len(arrays["ctrl"])
     qpos, qvel = np.empty((rows, model.nq)), np.empty((rows, model.nv))
     for k in range(rows):
@@ -172,6 +179,11 @@ def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], reci
             data.qpos[:] = forced_qpos[k]
         data.ctrl[:] = arrays["ctrl"][k]
         data.qfrc_applied[robot.root_qvel_adr + 2] = arrays["stab_force"][k]
-        mujoco.mj_step(model, data, nstep=robot.substeps)
+        if ctrl_substeps is None:
+            mujoco.mj_step(model, data, nstep=robot.substeps)
+        else:
+            for ctrl in ctrl_substeps[k]:
+                data.ctrl[:] = ctrl
+                mujoco.mj_step(model, data)
         qpos[k], qvel[k] = data.qpos, data.qvel
     return qpos, qvel

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from amp_core import contacts, features
 from amp_core.engine import Batch, SimulationError, mujoco
 from amp_core.kinematics import FootTracker, kinematic_contacts
-from amp_core.motion import Conditioned
-from amp_core.recipe import Recipe
+from amp_core.motion import BoundRecording, Conditioned
+from amp_core.recipe import RECORDED, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout.record import Failure, Rollout
 from amp_core.tracking import Plan, harness_force, harness_targets
@@ -21,12 +21,19 @@ Array = npt.NDArray[np.float64]
 _BLOCK = 2048  # rows (clips times frames) of sensor data, about, that are kept before they are condensed
 _REPORT_EVERY = 50  # frames
 
+_CTRL = int(mujoco.mjtState.mjSTATE_CTRL)
 _SLEEP = int(mujoco.mjtEnableBit.mjENBL_SLEEP)
 
 
 def start_velocity(clip: Conditioned, recipe: Recipe) -> Array:
     """(nv,) the velocity with which the clip's simulation starts."""
     return np.zeros_like(clip.initial_qvel) if recipe.initial_velocity == "zero" else clip.initial_qvel
+
+
+def _recording_of(clip: Conditioned) -> BoundRecording:
+    if clip.recording is None:
+        raise ValueError(f"the clip {clip.name!r} was not conditioned for mode {RECORDED}")
+    return clip.recording
 
 
 class Simulation:
@@ -74,11 +81,19 @@ class Simulation:
         self.inputs = np.zeros((nsim, frames, inputs))
         self.controls, self.stab = self.inputs[:, :, : model.nu], self.inputs[:, :, -1]
         for i, (clip, plan) in enumerate(zip(clips, plans, strict=True)):
-            if plan is None:
-                self.controls[i, : lengths[i], robot.ctrl_adr] = clip.dof_pos[: lengths[i]].T
-            else:
+            if plan is not None:
                 self.controls[i, : lengths[i]] = plan.ctrl[: lengths[i]]
+            elif recipes[i].mode == RECORDED:
+                self.controls[i, : lengths[i]] = _recording_of(clip).ctrl[: lengths[i], -1]
+            else:
+                self.controls[i, : lengths[i], robot.ctrl_adr] = clip.dof_pos[: lengths[i]].T
         np.clip(self.controls, *robot.ctrl_range, out=self.controls)
+        # Controls that change within a frame, (frames, substeps, nu) each; `controls` has the last of each frame.
+        self.substep_controls = {
+            i: np.clip(_recording_of(clip).ctrl[: lengths[i]], *robot.ctrl_range)
+            for i, clip in enumerate(clips)
+            if recipes[i].mode == RECORDED and plans[i] is None and _recording_of(clip).varies
+        }
         self.harnesses = [
             recipe.harness_of(attempt, robot.mg_for(recipe.physics)) for recipe, attempt in zip(recipes, attempts, strict=True)
         ]
@@ -122,9 +137,16 @@ class Simulation:
                     for i, state in zip(active, root[rows].tolist(), strict=True)
                 ]
                 self.driven[rows] = self.inputs[rows, frame]
+                ctrl = None
+                if any(i in self.substep_controls for i in active):
+                    # The controls of all, so that those that are held take the same way.
+                    ctrl = np.repeat(self.controls[rows, frame][:, None], substeps, axis=1)
+                    for place, i in enumerate(active):
+                        if i in self.substep_controls:
+                            ctrl[place] = self.substep_controls[i][frame]
                 errors: dict[int, str] = {}
                 try:
-                    step(substeps, record=fields, ids=batch_ids, out={"sensordata": sensors})
+                    step(substeps, ctrl, _CTRL, fields, batch_ids, {"sensordata": sensors})
                 except SimulationError as error:
                     errors = {int(i): self.batch.error(int(i)) for i in error.ids}
                 self.rows_moving[rows, frame] = self.moving[rows]
@@ -225,4 +247,5 @@ class Simulation:
             forced_qpos=None if forced_qpos is None else forced_qpos[:rows].copy(),
             plan=self.plans[i],
             dt=robot.control_dt,
+            ctrl_substeps=self.substep_controls[i][:rows].copy() if i in self.substep_controls else None,
         )

@@ -72,7 +72,7 @@ def generator_determinism(context: Context) -> TestReport:
         return findings.skip("no clip has a frame")
     sentences = [check_replay(findings, context, clips)]
     sources = [
-        Source(clip, condition(clip.motion(), context.subject.robot, WIDE_LIMITS), frames)
+        Source(clip, condition(clip.motion(), context.subject.robot, WIDE_LIMITS, mode=clip.recipe.mode), frames)
         for clip, frames in context.sample([clip for clip in clips if clip.motion is not None], REPLAYED_FRAMES)
         if clip.motion is not None
     ]

@@ -7,6 +7,7 @@ The loop shares nothing with the generator: it is `mujoco.mj_step` on the robot'
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,18 @@ _SAME_DEPTH = 1e-9
 """m; contacts of two simulations that agree to rounding differ by less, or collision detection chose other points."""
 
 
+def controls_member(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """The member of an export that has its controls as they were applied."""
+    return "ctrl_substeps" if "ctrl_substeps" in arrays else "ctrl"
+
+
 @dataclass(frozen=True, eq=False)
 class Drive:
     """A simulation's start and its controls over N frames.
 
     Args:
       qpos, qvel: (nq,), (nv,) the state before the first frame.
-      ctrl: (N, nu).
+      ctrl: (N, nu), held over each frame; or (N, substeps, nu).
       stab: (N,) N, upwards on the root.
       forced: (N, nq) written into `qpos` before each frame, or None.
       warmstart: (nv,) the solver's first accelerations, or None.
@@ -58,9 +64,8 @@ class Drive:
         """The recorded one of a clip's first frames."""
         arrays = clip.arrays
         forced_qpos = arrays["forced_qpos"][:frames] if clip.recipe.mode == "teacher_forced" else None
-        return cls(
-            arrays["initial_qpos"], arrays["initial_qvel"], arrays["ctrl"][:frames], arrays["stab_force"][:frames], forced_qpos
-        )
+        ctrl = arrays[controls_member(arrays)][:frames]
+        return cls(arrays["initial_qpos"], arrays["initial_qvel"], ctrl, arrays["stab_force"][:frames], forced_qpos)
 
     def rotate_yaw(self, robot: Robot, angle: float) -> Drive:
         """The drive rotated about the world's z axis by `angle` rad."""
@@ -151,12 +156,16 @@ class Loop:
         data, drive, k = self.data, self.drive, self.frame
         if drive.forced is not None:
             data.qpos[:] = drive.forced[k]
-        data.ctrl[:] = drive.ctrl[k]
+        self._controls = iter(drive.ctrl[k] if drive.ctrl.ndim == 3 else ())
+        if drive.ctrl.ndim == 2:
+            data.ctrl[:] = drive.ctrl[k]
         data.qfrc_applied[self.robot.root_qvel_adr + 2] = drive.stab[k]
         self.frame += 1
         self.nonfoot = False
 
     def substep(self) -> None:
+        if (ctrl := next(self._controls, None)) is not None:
+            self.data.ctrl[:] = ctrl
         mujoco.mj_step(self.model, self.data)
 
     def loads(self) -> Array:
