@@ -94,7 +94,7 @@ def _start_reading(services: Services, batch: Batch, member: ArchiveMember) -> _
         try:
             file = stack.enter_context(services.spool.store(_read_member(services, batch.archive, member)))
             upload = Upload(file, member.size, member.name, **batch.reading)
-            future = start_reading(services, batch.robot, upload)
+            future = start_reading(services, batch.robot, upload, batch.recipe.mode)
         except AmprefError as error:
             return error
         stack.pop_all()

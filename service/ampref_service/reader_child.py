@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 from amp_core import errors
 from amp_core.augment import Augmentation, make_variant
 from amp_core.formats import Limits, Lineage, Motion, check_proportion, read_motion
-from amp_core.motion import check_motion
+from amp_core.motion import check_controls, check_motion
 from amp_core.robot import Robot, find_robot
 from amp_core.strict_json import format_json
 from ampref_service.children import limit_process, tie_to_parent
@@ -106,12 +106,15 @@ def read_clip(
     name: str,
     format: str | None,
     options: dict[str, Any],
+    mode: str,
 ) -> dict[str, Any]:
-    """Read and check a motion for a robot; the facts of the clip that it becomes."""
+    """Read and check a motion for a robot and the mode that it is to be scored in; the facts of the clip that it becomes."""
     checked_limits, data = Limits(**limits), _read_all(file)
     motion = read_motion(data, name=name, format=format, limits=checked_limits, **options)
     check_proportion(data, motion)
-    check_motion(motion, _load_robot(**robot), checked_limits)
+    model = _load_robot(**robot)
+    check_motion(motion, model, checked_limits)
+    check_controls(motion, model, mode)
     return _describe(motion, len(data))
 
 

@@ -70,8 +70,8 @@ def upload_limits(settings: Settings) -> Limits:
     return Limits(max_bytes=settings.max_upload_bytes, max_duration_sec=settings.max_duration_sec, max_fps=settings.max_fps)
 
 
-def start_reading(services: Services, robot: Robot, upload: Upload) -> Future[dict[str, Any]]:
-    """Have `upload` read and checked; the facts of the clip that it becomes, for `store_clip`.
+def start_reading(services: Services, robot: Robot, upload: Upload, mode: str) -> Future[dict[str, Any]]:
+    """Have `upload` read and checked for a recipe's mode; the facts of the clip that it becomes, for `store_clip`.
 
     Raises:
       TooLarge: it is over the limit.
@@ -94,6 +94,7 @@ def start_reading(services: Services, robot: Robot, upload: Upload) -> Future[di
         name=upload.label,  # Errors name the uploaded file, not the clip.
         format=upload.format or EXTENSIONS.get(PurePosixPath(upload.label).suffix.lower()),
         options=upload.read_options,
+        mode=mode,
     )
 
 

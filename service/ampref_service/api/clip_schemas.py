@@ -104,7 +104,8 @@ class ClipTerms(BaseModel):
     robot: RobotName = Field("wildrobot", description="The robot it was retargeted to.")
     mode: Mode | None = Field(
         None,
-        description="`auto` (default), `rollout`, `tracked`, `assisted` or `teacher_forced`, where `recipe` does not state it.",
+        description="`auto` (default), `rollout`, `tracked`, `assisted`, `recorded` or `teacher_forced`, where `recipe` does "
+        "not state it.",
     )
     seed: Seed | None = Field(None, description="Of the recipe, where that does not state it; default 0.")
     tags: list[Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4000)]] = Field(

@@ -146,7 +146,7 @@ async def post_clip(
         **form.model_dump(include={"name", "format", "fps", "quat_order"}),
     )
     robot, terms = services.robot(form.robot), job_terms(services, caller, form.priority)
-    facts = await _wait_for_reader(request, start_reading(services, robot, upload))
+    facts = await _wait_for_reader(request, start_reading(services, robot, upload, resolved_recipe.mode))
     threads, is_variant = services.spool.threads, False
     if facts["lineage"] is not None:
         with ExitStack() as stack:

@@ -85,7 +85,7 @@ class ClipQuery:
       tier: 0, 1 or -1 (Rejected).
       robot: exact name.
       robots: of all clips, those for one of these robots; None for all.
-      mode: `rollout`, `teacher_forced`, `tracked`, `assisted`.
+      mode: `rollout`, `teacher_forced`, `tracked`, `assisted`, `recorded`.
       gate_profile: the profile that gave the tier, such as `amp-0.12`.
       tags: the clip has all of them.
       min_duration_sec: of the uploaded motion.

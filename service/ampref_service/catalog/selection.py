@@ -58,7 +58,7 @@ def check_select(criteria: Select) -> None:
         raise InputRefused(
             "no rollout is in mode auto",
             key="select.mode",
-            expected="rollout, tracked or teacher_forced: what mode auto came to",
+            expected="rollout, tracked, recorded or another mode that auto came to",
             remedy="Leave it out: then each clip is there once, by its best rollout",
         )
     if criteria.mode is not None and criteria.recipe is not None:
