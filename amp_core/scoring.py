@@ -210,8 +210,8 @@ def score(
     if recipe.mode == "auto":
         recordings = {
             i: condition(motion, robot, limits, recipe.gate_profile, RECORDED)
-            for i, motion in enumerate(motions)
-            if motion.has_controls
+            for i, (motion, clip) in enumerate(zip(motions, clips, strict=True))
+            if motion.has_controls and clip.report.finding("recording_unusable") is None
         }
         scores = _score_auto(motions, clips, recordings, robot, recipe, nthread, simulating, time.perf_counter() - start)
     else:

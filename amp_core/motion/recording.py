@@ -269,10 +269,10 @@ def _find_rows(motion: Motion, recording: Recording, robot: Robot) -> tuple[str,
 
 
 def check_controls(motion: Motion, robot: Robot, mode: str) -> None:
-    """Refuse a motion whose controls a mode would simulate and cannot.
+    """Refuse a motion for mode `recorded` whose controls cannot be simulated.
 
     Raises:
-      MotionRefused: as `bind_recording`; modes that do not use the controls refuse nothing.
+      MotionRefused: as `bind_recording`; the other modes can do without the controls.
     """
-    if mode == RECORDED or (mode == "auto" and motion.has_controls):
+    if mode == RECORDED:
         bind_recording(reorder_joints(motion, robot)[0], robot)

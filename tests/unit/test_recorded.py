@@ -304,15 +304,15 @@ def test_controls_that_cannot_be_meant_are_refused_where_they_are_used(
         del fields["recorded_qpos"]
     change(fields)
     motion = read(fields, "walk")
-    for mode in ("recorded", "auto"):
-        with pytest.raises(MotionRefused) as refusal:
-            check_scorable(motion, robot, Recipe.for_mode(mode))
-        assert (refusal.value.file, refusal.value.key) == ("walk", key)
-        assert words in refusal.value.what
-        assert refusal.value.expected
-        with pytest.raises(MotionRefused):
-            score([motion], robot, Recipe.for_mode(mode))
-    # The kinematics are as good as ever.
+    with pytest.raises(MotionRefused) as refusal:
+        check_scorable(motion, robot, RECORDED)
+    assert (refusal.value.file, refusal.value.key) == ("walk", key)
+    assert words in refusal.value.what
+    assert refusal.value.expected
+    with pytest.raises(MotionRefused):
+        score([motion], robot, RECORDED)
+    check_scorable(motion, robot, Recipe.for_mode("auto"))
+    # The kinematics are as good as ever, so that mode auto does without the controls.
     (plain,) = score([motion], robot, Recipe.for_mode("rollout"))
     assert any("the controls that the file carries cannot be used" in note for note in plain.ingest["notes"])
     assert check_clip(motion, robot).refusal is None
@@ -448,6 +448,11 @@ def test_auto_tries_the_recording_first(robot: Robot) -> None:
     plain = {key: value for key, value in fields.items() if key in ("fps", "root_pos", "root_rot", "dof_pos")}
     (alone,) = score([read(plain)], robot, Recipe.for_mode("rollout"))
     np.testing.assert_array_equal(bad.auto.tried[1].rollout.qpos, alone.rollout.qpos)
+    # Controls that cannot be meant are not tried.
+    (unusable,) = score([read(plain | {"ctrl": fields["ctrl"]})], robot, quick)
+    assert unusable.auto is not None
+    assert unusable.auto.tried[0].rollout.recipe.mode == "rollout"
+    assert any("cannot be used: initial_qpos" in note for note in unusable.ingest["notes"])
 
 
 def test_other_modes_ignore_the_controls_and_say_so(robot: Robot) -> None:
