@@ -30,11 +30,11 @@ from typing import Any, BinaryIO
 
 from amp_core import errors
 from amp_core.augment import Augmentation, make_variant
+from amp_core.children import limit_process, tie_to_parent
 from amp_core.formats import Limits, Lineage, Motion, check_proportion, read_motion
 from amp_core.motion import check_controls, check_motion
 from amp_core.robot import Robot, find_robot
 from amp_core.strict_json import format_json
-from ampref_service.children import limit_process, tie_to_parent
 
 __all__ = ["TASKS", "serve"]
 

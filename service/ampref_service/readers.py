@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 import structlog
 
 from amp_core import errors
+from amp_core.children import child_environment
 from amp_core.errors import AmprefError, MotionRefused, TooLarge, Unavailable
 from amp_core.formats import Limits
 from amp_core.robot import Robot
 from amp_core.strict_json import format_json
-from ampref_service.children import child_environment
 from ampref_service.settings import MIB, Settings
 from ampref_service.spool import Spool
 
@@ -208,7 +208,7 @@ class _Reader:
                 self._process = subprocess.Popen(
                     [*command, *arguments],
                     cwd=spool.folder,
-                    env=child_environment(spool.folder),
+                    env=child_environment(spool.folder, __file__),
                     stdin=subprocess.PIPE,  # Never written to: its end tells the child that the parent died.
                     stdout=subprocess.DEVNULL,
                     pass_fds=(child_end.fileno(),),

@@ -19,10 +19,10 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+from amp_core.children import limit_process, tie_to_parent
 from amp_core.errors import AmprefError, DiskFull, EngineRefused, PhysicsFailed, RobotRefused, Unavailable
 from amp_core.files import NO_ROOM, write_file
 from amp_core.progress import Progress
-from ampref_service.children import limit_process, tie_to_parent
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,

@@ -24,8 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal, cast
 
+import ampref_service
+from amp_core.children import child_environment
 from amp_core.progress import Progress
-from ampref_service.children import child_environment
 from ampref_workers.protocol import (
     DISK_FULL,
     REQUEST,
@@ -92,7 +93,7 @@ def run(
         process = subprocess.Popen(
             [*command, str(job_dir)],
             cwd=job_dir,
-            env=child_environment(job_dir, __file__),
+            env=child_environment(job_dir, ampref_service.__file__, __file__),
             stdin=subprocess.PIPE,  # Never written to: its end tells the child that the parent died.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

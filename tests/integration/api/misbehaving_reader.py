@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ampref_service.children import limit_process, tie_to_parent
+from amp_core.children import limit_process, tie_to_parent
 from ampref_service.reader_child import serve
 
 

@@ -12,13 +12,13 @@ from typing import Annotated
 
 from typer import Option
 
+from amp_core.children import signal_at_end_of_input
 from amp_core.cli.options import Json, Quiet
 from amp_core.cli.output import Output
 from amp_core.robot import load_robots
 from ampref_service import logs, server
 from ampref_service.app import create_app
 from ampref_service.catalog import schema
-from ampref_service.children import signal_at_end_of_input
 from ampref_service.cli.startup import (
     Host,
     NoAuth,

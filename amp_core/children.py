@@ -1,4 +1,4 @@
-"""What every child process of the service has: an environment without secrets, limits on what it uses, and a tie to its parent.
+"""What every child process has: an environment without secrets, limits on what it uses, and a tie to its parent.
 
 The parent starts it with `child_environment`; the child's first calls are `tie_to_parent` and `limit_process`. Imports nothing
 that a child would have to wait for.
@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import amp_core
 from amp_core.kernels import kernel_variables
 
 __all__ = ["child_environment", "limit_process", "signal_at_end_of_input", "tie_to_parent"]
@@ -32,9 +31,9 @@ def child_environment(folder: Path, *files: str) -> dict[str, str]:
 
     Args:
       folder: what it takes for its home and for temporary files.
-      files: modules (`__file__`) besides this one that it must import from where this process did.
+      files: modules (`__file__`) of other packages than this one that it must import from where this process did.
     """
-    import_path = dict.fromkeys(str(Path(file).resolve().parents[1]) for file in (amp_core.__file__, __file__, *files))
+    import_path = dict.fromkeys(str(Path(file).resolve().parents[1]) for file in (__file__, *files))
     return {
         **{name: os.environ[name] for name in _HOST_ENV if name in os.environ},
         **dict.fromkeys(_THREAD_COUNTS, "1"),
