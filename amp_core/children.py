@@ -11,18 +11,22 @@ import ctypes
 import os
 import resource
 import signal
+import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from amp_core.kernels import kernel_variables
 
-__all__ = ["child_environment", "limit_process", "signal_at_end_of_input", "tie_to_parent"]
+__all__ = ["SocketChild", "child_environment", "limit_process", "signal_at_end_of_input", "tie_to_parent"]
 
 _HOST_ENV = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _PR_SET_PDEATHSIG = 1
+_GRACE_SEC = 5.0  # For the kernel to take a killed process away.
 _MEMORY_RESERVE = 64 << 20  # Bytes that are released once memory ran out, so that this can still be reported.
 
 
@@ -45,6 +49,98 @@ def child_environment(folder: Path, *files: str) -> dict[str, str]:
         "PYTHONUTF8": "1",
         "PYTHONNOUSERSITE": "1",
     }
+
+
+class SocketChild:
+    """A child process that answers on a socket and is killed where it takes too long.
+
+    Args:
+      command: what to start; the descriptor of the child's end of the socket, this process's id and `arguments` are appended.
+      folder: its working folder, its home, and where its temporary files go.
+      files: as in `child_environment`.
+      nice: how much lower than this process its claim on the processor is.
+      stderr: where its standard error goes; this process's own by default.
+
+    Raises:
+      OSError: it cannot be started.
+
+    Attributes:
+      socket: this process's end.
+      is_late: whether `watch` has killed it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        arguments: Sequence[object] = (),
+        *,
+        files: Sequence[str] = (),
+        nice: int = 0,
+        stderr: IO[bytes] | None = None,
+    ) -> None:
+        self.is_late = False
+        self.socket, child_end = socket.socketpair()
+        try:
+            with child_end:
+                self._process = subprocess.Popen(
+                    [*command, *map(str, (child_end.fileno(), os.getpid(), *arguments))],
+                    cwd=folder,
+                    env=child_environment(folder, *files),
+                    stdin=subprocess.PIPE,  # Never written to: its end tells the child that the parent died.
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=(child_end.fileno(),),
+                    process_group=0,
+                )
+        except BaseException:
+            self.socket.close()
+            raise
+        with contextlib.suppress(OSError):  # It may have ended already.
+            os.setpriority(os.PRIO_PROCESS, self.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @contextlib.contextmanager
+    def watch(self, timeout_sec: float) -> Iterator[None]:
+        """Kill it unless the block ends in time."""
+
+        def end() -> None:
+            self.is_late = True
+            self.kill()
+
+        watchdog = threading.Timer(timeout_sec, end)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def wait(self) -> int:
+        """How it ended, once it was killed or has left: its exit status, or minus the number of a signal."""
+        return self._process.wait(_GRACE_SEC)
+
+    def kill(self) -> None:
+        """End it and whatever it started."""
+        if self._process.returncode is None:  # Not collected yet, so that the number cannot be another process's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it and release what it held here."""
+        self.kill()
+        self.socket.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SEC)
 
 
 def tie_to_parent(parent: int) -> None:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
-from amp_core.robot.spec import RobotSpec, Servo, quote
+from amp_core.robot.spec import RobotSpec, Servo
+from amp_core.strict_yaml import quote
 
 Array = npt.NDArray[np.float64]
 Setting = TypeVar("Setting", Servo, float)

@@ -15,7 +15,8 @@ import numpy as np
 from amp_core.engine import mujoco
 from amp_core.errors import RobotRefused
 from amp_core.robot.changes import change_model, is_changed
-from amp_core.robot.spec import NAME_PATTERN, RobotSpec, quote
+from amp_core.robot.spec import NAME_PATTERN, RobotSpec
+from amp_core.strict_yaml import quote
 
 MASS_TOLERANCE = 0.01
 

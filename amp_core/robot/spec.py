@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from amp_core.errors import RobotRefused
+from amp_core.strict_yaml import describe_yaml, load_yaml, quote
 
 SPEC_FILE = "robot.yaml"
 
@@ -110,7 +111,7 @@ def read_document(path: Path) -> dict[Any, Any]:
             remedy="A robot.yaml is a page of text: is this the right file?",
         )
     try:
-        document = yaml.load(path.read_bytes().decode("utf-8"), Loader=_StrictLoader)
+        document = load_yaml(path.read_bytes())
     except UnicodeDecodeError as error:
         raise RobotRefused("the file is not UTF-8 text", file=str(path), remedy="Save it as UTF-8") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -127,32 +128,12 @@ def read_document(path: Path) -> dict[Any, Any]:
         )
     if not isinstance(document, dict):
         raise RobotRefused(
-            f"the file holds {_describe_yaml(document)}",
+            f"the file holds {describe_yaml(document)}",
             file=str(path),
             expected="keys and values",
             remedy="See docs/robots.md",
         )
     return document
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without aliases, which can expand without bound, and without repeated keys, of which all but the last are lost."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed here", self.get_mark())
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
-            if key_node.value in keys:
-                problem = f"the key {key_node.value!r} appears twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            keys.add(key_node.value)
-        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -168,7 +149,7 @@ class _Value:
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value or "\0" in self.value:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", "a name (quote it if it looks like a number)")
+            raise self.refusal(f"it is {describe_yaml(self.value)}", "a name (quote it if it looks like a number)")
         return self.value
 
     def name(self) -> str:
@@ -179,7 +160,7 @@ class _Value:
 
     def number(self, low: float, high: float, expected: str) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not low <= self.value <= high:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", f"{expected} (YAML reads 2e-2 as text)")
+            raise self.refusal(f"it is {describe_yaml(self.value)}", f"{expected} (YAML reads 2e-2 as text)")
         return float(self.value)
 
     def positive(self) -> float:
@@ -188,7 +169,7 @@ class _Value:
     def entries(self, expected: str) -> dict[str, _Value]:
         """The values of a mapping by their keys, which refusals name."""
         if not isinstance(self.value, dict) or not self.value or len(self.value) > MAX_NAMES:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", expected)
+            raise self.refusal(f"it is {describe_yaml(self.value)}", expected)
         return {
             replace(self, value=key).text(): replace(self, key=f"{self.key}.{key}", value=value)
             for key, value in self.value.items()
@@ -228,7 +209,7 @@ class _Value:
     def interval(self) -> tuple[float, float]:
         expected = "[low, high] in metres with 0 < low < high"
         if not isinstance(self.value, list) or len(self.value) != 2:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", expected)
+            raise self.refusal(f"it is {describe_yaml(self.value)}", expected)
         if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in self.value):
             raise self.refusal("a bound is not a number", expected)
         low, high = (float(bound) for bound in self.value)
@@ -238,7 +219,7 @@ class _Value:
 
     def names(self) -> tuple[str, ...]:
         if not isinstance(self.value, list) or not self.value or len(self.value) > MAX_NAMES:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", f"a list of 1 to {MAX_NAMES} names")
+            raise self.refusal(f"it is {describe_yaml(self.value)}", f"a list of 1 to {MAX_NAMES} names")
         names = tuple(replace(self, value=item).text() for item in self.value)
         for i, name in enumerate(names):
             if name in names[:i]:
@@ -258,24 +239,5 @@ class _Value:
         if not isinstance(self.value, dict):
             return self.names()
         if list(self.value) != ["body"]:
-            raise self.refusal(f"it is {_describe_yaml(self.value)}", "a list of geoms, or {body: NAME}")
+            raise self.refusal(f"it is {describe_yaml(self.value)}", "a list of geoms, or {body: NAME}")
         return replace(self, key=f"{self.key}.body", value=self.value["body"]).text()
-
-
-def quote(value: Any) -> str:
-    """A value of the file for an error, at most 80 characters."""
-    text = repr(value) if isinstance(value, str | int | float | bool | None) else _describe_yaml(value)
-    return text if len(text) <= 80 else text[:77] + "…'"
-
-
-def _describe_yaml(value: Any) -> str:
-    """The kind of a YAML value for an error, without its contents where they may be long."""
-    if value is None:
-        return "empty"
-    if isinstance(value, dict):
-        return f"a mapping of {len(value)} keys"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, str):
-        return f"the text {value[:60]!r}"
-    return f"the {type(value).__name__} {str(value)[:60]}"

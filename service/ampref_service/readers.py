@@ -12,10 +12,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, BinaryIO
@@ -23,7 +22,7 @@ from typing import Any, BinaryIO
 import structlog
 
 from amp_core import errors
-from amp_core.children import child_environment
+from amp_core.children import SocketChild
 from amp_core.errors import AmprefError, MotionRefused, TooLarge, Unavailable
 from amp_core.formats import Limits
 from amp_core.robot import Robot
@@ -41,7 +40,6 @@ READER: tuple[str, ...] = (sys.executable, "-P", "-m", "ampref_service.reader_ch
 _NICE = 5  # After the API, before the children of jobs, so that an upload is quick while all processors simulate.
 _MAX_RESIDENT_MB = 192  # A reader that still has more than this after a file is replaced: what it was given does not come back.
 _START_SEC = 60.0
-_GRACE_SEC = 5.0  # For the kernel to take a killed process away.
 
 
 class ReaderPool:
@@ -196,42 +194,16 @@ class _ReaderEnded(Exception):
         self.error = error
 
 
-class _Reader:
+class _Reader(SocketChild):
     """One child process."""
 
     def __init__(self, command: Sequence[str], spool: Spool, memory_mb: int, file_mb: int) -> None:
-        self._is_late = False
-        self._socket, child_end = socket.socketpair()
-        try:
-            with child_end:
-                arguments = map(str, (child_end.fileno(), os.getpid(), memory_mb, file_mb))
-                self._process = subprocess.Popen(
-                    [*command, *arguments],
-                    cwd=spool.folder,
-                    env=child_environment(spool.folder, __file__),
-                    stdin=subprocess.PIPE,  # Never written to: its end tells the child that the parent died.
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=(child_end.fileno(),),
-                    process_group=0,
-                )
-        except BaseException:
-            self._socket.close()
-            raise
-        self._answers = self._socket.makefile("rb")
-        with contextlib.suppress(OSError):  # It may have ended already.
-            os.setpriority(os.PRIO_PROCESS, self.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+        super().__init__(command, spool.folder, (memory_mb, file_mb), files=(__file__,), nice=_NICE)
+        self._answers = self.socket.makefile("rb")
 
     def wait_until_ready(self) -> bool:
         """Whether it has come up."""
-        with self._watch(_START_SEC), contextlib.suppress(OSError):
+        with self.watch(_START_SEC), contextlib.suppress(OSError):
             return self._answers.readline() == b"ready\n"
         return False
 
@@ -239,34 +211,18 @@ class _Reader:
         """The answer to a request; raises `_ReaderEnded`."""
         line = format_json(message, ensure_ascii=True).encode() + b"\n"
         answer = b""
-        with self._watch(timeout_sec), contextlib.suppress(OSError):  # It has ended; how, its status says.
-            size = socket.send_fds(self._socket, [line], descriptors)
-            self._socket.sendall(line[size:])
+        with self.watch(timeout_sec), contextlib.suppress(OSError):  # It has ended; how, its status says.
+            size = socket.send_fds(self.socket, [line], descriptors)
+            self.socket.sendall(line[size:])
             answer = self._answers.readline()
         if answer.endswith(b"\n"):
             return dict(json.loads(answer))
         self.kill()
         raise self._describe_end(message["name"], message["cpu_sec"], timeout_sec)
 
-    @contextlib.contextmanager
-    def _watch(self, timeout_sec: float) -> Iterator[None]:
-        """Kill it unless the block ends in time."""
-
-        def end() -> None:
-            self._is_late = True
-            self.kill()
-
-        watchdog = threading.Timer(timeout_sec, end)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            yield
-        finally:
-            watchdog.cancel()
-
     def _describe_end(self, name: str, cpu_sec: float, timeout_sec: float) -> _ReaderEnded:
-        status = self._process.wait(_GRACE_SEC)
-        if self._is_late:
+        status = self.wait()
+        if self.is_late:
             remedy = "Send it again when the machine has less to do, or ask the operator to raise AMPREF_READER_TIMEOUT_SEC"
             late = Unavailable(f"the upload was not read within {timeout_sec:g} s", file=name, remedy=remedy)
             return _ReaderEnded("it was not done in time", late)
@@ -289,17 +245,7 @@ class _Reader:
         )
         return _ReaderEnded(f"it ended with {ending}", crash)
 
-    def kill(self) -> None:
-        """End it and whatever it started."""
-        if self._process.returncode is None:  # Not collected yet, so that the number cannot be another process's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-
     def close(self) -> None:
-        self.kill()
+        self.kill()  # So that nobody still waits for an answer.
         self._answers.close()
-        self._socket.close()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE_SEC)
+        super().close()
