@@ -7,7 +7,8 @@ command line, the HTTP API and the job table show the same facts.
     ├── InputRefused            the caller's input cannot be used (HTTP 4xx, exit 1)
     │   ├── MotionRefused       a motion file or its contents
     │   ├── RecipeRefused       a recipe, mode or physics scale
-    │   └── RobotRefused        a robot.yaml or its MJCF
+    │   ├── RobotRefused        a robot.yaml or its MJCF
+    │   └── PolicyRefused       a policy's model, its observation spec, or what it answers
     ├── NotFound                no such clip, job, dataset or version
     ├── FileGone                it was there, and was deleted on purpose
     ├── Conflict                it exists already, is locked, or is in use
@@ -109,6 +110,11 @@ class RecipeRefused(InputRefused):
 class RobotRefused(InputRefused):
     slug = "robot-refused"
     title = "The robot cannot be used"
+
+
+class PolicyRefused(InputRefused):
+    slug = "policy-refused"
+    title = "The policy cannot be used"
 
 
 class NotFound(AmprefError):

@@ -39,12 +39,16 @@ _TRAINING = {
     ),
 }
 _OPERATING = {"amp_core.cli.purge:purge": "Delete Rejected clips of long ago, with their rollouts."}
+_RECORDING = {
+    "amp_core.cli.track:track": "Run a policy of motion tracking on a clip, and record what it did, as a clip with controls.",
+}
 _DRAWING = {
     "amp_core.cli.render:render": "Draw a clip or a rollout: poses side by side, an animation, or a video.",
 }
 VERBS = (
     *list_verbs(MOTIONS, _SIMULATING, extra="physics", json_word=True),
     *list_verbs(MOTIONS, _PREPARING, extra="physics"),
+    *list_verbs(MOTIONS, _RECORDING, extra="track"),
     *list_verbs(MOTIONS, _DRAWING, extra="render"),
     *list_verbs(CATALOG, _CATALOG),
     *list_verbs(TRAINING, _TRAINING),

@@ -28,7 +28,7 @@ HEAVY = (
     "alembic",
     "psycopg",
 )
-HEAVY += ("obstore", "celery", "kombu", "redis", "structlog", "prometheus_client", "sse_starlette", "jax")
+HEAVY += ("obstore", "celery", "kombu", "redis", "structlog", "prometheus_client", "sse_starlette", "jax", "onnxruntime")
 
 FOR_A_TRAINING_NODE = ["amp_core.client", "amp_core.errors", "amp_core.features", "amp_core.npz", "amp_core.dataset"]
 

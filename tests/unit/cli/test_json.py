@@ -23,6 +23,7 @@ from amp_core.motions import bundled_motions
 from amp_core.robot import Robot
 from ampref_service.catalog import keys
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 JOB = {
     **{"id": "job_1", "kind": "rollout", "state": "succeeded", "progress": 1.0, "message": None, "error": None},
     **{"attempts": 1, "max_attempts": 3, "result": {"rollout_id": "rollout_1"}},
@@ -98,6 +99,7 @@ SHAPES = {
     "cut": (LIST, ["MOTION", "--frames", "0:10"]),
     "evaluate": (LIST, ["EXPORTS/walk.npz"]),
     "augment": (LIST, ["MOTION", "--mirror", "--out", "FOLDER"]),
+    "track": (OBJECT, ["MOTION", "--policy", "POLICY", "--spec", "SPEC", "--out", "RECORDING"]),
     "view": (OBJECT, ["EXPORTS/walk.npz", "--no-browser"]),
     "render": (OBJECT, ["EXPORTS/walk.npz", "--out", "PICTURE", "--count", "1", "--size", "64x64"]),
     "robots": (LIST, []),
@@ -207,6 +209,8 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, motion: Path, exports:
         words["BACKUP"] = str(tmp_path / "backup")
         words["MODEL"], words["ROBOT"] = str(Robot.load("wildrobot").model_path), str(tmp_path / "robot.yaml")
         words["PICTURE"] = str(tmp_path / "strip.png")
+        words["POLICY"], words["SPEC"] = (str(EXAMPLES / f"walk_tracker.{suffix}") for suffix in ("onnx", "yaml"))
+        words["RECORDING"] = str(tmp_path / "recording.npz")
         words["EXPORTS/walk.npz"] = str(exports / "walk.npz")
         return cli.run([*verb.split(), *(words.get(word, word) for word in SHAPES[verb][1]), *more])
 
@@ -281,7 +285,7 @@ def test_a_verb_that_fails_prints_its_error_as_the_document(
     more = {
         **{
             name: ["--robot", "nobody"]
-            for name in ("score", "verify", "buckets", "check", "augment", "evaluate", "view", "render")
+            for name in ("score", "verify", "buckets", "check", "augment", "evaluate", "view", "render", "track")
         },
         "dataset build": ["--robot", "nobody"],
         "submit": ["--recipe", str(tmp_path / "none.json")],
