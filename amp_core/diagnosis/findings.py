@@ -40,6 +40,7 @@ CODES: Mapping[str, str] = {
     "feet_below_ground": "A foot of the clip is under the ground.",
     "starts_in_air": "The clip's first pose is above the ground.",
     "slips": "A standing foot slides.",
+    "plan_parts": "The robot does not do what the planning model expects of it.",
     "recording_parts": "The recorded controls lead elsewhere than in the simulation that they come from.",
 }
 """Every code of a finding, with its meaning."""
@@ -57,6 +58,7 @@ SUGGESTIONS: Mapping[str, str] = {
     "dynamic_profile": "Score it by the gate profile for running, jumping and dancing.",
     "level_clip": "Take the rise of the ground out of the clip.",
     "match_steps": "Make the root travel as far as the steps.",
+    "finer_plan": "Plan with a shorter step, or let the robot's servos be softer.",
     "match_recording": "Record the controls with this robot's own model.",
 }
 """Every code of a suggestion, with its meaning."""

@@ -18,6 +18,9 @@ from amp_core.robot import Robot
 from amp_core.rollout import Rollout
 from amp_core.tiers import Classification, Tier
 
+PARTING_RAD = 0.05
+"""A planning model that is off by more says little of the robot: those that walk are off by a tenth of it."""
+
 
 def diagnose(
     rollout: Rollout, clip: Conditioned, robot: Robot, classification: Classification, reproduction: Reproduction | None = None
@@ -57,6 +60,10 @@ def diagnose(
         if not is_forced:
             findings.extend(describe_strain(evidence))
             findings.extend(describe_slip(evidence))
+    plan = rollout.plan
+    if plan is not None and plan.parting_rad > PARTING_RAD:
+        message = f"from one plan to the next the joints part by {plan.parting_rad:.2f} rad from what the plan expects"
+        findings.append(Finding("plan_parts", "cause", message, value=plan.parting_rad, limit=PARTING_RAD, unit="rad"))
     if reproduction is not None and reproduction.parts_at_sec is not None:
         # The row whose state is reached then.
         first = max(0, round(reproduction.parts_at_sec / rollout.dt) - 1)

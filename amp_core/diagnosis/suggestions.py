@@ -55,6 +55,9 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
             f"record it with this robot's own model: steps of {evidence.robot.sim_dt:g} s, the servos of its robot.yaml, this "
         )
         yield Suggestion("match_recording", f"{message}MuJoCo; and write recorded_qpos", ("recording_parts",))
+    if "plan_parts" in codes:
+        message = "plan in shorter steps (half of planner.step_sec); ampref robot check says which servo is too stiff"
+        yield Suggestion("finer_plan", message, ("plan_parts",))
     if fall_codes and evidence.mode in _UNPLANNED:
         reason = _UNPLANNED[evidence.mode]
         yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", fall_codes)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +17,31 @@ from amp_core.robot import Robot
 from amp_core.rotations import z_axis
 from amp_core.tracking.harness import harness_force, harness_targets
 from amp_core.tracking.sampler import FAILED_COST, Sampler, Samples, State, Trajectory
+from amp_core.tracking.scaling import Scaling
 
 Array = npt.NDArray[np.float64]
+
+# A robot so far from its clip is in trouble: lengths are those of a robot like WildRobot.
+_OFF_UP = math.radians(35.0)
+_OFF_PLACE = 0.15  # m
+_OFF_HEIGHT = 0.1  # m
 
 _RESCUE_ROUNDS = 2
 _STEADY_UP = 0.94  # cosine of 20° between the root's z axis and the clip's, at the end of a plan that holds
 _FALLEN_UP = 0.5  # vertical part of the root's z axis: 60° of tilt
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A robot and its plan at a frame, as `Branch` has them; `state` is MuJoCo's integration state."""
+
+    state: Array
+    executed: Array
+    frame: int
+    fell: bool
+    trajectory: Trajectory | None
+    spent: float
+    plan_cost: float
 
 
 class Branch:
@@ -36,7 +58,10 @@ class Branch:
         self.settings = recipe.planner
         self.harness = recipe.harness_of(stream[1], robot.mg_for(recipe.physics))
         self.targets = harness_targets(clip.root_pos, recipe).tolist()
-        self.sampler = Sampler(robot, clip, recipe, self.settings.samples_of(stream[1]), nthread, self.harness)
+        samples = self.settings.samples_of(Scaling.of(robot).step_effort(stream[1]))
+        self.samplers = [Sampler(robot, clip, recipe, samples, nthread, self.harness)]
+        self.make_strong_sampler = partial(Sampler, robot, clip, recipe, 2 * samples, nthread, self.harness)
+        self.sampler = self.samplers[0]
         self.rescue_rounds = _RESCUE_ROUNDS if self.sampler.scaling.has_many else 0
         self.replan = max(1, min(self.sampler.horizon, round(self.settings.replan_sec / robot.control_dt)))
         self.noise_stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(stream[0], spawn_key=stream[1:])))
@@ -47,6 +72,7 @@ class Branch:
         self.executed = np.zeros_like(self.sampler.reference_ctrl)
         self.frame, self.fell, self.spent, self.plan_cost = 0, False, 0.0, 0.0
         self.trajectory: Trajectory | None = None
+        self.partings: list[float] = []
 
     def advance(self, until: int, progress: Callable[[int], None]) -> None:
         """Plan and execute until frame `until`, or until the robot falls.
@@ -76,6 +102,9 @@ class Branch:
                 self._apply_harness()
                 mujoco.mj_step(self.model, data, nstep=sampler.robot.substeps)
                 self.frame += 1
+            joints = data.qpos[sampler.active_qpos] - trajectory.qpos[steps][sampler.active_qpos]
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.partings.append(float(np.sqrt((joints**2).mean())))
             finite = np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all()
             self.fell = not (finite and z_axis(sampler.robot.root_rotation(data.qpos))[2] > _FALLEN_UP)
             frames = np.arange(self.frame + sampler.horizon - self.replan - 1, self.frame + sampler.horizon)
@@ -104,14 +133,45 @@ class Branch:
         """The cost of the executed steps and of the plan ahead; infinite once the robot fell."""
         return np.inf if self.fell else self.spent + self.plan_cost
 
-    def become(self, branch: Branch) -> None:
-        """Continue from another branch's robot and plan, with this branch's own noise."""
-        row = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(self.model, branch.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
-        mujoco.mj_setState(self.model, self.data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
-        self.executed[:] = branch.executed
-        self.frame, self.fell, self.trajectory = branch.frame, branch.fell, branch.trajectory
-        self.spent, self.plan_cost = branch.spent, branch.plan_cost
+    @property
+    def deviation(self) -> float:
+        """How far the robot is from the clip; trouble begins at 1, and one that fell is infinitely far."""
+        if self.fell or self.frame == 0:
+            return np.inf if self.fell else 0.0
+        sampler, frame, root = self.sampler, self.frame - 1, self.sampler.robot.root_qpos_adr
+        up = z_axis(sampler.robot.root_rotation(self.data.qpos))
+        tilt = math.acos(min(1.0, float(up @ sampler.reference.up[frame])))
+        x, y, z = (self.data.qpos[root : root + 3] - sampler.reference.root_pos[frame]) / sampler.scaling.size
+        return max(tilt / _OFF_UP, math.hypot(x, y) / _OFF_PLACE, abs(float(z)) / _OFF_HEIGHT)
+
+    @property
+    def parting_rad(self) -> float:
+        """rad, the joints' root mean square difference from the plan when the next one is made: its median over all plans."""
+        return float(np.median(self.partings)) if self.partings else 0.0
+
+    @property
+    def simulated_sec(self) -> float:
+        """s of simulated time that planning took."""
+        return sum(sampler.simulated_sec for sampler in self.samplers)
+
+    def use_sampler(self, *, strong: bool) -> None:
+        """Plan with twice the simulations from now on, or with as many as the recipe says."""
+        if strong and len(self.samplers) == 1:
+            self.samplers.append(self.make_strong_sampler())
+        self.sampler = self.samplers[strong]
+
+    def save(self) -> Checkpoint:
+        """The robot and the plan as they are now."""
+        state = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return Checkpoint(state, self.executed.copy(), self.frame, self.fell, self.trajectory, self.spent, self.plan_cost)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from another robot and plan, perhaps another branch's, with this branch's own noise."""
+        mujoco.mj_setState(self.model, self.data, checkpoint.state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self.executed[:] = checkpoint.executed
+        self.frame, self.fell, self.trajectory = checkpoint.frame, checkpoint.fell, checkpoint.trajectory
+        self.spent, self.plan_cost = checkpoint.spent, checkpoint.plan_cost
 
     def controls(self) -> Array:
         """(N, nu) rad, the executed controls, and the clip's angles from the fall on."""

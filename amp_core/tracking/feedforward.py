@@ -2,13 +2,11 @@
 
 A servo pushes only while its joint is off the target. A soft one that carries a leg's load is off by tenths of a radian, so
 that the clip's own angles let the robot sink. Here the target is as far beyond the angle as the motion needs torque: by inverse
-dynamics (Featherstone, Rigid Body Dynamics Algorithms, 2008, chapter 9), with the ground's forces on the standing soles that
-balance the root with the least squares.
+dynamics, with the ground's forces on the standing soles that balance the root with the least squares.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -16,11 +14,11 @@ import numpy.typing as npt
 
 from amp_core.engine import mujoco
 from amp_core.robot import Robot
+from amp_core.tracking.inverse import iterate_inverse, smooth
 
 Array = npt.NDArray[np.float64]
 
-_SMOOTH_SEC = 0.1
-"""Of the means over accelerations and torques: a clip's own second differences are mostly noise."""
+_SMOOTH_SEC = 0.1  # of the mean over torques
 
 _SIDEWAYS = 0.3  # weight of a horizontal force of a sole against that of a vertical one
 _BALANCE = 1e-4  # of all that the forces can do: where they cannot balance the root they come near to it
@@ -35,23 +33,13 @@ def compute_controls(robot: Robot, model: Any, qpos: Array, soles: npt.NDArray[n
       soles: (F,) geom ids of boxes.
       standing: (N, F) from 0 to 1, how far each foot stands.
     """
-    model, bits = copy.copy(model), mujoco.mjtDisableBit
-    model.opt.disableflags |= int(bits.mjDSBL_CONSTRAINT) | int(bits.mjDSBL_CONTACT) | int(bits.mjDSBL_SENSOR)
-    dt, count = robot.control_dt, len(qpos)
-    velocity = np.zeros((count, model.nv))
-    for frame in range(1, count):
-        mujoco.mj_differentiatePos(model, velocity[frame], dt, qpos[frame - 1], qpos[frame])
-    velocity[0] = velocity[min(1, count - 1)]
-    velocity = _smooth(velocity, dt)
-    acceleration = _smooth(np.gradient(velocity, dt, axis=0) if count > 1 else np.zeros_like(velocity), dt)
     joints, root = robot.qvel_adr, slice(robot.root_qvel_adr, robot.root_qvel_adr + 6)
     corners = _list_corners(model, soles)
-    data = mujoco.MjData(model)
-    torque = np.empty((count, len(joints)))
+    dt, count = robot.control_dt, len(qpos)
+    torque, speed = np.empty((count, len(joints))), np.empty((count, len(joints)))
     jacobian = np.empty((len(corners) * 4, 3, model.nv))
-    for frame in range(count):
-        data.qpos[:], data.qvel[:], data.qacc[:] = qpos[frame], velocity[frame], acceleration[frame]
-        mujoco.mj_inverse(model, data)
+    for frame, data in enumerate(iterate_inverse(model, qpos, dt)):
+        speed[frame] = data.qvel[joints]
         wrench = data.qfrc_inverse.copy()
         for k, (geom, points) in enumerate(corners):
             axes = data.geom_xmat[geom].reshape(3, 3)
@@ -61,10 +49,10 @@ def compute_controls(robot: Robot, model: Any, qpos: Array, soles: npt.NDArray[n
         forces = _balance(columns[root], wrench[root], np.repeat(standing[frame], 4))
         torque[frame] = wrench[joints] - columns[joints] @ forces
     limit = robot.force_limit
-    torque = np.clip(_smooth(torque, dt), -limit, limit)
+    torque = np.clip(smooth(torque, _SMOOTH_SEC / dt), -limit, limit)
     kp = model.actuator_gainprm[robot.ctrl_adr, 0]
     kd = -model.actuator_biasprm[robot.ctrl_adr, 2]
-    return np.asarray(qpos[:, robot.qpos_adr] + (torque + kd * velocity[:, joints]) / kp)
+    return np.asarray(qpos[:, robot.qpos_adr] + (torque + kd * speed) / kp)
 
 
 def _balance(columns: Array, wrench: Array, standing: Array) -> Array:
@@ -92,12 +80,3 @@ def _list_corners(model: Any, soles: npt.NDArray[np.int64]) -> list[tuple[int, A
     """Of each sole's box the (4, 3) m corners of its bottom, in the box's frame."""
     signs = np.array([[1, 1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, -1]], dtype=np.float64)
     return [(int(geom), signs * model.geom_size[geom]) for geom in soles]
-
-
-def _smooth(values: Array, dt: float) -> Array:
-    """The mean over `_SMOOTH_SEC` about each frame, and over what there is of it at the ends."""
-    reach = max(0, round(_SMOOTH_SEC / dt / 2))
-    padded = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
-    first = np.maximum(np.arange(len(values)) - reach, 0)
-    last = np.minimum(np.arange(len(values)) + reach + 1, len(values))
-    return np.asarray((padded[last] - padded[first]) / (last - first)[:, None])

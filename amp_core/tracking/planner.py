@@ -10,7 +10,8 @@ One round over a horizon of H control steps:
 3. A Riccati recursion over these models, a Gauss-Newton step in time, gives better controls and feedback gains, for several
    dampings. Each candidate is simulated; the best replaces the plan.
 
-The first few controls of the plan then drive the robot's own model, corrected by the feedback, and the horizon moves on.
+The first few controls of the plan then drive the robot's own model, corrected by the feedback, and the horizon moves on. For a
+robot of many joints, a stretch that ends in trouble is planned again (`lookback`).
 Fitting linear-Gaussian models to samples for trajectory optimization through contact follows Levine and Abbeel, "Learning
 Neural Network Policies with Guided Policy Search under Unknown Dynamics", NeurIPS 2014; the recursion is that of iterative LQR
 (Tassa, Erez and Todorov, IROS 2012).
@@ -32,6 +33,7 @@ from amp_core.motion import Conditioned
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.tracking.branch import Branch
+from amp_core.tracking.lookback import REACH_SEC, LookBack
 from amp_core.tracking.scaling import Scaling
 
 Array = npt.NDArray[np.float64]
@@ -45,11 +47,13 @@ class Plan:
       ctrl: (N, nu) rad, to hold over each control step.
       fell_at: the frame at which the robot fell, from where on `ctrl` is the clip's joint angles; None if it never did.
       simulated_sec: s of simulated time that planning took.
+      parting_rad: how far the robot's joints part from what the planning model expects, from one plan to the next.
     """
 
     ctrl: Array
     fell_at: int | None
     simulated_sec: float
+    parting_rad: float = 0.0
 
 
 def plan(
@@ -74,25 +78,30 @@ def plan(
         clip's joint angles follow them.
     """
     assert recipe.planner is not None
-    count = Scaling.of(robot).count_branches(recipe.planner.branches, attempt)
+    scaling = Scaling.of(robot)
+    count = scaling.count_branches(recipe.planner.branches, attempt)
     branches = [
         Branch(robot, clip, recipe, initial_qvel, (recipe.seed, attempt, branch), max(1, nthread // count))
         for branch in range(count)
     ]
     total = clip.num_frames
-    last = total if frames is None else min(frames, total)
+    look_back = LookBack(branches, robot.control_dt) if scaling.has_many else None
+    # What has come so much farther is not planned again.
+    margin = round(REACH_SEC / robot.control_dt) if look_back is not None else 0
+    last = total if frames is None else min(frames + margin, total)
     stretch = max(1, round(recipe.planner.branch_sec / robot.control_dt))
     lock, stopping = threading.Lock(), threading.Event()
-    steps_done = 0
+    steps_done = most_frames = 0
 
     def count_steps(steps: int) -> None:
-        nonlocal steps_done
+        nonlocal steps_done, most_frames
         if stopping.is_set():
             raise PlanningStopped
         with lock:
             steps_done += steps
+            most_frames = max(most_frames, min(total, steps_done // count))
             if progress is not None:
-                progress(min(total, steps_done // count))
+                progress(most_frames)
 
     def advance(until: int) -> None:
         futures = [pool.submit(branch.advance, until, count_steps) for branch in branches]
@@ -111,17 +120,21 @@ def plan(
             # Every stop is where the whole plan has one, so that the choice among the branches is the same.
             advance(min(total, best.frame + stretch))
             best = min(branches, key=lambda branch: branch.score)  # The first of equals.
-            steps_done = count * best.frame  # A branch that fell has done fewer.
             if best.fell:
                 # No branch stands: the one that stood the longest is the best there is.
                 best = max(branches, key=lambda branch: branch.frame)
+            if look_back is not None:
+                best = look_back.review(best)
+            checkpoint = best.save()
             for branch in branches:
                 if branch is not best:
-                    branch.become(best)
+                    branch.restore(checkpoint)
+            steps_done = count * best.frame  # A branch that fell has done fewer.
     return Plan(
         ctrl=best.controls(),
         fell_at=best.frame if best.fell else None,
-        simulated_sec=sum(branch.sampler.simulated_sec for branch in branches),
+        simulated_sec=sum(branch.simulated_sec for branch in branches),
+        parting_rad=best.parting_rad,
     )
 
 

@@ -13,6 +13,7 @@ from amp_core.motion import Conditioned
 from amp_core.robot import Robot
 from amp_core.rotations import x_axis, z_axis
 from amp_core.tracking.feedforward import compute_controls
+from amp_core.tracking.footholds import stand_feet
 from amp_core.tracking.model import PlanningModel
 from amp_core.tracking.scaling import Scaling
 
@@ -35,7 +36,8 @@ class Reference:
     """A clip in the planner's terms: N frames, n joints, F feet.
 
     Args:
-      dof_pos, controls: (N, n) rad, the clip's angles, and the servos' targets that a plan begins with.
+      dof_pos, controls: (N, n) rad, the clip's angles, and the servos' targets that a plan begins with. The poses of a robot of
+        many joints are on feet that stand (`footholds.stand_feet`), those of another one the clip's own.
       root_pos: (N, 3) m. up, forward: (N, 3) the root's z and x axes in the world.
       soles: (N, F, 3) m, the centres of the soles' boxes when the planning model reports them, one physics step before the
         end of the frame.
@@ -61,27 +63,28 @@ class Reference:
     @classmethod
     def of(cls, robot: Robot, clip: Conditioned, planning: PlanningModel, scaling: Scaling) -> Reference:
         qpos = clip.qpos(robot)
+        in_flight, reach = Footing.of(robot, qpos).in_flight, round(_FLIGHT_SEC / robot.control_dt)
+        flies = in_flight.mean() > _FLIGHT_SHARE
+        if scaling.has_many:
+            qpos = stand_feet(robot, planning.model, qpos, scaling.size, sways=not flies)
         soles = geom_poses(planning.model, planning.soles, qpos)[0]
         early = soles.copy()
         early[1:] += (soles[:-1] - soles[1:]) / planning.substeps
         contact = kinematic_contacts(robot, qpos, scaling.size).astype(np.float64)
         standing = contact.copy()
         standing[1:-1] = (contact[:-2] + contact[1:-1] + contact[2:]) / 3
-        in_flight, reach = Footing.of(robot, qpos).in_flight, round(_FLIGHT_SEC / robot.control_dt)
-        flies = (
-            np.convolve(in_flight, np.ones(2 * reach + 1), "same") > 0
-            if in_flight.mean() > _FLIGHT_SHARE
-            else np.zeros(len(qpos), dtype=bool)
-        )
-        controls = compute_controls(robot, planning.model, qpos, planning.soles, standing) if scaling.is_soft else clip.dof_pos
+        is_airborne = np.convolve(in_flight & flies, np.ones(2 * reach + 1), "same") > 0
+        dof_pos, root = qpos[:, robot.qpos_adr], robot.root_qpos_adr
+        rotation = robot.root_rotation(qpos)
+        controls = compute_controls(robot, planning.model, qpos, planning.soles, standing) if scaling.is_soft else dof_pos
         return cls(
-            dof_pos=clip.dof_pos,
+            dof_pos=dof_pos,
             controls=controls,
-            root_pos=clip.root_pos,
-            up=z_axis(clip.root_rot),
-            forward=x_axis(clip.root_rot),
+            root_pos=qpos[:, root : root + 3],
+            up=z_axis(rotation),
+            forward=x_axis(rotation),
             soles=early,
             standing=standing,
             clearance=np.maximum(FootTracker(robot, size=len(qpos)).heights(qpos), _CLEARANCE * scaling.size),
-            carried=(~flies).astype(np.float64),
+            carried=(~is_airborne).astype(np.float64),
         )

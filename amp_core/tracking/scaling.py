@@ -38,8 +38,8 @@ class Scaling:
         foot, such as arms, which follow the clip.
       noise: (m,) share of the recipe's noise for each of them: a servo that answers fast moves its joint as far with less.
       samples: factor on the simulations of a round, in proportion to the regressors of a model.
-      has_many: whether those are so many that a round costs several times that of WildRobot. Then the first attempt has one
-        branch, a plan at whose end the robot leans over gets further rounds, and joints are kept within their range.
+      has_many: whether those are so many that a round costs several times that of WildRobot. Then the first two attempts
+        have one branch, a plan at whose end the robot leans over gets further rounds, and joints are kept within their range.
       is_soft: whether the servos sag so far under the robot's weight that a plan has to begin beyond the clip's angles.
     """
 
@@ -75,7 +75,15 @@ class Scaling:
 
     def count_branches(self, branches: int, attempt: int) -> int:
         """Planners of an attempt that work side by side."""
-        return 1 if self.has_many and attempt == 0 else branches
+        return 1 if self.has_many and attempt <= 1 else branches
+
+    def step_effort(self, attempt: int) -> int:
+        """Of which attempt of a recipe an attempt has the simulations.
+
+        Where a round costs several times as much, the second attempt is the first one again with other noise: that is
+        worth more than twice the simulations, and costs a quarter.
+        """
+        return max(0, attempt - 1) if self.has_many else attempt
 
 
 def _bears(robot: Robot, body: int) -> bool:

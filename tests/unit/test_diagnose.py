@@ -24,6 +24,7 @@ from amp_core.rollout import Failure, Rollout, generate, saturated_actuators
 from amp_core.scoring import score
 from amp_core.strict_json import json_data
 from amp_core.tiers import GATE_PROFILES, GateProfile, Tier
+from amp_core.tracking import Plan
 from amp_core.verdict import judge
 
 ROLLOUT = Recipe.for_mode("rollout")
@@ -452,6 +453,17 @@ def test_a_profile_with_a_limit_of_20_degrees_is_quoted_as_such(robot: Robot, mo
     reason, found = verdicts["amp-0.11"]
     assert "p95_pitch_deg" not in reason
     assert "leans" not in codes(found)
+
+
+def test_a_robot_that_does_not_do_what_its_plans_expect(robot: Robot) -> None:
+    clip = pushed(robot, still(robot), x=1.2)
+    rollout = run(robot, clip)
+    for parting, says in ((0.005, False), (0.2, True)):
+        plan = Plan(ctrl=rollout.ctrl, fell_at=None, simulated_sec=1.0, parting_rad=parting)
+        planned = dataclasses.replace(rollout, plan=plan, recipe=Recipe.for_mode("tracked"))
+        found = diagnosed(robot, planned, clip)
+        assert ("plan_parts" in codes(found)) == ("finer_plan" in suggested(found)) == says
+    assert "by 0.20 rad" in one(found, "plan_parts").message
 
 
 def test_a_score_carries_its_diagnosis(robot: Robot) -> None:

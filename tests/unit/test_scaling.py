@@ -31,6 +31,7 @@ def test_for_the_robot_of_its_settings_nothing_is_changed() -> None:
     assert not scaling.has_many
     assert not scaling.is_soft
     assert scaling.count_branches(2, attempt=0) == 2
+    assert scaling.step_effort(1) == 1
 
 
 def test_the_legs_and_the_waist_of_a_humanoid_are_active_and_its_arms_follow(g1: Robot) -> None:
@@ -41,7 +42,8 @@ def test_the_legs_and_the_waist_of_a_humanoid_are_active_and_its_arms_follow(g1:
     assert scaling.size == pytest.approx(1.68, abs=0.02)
     assert scaling.has_many
     assert scaling.is_soft
-    assert [scaling.count_branches(2, attempt) for attempt in (0, 1)] == [1, 2]
+    assert [scaling.count_branches(2, attempt) for attempt in (0, 1, 2)] == [1, 1, 2]
+    assert [scaling.step_effort(attempt) for attempt in (0, 1, 2)] == [0, 0, 1]
 
 
 def stiffen(tmp_path: Path, factor: float) -> Robot:

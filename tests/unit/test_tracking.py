@@ -198,7 +198,7 @@ def test_a_branch_goes_on_from_the_best_ones_state(wildrobot: Robot) -> None:
     for branch in (first, second):
         branch.advance(8, lambda steps: None)
     assert not np.array_equal(first.data.qpos, second.data.qpos)
-    second.become(first)
+    second.restore(first.save())
     np.testing.assert_array_equal(first.executed, second.executed)
     assert first.score == second.score
     for branch in (first, second):
