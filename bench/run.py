@@ -4,9 +4,10 @@
     make bench ARGS='--only lock'   those whose name contains `lock`
     make bench ARGS='--list'        what there is
 
-A benchmark is any other program in this folder. It prints what it likes, closes with one JSON object on stdout, and exits with
-0 when every ratio that is required of it was reached. Each runs in a process of its own, one after the other, so that none
-measures the load of another. Ratios are taken within one run, because another run may meet another machine.
+A benchmark is any other program in this folder but `corpus`, which needs a folder of motions. It prints what it likes, closes
+with one JSON object on stdout, and exits with 0 when every ratio that is required of it was reached. Each runs in a process of
+its own, one after the other, so that none measures the load of another. Ratios are taken within one run, because another run
+may meet another machine.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from amp_core.kernels import kernel_variables
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
 LIMIT_SEC = 1800
-NO_BENCHMARKS = {"run", "servers"}
+NO_BENCHMARKS = {"run", "servers", "corpus", "corpus_child", "corpus_results", "corpus_summary"}
 
 
 def machine() -> dict[str, Any]:
