@@ -228,13 +228,13 @@ def _expected_facts(
     if recipe is None:
         return
     source = "the recipe"
-    settings = recipe.to_dict()
+    harness = recipe.harness_params(robot.mg_for(recipe.physics))
     yield "dt", robot.control_dt, f"robot {robot.name}"
     yield "fps", 1.0 / robot.control_dt, f"robot {robot.name}"
     yield "duration_sec", frames * robot.control_dt, "num_frames and dt"
     yield "generation_mode", recipe.mode, source
-    yield "harness_params", settings["harness"], source
-    yield f"{PROVENANCE}.harness_params", settings["harness"], source
+    for key in ("harness_params", f"{PROVENANCE}.harness_params"):
+        yield key, harness, "the recipe's harness on this robot"
     yield "generator_version", recipe.generator_version, source
     yield f"{PROVENANCE}.generator_version", recipe.generator_version, source
     yield f"{PROVENANCE}.gate_profile", recipe.gate_profile, source

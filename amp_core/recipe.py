@@ -35,6 +35,9 @@ DEFAULT_MODE = "auto"
 ASSISTED_CAP = 0.40
 """The greatest harness force of mode `assisted`, over the robot's weight: the gate of Tier 1."""
 
+WILDROBOT_WEIGHT = 33.19
+"""N; a harness that is not relative is one for a robot of this weight."""
+
 INITIAL_VELOCITIES = ("from_clip", "zero")
 
 SCALE_RANGE = (0.1, 10.0)
@@ -125,12 +128,15 @@ def _fields(cls: type[Any], value: object, key: str) -> dict[str, Any]:
 class Harness:
     """The vertical assist at the root: `F = clip(kp·(target − z) − kd·ż, ±cap)`, off while the root leans too far.
 
+    The first three settings are those for a robot of WildRobot's weight; on another one they act in proportion to its weight
+    (`scale`), so that the same harness carries the same share of every robot.
+
     Args:
       height_kp: N/m.
       height_kd: N·s/m.
       force_cap: N, the greatest force either way; `None` is uncapped, 0 switches the harness off.
       orient_gate: rad; the harness acts only while |pitch| and |roll| are both below it.
-      relative: whether the first three are shares of the robot's weight: 1/m, s/m and a number.
+      relative: whether the first three are shares of the robot's weight instead: 1/m, s/m and a number.
     """
 
     height_kp: float
@@ -144,7 +150,7 @@ class Harness:
 
     @classmethod
     def assist(cls) -> Harness:
-        """The specification's weak assist of rollout mode: at most 4 N, about 12 % of WildRobot's weight."""
+        """The specification's weak assist of rollout mode: at most 4 N on WildRobot, 12 % of any robot's weight."""
         return cls(height_kp=60.0, height_kd=10.0, force_cap=4.0, orient_gate=0.436)
 
     @classmethod
@@ -158,12 +164,20 @@ class Harness:
         return cls(height_kp=10.0, height_kd=0.6, force_cap=0.38, orient_gate=0.436, relative=True)
 
     def scale(self, weight: float, share: float = 1.0) -> Harness:
-        """The harness in N for a robot of this weight [N], with a share of its cap; the gains stay, and 0 switches it off."""
+        """What acts on a robot of this weight [N], in N, with a share of the cap; the gains stay, and 0 switches it off.
+
+        Unless it is relative, the factor on its settings is the weight over WildRobot's, to three digits: 1 for WildRobot.
+        """
         if share == 0.0:
             return Harness.none()
-        unit = weight if self.relative else 1.0
+        unit = weight if self.relative else float(f"{weight / WILDROBOT_WEIGHT:.3g}")
         cap = None if self.force_cap is None else self.force_cap * unit * share
         return Harness(self.height_kp * unit, self.height_kd * unit, cap, self.orient_gate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as JSON-ready data; `relative` only where it is true: recipes from before it keep their digests."""
+        document: dict[str, Any] = json_data(self)
+        return document if self.relative else {key: value for key, value in document.items() if key != "relative"}
 
     @classmethod
     def none(cls) -> Harness:
@@ -378,7 +392,7 @@ class Recipe:
         control step, strong harness; Tier 1 at best), `tracked` (planned controls, no harness), `assisted` (planned controls,
         the least harness that keeps it up; Tier 1 at best), `recorded` (the controls and the initial state that came with the
         clip, no harness), or `auto` (the cheapest that gives Tier 0; `stage` gives theirs).
-      harness: the vertical assist; in mode `auto` that of its rollout.
+      harness: the vertical assist; in mode `auto` that of its rollout. It acts in proportion to the robot's weight.
       seed: of the planner's noise. The other modes draw no random numbers, so there it only changes the digest.
       physics: factors on friction, mass and damping.
       planner: settings of the planner of modes `tracked`, `assisted` and `auto`; `None` for the modes that do not plan.
@@ -486,22 +500,29 @@ class Recipe:
         return replace(self, mode=mode, harness=harness, planner=planner, initial_velocity=velocity)
 
     def harness_of(self, attempt: int, weight: float) -> Harness:
-        """The harness of an attempt for a robot of this weight [N], in N.
+        """What acts in an attempt on a robot that weighs so much [N] in this recipe's physics, in N.
 
         In mode `assisted` the first attempt has none, and the cap grows in equal steps to the recipe's in the last one.
         """
+        if not self.harness.relative:
+            # A bucket changes the robot and not what acts on it.
+            weight /= self.physics.mass
         if self.mode != "assisted" or self.planner is None:
             return self.harness.scale(weight)
         last = self.planner.attempts - 1
         return self.harness.scale(weight, min(1.0, attempt / last) if last else 1.0)
 
+    def harness_params(self, weight: float) -> dict[str, Any]:
+        """The harness as a result records it: what acts on a robot of this weight [N], in N, or the recipe's shares of it.
+
+        The weight is that in this recipe's physics. Shares are those of the last attempt.
+        """
+        return (self.harness if self.harness.relative else self.harness_of(0, weight)).to_dict()
+
     def to_dict(self) -> dict[str, Any]:
         """Every setting as JSON-ready data; `from_dict` reads it back to an equal recipe."""
         document: dict[str, Any] = json_data(self)
-        if not self.harness.relative:
-            # Recipes from before there were relative harnesses keep their digests.
-            del document["harness"]["relative"]
-        return document
+        return document | {"harness": self.harness.to_dict()}
 
     @property
     def digest(self) -> str:

@@ -263,7 +263,7 @@ def _score_auto(
             kinematic_contacts(robot, clip.qpos(robot)).mean(axis=0).tolist(),
             rollout.quality_metrics,
             rollout.tier,
-            robot.control_dt,
+            robot,
             gate_profile(recipe.gate_profile),
             rollout.gates,
         )
@@ -428,7 +428,7 @@ def _provenance(robot: Robot, recipe: Recipe) -> dict[str, Any]:
         "recipe": settings,
         "recipe_digest": recipe.digest,
         "gate_profile": recipe.gate_profile,
-        "harness_params": settings["harness"],
+        "harness_params": recipe.harness_params(robot.mg_for(recipe.physics)),
         "generator_version": recipe.generator_version,
         "feature_code_hash": features.feature_code_hash(),
         "mujoco_version": mujoco.__version__,

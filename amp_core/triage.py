@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amp_core.motion import IngestReport
-from amp_core.motion.report import DEEP_NOTE_SHARE, SHIFT_NOTE_M, SPREAD_NOTE_M
+from amp_core.robot import Robot
 from amp_core.tiers import CLIP_CODES, Gate, GateProfile, Tier, best_tier, clip_failures, holds
 
 SATURATED_SHARE = 0.05
@@ -56,7 +56,7 @@ def triage(
     stance: Sequence[float],
     metrics: Mapping[str, float | int | None],
     tier: int,
-    dt: float,
+    robot: Robot,
     profile: GateProfile,
     gates: Sequence[Gate] = (),
 ) -> Triage:
@@ -66,7 +66,7 @@ def triage(
       report: of the conditioning.
       stance: of each foot, the share of the clip's frames in which it stands (`kinematics.kinematic_contacts`).
       metrics, tier: of the rollout.
-      dt: s, a frame.
+      robot: that of the clip.
       profile: of the rollout's gates.
       gates: their outcomes for the rollout.
     """
@@ -80,12 +80,12 @@ def triage(
     start = report.finding("starts_in_air") if is_high else None
     if start is not None:
         lacks.append(Lack("starts_in_air", start.message))
-    ground = []
-    if abs(report.ground_shift_m) > SHIFT_NOTE_M:
+    ground, faults = [], report.ground_faults(robot)
+    if "shift" in faults:
         ground.append(f"it was moved by {report.ground_shift_m:+.3f} m to the floor")
-    if report.foot_height_spread_m > SPREAD_NOTE_M:
+    if "spread" in faults:
         ground.append(f"the lowest foot point varies by {report.foot_height_spread_m:.3f} m (interquartile)")
-    if report.deep_penetration_rate > DEEP_NOTE_SHARE:
+    if "depth" in faults:
         ground.append(f"a foot is deep below the floor in {report.deep_penetration_rate:.0%} of the frames")
     if ground:
         lacks.append(Lack("ground_fit", "; ".join(ground)))
@@ -100,7 +100,7 @@ def triage(
     if saturation is not None and saturation > SATURATED_SHARE:
         lacks.append(Lack("actuator_limits", f"actuators are at their force limit for {saturation:.0%} of the time"))
     if fell is not None:
-        lacks.append(Lack("balance", f"driven open loop the robot falls at {(fell + 1) * dt:.2f} s"))
+        lacks.append(Lack("balance", f"driven open loop the robot falls at {(fell + 1) * robot.control_dt:.2f} s"))
     if report.root_frame.suspect:
         reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
     elif clip_gates:

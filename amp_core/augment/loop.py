@@ -28,7 +28,17 @@ SEAM_LIMITS: dict[str, tuple[float, str]] = {
     "turn rate": (0.6, "rad/s"),
     "foot heights": (0.015, "m"),
 }
-"""What two frames may differ by in each quantity at a seam. A residual is the largest difference in units of these."""
+"""What two frames may differ by in each quantity at a seam, for a robot of WildRobot's height (`seam_limit` for another one).
+
+A residual is the largest difference in units of these.
+"""
+
+
+def seam_limit(quantity: str, robot: Robot) -> float:
+    """What two frames of this robot may differ by in a quantity of `SEAM_LIMITS`: lengths and speeds go with its height."""
+    limit, unit = SEAM_LIMITS[quantity]
+    factor = {"m": robot.height_factor, "m/s": math.sqrt(robot.height_factor)}.get(unit, 1.0)
+    return limit * factor
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Seam:
       start, end: source frames (after a glitched first frame was dropped) at the clip's own rate; of a warped clip at the
         warped one's.
       cycle_sec: s, of one repetition.
-      residual: the largest difference of the two frames in units of `SEAM_LIMITS`; at most 1.
+      residual: the largest difference of the two frames in units of `seam_limit`; at most 1.
       worst: the quantity of `SEAM_LIMITS` with that difference.
       blend_sec: s over which the two are blended.
     """
@@ -135,7 +145,7 @@ def find_seam(poses: Poses, fps: float, robot: Robot, blend: int, name: str) -> 
     ]
     worst = max(differences)[1]
     if residual > 1.0:
-        limit, unit = SEAM_LIMITS[worst]
+        limit, unit = seam_limit(worst, robot), SEAM_LIMITS[worst][1]
         raise MotionRefused(
             f"no two frames are alike enough to loop: of the best pair ({start} and {end}) the {worst} differ by "
             f"{residual * limit:.3g} {unit}",
@@ -149,7 +159,7 @@ def find_seam(poses: Poses, fps: float, robot: Robot, blend: int, name: str) -> 
 
 
 def _seam_quantities(poses: Poses, fps: float, robot: Robot) -> dict[str, Array]:
-    """The compared quantities of each frame, rows (N, k) in units of `SEAM_LIMITS`; independent of place and heading."""
+    """The compared quantities of each frame, rows (N, k) in units of `seam_limit`; independent of place and heading."""
     yaw = np.unwrap(rotations.yaw(poses.root_rot))
     share = 1.0 / math.sqrt(poses.dof_pos.shape[1])
     values = {
@@ -161,7 +171,7 @@ def _seam_quantities(poses: Poses, fps: float, robot: Robot) -> dict[str, Array]
         "turn rate": (np.gradient(yaw) * fps)[:, None],
         "foot heights": sole_heights(robot, robot.poses(*poses)),
     }
-    return {quantity: np.asarray(value / SEAM_LIMITS[quantity][0]) for quantity, value in values.items()}
+    return {quantity: np.asarray(value / seam_limit(quantity, robot)) for quantity, value in values.items()}
 
 
 def _best_pair(

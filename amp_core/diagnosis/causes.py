@@ -12,9 +12,6 @@ from amp_core.metrics import SLIP_SPEED
 from amp_core.quality import find_runs
 from amp_core.tiers import CLIP_CODES, clip_failures
 
-OFF_GROUND_M = 0.02
-"""m; a standing foot of the clip further from the ground than this is a finding."""
-
 _JOINTS = 3  # findings of one code that concern different joints
 _SATURATED_SHARE = 0.1  # of one joint before the robot tips; `triage.SATURATED_SHARE` is of all actuators and frames
 _FAST = 3.0  # rad/s; below this speed, what looks like lag is load
@@ -61,23 +58,23 @@ def describe_clip_gates(evidence: Evidence) -> Iterator[Finding]:
 
 def describe_clip(evidence: Evidence) -> Iterator[Finding]:
     """Faults of the clip itself: its height above the ground and its joint limits."""
-    report = evidence.clip.report
+    report, off_ground = evidence.clip.report, evidence.off_ground
     clearance = report.initial_clearance_m
-    if clearance > OFF_GROUND_M:
+    if clearance > off_ground:
         message = f"the clip starts {clearance:.2f} m above the ground, so the robot drops first"
-        yield Finding("starts_in_air", "cause", message, frames=(0, 1), value=clearance, limit=OFF_GROUND_M, unit="m")
+        yield Finding("starts_in_air", "cause", message, frames=(0, 1), value=clearance, limit=off_ground, unit="m")
     heights = evidence.clip_feet.heights
     shortest = max(2, round(_STANCE_SEC / (evidence.stride * evidence.dt)))
     for i, foot in enumerate(evidence.robot.feet):
-        for code, off_ground, place in (
+        for code, is_off, place in (
             (
                 "feet_above_ground",
-                evidence.is_still[:, i] & (heights[:, i] > OFF_GROUND_M),
+                evidence.is_still[:, i] & (heights[:, i] > off_ground),
                 "above the ground where it should stand",
             ),
-            ("feet_below_ground", heights[:, i] < -OFF_GROUND_M, "under the ground"),
+            ("feet_below_ground", heights[:, i] < -off_ground, "under the ground"),
         ):
-            runs = [run for run in find_runs(off_ground) if run[1] - run[0] >= shortest]
+            runs = [run for run in find_runs(is_off) if run[1] - run[0] >= shortest]
             if not runs:
                 continue
             start, stop = max(runs, key=lambda run: float(np.abs(heights[run[0] : run[1], i]).mean()))
@@ -85,7 +82,7 @@ def describe_clip(evidence: Evidence) -> Iterator[Finding]:
             frames = (start * evidence.stride, min(stop * evidence.stride, evidence.clip.num_frames))
             message = f"the clip's {readable(foot.name)} is {abs(value):.2f} m {place} at {evidence.period(*frames)}"
             message += f", {len(runs)} times in all" if len(runs) > 1 else ""
-            yield Finding(code, "cause", message, foot=foot.name, frames=frames, value=value, limit=OFF_GROUND_M, unit="m")
+            yield Finding(code, "cause", message, foot=foot.name, frames=frames, value=value, limit=off_ground, unit="m")
     excesses = [
         joint
         for joint in report.joints_clipped

@@ -23,6 +23,8 @@ Bools = npt.NDArray[np.bool_]
 
 _TIPPING_DEG = 10.0  # over the clip's own tilt: from here on the robot is on its way down
 _SAMPLED_SEC = 0.04  # s between the poses of the clip whose feet are measured
+# For a robot of WildRobot's height:
+_OFF_GROUND = 0.02  # m
 _STILL_SPEEDS = (0.25, 0.1)  # m/s, horizontally and vertically: a slower foot of the clip stands
 _DIRECTIONS = 32  # in which a support polygon's width is measured
 
@@ -36,6 +38,7 @@ class Evidence:
       fell: the first frame in which the robot has fallen; None where it never has.
       onset: the frame from which on it tips; the number of rows where it does not fall.
       upright: the frames before `onset`, in which causes are looked for.
+      off_ground: m; a standing foot of the clip further from the ground than this is a finding.
       stride: frames between the sampled poses of the clip: enough to see a stance, at a fraction of the time.
     """
 
@@ -57,6 +60,7 @@ class Evidence:
             self.onset = int(calm[-1]) + 1 if len(calm) else 0
         self.upright = slice(0, self.onset)
         self.stride = max(1, round(_SAMPLED_SEC / self.dt))
+        self.off_ground = _OFF_GROUND * robot.height_factor
         weight = robot.mg_for(rollout.recipe.physics)
         self.loads = foot_loads(rollout.channel_loads, robot)
         self.least_load = LOADED_ABOVE * weight
@@ -102,7 +106,8 @@ class Evidence:
         Of two feet that are still, the higher one may just hang at the top of a step.
         """
         (along, upward), heights = self._clip_foot_speeds, self.clip_feet.heights
-        is_slow = (along < _STILL_SPEEDS[0]) & (np.abs(upward) < _STILL_SPEEDS[1])
+        speed = math.sqrt(self.robot.height_factor)
+        is_slow = (along < _STILL_SPEEDS[0] * speed) & (np.abs(upward) < _STILL_SPEEDS[1] * speed)
         return np.asarray(is_slow & (heights == heights.min(axis=1, keepdims=True)))
 
     @cached_property

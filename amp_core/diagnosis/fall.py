@@ -60,7 +60,7 @@ def describe_fall(evidence: Evidence, fell: int) -> Finding:
     if strained_joints:
         joints = " and ".join(f"the {readable(joint)} for {share:.0%}" for joint, share in strained_joints)
         details.append(f"at the force limit in its last {(last.stop - last.start) * dt:.2g} s: {joints}")
-    elif last.stop > last.start and evidence.robot.model.actuator_forcelimited.any():
+    elif last.stop > last.start and np.isfinite(evidence.robot.force_limit).any():
         details.append("no servo was at its force limit")
 
     has_tilted = bool(tilt[fell] > limit)

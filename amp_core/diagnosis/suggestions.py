@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from amp_core.diagnosis.causes import OFF_GROUND_M
 from amp_core.diagnosis.evidence import Evidence, readable
 from amp_core.diagnosis.findings import Finding, Suggestion
 from amp_core.recipe import PLANNED_MODES
@@ -67,7 +66,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         lowest = evidence.clip_feet.heights.min(axis=1)
         standing = lowest[evidence.is_still.any(axis=1)]
         typical = float(np.median(standing)) if len(standing) else 0.0
-        if abs(typical) > OFF_GROUND_M:
+        if abs(typical) > evidence.off_ground:
             verb = "lower" if typical > 0 else "raise"
             yield Suggestion("shift_ground", f"{verb} the clip by {abs(typical):.2f} m", off_ground, -typical)
         else:

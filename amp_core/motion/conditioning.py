@@ -15,7 +15,7 @@ from amp_core.motion.checks import check_clip, find_leading, forward_speed
 from amp_core.motion.joint_order import reorder_joints
 from amp_core.motion.plausibility import Poses
 from amp_core.motion.recording import BoundRecording, bind_recording
-from amp_core.motion.report import IngestReport, JointClip, write_notes
+from amp_core.motion.report import DEEP_M, IngestReport, JointClip, write_notes
 from amp_core.motion.resampling import interpolate, interpolate_rotations, resampled_count
 from amp_core.motion.root_frame import RootFrame
 from amp_core.recipe import GATE_PROFILE, RECORDED
@@ -29,7 +29,6 @@ Array = NDArray[np.float64]
 NORM_REPORTED = 1e-6
 # A joint that is this little outside its limits was rounded in the file.
 EXCESS_REPORTED_RAD = 1e-6
-DEEP_M = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +160,7 @@ def condition(
         foot_height_m=median,
         foot_height_spread_m=upper - lower,
         deepest_penetration_m=max(0.0, -float(clearance.min())),
-        deep_penetration_rate=float((clearance < -DEEP_M).mean()),
+        deep_penetration_rate=float((clearance < -DEEP_M * robot.height_factor).mean()),
         initial_clearance_m=float(clearance[0]),
         root_height_mean_m=float(position[:, 2].mean()),
         root_height_min_m=float(position[:, 2].min()),

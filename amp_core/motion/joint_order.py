@@ -124,7 +124,7 @@ def _refuse_count(motion: Motion, robot: Robot) -> MotionRefused:
     """Another number of columns than the robot has joints; the root's or an object's seven among them are recognized."""
     count, joints = motion.dof_pos.shape[1], len(robot.joint_names)
     problem = f"the clip has {count} joints, the robot {robot.name!r} has {joints}"
-    remedy = "Choose the robot that the clip was retargeted to"
+    remedy = f"Choose the robot that the clip was retargeted to{_name_bundled(count)}"
     if count == joints + ROOT_COLUMNS:
         for start, description, rest in (
             (3, "the first 7 columns look like the root's position and quaternion", "dof_pos[:, 7:]"),
@@ -143,3 +143,11 @@ def _refuse_count(motion: Motion, robot: Robot) -> MotionRefused:
         expected=f"one column for each of {', '.join(robot.joint_names)}",
         remedy=remedy,
     )
+
+
+def _name_bundled(count: int) -> str:
+    """The bundled robots with so many joints, as the end of a remedy; who names no robot has the default one."""
+    from amp_core.robot import Robot, bundled_robots  # noqa: PLC0415 - reading a motion needs no MuJoCo
+
+    names = [name for name in bundled_robots() if len(Robot.load(name).joint_names) == count]
+    return f"; of the bundled ones {' and '.join(names)} has {count}" if names else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,13 @@ GLITCH_FLOOR = {"root_pos": (0.02, "m"), "root_rot": (0.1, "rad"), "dof_pos": (0
 
 CLIPPED_NOTE_RAD = 0.2
 CLIPPED_NOTE_SHARE = 0.2
-SPREAD_NOTE_M = 0.03
+# Lengths and speeds are those for WildRobot; `Robot.height_factor` takes them to another robot.
+DEEP_M = 0.02
 DEEP_NOTE_SHARE = 0.02
+SPREAD_NOTE_M = 0.03
 # Retargeted clips need shifts of a few centimetres; this much is a clip whose height is measured from somewhere else.
 SHIFT_NOTE_M = 0.1
+BACKWARD_NOTE = 0.05  # m/s
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class IngestReport:
       foot_height_m: m above the floor of the lowest foot point before the shift: median over the frames.
       foot_height_spread_m: m, interquartile range of the same; large where the feet have no common floor.
       deepest_penetration_m: m below the floor after the shift, over all frames (0 where none).
-      deep_penetration_rate: share of frames with a foot point more than 2 cm below the floor after the shift.
+      deep_penetration_rate: share of frames with a foot point deep below the floor after the shift: by over 2 cm for WildRobot.
       initial_clearance_m: m from the floor to the lowest foot point in the first frame after the shift; negative below it.
       root_height_mean_m, root_height_min_m, root_height_max_m: after the shift.
       root_speed_max, root_speed_mean, root_turn_rate_max, joint_speed_max: m/s and rad/s of the source, over its steps.
@@ -171,6 +175,19 @@ class IngestReport:
         """The joints that left their limits far or often."""
         many = CLIPPED_NOTE_SHARE * self.frames_in
         return [clip for clip in self.joints_clipped if clip.max_excess_rad > CLIPPED_NOTE_RAD or clip.frames > many]
+
+    def ground_faults(self, robot: Robot) -> frozenset[str]:
+        """In what the clip's feet do not fit the floor, of `shift`, `spread` and `depth`, by this robot's height."""
+        factor = robot.height_factor
+        return frozenset(
+            fault
+            for fault, value, most in (
+                ("shift", abs(self.ground_shift_m), SHIFT_NOTE_M * factor),
+                ("spread", self.foot_height_spread_m, SPREAD_NOTE_M * factor),
+                ("depth", self.deep_penetration_rate, DEEP_NOTE_SHARE),
+            )
+            if value > most
+        )
 
     def finding(self, code: str) -> Finding | None:
         return next((finding for finding in self.findings if finding.code == code), None)
@@ -220,28 +237,29 @@ def write_notes(report: IngestReport, robot: Robot, *, is_recorded: bool = False
         listing = ", ".join(f"{clip.joint} in {clip.frames} frames by up to {clip.max_excess_rad:.3g} rad" for clip in joints)
         notes.append(f"Joint limits: clipped {listing}; check the joint order and the retargeting.")
     low, high = robot.height_range
-    if abs(report.ground_shift_m) > SHIFT_NOTE_M:
+    faults = report.ground_faults(robot)
+    if "shift" in faults:
         notes.append(
             f"Ground: the whole clip was {'raised' if report.ground_shift_m > 0 else 'lowered'} by "
             f"{abs(report.ground_shift_m):.3g} m to bring its feet to the floor; "
             "check that root_pos is in metres with z up and the floor at z = 0."
         )
-    if report.foot_height_spread_m > SPREAD_NOTE_M:
+    if "spread" in faults:
         notes.append(
             f"Ground: the lowest foot point varies by {report.foot_height_spread_m * 1e3:.0f} mm (interquartile); "
             "no vertical shift puts these feet on one floor."
         )
-    if report.deep_penetration_rate > DEEP_NOTE_SHARE:
+    if "depth" in faults:
         notes.append(
-            f"Ground: after the shift a foot is still more than 20 mm below the floor in {report.deep_penetration_rate:.0%} of "
-            f"the frames, at most {report.deepest_penetration_m * 1e3:.0f} mm."
+            f"Ground: after the shift a foot is still more than {DEEP_M * robot.height_factor * 1e3:.0f} mm below the floor in "
+            f"{report.deep_penetration_rate:.0%} of the frames, at most {report.deepest_penetration_m * 1e3:.0f} mm."
         )
     if not low <= report.root_height_mean_m <= high:
         notes.append(
             f"Height: the root is at {report.root_height_mean_m:.3f} m on average, outside the robot's {low:g} to {high:g} m; "
             "check the unit, the root frame and the robot."
         )
-    if report.forward_speed_mean < -0.05:
+    if report.forward_speed_mean < -BACKWARD_NOTE * math.sqrt(robot.height_factor):
         notes.append(
             f"Direction: the root moves backwards at {-report.forward_speed_mean:.2f} m/s on average; if the clip should walk "
             "forward, its heading may be reversed."

@@ -26,6 +26,7 @@ from amp_core.rotations import to_wxyz, to_xyzw
 Array = NDArray[np.float64]
 
 _BUNDLED_DIR = Path(__file__).parents[1] / "robots"
+_WILDROBOT_HEIGHT = 0.45  # m, the middle of its height range
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +163,14 @@ class Robot:
         model_spec = mujoco.MjSpec.from_file(str(self.model_path))
         change_model(model_spec, self.spec, str(self.path))
         return model_spec
+
+    @property
+    def height_factor(self) -> float:
+        """The middle of its height range over WildRobot's: the factor on lengths that were found on WildRobot.
+
+        Speeds go with its square root (Froude's law). It is exactly 1 for WildRobot.
+        """
+        return sum(self.height_range) / 2 / _WILDROBOT_HEIGHT
 
     @property
     def sim_dt(self) -> float:

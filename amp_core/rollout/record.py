@@ -135,13 +135,19 @@ class Rollout:
 
 
 def saturated_actuators(model: Any, force: Array) -> npt.NDArray[np.bool_]:
-    """(N, nu) which actuators are at their force limit, from their forces (N, nu)."""
-    low, high = model.actuator_forcerange.T
-    has_limit = model.actuator_forcelimited.astype(bool)
-    # A side whose limit is 0 cannot push that way at all; being there is no sign of strain.
+    """(N, nu) which actuators are at the limit of their force, from their forces (N, nu).
+
+    The limit is the actuator's own (`forcerange`) or that of its joint (`actuatorfrcrange`), whichever is nearer. The second
+    one cuts what arrives at the joint, so that the actuator's own force may be beyond it.
+    """
+    joints = model.actuator_trnid[:, 0]
+    servo = np.where(model.actuator_forcelimited[:, None], model.actuator_forcerange, (-np.inf, np.inf))
+    joint = np.where(model.jnt_actfrclimited[joints, None], model.jnt_actfrcrange[joints], (-np.inf, np.inf))
+    low, high = np.maximum(servo[:, 0], joint[:, 0]), np.minimum(servo[:, 1], joint[:, 1])
+    # A side whose limit is 0 cannot push that way at all; being there is no sign of strain. Nor is a finite force at none.
     at_high = (high > 0) & (force >= SATURATED_FROM * high)
     at_low = (low < 0) & (force <= SATURATED_FROM * low)
-    return np.asarray(has_limit & (at_high | at_low))
+    return np.asarray(at_high | at_low)
 
 
 def replay(robot: Robot, rollout: Rollout | Mapping[str, npt.NDArray[Any]], recipe: Recipe) -> tuple[Array, Array]:

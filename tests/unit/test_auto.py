@@ -303,15 +303,15 @@ def test_a_plan_is_made_where_it_could_make_the_tier_better(
         for gate in profile.gates
         if gate.name in ("clip_max_tilt_deg", "clip_flight_rate")
     ]
-    found = triage(condition(bundled("walk"), robot).report, (0.6, 0.6), {}, tier, 0.02, profile, gates)
+    found = triage(condition(bundled("walk"), robot).report, (0.6, 0.6), {}, tier, robot, profile, gates)
     assert (found.worth_planning, words in found.reason) == (is_planned, True), found.reason
 
 
 def test_triage_asks_for_footwork_only_where_the_profile_does(robot: Robot) -> None:
     report = condition(bundled("walk"), robot).report
     standing = GateProfile("standing-1", (GateSpec("contact_rate", "in", (0.3, 1.0), Tier.TIER_0),))
-    assert [lack.what for lack in triage(report, (1.0, 1.0), {}, Tier.TIER_1, 0.02, PROFILE).lacks] == ["footwork"]
-    found = triage(report, (1.0, 1.0), {}, Tier.TIER_1, 0.02, standing)
+    assert [lack.what for lack in triage(report, (1.0, 1.0), {}, Tier.TIER_1, robot, PROFILE).lacks] == ["footwork"]
+    found = triage(report, (1.0, 1.0), {}, Tier.TIER_1, robot, standing)
     assert (found.lacks, found.worth_planning) == ((), True)
 
 
@@ -319,12 +319,12 @@ def test_triage_names_what_the_clip_lacks(robot: Robot) -> None:
     report = condition(bundled("walk"), robot).report
     bad = dataclasses.replace(report, ground_shift_m=-0.2, foot_height_spread_m=0.05)
     metrics = {"actuator_saturation_rate": 0.3, "fell_at_frame": 40}
-    found = triage(bad, (0.6, 0.6), metrics, -1, 0.02, PROFILE)
+    found = triage(bad, (0.6, 0.6), metrics, -1, robot, PROFILE)
     assert [lack.what for lack in found.lacks] == ["ground_fit", "actuator_limits", "balance"]
     assert "falls at 0.82 s" in found.lacks[-1].detail
     assert "-0.200 m" in found.lacks[0].detail
     assert found.worth_planning
-    assert triage(report, (0.6, 0.6), {}, 0, 0.02, PROFILE).worth_planning is False
+    assert triage(report, (0.6, 0.6), {}, 0, robot, PROFILE).worth_planning is False
 
 
 def test_a_rollout_is_never_generated_in_mode_auto(robot: Robot) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from amp_core.errors import RecipeRefused
 from amp_core.recipe import MODES, Harness, PhysicsScale, Planner, Recipe
+from amp_core.robot import Robot
 
 
 def test_the_usual_recipes_have_the_seeds_harness() -> None:
@@ -154,6 +155,29 @@ def test_the_harness_can_be_off() -> None:
     assert Harness.none().is_off
     assert not Harness.assist().is_off
     assert not Harness.strong().is_off
+
+
+@pytest.mark.parametrize("mode", ["rollout", "teacher_forced", "tracked"])
+def test_the_harness_acts_by_the_robots_weight_and_on_wildrobot_as_the_recipe_says(mode: str) -> None:
+    recipe = Recipe.for_mode(mode)
+    wildrobot, g1 = Robot.load("wildrobot"), Robot.load("g1")
+    assert recipe.harness_of(0, wildrobot.mg) == recipe.harness
+    assert recipe.harness_params(wildrobot.mg) == recipe.to_dict()["harness"]
+    harness = recipe.harness_of(0, g1.mg)
+    assert harness.to_dict() == recipe.harness_params(g1.mg)
+    for key in ("height_kp", "height_kd", "force_cap"):
+        number = getattr(recipe.harness, key)
+        assert getattr(harness, key) == (None if number is None else pytest.approx(number * g1.mg / wildrobot.mg, rel=2e-3))
+    assert harness.orient_gate == recipe.harness.orient_gate
+
+
+def test_a_bucket_changes_the_robot_and_not_the_harness_in_newtons() -> None:
+    mg = Robot.load("wildrobot").mg
+    heavy = Recipe.for_mode("rollout", physics=PhysicsScale(mass=1.1))
+    assert heavy.harness_of(0, 1.1 * mg) == Harness.assist()
+    assisted = Recipe.for_mode("assisted", physics=PhysicsScale(mass=1.1))
+    assert assisted.harness_of(3, 1.1 * mg).force_cap == pytest.approx(0.38 * 1.1 * mg)
+    assert assisted.harness_params(1.1 * mg) == assisted.to_dict()["harness"], "shares, whatever the robot"
 
 
 def test_further_attempts_get_more_samples_up_to_a_bound() -> None:

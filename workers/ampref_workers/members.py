@@ -50,10 +50,10 @@ def load_and_check(robot: RobotReference, members: Sequence[Member], report: Pro
     """
     if not members:
         raise InputRefused(
-            "the selection holds no clip",
+            f"the selection holds no clip of the robot {robot.name}",
             key="select",
             expected="at least one rollout of the tiers asked for",
-            remedy="Widen the selection, or score more clips: ampref clips lists what there is.",
+            remedy="Name another robot, widen the selection, or score more clips: ampref clips lists what there is.",
         )
     report(0.0, "loading the robot")
     model = load_robot(robot)

@@ -18,6 +18,8 @@ from amp_core.recipe import Harness, Recipe
 from amp_core.robot import Robot
 from amp_core.scoring import score
 from amp_core.verify import FAIL, PASS, SKIP, TESTS, WARN, Clip, Subject, TestReport, sanity, verify
+from amp_core.verify.report import Findings
+from amp_core.verify.sanity import check_limits, check_speeds
 
 Run = Callable[..., dict[str, TestReport]]
 Changed = Callable[..., Subject]
@@ -129,9 +131,29 @@ def test_joints_beyond_their_limits_fail_and_single_frames_warn(sound: Subject, 
     report = run(changed(sound, permuted), "6")["6"]
     assert report.status == FAIL
     assert "left_knee_pitch is up to" in report.reason
+    assert "other units, joint order, or robot" in report.reason
     report = run(changed(sound, one_frame, "walk"), "6")["6"]
     assert [row.name for row in report.rows if row.status != PASS] == ["limit.left_knee_pitch.max"]
     assert report.status == WARN
+
+
+def test_a_joint_that_is_pressed_into_its_soft_limit_is_of_the_right_robot() -> None:
+    """As the ankles of a Unitree G1 in a dance."""
+    robot, findings = Robot.load("g1"), Findings("6")
+    rows = np.zeros((200, robot.layout.dim))
+    rows[:, robot.joint_names.index("left_knee_joint")] = robot.joint_range[robot.joint_names.index("left_knee_joint"), 1] + 0.1
+    check_limits(findings, robot, rows)
+    (reason,) = findings.reasons
+    assert "left_knee_joint is up to 0.1 rad beyond its limits: pressed into the model's soft limit" in reason
+    assert "joint order" not in reason
+    assert findings.report("").status == FAIL
+
+
+def test_a_larger_robot_goes_faster(sound: Subject) -> None:
+    for robot, limit in ((sound.robot, 2.0), (Robot.load("g1"), 2.0 * (0.7 / 0.45) ** 0.5)):
+        findings = Findings("6")
+        check_speeds(findings, robot, np.zeros((sound.clips[0].frames, robot.layout.dim)), sound.clips[:1])
+        assert [row.threshold for row in findings.report("").rows if row.name.endswith(".p99")] == [pytest.approx(limit), 5.0]
 
 
 def test_a_root_outside_its_range_fails(sound: Subject, run: Run, changed: Changed) -> None:
