@@ -32,7 +32,7 @@ from workerkit import settings_for
 from amp_core.errors import Conflict, InputRefused
 from ampref_service.app import create_app
 from ampref_service.catalog import Catalog, audit, events, schema, webhooks
-from ampref_service.catalog.records import Bounds, EventFilter, Webhook
+from ampref_service.catalog.records import Bounds, EventFilter, Webhook, WebhookClaim
 from ampref_service.catalog.tables import webhooks as webhooks_table
 from ampref_service.event_feed import find_start, purge_events
 from ampref_service.webhooks import Deliverer, DeliveryFailure, check_url, make_secret, post
@@ -289,6 +289,27 @@ def test_two_deliverers_never_serve_one_webhook_at_a_time(database_url: str, rec
         for thread in threads:
             thread.join(60)
         assert receiver.names == list(map(str, range(12)))
+
+
+def test_a_deliverer_that_was_slow_after_its_look_at_the_clock_takes_no_lease_away(pg_url: str, receiver: Receiver) -> None:
+    """A lease that a rival got meanwhile ends later than any of that moment, which is not a clock that was set back."""
+    with opened(pg_url) as rival:
+        webhook = add(rival, receiver.url)
+        record(rival, "a")
+        find_start(rival, EventFilter(), 0)
+        rivals_claims: list[WebhookClaim | None] = []
+
+        def look_slowly() -> float:
+            at = time.time()
+            if not rivals_claims:
+                time.sleep(0.01)
+                with rival.begin() as session:
+                    rivals_claims.append(webhooks.claim(session))
+            return at
+
+        with opened(pg_url, look_slowly) as slow, slow.begin() as session:  # type: ignore[arg-type]
+            assert webhooks.claim(session) is None
+        assert [claim and claim.webhook.id for claim in rivals_claims] == [webhook.id]
 
 
 def test_a_deliverer_whose_lease_was_taken_writes_nothing(sqlite_url: str, receiver: Receiver) -> None:

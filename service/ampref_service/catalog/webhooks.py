@@ -142,11 +142,17 @@ def is_due(session: Session) -> bool:
 
 def claim(session: Session) -> WebhookClaim | None:
     """Take the webhook that is due and was served least recently, or None."""
-    at = now(session)
-    query = select(webhooks.c.id).where(_due(session, at)).order_by(webhooks.c.lease_until, webhooks.c.id).limit(1)
-    webhook_id = session.execute(query.with_for_update(skip_locked=True)).scalar_one_or_none()
-    if webhook_id is None:
-        return None
+    while True:
+        condition = _due(session, now(session))
+        query = select(webhooks.c.id).where(condition).order_by(webhooks.c.lease_until, webhooks.c.id).limit(1)
+        webhook_id = session.execute(query.with_for_update(skip_locked=True)).scalar_one_or_none()
+        if webhook_id is None:
+            return None
+        # A rival may have taken and left the row between this look at the clock and its lock; such a lease ends later than any
+        # that could be given at that time, as if the clock had been set back. By the time under the lock it is a lease.
+        at = now(session)
+        if session.execute(select(webhooks.c.id).where(webhooks.c.id == webhook_id, _due(session, at))).first() is not None:
+            break
     values = {"token": webhooks.c.token + 1, "lease_until": at + LEASE_SEC}
     session.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(values))
     row = session.execute(_QUERY.where(webhooks.c.id == webhook_id)).mappings().one()
