@@ -9,6 +9,8 @@ ARGS   ?=
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python requirements/install.py
 export PIP_REQUIRE_VIRTUALENV := 1
+# Where it is set, every process that a test starts would compile this project's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench lock audit clean all-installed dev-installed

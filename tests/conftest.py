@@ -11,9 +11,11 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+from xdist.scheduler import LoadFileScheduling
 
 from amp_core.cli import group
 from bench.servers import S3Server, postgres, redis, seaweedfs
@@ -31,9 +33,39 @@ os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 
+# A process takes one at a time, and a long one at the end would leave the others without work.
+LONGEST_FIRST = (
+    *("test_openapi", "test_main_job", "browser", "test_fleet", "test_kill", "test_smoke", "test_runner", "test_parity"),
+    *("test_thumbnails", "test_server", "test_celery", "test_curriculum", "test_embedded", "test_sandbox", "test_gate"),
+    *("test_uploads", "test_clip_checks", "test_auto", "test_policy", "test_build", "test_tracking", "test_deployment"),
+    *("test_engine", "test_migrations", "test_hostile", "test_backup", "test_bulk", "test_token", "test_s3", "test_hosts"),
+)
+"""Files and folders in the order in which they begin; the others follow as they are collected."""
+
+TOGETHER = ("tests/integration/browser",)
+"""Folders whose files one process takes, since they share what takes long to make: here the service before the browser."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest files first: two processes take one at a time, and a long one at the end would leave a core without work.
-    items.sort(key=lambda item: item.path.parent.name not in ("e2e", "verify"))
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+
+    def rank(item: pytest.Item) -> int:
+        return min(ranks.get(name, len(ranks)) for name in (item.path.stem, item.path.parent.name))
+
+    items.sort(key=rank)
+
+
+class FolderScheduling(LoadFileScheduling):
+    """Files are dealt out one by one, but for those of some folders."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = super()._split_scope(nodeid)
+        return next((folder for folder in TOGETHER if path.startswith(f"{folder}/")), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling | None:
+    return FolderScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -131,8 +131,8 @@ def create_app(
     app.state.routes = (*openapi.ROUTES, *web.ROUTES)
     app.state.admission = Admission(settings)
     app.state.started = time.monotonic()
-    app.include_router(openapi.router)
-    app.include_router(web.router)
+    # As they are, and not included once more, which would prepare every route anew for each application.
+    app.router.routes.extend([*openapi.router.routes, *web.router.routes])
     app.add_middleware(admit_uploads, admission=app.state.admission, declared_size=upload_size)
     app.add_middleware(guard_requests, settings=settings)
     app.add_middleware(limit_bodies, limit=body_limit, timeout_sec=settings.request_timeout_sec)

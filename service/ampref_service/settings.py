@@ -194,6 +194,13 @@ class Settings(BaseSettings):
     job_memory_mb: int = Field(
         4096, ge=256, description="Private memory that a job's child process may use, in MiB; more than that fails the attempt."
     )
+    job_nice: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="Added to the niceness of a job's child process, and twice that to the one that draws thumbnails; 0 where "
+        "a machine does nothing but jobs.",
+    )
     max_attempts: int = Field(3, ge=1, le=100, description="Attempts of a job before it is quarantined with its reason.")
     lease_sec: Positive = Field(
         30.0, description="How long a worker owns a job without a heartbeat, in seconds; then others may take it."

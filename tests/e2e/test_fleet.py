@@ -65,6 +65,7 @@ class Fleet:
             "AMPREF_HEARTBEAT_SEC": "0.5",
             "AMPREF_SWEEP_SEC": "0.5",
             "AMPREF_RETRY_BACKOFF_SEC": "0.1",
+            "AMPREF_JOB_NICE": "0",
         }
         values |= {"AMPREF_BROKER_URL": self.broker_url} if self.broker_url else {}
         return kept | values | ({"AMPREF_TOKEN": self.key} if self.key else {}) | more

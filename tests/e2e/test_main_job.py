@@ -103,7 +103,7 @@ def start(home: Path, data: Path) -> Up:
             stderr=log,
             text=True,
             cwd=home,
-            env=_environment(home, AMPREF_LOCK_TESTS=",".join(TESTS)),
+            env=_environment(home, AMPREF_LOCK_TESTS=",".join(TESTS), AMPREF_JOB_NICE="0", AMPREF_THUMBNAILS="false"),
             start_new_session=True,
         )
     facts = read_first_document(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -74,6 +75,16 @@ def test_a_clip_is_scored_and_its_arrays_are_stored(bench: Bench) -> None:
     assert bench.blobs.size(rollout.arrays_digest) == rollout.arrays_size
     assert [(s.start, s.end, s.tier) for s in rollout.segments] == [(0, 30, 0)]
     assert leftovers(bench) == []
+
+
+@pytest.mark.parametrize("nice", [0, 7])
+def test_a_childs_claim_on_the_processor_is_the_operators(tmp_path: Path, nice: int) -> None:
+    with contextlib.closing(Bench(settings_for(tmp_path, job_nice=nice))) as bench:
+        job = bench.submit("hang")
+        with bench.worker():
+            wait_until(lambda: bench.job(job.id).message == "doing hang", "its child works")
+            [child] = alive(bench.settings.data_dir / "work")
+            assert child.nice() == min(os.nice(0) + nice, 19)
 
 
 def test_a_refusal_is_final_and_keeps_its_facts(bench: Bench) -> None:

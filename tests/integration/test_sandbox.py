@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from ampref_workers.protocol import (
     VerifyRequest,
 )
 
-QUICK = SandboxLimits(timeout_sec=30, memory_mb=512)
+QUICK = SandboxLimits(timeout_sec=30, memory_mb=512, nice=0)  # Behind the tests of other processes it would wait.
 
 
 def do(job_dir: Path, what: str, limits: SandboxLimits = QUICK, **options: Any) -> Answer | NoReport:
@@ -51,7 +52,7 @@ def test_a_result_comes_back_with_its_progress(tmp_path: Path) -> None:
 
 
 def test_the_child_stands_behind_its_parent_for_the_processor(tmp_path: Path) -> None:
-    outcome = do(tmp_path, "answer yes")
+    outcome = do(tmp_path, "answer yes", replace(QUICK, nice=10))
     assert isinstance(outcome, Answer)
     assert outcome.value["nice"] >= 10
     # In a session of its own Linux would weigh it against the parent's whole session, whatever its niceness; a group of its own
@@ -85,7 +86,7 @@ def test_the_child_runs_the_code_of_its_parent(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from ampref_workers.protocol import SandboxLimits\n"
         "from ampref_workers.sandbox import run\n"
         f"sys.path.append({str(Path(__file__).parent)!r}); from misbehaving_child import Answer, Behaviour\n"
-        f"outcome = run(Path({str(job_dir)!r}), Behaviour('answer yes'), Answer, SandboxLimits(), command={CHILD!r})\n"
+        f"outcome = run(Path({str(job_dir)!r}), Behaviour('answer yes'), Answer, SandboxLimits(nice=0), command={CHILD!r})\n"
         "print(*outcome.value['packages'], sep='\\n')\n"
     )
     import_path = os.pathsep.join(map(str, checkout.iterdir()))
@@ -146,7 +147,7 @@ def test_a_segfault_tells_where(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["hang", "spin"])
 def test_what_does_not_end_is_killed(tmp_path: Path, what: str) -> None:
-    outcome = do(tmp_path, what, SandboxLimits(timeout_sec=1.5, memory_mb=512))
+    outcome = do(tmp_path, what, replace(QUICK, timeout_sec=1.5))
     assert isinstance(outcome, Failed)
     assert outcome.kind == "timeout"
     assert "1.5 s" in outcome.reason
@@ -154,14 +155,14 @@ def test_what_does_not_end_is_killed(tmp_path: Path, what: str) -> None:
 
 
 def test_processor_time_is_limited(tmp_path: Path) -> None:
-    outcome = do(tmp_path, "spin", SandboxLimits(timeout_sec=60, memory_mb=512, cpu_sec=1))
+    outcome = do(tmp_path, "spin", replace(QUICK, timeout_sec=60, cpu_sec=1))
     assert isinstance(outcome, Failed)
     assert outcome.kind == "timeout"
     assert "processor time" in outcome.reason
 
 
 def test_file_size_is_limited(tmp_path: Path) -> None:
-    outcome = do(tmp_path, "write", SandboxLimits(timeout_sec=30, memory_mb=512, file_mb=1))
+    outcome = do(tmp_path, "write", replace(QUICK, file_mb=1))
     assert isinstance(outcome, Failed)
     assert "File too large" in outcome.reason
     assert (tmp_path / "huge").stat().st_size <= 1 << 20
@@ -225,7 +226,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path, number: int) -> None:
         "import sys; from pathlib import Path; from ampref_workers.protocol import SandboxLimits\n"
         "from ampref_workers.sandbox import run\n"
         f"sys.path.append({str(Path(__file__).parent)!r}); from misbehaving_child import Answer, Behaviour\n"
-        f"run(Path({str(tmp_path)!r}), Behaviour('spin'), Answer, SandboxLimits(), command={CHILD!r},"
+        f"run(Path({str(tmp_path)!r}), Behaviour('spin'), Answer, SandboxLimits(nice=0), command={CHILD!r},"
         f" on_progress=lambda *_: Path({str(tmp_path / 'started')!r}).touch())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])

@@ -7,14 +7,16 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from catalogkit import result
 from PIL import Image
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 from workerkit import CHILD, RECIPE, WORKER, Bench, alive, kill, script, settings_for, wait_until
 
 from amp_core.cli import main as cli
@@ -23,11 +25,12 @@ from amp_core.render import gl
 from ampref_service.backup import restore_backup, verify_backup, write_backup
 from ampref_service.blobs import open_blobs
 from ampref_service.catalog import Catalog, blob_refs, clips, rollouts, thumbnails
+from ampref_service.catalog.records import RecipeRow
 from ampref_service.catalog.tables import rollout_thumbnails
-from ampref_service.catalog.tables import rollouts as rollouts_table
 from ampref_service.damage import CatalogDamageLog
 from ampref_service.garbage import delete_unreferenced
 from ampref_service.integrity import scrub
+from ampref_service.jobs import JobQueue
 from ampref_workers import thumbnails as module
 from ampref_workers.runner import Runner
 from ampref_workers.sandbox import CHILD as REAL_CHILD
@@ -52,7 +55,7 @@ def local(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GL that the misbehaving child draws with, as the bytes of an export say."""
-    monkeypatch.setattr(module, "_find_platform", lambda: "pretended")
+    monkeypatch.setattr(module, "_find_platform", lambda nice: "pretended")
 
 
 def never() -> bool:
@@ -65,20 +68,15 @@ def make_thumbnailer(bench: Bench, command: Any = CHILD, **robots: str) -> Thumb
 
 def add_rollouts(bench: Bench, *names: str, arrays: dict[str, bytes] | None = None) -> dict[str, str]:
     """Scored clips whose exports are some bytes; their rollouts' ids by name, the oldest first."""
+    queue, recipe, ids = JobQueue(bench.catalog), RecipeRow(RECIPE.digest, RECIPE.mode, RECIPE.to_dict()), {}
     for name in names:
         bench.submit_score(name)
-    runner = Runner(bench.settings, bench.catalog, bench.blobs, command=CHILD)
-    while runner.run_once() != "idle":
-        pass
-    ids = {}
-    with bench.catalog.begin() as session:
-        for row in session.execute(select(rollouts_table.c.id, rollouts_table.c.clip_id)).all():
-            name = clips.get(session, row.clip_id).name
-            ids[name] = row.id
-            data = (arrays or {}).get(name, name.encode())
-            values = {"arrays_digest": bench.blobs.put_bytes(data), "arrays_size": len(data)}
-            session.execute(update(rollouts_table).where(rollouts_table.c.id == row.id).values(values))
-    return {name: ids[name] for name in names}
+        claim = queue.claim("a test")
+        assert claim is not None
+        data = (arrays or {}).get(name, name.encode())
+        new = replace(result(), arrays_digest=bench.blobs.put_bytes(data), arrays_size=len(data), recipe=recipe)
+        ids[name] = str((queue.complete_rollout(claim, new).result or {})["rollout_id"])
+    return ids
 
 
 def rows(bench: Bench) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def test_a_gl_that_crashes_costs_its_own_rollout_three_attempts_and_nothing_else
 def test_an_export_that_is_none_is_given_up_at_once(local: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up exports are not what the real child can draw."""
     add_rollouts(local, "walk")
-    monkeypatch.setattr(module, "_find_platform", lambda: "egl")
+    monkeypatch.setattr(module, "_find_platform", lambda nice: "egl")
     make_thumbnailer(local).make_due(never)
     [row] = rows(local).values()
     assert (row.digest, row.failures) == (None, 3)

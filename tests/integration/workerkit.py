@@ -65,6 +65,8 @@ def settings_for(folder: Path, database_url: str = "", **overrides: Any) -> Sett
         "retry_backoff_sec": 0.05,
         "job_timeout_sec": 30.0,
         "job_memory_mb": 512,
+        # Tests wait for these children: behind those of other processes they would last.
+        "job_nice": 0,
         # Most clips here are made-up numbers, which no readiness test would let pass.
         "lock_tests": "none",
         # Nor is there anything to draw in them.

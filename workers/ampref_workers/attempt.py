@@ -87,7 +87,7 @@ class Attempt:
 def child_limits(settings: Settings, timeout_sec: float, threads: int) -> SandboxLimits:
     """Of a child whose threads may all be busy all the while: the clock is to end it, as that is what should be reported."""
     cpu = int(max(2, threads) * timeout_sec) + 5
-    return SandboxLimits(timeout_sec, settings.job_memory_mb, cpu_sec=cpu)
+    return SandboxLimits(timeout_sec, settings.job_memory_mb, cpu_sec=cpu, nice=settings.job_nice)
 
 
 def reading(settings: Settings, source_format: str, options: Mapping[str, Any]) -> Reading:

@@ -20,14 +20,15 @@ __all__ = ["handle"]
 
 def handle(job_dir: Path, request: ThumbnailRequest, progress: Progress) -> ThumbnailReport:
     """Draw each export; one that cannot be drawn costs the others nothing."""
-    _become_idle()
+    os.environ["LP_NUM_THREADS"] = "1"  # Of a GL that draws without a card.
+    if request.is_idle:
+        _become_idle()
     robot = load_robot(request.robot)
     return ThumbnailReport(tuple(_draw_exports(job_dir, request, robot, progress)))
 
 
 def _become_idle() -> None:
-    """Work only where the processor has nothing else to do, and with one thread of a GL that draws without a card."""
-    os.environ["LP_NUM_THREADS"] = "1"
+    """Work only where the processor has nothing else to do."""
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

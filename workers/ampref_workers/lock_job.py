@@ -87,7 +87,7 @@ def run(attempt: Attempt) -> NoReport | Job:
             report_name=datasets.verification_name(version.version),
         ),
         LockReport,
-        SandboxLimits(settings.lock_timeout_sec, settings.job_memory_mb, file_mb=_LOCK_FILE_MB),
+        SandboxLimits(settings.lock_timeout_sec, settings.job_memory_mb, file_mb=_LOCK_FILE_MB, nice=settings.job_nice),
         begin=_TESTS_SHARE if with_tests else 0.0,
     )
     if isinstance(report, NoReport):

@@ -191,7 +191,7 @@ class Presence:
     def _start_child(self) -> None:
         folder = Path(tempfile.mkdtemp(dir=self._settings.data_dir / "work", prefix="probe-"))
         try:
-            limits = SandboxLimits(_PROBE_TIMEOUT_SEC, self._settings.job_memory_mb)
+            limits = SandboxLimits(_PROBE_TIMEOUT_SEC, self._settings.job_memory_mb, nice=self._settings.job_nice)
             outcome = sandbox.run(
                 folder, ProbeRequest(), ProbeReport, limits, should_stop=lambda: self._is_stopping, command=self._command
             )

@@ -260,11 +260,13 @@ class ThumbnailRequest(Message):
     Args:
       platform: the GL to draw with.
       exports: their files.
+      is_idle: whether to work only where the processor has nothing else to do.
     """
 
     robot: RobotReference
     platform: str
     exports: tuple[str, ...]
+    is_idle: bool = True
 
 
 @dataclass(frozen=True)

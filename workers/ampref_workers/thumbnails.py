@@ -48,7 +48,7 @@ _TIMEOUT_SEC = 900.0
 _LEASE_SEC = _TIMEOUT_SEC + 300.0
 _CPU_SEC = 60
 """Of the processor, of which a batch takes 2 s."""
-_NICE = 19
+_MOST_NICE = 19
 _ADOPT_SEC = 3600.0
 """How often rollouts without a row are looked for: a process of an earlier release may add some."""
 _PACKAGES = ("PIL", "OpenGL")
@@ -94,7 +94,7 @@ class Thumbnailer:
                 if not thumbnails.is_due(session):
                     return
             # A worker without anything to draw does not load a GL.
-            platform = self._platform = self._platform or _find_platform()
+            platform = self._platform = self._platform or _find_platform(self._nice)
             with self.catalog.begin() as session:
                 digests = list(self.robots.values())
                 claims = thumbnails.claim(session, digests, limit=_BATCH, lease_sec=_LEASE_SEC)
@@ -106,6 +106,10 @@ class Thumbnailer:
             finally:
                 with self.catalog.begin() as session:
                     thumbnails.release(session, open_ids)
+
+    @property
+    def _nice(self) -> int:
+        return min(2 * self.settings.job_nice, _MOST_NICE)
 
     def _adopt(self) -> None:
         while time.monotonic() >= self._adopt_at:
@@ -134,9 +138,9 @@ class Thumbnailer:
             robot = RobotReference(claims[0].robot, claims[0].robot_digest, tuple(map(str, self.settings.robots)))
             outcome = sandbox.run(
                 folder,
-                ThumbnailRequest(robot, platform, tuple(exports)),
+                ThumbnailRequest(robot, platform, tuple(exports), is_idle=self._nice > 0),
                 ThumbnailReport,
-                SandboxLimits(_TIMEOUT_SEC, self.settings.job_memory_mb, cpu_sec=_CPU_SEC, nice=_NICE),
+                SandboxLimits(_TIMEOUT_SEC, self.settings.job_memory_mb, cpu_sec=_CPU_SEC, nice=self._nice),
                 should_stop=should_stop,
                 command=self.command,
             )
@@ -196,12 +200,12 @@ class Thumbnailer:
         return path
 
 
-def _find_platform() -> str:
+def _find_platform(nice: int) -> str:
     """The GL to draw with; raises `ThumbnailsOff` where there is none, or the packages are missing."""
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise ThumbnailsOff(f"the package {missing[0]!r} is not installed", remedy="pip install 'ampref[render]'")
-    probe = GlProbe(nice=_NICE)
+    probe = GlProbe(nice=nice)
     try:
         return probe.find_platform()
     except (NoGraphics, ModuleNotFoundError) as error:

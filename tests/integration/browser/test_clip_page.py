@@ -114,7 +114,7 @@ def test_the_robot_is_drawn_and_moves(fallen: tuple[Page, dict[str, Any]]) -> No
 
 
 def test_a_robot_with_meshes_is_drawn(site: Site, open_page: OpenPage) -> None:
-    clip = site.submit("side_step", "--mode", "rollout", "--robot", "meshed")
+    clip = site.submit("side_step", options=["--robot", "meshed"])
     page = open_page(f"/clips/{clip}")
     wait_until(lambda: is_ready(page))
     scene = json.loads(page.locator("#replay-data").inner_text())["scene_url"]

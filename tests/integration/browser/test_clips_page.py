@@ -46,7 +46,7 @@ def test_a_clip_that_is_posted_appears_and_gets_its_tier(site: Site, open_page: 
     page = open_page("/clips?name=march")
     assert names(page) == []
     page.goto("/clips?sort=-created_at")
-    site.submit("march_in_place", "--mode", "rollout")
+    site.submit("march_in_place")
     expect(page.locator("#results")).to_contain_text("march_in_place", timeout=30_000)
     row = page.locator("#results tr", has_text="march_in_place")
     expect(row).to_contain_text("Tier 0", timeout=30_000)

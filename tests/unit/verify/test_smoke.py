@@ -199,6 +199,7 @@ def test_twin_a_reference_that_is_not_finite(value):
     assert f"clip march_in_place, frame 17, {robot().layout.names[10]}" in report.reason
 
 
+@cache
 def recorded_from_noise() -> Clip:
     """A clip whose features are an untrained policy's, while its states are the march's."""
     qpos, qvel = marching().rollout.qpos, marching().rollout.qvel

@@ -88,6 +88,7 @@ def _run_service(out: Output, folder: Path) -> Iterator[str]:
     log = folder / "service.log"
     # Settings that are meant for another service must not reach this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AMPREF_")}
+    environment["AMPREF_THUMBNAILS"] = "false"  # Nobody opens its pages before it ends.
     workers = min(4, usable_cpus())
     # -P: without it -m would look for every module in the working directory first.
     command = [sys.executable, "-P", "-m", "amp_core.cli", "up", "--port", "0", "--data-dir", str(folder / "data")]
