@@ -179,6 +179,19 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url"))
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same, but of a module: its tests change nothing in it."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("shared") / "catalog.sqlite3"
+        yield f"sqlite:///{shutil.copyfile(request.getfixturevalue('sqlite_template'), path)}"
+    else:
+        server, name = request.getfixturevalue("pg_server"), f"t_{uuid.uuid4().hex}"
+        request.getfixturevalue("pg_template")
+        yield _make_database(server, name, "ampref_template")
+        _drop_database(server, name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database: the test runs once on SQLite and once on PostgreSQL."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -27,10 +28,23 @@ COUNT = 60
 
 @pytest.fixture
 def catalog(database_url: str) -> Iterator[Catalog]:
+    with open_filled(database_url) as filled:
+        yield filled
+
+
+@pytest.fixture(scope="module")
+def shared_catalog(shared_database_url: str) -> Iterator[Catalog]:
+    """The same for all tests that change nothing in it."""
+    with open_filled(shared_database_url) as filled:
+        yield filled
+
+
+@contextlib.contextmanager
+def open_filled(url: str) -> Iterator[Catalog]:
     """Clips of every kind: equal sort values, NULLs, several rollouts in several modes, none at all."""
     clock = Clock()
     rng = random.Random(5)
-    with opened(database_url, clock) as found:
+    with opened(url, clock) as found:
         for number in range(COUNT):
             clock.at += rng.choice([0, 1])
             clip = add_clip(
@@ -64,6 +78,19 @@ def everything(catalog: Catalog, query: dict[str, Any], limit: int) -> tuple[lis
             assert pages < 1000
             if cursor is None:
                 return items, pages
+
+
+def remember_lists(catalog: Catalog) -> Callable[[dict[str, Any]], list[ListedClip]]:
+    """Whole lists of a catalog in which nothing changes; each is asked for once."""
+    lists: dict[str, list[ListedClip]] = {}
+
+    def list_all(query: dict[str, Any]) -> list[ListedClip]:
+        key = repr(sorted((name, value) for name, value in query.items() if value not in (None, {})))
+        if key not in lists:
+            lists[key] = everything(catalog, query, 200)[0]
+        return lists[key]
+
+    return list_all
 
 
 def _place(rollout: Any) -> tuple[bool, int, bool, bool, float]:
@@ -149,17 +176,19 @@ QUERIES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("way", ["filter", "walk", "walk and filter", "walk and scan"])
-def test_every_list_is_what_plain_python_makes_of_it(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_every_list_is_what_plain_python_makes_of_it(
+    shared_catalog: Catalog, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     monkeypatch.setattr(curriculum, "_FEW", 1000 if way == "filter" else -1)
     monkeypatch.setattr(curriculum, "_FEWER_THAN_A_SCAN", 1000 if way == "walk and filter" else -1)
     monkeypatch.setattr(curriculum, "_LONGEST_WALK", 1000 if way == "walk" else 7)
-    with catalog.session() as session:
+    with shared_catalog.session() as session:
         ids = list(session.execute(select(tables.clips.c.id)).scalars())
         known = [clips.get_with_rollouts(session, clip_id)[:2] for clip_id in ids]
     for asked in QUERIES:
         expected = by_hand(known, ClipQuery(**asked))
         for limit in (4, 200):
-            found, pages = everything(catalog, asked, limit)
+            found, pages = everything(shared_catalog, asked, limit)
             assert [(item.id, item.rollout and item.rollout.id) for item in found] == expected, (asked, limit)
             assert pages == max(1, math.ceil(len(expected) / limit)), "a page is full unless the list ends"
 
@@ -397,21 +426,24 @@ def test_an_unscored_clip_is_listed_until_somebody_asks_about_results(database_u
 
 
 @pytest.mark.parametrize("few", [-1, 1000])
-def test_a_histogram_counts_what_the_other_filters_leave(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+def test_a_histogram_counts_what_the_other_filters_leave(
+    shared_catalog: Catalog, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
     monkeypatch.setattr(curriculum, "_FEW", few)
     monkeypatch.setattr(curriculum, "_FEWER_THAN_A_SCAN", few)
+    list_all = remember_lists(shared_catalog)
     for asked in QUERIES:
         others = {name: value for name, value in asked.items() if name not in ("sort", "descending")}
         for metric in ("slip_rate", "height_std", "fell_at_frame", "duration_sec"):
             query = others | {"metrics": {k: v for k, v in others.get("metrics", {}).items() if k != metric}}
             query |= {"min_duration_sec": None} if metric == "duration_sec" else {}
-            items, _ = everything(catalog, query, 200)
+            items = list_all(query)
             values = [
                 item.duration_sec if metric == "duration_sec" else item.rollout and item.rollout.metrics[metric]
                 for item in items
             ]
             known = sorted(value for value in values if value is not None)
-            with catalog.session() as session:
+            with shared_catalog.session() as session:
                 histogram = measure_histogram(session, ClipQuery(**others), metric, 12)
             label = (asked, metric, histogram)
             assert (histogram.total, histogram.missing) == (len(items), len(items) - len(known)), label
@@ -446,22 +478,23 @@ def test_one_wild_value_does_not_flatten_a_histogram(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("few", [-1, 1000])
-def test_a_facet_counts_what_its_filter_would_leave(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+def test_a_facet_counts_what_its_filter_would_leave(shared_catalog: Catalog, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(curriculum, "_FEW", few)
     monkeypatch.setattr(curriculum, "_FEWER_THAN_A_SCAN", few)
+    list_all = remember_lists(shared_catalog)
     for asked in [*QUERIES, {"robots": ("other",)}, {"robots": ("other",), "tags": ("x",), "tier": 0}]:
         query = {name: value for name, value in asked.items() if name not in ("sort", "descending")}
-        with catalog.session() as session:
+        with shared_catalog.session() as session:
             facets = count_facets(session, ClipQuery(**query))
-        assert facets.total == len(everything(catalog, query, 200)[0]), asked
+        assert facets.total == len(list_all(query)), asked
         for name in ("tier", "robot", "mode", "gate_profile"):
             for facet in getattr(facets, name):
                 if facet.value is not None:
-                    items, _ = everything(catalog, query | {name: facet.value}, 200)
+                    items = list_all(query | {name: facet.value})
                     assert facet.clips == len(items), (asked, name, facet)
-        items, _ = everything(catalog, query | {"tier": None}, 200)
+        items = list_all(query | {"tier": None})
         assert sum(facet.clips for facet in facets.tier) == len(items), asked
-        tags = Counter(tag for item in everything(catalog, query, 200)[0] for tag in item.tags)
+        tags = Counter(tag for item in list_all(query) for tag in item.tags)
         assert {facet.value: facet.clips for facet in facets.tag} == dict(tags), asked
 
 
