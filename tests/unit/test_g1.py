@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from amp_core.augment.symmetry import symmetry_of
+from amp_core.errors import MotionRefused
+from amp_core.formats import Motion
 from amp_core.kinematics import sole_heights
+from amp_core.motion import check_motion
 from amp_core.robot import Robot, bundled_robots
 from amp_core.robot_setup import inspect_robot
 
@@ -35,6 +38,16 @@ def robot() -> Robot:
 @pytest.fixture(scope="module")
 def public() -> Robot:
     return Robot.load(PUBLIC_ROBOT)
+
+
+def test_a_clip_of_the_g1_is_told_its_robot_and_one_of_no_bundled_robot_is_not() -> None:
+    for columns, remedy in ((29, "; of the bundled ones g1 has 29"), (7, "retargeted to")):
+        frames = 50
+        root_pos, rotation = np.tile([0.0, 0.0, 0.45], (frames, 1)), np.tile([0.0, 0.0, 0.0, 1.0], (frames, 1))
+        motion = Motion("clip", 50.0, root_pos, rotation, np.zeros((frames, columns)), f"sha256:{columns:064x}", "made here")
+        with pytest.raises(MotionRefused, match=f"has {columns} joints, the robot 'wildrobot' has 8") as refusal:
+            check_motion(motion, Robot.load("wildrobot"))
+        assert (refusal.value.remedy or "").endswith(remedy)
 
 
 def random_poses(robot: Robot, count: int) -> np.ndarray[Any, Any]:
