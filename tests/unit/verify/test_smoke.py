@@ -215,8 +215,12 @@ def recorded_from_noise() -> Clip:
     )
 
 
+# Many worlds and frames, since noise must be told from noise; of one size, so that the code is compiled once.
+LARGE = replace(QUICK, worlds=64, untrained=10_000)
+
+
 def test_twin_a_reference_that_was_recorded_from_a_policy():
-    report = run(context(recorded_from_noise()), replace(QUICK, untrained=10_000))
+    report = run(context(recorded_from_noise()), LARGE)
     assert report.status == FAIL
     assert "the discriminator cannot tell reference from an untrained policy" in report.reason
     assert 0.4 < rows(report)["auc_untrained"].value < AUC
@@ -224,7 +228,7 @@ def test_twin_a_reference_that_was_recorded_from_a_policy():
 
 def test_twin_a_policy_that_stays_where_the_reference_was_recorded():
     # Where the policy does not move, the AUC against itself stays at chance, too.
-    report = run(context(recorded_from_noise()), replace(QUICK, worlds=64, policy_rate=0.0, untrained=10_000))
+    report = run(context(recorded_from_noise()), replace(LARGE, policy_rate=0.0))
     assert "the discriminator cannot tell reference from policy" in report.reason
     assert "the policy's parameters did not change" in report.reason
     assert {"auc", "auc_untrained", "policy_moved"} <= failed(report)
