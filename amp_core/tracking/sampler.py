@@ -196,10 +196,12 @@ class Sampler:
             ctrl = controls[..., step, :] + noise[:, step]
             if about is not None:
                 offset = self.difference(qpos, qvel, about.qpos[step], about.qvel[step])
-                if about.gains.ndim == 3:
-                    ctrl = ctrl + offset @ about.gains[step].T
-                else:
-                    ctrl = ctrl + (about.gains[:, step] @ offset[:, :, None])[:, :, 0]
+                # Of a simulation that has left the finite numbers; the cost will tell.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    if about.gains.ndim == 3:
+                        ctrl = ctrl + offset @ about.gains[step].T
+                    else:
+                        ctrl = ctrl + (about.gains[:, step] @ offset[:, :, None])[:, :, 0]
             all_ctrl[:, step] = self.ctrl[:count] = np.clip(ctrl, *self.ctrl_range)
             if not self.harness.is_off:
                 self._apply_harness(min(frame + step, self.reference.frames - 1), qpos, qvel)
