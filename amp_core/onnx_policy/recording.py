@@ -14,6 +14,7 @@ from amp_core.engine import mujoco
 from amp_core.errors import PhysicsFailed, PolicyRefused
 from amp_core.formats import Recording
 from amp_core.formats.recording import encode_recording
+from amp_core.metrics import FALLEN_TILT_DEG
 from amp_core.motion import Conditioned
 from amp_core.npz import write_npz
 from amp_core.onnx_policy.model_file import ModelFile
@@ -31,7 +32,7 @@ __all__ = ["PolicyRun", "record"]
 
 Array = npt.NDArray[np.float64]
 
-_FALLEN_RAD = np.deg2rad(60.0)
+_FALLEN_RAD = np.deg2rad(FALLEN_TILT_DEG)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from amp_core import rotations
 from amp_core.engine import mujoco
-from amp_core.footing import Footing
 from amp_core.kinematics import KINEMATIC_SPEED, FootTracker, box_corners, iterate_poses
 from amp_core.robot import Robot
 from amp_core.tracking.inverse import iterate_inverse, smooth
+from amp_core.tracking.scaling import carries_foot
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -49,13 +49,14 @@ _LONGEST_STEP = 0.2  # rad, of a joint in a round: next to a straight knee a ste
 _CONVERGED = 1e-4  # rad
 
 
-def stand_feet(robot: Robot, model: Any, qpos: Array, size: float, *, sways: bool) -> Array:
+def stand_feet(robot: Robot, model: Any, qpos: Array, size: float, in_flight: Bools, *, sways: bool) -> Array:
     """(N, nq) the clip's poses on feet that stand.
 
     Args:
       model: of the robot's dynamics.
       qpos: (N, nq) the clip's, a control step apart.
       size: the robot's, as in `Scaling`.
+      in_flight: (N,) whether no foot is on the ground, as in `Footing`.
       sways: whether the root sways over the feet; not in a clip that flies, which has no feet to be over.
     """
     dt, count, feet = robot.control_dt, len(qpos), robot.feet
@@ -65,7 +66,6 @@ def stand_feet(robot: Robot, model: Any, qpos: Array, size: float, *, sways: boo
             place[frame, i], rotation[frame, i] = data.xpos[foot.body], rotations.to_xyzw(data.xquat[foot.body])
     corners = FootTracker(robot, size=count).corners(qpos)
     height = np.stack([foot[:, :, 2].min(axis=1) for foot in corners], axis=1)
-    in_flight = Footing.of(robot, qpos).in_flight
     is_low = (height - height.min(axis=1)[:, None] < _LOW * size) & ~in_flight[:, None]
     is_still = is_low & _find_still(corners, rotations.z_axis(rotation), dt, size)
     flat_height = -np.array([box_corners(robot.model, foot.geoms)[:, 2].min() for foot in feet])
@@ -183,7 +183,9 @@ def _solve_legs(robot: Robot, qpos: Array, target: Array, turn: Array, share: Ar
     data, change = mujoco.MjData(model), np.zeros((len(qpos), len(robot.joint_names)))
     jacobian, error = np.zeros((2, 3, model.nv)), np.zeros(3)
     for i, foot in enumerate(robot.feet):
-        joints = [k for k, dof in enumerate(robot.qvel_adr.tolist()) if _carries(model, int(model.dof_bodyid[dof]), foot.body)]
+        joints = [
+            k for k, dof in enumerate(robot.qvel_adr.tolist()) if carries_foot(model, int(model.dof_bodyid[dof]), foot.body)
+        ]
         dofs, places = robot.qvel_adr[joints], robot.qpos_adr[joints]
         low, high = robot.joint_range[joints].T
         for frame in np.flatnonzero(share[:, i]).tolist():
@@ -205,13 +207,6 @@ def _solve_legs(robot: Robot, qpos: Array, target: Array, turn: Array, share: Ar
                     break
             change[frame, joints] += share[frame, i] * (data.qpos[places] - qpos[frame, places])
     return change
-
-
-def _carries(model: Any, body: int, foot: int) -> bool:
-    """Whether a foot hangs on a body."""
-    while foot and foot != body:
-        foot = int(model.body_parentid[foot])
-    return foot == body
 
 
 def _fill(values: Array, has_value: Bools, dt: float) -> Array:

@@ -66,7 +66,7 @@ class Reference:
         in_flight, reach = Footing.of(robot, qpos).in_flight, round(_FLIGHT_SEC / robot.control_dt)
         flies = in_flight.mean() > _FLIGHT_SHARE
         if scaling.has_many:
-            qpos = stand_feet(robot, planning.model, qpos, scaling.size, sways=not flies)
+            qpos = stand_feet(robot, planning.model, qpos, scaling.size, in_flight, sways=not flies)
         soles = geom_poses(planning.model, planning.soles, qpos)[0]
         early = soles.copy()
         early[1:] += (soles[:-1] - soles[1:]) / planning.substeps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +92,11 @@ def _bears(robot: Robot, body: int) -> bool:
     model = robot.model
     if float(model.body_subtreemass[body]) > _LIGHT_SHARE * robot.mass:
         return True
-    for foot in robot.feet:
-        link = foot.body
-        while link and link != body:
-            link = int(model.body_parentid[link])
-        if link == body:
-            return True
-    return False
+    return any(carries_foot(model, body, foot.body) for foot in robot.feet)
+
+
+def carries_foot(model: Any, body: int, foot: int) -> bool:
+    """Whether a foot's body hangs on a body, or is it."""
+    while foot and foot != body:
+        foot = int(model.body_parentid[foot])
+    return foot == body

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from amp_core.engine import mujoco
+from amp_core.footing import Footing
 from amp_core.formats import read_motion
 from amp_core.kinematics import body_poses, foot_centres, sole_heights
 from amp_core.motion import condition
@@ -37,7 +38,8 @@ def standing(g1: Robot) -> np.ndarray:
 
 
 def mend(robot: Robot, poses: np.ndarray, *, sways: bool = False) -> np.ndarray:
-    return stand_feet(robot, robot.model, poses, Scaling.of(robot).size, sways=sways)
+    in_flight = Footing.of(robot, poses).in_flight
+    return stand_feet(robot, robot.model, poses, Scaling.of(robot).size, in_flight, sways=sways)
 
 
 def test_a_clip_that_stands_is_left_as_it_is(g1: Robot, standing: np.ndarray) -> None:
