@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amp_core.metrics import SLIP_RATE_GOAL
-from amp_core.tiers import Op, Tier
+from amp_core.tiers import GateProfile, Op, Tier
 from amp_core.verdict import Verdict
 
-TRACKED_GOALS: Mapping[str, tuple[Op, float]] = {
+TRACKED_GOALS: dict[str, tuple[Op, float]] = {
     "unloaded_frame_rate": ("<=", 0.05),
     "joint_rmse_rad": ("<=", 0.13),
     "root_drift_m": ("<=", 0.15),
@@ -18,6 +18,12 @@ TRACKED_GOALS: Mapping[str, tuple[Op, float]] = {
     "contact_agreement": (">=", 0.7),
 }
 """The goals of a tracked clip, stricter than the gates: missing one is a reason for another attempt and changes no tier."""
+
+_FLYING_GOALS: dict[str, tuple[Op, float]] = {
+    "unloaded_excess": ("<=", 0.05),
+    **{name: TRACKED_GOALS[name] for name in ("joint_rmse_rad", "root_drift_m", "contact_agreement")},
+}
+"""Those by a profile that compares with the clip's own flight: a run is in the air, and its feet land at speed."""
 
 _WORST = 1e9  # the largest share of a goal: JSON has no infinity, and larger ones mean no more
 
@@ -41,10 +47,14 @@ class Attempt:
     figures: dict[str, float | int | None]
 
     @classmethod
-    def of(cls, number: int, verdict: Verdict) -> Attempt:
-        """The attempt with this number and verdict. A metric without a value misses no goal."""
-        metrics = verdict.quality_metrics
-        values = {name: metrics[name] for name in TRACKED_GOALS if name in metrics}
+    def of(cls, number: int, verdict: Verdict, profile: GateProfile) -> Attempt:
+        """The attempt with this number and verdict. A metric without a value misses no goal.
+
+        Args:
+          profile: the verdict's.
+        """
+        metrics, goals = verdict.quality_metrics, _FLYING_GOALS if profile.is_relative else TRACKED_GOALS
+        values = {name: metrics[name] for name in goals if name in metrics}
         shares = {name: share_of_goal(name, value) for name, value in values.items() if value is not None}
         return cls(
             attempt=number,
@@ -64,7 +74,7 @@ class Attempt:
 
 def share_of_goal(name: str, value: float) -> float:
     """1 at the goal of the metric, less where the value is better; at most 1e9."""
-    op, goal = TRACKED_GOALS[name]
+    op, goal = (TRACKED_GOALS | _FLYING_GOALS)[name]
     share = value / goal if op == "<=" else goal / max(value, 1e-9)
     return min(share, _WORST) if math.isfinite(share) else _WORST
 

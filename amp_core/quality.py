@@ -45,6 +45,7 @@ from amp_core.recipe import Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, saturated_actuators
 from amp_core.rotations import pitch_roll_tilt, up_in_body, world_to_body, yaw
+from amp_core.runs import find_runs
 from amp_core.tiers import Tier, gate_profile
 
 Array = npt.NDArray[np.float64]
@@ -311,12 +312,6 @@ class FrameSeries:
             contact_middle=sum(contact.threshold) / 2 if contact and isinstance(contact.threshold, tuple) else 0.5,
             relative=profile.is_relative,
         )
-
-
-def find_runs(mask: Bools) -> list[tuple[int, int]]:
-    """Half-open (start, stop) of the runs of True in (N,), in order."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def foot_loads(channel_loads: Array, robot: Robot) -> Array:

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from amp_core.formats import Motion
 from amp_core.motion import condition
 from amp_core.progress import Progress, scale_progress
-from amp_core.quality import find_runs
 from amp_core.recipe import PhysicsScale, Recipe
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
+from amp_core.runs import find_runs
 from amp_core.scoring import Score, score
 from amp_core.strict_json import json_data
 from amp_core.tiers import Tier

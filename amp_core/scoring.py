@@ -36,6 +36,7 @@ from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.strict_json import json_data
 from amp_core.tiers import Tier, best_tier, check_recipe, gate_profile, merit_order
+from amp_core.tracking.scaling import Scaling
 from amp_core.triage import Triage, triage
 from amp_core.verdict import Verdict, judge
 
@@ -361,6 +362,7 @@ def _generate_best(
     if recipe.planner is None:
         rollouts = generate(robot, clips, recipe, nthread=nthread, progress=progress)
         return [(rollout, judge(rollout, robot)) for rollout in rollouts], [[] for _ in clips]
+    profile, scaling = gate_profile(recipe.gate_profile), Scaling.of(robot)
     best: dict[int, tuple[Rollout, Verdict]] = {}
     attempts: list[list[Attempt]] = [[] for _ in clips]
     remaining, final = list(range(len(clips))), set[int]()
@@ -373,13 +375,14 @@ def _generate_best(
         rollouts = generate(robot, [clips[i] for i in remaining], recipe, nthread=nthread, progress=part, attempt=number)
         for i, rollout in zip(remaining, rollouts, strict=True):
             verdict = judge(rollout, robot)
-            attempt = Attempt.of(number, verdict)
+            attempt = Attempt.of(number, verdict, profile)
             attempts[i].append(attempt)
             if best_attempt(attempts[i]) == number:
                 best[i] = (rollout, verdict)
             # Goals are for Tier 0: of another clip, and with a harness, the first plan of the best possible tier is enough.
             highest = best_tier(verdict.gates)
-            if attempt.meets_goals or highest == attempt.tier != Tier.TIER_0:
+            is_enough = attempt.tier == Tier.TIER_0 and (attempt.meets_goals or not scaling.is_for_goals(number + 1))
+            if is_enough or highest == attempt.tier != Tier.TIER_0:
                 final.add(i)
         remaining = [i for i in remaining if i not in final]
         if not remaining:

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from amp_core.metrics import UNLOADED_BELOW
-from amp_core.quality import FrameSeries, find_runs, measure, percentile
+from amp_core.quality import FrameSeries, measure, percentile
+from amp_core.runs import find_runs
 from amp_core.tiers import FORCED_MODES, MODE_GATE, GateProfile, GateSpec, Tier, classify, holds
 
 Array = npt.NDArray[np.float64]

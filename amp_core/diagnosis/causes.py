@@ -9,7 +9,7 @@ import numpy as np
 from amp_core.diagnosis.evidence import Evidence, find_span, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.metrics import SLIP_SPEED
-from amp_core.quality import find_runs
+from amp_core.runs import find_runs
 from amp_core.tiers import CLIP_CODES, clip_failures
 
 _JOINTS = 3  # findings of one code that concern different joints

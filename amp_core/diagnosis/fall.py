@@ -11,8 +11,8 @@ from amp_core.diagnosis.findings import Finding
 from amp_core.engine import mujoco
 from amp_core.kinematics import FootTracker, iterate_poses
 from amp_core.metrics import FALLEN_EXCESS_DEG, FALLEN_TILT_DEG
-from amp_core.quality import find_runs
 from amp_core.rotations import world_to_heading, yaw, z_axis
+from amp_core.runs import find_runs
 
 _LAST_SEC = 0.5  # before the fall, in which strain counts; twice as long for the balance
 _LIFTED_SEC = 0.4  # before the loss of balance, in which a lifted foot counts

@@ -12,8 +12,9 @@ from amp_core.diagnosis.evidence import Evidence, find_span, readable
 from amp_core.diagnosis.findings import Finding
 from amp_core.engine import mujoco
 from amp_core.metrics import UNLOADED_BELOW
-from amp_core.quality import find_runs, percentile
+from amp_core.quality import percentile
 from amp_core.rotations import pitch_roll_tilt
+from amp_core.runs import find_runs
 from amp_core.tiers import Gate
 
 Array = npt.NDArray[np.float64]

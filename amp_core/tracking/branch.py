@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 # A robot so far from its clip is in trouble: lengths are those of a robot like WildRobot.
 _OFF_UP = math.radians(35.0)
 _OFF_PLACE = 0.15  # m
-_OFF_HEIGHT = 0.1  # m
+_OFF_HEIGHT = 0.027  # m, at any time: a jump is over before the next look
 
 _RESCUE_ROUNDS = 2
 _STEADY_UP = 0.94  # cosine of 20° between the root's z axis and the clip's, at the end of a plan that holds
@@ -42,6 +42,7 @@ class Checkpoint:
     trajectory: Trajectory | None
     spent: float
     plan_cost: float
+    height_error: float
 
 
 class Branch:
@@ -70,7 +71,9 @@ class Branch:
         self.data = mujoco.MjData(self.model)
         self.data.qpos[:], self.data.qvel[:] = clip.initial_qpos, initial_qvel
         self.executed = np.zeros_like(self.sampler.reference_ctrl)
+        self.clip_height = clip.root_pos[:, 2]
         self.frame, self.fell, self.spent, self.plan_cost = 0, False, 0.0, 0.0
+        self.height_error = 0.0
         self.trajectory: Trajectory | None = None
         self.partings: list[float] = []
 
@@ -81,6 +84,8 @@ class Branch:
           progress: called with the number of steps executed since its last call; it may raise to stop the work.
         """
         sampler, settings, data = self.sampler, self.settings, self.data
+        height = sampler.robot.root_qpos_adr + 2
+        self.height_error = 0.0
         while self.frame < until and not self.fell:
             state = sampler.read_state(data)
             trajectory = self.improve(state, self.trajectory)
@@ -101,6 +106,7 @@ class Branch:
                 self.executed[self.frame] = data.ctrl[:] = np.clip(ctrl, *sampler.ctrl_range)
                 self._apply_harness()
                 mujoco.mj_step(self.model, data, nstep=sampler.robot.substeps)
+                self.height_error = max(self.height_error, abs(float(data.qpos[height] - self.clip_height[self.frame])))
                 self.frame += 1
             joints = data.qpos[sampler.active_qpos] - trajectory.qpos[steps][sampler.active_qpos]
             with np.errstate(over="ignore", invalid="ignore"):
@@ -135,14 +141,18 @@ class Branch:
 
     @property
     def deviation(self) -> float:
-        """How far the robot is from the clip; trouble begins at 1, and one that fell is infinitely far."""
+        """How far the robot is from the clip, in height since it last began to advance; trouble begins at 1.
+
+        One that fell is infinitely far.
+        """
         if self.fell or self.frame == 0:
             return np.inf if self.fell else 0.0
         sampler, frame, root = self.sampler, self.frame - 1, self.sampler.robot.root_qpos_adr
         up = z_axis(sampler.robot.root_rotation(self.data.qpos))
         tilt = math.acos(min(1.0, float(up @ sampler.reference.up[frame])))
-        x, y, z = (self.data.qpos[root : root + 3] - sampler.reference.root_pos[frame]) / sampler.scaling.size
-        return max(tilt / _OFF_UP, math.hypot(x, y) / _OFF_PLACE, abs(float(z)) / _OFF_HEIGHT)
+        x, y = self.data.qpos[root : root + 2] - sampler.reference.root_pos[frame, :2]
+        size = sampler.scaling.size
+        return max(tilt / _OFF_UP, math.hypot(x, y) / (_OFF_PLACE * size), self.height_error / (_OFF_HEIGHT * size))
 
     @property
     def parting_rad(self) -> float:
@@ -164,14 +174,15 @@ class Branch:
         """The robot and the plan as they are now."""
         state = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
         mujoco.mj_getState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-        return Checkpoint(state, self.executed.copy(), self.frame, self.fell, self.trajectory, self.spent, self.plan_cost)
+        scores = (self.spent, self.plan_cost, self.height_error)
+        return Checkpoint(state, self.executed.copy(), self.frame, self.fell, self.trajectory, *scores)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from another robot and plan, perhaps another branch's, with this branch's own noise."""
         mujoco.mj_setState(self.model, self.data, checkpoint.state, mujoco.mjtState.mjSTATE_INTEGRATION)
         self.executed[:] = checkpoint.executed
         self.frame, self.fell, self.trajectory = checkpoint.frame, checkpoint.fell, checkpoint.trajectory
-        self.spent, self.plan_cost = checkpoint.spent, checkpoint.plan_cost
+        self.spent, self.plan_cost, self.height_error = checkpoint.spent, checkpoint.plan_cost, checkpoint.height_error
 
     def controls(self) -> Array:
         """(N, nu) rad, the executed controls, and the clip's angles from the fall on."""

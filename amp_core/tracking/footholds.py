@@ -4,7 +4,9 @@ A retargeted clip says where its feet are, frame by frame, and nothing makes the
 into the floor or hover over it, slide by centimetres, and carry a body whose weight is beside them. A plan that follows all of
 this stumbles over what no robot can do. So before it is planned for, the poses are mended, by as little as gives:
 
-- feet that stand still are flat on the floor, and stay where they are on average; the root follows them
+- feet that stand still are flat on the floor, and stay where they are on average; the root follows them, in height as far as
+  its fidelity allows
+- in flight the centre of mass falls freely (`flight`)
 - the centre of pressure that the motion needs is within the feet that stand: the root sways
 
 The legs' joints are solved for by inverse kinematics. What is measured is the clip as it is.
@@ -23,6 +25,8 @@ from amp_core import rotations
 from amp_core.engine import mujoco
 from amp_core.kinematics import KINEMATIC_SPEED, FootTracker, box_corners, iterate_poses
 from amp_core.robot import Robot
+from amp_core.runs import find_runs
+from amp_core.tracking.flight import find_course
 from amp_core.tracking.inverse import iterate_inverse, smooth
 from amp_core.tracking.scaling import carries_foot
 
@@ -38,6 +42,8 @@ _WINDOW_SEC = 0.2  # over which a foot's speed and rate are taken: single frames
 _STILL_SEC = 0.4  # the least for which a foot stands still: those of a brisk walk do not, and are left as they are
 _FADE_SEC = 0.1
 _ROOT_SHARE = 0.75  # of the way that the standing feet are moved, which the root goes with them
+_LIFT = 0.0215  # m, at most, by which the root goes up or down with the feet; the legs bend or stretch for the rest
+_NEAR = 0.001  # m
 _FREE_FALL = 0.3  # of the weight; a motion that needs less force from the ground has no centre of pressure to speak of
 _RAYS = 36
 
@@ -49,14 +55,17 @@ _LONGEST_STEP = 0.2  # rad, of a joint in a round: next to a straight knee a ste
 _CONVERGED = 1e-4  # rad
 
 
-def stand_feet(robot: Robot, model: Any, qpos: Array, size: float, in_flight: Bools, *, sways: bool) -> Array:
+def stand_feet(
+    robot: Robot, model: Any, qpos: Array, size: float, in_flight: Bools, mass_height: Array, *, sways: bool
+) -> Array:
     """(N, nq) the clip's poses on feet that stand.
 
     Args:
       model: of the robot's dynamics.
       qpos: (N, nq) the clip's, a control step apart.
       size: the robot's, as in `Scaling`.
-      in_flight: (N,) whether no foot is on the ground, as in `Footing`.
+      in_flight: (N,) whether the clip falls through the air, as of `flight.find_falls`.
+      mass_height: (N,) m, of the clip's centre of mass.
       sways: whether the root sways over the feet; not in a clip that flies, which has no feet to be over.
     """
     dt, count, feet = robot.control_dt, len(qpos), robot.feet
@@ -74,16 +83,21 @@ def stand_feet(robot: Robot, model: Any, qpos: Array, size: float, in_flight: Bo
     shift = np.zeros((count, 3))
     lowest = np.where(is_still, place[:, :, 2] - flat_height, height).min(axis=1)
     shift[:, 2] = -_fill(lowest, ~in_flight, dt)
+    lift, gravity = np.clip(shift[:, 2], -_LIFT * size, _LIFT * size), -float(model.opt.gravity[2])
+    course = find_course(mass_height, lift, in_flight, dt, gravity)
     slide = np.zeros((count, len(feet), 2))
     for i in range(len(feet)):
-        for run in _list_runs(is_still[:, i]):
-            slide[run, i] = place[run, i, :2].mean(axis=0) - place[run, i, :2]
+        for start, stop in find_runs(is_still[:, i]):
+            slide[start:stop, i] = place[start:stop, i, :2].mean(axis=0) - place[start:stop, i, :2]
     common = (slide * is_still[:, :, None]).sum(axis=1) / np.maximum(is_still.sum(axis=1), 1)[:, None]
     for axis in range(2):
         shift[:, axis] = _ROOT_SHARE * _fill(common[:, axis], is_still.any(axis=1), dt)
 
-    # Where each foot is to be: still ones flat in their place, the others as they are under the root.
+    # Where each foot is to be: still ones flat in their place, the others as they are under the root; in flight it goes with
+    # the root, but not through the floor.
     target, turn = place + shift[:, None], rotation.copy()
+    target[in_flight, :, 2] = (place[:, :, 2] + np.maximum(course[:, None], -height))[in_flight]
+    is_moved = np.abs(target[:, :, 2] - place[:, :, 2] - course[:, None]) > _NEAR
     share = smooth(is_still.astype(np.float64), _FADE_SEC / dt)
     for i in range(len(feet)):
         frames = np.flatnonzero(is_still[:, i])
@@ -98,13 +112,14 @@ def stand_feet(robot: Robot, model: Any, qpos: Array, size: float, in_flight: Bo
             turn[frame, i] = rotations.multiply(rotations.from_rotation_vector(axis_angle), rotation[frame, i])
 
     result, root = qpos.copy(), robot.root_qpos_adr
-    result[:, root : root + 3] += shift
+    result[:, root : root + 2] += shift[:, :2]
+    result[:, root + 2] += course
     if sways:
         offset = (target - place)[:, :, None]
         soles = np.concatenate([foot[:, :, :2] + offset[:, i, :, :2] for i, foot in enumerate(corners)], axis=1)
         is_under = np.repeat(is_low, [foot.shape[1] for foot in corners], axis=1)
         result[:, root : root + 2] += _find_sway(robot, model, result, soles, is_under, size)
-    share = np.maximum(share, smooth(is_low.astype(np.float64), _FADE_SEC / dt))
+    share = np.maximum(share, smooth((is_low | is_moved).astype(np.float64), _FADE_SEC / dt))
     change = _solve_legs(robot, result, target, turn, share)
     result[:, robot.qpos_adr] += smooth(change, _FADE_SEC / dt)
     return result
@@ -120,10 +135,10 @@ def _find_still(corners: Sequence[Array], up: Array, dt: float, size: float) -> 
     is_slow = np.stack(ways, axis=1) / elapsed < KINEMATIC_SPEED * math.sqrt(size)
     stands_still: Bools = is_slow & (rate < _TURN_RATE) & (up[:, :, 2] > _LEAST_UP)
     for i in range(stands_still.shape[1]):
-        for run in _list_runs(stands_still[:, i]):
+        for start, stop in find_runs(stands_still[:, i]):
             # What begins or ends with the clip is half of what may have lasted longer.
-            ends = (run.start == 0) + (run.stop == len(up))
-            stands_still[run, i] = (run.stop - run.start) * dt * (1 + ends) >= _STILL_SEC
+            ends = (start == 0) + (stop == len(up))
+            stands_still[start:stop, i] = (stop - start) * dt * (1 + ends) >= _STILL_SEC
     return stands_still
 
 
@@ -156,10 +171,17 @@ def _find_sway(robot: Robot, model: Any, qpos: Array, soles: Array, is_under: Bo
         excess[frame] = pressure - _project(pressure, rays, reach)
     excess = smooth(excess, _FADE_SEC / robot.control_dt)
     stiffness = float(np.median(heights)) / gravity / robot.control_dt**2
-    system = np.diag(np.full(count, 1.0 + 2.0 * stiffness))
-    system[[0, -1], [0, -1]] -= stiffness
-    system -= stiffness * (np.eye(count, k=1) + np.eye(count, k=-1))
-    return np.asarray(np.linalg.solve(system, -excess))
+    diagonal, sway = np.full(count, 1.0 + 2.0 * stiffness), -excess
+    diagonal[0] -= stiffness
+    diagonal[-1] -= stiffness
+    for frame in range(1, count):
+        share = stiffness / diagonal[frame - 1]
+        diagonal[frame] -= share * stiffness
+        sway[frame] += share * sway[frame - 1]
+    sway[-1] /= diagonal[-1]
+    for frame in range(count - 2, -1, -1):
+        sway[frame] = (sway[frame] + stiffness * sway[frame + 1]) / diagonal[frame]
+    return sway
 
 
 def _project(point: Array, rays: Array, reach: Array) -> Array:
@@ -219,9 +241,3 @@ def _fill(values: Array, has_value: Bools, dt: float) -> Array:
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(filled, reach, mode="edge"), 2 * reach + 1)
     # A median first: a foot that begins to stand, or stops, changes it at once.
     return smooth(np.median(windows, axis=1)[:, None], 2 * _FADE_SEC / dt)[:, 0]
-
-
-def _list_runs(flags: Bools) -> list[slice]:
-    """The stretches of consecutive frames that are set."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return [slice(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

@@ -15,7 +15,7 @@ _BACK_SEC = (0.9, 1.4, 1.9)
 
 _SAME_PLACE_SEC = 0.6
 _MOST = 3
-"""Times in a clip: what no plan can bring through is not tried for ever."""
+"""Times in a clip for falls, and as many for all else: what no plan can bring through is not tried for ever."""
 
 _WORSE = 1.3
 """A robot that is off its clip and could not be planned nearer is let go on, until it is by so much farther off."""
@@ -36,18 +36,20 @@ class LookBack:
         self._branches, self._dt = branches, dt
         self._checkpoints = [branches[0].save()]
         self._places: list[int] = []
-        self._first_try: tuple[Checkpoint, float] | None = None
-        self._tolerance = 0.0
+        self._fallen = 0
+        self._first_try: tuple[Checkpoint, tuple[float, float]] | None = None
+        self._tolerance = self._worst = 0.0
 
     def review(self, best: Branch) -> Branch:
         """The branch from whose state all go on: the best one, or one that is back at an earlier frame."""
         if self._first_try is not None:
-            checkpoint, score = self._first_try
+            checkpoint, merit = self._first_try
+            self._worst = max(self._worst, best.deviation)
             if best.frame < checkpoint.frame and not best.fell:
                 return best  # The second try is on its way.
             self._first_try = None
             self._strengthen(strong=False)
-            if best.score >= score and not checkpoint.fell:
+            if (max(1.0, self._worst), best.score) >= merit and not checkpoint.fell:
                 best = self._return_to(checkpoint)
             if not best.fell:
                 self._tolerance = best.deviation
@@ -55,7 +57,9 @@ class LookBack:
                 return best
         deviation = best.deviation
         self._tolerance = self._tolerance if deviation > 1.0 else 0.0
-        if deviation > max(1.0, _WORSE * self._tolerance) and len(self._places) < _MOST:
+        times = self._fallen if best.fell else len(self._places) - self._fallen
+        if deviation > max(1.0, _WORSE * self._tolerance) and times < _MOST:
+            self._fallen += best.fell
             return self._go_back(best)
         if not best.fell:
             self._checkpoints.append(best.save())
@@ -67,7 +71,8 @@ class LookBack:
         while len(self._checkpoints) > 1 and self._checkpoints[-1].frame > earliest:
             self._checkpoints.pop()
         self._places.append(best.frame)
-        self._first_try = (best.save(), best.score)
+        # What is nearer to the clip is better, and of two that are near what costs less.
+        self._first_try, self._worst = (best.save(), (best.deviation, best.score)), 0.0
         self._strengthen(strong=True)
         return self._return_to(self._checkpoints[-1])
 

@@ -268,7 +268,7 @@ class Sampler:
         offset = position - reference.root_pos[frame]
         standing = reference.standing[frame]
         # A foot that is as low as this may be carrying weight, also where it does not stand in the clip.
-        size, carried = self.scaling.size, reference.carried[frame]
+        size, carried, aim = self.scaling.size, reference.carried[frame], float(reference.load[frame])
         area, lowness = size * size, _LOW * size
         low = np.clip((lowness - lowest) / lowness, 0.0, 1.0)
         load = 1.0 + (com_now - com_velocity) / elapsed_sec / self.gravity - self.lift[:count]
@@ -278,7 +278,7 @@ class Sampler:
         # Weights are for a robot like WildRobot; a larger one's lengths weigh less, but for its place: drift is in metres.
         parts: list[tuple[float, Array]] = [
             (cost.joints, joints),
-            (cost.height / area, offset[:, 2:]),
+            (cost.height * reference.height_weight[frame] / area, offset[:, 2:]),
             (cost.upright, up - reference.up[frame]),
             (cost.heading, forward - reference.forward[frame]),
             (cost.place * size, offset[:, :2]),
@@ -289,9 +289,9 @@ class Sampler:
             (cost.stance / area, np.sqrt(1.0 - standing) * np.minimum(0.0, lowest - reference.clearance[frame])),
             (cost.contact, np.sqrt(standing) * (1.0 - pressure)),
             (cost.contact, np.sqrt(1.0 - standing) * pressure),
-            (cost.vertical_velocity * carried / size, velocity[:, 2:]),
-            (cost.load * carried, (load - 1.0)[:, None]),
-            (cost.unloaded * carried, np.minimum(0.0, load - 0.8)[:, None]),
+            (cost.vertical_velocity * carried / size, velocity[:, 2:] - reference.rise[frame]),
+            (cost.load * carried, (load - aim)[:, None]),
+            (cost.unloaded * carried, np.minimum(0.0, load - 0.8 * min(1.0, aim))[:, None]),
             (cost.root_rate, qvel[:, root_v + 3 : root_v + 6]),
             (cost.joint_rate, qvel[:, robot.qvel_adr]),
             (cost.control, ctrl - self.reference_ctrl[frame]),

@@ -78,6 +78,10 @@ class Scaling:
         """Planners of an attempt that work side by side."""
         return 1 if self.has_many and attempt <= 1 else branches
 
+    def is_for_goals(self, attempt: int) -> bool:
+        """Whether an attempt is worth its cost for a clip that is Tier 0 and misses a goal; all are for one that is not."""
+        return not self.has_many or attempt <= 1
+
     def step_effort(self, attempt: int) -> int:
         """Of which attempt of a recipe an attempt has the simulations.
 

@@ -21,6 +21,7 @@ from amp_core.robot import Robot
 from amp_core.rollout import generate
 from amp_core.scoring import Score, check_scorable, score
 from amp_core.tiers import GATE_PROFILES, GateProfile, GateSpec, Tier
+from amp_core.tracking.scaling import Scaling
 from amp_core.triage import triage
 
 PROFILE = GATE_PROFILES["amp-0.11"]
@@ -124,6 +125,35 @@ def test_one_attempt_is_enough_where_the_goals_are_met(robot: Robot, monkeypatch
     assert [one.attempt for one in found.attempts] == [0]
     assert found.attempts[0].missed == ()
     assert found.to_dict()["provenance"]["attempt"] == 0
+
+
+def test_goals_alone_are_not_worth_an_attempt_that_costs_several_times_as_much(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, tiers = module.judge, iter([1, 0, 0, 0])
+
+    def miss(*args: Any) -> Any:
+        verdict = judge(*args)
+        metrics = verdict.quality_metrics | {"root_drift_m": 0.2}
+        tier = Tier(next(tiers))
+        classification = dataclasses.replace(verdict.classification, tier=tier, gates=())
+        return dataclasses.replace(verdict, quality_metrics=metrics, classification=classification)
+
+    monkeypatch.setattr(module, "judge", miss)
+    recipe = Recipe.from_dict({"mode": "tracked", "planner": QUICK | {"attempts": 3, "attempt_growth": 1.0}})
+    monkeypatch.setattr(Scaling, "is_for_goals", lambda self, attempt: attempt <= 1)
+    found = score([bundled("walk", 10)], robot, recipe)[0]
+    assert [(one.attempt, one.tier, one.missed) for one in found.attempts][1:] == [(1, 0, ("root_drift_m",))]
+    tiers = iter([1, 1, 0])
+    found = score([bundled("walk", 10)], robot, recipe)[0]
+    assert [one.tier for one in found.attempts] == [1, 1, 0], "until one is Tier 0 all are made"
+
+
+def test_the_goals_of_a_run_leave_out_what_its_flight_decides(robot: Robot) -> None:
+    recipe = dataclasses.replace(TRACKED, gate_profile="amp-0.12-dynamic")
+    figures = score([bundled("walk", 10)], robot, recipe)[0].attempts[0].figures
+    assert set(figures) == {"unloaded_excess", "joint_rmse_rad", "root_drift_m", "contact_agreement"}
+    assert share_of_goal("unloaded_excess", 0.1) == pytest.approx(2.0)
 
 
 def attempt(number: int, tier: int, worst: float) -> Attempt:

@@ -9,10 +9,12 @@ from amp_core.engine import mujoco
 from amp_core.footing import Footing
 from amp_core.formats import read_motion
 from amp_core.kinematics import body_poses, foot_centres, sole_heights
+from amp_core.metrics import GRAVITY
 from amp_core.motion import condition
 from amp_core.motions import bundled_motions
 from amp_core.recipe import Recipe
 from amp_core.robot import Robot
+from amp_core.tracking.flight import find_falls, find_mass_height
 from amp_core.tracking.footholds import stand_feet
 from amp_core.tracking.model import planning_model
 from amp_core.tracking.reference import Reference
@@ -38,8 +40,9 @@ def standing(g1: Robot) -> np.ndarray:
 
 
 def mend(robot: Robot, poses: np.ndarray, *, sways: bool = False) -> np.ndarray:
-    in_flight = Footing.of(robot, poses).in_flight
-    return stand_feet(robot, robot.model, poses, Scaling.of(robot).size, in_flight, sways=sways)
+    height = find_mass_height(robot, poses)
+    falls = find_falls(height, Footing.of(robot, poses).in_flight, robot.control_dt, GRAVITY)
+    return stand_feet(robot, robot.model, poses, Scaling.of(robot).size, falls, height, sways=sways)
 
 
 def test_a_clip_that_stands_is_left_as_it_is(g1: Robot, standing: np.ndarray) -> None:
@@ -90,7 +93,7 @@ def test_what_no_foot_carries_is_left_as_it_is(g1: Robot, standing: np.ndarray) 
     poses = standing.copy()
     time = np.arange(FRAMES) * g1.control_dt
     # Thrown up: no foot stands.
-    poses[:, 2] += 3.0 * time - 0.5 * 9.81 * time**2 + 1.0
+    poses[:, 2] += 3.0 * time - 0.5 * GRAVITY * time**2 + 8.0
     poses[:, 0] += 3.0 * time
     result = mend(g1, poses)
     np.testing.assert_allclose(result[:, 7:], poses[:, 7:], atol=1e-9)

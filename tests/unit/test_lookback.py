@@ -72,12 +72,24 @@ def test_the_second_try_counts_only_where_it_is_better() -> None:
             branch.go(look_back)
         branch.go(look_back, deviation=1.5, cost=50.0)
         branch.go(look_back, cost=cost)
-        branch.go(look_back, cost=cost)
+        branch.go(look_back, cost=cost, deviation=1.5)
         assert branch.log == [3 * STRETCH, *frame_log]
         assert branch.frame == 5 * STRETCH
         # The same distance is no trouble any more: nothing better was found.
         branch.go(look_back, deviation=1.6 if frame_log else 0.5)
         assert branch.frame == 6 * STRETCH
+
+
+def test_nearer_to_the_clip_is_better_at_any_cost() -> None:
+    branch, look_back = start()
+    for _ in range(4):
+        branch.go(look_back)
+    branch.go(look_back, deviation=1.5, cost=1.0)
+    branch.go(look_back, cost=100.0)
+    # How near it was counts over the whole of the second try.
+    branch.go(look_back, cost=100.0, deviation=1.2)
+    assert branch.log == [3 * STRETCH]
+    assert branch.frame == 5 * STRETCH
 
 
 def test_what_no_plan_brings_through_is_tried_from_further_back_each_time_and_then_left() -> None:

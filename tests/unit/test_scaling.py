@@ -32,6 +32,7 @@ def test_for_the_robot_of_its_settings_nothing_is_changed() -> None:
     assert not scaling.is_soft
     assert scaling.count_branches(2, attempt=0) == 2
     assert scaling.step_effort(1) == 1
+    assert scaling.is_for_goals(2)
 
 
 def test_the_legs_and_the_waist_of_a_humanoid_are_active_and_its_arms_follow(g1: Robot) -> None:
@@ -44,6 +45,7 @@ def test_the_legs_and_the_waist_of_a_humanoid_are_active_and_its_arms_follow(g1:
     assert scaling.is_soft
     assert [scaling.count_branches(2, attempt) for attempt in (0, 1, 2)] == [1, 1, 2]
     assert [scaling.step_effort(attempt) for attempt in (0, 1, 2)] == [0, 0, 1]
+    assert [scaling.is_for_goals(attempt) for attempt in (0, 1, 2)] == [True, True, False]
 
 
 def stiffen(tmp_path: Path, factor: float) -> Robot:
