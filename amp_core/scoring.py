@@ -35,7 +35,7 @@ from amp_core.reproduction import Reproduction, measure_reproduction
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, generate
 from amp_core.strict_json import json_data
-from amp_core.tiers import Tier, best_tier, check_recipe, gate_profile, merit_order
+from amp_core.tiers import DYNAMIC_PROFILES, Tier, best_tier, check_recipe, gate_profile, merit_order
 from amp_core.tracking.scaling import Scaling
 from amp_core.triage import Triage, triage
 from amp_core.verdict import Verdict, judge
@@ -69,6 +69,7 @@ class Auto:
             "tried": [
                 {
                     "mode": score.rollout.recipe.mode,
+                    "gate_profile": score.rollout.recipe.gate_profile,
                     "recipe_digest": score.rollout.recipe.digest,
                     "tier": score.tier,
                     "tier_reason": score.tier_reason,
@@ -214,7 +215,8 @@ def score(
             for i, (motion, clip) in enumerate(zip(motions, clips, strict=True))
             if motion.has_controls and clip.report.finding("recording_unusable") is None
         }
-        scores = _score_auto(motions, clips, recordings, robot, recipe, nthread, simulating, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        scores = _score_auto(motions, clips, recordings, robot, recipe, nthread, simulating, seconds, limits)
     else:
         scores = _score_mode(motions, clips, robot, recipe, nthread, simulating, time.perf_counter() - start)
     if progress is not None:
@@ -231,23 +233,41 @@ def _score_auto(
     nthread: int,
     progress: Progress | None,
     conditioning_sec: float,
+    limits: Limits | None,
 ) -> list[Score]:
     """The cheapest mode that gives Tier 0, or the best where none does. The arguments are those of `_score_mode`.
 
+    A clip that cannot be Tier 0 by the recipe's profile, because of what it is, is judged by the one that goes with it and
+    compares with the clip.
+
     Args:
       recordings: of the clips that carry controls, by their number: conditioned for mode `recorded`.
+      limits: as `score` has them.
     """
     half = 0.5 * _ROLLOUT_SHARE if recordings else 0.0
     planning = scale_progress(progress, _ROLLOUT_SHARE, 1.0)
     mode_scores: list[list[Score]] = [[] for _ in clips]
     triages: dict[int, Triage] = {}
 
-    def score_in(mode: str, numbers: Sequence[int], part: Progress | None, seconds: float = 0.0, first: int = 0) -> None:
+    def score_in(
+        mode: str,
+        numbers: Sequence[int],
+        part: Progress | None,
+        seconds: float = 0.0,
+        first: int = 0,
+        profile: str | None = None,
+    ) -> None:
         mode_clips = [recordings[i] if mode == RECORDED else clips[i] for i in numbers]
-        mode_motions = [motions[i] for i in numbers]
-        results = _score_mode(mode_motions, mode_clips, robot, recipe.stage(mode), nthread, part, seconds, first=first)
+        stage = recipe.stage(mode)
+        if profile is not None:
+            stage = replace(stage, gate_profile=profile)
+            mode_clips = [condition(motions[i], robot, limits, profile, mode) for i in numbers]
+        results = _score_mode([motions[i] for i in numbers], mode_clips, robot, stage, nthread, part, seconds, first=first)
         for i, result in zip(numbers, results, strict=True):
             mode_scores[i].append(result)
+
+    def best_of(i: int) -> Tier:
+        return Tier.best(result.tier for result in mode_scores[i])
 
     if recordings:
         # A recording costs one simulation, and where it is Tier 0 it is the clip's motion by the controls that made it.
@@ -268,17 +288,30 @@ def _score_auto(
             gate_profile(recipe.gate_profile),
             rollout.gates,
         )
-    remaining, begin = [i for i in remaining if triages[i].worth_planning], 0.0
-    worth_planning = frozenset(remaining)
+    begin, relative = 0.0, [i for i in remaining if triages[i].relative]
+    planned: list[int] = []
+    if relative:
+        profile, begin = DYNAMIC_PROFILES[recipe.gate_profile], _TRACKED_SHARE / 2
+        if recorded := [i for i in relative if i in recordings]:
+            score_in(RECORDED, recorded, None, profile=profile)
+        if falling := [i for i in relative if best_of(i) != Tier.TIER_0]:
+            score_in("rollout", falling, scale_progress(planning, 0.0, _ROLLOUT_SHARE * begin, f"{profile}: "), profile=profile)
+        planned = [i for i in falling if best_of(i) != Tier.TIER_0]
+        if planned:
+            part = scale_progress(planning, _ROLLOUT_SHARE * begin, begin, f"{profile}: ")
+            score_in("tracked", planned, part, profile=profile)
+    remaining = [i for i in remaining if triages[i].worth_planning and best_of(i) != Tier.TIER_0]
+    worth_planning = frozenset([*remaining, *planned])
     for mode in PLANNED_MODES:
-        if not remaining:
-            break
+        # The same controls were planned by the other profile already.
+        numbers = [i for i in remaining if mode != "tracked" or i not in planned]
         end = _TRACKED_SHARE if mode == "tracked" else 1.0
         part, begin = scale_progress(planning, begin, end, "" if mode == "tracked" else f"{mode}: "), end
-        # The first attempt of mode `assisted` has no harness; mode `tracked` has made such ones, with more simulations.
-        score_in(mode, remaining, part, first=0 if mode == "tracked" else 1)
+        if numbers:
+            # The first attempt of mode `assisted` has no harness; mode `tracked` has made such ones, with more simulations.
+            score_in(mode, numbers, part, first=0 if mode == "tracked" else 1)
         # What is Tier 1 on its own feet needs no harness.
-        remaining = [i for i in remaining if Tier.best(result.tier for result in mode_scores[i]) == Tier.REJECTED]
+        remaining = [i for i in remaining if best_of(i) == Tier.REJECTED]
     scores = []
     for i, modes in enumerate(mode_scores):
         if i in worth_planning:

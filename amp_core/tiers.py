@@ -95,6 +95,10 @@ class HeightShare:
 
     height_share: float
 
+    def resolve(self, height_range: tuple[float, float]) -> float:
+        """m, for a robot of this height range, (low, high) m."""
+        return self.height_share * sum(height_range) / 2
+
 
 def merit_order(
     tier: int, mode: str, tier_0_frames: int, *, profile: str = GATE_PROFILE, scaled: bool = False
@@ -145,7 +149,7 @@ class GateSpec:
         if isinstance(self.threshold, str):
             return height_range[self.threshold == "robot.height_high"]
         if isinstance(self.threshold, HeightShare):
-            return self.threshold.height_share * sum(height_range) / 2
+            return self.threshold.resolve(height_range)
         return self.threshold
 
     def evaluate(self, metrics: Mapping[str, float | int | None], mode: str, height_range: tuple[float, float]) -> Gate:

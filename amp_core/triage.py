@@ -1,9 +1,11 @@
 """Triage: what a clip lacks, found cheaply before anything is planned for it.
 
 It considers the conditioning and one rollout of the clip's own joint angles, driven open loop. Mode `auto` plans for a clip
-that lacks balance, a foothold or a little torque. It does not plan where the root is in another frame, because the plan would
-follow another motion than the clip's, nor where the rollout is as good as any can be: Tier 0; or Tier 1, of a clip that itself
-fails a Tier 0 gate of the profile or lifts no foot; or Rejected, of one that fails a gate of validity.
+that lacks balance, a foothold or a little torque. A clip that runs, jumps or leans fails gates that are made for walking, and
+one that never lifts a foot fails one whatever is planned for it; they are judged, and planned for, by the profile that
+compares with the clip's own motion. Nothing is planned where the root is in another frame, because the plan would follow
+another motion than the clip's, nor where the rollout is as good as any can be: Tier 0; or Tier 1, of a clip that itself fails a
+Tier 0 gate of the profile or lifts no foot; or Rejected, of one that fails a gate of validity.
 """
 
 from __future__ import annotations
@@ -13,10 +15,18 @@ from dataclasses import dataclass
 
 from amp_core.motion import IngestReport
 from amp_core.robot import Robot
-from amp_core.tiers import CLIP_CODES, Gate, GateProfile, Tier, best_tier, clip_failures, holds
+from amp_core.tiers import CLIP_CODES, DYNAMIC_PROFILES, Gate, GateProfile, HeightShare, Tier, best_tier, clip_failures, holds
 
 SATURATED_SHARE = 0.05
 """Share of (actuator, frame) pairs at their limit above which the actuators are too weak."""
+
+FOLLOWED: Mapping[str, float | HeightShare] = {
+    "clip_flight_rate": 1.0,
+    "clip_max_tilt_deg": 75.0,
+    "clip_ground_range_m": HeightShare(0.14),
+}
+"""How far a clip may fail a gate of its own and yet be a motion that a robot can follow on its feet on a flat floor: it flies,
+but does not lie; and its ground varies by no more than twice what the root's height may be off."""
 
 ALWAYS_STANDING = 0.99
 """Share of the clip's frames in which a foot stands above which it is never lifted."""
@@ -44,11 +54,14 @@ class Triage:
       lacks: in the order in which they would have to be mended.
       worth_planning: whether controls that balance the robot are missing, and could make the clip's tier better.
       reason: in words.
+      relative: whether the clip itself asks for the profile that goes with the given one and compares with the clip
+        (`tiers.DYNAMIC_PROFILES`).
     """
 
     lacks: tuple[Lack, ...]
     worth_planning: bool
     reason: str
+    relative: bool = False
 
 
 def triage(
@@ -101,6 +114,15 @@ def triage(
         lacks.append(Lack("actuator_limits", f"actuators are at their force limit for {saturation:.0%} of the time"))
     if fell is not None:
         lacks.append(Lack("balance", f"driven open loop the robot falls at {(fell + 1) * robot.control_dt:.2f} s"))
+    lacks_footwork = any(lack.what == "footwork" for lack in lacks)
+    relative = (
+        profile.name in DYNAMIC_PROFILES
+        and not report.root_frame.suspect
+        and start is None
+        and bool(clip_gates or (lacks_footwork and tier == Tier.REJECTED))
+        and all(_is_followed(gate, robot) for gate in clip_gates)
+    )
+    worth_planning = False
     if report.root_frame.suspect:
         reason = "the root's frame is not the robot's; nothing is planned for a motion that the clip does not mean"
     elif clip_gates:
@@ -108,15 +130,24 @@ def triage(
         best = best_tier(clip_gates)
         outcome = "be Tier 0" if best == Tier.TIER_1 else "be more than Rejected"
         reason = f"by {profile.name} this clip cannot {outcome}, and no plan can mend a clip: {explanations}"
-        if Tier(tier).rank > best.rank:
+        worth_planning = Tier(tier).rank > best.rank
+        if worth_planning:
             reason = f"the plain rollout is Rejected, and a plan may make it Tier 1; {reason}"
-            return Triage(tuple(lacks), True, reason)
     elif start is not None:
         reason = f"{start.message}, higher than the robot can be, and no plan can mend that: {start.remedy}"
     elif tier == Tier.TIER_0:
         reason = "the plain rollout is Tier 0"
-    elif tier == Tier.TIER_1 and any(lack.what == "footwork" for lack in lacks):
+    elif tier == Tier.TIER_1 and lacks_footwork:
         reason = "the plain rollout is Tier 1, and no plan makes more of a clip that lifts no foot"
     else:
-        return Triage(tuple(lacks), True, "the plain rollout is not Tier 0")
-    return Triage(tuple(lacks), False, reason)
+        reason, worth_planning = "the plain rollout is not Tier 0", True
+    if relative:
+        reason += f"; it is judged by {DYNAMIC_PROFILES[profile.name]}, too, which compares with the clip's own motion"
+    return Triage(tuple(lacks), worth_planning, reason, relative)
+
+
+def _is_followed(gate: Gate, robot: Robot) -> bool:
+    highest = FOLLOWED.get(gate.name)
+    if isinstance(highest, HeightShare):
+        highest = highest.resolve(robot.height_range)
+    return highest is not None and gate.value is not None and gate.value <= highest

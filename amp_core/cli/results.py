@@ -7,6 +7,7 @@ from typing import Any
 
 from amp_core.cli.output import Output
 from amp_core.cli.text import number, tier_name
+from amp_core.recipe import GATE_PROFILE
 
 Rollout = Mapping[str, Any]
 FINDINGS_SHOWN, SUGGESTIONS_SHOWN, SEGMENTS_SHOWN = 3, 2, 3
@@ -34,10 +35,15 @@ RESULT_COLUMNS: dict[str, Callable[[Rollout], Any]] = {
 
 def print_results(out: Output, rollouts: Sequence[Rollout]) -> None:
     """Print rollouts as a table; below it why those that are not Tier 0 are not, and what a person should look at."""
-    rows = [{"mode": None, **rollout, "name": rollout.get("clip_name") or rollout.get("name")} for rollout in rollouts]
+    rows = [
+        {"mode": None, **rollout, "name": rollout.get("clip_name") or rollout.get("name"), "profile": _profile_of(rollout)}
+        for rollout in rollouts
+    ]
     lines = []
     for rollout in rows:
-        name = rollout["name"]
+        name, auto = rollout["name"], rollout.get("auto") or {}
+        if rollout["profile"] != auto.get("recipe", {}).get("gate_profile", rollout["profile"]):
+            lines.append(f"{name}: judged by {rollout['profile']}: {auto['triage']['reason']}")
         if rollout["tier"] != 0:
             lines += [f"{name}: {rollout['tier_reason']}", *(f"  {line}" for line in diagnosis_lines(rollout))]
         if warnings := rollout.get("contact_warnings"):
@@ -46,9 +52,14 @@ def print_results(out: Output, rollouts: Sequence[Rollout]) -> None:
         # A note that is a reason of the verdict is in the line before.
         lines += [f"{name}: {note}" for note in notes if note.partition(": ")[2].rstrip(".") not in rollout["tier_reason"]]
     n_segments = {">segments": lambda rollout: None if rollout.get("segments") is None else len(rollout["segments"])}
-    out.print_table({"Motion": "name", "Mode": "mode", **RESULT_COLUMNS, **n_segments}, rows)
+    profile = {"Profile": "profile"} if any(row["profile"] != GATE_PROFILE for row in rows) else {}
+    out.print_table({"Motion": "name", "Mode": "mode", **profile, **RESULT_COLUMNS, **n_segments}, rows)
     for line in ("", *lines) if lines else ():
         out.print(line)
+
+
+def _profile_of(rollout: Rollout) -> str:
+    return str(rollout.get("gate_profile") or (rollout.get("provenance") or {}).get("gate_profile") or GATE_PROFILE)
 
 
 def diagnosis_lines(rollout: Rollout) -> list[str]:

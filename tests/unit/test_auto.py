@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,10 @@ def test_auto_plans_nothing_for_a_clip_that_is_tier_0_as_it_is(robot: Robot) -> 
     assert heard.shares[-1] == 1.0
 
 
+def by_clip(mode: str) -> Recipe:
+    return dataclasses.replace(AUTO.stage(mode), gate_profile="amp-0.12-dynamic")
+
+
 def _timeless(found: Score) -> dict[str, Any]:
     return {key: value for key, value in found.to_dict().items() if key != "wall_sec"}
 
@@ -210,17 +215,18 @@ def test_auto_tries_the_tracked_mode_and_keeps_both(robot: Robot) -> None:
     heard = Heard()
     found = score([toppling(robot, 40), bundled("walk", 60)], robot, AUTO, progress=heard)[0]
     assert found.auto is not None
-    # Nobody can stand on it, so that a harness is tried last.
-    stages = [AUTO.stage(mode) for mode in ("rollout", "tracked", "assisted")]
+    # It lifts no foot, which is no fault by the other profile; nobody can stand on it, so that a harness is tried last.
+    stages = [AUTO.stage("rollout"), by_clip("rollout"), by_clip("tracked"), AUTO.stage("assisted")]
     assert [one.rollout.recipe for one in found.auto.tried] == stages
     facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert facts["mode"] == facts["auto"]["tried"][facts["auto"]["shown"]]["mode"]
     assert facts["auto"]["recipe_digest"] == AUTO.digest
-    assert facts["provenance"]["recipe_digest"] == AUTO.stage(facts["mode"]).digest
+    assert facts["provenance"]["recipe_digest"] == stages[facts["auto"]["shown"]].digest
+    assert [one["gate_profile"] for one in facts["auto"]["tried"]] == [stage.gate_profile for stage in stages]
     assert "balance" in [lack["what"] for lack in facts["auto"]["triage"]["lacks"]]
     # What is kept of each is what its own recipe alone gives.
-    tracked = score([toppling(robot, 40)], robot, AUTO.stage("tracked"))[0]
-    assert _timeless(found.auto.tried[1]) == _timeless(tracked)
+    tracked = score([toppling(robot, 40)], robot, by_clip("tracked"))[0]
+    assert _timeless(found.auto.tried[2]) == _timeless(tracked)
     assert heard.shares == sorted(heard.shares)
     # Nobody is told to try what was tried.
     for one in found.auto.tried:
@@ -253,6 +259,56 @@ def test_a_clip_that_lifts_no_foot_is_not_planned_for(robot: Robot) -> None:
     assert len(found.auto.tried) == 1
 
 
+def test_a_motion_that_is_none_of_walking_is_judged_by_the_profile_for_it(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = module.judge
+
+    def lean(*args: Any) -> Any:
+        """A walk that by the profile for walking leans too far, by 70 degrees."""
+        verdict = judge(*args)
+        gates = tuple(
+            dataclasses.replace(gate, value=70.0, passed=False) if gate.name == "clip_max_tilt_deg" else gate
+            for gate in verdict.gates
+        )
+        tier = Tier.TIER_0 if all(gate.passed for gate in gates) else Tier.REJECTED
+        return dataclasses.replace(verdict, classification=dataclasses.replace(verdict.classification, tier=tier, gates=gates))
+
+    monkeypatch.setattr(module, "judge", lean)
+    found = score([bundled("walk", 150)], robot, AUTO)[0]
+    assert found.auto is not None
+    assert found.auto.triage.relative
+    assert found.auto.triage.reason.endswith("it is judged by amp-0.12-dynamic, too, which compares with the clip's own motion")
+    tried = [(one.tier, one.rollout.recipe) for one in found.auto.tried]
+    assert tried == [(-1, AUTO.stage("rollout")), (0, by_clip("rollout"))]
+    assert (found.tier, found.rollout.recipe) == (0, by_clip("rollout"))
+    # What it carries controls for is simulated first, by both profiles.
+    made = io.BytesIO()
+    found.export(made)
+    recording = read_motion(made.getvalue(), name="recording")
+    assert recording.has_controls
+    again = score([recording], robot, AUTO)[0]
+    assert again.auto is not None
+    tried = [(one.tier, one.rollout.recipe) for one in again.auto.tried]
+    assert tried == [(-1, AUTO.stage("recorded")), (-1, AUTO.stage("rollout")), (0, by_clip("recorded"))]
+    # The older profile has none that goes with it.
+    older = dataclasses.replace(AUTO, gate_profile="amp-0.11")
+    auto = score([bundled("walk", 30)], robot, older)[0].auto
+    assert auto is not None
+    assert {one.rollout.recipe.gate_profile for one in auto.tried} == {"amp-0.11"}
+
+
+def test_a_robot_that_stands_through_a_static_pose_is_tier_0_by_no_profile(robot: Robot) -> None:
+    motion = bundled("squat", 100)
+    still: dict[str, Any] = {
+        key: np.repeat(getattr(motion, key)[:1], 100, axis=0) for key in ("root_pos", "root_rot", "dof_pos")
+    }
+    found = score([dataclasses.replace(motion, **still)], robot, AUTO)[0]
+    assert found.tier != Tier.TIER_0
+    assert found.auto is not None
+    assert not found.auto.triage.relative
+
+
 def test_a_clip_that_excludes_itself_is_not_planned_for(robot: Robot) -> None:
     motion = bundled("walk", 100)
     path = np.array(motion.root_pos)
@@ -279,16 +335,21 @@ def hopping(robot: Robot, frames: int = 30) -> Motion:
 def test_a_clip_that_cannot_be_tier_0_is_planned_for_where_the_rollout_is_rejected(robot: Robot) -> None:
     found = score([hopping(robot)], robot, AUTO)[0]
     assert found.auto is not None
-    plain, tracked, *_ = found.auto.tried
-    assert (plain.tier, plain.rollout.recipe.mode, tracked.rollout.recipe.mode) == (Tier.REJECTED, "rollout", "tracked")
+    plain, again, tracked, *_ = found.auto.tried
+    assert (plain.tier, again.tier) == (Tier.REJECTED, Tier.REJECTED)
+    assert [one.rollout.recipe for one in found.auto.tried[:3]] == [
+        AUTO.stage("rollout"),
+        by_clip("rollout"),
+        by_clip("tracked"),
+    ]
     failed = [gate.name for gate in plain.gates if not gate.passed and gate.name.startswith("clip_")]
     assert failed == ["clip_flight_rate"]
     assert found.auto.triage.worth_planning
     assert "a plan may make it Tier 1; by amp-0.12 this clip cannot be Tier 0" in found.auto.triage.reason
     assert "flight" in [lack.what for lack in found.auto.triage.lacks]
     # Where tracked is Rejected, too, the harness is tried last.
-    modes = [one.rollout.recipe.mode for one in found.auto.tried]
-    assert modes == ["rollout", "tracked"] + (["assisted"] if tracked.tier == Tier.REJECTED else [])
+    modes = [one.rollout.recipe.mode for one in found.auto.tried[3:]]
+    assert modes == (["assisted"] if tracked.tier == Tier.REJECTED else [])
 
 
 def test_a_plain_rollout_suggests_the_mode_that_could_make_it_tier_1(robot: Robot) -> None:
@@ -321,18 +382,17 @@ def test_one_attempt_is_enough_where_the_clip_can_have_no_better_tier(robot: Rob
         (Tier.REJECTED, {"clip_flight_rate": 0.3}, True, "a plan may make it Tier 1; by amp-0.12 this clip cannot be Tier 0"),
         (Tier.TIER_1, {"clip_flight_rate": 0.3}, False, "by amp-0.12 this clip cannot be Tier 0, and no plan can mend a clip"),
         (Tier.REJECTED, {"clip_max_tilt_deg": 90.0}, False, "by amp-0.12 this clip cannot be more than Rejected"),
+        (Tier.REJECTED, {"clip_max_tilt_deg": 70.0}, False, "it is judged by amp-0.12-dynamic, too"),
+        (Tier.TIER_1, {"clip_ground_range_m": 0.06}, False, "it is judged by amp-0.12-dynamic, too"),
+        (Tier.TIER_1, {"clip_ground_range_m": 0.07}, False, "no plan can mend a clip: clip_ground_range_m 0.07 is over 0.045"),
         (Tier.REJECTED, {"clip_max_tilt_deg": 90.0, "clip_flight_rate": 0.3}, False, "cannot be more than Rejected"),
     ],
 )
 def test_a_plan_is_made_where_it_could_make_the_tier_better(
     robot: Robot, tier: Tier, values: dict[str, float], is_planned: bool, words: str
 ) -> None:
-    profile = GATE_PROFILES["amp-0.12"]
-    gates = [
-        gate.evaluate({"clip_max_tilt_deg": 5.0, "clip_flight_rate": 0.0} | values, "rollout", (0.35, 0.55))
-        for gate in profile.gates
-        if gate.name in ("clip_max_tilt_deg", "clip_flight_rate")
-    ]
+    profile, sound = GATE_PROFILES["amp-0.12"], {"clip_max_tilt_deg": 5.0, "clip_flight_rate": 0.0, "clip_ground_range_m": 0.0}
+    gates = [gate.evaluate(sound | values, "rollout", (0.35, 0.55)) for gate in profile.gates if gate.name in sound]
     found = triage(condition(bundled("walk"), robot).report, (0.6, 0.6), {}, tier, robot, profile, gates)
     assert (found.worth_planning, words in found.reason) == (is_planned, True), found.reason
 

@@ -470,6 +470,18 @@ def test_tier_0_and_results_of_earlier_releases_have_no_diagnosis(capsys: pytest
     assert "best segments" not in said
 
 
+def test_a_verdict_by_another_profile_than_was_asked_for_says_so_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    auto = {"recipe": {"gate_profile": "amp-0.12"}, "triage": {"reason": "by amp-0.12 this clip cannot be Tier 0"}}
+    print_results(Output(), [ROLLOUT | {"tier": 0, "ingest": {}, "gate_profile": "amp-0.12-dynamic", "auto": auto}])
+    said = capsys.readouterr().out
+    assert "Profile" in said.splitlines()[0]
+    assert "walk: judged by amp-0.12-dynamic: by amp-0.12 this clip cannot be Tier 0" in said.splitlines()
+    print_results(Output(), [ROLLOUT])
+    said = capsys.readouterr().out
+    assert "Profile" not in said
+    assert "judged by" not in said
+
+
 def test_a_note_speaks_where_nothing_weightier_was_found() -> None:
     note = {"severity": "note", "message": "the left foot slides"}
     assert diagnosis_lines({"diagnosis": {"findings": [note], "suggestions": []}}) == ["why: the left foot slides"]
