@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
-__all__ = ["CUT_COMMAND", "fill_command", "quote_path"]
+__all__ = ["CUT_COMMAND", "fill_command", "quote_path", "robot_option"]
 
 CUT_COMMAND = "ampref cut CLIP"
 """In remedies, for whoever knows the file's path to fill in (`fill_command`)."""
@@ -23,6 +23,11 @@ def quote_path(path: str | os.PathLike[str]) -> str:
         + "".join(escape.get(c, c) if c.isprintable() else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in text)
         + "'"
     )
+
+
+def robot_option(robot: str) -> str:
+    """What a next command needs for the robot of this one: nothing, where it is the default of commands for files."""
+    return "" if robot == "wildrobot" else f" --robot {quote_path(robot)}"
 
 
 def fill_command(remedy: str | None, path: str | os.PathLike[str]) -> str | None:

@@ -15,13 +15,16 @@ BLEND_RANGE = (0.05, 1.0)
 DEFAULT_BLEND = 0.2
 
 _MAX_TEXT = 120
-_SYNTAX = "mirror, warp=0.9, heading=90, loop=3 or loop=3:0.3 (seconds of blend), or several joined by +; or cut=A:B alone"
+_SYNTAX = (
+    "level, mirror, warp=0.9, heading=90, loop=3 or loop=3:0.3 (seconds of blend), or several joined by +; or cut=A:B alone"
+)
 _NUMBER = r"\d{1,4}(?:\.\d{1,9})?"
 _PART = re.compile(
-    rf"(?P<mirror>mirror)|loop=(?P<loop>\d{{1,4}})(?::(?P<blend>{_NUMBER}))?"
+    rf"(?P<level>level)|(?P<mirror>mirror)|loop=(?P<loop>\d{{1,4}})(?::(?P<blend>{_NUMBER}))?"
     rf"|warp=(?P<time_warp>[+-]?{_NUMBER})|heading=(?P<heading>[+-]?{_NUMBER})|cut=(?P<cut>\d{{1,9}}:\d{{1,9}})"
 )
 _TYPES: dict[str, Callable[[str], Any]] = {
+    "level": bool,
     "mirror": bool,
     "loop": int,
     "blend": float,
@@ -33,7 +36,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to do to a clip, in this order: mirror, warp the time, loop, turn; or, alone, cut. Something must be changed.
+    """What to do to a clip, in this order: level, mirror, warp the time, loop, turn; or, alone, cut. Something must be changed.
 
     Args:
       mirror: left and right change places.
@@ -42,6 +45,7 @@ class Augmentation:
       loop: how often the clip's best cycle is played in all; 1 leaves it.
       blend: s over which a seam is blended.
       cut: (A, B), the frames A to B - 1 of the file as a clip of their own; with nothing else.
+      level: what the ground under the feet rises or falls is taken out of the root's height.
 
     Raises:
       InputRefused: a value out of its range, or nothing to do.
@@ -53,6 +57,7 @@ class Augmentation:
     loop: int = 1
     blend: float = DEFAULT_BLEND
     cut: tuple[int, int] | None = None
+    level: bool = False
 
     def __post_init__(self) -> None:
         low, high = WARP_RANGE
@@ -66,6 +71,7 @@ class Augmentation:
             if not 0 <= start <= stop - 2:
                 raise _augmentation_error(f"the cut is {start}:{stop}", "cut", "A:B with at least 2 frames from A to B - 1")
             object.__setattr__(self, "cut", (start, stop))  # From JSON it is a list.
+        object.__setattr__(self, "level", bool(self.level))
         object.__setattr__(self, "mirror", bool(self.mirror))
         object.__setattr__(self, "time_warp", round(warp, 6))
         # Adding zero turns -0.0 into 0.0.
@@ -81,7 +87,7 @@ class Augmentation:
     @property
     def text(self) -> str:
         """The canonical text, such as `mirror+warp=0.9`; `parse` reads it back."""
-        parts = []
+        parts = ["level"] if self.level else []
         if self.mirror:
             parts.append("mirror")
         if self.time_warp != 1.0:

@@ -25,8 +25,8 @@ _REFLECTION = np.array([1.0, -1.0, 1.0])
 def augment_recording(motion: Motion, robot: Robot, augmentation: Augmentation) -> Recording | None:
     """The controls of a variant; None where the clip has none that fit the robot, or none that would make the variant.
 
-    A mirror image and a turn are the same motion of a robot elsewhere. Another tempo takes other controls, and a loop states
-    that were never reached.
+    A mirror image and a turn are the same motion of a robot elsewhere. Another tempo or ground takes other controls, and a
+    loop states that were never reached.
 
     Args:
       motion: with its joints in the robot's order.
@@ -34,7 +34,7 @@ def augment_recording(motion: Motion, robot: Robot, augmentation: Augmentation) 
     Raises:
       InputRefused: the robot has no left-right symmetry.
     """
-    if augmentation.time_warp != 1.0 or augmentation.loop > 1 or not motion.has_controls:
+    if augmentation.level or augmentation.time_warp != 1.0 or augmentation.loop > 1 or not motion.has_controls:
         return None
     try:
         bind_recording(motion, robot)

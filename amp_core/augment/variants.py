@@ -11,6 +11,7 @@ from amp_core import rotations
 from amp_core.augment.augmentation import Augmentation
 from amp_core.augment.cutting import cut_motion
 from amp_core.augment.encoding import MAX_NAME_BYTES, motion_bytes
+from amp_core.augment.level import level
 from amp_core.augment.loop import Seam, loop
 from amp_core.augment.poses import Poses
 from amp_core.augment.recordings import augment_recording
@@ -61,11 +62,13 @@ def make_variant(motion: Motion, robot: Robot, augmentation: Augmentation) -> Va
     motion, _ = reorder_joints(motion, robot)
     poses = Poses(np.array(motion.root_pos), rotations.normalize(motion.root_rot), np.array(motion.dof_pos))
     seam = None
-    if augmentation.time_warp != 1.0 or augmentation.loop > 1:
+    if augmentation.level or augmentation.time_warp != 1.0 or augmentation.loop > 1:
         # Interpolation would spread a glitched first frame over its neighbours, where conditioning no longer sees it.
         poses = poses._replace(root_rot=rotations.align_signs(poses.root_rot)[0])
         if poses.num_frames > (leading := FirstFrame.of(motion, poses.root_rot).frames) + 1:
             poses = poses.frames(leading)
+    if augmentation.level:
+        poses = level(poses, motion.fps, robot, motion.name)
     if augmentation.mirror:
         poses = mirror(poses, robot)
     if augmentation.time_warp != 1.0:

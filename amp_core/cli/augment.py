@@ -16,7 +16,7 @@ from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import ReadOptions, read_motions, reading_options
 from amp_core.cli.remote import connect
 from amp_core.cli.text import number
-from amp_core.commands import quote_path
+from amp_core.commands import quote_path, robot_option
 from amp_core.errors import AmprefError, InputRefused
 from amp_core.files import write_file
 from amp_core.motion import check_motion
@@ -27,6 +27,9 @@ def augment(
     clip: Annotated[
         list[str] | None, Option(metavar="ID", help="A clip of a service instead of files, by id or name; repeatable.")
     ] = None,
+    level: Annotated[
+        bool, Option("--level", help="What the ground under the feet rises or falls is taken out of the root's height.")
+    ] = False,
     mirror: Annotated[bool, Option("--mirror", help="Left and right change places.")] = False,
     warp: Annotated[list[float] | None, Option(help="Another tempo, 0.9 (slower) to 1.1 (faster); may be repeated.")] = None,
     heading: Annotated[
@@ -60,6 +63,7 @@ def augment(
     if motions and out_dir is None:
         raise BadParameter("say which folder to write to", param_hint="--out")
     texts = {
+        "--level": ["level"] * level,
         "--mirror": ["mirror"] * mirror,
         "--warp": [f"warp={value:.6f}" for value in warp or ()],
         "--heading": [f"heading={value:.6f}" for value in heading or ()],
@@ -96,7 +100,7 @@ def augment(
             **({"File": "file"} if motions else {"Clip": lambda variant: variant["clip"]["id"]}),
         }
         out.print_table(columns, variants)
-        step = "jobs, then ampref clips" if out_dir is None else f"score {quote_path(out_dir)}/*.npz"
+        step = "jobs, then ampref clips" if out_dir is None else f"score {quote_path(out_dir)}/*.npz{robot_option(robot)}"
         out.print(f"\nnext: ampref {step}")
     out.exit()
 

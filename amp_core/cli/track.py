@@ -13,7 +13,7 @@ from amp_core.cli.output import Cell, Output
 from amp_core.cli.reading import limits_of, read_motions, reading_options
 from amp_core.cli.targets import refuse_unwritable
 from amp_core.cli.text import number
-from amp_core.commands import quote_path
+from amp_core.commands import quote_path, robot_option
 from amp_core.errors import AmprefError
 from amp_core.files import write_file
 
@@ -92,6 +92,5 @@ def track(
         ">drift m": lambda row: number(row["root_drift_m"], 3),
     }
     out.print_table(columns, [document])
-    option = "" if robot == "wildrobot" else f" --robot {quote_path(Path(robot))}"
-    out.print(f"\nnext: ampref score {quote_path(out_file)} --mode recorded{option}")
+    out.print(f"\nnext: ampref score {quote_path(out_file)} --mode recorded{robot_option(robot)}")
     out.exit()

@@ -56,7 +56,7 @@ SUGGESTIONS: Mapping[str, str] = {
     "other_seed": "Plan with another seed.",
     "lift_feet": "Use a clip that lifts its feet.",
     "dynamic_profile": "Score it by the gate profile for running, jumping and dancing.",
-    "level_clip": "Take the rise of the ground out of the clip.",
+    "level_clip": "Take the rise of the ground out of the clip (ampref augment --level), if the floor was flat.",
     "match_steps": "Make the root travel as far as the steps.",
     "finer_plan": "Plan with a shorter step, or let the robot's servos be softer.",
     "match_recording": "Record the controls with this robot's own model.",

@@ -90,7 +90,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         message = f"score it with --profile {profile}, which compares with the clip's own flight and posture"
         yield Suggestion("dynamic_profile", message, codes_of_motion)
     if "ground_not_flat" in codes:
-        message = "take the rise of the ground out of the clip, or leave it out: the simulated floor is flat"
+        message = "the simulated floor is flat: if the clip's was, ampref augment --level takes the rise out; or leave it out"
         yield Suggestion("level_clip", message, ("ground_not_flat",))
     if "clip_feet_slide" in codes:
         message = (

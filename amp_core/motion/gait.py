@@ -267,7 +267,7 @@ def _find_ground(course: Course, measures: dict[str, float | None], limit: float
         key="root_pos", frames=(math.floor(course.times[rows[0]]), math.ceil(course.times[rows[-1]] - FRAME_EPS)),
         value=value, limit=rounded(limit), unit="m",
         expected="standing feet on one height" + f" (gate clip_ground_range_m, {limit:.3g} m)" * is_gated,
-        remedy="Of a drift: subtract the line through the standing feet from root_pos; slopes and stairs have no flat floor",
+        remedy="Of a drift: ampref augment --level takes it out; slopes and stairs have no flat floor",
     )  # fmt: skip
 
 

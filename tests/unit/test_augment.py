@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -14,7 +15,9 @@ from amp_core.errors import InputRefused, MotionRefused
 from amp_core.formats import Lineage, Motion, read_motion
 from amp_core.motion import check_motion, condition
 from amp_core.motions import bundled_motions, reading_options
+from amp_core.recipe import Recipe
 from amp_core.robot import Robot
+from amp_core.scoring import score
 
 TRILEG = Path(__file__).parents[1] / "robots" / "trileg"
 FILES = {path.stem: path for path in bundled_motions()}
@@ -53,6 +56,7 @@ def walking(robot: Robot, seconds: float = 4.0, period: float = 1.0) -> Motion:
         ("loop=3:0.35", "loop=3:0.35"),
         ("heading=90+warp=1.1+mirror", "mirror+warp=1.1+heading=90"),
         ("cut=007:40", "cut=7:40"),
+        ("mirror+level", "level+mirror"),
     ],
 )
 def test_texts_are_canonical(text: str, canonical: str) -> None:
@@ -206,7 +210,35 @@ def test_a_clip_without_two_like_frames_cannot_be_looped(robot: Robot) -> None:
         augment(short, robot, Augmentation(loop=2))
 
 
-@pytest.mark.parametrize("text", ["mirror", "warp=0.9", "heading=30", "loop=2", "mirror+warp=1.05+loop=2:0.3+heading=-45"])
+@pytest.mark.parametrize("course", [np.linspace(0.0, 0.15, 2), np.array([0.0, -0.08, 0.05, 0.0])])
+def test_a_levelled_clip_stands_on_level_ground_and_is_the_walk_again(robot: Robot, course: np.ndarray) -> None:
+    walk = clip()
+    rise = np.interp(np.linspace(0.0, 1.0, walk.num_frames), np.linspace(0.0, 1.0, len(course)), course)
+    drifting = replace(walk, root_pos=walk.root_pos + rise[:, None] * [0, 0, 1])
+    levelled = augment(drifting, robot, Augmentation(level=True))
+    before, after = (score([motion], robot, Recipe.for_mode("rollout"))[0] for motion in (drifting, levelled))
+    assert before.tier != 0
+    assert before.quality_metrics["clip_ground_range_m"] > 0.9 * np.ptp(course)
+    assert "--level" in next(found.message for found in before.diagnosis.suggestions if found.code == "level_clip")
+    assert after.tier == 0, after.tier_reason
+    assert after.quality_metrics["clip_ground_range_m"] < 0.02
+    # Only the height has changed, and it is that of the walk but for a constant.
+    assert np.array_equal(levelled.dof_pos, walk.dof_pos)
+    assert np.array_equal(levelled.root_pos[:, :2], walk.root_pos[:, :2])
+    assert np.ptp(levelled.root_pos[:, 2] - walk.root_pos[:, 2]) < 0.02
+    assert np.abs(np.diff(levelled.root_pos[:, 2] - drifting.root_pos[:, 2])).max() * walk.fps < 0.15, "m/s: no step"
+
+
+def test_a_clip_that_stands_on_nothing_cannot_be_levelled(robot: Robot) -> None:
+    walk = clip()
+    flying = replace(walk, root_pos=walk.root_pos + np.arange(walk.num_frames)[:, None] / walk.fps * [20.0, 0, 0])
+    with pytest.raises(MotionRefused, match="no foot is on the ground"):
+        augment(flying, robot, Augmentation(level=True))
+
+
+@pytest.mark.parametrize(
+    "text", ["level", "mirror", "warp=0.9", "heading=30", "loop=2", "level+mirror+warp=1.05+loop=2:0.3+heading=-45"]
+)
 def test_the_bytes_are_the_same_and_read_back_with_their_lineage(robot: Robot, text: str) -> None:
     source = clip()
     first, again = (make_variant(source, robot, Augmentation.parse(text)) for _ in range(2))

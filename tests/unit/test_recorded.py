@@ -570,7 +570,7 @@ def test_variants_keep_the_controls_that_make_them(robot: Robot) -> None:
     first = variant("cut=0:30")
     assert first.recording is not None
     np.testing.assert_array_equal(score_recorded(first, robot).rollout.qpos, fields["recorded_qpos"][:30])
-    for text in ("cut=10:40", "warp=0.9"):
+    for text in ("cut=10:40", "warp=0.9", "level"):
         assert not variant(text).has_controls
 
 

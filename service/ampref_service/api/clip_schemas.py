@@ -148,7 +148,7 @@ class AugmentBody(RolloutBody):
     augmentations: list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9=.:+-]{1,120}$")]] = Field(
         min_length=1,
         max_length=20,
-        description="`mirror`, `warp=0.9`, `heading=90`, `loop=3`, several joined by `+`, or `cut=120:480`; each makes a clip.",
+        description="`level`, `mirror`, `warp=0.9`, `heading=90`, `loop=3`, several joined by `+`, or `cut=120:480`.",
     )
     tags: list[Tag] = Field(default_factory=list, max_length=50, description="Besides those of the parent.")
 
