@@ -41,6 +41,7 @@ _LEAST_UP = 0.7  # vertical part of a foot's z axis; a foot that leans further i
 _WINDOW_SEC = 0.2  # over which a foot's speed and rate are taken: single frames of a clip jump
 _STILL_SEC = 0.4  # the least for which a foot stands still: those of a brisk walk do not, and are left as they are
 _FADE_SEC = 0.1
+_SLOW_FADE_SEC = 0.2  # of the root's height: a root that follows each foot up and down stumbles over the next
 _ROOT_SHARE = 0.75  # of the way that the standing feet are moved, which the root goes with them
 _LIFT = 0.0215  # m, at most, by which the root goes up or down with the feet; the legs bend or stretch for the rest
 _NEAR = 0.001  # m
@@ -82,7 +83,7 @@ def stand_feet(
     # The root goes to where the standing feet are on the floor, and most of the way with those that are held in place.
     shift = np.zeros((count, 3))
     lowest = np.where(is_still, place[:, :, 2] - flat_height, height).min(axis=1)
-    shift[:, 2] = -_fill(lowest, ~in_flight, dt)
+    shift[:, 2] = -_fill(lowest, ~in_flight, _SLOW_FADE_SEC / dt)
     lift, gravity = np.clip(shift[:, 2], -_LIFT * size, _LIFT * size), -float(model.opt.gravity[2])
     course = find_course(mass_height, lift, in_flight, dt, gravity)
     slide = np.zeros((count, len(feet), 2))
@@ -91,7 +92,7 @@ def stand_feet(
             slide[start:stop, i] = place[start:stop, i, :2].mean(axis=0) - place[start:stop, i, :2]
     common = (slide * is_still[:, :, None]).sum(axis=1) / np.maximum(is_still.sum(axis=1), 1)[:, None]
     for axis in range(2):
-        shift[:, axis] = _ROOT_SHARE * _fill(common[:, axis], is_still.any(axis=1), dt)
+        shift[:, axis] = _ROOT_SHARE * _fill(common[:, axis], is_still.any(axis=1), _FADE_SEC / dt)
 
     # Where each foot is to be: still ones flat in their place, the others as they are under the root; in flight it goes with
     # the root, but not through the floor.
@@ -231,13 +232,13 @@ def _solve_legs(robot: Robot, qpos: Array, target: Array, turn: Array, share: Ar
     return change
 
 
-def _fill(values: Array, has_value: Bools, dt: float) -> Array:
-    """(N,) smoothed, and in frames where it is not has_value between those where it is; 0 where it never is."""
+def _fill(values: Array, has_value: Bools, fade: float) -> Array:
+    """(N,) smoothed over `fade` frames, and in frames where it is not has_value between those where it is; 0 where it never is."""
     if not has_value.any():
         return np.zeros(len(values))
     frames = np.arange(len(values))
     filled = np.interp(frames, frames[has_value], values[has_value])
-    reach = round(_FADE_SEC / dt)
+    reach = round(fade)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(filled, reach, mode="edge"), 2 * reach + 1)
     # A median first: a foot that begins to stand, or stops, changes it at once.
-    return smooth(np.median(windows, axis=1)[:, None], 2 * _FADE_SEC / dt)[:, 0]
+    return smooth(np.median(windows, axis=1)[:, None], 2 * fade)[:, 0]
