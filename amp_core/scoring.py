@@ -40,7 +40,6 @@ from amp_core.tracking.scaling import Scaling
 from amp_core.triage import Triage, triage
 from amp_core.verdict import Verdict, judge
 
-_FIRST_ATTEMPT = 0.7  # of the progress, and of the rest for each further attempt: how many there will be is not known
 _TRACKED_SHARE = 0.6  # of the planning in mode `auto`: few clips need to be planned with a harness as well
 _ROLLOUT_SHARE = 0.01  # of the progress in mode `auto`: simulating takes next to nothing beside planning
 
@@ -402,8 +401,10 @@ def _generate_best(
     begin = 0.0
     first = min(first, recipe.planner.attempts - 1)
     for number in range(first, recipe.planner.attempts):
+        # How many there will be is not known: as if there were one more, so that none is less far than it says.
+        effort, further = (scaling.effort(recipe.planner.branches, attempt) for attempt in (number, number + 1))
         is_last = number == recipe.planner.attempts - 1
-        end = 1.0 if is_last else begin + (1.0 - begin) * _FIRST_ATTEMPT
+        end = 1.0 if is_last else begin + (1.0 - begin) * effort / (effort + further)
         part = scale_progress(progress, begin, end, f"attempt {number + 1}: " if number > first else "")
         rollouts = generate(robot, [clips[i] for i in remaining], recipe, nthread=nthread, progress=part, attempt=number)
         for i, rollout in zip(remaining, rollouts, strict=True):

@@ -100,6 +100,10 @@ class HeightShare:
         return self.height_share * sum(height_range) / 2
 
 
+LYING_DEG = 75.0
+"""A clip whose root leans further at any time lies, gets up or turns over: no plan follows that on the feet."""
+
+
 def merit_order(
     tier: int, mode: str, tier_0_frames: int, *, profile: str = GATE_PROFILE, scaled: bool = False
 ) -> tuple[int, ...]:

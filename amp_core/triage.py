@@ -15,14 +15,25 @@ from dataclasses import dataclass
 
 from amp_core.motion import IngestReport
 from amp_core.robot import Robot
-from amp_core.tiers import CLIP_CODES, DYNAMIC_PROFILES, Gate, GateProfile, HeightShare, Tier, best_tier, clip_failures, holds
+from amp_core.tiers import (
+    CLIP_CODES,
+    DYNAMIC_PROFILES,
+    LYING_DEG,
+    Gate,
+    GateProfile,
+    HeightShare,
+    Tier,
+    best_tier,
+    clip_failures,
+    holds,
+)
 
 SATURATED_SHARE = 0.05
 """Share of (actuator, frame) pairs at their limit above which the actuators are too weak."""
 
 FOLLOWED: Mapping[str, float | HeightShare] = {
     "clip_flight_rate": 1.0,
-    "clip_max_tilt_deg": 75.0,
+    "clip_max_tilt_deg": LYING_DEG,
     "clip_ground_range_m": HeightShare(0.14),
 }
 """How far a clip may fail a gate of its own and yet be a motion that a robot can follow on its feet on a flat floor: it flies,
@@ -88,6 +99,11 @@ def triage(
         lacks.append(Lack("root_frame", report.root_frame.detail))
     clip_gates = clip_failures(gates)
     lacks.extend(Lack(CLIP_CODES.get(gate.name, gate.name), gate.explain()) for gate in clip_gates)
+    tilt = metrics.get("clip_max_tilt_deg") or 0.0
+    lies = tilt > LYING_DEG
+    lying = f"the clip leans by up to {tilt:.0f}°: it lies, gets up or turns over, which no plan on the feet follows"
+    if lies and not any(gate.name == "clip_max_tilt_deg" for gate in clip_gates):
+        lacks.append(Lack(CLIP_CODES["clip_max_tilt_deg"], lying))
     # A start so high that the robot's own first pose fails a gate: the plan begins with this pose, too.
     is_high = any(gate.name == "height_max" and not gate.passed for gate in gates)
     start = report.finding("starts_in_air") if is_high else None
@@ -130,11 +146,13 @@ def triage(
         best = best_tier(clip_gates)
         outcome = "be Tier 0" if best == Tier.TIER_1 else "be more than Rejected"
         reason = f"by {profile.name} this clip cannot {outcome}, and no plan can mend a clip: {explanations}"
-        worth_planning = Tier(tier).rank > best.rank
+        worth_planning = Tier(tier).rank > best.rank and not lies
         if worth_planning:
             reason = f"the plain rollout is Rejected, and a plan may make it Tier 1; {reason}"
     elif start is not None:
         reason = f"{start.message}, higher than the robot can be, and no plan can mend that: {start.remedy}"
+    elif lies and tier != Tier.TIER_0:
+        reason = lying
     elif tier == Tier.TIER_0:
         reason = "the plain rollout is Tier 0"
     elif tier == Tier.TIER_1 and lacks_footwork:

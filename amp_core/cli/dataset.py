@@ -48,7 +48,7 @@ def lock(
     tier: Annotated[
         list[int] | None, Option(min=0, max=1, help="Take this tier, 0 or 1; may be repeated; default 0 alone.")
     ] = None,
-    robot: Annotated[str | None, Option(help="For this robot; default wildrobot.")] = None,
+    robot: Annotated[str | None, Option(help="For this robot; default: the dataset's, or that of the clips that fit.")] = None,
     mode: Annotated[str | None, rollout_mode_option(help="Take each clip's best rollout in this mode.")] = None,
     recipe: Annotated[str | None, Option(metavar="DIGEST", help="Take the rollouts of this recipe, alone.")] = None,
     profile: TakenProfile = None,

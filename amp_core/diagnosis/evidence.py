@@ -16,7 +16,7 @@ from amp_core.quality import FrameSeries, foot_loads
 from amp_core.robot import Robot
 from amp_core.rollout import Rollout, saturated_actuators
 from amp_core.rotations import pitch_roll_tilt
-from amp_core.tiers import Classification, Tier
+from amp_core.tiers import LYING_DEG, Classification, Tier
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -38,6 +38,7 @@ class Evidence:
       fell: the first frame in which the robot has fallen; None where it never has.
       onset: the frame from which on it tips; the number of rows where it does not fall.
       upright: the frames before `onset`, in which causes are looked for.
+      clip_lies: whether the clip leans so far at any time that no plan follows it on the feet.
       off_ground: m; a standing foot of the clip further from the ground than this is a finding.
       stride: frames between the sampled poses of the clip: enough to see a stance, at a fraction of the time.
     """
@@ -60,6 +61,7 @@ class Evidence:
             self.onset = int(calm[-1]) + 1 if len(calm) else 0
         self.upright = slice(0, self.onset)
         self.stride = max(1, round(_SAMPLED_SEC / self.dt))
+        self.clip_lies = float(np.degrees(pitch_roll_tilt(clip.root_rot)[2]).max()) > LYING_DEG
         self.off_ground = _OFF_GROUND * robot.height_factor
         weight = robot.mg_for(rollout.recipe.physics)
         self.loads = foot_loads(rollout.channel_loads, robot)

@@ -57,7 +57,7 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
     if "plan_parts" in codes:
         message = "plan in shorter steps (half of planner.step_sec); ampref robot check says which servo is too stiff"
         yield Suggestion("finer_plan", message, ("plan_parts",))
-    if fall_codes and evidence.mode in _UNPLANNED:
+    if fall_codes and evidence.mode in _UNPLANNED and not evidence.clip_lies:
         reason = _UNPLANNED[evidence.mode]
         yield Suggestion("use_tracked", f"score it with --mode tracked, which plans the balance; {reason}", fall_codes)
     yield from _suggest_slower(evidence, findings)
@@ -84,7 +84,9 @@ def suggest(evidence: Evidence, findings: Sequence[Finding]) -> Iterator[Suggest
         )
         yield Suggestion("lift_feet", message, ("never_lifts",), airborne)
     if evidence.rollout.recipe.gate_profile in DYNAMIC_PROFILES and (
-        codes_of_motion := () if "ground_not_flat" in codes else _codes(codes, "clip_not_upright", "flight")
+        codes_of_motion := ()
+        if "ground_not_flat" in codes or evidence.clip_lies
+        else _codes(codes, "clip_not_upright", "flight")
     ):
         profile = DYNAMIC_PROFILES[evidence.rollout.recipe.gate_profile]
         message = f"score it with --profile {profile}, which compares with the clip's own flight and posture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from amp_core.augment.symmetry import symmetry_of
 from amp_core.engine import mujoco
 from amp_core.errors import AmprefError
-from amp_core.kinematics import reference_height, sole_heights
+from amp_core.kinematics import iterate_poses, reference_height, sole_heights
 from amp_core.robot import Robot
 
 Array = npt.NDArray[np.float64]
@@ -22,6 +23,7 @@ STIFF = 0.5
 """ω·dt from which a step is too long for a servo: the simulation is then no longer that of the servo."""
 
 _FLAT_M = 0.02
+_LEVEL_DEG = 15.0
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,15 @@ def _check_standing(robot: Robot, height: float) -> Iterator[Notice]:
     model = robot.model
     pose = np.array(model.qpos0)[None]
     pose[0, robot.root_qpos_adr + 2] = height
+    body_pose = next(iter(iterate_poses(robot.kinematic_model, pose)))
+    angles = {foot.name: math.degrees(math.acos(min(1.0, np.abs(body_pose.xmat[foot.body][6:]).max()))) for foot in robot.feet}
+    if leaning := [name for name, angle in angles.items() if angle > _LEVEL_DEG]:
+        yield Notice(
+            "warns",
+            f"the frame of {_join(leaning)} leans by {max(angles.values()):.0f}° in the reference pose: a sole is taken for a "
+            "box along the axes of its body's frame",
+            "Turn the body's frame in the MJCF so that an axis is up where the foot is flat, and what is in it the other way",
+        )
     heights = sole_heights(robot, pose)[0]
     if heights.max() > _FLAT_M:
         feet = [foot.name for foot, sole in zip(robot.feet, heights, strict=True) if sole > _FLAT_M]

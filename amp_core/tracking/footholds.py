@@ -233,7 +233,7 @@ def _solve_legs(robot: Robot, qpos: Array, target: Array, turn: Array, share: Ar
 
 
 def _fill(values: Array, has_value: Bools, fade: float) -> Array:
-    """(N,) smoothed over `fade` frames, and in frames where it is not has_value between those where it is; 0 where it never is."""
+    """(N,) smoothed over `fade` frames, and where it is not has_value between those where it is; 0 where it never is."""
     if not has_value.any():
         return np.zeros(len(values))
     frames = np.arange(len(values))

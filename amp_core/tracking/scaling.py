@@ -90,6 +90,10 @@ class Scaling:
         """
         return max(0, attempt - 1) if self.has_many else attempt
 
+    def effort(self, branches: int, attempt: int) -> int:
+        """Simulations of an attempt, relative to those of one branch of the recipe's first."""
+        return self.count_branches(branches, attempt) << self.step_effort(attempt)
+
 
 def _bears(robot: Robot, body: int) -> bool:
     """Whether a body carries a foot, or much of the robot's mass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ampref_service.catalog.records import Job, JobTerms, Select, Version
 from ampref_service.services import Services
 
 _MAX_LISTED = 5  # Clips that an error names.
+_ROBOT = "wildrobot"  # of a selection that no clip fits
 
 
 def request_lock(
@@ -59,6 +60,30 @@ def request_lock(
         counts = {"pending_clips": selection.pending_clips, "other_profile_clips": selection.count_other_clips}
         absences: dict[str, Any] = {name: count(session, select) for name, count in counts.items()}
         return row, job, absences | {"pending_names": selection.list_pending(session, select, _MAX_LISTED)}
+
+
+def name_robot(services: Services, dataset: str, select: Select, is_allowed: Callable[[str], bool]) -> Select:
+    """A selection with its robot: where it names none, the dataset's, or that of the clips that fit by tags and names.
+
+    Args:
+      is_allowed: whether who asks may use a robot.
+
+    Raises:
+      InputRefused: those clips are of several robots.
+    """
+    if select.robot:
+        return select
+    with services.catalog.session() as session:
+        robots = locking.list_robots(session, dataset) or selection.list_robots(session, select)
+    robots = [robot for robot in robots if is_allowed(robot)] or robots
+    if len(robots) > 1:
+        raise InputRefused(
+            f"the clips that fit are of {len(robots)} robots: {', '.join(robots)}",
+            key="select.robot",
+            expected="one robot in a version",
+            remedy=f"Name it, such as {robots[0]} (--robot)",
+        )
+    return replace(select, robot=robots[0] if robots else _ROBOT)
 
 
 def _check_selection(session: Session, select: Select) -> str:

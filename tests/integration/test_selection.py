@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ampref_service.catalog import Catalog, clips, locking, rollouts, selection
 from ampref_service.catalog import tables as t
 from ampref_service.catalog.records import Segment, Select
 from ampref_service.jobs import JobQueue
+from ampref_service.versions import name_robot
 
 
 @pytest.fixture
@@ -115,6 +117,27 @@ def test_a_dataset_is_of_one_robot(catalog: Catalog) -> None:
     lock(catalog, "walk", "1.0.0")
     with pytest.raises(Conflict, match="is of the robot wildrobot"), catalog.begin() as session:
         locking.begin_version(session, "walk", "2.0.0", Select("other"))
+
+
+def test_the_robot_of_a_version_is_that_of_its_clips_where_none_is_named(catalog: Catalog) -> None:
+    services: Any = SimpleNamespace(catalog=catalog)
+
+    def name(dataset: str = "new", *, allowed: tuple[str, ...] = ("g1", "wildrobot"), **wanted: Any) -> str:
+        return name_robot(services, dataset, Select("", **wanted), allowed.__contains__).robot
+
+    assert name() == "wildrobot"
+    add_rollout(catalog, add_clip(catalog, "jump", robot="g1", tags=["leap"]))
+    assert name() == "g1"
+    add_rollout(catalog, add_clip(catalog, "stride"))
+    with pytest.raises(InputRefused, match="2 robots: g1, wildrobot") as refusal:
+        name()
+    assert refusal.value.key == "select.robot"
+    assert name(tags=("leap",)) == "g1"
+    assert name(clips=("stride",)) == "wildrobot"
+    assert name(allowed=("g1",)) == "g1"
+    assert name_robot(services, "new", Select("other"), {"other"}.__contains__).robot == "other"
+    lock(catalog, "walk", "1.0.0")
+    assert name("walk") == "wildrobot"
 
 
 def test_what_fits_and_is_still_being_scored_is_counted(catalog: Catalog) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import amp_core.scoring as module
+from amp_core import rotations
 from amp_core.attempts import Attempt, best_attempt, share_of_goal
 from amp_core.errors import MotionRefused
 from amp_core.formats import Motion, read_motion
@@ -107,6 +108,8 @@ def test_a_clip_that_misses_its_goals_is_tried_again_and_the_best_attempt_is_kep
     np.testing.assert_array_equal(found.rollout.ctrl, made[best.attempt])
     assert heard.shares == sorted(heard.shares)
     assert heard.shares[-1] == 1.0
+    # The second attempt has twice the simulations, and may not be told as a small rest.
+    assert next(share for share, text in zip(heard.shares, heard.texts, strict=True) if "attempt 2: " in text) < 0.4
     assert any(text.startswith("attempt 2: ") for text in heard.texts)
 
 
@@ -296,6 +299,21 @@ def test_a_motion_that_is_none_of_walking_is_judged_by_the_profile_for_it(
     auto = score([bundled("walk", 30)], robot, older)[0].auto
     assert auto is not None
     assert {one.rollout.recipe.gate_profile for one in auto.tried} == {"amp-0.11"}
+
+
+@pytest.mark.parametrize("profile", ["amp-0.12", "amp-0.12-dynamic"])
+def test_a_clip_that_lies_is_not_planned_for_by_any_profile(robot: Robot, profile: str) -> None:
+    motion = bundled("walk", 60)
+    angle = np.linspace(0.0, np.radians(97.0), 60) / 2
+    turn = np.stack([0 * angle, np.sin(angle), 0 * angle, np.cos(angle)], axis=1)
+    falling = dataclasses.replace(motion, root_rot=rotations.multiply(motion.root_rot, turn))
+    found = score([falling], robot, dataclasses.replace(AUTO, gate_profile=profile))[0]
+    assert found.tier != Tier.TIER_0
+    assert found.auto is not None
+    assert {one.rollout.recipe.mode for one in found.auto.tried} == {"rollout"}
+    assert "clip_not_upright" in [lack.what for lack in found.auto.triage.lacks]
+    assert found.diagnosis is not None
+    assert not {"use_tracked", "dynamic_profile"} & {one.code for one in found.diagnosis.suggestions}
 
 
 def test_a_robot_that_stands_through_a_static_pose_is_tier_0_by_no_profile(robot: Robot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,20 @@ def test_what_will_not_work_is_said(model: Path, changes: dict[str, object], say
             inspect_robot(path)
     else:
         assert any(says in notice.message and notice.remedy for notice in inspect_robot(path).notices)
+
+
+def test_a_foot_whose_frame_leans_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "leaning"
+    shutil.copytree(Robot.load("wildrobot").path.parent, folder)
+    xml = folder / Robot.load("wildrobot").model_path.name
+    text = xml.read_text()
+    upright = 'name="left_foot" pos="-0.00004747 -0.179984 0.00044208" quat="0.00000024 -0.00041321 0.00058305 -0.99999974"'
+    assert upright in text
+    xml.write_text(text.replace(upright, upright.partition("quat")[0] + 'quat="0 0 0.2955 -0.9553"'))
+    notices = [notice for notice in inspect_robot(folder).notices if "leans by" in notice.message]
+    assert [notice.severity for notice in notices] == ["warns"]
+    assert "left" in notices[0].message
+    assert "34°" in notices[0].message
 
 
 def test_robots_that_touch_themselves_or_stand_on_more_than_feet_are_told_so(model: Path) -> None:

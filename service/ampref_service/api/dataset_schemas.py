@@ -141,7 +141,9 @@ class SelectBody(Body):
     A rollout in scaled physics is taken only when its `recipe` or its bucket is named.
     """
 
-    robot: RobotName = "wildrobot"
+    robot: RobotName | None = Field(
+        None, description="Left out: the dataset's, or that of the clips that fit by tags and names, where they are of one."
+    )
     tier: Annotated[LockableTier | list[LockableTier], Field(description="0, 1 or both; Tier 0 alone is for training.")] = 0
     mode: Mode | None = None
     recipe: Annotated[Digest | None, Field(description="A recipe's digest.")] = None
@@ -164,14 +166,15 @@ class SelectBody(Body):
     ] = None
 
     def to_select(self) -> Select:
-        """The selection for the catalog, where each tier and each bucket is there once."""
+        """The selection for the catalog, where each tier and each bucket is there once; its robot may be missing ("")."""
         buckets: Literal["all"] | tuple[PhysicsScale, ...] | None
         if isinstance(self.buckets, list):
             buckets = tuple(sorted({PhysicsScale(**bucket.model_dump()) for bucket in self.buckets}))
         else:
             buckets = self.buckets
         return Select(
-            **self.model_dump(include={"robot", "mode", "recipe", "segments", "gate_profile"}),
+            robot=self.robot or "",
+            **self.model_dump(include={"mode", "recipe", "segments", "gate_profile"}),
             tiers=tuple(dict.fromkeys(self.tier if isinstance(self.tier, list) else [self.tier])),
             tags=tuple(self.tags),
             clips=tuple(self.clips),

@@ -47,7 +47,7 @@ from ampref_service.api.strict import make_router
 from ampref_service.catalog import Session, datasets, members, pulls, purging
 from ampref_service.catalog.records import Page, Puller, Version, VersionFile, VersionMember
 from ampref_service.keys import Caller
-from ampref_service.versions import find_version, request_lock, restore_version
+from ampref_service.versions import find_version, name_robot, request_lock, restore_version
 
 router = make_router("datasets")
 
@@ -62,14 +62,13 @@ def lock_version(
     name: DatasetName, body: LockBody, services: ServicesDep, announcer: AnnouncerDep, caller: Writer
 ) -> dict[str, Any]:
     """Gather the selected rollouts, check them, and lock them as a version; of two locks of one version one wins."""
-    caller.check_robot(body.select.robot)
+    select = name_robot(services, name, body.select.to_select(), caller.bounds.includes_robot)
+    caller.check_robot(select.robot)
     if body.waivers:
         caller.check_scope("datasets:waive")
     waivers = check_waivers(waiver.model_dump() for waiver in body.waivers)
     terms = job_terms(services, caller, body.priority)
-    version, job, absences = request_lock(
-        services, name, body.version, body.select.to_select(), waivers, terms, actor=caller.name
-    )
+    version, job, absences = request_lock(services, name, body.version, select, waivers, terms, actor=caller.name)
     announcer.announce(job)
     return vars(version) | {"state": "locking", "job": job, **absences}
 

@@ -88,6 +88,12 @@ def begin_version(
     return get_version_by_id(session, version_id), job
 
 
+def list_robots(session: Session, dataset: str) -> list[str]:
+    """The robots that a dataset's locked versions are of: one, or none where there is no version."""
+    query = select(versions.c.robot).where(versions.c.dataset == dataset, versions.c.state == "locked").distinct()
+    return sorted(session.execute(query).scalars())
+
+
 def _check_robot(session: Session, dataset: str, robot: str) -> None:
     """A dataset is of one robot: the same columns of another robot would train without a word."""
     query = select(versions.c.robot, versions.c.version).where(

@@ -145,8 +145,16 @@ def _select_rollouts(session: Session, criteria: Select) -> Query[Any]:
     return _filter_clips(query.where(passes), criteria)
 
 
+def list_robots(session: Session, criteria: Select) -> list[str]:
+    """The robots of the clips that fit by tags and names."""
+    return sorted(session.execute(_filter_names(select(clips.c.robot), criteria).distinct()).scalars())
+
+
 def _filter_clips(query: Query[Any], criteria: Select) -> Query[Any]:
-    query = query.where(clips.c.robot == criteria.robot)
+    return _filter_names(query.where(clips.c.robot == criteria.robot), criteria)
+
+
+def _filter_names(query: Query[Any], criteria: Select) -> Query[Any]:
     for tag in sorted(set(criteria.tags)):
         query = query.where(exists().where(clip_tags.c.clip_id == clips.c.id, clip_tags.c.tag == tag))
     if criteria.clips:
