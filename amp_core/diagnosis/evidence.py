@@ -51,17 +51,17 @@ class Evidence:
         self.failed_gates = {name: gate for name, gate in self.gates.items() if not gate.passed}
         self.series = FrameSeries.of(rollout, robot)
         rows = len(rollout.qpos)
+        clip_tilt = np.degrees(pitch_roll_tilt(clip.root_rot)[2])
         fallen = np.flatnonzero(self.series.fallen)
         self.fell = int(fallen[0]) if len(fallen) else None
         self.onset = rows
         if self.fell is not None:
             # The frame after the last one in which it leans no more than the clip does, give or take.
-            clip_tilt = np.degrees(pitch_roll_tilt(clip.root_rot[:rows])[2])
             calm = np.flatnonzero(self.series.tilt[: self.fell] <= clip_tilt[: self.fell] + _TIPPING_DEG)
             self.onset = int(calm[-1]) + 1 if len(calm) else 0
         self.upright = slice(0, self.onset)
         self.stride = max(1, round(_SAMPLED_SEC / self.dt))
-        self.clip_lies = float(np.degrees(pitch_roll_tilt(clip.root_rot)[2]).max()) > LYING_DEG
+        self.clip_lies = float(clip_tilt.max()) > LYING_DEG
         self.off_ground = _OFF_GROUND * robot.height_factor
         weight = robot.mg_for(rollout.recipe.physics)
         self.loads = foot_loads(rollout.channel_loads, robot)
